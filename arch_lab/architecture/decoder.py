@@ -1,0 +1,197 @@
+"""The causal language model every decoder architecture is an instance of.
+
+Legend: B batch, T tokens, D width, V vocabulary.
+One body for all of them on purpose: embedding, residual layers, final norm and head are the same code for every arm of
+a comparison, so what differs between two arms is their blocks and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from blocks.contract import BlockConfig, SequenceMixer
+from blocks.cost import Cost, total
+from blocks.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerConfig:
+    """One residual layer: a sequence mixer, a channel mixer, and the norm used around both."""
+
+    mixer: BlockConfig
+    channel: BlockConfig
+    norm: BlockConfig
+    sandwich: bool = False  # norm also what each mixer returns (Gemma 2 on)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """A whole model, block by block. ``embedding`` is tied to the head (blocks.embedding.TiedEmbedding)."""
+
+    width: int
+    max_tokens: int
+    embedding: BlockConfig
+    layers: tuple[LayerConfig, ...]
+    norm: BlockConfig
+
+
+class Layer(nn.Module):
+    """Pre-norm residual layer: x + mixer(norm(x)), then x + channel(norm(x))."""
+
+    def __init__(self, config: LayerConfig) -> None:
+        super().__init__()
+        self.mixer_norm = config.norm.build()
+        self.mixer = config.mixer.build()
+        self.channel_norm = config.norm.build()
+        self.channel = config.channel.build()
+        if not isinstance(self.mixer, SequenceMixer):
+            raise ConfigError(f"{type(self.mixer).__name__} is not a sequence mixer")
+
+    def after_mixer(self, y: Tensor) -> Tensor:
+        return y
+
+    def after_channel(self, y: Tensor) -> Tensor:
+        return y
+
+    def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        x = x + self.after_mixer(mixed)
+        return x + self.after_channel(self.channel(self.channel_norm(x)))
+
+    def forward(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
+        return self._finish(x, self.mixer(self.mixer_norm(x), segments))
+
+    def prefill(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        mixed, state = self.mixer.prefill(self.mixer_norm(x), state)
+        return self._finish(x, mixed), state
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        mixed, state = self.mixer.step(self.mixer_norm(x), state)
+        return self._finish(x, mixed), state
+
+
+class SandwichLayer(Layer):
+    """Gemma 2 and later: what each mixer returns is normed too, before it is added (arXiv 2408.00118, §2)."""
+
+    def __init__(self, config: LayerConfig) -> None:
+        super().__init__(config)
+        self.mixer_out_norm = config.norm.build()
+        self.channel_out_norm = config.norm.build()
+
+    def after_mixer(self, y: Tensor) -> Tensor:
+        return self.mixer_out_norm(y)
+
+    def after_channel(self, y: Tensor) -> Tensor:
+        return self.channel_out_norm(y)
+
+
+class Decoder(nn.Module):
+    """Tokens in, next-token logits out: tokens (B, T) int64 -> (B, T, V).
+
+    ``segments`` (B, T) as in blocks.SequenceMixer. Raises: ConfigError when T exceeds ``max_tokens``.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = config.embedding.build()
+        self.layers = nn.ModuleList((SandwichLayer if layer.sandwich else Layer)(layer) for layer in config.layers)
+        self.norm = config.norm.build()
+
+    def forward(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
+        return self.embedding.logits(self.hidden(tokens, segments))
+
+    def hidden(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
+        """Final normed hidden states (B, T, D), what the head multiplies."""
+        if tokens.shape[1] > self.config.max_tokens:
+            raise ConfigError(f"sequence of {tokens.shape[1]} tokens exceeds max_tokens {self.config.max_tokens} this model was built for")
+        x = self.embedding(tokens)
+        for layer in self.layers:
+            x = layer(x, segments)
+        return self.norm(x)
+
+    @property
+    def causal(self) -> bool:
+        return all(layer.mixer.causal for layer in self.layers)
+
+    # --- decoding -----------------------------------------------------------------------------------------------
+
+    def init_state(self, batch: int, max_tokens: int | None = None) -> list[Any]:
+        return [layer.mixer.init_state(batch, max_tokens or self.config.max_tokens) for layer in self.layers]
+
+    def prefill(self, tokens: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
+        """Logits (B, t, V) of the next t tokens (B, t), and the state after them."""
+        x, after = self.embedding(tokens), []
+        for layer, s in zip(self.layers, state, strict=True):
+            x, s = layer.prefill(x, s)
+            after.append(s)
+        return self.embedding.logits(self.norm(x)), after
+
+    def step(self, tokens: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
+        """Logits (B, V) after one more token (B,), and the next state."""
+        x, after = self.embedding(tokens), []
+        for layer, s in zip(self.layers, state, strict=True):
+            x, s = layer.step(x, s)
+            after.append(s)
+        return self.embedding.logits(self.norm(x)), after
+
+    def state_bytes(self, tokens: int) -> int:
+        return sum(layer.mixer.state_bytes(tokens) for layer in self.layers)
+
+    # --- the ledger ---------------------------------------------------------------------------------------------
+
+    def cost(self, tokens: int) -> Cost:
+        """Forward cost of one sequence, head included (also when tied)."""
+        return total(cost for _, _, cost in self.components(tokens))
+
+    def components(self, tokens: int) -> list[tuple[str, int, Cost]]:
+        """(name, parameters, cost) of every part, in order; the parts sum to the model (asserted in the plan)."""
+        rows = [("embedding+head", _size(self.embedding), self.embedding.cost(tokens))]
+        for i, layer in enumerate(self.layers):
+            rows += [(f"layers.{i}.{name}", _size(child), child.cost(tokens)) for name, child in layer.named_children()]
+        return [*rows, ("norm", _size(self.norm), self.norm.cost(tokens))]
+
+    def parameter_counts(self) -> dict[str, int]:
+        """embedding, head (0: tied to the embedding), body, total. Their sum is asserted against ``parameters()``."""
+        embedding = _size(self.embedding)
+        everything = _size(self)
+        head = 0  # the table is counted once, as embedding; its matmul is counted in ``cost``
+        return {"embedding": embedding, "head": head, "body": everything - embedding - head, "total": everything}
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+class _NoDraws(TorchFunctionMode):
+    """Skips in-place initialisation: on the meta device there is nothing to draw, and pretending to costs milliseconds a tensor."""
+
+    SKIPPED = frozenset(
+        [getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]
+        + [Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, Tensor.copy_]
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self.SKIPPED:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Modules built inside have shapes and no memory."""
+    with torch.device("meta"), _NoDraws():
+        yield
+
+
+def meta_model(config: DecoderConfig) -> Decoder:
+    """The model without memory: shapes and counts only, on the meta device."""
+    with on_meta():
+        return Decoder(config)

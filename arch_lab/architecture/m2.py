@@ -1,0 +1,60 @@
+"""Monarch Mixer as a causal language model.
+
+Legend: D width, F ffn_width, K blocks.
+The paper (arXiv 2310.12109, section 5.3) reports M2-GPT models but no code or weights of them were ever released, and their
+widths and depths were not published. ``m2_gpt`` is therefore an open reading, not a reproduction: the released sequence
+mixer made causal, the released block-diagonal gated channel mixer, and around them the body every decoder here shares
+(pre-norm residual layers, RMSNorm, tied scaled embedding), so that an arm differs from attention in its blocks only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from arch_lab.architecture.decoder import DecoderConfig, LayerConfig
+from arch_lab.architecture.recipe import Recipe, Shape, register_architecture
+from blocks.convolution.mixer import M2MixerConfig
+from blocks.embedding import TiedEmbeddingConfig
+from blocks.monarch.glu import BlockDiagonalGLUConfig
+from blocks.norm import RMSNormConfig
+
+
+@register_architecture("m2_gpt", source="arXiv:2310.12109 §5.3")
+@dataclass(frozen=True, kw_only=True)
+class M2GPT(Recipe):
+    """Causal Monarch Mixer: ``m2_mixer`` and ``block_diagonal_glu`` in pre-norm residual layers.
+
+    No position encoding: the filters know the distance. The residual long convolution is off by default because the
+    residual stream is already the short path it stands in for in the released BERT, which has no skip around its mixer.
+    """
+
+    width_multiple: ClassVar[int] = 32  # keeps 4 (and 8, 16) blocks whole
+    ffn_multiple: ClassVar[int] = 32
+
+    blocks: int = 4
+    filter_order: int = 64
+    filter_emb: int = 17
+    sine_frequency: float = 10.0
+    residual_long_conv: bool = False
+
+    def decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
+        layer = LayerConfig(
+            mixer=M2MixerConfig(
+                width=shape.width,
+                max_tokens=max_tokens,
+                filter_order=self.filter_order,
+                filter_emb=self.filter_emb,
+                sine_frequency=self.sine_frequency,
+                residual_long_conv=self.residual_long_conv,
+            ),
+            channel=BlockDiagonalGLUConfig(width=shape.width, ffn_width=shape.ffn_width, blocks=self.blocks),
+            norm=RMSNormConfig(width=shape.width),
+        )
+        return DecoderConfig(
+            width=shape.width,
+            max_tokens=max_tokens,
+            embedding=TiedEmbeddingConfig(vocabulary=vocabulary, width=shape.width, scale=True, final_softcap=None),
+            layers=(layer,) * shape.depth,
+            norm=RMSNormConfig(width=shape.width),
+        )

@@ -1,0 +1,78 @@
+"""Architectures: named recipes with dials, from which the budget solver and the studies build models.
+
+A recipe says *what* the model is (which blocks, in which pattern, which norms); a Shape says *how large*. Its options
+are a frozen dataclass, strict like a block's, so a study file cannot misspell one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, TypeVar
+
+from arch_lab.architecture.decoder import Decoder, DecoderConfig
+from blocks.contract import BlockConfig
+from blocks.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The dials. ``ffn_width`` is the hidden width of the channel mixer (one branch of a gated one)."""
+
+    width: int
+    depth: int
+    ffn_width: int
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 1:
+                raise ConfigError(f"shape: {name} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(BlockConfig, ABC):
+    """Options of one architecture; ``decoder`` assembles it at a shape."""
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    # what the solver may turn, and in which steps: multiples that keep head widths and Monarch blocks whole
+    width_multiple: ClassVar[int] = 32
+    ffn_multiple: ClassVar[int] = 8
+    ffn_ratio: ClassVar[float] = 4.0  # preferred ffn_width / width
+    aspect: ClassVar[float] = 32.0  # preferred width / depth
+
+    @abstractmethod
+    def decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
+        """Every block of the model, at this shape. Raises: ConfigError when the shape does not fit the recipe."""
+
+    def model(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> Decoder:
+        return Decoder(self.decoder(shape, vocabulary=vocabulary, max_tokens=max_tokens))
+
+
+R = TypeVar("R", bound=type[Recipe])
+_recipes: dict[str, type[Recipe]] = {}
+
+
+def register_architecture(name: str, *, source: str) -> Callable[[R], R]:
+    """Class decorator: makes the recipe available to studies under ``name``. Raises: ConfigError when it is taken."""
+
+    def add(cls: R) -> R:
+        if name in _recipes and _recipes[name].__qualname__ != cls.__qualname__:
+            raise ConfigError(f"architecture {name!r} is taken by {_recipes[name].__module__}; choose another name")
+        cls.name, cls.source = name, source
+        _recipes[name] = cls
+        return cls
+
+    return add
+
+
+def architectures() -> list[str]:
+    return sorted(_recipes)
+
+
+def recipe(name: str, options: dict[str, Any] | None = None) -> Recipe:
+    """The recipe called ``name`` with strict options. Raises: ConfigError with the nearest valid name."""
+    if name not in _recipes:
+        raise ConfigError(f"unknown architecture {name!r}{did_you_mean(name, _recipes)}")
+    return _recipes[name].from_options(options or {}, where=f"architecture {name!r}")

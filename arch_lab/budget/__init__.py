@@ -1,0 +1,7 @@
+"""Budgets: what is held fixed, the shapes that meet it, and the gate that refuses what does not."""
+
+from arch_lab.budget.budget import Budget, BudgetError
+from arch_lab.budget.gate import Miss, check, refuse
+from arch_lab.budget.solver import Candidate, solve, solve_together
+
+__all__ = ["Budget", "BudgetError", "Candidate", "Miss", "check", "refuse", "solve", "solve_together"]

@@ -1,0 +1,56 @@
+"""The gate: no comparison is written whose arms are not matched.
+
+Two rules. Every arm lies within the tolerance of the budget on both axes; and any two arms lie within the tolerance of
+each other on both, because two arms at opposite edges of a 1 % band are 2 % apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from arch_lab.budget.budget import Budget, BudgetError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Miss:
+    """One axis on which an arm misses the budget, or two arms miss each other; ``text`` names the component to blame."""
+
+    arm: str
+    axis: str
+    deviation: float
+    text: str
+
+
+def check(arms: Sequence[dict[str, Any]], budget: Budget) -> list[Miss]:
+    """Every miss of a plan's arms (dicts of the plan's JSON form), worst first."""
+    misses: list[Miss] = []
+    for arm in arms:
+        for axis, deviation in arm["deviation"].items():
+            if abs(deviation) > budget.tolerance:
+                misses.append(Miss(arm=arm["name"], axis=axis, deviation=deviation, text=_blame(arm, axis, deviation, "the budget")))
+    for i, a in enumerate(arms):
+        for b in arms[i + 1 :]:
+            for axis in a["deviation"]:
+                apart = (1 + b["deviation"][axis]) / (1 + a["deviation"][axis]) - 1
+                if abs(apart) > budget.tolerance:
+                    misses.append(Miss(arm=b["name"], axis=axis, deviation=apart, text=_blame(b, axis, apart, f"arm {a['name']!r}")))
+    return sorted(misses, key=lambda m: -abs(m.deviation))
+
+
+def refuse(arms: Sequence[dict[str, Any]], budget: Budget) -> None:
+    """Raises: BudgetError naming the worst miss and how many others there are."""
+    misses = check(arms, budget)
+    if misses:
+        more = f" (and {len(misses) - 1} more)" if len(misses) > 1 else ""
+        raise BudgetError(
+            f"refused: {misses[0].text}{more}; tolerance {budget.tolerance:.1%}. Let the solver choose the shape, or set budget.allow_unmatched: true"
+        )
+
+
+def _blame(arm: dict[str, Any], axis: str, deviation: float, against: str) -> str:
+    key = "parameters" if axis == "params" else "flops_per_token"
+    largest = max((c for c in arm["components"] if axis != "params" or not c["name"].startswith("embedding")), key=lambda c: c[key])
+    whole = sum(c[key] for c in arm["components"])
+    return f"arm {arm['name']!r} is {deviation:+.2%} off {against} on {axis}; its largest part is {largest['name']} ({largest[key] / whole:.0%} of the {key})"

@@ -1,0 +1,153 @@
+"""Documents and their splits: cutting text at headings, holding out whole documents, counting.
+
+A split is a list of documents (str). Every choice is a function of the documents' text, so it is the same on every
+machine and does not depend on the order in which files are listed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from arch_lab.data.errors import DataError
+
+SPLITS = ("train", "tune", "validation", "test")
+Splits = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Counts:
+    documents: int
+    bytes: int
+    words: int
+
+
+def count(documents: Iterable[str], *, line_ends: bool) -> Counts:
+    """Documents, UTF-8 bytes and white-space separated words; ``line_ends`` adds one word a line."""
+    number = size = words = 0
+    for text in documents:
+        number += 1
+        size += len(text.encode())
+        words += len(text.split())
+        if line_ends:
+            words += text.count("\n") + (not text.endswith("\n"))
+    return Counts(number, size, words)
+
+
+def document_hash(text: str, purpose: str = "") -> bytes:
+    """16 bytes that depend on the text and on what they are used for, equal on every machine."""
+    return hashlib.blake2b(text.encode(), digest_size=16, person=purpose.encode()).digest()
+
+
+def lines_of(text: str) -> Iterator[str]:
+    """Lines with their ends. Only "\\n" ends a line: str.splitlines would also cut at form feeds inside one."""
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end + 1
+        yield text[start:end]
+        start = end
+
+
+def cut_documents(lines: Iterable[str], start: str, where: str) -> list[str]:
+    """Documents that begin at each line in which ``start`` is found; joined they are the lines, byte for byte.
+
+    Blank lines before the first heading belong to the first document, other text there is a document of its own.
+    Raises: DataError when no line matches.
+    """
+    pattern = re.compile(start)
+    documents: list[list[str]] = [[]]
+    found = False
+    for line in lines:
+        if pattern.search(line.rstrip("\n")):
+            if found or any(text.strip() for text in documents[-1]):
+                documents.append([])
+            found = True
+        documents[-1].append(line)
+    if not found:
+        raise DataError(f"{where}: no line matches document_start {start!r}; correct it, or leave it out for one document a file")
+    return ["".join(document) for document in documents]
+
+
+def check_text(text: object, where: str) -> str:
+    """``text`` if it can be written as UTF-8. Raises: DataError naming ``where``."""
+    if not isinstance(text, str):
+        raise DataError(f"{where}: expected text, got {type(text).__name__}; name the right column with data.text_column")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: character {error.start} is half a surrogate pair, which UTF-8 cannot hold; repair that row") from None
+    return text
+
+
+def hold_out(documents: list[str], fraction: float, purpose: str) -> tuple[list[str], list[str]]:
+    """(kept, held out): whole documents, about ``fraction`` of the bytes, both in their original order.
+
+    Documents are taken in the order of a hash of their text until the fraction is reached: place plays no part, and copies of
+    one text go to one side. A document that would bring the share above twice the fraction is passed over.
+    Raises: DataError when there are fewer than two different documents.
+    """
+    sizes: dict[bytes, int] = {}
+    hashes = [document_hash(text, purpose) for text in documents]
+    for key, text in zip(hashes, documents, strict=True):
+        sizes[key] = sizes.get(key, 0) + len(text.encode())
+    if len(sizes) < 2:
+        raise DataError(
+            f"the train split has {len(sizes)} different document{'s' * (len(sizes) != 1)}: no {purpose} split can be held out; "
+            f"cut it with data.document_start ('^$' cuts at blank lines) or give {purpose} its own files"
+        )
+    target = fraction * sum(sizes.values())
+    taken: set[bytes] = set()
+    held = 0
+    for key in sorted(sizes):
+        if held < target and held + sizes[key] <= 2 * target:
+            taken.add(key)
+            held += sizes[key]
+    if not taken:  # every document is large: the smallest disturbs training least
+        taken.add(min(sizes, key=lambda key: (sizes[key], key)))
+    kept = [text for key, text in zip(hashes, documents, strict=True) if key not in taken]
+    return kept, [text for key, text in zip(hashes, documents, strict=True) if key in taken]
+
+
+def limit(documents: list[str], size: int) -> list[str]:
+    """About ``size`` bytes (at most 3 fewer): whole documents in the order of their hash, the last one cut."""
+    kept: dict[int, str] = {}
+    left = size
+    for index in sorted(range(len(documents)), key=lambda i: (document_hash(documents[i], "limit"), i)):
+        if left <= 0:
+            break
+        raw = documents[index].encode()
+        # a cut inside a character drops its incomplete bytes
+        text = documents[index] if len(raw) <= left else raw[:left].decode(errors="ignore")
+        left -= len(raw)
+        if text:
+            kept[index] = text
+    return [kept[index] for index in sorted(kept)]
+
+
+def complete(given: Splits, *, tune_fraction: float, validation_fraction: float, limit_bytes: int | None) -> tuple[Splits, int]:
+    """All splits, with no document in two of them, and how many training documents that cost.
+
+    A document that a held-out split also has is dropped from train (and from tune), never from what is reported on.
+    """
+    splits = {name: list(given.get(name, ())) for name in SPLITS}
+    for name, documents in splits.items():
+        if name in given and not documents:
+            raise DataError(f"the {name} split has no document with text; check its files")
+    reported = {document_hash(text) for name in ("validation", "test") for text in splits[name]}
+    before = len(splits["train"])
+    splits["tune"] = [text for text in splits["tune"] if document_hash(text) not in reported]
+    seen = reported | {document_hash(text) for text in splits["tune"]}
+    splits["train"] = [text for text in splits["train"] if document_hash(text) not in seen]
+    dropped = before - len(splits["train"])
+    if not splits["validation"]:
+        splits["train"], splits["validation"] = hold_out(splits["train"], validation_fraction, "validation")
+    if not splits["tune"]:
+        splits["train"], splits["tune"] = hold_out(splits["train"], tune_fraction, "tune")
+    if limit_bytes is not None:
+        splits["train"] = limit(splits["train"], limit_bytes)
+    if not splits["train"]:
+        raise DataError("no training document is left: every one is also in a held-out split")
+    return {name: documents for name, documents in splits.items() if documents}, dropped

@@ -1,0 +1,277 @@
+"""Tokenizers: bytes, BPE trained on the training split, or a saved ``tokenizer.json``.
+
+Legend: V vocabulary. All are lossless: the bytes of the tokens, one after the other, are the UTF-8 bytes of the text. That makes
+bits per byte comparable between vocabularies, so what is not lossless is refused (``verify``).
+Every document is preceded by one separator, a special token of zero bytes; text that spells it out is ordinary text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arch_lab.data.config import TokenizerConfig
+from arch_lab.data.errors import DataError
+from arch_lab.data.store import write_atomically
+
+SEPARATOR = "<|document|>"
+_KNOWN_SEPARATORS = (SEPARATOR, "<|endoftext|>", "<|end_of_text|>", "<|begin_of_text|>", "<bos>", "<s>", "</s>", "[SEP]")
+_BATCH = 1 << 21  # characters encoded at once: bounds memory, loses no speed
+
+
+class Tokenizer(ABC):
+    """Text <-> ids. ``vocabulary`` entries, ``separator`` the id put before every document."""
+
+    kind: str
+    vocabulary: int
+    separator: int
+
+    @abstractmethod
+    def encode(self, documents: Sequence[str]) -> list[np.ndarray]:
+        """Ids (int64) of each document, without separators."""
+
+    @abstractmethod
+    def pieces(self) -> list[bytes]:
+        """The bytes each id stands for, V entries; b"" for special tokens."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes ``tokenizer.json`` and ``tokenizer_kind.json``; ``load_tokenizer`` reads them."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Equal fingerprints encode equally."""
+
+    def encode_documents(self, documents: Sequence[str]) -> np.ndarray:
+        """All documents in a row, each preceded by one separator. Ids in uint16, or uint32 where V needs it."""
+        parts = [np.empty(0, self.dtype)]
+        for batch in _batches(documents):
+            for ids in self.encode(batch):
+                parts += [np.array([self.separator], self.dtype), ids.astype(self.dtype)]
+        return np.concatenate(parts)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text; special tokens leave no trace, bytes that are no UTF-8 (a character cut off) become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return b"".join(map(self.pieces().__getitem__, np.asarray(ids).reshape(-1).tolist()))
+
+    def token_bytes(self) -> np.ndarray:
+        """int32 (V,): bytes of each token, 0 for special ones. What bits per byte and the mask of scored tokens need."""
+        return np.array([len(piece) for piece in self.pieces()], np.int32)
+
+    def verify(self, documents: Sequence[str], ids: np.ndarray, where: str) -> None:
+        """Raises: DataError unless ``ids`` decode to exactly the bytes of ``documents``."""
+        starts = np.flatnonzero(ids == self.separator)
+        parts = np.split(ids, starts[1:]) if len(starts) else []
+        for text, part in zip_longest(documents, parts):
+            if text is None or part is None or self.decode_bytes(part) != text.encode():
+                raise DataError(
+                    f"{where}: the tokenizer changes the text (document {(text or '')[:30]!r}…), so bits per byte would be wrong; "
+                    "use a byte-level one without normalisation"
+                )
+
+    @property
+    def dtype(self) -> type[np.unsignedinteger[Any]]:
+        return id_dtype(self.vocabulary)
+
+
+class ByteTokenizer(Tokenizer):
+    """One token a byte, id = byte; 256 is the separator."""
+
+    kind = "bytes"
+    vocabulary = 257
+    separator = 256
+    fingerprint = "bytes-257"
+
+    def __init__(self) -> None:
+        self._pieces = [bytes([value]) for value in range(256)] + [b""]
+
+    def encode(self, documents: Sequence[str]) -> list[np.ndarray]:
+        return [np.frombuffer(text.encode(), np.uint8).astype(np.int64) for text in documents]
+
+    def pieces(self) -> list[bytes]:
+        return self._pieces
+
+    def save(self, folder: Path) -> None:
+        _save(folder, "{}", self.kind, SEPARATOR)
+
+
+class SubwordTokenizer(Tokenizer):
+    """A ``tokenizers.Tokenizer``: byte-level, or SentencePiece-like with byte fallback.
+
+    ``separator`` names the special token before documents; without one it is added behind the vocabulary.
+    """
+
+    def __init__(self, inner: Any, *, kind: str, separator: str | None = None) -> None:
+        from tokenizers import AddedToken
+
+        self.kind = kind
+        entries = inner.get_vocab(with_added_tokens=True)
+        name = separator or next((known for known in _KNOWN_SEPARATORS if known in entries), SEPARATOR)
+        if name not in entries and separator is not None:
+            raise DataError(f"tokenizer.separator: {name!r} is no token of this tokenizer; leave it out to have one added")
+        inner.add_special_tokens([AddedToken(name, special=True, normalized=False)])
+        inner.encode_special_tokens = True  # text that looks like a special token stays text
+        inner.no_padding()
+        inner.no_truncation()
+        self._inner = inner
+        self.separator_name = name
+        self.separator = inner.token_to_id(name)
+        self._pieces = _pieces(inner)
+        self.vocabulary = len(self._pieces)
+
+    def encode(self, documents: Sequence[str]) -> list[np.ndarray]:
+        fast = getattr(self._inner, "encode_batch_fast", self._inner.encode_batch)  # the fast one keeps no offsets
+        return [np.array(encoding.ids, np.int64) for encoding in fast(list(documents), add_special_tokens=False)]
+
+    def pieces(self) -> list[bytes]:
+        return self._pieces
+
+    def save(self, folder: Path) -> None:
+        _save(folder, self._inner.to_str(), self.kind, self.separator_name)
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256((self._inner.to_str() + self.separator_name).encode()).hexdigest()
+
+
+def make_tokenizer(config: TokenizerConfig, documents: Sequence[str], root: Path = Path(".")) -> Tokenizer:
+    """The tokenizer a configuration asks for; ``documents`` are the training split, the only text a BPE sees.
+
+    Raises: DataError when it cannot be read or the vocabulary cannot be reached.
+    """
+    if config.kind == "bytes":
+        return ByteTokenizer()
+    if config.kind == "bpe":
+        return train_bpe(documents, config.entries)
+    assert config.path is not None
+    tokenizer = read_tokenizer(root / Path(config.path).expanduser(), config.separator)
+    if config.vocabulary not in (None, tokenizer.vocabulary):
+        raise DataError(
+            f"tokenizer.vocabulary: {config.path} has {tokenizer.vocabulary} entries with its separator, not {config.vocabulary}; "
+            "leave the option out"
+        )
+    return tokenizer
+
+
+def train_bpe(documents: Sequence[str], vocabulary: int) -> SubwordTokenizer:
+    """Byte-level BPE of exactly ``vocabulary`` entries: the separator (id 0), 256 bytes, merges. Same text, same result.
+
+    Raises: DataError when the text has too few different pairs to get there.
+    """
+    tokenizers = _library()
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE())
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[SEPARATOR],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator(documents, trainer, length=len(documents))
+    reached = inner.get_vocab_size()
+    if reached != vocabulary:
+        size = sum(len(text.encode()) for text in documents)
+        raise DataError(
+            f"tokenizer.vocabulary: BPE cannot reach {vocabulary} entries on {size} bytes of training text, it ends at {reached}; "
+            f"ask for at most {reached} or give more text"
+        )
+    return SubwordTokenizer(inner, kind="bpe")
+
+
+def read_tokenizer(path: Path, separator: str | None = None) -> SubwordTokenizer:
+    """A saved ``tokenizer.json``. Raises: DataError."""
+    tokenizers = _library()
+    if not path.is_file():
+        raise DataError(f"tokenizer.path: no file {path}; name a tokenizer.json")
+    try:
+        inner = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise DataError(f"tokenizer.path: {path} is no tokenizer.json ({str(error).splitlines()[0]})") from None
+    return SubwordTokenizer(inner, kind="file", separator=separator)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """What ``save`` wrote there. Raises: DataError."""
+    try:
+        about = json.loads((folder / "tokenizer_kind.json").read_text(encoding="utf-8"))
+        kind, separator = about["kind"], about["separator"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"{folder}: no saved tokenizer there (tokenizer.json and tokenizer_kind.json)") from None
+    if kind == "bytes":
+        return ByteTokenizer()
+    tokenizer = read_tokenizer(folder / "tokenizer.json", separator)
+    tokenizer.kind = kind
+    return tokenizer
+
+
+def id_dtype(vocabulary: int) -> type[np.unsignedinteger[Any]]:
+    """uint16 as long as every id fits."""
+    return np.uint16 if vocabulary <= 1 << 16 else np.uint32
+
+
+def _library() -> Any:
+    try:
+        import tokenizers
+        import tokenizers.decoders
+        import tokenizers.models
+        import tokenizers.pre_tokenizers
+        import tokenizers.trainers
+    except ImportError:
+        raise DataError("tokenizer kinds 'bpe' and 'file' need the package tokenizers (pip install tokenizers); 'bytes' does not") from None
+    return tokenizers
+
+
+def _save(folder: Path, content: str, kind: str, separator: str) -> None:
+    write_atomically(folder / "tokenizer.json", content.encode())
+    write_atomically(folder / "tokenizer_kind.json", json.dumps({"kind": kind, "separator": separator}).encode())
+
+
+def _batches(documents: Sequence[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in documents:
+        batch.append(text)
+        size += len(text)
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _byte_of_character() -> dict[str, int]:
+    """The alphabet of byte-level BPE: printable Latin-1 bytes stand for themselves, the others follow from U+0100 on."""
+    printable = set(chain(range(0x21, 0x7F), range(0xA1, 0xAD), range(0xAE, 0x100)))
+    others = (value for value in range(256) if value not in printable)
+    return {chr(value): value for value in printable} | {chr(256 + place): value for place, value in enumerate(others)}
+
+
+def _pieces(inner: Any) -> list[bytes]:
+    layout = json.loads(inner.to_str())
+    added = {token["id"]: token for token in layout.get("added_tokens", ())}
+    byte_level = any('"ByteLevel"' in json.dumps(layout.get(part)) for part in ("pre_tokenizer", "decoder"))
+    entries = inner.get_vocab(with_added_tokens=True)
+    pieces = [b""] * (max(entries.values()) + 1)
+    alphabet = _byte_of_character()
+    for token, number in entries.items():
+        if number in added:
+            pieces[number] = b"" if added[number]["special"] else token.encode()
+        elif byte_level and all(character in alphabet for character in token):
+            pieces[number] = bytes(alphabet[character] for character in token)
+        elif len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+            pieces[number] = bytes([int(token[3:5], 16)])
+        else:
+            pieces[number] = token.replace("\u2581", " ").encode()
+    return pieces

@@ -1,0 +1,50 @@
+"""The report's words, for a reader who was not there."""
+
+TERMS = {
+    "arm": "One side of the comparison: an architecture with its options, sized for the budget.",
+    "bits per byte": (
+        "How many bits the model needs on average to predict one byte of unseen text. It is the loss divided by ln 2 and by the "
+        "bytes of the text, so it does not depend on the tokenizer. Lower is better."
+    ),
+    "budget": ("What is held equal between arms: the number of parameters, and the floating-point operations (FLOPs) spent on training."),
+    "matched": (
+        "Every arm is within the tolerance of the budget. Arms that miss it are refused unless somebody overrides the gate, and "
+        "then the report says so."
+    ),
+    "body, head, embedding": (
+        "Groups of parameters. The embedding turns token ids into vectors, the head turns vectors into scores of the next token "
+        "(0 when it shares the embedding's weights), the body is everything between."
+    ),
+    "FLOPs per token": (
+        "Multiply-like floating-point operations to train on one token: matrix products and Fourier transforms, forward times "
+        "three, counted exactly. Causal attention is counted at the keys it really sees."
+    ),
+    "PaLM, 6ND, Kaplan, Chinchilla": (
+        "Common formulas for the same quantity, printed because papers use them; they disagree by tens of percent at these sizes."
+    ),
+    "state bytes": (
+        "Memory one sequence needs while generating text at the sequence length: the cache of attention, the history of a convolution."
+    ),
+    "seed": "The number that fixes initial weights and data order. Arms with the same seed saw the same data in the same order.",
+    "interval": (
+        "A 95 % Student-t interval over seeds: how far the mean may move if other seeds were drawn. It says nothing about other data sets."
+    ),
+    "paired difference": "The difference of two arms at the same seed. Data order cancels, so it is sharper than comparing two means.",
+    "not distinguishable": (
+        "The seeds do not support a difference at the 95 % level (after Holm's correction when there are several pairs). It "
+        "does not mean equal."
+    ),
+    "Holm's correction": (
+        "With many pairs some differ by luck; the correction asks more evidence of each, so that one false claim among all stays below 5 %."
+    ),
+    "diverged": (
+        "A run whose loss became infinite or undefined. It is left out of means, counted and shown; a learning rate where a "
+        "seed diverged is not chosen."
+    ),
+    "tuning split": "Text on which the learning rate is chosen. The reported numbers come from another split, the validation split.",
+    "token perplexity": "The exponential of the loss per token: depends on the tokenizer, comparable only within this study.",
+    "word perplexity": "The same per whitespace-separated word, comparable across tokenizers on the same text.",
+    "unigram, bigram, trigram": (
+        "Count-based predictors of the next token from zero, one or two tokens before it: the floor a trained model must pass."
+    ),
+}

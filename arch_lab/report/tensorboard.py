@@ -1,0 +1,184 @@
+"""TensorBoard: `tensorboard --logdir runs` overlays the arms and fills the HParams table with real metrics.
+
+Two rules make the HParams page right. One experiment record, written at the study's root, declares the columns; it is the
+same for every study, because TensorBoard reads only the first record it meets under a log folder that holds several. Each
+run adds its own hyperparameters, and its metrics are plain scalars written when it ends: no placeholder value is logged
+at the start, so no table shows -1 and no curve a false point at (0, 0).
+Source: records of `tensorboard.plugins.hparams.summary_v2`, which needs no TensorFlow (the documented `api` module does).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arch_lab.report.curves import read_metrics
+from blocks.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+# name -> (is text, display name)
+HPARAMS = {
+    "architecture": (True, "architecture"),
+    "arm": (True, "arm"),
+    "learning_rate": (False, "learning rate"),
+    "seed": (False, "seed"),
+    "width": (False, "width"),
+    "depth": (False, "depth"),
+    "parameters": (False, "parameters"),
+    "train_flops": (False, "training FLOPs"),
+}
+METRICS = {
+    "final/bits_per_byte": "bits per byte",
+    "final/perplexity": "token perplexity",
+    "final/word_perplexity": "word perplexity",
+    "final/tokens_per_second": "tokens per second",
+    "final/peak_memory_mib": "peak memory, MiB",
+}
+# keys of a metrics.jsonl record -> tags; the first two are drawn against tokens as well
+TAGS = {
+    "train_loss": "train/loss",
+    "tune_bits_per_byte": "tune/bits_per_byte",
+    "learning_rate": "train/learning_rate",
+    "gradient_norm": "train/gradient_norm",
+    "tokens_per_second": "train/tokens_per_second",
+}
+BY_TOKENS = ("train_loss", "tune_bits_per_byte")
+MEBIBYTE = 2**20
+
+
+class RunWriter:
+    """Events of one run.
+
+    They are a pure function of its ``metrics.jsonl``: a resumed run drops the events of the killed attempt and replays the
+    records that its checkpoint kept, so no curve doubles back. Nothing is written before the first record (or ``close``):
+    only then has the log been cut back to the checkpoint. Every scalar is logged against the step; loss and
+    bits per byte also as ``…_by_tokens``, where the step axis counts tokens and arms of different cost overlay fairly.
+    """
+
+    def __init__(self, run_dir: Path, hparams: Mapping[str, Any]) -> None:
+        """``hparams``: the columns of ``HPARAMS``; others are ignored, absent ones stay empty in the table."""
+        self._folder, self._hparams = Path(run_dir), dict(hparams)
+        self._writer: SummaryWriter | None = None
+        self._step = 0
+        self._last: tuple[float, float] | None = None  # tokens and seconds of the latest training record
+
+    def _opened(self, before: tuple[int, bool] | None = None) -> SummaryWriter:
+        """The writer, with hyperparameters and the log's records but ``before`` (step, is a tuning record) written."""
+        if self._writer is not None:
+            return self._writer
+        from tensorboard.plugins.hparams import summary_v2 as hp
+
+        self._writer = _open(self._folder, "run")
+        known = {k: str(v) if HPARAMS[k][0] else v for k, v in self._hparams.items() if k in HPARAMS and v is not None}
+        trial = "/".join(self._folder.resolve().parts[-4:])  # study/runs/arm/run: stable over resumes, unique over studies
+        _summary(self._writer, hp.hparams_pb(known, trial_id=trial))
+        for record in read_metrics(self._folder / "metrics.jsonl"):
+            if (record["step"], "tune_bits_per_byte" in record) != before:
+                self.scalars(record["step"], record)
+        return self._writer
+
+    def scalars(self, step: int, record: Mapping[str, Any]) -> None:
+        """One record as it stands in ``metrics.jsonl``. Values that are not finite are left out: a gap, not a spike.
+
+        A tag of one's own contains a slash ("experts/load"); other unknown keys (tokens, flops, seconds) are axes.
+        """
+        writer = self._opened((step, "tune_bits_per_byte" in record))
+        self._step = max(self._step, step)
+        values = dict(record)
+        tokens, seconds = record.get("tokens"), record.get("seconds")
+        if "train_loss" in record and tokens is not None and seconds is not None:
+            if "tokens_per_second" not in record and self._last and seconds > self._last[1]:
+                values["tokens_per_second"] = (tokens - self._last[0]) / (seconds - self._last[1])
+            self._last = (tokens, seconds)
+        for key, value in values.items():
+            if not isinstance(value, (int, float)) or not math.isfinite(value):
+                continue
+            if key in TAGS or "/" in key:
+                writer.add_scalar(TAGS.get(key, key), value, step)
+            if key in BY_TOKENS and tokens is not None:
+                writer.add_scalar(f"{TAGS[key]}_by_tokens", value, int(tokens))
+
+    def close(self, metrics: Mapping[str, Any] | None = None) -> None:
+        """``metrics``: the run's result (keys of result.json, or of ``METRICS``); None where it diverged or was cut short."""
+        writer = self._opened()
+        given = {key if key.startswith("final/") else f"final/{key}": value for key, value in (metrics or {}).items()}
+        peak = given.get("final/peak_memory_bytes")
+        if peak is not None:
+            given["final/peak_memory_mib"] = peak / MEBIBYTE
+        for tag in METRICS:
+            value = given.get(tag)
+            if value is not None and math.isfinite(value):
+                writer.add_scalar(tag, value, self._step)
+        writer.close()
+
+
+def write_experiment(study_dir: Path, arms: Sequence[str], learning_rates: Sequence[float], seeds: Sequence[int] | int) -> None:
+    """The study's one experiment record. Calling it again replaces it.
+
+    The columns carry types but no domains: with the study's own names as domain, another study's runs would fall outside
+    and vanish from a table over several studies. What this study spans is written as a text summary instead.
+    """
+    from tensorboard.plugins.hparams import api_pb2
+    from tensorboard.plugins.hparams import summary_v2 as hp
+
+    class Typed(hp.Domain):  # type: ignore[misc]
+        """A column type without limits."""
+
+        def __init__(self, is_text: bool) -> None:
+            self.is_text = is_text
+
+        @property
+        def dtype(self) -> type:
+            return str if self.is_text else float
+
+        def sample_uniform(self, rng: Any = None) -> Any:
+            raise NotImplementedError("a study lists its values; nothing here is sampled")
+
+        def update_hparam_info(self, hparam_info: Any) -> None:
+            hparam_info.type = api_pb2.DATA_TYPE_STRING if self.is_text else api_pb2.DATA_TYPE_FLOAT64
+
+    columns = [hp.HParam(name, Typed(text), display_name=shown) for name, (text, shown) in HPARAMS.items()]
+    metrics = [hp.Metric(tag, display_name=shown) for tag, shown in METRICS.items()]
+    writer = _open(Path(study_dir), "experiment")
+    _summary(writer, hp.hparams_config_pb(hparams=columns, metrics=metrics))
+    listed = range(seeds) if isinstance(seeds, int) else seeds
+    rows = [("arms", arms), ("learning rates", [f"{rate:g}" for rate in learning_rates]), ("seeds", listed)]
+    lines = ["| held in this study | |", "|---|---|", *(f"| {name} | {', '.join(map(str, values))} |" for name, values in rows)]
+    writer.add_text("study", "\n".join(lines))
+    writer.close()
+
+
+def write_figures(study_dir: Path, study: Mapping[str, Any]) -> None:
+    """The report's figures as images and its verdict as text, at the study's root. Calling it again replaces them.
+
+    Raises: UserError when matplotlib is not installed.
+    """
+    from arch_lab.report import figures
+
+    drawn = figures.build(Path(study_dir), study)
+    writer = _open(Path(study_dir), "figures")
+    for name, figure in drawn.items():
+        figure.set_dpi(110)
+        writer.add_figure(f"report/{name}", figure)
+    writer.add_text("verdict", study["verdict"]["text"])
+    writer.close()
+
+
+def _summary(writer: SummaryWriter, record: Any) -> None:
+    writer.file_writer.add_summary(record)  # type: ignore[attr-defined]  # set in the writer's constructor
+
+
+def _open(folder: Path, kind: str) -> SummaryWriter:
+    """A writer whose file name ends in ``kind``; earlier files of that kind in the folder are ours and are dropped."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("writing TensorBoard events needs tensorboard; install it with: pip install tensorboard") from None
+    suffix = f".arch-lab-{kind}"
+    for stale in folder.glob(f"events.out.tfevents.*{suffix}"):
+        stale.unlink()
+    return SummaryWriter(str(folder), filename_suffix=suffix)

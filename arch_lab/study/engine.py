@@ -1,0 +1,162 @@
+"""The study engine: plan -> verify -> tune -> run -> judge -> report, each stage resumable, the gate in the middle.
+
+No path through here writes a comparison that the gate refused or a metric for a model without a causality certificate.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from arch_lab.architecture import Shape, recipe
+from arch_lab.budget import Budget, refuse
+from arch_lab.causality import LeakError, certify_model
+from arch_lab.report import statistics
+from arch_lab.study import files
+from arch_lab.study.config import StudyConfig
+from arch_lab.study.environment import code_fingerprint, environment
+from arch_lab.study.experiment import Experiment, load_experiment
+from arch_lab.study.planning import build_plan, open_study, use_threads
+
+Observer = Callable[[str, dict[str, Any]], None]  # (event, facts): how a terminal follows a study
+
+
+def silent(event: str, facts: dict[str, Any]) -> None:
+    """The observer that shows nothing."""
+
+
+def compare(
+    study: str,
+    *,
+    overrides: list[str] | None = None,
+    output: str | Path = "runs",
+    data_root: str | None = None,
+    threads: int | None = None,
+    cache: str | Path | None = None,
+    quiet: bool = False,
+    observer: Observer | None = None,
+) -> dict[str, Any]:
+    """Run a study to its verdict (``arch-lab compare``); finished runs of an earlier call are kept.
+
+    Follows along in the terminal unless ``quiet`` or another ``observer`` is given.
+    Returns: the content of ``<output>/<study>/study.json``.
+    Raises: UserError subclasses, one line each, before anything trains wherever that is possible.
+    """
+    if observer is None and not quiet:
+        from arch_lab.study.terminal import Terminal
+
+        terminal = Terminal()
+        try:
+            return compare(study, overrides=overrides, output=output, data_root=data_root, threads=threads, cache=cache, observer=terminal)
+        finally:
+            terminal.close()
+    observer = observer or silent
+    use_threads(threads)
+    config = open_study(study, overrides, data_root)
+    folder = Path(output) / config.name
+    planned = build_plan(config)
+    observer("plan", planned)
+    files.check_writable(folder)
+    experiment = load_experiment(config.experiment)
+    data = experiment.prepare(config, Path(cache or cache_folder()), lambda text: observer("data", {"text": text}))
+    _keep_config(folder, config)
+    files.write_json(folder / "plan.json", planned)
+    _verify(planned, folder, data, observer)
+    # imported here: Lightning and TensorBoard take seconds, and no refusal should wait for them
+    from arch_lab.report.tensorboard import write_experiment
+    from arch_lab.study.stages import train_all
+
+    write_experiment(folder, [a["name"] for a in planned["arms"]], config.learning_rates, config.seeds)
+    results, rates = train_all(planned, config, folder, data, experiment, observer)
+    study_json = {**_judge(planned, results, rates, data, experiment, observer), "command": _command(study, overrides, data_root)}
+    files.write_json(folder / "study.json", study_json)
+    _report(folder, study_json, observer)
+    return study_json
+
+
+def cache_folder() -> Path:
+    """Where token files live: ARCH_LAB_CACHE, else the user's cache folder."""
+    base = os.environ.get("ARCH_LAB_CACHE")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arch_lab"
+
+
+def _keep_config(folder: Path, config: StudyConfig) -> None:
+    """The resolved study beside its results, runnable as it is; a changed one is refused when results are looked up."""
+    import yaml
+
+    files.write_text(folder / "study.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
+
+
+# --- verify ---------------------------------------------------------------------------------------------------------
+
+
+def _verify(planned: dict[str, Any], folder: Path, data: Any, observer: Observer) -> None:
+    """Causality of every built model. Raises: LeakError with arm, block and pair; no metric exists yet."""
+    for arm in planned["arms"]:
+        path = folder / "certificates" / f"{arm['name']}.json"
+        identity = {k: arm[k] for k in ("architecture", "options", "width", "depth", "ffn_width")}
+        identity |= {"vocabulary": data.vocabulary, "max_tokens": planned["sequence_length"], "code": code_fingerprint()}
+        kept = files.read_json(path)
+        if kept and kept.get("passed") and kept.get("identity") == identity and not _is_third_party(arm):
+            observer("certificate", {"arm": arm["name"], **kept})
+            continue
+        model = recipe(arm["architecture"], arm["options"]).model(_shape(arm), vocabulary=data.vocabulary, max_tokens=planned["sequence_length"])
+        certificate = certify_model(model, vocabulary=data.vocabulary)
+        files.write_json(path, {"identity": identity, **certificate.to_dict()})
+        observer("certificate", {"arm": arm["name"], **certificate.to_dict()})
+        if not certificate.passed:
+            raise LeakError(f"refused: arm {arm['name']!r}: {certificate.reason}; no metric is written (certificate in {path})")
+
+
+def _is_third_party(arm: dict[str, Any]) -> bool:
+    return ":" in json.dumps([v for v in arm["options"].values() if isinstance(v, str)])  # its code is not in our fingerprint
+
+
+def _shape(arm: dict[str, Any]) -> Shape:
+    return Shape(width=arm["width"], depth=arm["depth"], ffn_width=arm["ffn_width"])
+
+
+# --- judge and report -----------------------------------------------------------------------------------------------
+
+
+def _judge(
+    planned: dict[str, Any], results: list[dict[str, Any]], rates: list[float], data: Any, experiment: Experiment, observer: Observer
+) -> dict[str, Any]:
+    """Selection on the tuning split, intervals on the held-out one, baselines beside them; the gate once more."""
+    if not planned["override"]:
+        refuse(planned["arms"], Budget(**{**planned["budget"], "tolerance": planned["tolerance"]}))
+    observer("baselines", {})
+    baselines = experiment.baselines(data)
+    arms = [a["name"] for a in planned["arms"]]
+    selected = statistics.select(results, arms)
+    return {
+        **planned,
+        "learning_rates": rates,
+        "results": results,
+        "selected": selected,
+        "baselines": baselines,
+        "summary": statistics.summary(results, selected, arms, baselines),
+        "verdict": statistics.verdict(results, selected, arms, budget=planned["budget"], matched=planned["matched"]),
+        "warnings": statistics.edge_warnings(results, selected, rates),
+        "data": data.summary(),
+        "environment": environment(),
+    }
+
+
+def _command(study: str, overrides: list[str] | None, data_root: str | None) -> str:
+    words = ["arch-lab", "compare", study, *(w for o in overrides or [] for w in ("--set", o))]
+    return shlex.join([*words, *(["--data-root", data_root] if data_root else [])])
+
+
+def _report(folder: Path, study_json: dict[str, Any], observer: Observer) -> None:
+    from arch_lab.report import tables, write
+    from arch_lab.report.tensorboard import write_figures
+
+    tables.write_csv(study_json, folder / "results.csv")
+    path = write(folder)
+    write_figures(folder, study_json)
+    observer("report", {"study": study_json, "report": str(path), "folder": str(folder)})

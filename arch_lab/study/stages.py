@@ -1,0 +1,107 @@
+"""The training stages of a study: tune (every arm at every rate), widen the grid where an optimum sits on its edge, run.
+
+Every arm gets the same rates and the same number of runs: equal effort by construction.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from arch_lab.report import statistics
+from arch_lab.study.config import StudyConfig
+from arch_lab.study.experiment import Experiment
+from arch_lab.study.run import RunSpec, finished, train
+
+Observer = Callable[[str, dict[str, Any]], None]
+
+
+def train_all(
+    planned: dict[str, Any], config: StudyConfig, folder: Path, data: Any, experiment: Experiment, observer: Observer
+) -> tuple[list[dict[str, Any]], list[float]]:
+    """Every arm at every rate, the grid widened for all arms while any optimum sits on its edge; then the other seeds."""
+    arms = [a["name"] for a in planned["arms"]]
+    rates = sorted(config.learning_rates)
+    results: dict[tuple[str, float, int], dict[str, Any]] = {}
+    jobs = [(a, r, s) for a in planned["arms"] for r in rates for s in config.grid_seeds]
+    _run_jobs(jobs, results, config, folder, data, experiment, observer)
+    for _ in range(config.widen):
+        chosen = statistics.select(list(results.values()), arms)
+        more = _wider(rates, [r for r in chosen.values() if r is not None])
+        if not more:
+            break
+        observer("widen", {"learning_rates": more})
+        rates = sorted([*rates, *more])
+        _run_jobs([(a, r, s) for a in planned["arms"] for r in more for s in config.grid_seeds], results, config, folder, data, experiment, observer)
+    rest = [s for s in config.seeds if s not in config.grid_seeds]
+    if rest:
+        chosen = statistics.select(list(results.values()), arms)
+        jobs = [(a, chosen[a["name"]], s) for a in planned["arms"] for s in rest if chosen.get(a["name"]) is not None]
+        _run_jobs(jobs, results, config, folder, data, experiment, observer)
+    return list(results.values()), rates
+
+
+def _wider(rates: list[float], chosen: list[float]) -> list[float]:
+    """One more rate, a factor of the grid's own step, at each edge an optimum sits on."""
+    step = rates[1] / rates[0] if len(rates) > 1 else 2.0
+    more = []
+    if rates[0] in chosen:
+        more.append(_round(rates[0] / step))
+    if rates[-1] in chosen and len(rates) > 1:
+        more.append(_round(rates[-1] * step))
+    return more
+
+
+def _round(rate: float) -> float:
+    return float(f"{rate:.6g}")  # folders are named by the rate: 0.0005, not 0.0005000000000000001
+
+
+def _run_jobs(
+    jobs: list[tuple[dict[str, Any], float, int]],
+    results: dict[tuple[str, float, int], dict[str, Any]],
+    config: StudyConfig,
+    folder: Path,
+    data: Any,
+    experiment: Experiment,
+    observer: Observer,
+) -> None:
+    specs = [_spec(arm, rate, seed, config, data) for arm, rate, seed in jobs]
+    observer("jobs", {"work": [spec.steps * spec.flops_per_token for spec in specs], "labels": [spec.label for spec in specs]})
+    for spec in specs:
+        where = spec.folder(folder)
+        kept = finished(spec, where, data)
+        facts = {"label": spec.label, "work": spec.steps * spec.flops_per_token, "steps": spec.steps}
+        if kept is None:
+            observer("run", facts)
+            started = time.monotonic()
+            work = spec.flops_per_token
+
+            def progress(step: int, facts: dict[str, Any] = facts) -> None:
+                observer("step", {**facts, "step": step})
+
+            result = train(spec, where, data, experiment, progress=progress)
+            observer("ran", {**facts, "result": result, "wall": time.monotonic() - started, "flops_per_token": work})
+        else:
+            result = kept
+            observer("kept", {**facts, "result": result})
+        results[(spec.arm, spec.learning_rate, spec.seed)] = result
+
+
+def _spec(arm: dict[str, Any], rate: float, seed: int, config: StudyConfig, data: Any) -> RunSpec:
+    assert data.vocabulary > 1
+    return RunSpec(
+        arm=arm["name"],
+        architecture=arm["architecture"],
+        options=arm["options"],
+        width=arm["width"],
+        depth=arm["depth"],
+        ffn_width=arm["ffn_width"],
+        vocabulary=data.vocabulary,
+        steps=arm["steps"],
+        flops_per_token=float(arm["flops_per_token"]),
+        learning_rate=rate,
+        seed=seed,
+        training=config.training,
+    )

@@ -1,0 +1,1 @@
+"""Training of one model with Lightning: module, data module, metrics, optimizer, callbacks."""

@@ -1,0 +1,195 @@
+"""What happens around a run: the log, the checkpoint a kill cannot spoil, and the verdict "diverged".
+
+Legend: B batch, T tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+CHECKPOINT = "last.ckpt"
+
+
+class RandomState(Callback):
+    """Keeps torch's generator in the checkpoint: Lightning does not, and a resumed run would then differ."""
+
+    def __init__(self) -> None:
+        self.saved: Tensor | None = None
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["rng"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.saved = checkpoint["rng"]
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        if self.saved is not None:
+            torch.set_rng_state(self.saved)
+            self.saved = None
+
+
+class Divergence(Callback):
+    """Stops a run whose loss is not finite, or stays half as high again as an untrained model's.
+
+    ``log_vocabulary``: ln V, the loss of a model that knows nothing.
+    """
+
+    def __init__(self, log_vocabulary: float, *, check_every: int = 1) -> None:
+        self.limit = 1.5 * log_vocabulary + 1.0
+        self.check_every = check_every
+        self.average: float | None = None
+        self.diverged = False
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int) -> None:
+        if trainer.global_step % self.check_every:
+            return
+        loss = float(outputs["loss"])
+        self.average = loss if self.average is None else 0.9 * self.average + 0.1 * loss
+        # the untrained loss itself may lie above ln V: only judge once the first steps are over
+        high = trainer.global_step > 20 and self.average > self.limit
+        if not math.isfinite(loss) or high:
+            self.diverged = True
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"average": self.average}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.average = state_dict["average"]
+
+
+class RunLog(Callback):
+    """Writes metrics.jsonl and hands scalars on; its clock and its place in the file survive a resume.
+
+    ``write(record)`` is called with every record, ``progress(step)`` after every step.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        tokens_per_step: int,
+        flops_per_token: float,
+        every: int,
+        write: Callable[[dict[str, Any]], None],
+        progress: Callable[[int], None],
+    ) -> None:
+        self.path, self.every, self.write, self.progress = path, every, write, progress
+        self.tokens_per_step, self.flops_per_token = tokens_per_step, flops_per_token
+        self.records: list[dict[str, Any]] = []
+        self.step_seconds: list[float] = []
+        self.seconds = 0.0  # training only: evaluation, checkpoints and data are not on this clock
+        self.gradient_norm = float("nan")
+        self._started = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._rewrite()  # after a resume: drop what was logged beyond the checkpoint
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._started = time.perf_counter()
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Any) -> None:
+        if (trainer.global_step + 1) % self.every == 0:  # before clipping, which is what tells of trouble
+            norms = torch._foreach_norm([p.grad for p in module.parameters() if p.grad is not None])
+            self.gradient_norm = float(torch.linalg.vector_norm(torch.stack(norms)))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int) -> None:
+        loss = float(outputs["loss"]) if trainer.global_step % self.every == 0 else None
+        elapsed = time.perf_counter() - self._started
+        self.seconds += elapsed
+        self.step_seconds.append(elapsed)
+        if loss is not None:
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            self.add({**self.axes(trainer.global_step), "train_loss": loss, "learning_rate": rate, "gradient_norm": self.gradient_norm})
+        self.progress(trainer.global_step)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        value = trainer.callback_metrics.get("tune/bits_per_byte")
+        if value is not None and trainer.state.fn == "fit":
+            self.add({**self.axes(trainer.global_step), "tune_bits_per_byte": float(value)})
+
+    def axes(self, step: int) -> dict[str, Any]:
+        tokens = step * self.tokens_per_step
+        return {"step": step, "tokens": tokens, "flops": tokens * self.flops_per_token, "seconds": self.seconds}
+
+    def add(self, record: dict[str, Any]) -> None:
+        record = {k: (v if not isinstance(v, float) or math.isfinite(v) else None) for k, v in record.items()}
+        self.records.append(record)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        self.write(record)
+
+    def _rewrite(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text("".join(json.dumps(r) + "\n" for r in self.records), encoding="utf-8")
+
+    def median_step_seconds(self) -> float:
+        settled = sorted(self.step_seconds[3:] or self.step_seconds)  # the first steps pay for warm-up of caches
+        return settled[len(settled) // 2] if settled else float("nan")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"records": self.records, "seconds": self.seconds, "step_seconds": self.step_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.records, self.seconds, self.step_seconds = state_dict["records"], state_dict["seconds"], state_dict["step_seconds"]
+
+
+class Keeper(Callback):
+    """Saves the run every ``seconds`` of wall-clock and when it is interrupted; written whole, with its hash beside it."""
+
+    def __init__(self, folder: Path, *, seconds: float) -> None:
+        self.path, self.seconds = folder / CHECKPOINT, seconds
+        self._last = time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if time.monotonic() - self._last >= self.seconds and trainer.global_step < trainer.max_steps:
+            save(trainer, self.path)
+            self._last = time.monotonic()
+
+
+def save(trainer: pl.Trainer, path: Path) -> None:
+    """Checkpoint through a temporary name, then its SHA-256: a half-written file is never taken for a whole one."""
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    trainer.save_checkpoint(part)
+    checksum = _sha256(part)
+    _hash_path(path).unlink(missing_ok=True)
+    os.replace(part, path)
+    _hash_path(path).write_text(checksum + "\n", encoding="utf-8")
+
+
+def intact(path: Path) -> bool:
+    """True when the checkpoint is there and is, byte for byte, what was saved."""
+    try:
+        return _hash_path(path).read_text(encoding="utf-8").strip() == _sha256(path)
+    except OSError:
+        return False
+
+
+def discard(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    _hash_path(path).unlink(missing_ok=True)
+
+
+def _hash_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,106 @@
+"""Tokens as a LightningDataModule: training windows in an order that is a function of (seed, step) only.
+
+Legend: B batch, T tokens.
+``val`` is the tuning split (what learning rates are chosen on), ``test`` the held-out split (what is reported).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import Tensor
+
+from arch_lab.data import DataConfig, OrderedLoader, PreparedData, WindowOrder, evaluation_batches, prepare
+
+
+SCORED_TOKENS = 8192
+
+
+class SplitLoader:
+    """Every token of a split but its first scored once; a fresh pass at each iteration."""
+
+    def __init__(self, split: Any, *, tokens: int, batch: int) -> None:
+        self.split, self.tokens, self.batch = split, tokens, batch
+
+    def __len__(self) -> int:
+        windows = -(-(self.split.tokens - 1) // self.tokens)
+        return -(-windows // self.batch)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        return evaluation_batches(self.split, tokens=self.tokens, batch=self.batch)
+
+
+class PreparedDataModule(pl.LightningDataModule):
+    """Data that is already tokenized; several runs of a study share one."""
+
+    def __init__(self, data: PreparedData, *, tokens: int, batch: int, seed: int, steps: int) -> None:
+        super().__init__()
+        self.data, self.tokens, self.batch, self.seed, self.steps = data, tokens, batch, seed, steps
+
+    def train_dataloader(self) -> OrderedLoader:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        order = WindowOrder(self.data.train, tokens=self.tokens, batch=self.batch, seed=self.seed)
+        return OrderedLoader(order, steps=self.steps, rank=rank, world=world)
+
+    def val_dataloader(self) -> SplitLoader:
+        return SplitLoader(self.data.tune, tokens=self.tokens, batch=self.scored_at_once)
+
+    def test_dataloader(self) -> SplitLoader:
+        return SplitLoader(self.data.validation, tokens=self.tokens, batch=self.scored_at_once)
+
+    @property
+    def scored_at_once(self) -> int:
+        """Windows per scoring batch: no metric depends on it, so it is as large as a cache likes, however small training's is."""
+        return max(self.batch, SCORED_TOKENS // self.tokens)
+
+    def predict_dataloader(self) -> SplitLoader:
+        return self.test_dataloader()
+
+
+class TextDataModule(PreparedDataModule):
+    """Text for a single run: prepares (or finds in the cache) and serves it.
+
+    Args:
+        source: embedded, files or hub.
+        train: training file(s), for source files.
+        validation: held-out file(s), for source files.
+        root: folder that relative paths start from.
+        hub_name: dataset on the Hugging Face hub, for source hub.
+        tokenizer: bytes, bpe or file.
+        vocabulary: tokens of a trained BPE.
+        tokenizer_path: tokenizer.json, for tokenizer file.
+        sequence_length: tokens of a window.
+        batch_size: windows a step.
+        steps: batches of an epoch.
+        seed: of the order.
+        cache: where token files are kept.
+    """
+
+    def __init__(
+        self,
+        source: str = "embedded",
+        train: str | None = None,
+        validation: str | None = None,
+        root: str | None = None,
+        hub_name: str | None = None,
+        tokenizer: str = "bytes",
+        vocabulary: int = 1024,
+        tokenizer_path: str | None = None,
+        sequence_length: int = 256,
+        batch_size: int = 16,
+        steps: int = 200,
+        seed: int = 0,
+        cache: str = ".cache/arch_lab",
+    ) -> None:
+        text = {"tokenizer": {"kind": tokenizer, "vocabulary": vocabulary if tokenizer == "bpe" else None, "path": tokenizer_path}}
+        where = {"files": {"train": train, "validation": validation}, "hub": {"name": hub_name}}
+        options = {"source": source, "root": root, **text, **({source: where[source]} if source in where else {})}
+        config = DataConfig.from_options(options, where="data")
+        super().__init__(prepare(config, Path(cache)), tokens=sequence_length, batch=batch_size, seed=seed, steps=steps)
+
+    @property
+    def vocabulary(self) -> int:
+        return self.data.vocabulary

@@ -1,0 +1,114 @@
+"""One LightningModule for every language model: objective and metrics, nothing about which blocks are inside.
+
+Legend: B batch, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from arch_lab.architecture import Shape, recipe
+from arch_lab.training.metrics import language_metrics
+from arch_lab.training.optimizer import adamw, warmup_cosine
+
+
+class LanguageModel(pl.LightningModule):
+    """Next-token training of an architecture. Every argument is plain JSON, so a checkpoint loads with weights_only.
+
+    Args:
+        architecture: registered name (gemma1, gemma2, gemma3, m2_gpt, custom).
+        options: options of that architecture.
+        width: model width.
+        depth: number of layers.
+        ffn_width: hidden width of the channel mixer.
+        vocabulary: rows of the token table.
+        max_tokens: longest sequence the model is built for.
+        learning_rate: peak rate.
+        weight_decay: decoupled decay of matrices (tables and vectors never decay).
+        beta1: AdamW's first-moment decay.
+        beta2: AdamW's second-moment decay.
+        warmup_fraction: share of the steps spent warming up.
+        final_fraction: rate at the last step, as a share of the peak.
+        total_steps: length of the schedule; None takes the trainer's max_steps.
+    """
+
+    def __init__(
+        self,
+        architecture: str = "gemma3",
+        options: dict[str, Any] | None = None,
+        width: int = 128,
+        depth: int = 4,
+        ffn_width: int = 512,
+        vocabulary: int = 1024,
+        max_tokens: int = 256,
+        learning_rate: float = 2e-3,
+        weight_decay: float = 0.1,
+        beta1: float = 0.9,
+        beta2: float = 0.95,
+        warmup_fraction: float = 0.05,
+        final_fraction: float = 0.1,
+        total_steps: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        shape = Shape(width=width, depth=depth, ffn_width=ffn_width)
+        self.model = recipe(architecture, options).model(shape, vocabulary=vocabulary, max_tokens=max_tokens)
+
+    def setup(self, stage: str) -> None:
+        """Metrics need the split they score: its bytes per token and its words."""
+        data = self.trainer.datamodule.data  # type: ignore[attr-defined]
+        widths = torch.from_numpy(data.token_bytes)
+        self.tune_metrics = language_metrics(widths, words=data.tune.words, text_bytes=data.tune.bytes).to(self.device)
+        self.final_metrics = language_metrics(widths, words=data.validation.words, text_bytes=data.validation.bytes).to(self.device)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.model(tokens)
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        tokens = batch["tokens"]
+        logits = self.model(tokens[:, :-1])
+        # every window is full, so the mean over this batch is the mean over the global batch under equal shards
+        return F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> None:
+        self._score(batch, self.tune_metrics)
+
+    def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> None:
+        self._score(batch, self.final_metrics)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> Tensor:
+        """Nats of each target (B, T)."""
+        return self._nats(batch[0], batch[1])
+
+    def on_validation_epoch_end(self) -> None:
+        self._report(self.tune_metrics, "tune")
+
+    def on_test_epoch_end(self) -> None:
+        self._report(self.final_metrics, "final")
+
+    def _nats(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        logits = self.model(inputs).float()
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+
+    def _score(self, batch: tuple[Tensor, Tensor, Tensor], metrics: Any) -> None:
+        inputs, targets, valid = batch
+        metrics.update(self._nats(inputs, targets), targets, valid)
+
+    def _report(self, metrics: Any, prefix: str) -> None:
+        self.log_dict({f"{prefix}/{name}": value.float() for name, value in metrics.compute().items()})
+        metrics.reset()
+
+    def configure_optimizers(self) -> Any:
+        h: Any = self.hparams  # torch types it as a plain mapping; Lightning gives it attributes
+        optimizer = adamw(self.model, learning_rate=h.learning_rate, betas=(h.beta1, h.beta2), weight_decay=h.weight_decay)
+        steps = h.total_steps or self.trainer.max_steps
+        if steps < 1:
+            steps = int(self.trainer.estimated_stepping_batches)
+        schedule = warmup_cosine(steps, warmup_fraction=h.warmup_fraction, final_fraction=h.final_fraction)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

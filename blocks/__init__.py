@@ -1,0 +1,70 @@
+"""The block library: sequence mixers, channel mixers, linear maps and heads behind one contract.
+
+Importing it registers every built-in block. It needs torch and einops alone: no Lightning, no GPU, no compiler.
+"""
+
+from blocks.attention.gemma import (
+    Gemma1Attention,
+    Gemma1AttentionConfig,
+    Gemma2Attention,
+    Gemma2AttentionConfig,
+    Gemma3Attention,
+    Gemma3AttentionConfig,
+)
+from blocks.channel.glu import GeGLU, GeGLUConfig
+from blocks.contract import Block, BlockConfig, ChannelMixer, SequenceMixer
+from blocks.convolution.gated import GatedLongConv, GatedLongConvConfig
+from blocks.convolution.mixer import M2Mixer, M2MixerConfig
+from blocks.cost import Cost
+from blocks.embedding import TiedEmbedding, TiedEmbeddingConfig
+from blocks.errors import ConfigError, UserError
+from blocks.linear import Linear, LinearConfig
+from blocks.monarch.block_diagonal import BlockDiagonalLinear, BlockDiagonalLinearConfig
+from blocks.monarch.glu import BlockDiagonalGLU, BlockDiagonalGLUConfig, BlockDiagonalMLP, BlockDiagonalMLPConfig
+from blocks.monarch.monarch_linear import MonarchLinear, MonarchLinearConfig
+from blocks.norm import LayerNorm, LayerNormConfig, RMSNorm, RMSNormConfig
+from blocks.registry import Entry, build, configure, entries, lookup, register
+
+__all__ = [
+    "Block",
+    "BlockConfig",
+    "BlockDiagonalGLU",
+    "BlockDiagonalGLUConfig",
+    "BlockDiagonalLinear",
+    "BlockDiagonalLinearConfig",
+    "BlockDiagonalMLP",
+    "BlockDiagonalMLPConfig",
+    "ChannelMixer",
+    "ConfigError",
+    "Cost",
+    "Entry",
+    "GatedLongConv",
+    "GatedLongConvConfig",
+    "GeGLU",
+    "GeGLUConfig",
+    "Gemma1Attention",
+    "Gemma1AttentionConfig",
+    "Gemma2Attention",
+    "Gemma2AttentionConfig",
+    "Gemma3Attention",
+    "Gemma3AttentionConfig",
+    "LayerNorm",
+    "LayerNormConfig",
+    "Linear",
+    "LinearConfig",
+    "M2Mixer",
+    "M2MixerConfig",
+    "MonarchLinear",
+    "MonarchLinearConfig",
+    "RMSNorm",
+    "RMSNormConfig",
+    "SequenceMixer",
+    "TiedEmbedding",
+    "TiedEmbeddingConfig",
+    "UserError",
+    "build",
+    "configure",
+    "entries",
+    "lookup",
+    "register",
+]

@@ -1,0 +1,1 @@
+"""Softmax attention: one core (``core.attend``), composed by the registered mixers."""

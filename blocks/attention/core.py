@@ -1,0 +1,68 @@
+"""The one place where scores, softmax and values meet; every attention mixer calls ``attend``.
+
+Legend: B batch, T queries, S keys, H query heads, K key/value heads (H = K·G), C head width.
+Order as in Gemma 2 and 3: scale, soft-cap, mask, softmax, values. The cap comes BEFORE the mask: capping afterwards
+would turn a masked -inf into -cap and let every future key in.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+from blocks.attention.masks import visible
+from blocks.norm import widened
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    causal: bool = True,
+    window: int | None = None,
+    radius: int | None = None,
+    softcap: float | None = None,
+    segments: Tensor | None = None,
+    offset: int = 0,
+) -> Tensor:
+    """Softmax attention with grouped key/value heads.
+
+    q (B, H, T, C), k and v (B, K, S, C), query head h reads key/value head h // (H/K) -> (B, H, T, C), dtype of q.
+    ``window``, ``radius``: see blocks.attention.masks. ``softcap`` c: scores become c·tanh(scores / c).
+    ``segments`` (B, T): documents never meet, output at padding is zero. ``offset``: keys before the first query
+    (decoding); segments need offset 0. Softmax and sums are float32 or wider.
+    Raises: ConfigError for segments together with cached keys.
+    """
+    tokens, keys = q.shape[2], k.shape[2]
+    span_free = (window is None or window >= keys) and (radius is None or radius >= keys - 1)
+    # SDPA's is_causal aligns queries with the FIRST keys, so it is right only when there are as many of both
+    flagged = softcap is None and causal and span_free and segments is None and offset == 0 and tokens == keys
+    mask = None
+    if not flagged:
+        mask = visible(tokens, keys, causal=causal, window=window, radius=radius, offset=offset, segments=segments, device=q.device)
+    if softcap is None:
+        grouped = q.shape[1] != k.shape[1]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=flagged, scale=scale, enable_gqa=grouped)
+    else:
+        y = _capped(q, k, v, mask, scale=scale, softcap=softcap)
+    if segments is not None:
+        y = y.masked_fill((segments == 0)[:, None, :, None], 0)
+    return y
+
+
+def _capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scale: float, softcap: float) -> Tensor:
+    """Written out because no fused operator of torch on every device takes a soft-cap."""
+    wide = widened(q.dtype)
+    kv_heads, groups = k.shape[1], q.shape[1] // k.shape[1]
+    # the G query heads of a group are rows of one matmul: K and V are never repeated in memory
+    q_BKRC = rearrange(q.to(wide), "b (k g) t c -> b k (g t) c", k=kv_heads)
+    scores = q_BKRC @ k.to(wide).transpose(-1, -2) * scale
+    scores = rearrange(softcap * torch.tanh(scores / softcap), "b k (g t) s -> b k g t s", g=groups)
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, :, None], float("-inf"))
+    weights = rearrange(scores.softmax(dim=-1), "b k g t s -> b k (g t) s")
+    return rearrange(weights @ v.to(wide), "b k (g t) c -> b (k g) t c", g=groups).to(q.dtype)

@@ -1,0 +1,249 @@
+"""The attention of Gemma 1, 2 and 3: three settings of one mixer.
+
+Legend: B batch, T tokens, D width, H query heads, K key/value heads, C head width, w window.
+Sources: arXiv 2403.08295, 2408.00118, 2503.19786; google/gemma_pytorch gemma/model.py and gemma/gemma3_model.py.
+Order: project, QK-norm (Gemma 3), rotate, scale, soft-cap (Gemma 2), mask, softmax, values, out-projection. No biases.
+C is independent of D/H: Gemma 1 7B has H·C = 4096 at D = 3072.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import ClassVar
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from blocks.attention.core import attend
+from blocks.attention.masks import attended_pairs, check_span
+from blocks.attention.rope import rope_tables, rotate
+from blocks.contract import Block, BlockConfig, SequenceMixer, parameter_dtype
+from blocks.cost import Cost, total
+from blocks.errors import ConfigError
+from blocks.linear import dense
+from blocks.norm import RMSNorm, RMSNormConfig
+from blocks.registry import register
+from blocks.segments import check
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig(BlockConfig):
+    """What the three generations share."""
+
+    width: int
+    heads: int = 4
+    kv_heads: int = 1  # 1 = multi-query, ``heads`` = multi-head, between = grouped
+    head_width: int | None = None  # None: width / heads
+    query_scale: float | None = None  # multiplies the scores; None: head_width^-0.5 (the 27B models use (width/heads)^-0.5)
+    causal: bool = True
+    window: int | None = None  # causal: keys seen, the token itself included; None = all
+    radius: int | None = None  # bidirectional: keys seen on each side; None = all
+    rope_base: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        where = type(self).__name__
+        for name in ("width", "heads", "kv_heads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{where}: {name} must be at least 1, got {getattr(self, name)}")
+        if self.heads % self.kv_heads:
+            raise ConfigError(f"{where}: heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+        if self.head_width is None and self.width % self.heads:
+            raise ConfigError(f"{where}: width {self.width} is not a multiple of heads {self.heads}; set head_width")
+        if self.channels < 2 or self.channels % 2:
+            raise ConfigError(f"{where}: head_width must be even and positive (RoPE turns pairs of channels), got {self.channels}")
+        check_span(where, causal=self.causal, window=self.window, radius=self.radius)
+        for name in ("query_scale", "rope_base", "rope_factor", "softcap"):
+            value = getattr(self, name, None)
+            if value is not None and not (value > 0 and isfinite(value)):
+                raise ConfigError(f"{where}: {name} must be a positive number, got {value}")
+
+    @property
+    def channels(self) -> int:
+        """C, the width of one head."""
+        return self.width // self.heads if self.head_width is None else self.head_width
+
+
+@dataclass(frozen=True)
+class KeyValueState:
+    """Rotated keys and values (B, K, n, C) of the last n = min(t, window) of ``position`` = t tokens."""
+
+    k: Tensor
+    v: Tensor
+    position: int
+
+
+class GemmaAttention(SequenceMixer):
+    """Softmax attention with RoPE and shared key/value heads; subclasses switch on what their generation added.
+
+    Shape: (B, T, D) -> (B, T, D). Cost: D·C·(2H + 2K) weights; 2·T of that plus 4·H·C·pairs FLOPs, pairs counted
+    exactly (``attended_pairs``). Elementwise, per pair and head: 1 scale, 5 softmax (maximum, subtract, exponential, sum,
+    divide), 3 soft-cap; per rotated number 3 (two products, one sum); per QK-normed number 4.
+    Raises: ConfigError for segments of another shape than the input's.
+    """
+
+    config: AttentionConfig
+    qk_norm: ClassVar[bool] = False
+
+    def __init__(self, config: AttentionConfig) -> None:
+        super().__init__(config)
+        inner, kv_inner = config.heads * config.channels, config.kv_heads * config.channels
+        self.query = dense(config.width, inner)
+        self.key = dense(config.width, kv_inner)
+        self.value = dense(config.width, kv_inner)
+        self.out = dense(inner, config.width)
+        # one gain for all heads of a kind, over the head width
+        self.query_norm: nn.Module = RMSNorm(RMSNormConfig(width=config.channels)) if self.qk_norm else nn.Identity()
+        self.key_norm: nn.Module = RMSNorm(RMSNormConfig(width=config.channels)) if self.qk_norm else nn.Identity()
+        self.scale = config.channels**-0.5 if config.query_scale is None else config.query_scale
+        # options that only one generation has; the others leave them off
+        self.softcap: float | None = getattr(config, "softcap", None)
+        self.rope_factor: float = getattr(config, "rope_factor", 1.0)
+
+    @property
+    def causal(self) -> bool:
+        return self.config.causal
+
+    def reset_parameters(self) -> None:
+        for block in self.children():
+            if isinstance(block, Block):
+                block.reset_parameters()
+
+    def forward(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
+        if segments is not None:
+            check(segments, x)
+            # a masked key has weight 0, but 0 times the infinity or NaN somebody left in the padding is NaN
+            x = x.masked_fill((segments == 0)[..., None], 0)
+        q, k, v = self._heads(x, start=0)
+        y = self._attend(q, k, v, segments=segments)
+        return self.out(rearrange(y, "b h t c -> b t (h c)"))
+
+    def _heads(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Normed and rotated q (B, H, T, C), k and plain v (B, K, T, C) of tokens at positions start, start+1, …"""
+        c = self.config.channels
+        q = self.query_norm(rearrange(self.query(x), "b t (h c) -> b h t c", c=c))
+        k = self.key_norm(rearrange(self.key(x), "b t (k c) -> b k t c", c=c))
+        v = rearrange(self.value(x), "b t (k c) -> b k t c", c=c)
+        # Positions run on through the row: RoPE sees differences only, so a document needs no reset where it starts
+        positions = torch.arange(start, start + x.shape[1], device=x.device)
+        cos, sin = rope_tables(positions, c, base=self.config.rope_base, factor=self.rope_factor, dtype=x.dtype)
+        return rotate(q, cos, sin), rotate(k, cos, sin), v
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, segments: Tensor | None = None, offset: int = 0) -> Tensor:
+        config = self.config
+        return attend(
+            q,
+            k,
+            v,
+            scale=self.scale,
+            causal=config.causal,
+            window=config.window,
+            radius=config.radius,
+            softcap=self.softcap,
+            segments=segments,
+            offset=offset,
+        )
+
+    # --- decoding -----------------------------------------------------------------------------------------------
+
+    def init_state(self, batch: int, max_tokens: int) -> KeyValueState:
+        """Empty: the cache grows with what it holds, so ``max_tokens`` reserves nothing."""
+        if not self.causal:
+            raise self.refuse_decoding()
+        weight = self.key.weight
+        empty = torch.empty((batch, self.config.kv_heads, 0, self.config.channels), device=weight.device, dtype=weight.dtype)
+        return KeyValueState(k=empty, v=empty, position=0)
+
+    def prefill(self, x: Tensor, state: KeyValueState) -> tuple[Tensor, KeyValueState]:
+        if not self.causal:
+            raise self.refuse_decoding()
+        tokens, window = x.shape[1], self.config.window
+        q, k, v = self._heads(x, start=state.position)
+        # The first new query still needs the last w-1 old keys: attend over old and new, and only then forget. A cache
+        # that overwrites while it is filled loses them as soon as the chunk wraps around the window.
+        old = state.k.shape[2] if window is None else min(state.k.shape[2], window - 1)
+        k, v = _extend(state.k, k, old), _extend(state.v, v, old)
+        y = self._attend(q, k.to(q.dtype), v.to(q.dtype), offset=old)
+        if window is not None and k.shape[2] > window:
+            # a copy, since a view would keep the whole chunk alive behind the few entries that are counted
+            k, v = k[:, :, -window:].clone(), v[:, :, -window:].clone()
+        return self.out(rearrange(y, "b h t c -> b t (h c)")), KeyValueState(k=k, v=v, position=state.position + tokens)
+
+    def state_bytes(self, tokens: int) -> int:
+        config = self.config
+        kept = tokens if config.window is None else min(tokens, config.window)
+        return 2 * config.kv_heads * config.channels * parameter_dtype(self).itemsize * kept
+
+    # --- the ledger ---------------------------------------------------------------------------------------------
+
+    def cost(self, tokens: int) -> Cost:
+        config = self.config
+        pairs = config.heads * attended_pairs(tokens, causal=config.causal, window=config.window, radius=config.radius)
+        per_rotated = 3 + (4 if self.qk_norm else 0)
+        rotated = tokens * (config.heads + config.kv_heads) * config.channels
+        per_pair = 6 + (3 if self.softcap is not None else 0)
+        own = Cost(matmul=4 * config.channels * pairs, elementwise=per_rotated * rotated + per_pair * pairs)
+        return own + total(block.cost(tokens) for block in (self.query, self.key, self.value, self.out))
+
+
+def _extend(old: Tensor, new: Tensor, keep: int) -> Tensor:
+    """The last ``keep`` cached entries followed by the new ones, in the cache's dtype."""
+    return torch.cat((old[:, :, old.shape[2] - keep :], new.to(old.dtype)), dim=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gemma1AttentionConfig(AttentionConfig):
+    """Multi-query by default, as the 2B; ``kv_heads = heads`` as the 7B. Gemma 1 itself has no window."""
+
+
+@register(
+    "gemma1_attention",
+    kind="sequence_mixer",
+    config=Gemma1AttentionConfig,
+    source="arXiv:2403.08295",
+    complexity="O(T²), with a window O(T·w)",
+)
+class Gemma1Attention(GemmaAttention):
+    """Gemma 1: rotary multi-query or multi-head attention, nothing else. See GemmaAttention for shape and cost."""
+
+    config: Gemma1AttentionConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gemma2AttentionConfig(AttentionConfig):
+    kv_heads: int = 2
+    softcap: float | None = 50.0  # c: scores become c·tanh(scores / c), after the scale and before the mask
+
+
+@register(
+    "gemma2_attention",
+    kind="sequence_mixer",
+    config=Gemma2AttentionConfig,
+    source="arXiv:2408.00118",
+    complexity="O(T²), with a window O(T·w)",
+)
+class Gemma2Attention(GemmaAttention):
+    """Gemma 2: grouped queries and soft-capped scores. See GemmaAttention for shape and cost."""
+
+    config: Gemma2AttentionConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gemma3AttentionConfig(AttentionConfig):
+    rope_factor: float = 1.0  # positions divided by this; 8 on the global layers of the 4B, 12B and 27B
+    # rope_base: local layers keep 10k, global ones take 1M (the recipe sets it)
+
+
+@register(
+    "gemma3_attention",
+    kind="sequence_mixer",
+    config=Gemma3AttentionConfig,
+    source="arXiv:2503.19786",
+    complexity="O(T²), with a window O(T·w)",
+)
+class Gemma3Attention(GemmaAttention):
+    """Gemma 3: RMS-normed queries and keys instead of the soft-cap. See GemmaAttention for shape and cost."""
+
+    config: Gemma3AttentionConfig
+    qk_norm = True

@@ -1,0 +1,209 @@
+"""The contract of a block: what it must say about itself before anybody trains it.
+
+Legend: B batch, T tokens, D width.
+Everything abstract here has no default on purpose: what a block omits fails when it is registered, not in a result.
+The laws that follow from this contract (causality, prefix consistency, decoding, isolation, accounting, numerics,
+round trip) are property tests run over every registered block.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor, nn
+
+from blocks.cost import Cost
+from blocks.errors import ConfigError, did_you_mean
+
+C = TypeVar("C", bound="BlockConfig")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+    """Base of every block's configuration: frozen, keyword-only, made of plain values so it survives JSON.
+
+    A subclass states its invariants in ``__post_init__`` and raises ConfigError, one line, when they do not hold.
+    """
+
+    block: ClassVar[type[Block]]  # set by the registration of the block this configures
+
+    def build(self) -> Block:
+        """The block itself, parameters drawn from torch's global generator."""
+        return self.block(self)
+
+    @classmethod
+    def from_options(cls: type[C], options: dict[str, Any], *, where: str = "") -> C:
+        """Strict construction from a mapping (YAML, JSON).
+
+        Raises: ConfigError for an unknown key (with the nearest valid name), a missing one or a wrong type.
+        """
+        where = where or cls.__name__
+        known = {f.name: f for f in fields(cls)}
+        for key in options:
+            if key not in known:
+                raise ConfigError(f"{where}: unknown option {key!r}{did_you_mean(key, known)}")
+        missing = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING and n not in options]
+        if missing:
+            raise ConfigError(f"{where}: option {missing[0]!r} is required")
+        hints = get_type_hints(cls)
+        return cls(**{key: coerce(value, hints[key], f"{where}.{key}") for key, value in options.items()})
+
+
+def coerce(value: Any, hint: Any, where: str) -> Any:
+    """``value`` as the annotated type: ints for whole floats (YAML's ``1e6``), tuples for lists; else ConfigError."""
+    import types
+    import typing
+
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        for option in (a for a in arguments if a is not type(None)):
+            try:
+                return coerce(value, option, where)
+            except ConfigError as error:
+                last = error
+        raise last
+    if origin is typing.Literal:
+        if value in arguments:
+            return value
+        raise ConfigError(f"{where}: {value!r} is not one of {', '.join(map(repr, arguments))}{_near(value, arguments)}")
+    if origin in (tuple, list):
+        if isinstance(value, (list, tuple)):
+            inner = arguments[0] if arguments else Any
+            return origin(coerce(v, inner, f"{where}[{i}]") for i, v in enumerate(value))
+        raise ConfigError(f"{where}: expected a list, got {value!r}")
+    if origin is dict or hint is dict:
+        if isinstance(value, dict):
+            return dict(value)
+        raise ConfigError(f"{where}: expected a mapping, got {value!r}")
+    if is_dataclass(hint) and isinstance(value, dict) and hasattr(hint, "from_options"):
+        return hint.from_options(value, where=where)
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is int and not isinstance(value, bool):
+        # YAML reads 1e6 as text and 1.0e6 as a float; both mean the integer somebody wrote
+        number = _number(value)
+        if number is not None and number == int(number):
+            return int(number)
+        raise ConfigError(f"{where}: expected a whole number, got {value!r}")
+    if hint is float and not isinstance(value, bool):
+        number = _number(value)
+        if number is not None:
+            return float(number)
+        raise ConfigError(f"{where}: expected a number, got {value!r}")
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise ConfigError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
+
+
+def _near(value: Any, choices: tuple[Any, ...]) -> str:
+    tail = did_you_mean(str(value), [str(c) for c in choices])
+    return tail if "did you mean" in tail else ""
+
+
+def _number(value: Any) -> float | int | None:
+    if isinstance(value, (int, float)):
+        return value if value == value and abs(value) != float("inf") else None
+    if isinstance(value, str):
+        try:
+            return _number(float(value))
+        except ValueError:
+            return None
+    return None
+
+
+class Block(nn.Module, ABC):
+    """A unit of architecture: built from its config, able to say what it costs.
+
+    Raises: ConfigError from the config, never from ``forward`` on well-shaped input.
+    """
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def cost(self, tokens: int) -> Cost:
+        """Forward FLOPs for one sequence of ``tokens`` tokens, by kind (see ``blocks.cost``)."""
+
+    @abstractmethod
+    def reset_parameters(self) -> None:
+        """Draw every parameter anew from torch's global generator. Called once by ``__init__``."""
+
+    def flops(self, tokens: int) -> int:
+        """Canonical forward FLOPs (matmul + FFT) for one sequence of ``tokens`` tokens, batch of one."""
+        return self.cost(tokens).forward(1)
+
+
+class SequenceMixer(Block):
+    """The only kind of block that moves information between positions.
+
+    ``forward(x, segments=None) -> y``: x and y (B, T, D), any floating dtype. ``segments`` (B, T) integer document
+    ids, 0 = padding: positions of different documents never meet, a document is a maximal run of one id, outputs at
+    padding are zero. ``segments=None`` means one document a row.
+
+    Decoding state (causal mixers): ``init_state`` makes it, ``prefill`` feeds any number of tokens, ``step`` one.
+    Feeding a sequence in any chunking gives the outputs of the parallel forward.
+    """
+
+    @property
+    @abstractmethod
+    def causal(self) -> bool:
+        """True when y[:, t] depends on x[:, :t+1] only."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, segments: Tensor | None = None) -> Tensor: ...
+
+    @abstractmethod
+    def init_state(self, batch: int, max_tokens: int) -> Any:
+        """Empty decoding state for ``batch`` sequences of at most ``max_tokens`` (device and dtype of the parameters).
+
+        Raises: ConfigError when the mixer is not causal (``refuse_decoding``).
+        """
+
+    @abstractmethod
+    def prefill(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The next t >= 1 tokens, x (B, t, D) -> y (B, t, D) and the state after them."""
+
+    @abstractmethod
+    def state_bytes(self, tokens: int) -> int:
+        """Bytes kept per sequence after ``tokens`` tokens, exactly what the tensors of the state hold."""
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """One token: x (B, D) -> y (B, D) and the next state."""
+        y, state = self.prefill(x.unsqueeze(1), state)
+        return y.squeeze(1), state
+
+    def refuse_decoding(self) -> ConfigError:
+        return ConfigError(f"{type(self).__name__} is bidirectional: it has no decoding state")
+
+
+class ChannelMixer(Block):
+    """Acts on each position alone: ``forward(x) -> y``, x and y (..., D). Causal and isolated by construction."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor: ...
+
+
+def tensors_nbytes(state: Any) -> int:
+    """Bytes held by every tensor inside a state (dataclasses, tuples, lists, dicts of tensors)."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    if is_dataclass(state) and not isinstance(state, type):
+        return sum(tensors_nbytes(getattr(state, f.name)) for f in fields(state))
+    if isinstance(state, dict):
+        return sum(tensors_nbytes(v) for v in state.values())
+    if isinstance(state, (list, tuple)):
+        return sum(tensors_nbytes(v) for v in state)
+    return 0
+
+
+def parameter_dtype(module: nn.Module) -> torch.dtype:
+    """Floating dtype of a module's parameters: what its decoding state is stored in."""
+    return next(p.dtype for p in module.parameters() if p.is_floating_point())

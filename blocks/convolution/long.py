@@ -1,0 +1,144 @@
+"""A long convolution with its filter, its skip and its decoding history: what every convolution mixer is made of.
+
+Legend: D channels, B batch, T tokens so far, t new tokens. Channel-major (D, B, T), see blocks.convolution.fft.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from blocks import segments as documents_of
+from blocks.convolution.fft import bidirectional_convolution, causal_convolution, fft_length
+from blocks.convolution.filter import ImplicitFilter
+from blocks.cost import Cost, fft_flops
+from blocks.errors import ConfigError
+
+
+class LongConvolution(nn.Module):
+    """y = kernel * u + skip · u, the kernel from an ImplicitFilter, the skip N(0, 1) a channel as released.
+
+    ``unit_energy``: kernels start with an energy of at most 1 whatever the length (see ImplicitFilter.reset_parameters).
+
+    Shape: (D, B, T) -> (D, B, T). The skip is added to the kernel's lag 0: the same sum, one pass over u less.
+    Cost: 2 transforms of N = fft_length(T) points and 6 FLOPs for each of the N/2 + 1 bins a channel and sequence; the
+    filter and the kernel's transform once a forward; elementwise 1 a channel for the skip.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        max_tokens: int,
+        *,
+        order: int,
+        emb: int,
+        sine_frequency: float,
+        bidirectional: bool = False,
+        unit_energy: bool = False,
+    ) -> None:
+        super().__init__()
+        self.width, self.bidirectional = width, bidirectional
+        self.filter = ImplicitFilter(
+            width, max_tokens, order=order, emb=emb, sine_frequency=sine_frequency, reverse=bidirectional, unit_energy=unit_energy
+        )
+        self.skip = nn.Parameter(torch.empty(width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        self.filter.reset_parameters()
+        nn.init.normal_(self.skip)
+
+    def taps(self, tokens: int) -> Tensor:
+        """(D, tokens): the forward kernel with the skip at lag 0."""
+        kernel = self.filter(tokens).mT
+        return torch.cat([kernel[:, :1] + self.skip[:, None].to(kernel.dtype), kernel[:, 1:]], dim=1)
+
+    def forward(self, u: Tensor) -> Tensor:
+        tokens = u.shape[-1]
+        rows = u.transpose(0, 1)
+        if self.bidirectional:
+            y = bidirectional_convolution(rows, self.taps(tokens), self.filter(tokens, reverse=True).mT)
+        else:
+            y = causal_convolution(rows, self.taps(tokens))
+        return y.transpose(0, 1)
+
+    def extend(self, u: Tensor, history: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs (D, B, t) for u (D, B, t) after ``history`` (B, D, T), and the history with u appended.
+
+        Exact for any t: one token is a dot product with the history, several are a transform over history and u.
+        """
+        history = torch.cat([history, u.transpose(0, 1)], dim=-1)
+        tokens, new = history.shape[-1], u.shape[-1]
+        if tokens > taps.shape[-1]:
+            raise ConfigError(f"{tokens} tokens exceed the {taps.shape[-1]} this decoding state was made for")
+        if new > 1:
+            return causal_convolution(history, taps)[..., -new:].transpose(0, 1), history
+        y = (history.to(taps.dtype) * taps[:, :tokens].flip(-1)).sum(dim=-1, keepdim=True)
+        return y.to(u.dtype).transpose(0, 1), history
+
+    def cost(self, tokens: int) -> Cost:
+        length = fft_length(tokens)
+        products = 6 * (length // 2 + 1) * self.width
+        transforms = Cost(
+            fft=fft_flops(length, 2 * self.width) + products,
+            shared_fft=fft_flops(length, self.width),
+            shared_elementwise=self.width,
+        )
+        return transforms + self.filter.cost(tokens)
+
+
+class Kernels:
+    """Kernels of a decoding state, made once and reused at every step.
+
+    Not a tensor of the state on purpose: kernels belong to the weights, all sequences share them, and their size does not
+    grow with what is decoded, so they are no part of ``state_bytes``. Lives as long as the state: weights changed in the
+    middle of a generation take effect in the next state.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+        self._taps: dict[int, Tensor] = {}
+
+    def of(self, convolution: LongConvolution) -> Tensor:
+        taps = self._taps.get(id(convolution))
+        if taps is None or (torch.is_grad_enabled() and not taps.requires_grad and convolution.skip.requires_grad):
+            taps = self._taps[id(convolution)] = convolution.taps(self.tokens)
+        return taps
+
+
+def over_documents(mix: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, segments: Tensor | None) -> Tensor:
+    """``mix(x, None)``, or ``mix(documents, valid)`` on one row a document when ``segments`` are given.
+
+    A transform sees its whole row, so documents are isolated by never sharing one. The price: N documents of at most L
+    tokens cost N·L, which is more than B·T when their lengths differ much.
+    """
+    if segments is None:
+        return mix(x, None)
+    documents_of.check(segments, x)
+    documents, valid, index = documents_of.unpack(x, segments)
+    mixed = mix(documents, valid) if documents.numel() else documents
+    return documents_of.repack(mixed, valid, index, x.shape)
+
+
+def project_in(linear: nn.Linear, x: Tensor) -> Tensor:
+    """``linear`` of x (B, T, D), channel-major (O, B, T), in one GEMM and without a transposing copy."""
+    b, t, d = x.shape
+    return torch.addmm(linear.bias[:, None], linear.weight, x.reshape(b * t, d).mT).view(-1, b, t)
+
+
+def project_out(linear: nn.Linear, y: Tensor) -> Tensor:
+    """``linear`` of y, channel-major (D, B, T), back to (B, T, O) in one GEMM."""
+    d, b, t = y.shape
+    return linear(y.reshape(d, b * t).mT).view(b, t, -1)
+
+
+def linear_cost(linear: nn.Linear, tokens: int) -> Cost:
+    return Cost(matmul=2 * linear.weight.numel() * tokens, elementwise=linear.out_features * tokens)
+
+
+def reset_linear(linear: nn.Linear) -> None:
+    """Weight N(0, 1/fan_in), bias 0: the rule of every dense map here, so that arms of a comparison start alike."""
+    nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+    nn.init.zeros_(linear.bias)

@@ -1,0 +1,163 @@
+"""The sequence mixer of Monarch Mixer as released: short convolution, gate, long convolution, gate.
+
+Legend: B batch, T tokens, D width; inside, everything is channel-major (channels, B, T).
+Source: arXiv 2310.12109; HazyResearch/m2, bert/src/mm/monarch_mixer_sequence_mixer.py (MonarchMixerSequenceMixing).
+
+Same as released, to 1e-10 in float64: formula, chunk order (x1 gates before the long convolution, x2 after it; other Hyena
+code bases swap them), trainable positions, causal short convolution in bidirectional mixers too, residual convolution on
+the unprojected input. Not the same: padding never enters (there it reaches every convolution); no dropout, no leading
+LayerNorm ("hyena_training_additions").
+
+Initial values, ``start``. "released": what the released class draws, short convolution U(±1/sqrt(3)), filter maps
+U(±1/sqrt(fan_in)), skip N(0, 1), but dense maps N(0, 1/D) with zero bias as everywhere here (there torch's uniform draw,
+which BERT then redraws, filter maps included, as N(0, 0.02)). "balanced", the default, departs twice. The two gates start
+open, biases at 1, the value's at 0: around zero the mixer is a product of three signals without a linear term (the released BERT gets one from
+its residual convolution), and a two-layer model stayed at chance on a copying task it otherwise learns, while on prose both
+starts did equally well. And kernels start with at most unit energy, because the released draw makes outputs grow with the
+root of ``max_tokens``. Outputs are then of order 0.1 to 1 on unit-variance input at every length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from blocks.contract import BlockConfig, SequenceMixer, parameter_dtype
+from blocks.convolution.filter import check_filter
+from blocks.convolution.long import Kernels, LongConvolution, linear_cost, over_documents, project_in, project_out, reset_linear
+from blocks.convolution.short import ShortConvolution
+from blocks.cost import Cost
+from blocks.registry import register
+
+SHORT_TAPS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class M2MixerConfig(BlockConfig):
+    width: int
+    max_tokens: int  # longest sequence; positions and time are laid out over it
+    causal: bool = True  # the released BERT is bidirectional
+    filter_order: int = 64  # 128 in the released BERT
+    filter_emb: int = 5
+    sine_frequency: float = 10.0
+    residual_long_conv: bool = False  # True in the released BERT, which has no other skip around the mixer
+    start: Literal["balanced", "released"] = "balanced"  # initial values, see the module's docstring
+
+    def __post_init__(self) -> None:
+        check_filter(width=self.width, max_tokens=self.max_tokens, filter_order=self.filter_order, filter_emb=self.filter_emb)
+
+
+@dataclass
+class M2MixerState:
+    """Everything the past can still say: t tokens of each long convolution's input, 2 of the short one's."""
+
+    short: Tensor  # (B, 3D, min(t, 2))
+    gated: Tensor  # (B, D, t) input of the long convolution
+    residual: Tensor | None  # (B, D, t) input of the residual convolution
+    kernels: Kernels
+
+
+@register("m2_mixer", kind="sequence_mixer", config=M2MixerConfig, source="arXiv:2310.12109 §3", complexity="O(T·log T)")
+class M2Mixer(SequenceMixer):
+    """Monarch Mixer's gated long convolution: W_out (x2 · long(x1 · v) + residual(x)), (x1, x2, v) = short(W_in x).
+
+    Shape: (B, T, D) -> (B, T, D), see SequenceMixer. Documents are convolved apart, exactly.
+    Cost: 8·D² + 18·D FLOPs a token in matmuls, two transforms of about 2T points a channel (four with the residual),
+    the filter once a forward; elementwise: gates, residual sum and biases, 1 each.
+    State: t·D numbers (2·t·D with the residual) and min(t, 2)·3·D of the short convolution: no fixed size.
+    Raises: ConfigError when a sequence exceeds ``max_tokens``, or on decoding a bidirectional mixer.
+    """
+
+    config: M2MixerConfig
+
+    def __init__(self, config: M2MixerConfig) -> None:
+        super().__init__(config)
+        self.in_linear = nn.Linear(config.width, 3 * config.width)
+        self.short = ShortConvolution(3 * config.width, SHORT_TAPS)
+        self.long = _long(config)
+        self.residual = _long(config) if config.residual_long_conv else None
+        self.out_linear = nn.Linear(config.width, config.width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        reset_linear(self.in_linear)
+        reset_linear(self.out_linear)
+        self.short.reset_parameters()
+        if self.config.start == "balanced":
+            nn.init.ones_(self.short.bias)
+            nn.init.zeros_(self.short.bias[2 * self.config.width :])  # the value; before it the two gates, see _mix
+        self.long.reset_parameters()
+        if self.residual is not None:
+            self.residual.reset_parameters()
+
+    @property
+    def causal(self) -> bool:
+        return self.config.causal
+
+    def forward(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
+        return over_documents(self._mix, x, segments)
+
+    def _mix(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        def clean(z: Tensor) -> Tensor:
+            return z if valid is None else z.masked_fill(~valid, 0)
+
+        # biases make padding non-zero twice; a causal kernel would not see it, a bidirectional one does
+        z = clean(self.short(clean(project_in(self.in_linear, x))))
+        before, after, value = z.chunk(3)
+        y = self.long(value * before) * after
+        if self.residual is not None:
+            y = y + self.residual(clean(x.permute(2, 0, 1).contiguous()))
+        return project_out(self.out_linear, y)
+
+    # --- decoding -----------------------------------------------------------------------------------------------
+
+    def init_state(self, batch: int, max_tokens: int) -> M2MixerState:
+        if not self.causal:
+            raise self.refuse_decoding()
+        width = self.config.width
+        empty = self.in_linear.weight.new_empty((batch, width, 0), dtype=parameter_dtype(self))
+        return M2MixerState(
+            short=empty.new_empty((batch, 3 * width, 0)),
+            gated=empty,
+            residual=None if self.residual is None else empty.clone(),
+            kernels=Kernels(min(max_tokens, self.config.max_tokens)),
+        )
+
+    def prefill(self, x: Tensor, state: M2MixerState) -> tuple[Tensor, M2MixerState]:
+        z = project_in(self.in_linear, x)
+        before, after, value = self.short(z, state.short).chunk(3)
+        y, gated = self.long.extend(value * before, state.gated, state.kernels.of(self.long))
+        y, residual = y * after, None
+        if self.residual is not None and state.residual is not None:
+            extra, residual = self.residual.extend(x.permute(2, 0, 1), state.residual, state.kernels.of(self.residual))
+            y = y + extra
+        tail = self.short.next_tail(z, state.short)
+        return project_out(self.out_linear, y), M2MixerState(short=tail, gated=gated, residual=residual, kernels=state.kernels)
+
+    def state_bytes(self, tokens: int) -> int:
+        histories = 1 if self.residual is None else 2
+        numbers = self.config.width * (histories * tokens + 3 * min(tokens, SHORT_TAPS - 1))
+        return numbers * parameter_dtype(self).itemsize
+
+    # --- the ledger ---------------------------------------------------------------------------------------------
+
+    def cost(self, tokens: int) -> Cost:
+        gates = 2 if self.residual is None else 3
+        cost = linear_cost(self.in_linear, tokens) + self.short.cost(tokens) + self.long.cost(tokens) + linear_cost(self.out_linear, tokens)
+        if self.residual is not None:
+            cost = cost + self.residual.cost(tokens)
+        return cost + Cost(elementwise=gates * self.config.width * tokens)
+
+
+def _long(config: M2MixerConfig) -> LongConvolution:
+    return LongConvolution(
+        config.width,
+        config.max_tokens,
+        order=config.filter_order,
+        emb=config.filter_emb,
+        sine_frequency=config.sine_frequency,
+        bidirectional=not config.causal,
+        unit_energy=config.start == "balanced",
+    )

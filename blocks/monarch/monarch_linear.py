@@ -1,0 +1,98 @@
+"""Two-factor Monarch linear map: two block-diagonal products with a transposition between them.
+
+Legend: I in_features, O out_features, M rows; first factor w1 (K, Q, P), second factor w2 (L, S, R); K·P inputs,
+K·Q = L·R hidden, L·S outputs. Nothing has to be square.
+Source: arXiv 2204.00595; index map of HazyResearch/fly, src/models/layers/{blockdiag_butterfly_multiply,monarch_linear}.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange
+from torch import Tensor, nn
+
+from blocks.contract import Block, BlockConfig
+from blocks.cost import Cost
+from blocks.errors import ConfigError
+from blocks.monarch.block_diagonal import block_diagonal_matmul, check_blocks, dense_weight, fan_in_uniform_
+from blocks.registry import register
+
+
+def monarch_multiply_reference(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
+    """The definition: h = blockdiag(w1) x; z[l, r] = h[r·L + l]; y[s·L + l] = sum_r w2[l, s, r] z[l, r]."""
+    h = einsum(rearrange(x, "... (k p) -> ... k p", k=w1.shape[0]), w1, "... k p, k q p -> ... k q")
+    z = rearrange(rearrange(h, "... k q -> ... (k q)"), "... (r l) -> ... l r", l=w2.shape[0])
+    return rearrange(einsum(z, w2, "... l r, l s r -> ... l s"), "... l s -> ... (s l)")
+
+
+def monarch_multiply(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
+    """x (..., K·P), w1 (K, Q, P), w2 (L, S, R) -> (..., L·S), real or complex: two batched GEMMs.
+
+    Raises: ConfigError when the factors do not chain (K·Q = L·R) or x does not fit the first.
+    """
+    (k, q, _), (length, s, r) = w1.shape, w2.shape
+    if k * q != length * r:
+        raise ConfigError(f"monarch product: the first factor gives {k * q} values, the second takes {length * r}")
+    h = block_diagonal_matmul(x, w1)
+    z = h.reshape(-1, r, length).permute(2, 0, 1)  # (L, M, R)
+    y = torch.bmm(z, w2.mT)  # (L, M, S)
+    return y.permute(1, 2, 0).reshape(*x.shape[:-1], s * length)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonarchLinearConfig(BlockConfig):
+    in_features: int
+    out_features: int
+    blocks: int = 4
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        check_blocks(self.blocks, in_features=self.in_features, out_features=self.out_features)
+
+
+@register("monarch_linear", kind="linear", config=MonarchLinearConfig, source="arXiv:2204.00595 §3")
+class MonarchLinear(Block):
+    """A linear map with every output reaching every input at 1/``blocks`` of the dense weights a factor.
+
+    Shape: (..., I) -> (..., O), any leading dimensions. The square factor stands on the narrower side: with
+    p = ceil(I/K), q = ceil(O/K) the factors are (K, p, p), (K, q, p) when I < O, else (K, q, p), (K, q, q).
+    Cost: (I² + I·O)/K or (I·O + O²)/K weights when K divides both (+ O), twice that in FLOPs a token.
+    Initialisation: each factor U(±1/sqrt(its last size)), bias U(±1/sqrt(O)), as released.
+    Raises: ConfigError when ``blocks`` exceeds a width.
+    """
+
+    config: MonarchLinearConfig
+
+    def __init__(self, config: MonarchLinearConfig) -> None:
+        super().__init__(config)
+        k = config.blocks
+        p, q = -(-config.in_features // k), -(-config.out_features // k)
+        hidden = p if config.in_features < config.out_features else q
+        self.first = nn.Parameter(torch.empty(k, hidden, p))
+        self.second = nn.Parameter(torch.empty(k, q, hidden))
+        self.bias = nn.Parameter(torch.empty(config.out_features)) if config.bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for factor in (self.first, self.second):
+            fan_in_uniform_(factor, factor.shape[-1])
+        if self.bias is not None:
+            fan_in_uniform_(self.bias, self.config.out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = self.first.shape[0] * self.first.shape[2] - self.config.in_features
+        if padding:
+            x = F.pad(x, (0, padding))
+        y = monarch_multiply(x, self.first, self.second)[..., : self.config.out_features]
+        return y if self.bias is None else y + self.bias
+
+    def dense_weight(self) -> Tensor:
+        """(O, I): the dense matrix this layer is."""
+        return dense_weight(self, self.config.in_features)
+
+    def cost(self, tokens: int) -> Cost:
+        bias = self.config.out_features if self.bias is not None else 0
+        return Cost(matmul=2 * tokens * (self.first.numel() + self.second.numel()), elementwise=tokens * bias)

@@ -1,0 +1,107 @@
+"""Normalisation over the last axis, computed in float32 or wider and cast last.
+
+Legend: D width.
+Source: Gemma's RMSNorm ``x * rsqrt(mean x^2 + eps) * (1 + w)`` (google/gemma_pytorch gemma/model.py); the product with
+(1 + w) stays in float32: rounding first is a known defect of early ports (huggingface/transformers#29402).
+LayerNorm: arXiv 1607.06450.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blocks.contract import Block, BlockConfig
+from blocks.cost import Cost
+from blocks.errors import ConfigError
+from blocks.registry import register
+
+
+def widened(dtype: torch.dtype) -> torch.dtype:
+    """The dtype sums and exponentials are taken in: float32, or float64 when the input is float64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _check(config: RMSNormConfig | LayerNormConfig) -> None:
+    name = type(config).__name__
+    if config.width < 1:
+        raise ConfigError(f"{name}: width must be at least 1, got {config.width}")
+    if not config.eps > 0:
+        raise ConfigError(f"{name}: eps must be positive, got {config.eps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RMSNormConfig(BlockConfig):
+    width: int
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@register("rms_norm", kind="norm", config=RMSNormConfig, source="arXiv:1910.07467", complexity="O(T)")
+class RMSNorm(Block):
+    """Root-mean-square norm with gain (1 + w), w starting at 0.
+
+    Shape: (..., D) -> (..., D), any floating dtype, kept. Cost: D weights, 4 elementwise FLOPs per number
+    (square, sum, times the inverse root, times the gain). Raises: ConfigError for a width or eps that is not positive.
+    """
+
+    config: RMSNormConfig
+
+    def __init__(self, config: RMSNormConfig) -> None:
+        super().__init__(config)
+        self.weight = nn.Parameter(torch.empty(config.width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(widened(x.dtype))
+        normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.config.eps)
+        return (normed * (1 + self.weight.to(wide.dtype))).to(x.dtype)
+
+    def cost(self, tokens: int) -> Cost:
+        return Cost(elementwise=4 * tokens * self.config.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNormConfig(BlockConfig):
+    width: int
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@register("layer_norm", kind="norm", config=LayerNormConfig, source="arXiv:1607.06450", complexity="O(T)")
+class LayerNorm(Block):
+    """Mean and variance removed, then gain (starts at 1) and bias (starts at 0).
+
+    Shape: (..., D) -> (..., D), any floating dtype, kept. Cost: 2·D weights, 7 elementwise FLOPs per number
+    (sum, subtract, square, sum, times the inverse root, gain, bias). Raises: ConfigError as RMSNorm does.
+    """
+
+    config: LayerNormConfig
+
+    def __init__(self, config: LayerNormConfig) -> None:
+        super().__init__(config)
+        self.weight = nn.Parameter(torch.empty(config.width))
+        self.bias = nn.Parameter(torch.empty(config.width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = widened(x.dtype)
+        y = F.layer_norm(x.to(dtype), (self.config.width,), self.weight.to(dtype), self.bias.to(dtype), self.config.eps)
+        return y.to(x.dtype)
+
+    def cost(self, tokens: int) -> Cost:
+        return Cost(elementwise=7 * tokens * self.config.width)

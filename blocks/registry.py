@@ -1,0 +1,149 @@
+"""The registry: one line makes a block visible to the laws, the budget solver, the command line and the report.
+
+A block comes from this package, from an installed package that declares the entry-point group ``arch_lab.blocks``
+(each entry names a module to import or a block class), or from an import path ``package.module:Class`` in a study.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from blocks.contract import Block, BlockConfig, ChannelMixer, SequenceMixer
+from blocks.errors import ConfigError, did_you_mean
+
+Kind = Literal["sequence_mixer", "channel_mixer", "linear", "norm", "embedding", "head"]
+KINDS: tuple[str, ...] = ("sequence_mixer", "channel_mixer", "linear", "norm", "embedding", "head")
+ENTRY_POINT_GROUP = "arch_lab.blocks"
+B = TypeVar("B", bound=type[Block])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What is known of a registered block without building it."""
+
+    name: str
+    kind: Kind
+    causal: bool  # may stand in a causal model
+    complexity: str  # cost over T tokens at fixed width, e.g. "O(T·w)"
+    source: str  # paper or repository:path
+    block: type[Block]
+    config: type[BlockConfig]
+
+    @property
+    def summary(self) -> str:
+        return (inspect.getdoc(self.block) or "").split("\n")[0]
+
+
+_entries: dict[str, Entry] = {}
+_plugins_loaded = False
+
+
+def register(name: str, *, kind: Kind, config: type[BlockConfig], source: str, complexity: str = "O(T)", causal: bool = True) -> Callable[[B], B]:
+    """Class decorator that registers a block under ``name``.
+
+    Raises: ConfigError when the name is taken, the kind unknown, or the class leaves part of its contract abstract.
+    """
+
+    def add(cls: B) -> B:
+        where = f"block {name!r} ({cls.__module__}:{cls.__qualname__})"
+        taken = _entries.get(name)
+        if taken is not None and _path(taken.block) != _path(cls):
+            raise ConfigError(f"{where}: the name is taken by {_path(taken.block)}; choose another")
+        if kind not in KINDS:
+            raise ConfigError(f"{where}: unknown kind {kind!r}{did_you_mean(kind, KINDS)}")
+        missing = sorted(getattr(cls, "__abstractmethods__", ()))
+        if missing:
+            raise ConfigError(f"{where}: does not define {', '.join(missing)}, which its contract requires")
+        for wanted, base in (("sequence_mixer", SequenceMixer), ("channel_mixer", ChannelMixer)):
+            if kind == wanted and not issubclass(cls, base):
+                raise ConfigError(f"{where}: a {wanted} must inherit from blocks.{base.__name__}")
+        config.block = cls
+        _entries[name] = Entry(name=name, kind=kind, causal=causal, complexity=complexity, source=source, block=cls, config=config)
+        return cls
+
+    return add
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _load_plugins() -> None:
+    """Import what installed packages declare, once; a broken package is named and does not take the others down."""
+    global _plugins_loaded
+    if _plugins_loaded:
+        return
+    _plugins_loaded = True
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            point.load()
+        except ConfigError:
+            raise
+        except Exception as error:  # third-party import: anything may happen, the user must learn which package
+            print(f"warning: package entry {point.name} = {point.value} of group {ENTRY_POINT_GROUP} failed: {error}", file=sys.stderr)
+
+
+def entries(kind: Kind | None = None) -> list[Entry]:
+    """Every registered block, plugins included, by kind then name."""
+    _load_plugins()
+    found = (e for e in _entries.values() if kind is None or e.kind == kind)
+    return sorted(found, key=lambda e: (KINDS.index(e.kind), e.name))
+
+
+def lookup(name: str) -> Entry:
+    """The entry called ``name``, or the one registered by the class at import path ``package.module:Class``.
+
+    Raises: ConfigError with the nearest known name, or what is wrong with the import path.
+    """
+    if name not in _entries:
+        _load_plugins()
+    if name in _entries:
+        return _entries[name]
+    if ":" in name:
+        cls = import_object(name)
+        for entry in _entries.values():
+            if entry.block is cls:
+                return entry
+        raise ConfigError(f"block {name!r}: imported, but the class is not registered; decorate it with @blocks.register")
+    raise ConfigError(f"unknown block {name!r}{did_you_mean(name, _entries)} (arch-lab blocks lists all)")
+
+
+def import_object(path: str) -> Any:
+    """The object at ``package.module:name``; the working folder counts as importable, as it does for python itself.
+
+    Raises: ConfigError naming the part that does not exist.
+    """
+    module_name, _, attribute = path.partition(":")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ConfigError:
+        raise
+    except ImportError as error:
+        raise ConfigError(f"{path!r}: cannot import module {module_name!r} ({error})") from None
+    if not hasattr(module, attribute):
+        raise ConfigError(f"{path!r}: module {module_name!r} has no {attribute!r}{did_you_mean(attribute, _public(module))}")
+    return getattr(module, attribute)
+
+
+def _public(module: Any) -> Iterator[str]:
+    return (n for n in vars(module) if not n.startswith("_"))
+
+
+def configure(name: str, **options: Any) -> BlockConfig:
+    """Strict configuration of the block called ``name`` (see BlockConfig.from_options)."""
+    return lookup(name).config.from_options(options, where=f"block {name!r}")
+
+
+def build(name: str, **options: Any) -> Block:
+    """The block called ``name`` with these options, ready to use."""
+    return configure(name, **options).build()

@@ -1,0 +1,1 @@
+"""Which architecture models text better at equal parameters and equal training FLOPs?"""

@@ -1,0 +1,66 @@
+"""Perplexity: next-token training on text, scored in bits per byte, beside n-gram models under the same rule.
+
+The learning rate is chosen on a tuning split, the numbers come from a held-out split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from arch_lab.baselines import ngram_baselines
+from arch_lab.data import PreparedData, prepare
+from arch_lab.training.datamodule import PreparedDataModule
+from arch_lab.training.module import LanguageModel
+
+
+class Perplexity:
+    """The experiment as the study engine sees it (arch_lab.study.experiment.Experiment)."""
+
+    metrics = ("bits_per_byte", "perplexity", "word_perplexity")
+    primary = "bits_per_byte"
+
+    def prepare(self, config: Any, cache: Path, progress: Callable[[str], None]) -> PreparedData:
+        data = prepare(config.data, cache, progress=progress)
+        t = config.training
+        data.train.require(t.sequence_length * t.batch_size + 1, f"one batch of {t.batch_size} windows of {t.sequence_length} tokens")
+        for split in (data.tune, data.validation):
+            split.require(t.sequence_length + 1, f"one window of {t.sequence_length} tokens")
+        return data
+
+    def module(self, spec: Any) -> LanguageModel:
+        t = spec.training
+        return LanguageModel(
+            architecture=spec.architecture,
+            options=spec.options,
+            width=spec.width,
+            depth=spec.depth,
+            ffn_width=spec.ffn_width,
+            vocabulary=spec.vocabulary,
+            max_tokens=t.sequence_length,
+            learning_rate=spec.learning_rate,
+            weight_decay=t.weight_decay,
+            beta1=t.beta1,
+            beta2=t.beta2,
+            warmup_fraction=t.warmup_fraction,
+            final_fraction=t.final_fraction,
+            total_steps=spec.steps,
+        )
+
+    def datamodule(self, spec: Any, data: PreparedData) -> PreparedDataModule:
+        t = spec.training
+        return PreparedDataModule(data, tokens=t.sequence_length, batch=t.batch_size, seed=spec.seed, steps=spec.steps)
+
+    def scores(self, trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule) -> dict[str, float]:
+        (tune,) = trainer.validate(module, datamodule=datamodule, verbose=False)
+        (final,) = trainer.test(module, datamodule=datamodule, verbose=False)
+        return {**{name: final[f"final/{name}"] for name in self.metrics}, "tune_bits_per_byte": tune["tune/bits_per_byte"]}
+
+    def baselines(self, data: PreparedData) -> list[dict[str, Any]]:
+        return [{"name": name, **{k: values[k] for k in self.metrics}} for name, values in ngram_baselines(data).items()]
+
+
+EXPERIMENT = Perplexity()

@@ -1,0 +1,65 @@
+"""The certificate on built models: honest ones pass, a leak is named by block and pair, the model is left alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from arch_lab.architecture import Decoder, Shape, recipe
+from arch_lab.causality import certify_model
+from blocks import Cost
+from blocks.contract import ChannelMixer
+
+
+def tiny(architecture: str, **options: object) -> Decoder:
+    return recipe(architecture, dict(options)).model(Shape(width=32, depth=2, ffn_width=64), vocabulary=61, max_tokens=48)
+
+
+@pytest.mark.parametrize("architecture", ["gemma1", "gemma2", "gemma3", "m2_gpt"])
+def test_causal_architectures_pass(architecture: str) -> None:
+    options = {"window": 7} if architecture in ("gemma2", "gemma3") else {}
+    certificate = certify_model(tiny(architecture, **options), vocabulary=61)
+    assert certificate.passed, certificate.reason
+    assert certificate.leak_ratio < 1e-12
+
+
+def test_a_circular_convolution_is_caught_and_named_with_its_first_pair() -> None:
+    certificate = certify_model(tiny("custom", mixer="tests.leaky_blocks:CircularConvolution"), vocabulary=61)
+    assert not certificate.passed
+    assert certificate.leak is not None
+    assert certificate.leak["t"] < certificate.leak["s"]
+    assert "layers.0.mixer (CircularConvolution)" in certificate.reason
+
+
+class Dead(ChannelMixer):
+    """Returns zeros: perfectly causal, and useless."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 0
+
+    def cost(self, tokens: int) -> Cost:
+        return Cost()
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+def test_a_model_that_ignores_its_input_cannot_pass() -> None:
+    model = tiny("gemma1")
+    model.norm = Dead()  # type: ignore[assignment]
+    certificate = certify_model(model, vocabulary=61)
+    assert not certificate.passed
+
+
+def test_certifying_changes_neither_the_model_nor_the_random_stream() -> None:
+    model = tiny("m2_gpt")
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    certify_model(model, vocabulary=61)
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())

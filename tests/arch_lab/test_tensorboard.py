@@ -1,0 +1,193 @@
+"""Events as TensorBoard reads them: tags, no false points, and the HParams table of a real server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("tensorboard")
+
+from arch_lab.report import tensorboard as tb
+from tests.study_fixture import run_folder, write_study
+
+METRICS = {"bits_per_byte": 1.9, "perplexity": 30.0, "word_perplexity": 900.0, "tokens_per_second": 5e4, "peak_memory_bytes": 3 * 2**20}
+
+
+def hparams(arm: dict, result: dict) -> dict[str, Any]:
+    fixed = {"architecture": arm["architecture"], "arm": arm["name"], "width": arm["width"], "depth": arm["depth"]}
+    return fixed | {
+        "learning_rate": result["learning_rate"],
+        "seed": result["seed"],
+        "parameters": 1_000_000,
+        "train_flops": arm["train_flops"],
+    }
+
+
+def record(step: int, loss: float = 2.0) -> dict[str, float]:
+    base = {"step": step, "tokens": 100 * step, "flops": 1e6 * step, "seconds": 0.5 * step, "learning_rate": 0.01}
+    return base | {"train_loss": loss, "gradient_norm": 1.0}
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_loss_is_drawn_against_steps_and_against_tokens(tmp_path: Path) -> None:
+    writer = tb.RunWriter(tmp_path, {"arm": "a"})
+    writer.scalars(10, record(10))
+    writer.scalars(10, {"step": 10, "tokens": 1000, "tune_bits_per_byte": 2.5})
+    writer.close()
+    seen = scalars(tmp_path)
+    assert (seen["train/loss"], seen["train/loss_by_tokens"]) == ([(10, 2.0)], [(1000, 2.0)])
+    assert (seen["tune/bits_per_byte"], seen["tune/bits_per_byte_by_tokens"]) == ([(10, 2.5)], [(1000, 2.5)])
+
+
+def test_throughput_follows_from_tokens_and_seconds(tmp_path: Path) -> None:
+    writer = tb.RunWriter(tmp_path, {})
+    for step in (1, 2, 3):
+        writer.scalars(step, record(step))
+    writer.close()
+    assert scalars(tmp_path)["train/tokens_per_second"] == [(2, 200.0), (3, 200.0)]
+
+
+def test_final_metrics_are_written_once_at_the_last_step(tmp_path: Path) -> None:
+    writer = tb.RunWriter(tmp_path, {})
+    writer.scalars(7, record(7))
+    writer.close(METRICS)
+    finals = {tag: points for tag, points in scalars(tmp_path).items() if tag.startswith("final/")}
+    assert set(finals) == set(tb.METRICS) and all(points[0][0] == 7 and len(points) == 1 for points in finals.values())
+    assert finals["final/peak_memory_mib"][0][1] == 3
+
+
+def test_a_diverged_run_writes_no_false_metric(tmp_path: Path) -> None:
+    writer = tb.RunWriter(tmp_path, {})
+    writer.scalars(1, record(1, float("nan")))
+    writer.close(dict.fromkeys(METRICS))
+    seen = scalars(tmp_path)
+    assert "train/loss" not in seen and "hp_metric" not in seen and not any(tag.startswith("final/") for tag in seen)
+
+
+def test_a_resumed_run_does_not_double_back(tmp_path: Path) -> None:
+    killed = tb.RunWriter(tmp_path, {})
+    for step in (1, 2, 3):
+        killed.scalars(step, record(step))
+    killed.close()
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record(s)) + "\n" for s in (1, 2)))
+    resumed = tb.RunWriter(tmp_path, {})
+    with (tmp_path / "metrics.jsonl").open("a") as log:  # training appends before it hands the record on
+        log.write(json.dumps(record(3, 1.5)) + "\n")
+    resumed.scalars(3, record(3, 1.5))
+    resumed.close()
+    assert scalars(tmp_path)["train/loss"] == [(1, 2.0), (2, 2.0), (3, 1.5)]
+
+
+def test_other_writers_events_are_left_alone(tmp_path: Path) -> None:
+    foreign = tmp_path / "events.out.tfevents.1.somebody"
+    foreign.touch()
+    tb.RunWriter(tmp_path, {}).close()
+    assert foreign.exists()
+
+
+def test_figures_and_verdict_reach_the_study_root(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = write_study(tmp_path / "s", exponents=(-8,), seeds=1)
+    for _ in range(2):  # a second call replaces the first
+        tb.write_figures(folder, json.loads((folder / "study.json").read_text()))
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    tags = events.Tags()
+    assert "report/losses" in tags["images"] and "verdict/text_summary" in tags["tensors"]
+    assert len(events.Images("report/losses")) == 1
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """A TensorBoard over two studies with different arms; yields its address and the number of finished runs."""
+    root = tmp_path_factory.mktemp("runs")
+    finished = 0
+    for name, arms in (("first", ("gemma3", "m2_gpt")), ("second", ("gemma1", "hybrid_<b>"))):
+        folder = write_study(root / name, name=name, arms=arms, seeds=1, exponents=(-9, -8), diverged=(("m2_gpt", -8, 0),))
+        study = json.loads((folder / "study.json").read_text())
+        tb.write_experiment(folder, arms, [2.0**-9, 2.0**-8], 1)
+        for result in study["results"]:
+            arm = next(a for a in study["arms"] if a["name"] == result["arm"])
+            tb.RunWriter(run_folder(folder, result), hparams(arm, result)).close(result)
+            finished += result["status"] == "finished"
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        str(root),
+        "--port",
+        "0",
+        "--host",
+        "127.0.0.1",
+        "--load_fast",
+        "false",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        address = next(m[0] for line in process.stderr if (m := re.search(r"http://[\d.:]+", line)))
+        yield address, finished
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def ask(address: str, path: str, body: dict) -> dict:
+    request = urllib.request.Request(
+        f"{address}/data/plugin/hparams/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.loads(answer.read())
+
+
+def session_groups(address: str, expected: int) -> list[dict]:
+    """Polls until the server has read every event file (it loads in the background)."""
+    statuses = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
+    columns = [{"metric": {"group": "", "tag": tag}} for tag in tb.METRICS]
+    query = {"startIndex": 0, "sliceSize": 100, "allowedStatuses": statuses, "colParams": columns}
+    groups: list[dict] = []
+    for _ in range(120):
+        with contextlib.suppress(urllib.error.HTTPError):  # nothing loaded yet
+            groups = ask(address, "session_groups", query).get("sessionGroups", [])
+        if len(groups) == expected:
+            return groups
+        time.sleep(0.25)
+    return groups
+
+
+@pytest.mark.slow
+def test_the_hparams_table_has_every_declared_column(server: tuple[str, int]) -> None:
+    session_groups(server[0], 8)
+    experiment = ask(server[0], "experiment", {})
+    assert {h["name"] for h in experiment["hparamInfos"]} == set(tb.HPARAMS)
+    assert [m["name"]["tag"] for m in experiment["metricInfos"]] == list(tb.METRICS)
+
+
+@pytest.mark.slow
+def test_every_finished_run_of_every_study_has_real_metrics(server: tuple[str, int]) -> None:
+    groups = session_groups(server[0], 8)
+    assert len(groups) == 8
+    measured = [g for g in groups if {m["name"]["tag"] for m in g.get("metricValues", []) if "value" in m} == set(tb.METRICS)]
+    assert len(measured) == server[1]
+    assert {g["hparams"]["arm"] for g in groups} == {"gemma3", "m2_gpt", "gemma1", "hybrid_<b>"}
+    assert all(m["value"] > 0 for g in measured for m in g["metricValues"])

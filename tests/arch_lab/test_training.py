@@ -1,0 +1,78 @@
+"""Optimizer groups, schedule and metrics: declared sums, known values, independence of batch size."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchmetrics.text import Perplexity
+
+from arch_lab.architecture import Shape, recipe
+from arch_lab.training.metrics import language_metrics
+from arch_lab.training.optimizer import adamw, groups, warmup_cosine
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "m2_gpt"])
+def test_every_parameter_is_in_one_group_and_no_vector_or_table_decays(architecture: str) -> None:
+    model = recipe(architecture).model(Shape(width=32, depth=2, ffn_width=64), vocabulary=61, max_tokens=32)
+    made = {g.name: g for g in groups(model, weight_decay=0.1)}
+    assert sum(g.parameters for g in made.values()) == sum(p.numel() for p in model.parameters())
+    decayed = set(made["decay"].names)
+    for name, parameter in model.named_parameters():
+        spared = parameter.squeeze().ndim < 2 or "embedding" in name or "positions" in name
+        assert (name in decayed) != spared, name
+
+
+def test_groups_reach_the_optimizer() -> None:
+    model = recipe("m2_gpt").model(Shape(width=32, depth=1, ffn_width=64), vocabulary=61, max_tokens=32)
+    optimizer = adamw(model, learning_rate=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    sizes = {g["name"]: (g["weight_decay"], sum(p.numel() for p in g["params"])) for g in optimizer.param_groups}
+    declared = {g.name: (g.weight_decay, g.parameters) for g in groups(model, weight_decay=0.1)}
+    assert sizes == declared
+
+
+def test_the_schedule_warms_up_to_one_and_ends_at_its_final_fraction() -> None:
+    factor = warmup_cosine(100, warmup_fraction=0.1, final_fraction=0.2)
+    assert factor(0) == pytest.approx(0.1)
+    assert factor(9) == factor(10) == pytest.approx(1.0)
+    assert factor(100) == pytest.approx(0.2)
+    assert all(factor(s) >= factor(s + 1) for s in range(10, 100))
+
+
+@settings(deadline=None, max_examples=25)
+@given(tokens=st.integers(2, 40), cut=st.integers(1, 39), seed=st.integers(0, 10**6))
+def test_metrics_do_not_depend_on_how_tokens_are_batched(tokens: int, cut: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    widths = torch.tensor([0, 1, 2, 3, 5])
+    nats = torch.rand(tokens, generator=generator)
+    targets = torch.randint(5, (tokens,), generator=generator)
+    valid = torch.rand(tokens, generator=generator) > 0.2
+    valid[0], targets[0] = True, 3
+    whole, parts = (language_metrics(widths, words=10, text_bytes=70) for _ in range(2))
+    whole.update(nats, targets, valid)
+    for piece in (slice(0, cut), slice(cut, None)):
+        parts.update(nats[piece], targets[piece], valid[piece])
+    scored = valid & (targets > 0)
+    total, size = nats[scored].double().sum(), widths[targets[scored]].sum()
+    expected = {
+        "bits_per_byte": total / math.log(2) / size,
+        "perplexity": (total / scored.sum()).exp(),
+        "word_perplexity": (total / (size * 10 / 70)).exp(),
+    }
+    for name, value in parts.compute().items():
+        torch.testing.assert_close(value, expected[name].double(), rtol=1e-6, atol=0)
+        torch.testing.assert_close(value, whole.compute()[name], rtol=1e-12, atol=0)
+
+
+def test_perplexity_equals_torchmetrics_on_the_same_logits() -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(3, 7, 11), torch.randint(11, (3, 7))
+    theirs = Perplexity()
+    theirs.update(logits, targets)
+    ours = language_metrics(torch.ones(11), words=1, text_bytes=1)
+    nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(3, 7)
+    ours.update(nats, targets, torch.ones(3, 7, dtype=torch.bool))
+    torch.testing.assert_close(ours.compute()["perplexity"].float(), theirs.compute(), rtol=1e-5, atol=0)

@@ -1,0 +1,62 @@
+"""Norms: the formula, the dtype they are computed in, and their cost."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blocks.errors import ConfigError
+from blocks.norm import LayerNorm, LayerNormConfig, RMSNorm, RMSNormConfig
+
+
+@settings(deadline=None, max_examples=25)
+@given(width=st.integers(1, 33), tokens=st.integers(1, 9), seed=st.integers(0, 2**16))
+def test_rms_norm_is_x_over_its_root_mean_square_times_one_plus_w(width: int, tokens: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    norm = RMSNorm(RMSNormConfig(width=width)).double()
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(width, generator=generator))
+    x = torch.randn(2, tokens, width, generator=generator, dtype=torch.float64)
+    for row, got in zip(x.reshape(-1, width), norm(x).reshape(-1, width), strict=True):
+        root = (sum(float(v) ** 2 for v in row) / width + 1e-6) ** 0.5
+        torch.testing.assert_close(got, row / root * (1 + norm.weight), rtol=1e-12, atol=1e-12)
+
+
+def test_layer_norm_output_has_mean_zero_and_variance_one_at_initialisation() -> None:
+    y = LayerNorm(LayerNormConfig(width=64)).double()(3 + 5 * torch.randn(7, 64, dtype=torch.float64))
+    torch.testing.assert_close(y.mean(-1), torch.zeros(7, dtype=torch.float64), atol=1e-12, rtol=0)
+    # eps 1e-5 against a variance of 25 leaves 4e-7
+    torch.testing.assert_close(y.var(-1, unbiased=False), torch.ones(7, dtype=torch.float64), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("norm", [RMSNorm(RMSNormConfig(width=32)), LayerNorm(LayerNormConfig(width=32))], ids=["rms_norm", "layer_norm"])
+def test_bfloat16_input_is_normed_in_float32_and_rounded_once(norm: RMSNorm | LayerNorm) -> None:
+    x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.no_grad():
+        norm.weight.normal_(std=0.5, generator=torch.Generator().manual_seed(1))
+        assert torch.equal(norm(x), norm(x.float()).bfloat16())
+
+
+def test_rms_norm_starts_as_the_plain_norm() -> None:
+    assert torch.equal(RMSNorm(RMSNormConfig(width=5)).weight, torch.zeros(5))
+
+
+def test_a_zero_vector_stays_zero_with_finite_gradient() -> None:
+    x = torch.zeros(3, 8, requires_grad=True)
+    y = RMSNorm(RMSNormConfig(width=8))(x)
+    y.sum().backward()
+    assert torch.equal(y, torch.zeros(3, 8)) and x.grad is not None and x.grad.isfinite().all()
+
+
+def test_elementwise_cost_counts_every_number_and_nothing_canonical() -> None:
+    for norm, per_number in ((RMSNorm(RMSNormConfig(width=6)), 4), (LayerNorm(LayerNormConfig(width=6)), 7)):
+        assert (norm.cost(11).elementwise, norm.flops(11)) == (per_number * 6 * 11, 0)
+
+
+@pytest.mark.parametrize("options", [{"width": 0}, {"width": 4, "eps": 0.0}])
+def test_impossible_norms_are_refused(options: dict[str, float]) -> None:
+    for config in (RMSNormConfig, LayerNormConfig):
+        with pytest.raises(ConfigError, match="must be"):
+            config.from_options(options)

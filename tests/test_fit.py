@@ -1,0 +1,123 @@
+"""``arch-lab fit | validate | test | predict``: a run through LightningCLI, and its errors in one line."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from arch_lab import cli
+from arch_lab.verbs.fit import HELP
+from arch_lab.verbs.lightning_run import nearest_key, reword
+
+CONFIG = Path(__file__).resolve().parent.parent / "experiments" / "perplexity" / "fit.yaml"
+SMALL = ["--model.width", "32", "--model.depth", "1", "--model.ffn_width", "64", "--model.max_tokens", "16"]
+TRAINER = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+
+
+@pytest.fixture
+def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Options for a data source that is there at once; the working folder is a scratch one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("train", "held_out"):
+        rows = (json.dumps({"text": f"Paragraph {i} of the {name} text says little."}) for i in range(200))
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    files = {"source": "files", "train": "train.jsonl", "validation": "held_out.jsonl", "root": str(tmp_path)}
+    data = {**files, "sequence_length": "16", "batch_size": "4"}
+    return [part for key, value in data.items() for part in (f"--data.{key}", value)]
+
+
+def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line a command that must fail prints."""
+    capsys.readouterr()
+    assert cli.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    return printed.err
+
+
+def test_a_run_trains_is_scored_again_from_its_checkpoint_and_keeps_its_config(text: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["fit", *text, *SMALL, *TRAINER, "--trainer.max_steps", "3", "--trainer.limit_val_batches", "2"]) == 0
+    folder = Path("runs/fit/version_0")
+    assert f"results: {folder}" in capsys.readouterr().out
+    checkpoint = next(folder.glob("checkpoints/*.ckpt"))
+    # the model's shape comes from the checkpoint: no --model option is repeated
+    assert (
+        cli.main(["test", "--ckpt_path", str(checkpoint), "--config", str(folder / "config.yaml"), "--trainer.limit_test_batches", "2"])
+        == 0
+    )
+    assert "bits_per_byte" in capsys.readouterr().out
+
+
+def test_predictions_are_kept(text: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    assert cli.main(["predict", *text, *SMALL, *TRAINER, "--trainer.limit_predict_batches", "2"]) == 0
+    batches = torch.load(capsys.readouterr().out.strip().splitlines()[-1])
+    assert [tuple(b.shape) for b in batches] == [(4, 16), (4, 16)]
+
+
+def test_the_example_configuration_is_valid(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fit", "--config", str(CONFIG), "--print_config"])
+    assert not stop.value.code and "architecture: gemma3" in capsys.readouterr().out
+
+
+def test_every_key_the_short_help_names_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    for group in ("model", "data", "trainer"):
+        with pytest.raises(SystemExit):
+            cli.main(["fit", f"--{group}.help"])
+        listed = set(re.findall(r"^  --([\w.]+) ", capsys.readouterr().out, flags=re.MULTILINE))
+        named = {key for key in re.findall(rf"--({group}\.\w+)", HELP) if not key.endswith(".help")}
+        assert named and named <= listed
+
+
+@pytest.mark.parametrize(
+    ("option", "right"),
+    [("--model.widht=3", "model.width"), ("--trainer.max_epoch=3", "trainer.max_epochs"), ("--data.sorce=files", "data.source")],
+)
+def test_a_misspelt_option_is_answered_with_the_right_key(option: str, right: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"did you mean {right!r}?" in failure(capsys, "fit", option)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("model: {widht: 4}", "did you mean 'model.width'?"),
+        ("modle: {width: 4}", "did you mean 'model.width'?"),
+        ("model: {width: wide}", "model.width: expected int, got wide"),
+        ("model: {vocabulary: 7}", "leave it out"),
+        ("model: [1,\n }", "line 2"),
+        ("- 1", "expected keys"),
+        (b"model: \xff", "not UTF-8"),
+    ],
+)
+def test_a_wrong_file_is_answered_in_one_line(content: str | bytes, part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert part in failure(capsys, "fit", "--config", str(file))
+
+
+def test_a_missing_file_is_answered_with_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "small.yaml").write_text("{}")
+    assert "did you mean 'small'?" in failure(capsys, "fit", "--config", str(tmp_path / "smal.yaml"))
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "cut.ckpt"
+    file.write_bytes(b"PK\x03\x04 cut short")
+    assert "not a readable checkpoint" in failure(capsys, "test", "--ckpt_path", str(file))
+
+
+def test_a_missing_checkpoint_is_refused_before_anything_is_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no such file" in failure(capsys, "test", "--ckpt_path", str(tmp_path / "none.ckpt"))
+
+
+def test_the_nearest_key_is_looked_for_in_the_same_group_first() -> None:
+    assert nearest_key("trainer.depht", ["model.depth", "trainer.devices"]) == "; did you mean 'trainer.devices'?"
+
+
+def test_a_message_about_anything_else_is_kept() -> None:
+    assert reword("one\n  two", []) == "one two"
