@@ -10,7 +10,7 @@ mixer made causal, the released block-diagonal gated channel mixer, and around t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from arch_lab.architecture.decoder import DecoderConfig, LayerConfig
 from arch_lab.architecture.recipe import Recipe, Shape, register_architecture
@@ -37,6 +37,7 @@ class M2GPT(Recipe):
     filter_emb: int = 17
     sine_frequency: float = 10.0
     residual_long_conv: bool = False
+    start: Literal["balanced", "released"] = "balanced"  # initial values, see blocks.convolution.mixer
 
     def decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
         layer = LayerConfig(
@@ -47,6 +48,7 @@ class M2GPT(Recipe):
                 filter_emb=self.filter_emb,
                 sine_frequency=self.sine_frequency,
                 residual_long_conv=self.residual_long_conv,
+                start=self.start,
             ),
             channel=BlockDiagonalGLUConfig(width=shape.width, ffn_width=shape.ffn_width, blocks=self.blocks),
             norm=RMSNormConfig(width=shape.width),

@@ -116,8 +116,7 @@ def _chunk(u: Tensor, length: int) -> int:
 # order of transforms wrong (a silently false gradient). Its FLOPs are registered, so counted graphs still see them.
 
 
-@torch.library.custom_op("blocks::circular_convolution", mutates_args=())
-def _circular_convolution(u: Tensor, taps: Tensor, length: int) -> Tensor:
+def convolve_in_groups(u: Tensor, taps: Tensor, length: int) -> Tensor:
     """First T outputs of the circular convolution of ``length`` points: u (D, B, T), taps (D, S) -> (D, B, T)."""
     size, out = _chunk(u, length), []
     for part, kernel in zip(u.split(size), taps.split(size), strict=True):
@@ -126,10 +125,9 @@ def _circular_convolution(u: Tensor, taps: Tensor, length: int) -> Tensor:
     return torch.cat(out)
 
 
-@torch.library.custom_op("blocks::circular_convolution_backward", mutates_args=())
-def _circular_convolution_backward(gradient: Tensor, u: Tensor, taps: Tensor, length: int, for_taps: bool) -> tuple[Tensor, Tensor]:
+def correlate_in_groups(gradient: Tensor, u: Tensor, taps: Tensor, length: int, for_taps: bool) -> tuple[Tensor, Tensor]:
     """Gradients of u and of taps (empty unless ``for_taps``): correlations, that is products with conjugate spectra."""
-    size, du, dtaps = _chunk(u, length), [], [taps.new_empty(0)]
+    size, du, dtaps = _chunk(u, length), [], []
     for part, kernel, g in zip(u.split(size), taps.split(size), gradient.split(size), strict=True):
         spectrum = torch.fft.rfft(g, n=length)
         if for_taps:
@@ -138,7 +136,11 @@ def _circular_convolution_backward(gradient: Tensor, u: Tensor, taps: Tensor, le
             dtaps.append(torch.fft.irfft(correlation, n=length)[:, : taps.shape[-1]])
         spectrum.mul_(torch.fft.rfft(kernel, n=length).conj_physical_().unsqueeze(1))
         du.append(torch.fft.irfft(spectrum, n=length)[..., : u.shape[-1]])
-    return torch.cat(du), torch.cat(dtaps[1:] if for_taps else dtaps)
+    return torch.cat(du), torch.cat(dtaps) if for_taps else taps.new_empty(0)
+
+
+_circular_convolution = torch.library.custom_op("blocks::circular_convolution", convolve_in_groups, mutates_args=())
+_circular_convolution_backward = torch.library.custom_op("blocks::circular_convolution_backward", correlate_in_groups, mutates_args=())
 
 
 @_circular_convolution.register_fake

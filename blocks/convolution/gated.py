@@ -38,8 +38,9 @@ class GatedLongConvState:
 
 @register("gated_long_conv", kind="sequence_mixer", config=GatedLongConvConfig, source="arXiv:2302.10866 §3", complexity="O(T·log T)")
 class GatedLongConv(SequenceMixer):
-    """A causal long convolution behind one gate: W_out (gate · (kernel * value + skip · value)), (gate, value) = W_in x.
+    """The smallest long-convolution mixer: one causal convolution, one gate.
 
+    y = W_out (gate · (kernel * value + skip · value)) with (gate, value) = W_in x.
     Shape: (B, T, D) -> (B, T, D), see SequenceMixer. Initialisation: dense maps N(0, 1/D) with zero bias, filter and skip
     as in ``LongConvolution``, kernels with at most unit energy.
     Cost: 6·D² FLOPs a token in matmuls, two transforms of about 2T points a channel, the filter once a forward;

@@ -1,0 +1,211 @@
+"""A study from file to verdict: what is written, what is kept, what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import arch_lab
+from arch_lab.architecture import Shape, recipe
+from arch_lab.budget import BudgetError
+from arch_lab.causality import LeakError
+from arch_lab.study.files import OutputError
+from arch_lab.study.load import CheckpointError
+from tests.small_study import small_study
+
+ROOT = Path(__file__).resolve().parents[2]
+SCORES = ("bits_per_byte", "perplexity", "word_perplexity", "tune_bits_per_byte")
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """One small comparison, run once for every test that only looks at it."""
+    folder = tmp_path_factory.mktemp("study")
+    path = small_study(folder, seeds=[0, 1])
+    result = arch_lab.compare(str(path), output=folder / "runs", cache=folder / "cache", quiet=True)
+    return folder, result
+
+
+def _scores(result: dict[str, Any]) -> dict[tuple[str, float, int], tuple[float, ...]]:
+    return {(r["arm"], r["learning_rate"], r["seed"]): tuple(r[k] for k in SCORES) for r in result["results"]}
+
+
+def test_study_json_holds_plan_results_and_verdict(compared: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = compared
+    stored = json.loads((folder / "runs/small/study.json").read_text())
+    assert stored == json.loads(json.dumps(result))
+    assert stored["matched"] is True and stored["override"] is False
+    assert {"budget", "tolerance", "arms", "results", "verdict", "baselines", "environment"} <= stored.keys()
+    for arm in stored["arms"]:
+        assert set(arm["parameters"]) == {"embedding", "head", "body", "total"}
+        assert arm["train_flops"] == pytest.approx(arm["flops_per_token"] * arm["tokens"])
+    assert [b["name"] for b in stored["baselines"]] == ["unigram", "bigram", "trigram"]
+    assert {(r["arm"], r["seed"]) for r in stored["results"]} == {(a, s) for a in ("gemma3", "m2_gpt") for s in (0, 1)}
+    assert all(r["status"] == "finished" and math.isfinite(r["bits_per_byte"]) and r["tokens_per_second"] > 0 for r in stored["results"])
+
+
+def test_the_plan_counts_the_models_that_are_built(compared: tuple[Path, dict[str, Any]]) -> None:
+    for arm in compared[1]["arms"]:
+        shape = Shape(width=arm["width"], depth=arm["depth"], ffn_width=arm["ffn_width"])
+        model = recipe(arm["architecture"], arm["options"]).model(shape, vocabulary=257, max_tokens=32)
+        assert arm["parameters"]["total"] == sum(p.numel() for p in model.parameters())
+        assert arm["parameters"]["body"] == pytest.approx(60_000, rel=0.01)
+        assert arm["train_flops"] == pytest.approx(1.6e9, rel=0.01)
+
+
+def test_models_learn_more_than_the_unigram(compared: tuple[Path, dict[str, Any]]) -> None:
+    unigram = compared[1]["baselines"][0]["bits_per_byte"]
+    assert all(r["bits_per_byte"] < unigram for r in compared[1]["results"])
+
+
+def test_report_table_certificates_and_events_are_written(compared: tuple[Path, dict[str, Any]]) -> None:
+    study = compared[0] / "runs/small"
+    assert "bits per byte" in (study / "report.html").read_text()
+    assert (study / "results.csv").read_text().count("\n") == 5
+    for arm in ("gemma3", "m2_gpt"):
+        assert json.loads((study / f"certificates/{arm}.json").read_text())["passed"] is True
+    assert list(study.glob("events.out.tfevents*"))
+    assert len(list(study.glob("runs/*/*/events.out.tfevents*"))) == 4
+
+
+def test_a_second_call_keeps_every_run(compared: tuple[Path, dict[str, Any]]) -> None:
+    folder, first = compared
+    before = {p: p.stat().st_mtime_ns for p in (folder / "runs/small/runs").rglob("result.json")}
+    again = arch_lab.compare(str(folder / "small.yaml"), output=folder / "runs", cache=folder / "cache", quiet=True)
+    assert before == {p: p.stat().st_mtime_ns for p in (folder / "runs/small/runs").rglob("result.json")}
+    assert _scores(again) == _scores(first)
+
+
+def test_the_stored_study_file_is_the_study(compared: tuple[Path, dict[str, Any]]) -> None:
+    folder, first = compared
+    plan = arch_lab.plan(str(folder / "runs/small/study.yaml"))
+    assert [a["parameters"] for a in plan["arms"]] == [a["parameters"] for a in first["arms"]]
+
+
+def test_a_changed_study_is_refused_not_mixed(compared: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = compared
+    with pytest.raises(OutputError, match=r"another configuration \(training.weight_decay changed\)"):
+        arch_lab.compare(
+            str(folder / "small.yaml"), overrides=["training.weight_decay=0.2"], output=folder / "runs", cache=folder / "cache", quiet=True
+        )
+
+
+def test_a_run_loads_as_the_model_that_was_scored(compared: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = compared
+    run = arch_lab.load(folder / "runs/small/runs/m2_gpt/lr-0.004_seed-1")
+    assert run.result == next(r for r in result["results"] if r["arm"] == "m2_gpt" and r["seed"] == 1)
+    assert torch.isfinite(run.model(torch.arange(20)[None])).all()
+
+
+def test_a_damaged_checkpoint_is_not_loaded(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(compared[0] / "runs/small/runs/gemma3/lr-0.004_seed-0", copy)
+    content = bytearray((copy / "model.ckpt").read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (copy / "model.ckpt").write_bytes(content)
+    with pytest.raises(CheckpointError, match="does not match its checksum"):
+        arch_lab.load(copy)
+
+
+def test_a_leaking_block_is_refused_before_any_metric(tmp_path: Path) -> None:
+    arms = [{"architecture": "custom", "name": "leaky", "options": {"mixer": "tests.leaky_blocks:CircularConvolution"}}]
+    path = small_study(tmp_path, arms=arms)
+    with pytest.raises(LeakError, match=r"arm 'leaky'.*CircularConvolution.*first leaking pair t=\d+, s=\d+"):
+        arch_lab.compare(str(path), output=tmp_path / "runs", cache=tmp_path / "cache", quiet=True)
+    written = {p.name for p in (tmp_path / "runs").rglob("*") if p.is_file()}
+    assert written == {"study.yaml", "plan.json", "leaky.json"}
+
+
+def test_a_diverging_rate_is_reported_and_the_study_goes_on(tmp_path: Path) -> None:
+    path = small_study(tmp_path, learning_rates=[0.004, 1000.0], arms=[{"architecture": "gemma1"}])
+    result = arch_lab.compare(str(path), output=tmp_path / "runs", cache=tmp_path / "cache", quiet=True)
+    status = {r["learning_rate"]: r["status"] for r in result["results"]}
+    assert status == {0.004: "finished", 1000.0: "diverged"}
+    assert result["selected"] == {"gemma1": 0.004}
+    assert next(r for r in result["results"] if r["learning_rate"] == 1000.0)["bits_per_byte"] is None
+
+
+UNEQUAL = [
+    {"architecture": "gemma3", "shape": {"width": 32, "depth": 4, "ffn_width": 112}},
+    {"architecture": "gemma1", "shape": {"width": 64, "depth": 4, "ffn_width": 256}},
+]
+
+
+def test_unmatched_shapes_are_refused_with_the_component_to_blame(tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match=r"refused: arm 'gemma1' is \+\d+.* params; its largest part is layers\.\*\.channel"):
+        arch_lab.plan(str(small_study(tmp_path, arms=UNEQUAL)), overrides=["budget.train_flops=1e10"])
+
+
+def test_an_explicit_override_is_marked_everywhere(tmp_path: Path) -> None:
+    path = small_study(tmp_path, arms=UNEQUAL)
+    result = arch_lab.compare(
+        str(path), overrides=["budget.allow_unmatched=true"], output=tmp_path / "runs", cache=tmp_path / "cache", quiet=True
+    )
+    assert result["override"] is True and result["matched"] is False
+    assert "not matched" in (tmp_path / "runs/small/report.html").read_text().lower()
+
+
+def test_output_that_cannot_be_written_fails_before_training(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file where a folder should be")
+    with pytest.raises(OutputError, match=r"cannot write .*--output"):
+        arch_lab.compare(str(small_study(tmp_path)), output=tmp_path / "runs", cache=tmp_path / "cache", quiet=True)
+
+
+def _start(path: Path, folder: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "ARCH_LAB_CACHE": str(folder / "cache")}
+    command = [sys.executable, "-m", "arch_lab", "compare", str(path), "--output", str(folder / "runs"), "--threads", "1"]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _wait_for(condition: Any, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 240
+    while not condition():
+        assert process.poll() is None, "the study ended before it could be killed"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_study_resumes_to_the_results_of_an_uninterrupted_one(
+    compared: tuple[Path, dict[str, Any]], tmp_path: Path, how: signal.Signals
+) -> None:
+    """Killed in its second run, after a checkpoint: the first run is kept, the second goes on, every score is equal."""
+    # the same study, text included, but checkpoints every second (which no score may notice)
+    path = small_study(tmp_path, seeds=[0, 1])
+    process = _start(path, tmp_path)
+    runs = tmp_path / "runs/small/runs/gemma3"
+    _wait_for(lambda: (runs / "lr-0.004_seed-1/metrics.jsonl").is_file() and (runs / "lr-0.004_seed-1/metrics.jsonl").stat().st_size > 400, process)
+    process.send_signal(how)
+    code = process.wait(timeout=60)
+    assert code == (-signal.SIGKILL if how == signal.SIGKILL else 130)
+    kept = (runs / "lr-0.004_seed-0/result.json").stat().st_mtime_ns
+    assert not (tmp_path / "runs/small/study.json").exists()
+    if how == signal.SIGINT:
+        assert (runs / "lr-0.004_seed-1/last.ckpt").is_file()
+    again = _start(path, tmp_path)
+    assert again.wait(timeout=240) == 0
+    assert (runs / "lr-0.004_seed-0/result.json").stat().st_mtime_ns == kept
+    resumed = json.loads((tmp_path / "runs/small/study.json").read_text())
+    assert _scores(resumed) == _scores(compared[1])
+
+
+def test_a_damaged_checkpoint_restarts_its_run(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    path = small_study(tmp_path, seeds=[0, 1])
+    broken = tmp_path / "runs/small/runs/gemma3/lr-0.004_seed-0"
+    broken.mkdir(parents=True)
+    (broken / "last.ckpt").write_bytes(b"not a checkpoint")
+    (broken / "last.ckpt.sha256").write_text("0" * 64)
+    result = arch_lab.compare(str(path), output=tmp_path / "runs", cache=tmp_path / "cache", quiet=True)
+    assert _scores(result) == _scores(compared[1])

@@ -1,0 +1,67 @@
+"""Study files: strict to the last key, one line an error, and --set goes through the same parser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import arch_lab
+from arch_lab.study.config import load_study
+from arch_lab.study.library import find_study, list_studies
+from blocks.errors import ConfigError, UserError
+from tests.small_study import small_study
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("buget.params=1", "unknown option 'buget'; did you mean 'budget'"),
+        ("budget.parms=1", "unknown option 'parms'; did you mean 'params'"),
+        ("training.batchsize=2", "did you mean 'batch_size'"),
+        ("training.batch_size=two", "training.batch_size: expected a whole number, got 'two'"),
+        ("training.batch_size=0", "training.batch_size must be at least 1"),
+        ("training.precision=fp16", "training.precision"),
+        ("data.tokenizer.knd=bytes", "did you mean 'kind'"),
+        ("data.source=file", "did you mean 'files'"),
+        ("learning_rates=[]", "learning_rates"),
+        ("learning_rates=[-1]", "positive"),
+        ("seeds=[1,1]", "must not repeat"),
+        ("arms.0.architecture=gema3", "unknown architecture 'gema3'; did you mean 'gemma3'"),
+        ("arms.0.options.windw=4", "unknown option 'windw'; did you mean 'window'"),
+        ("arms.1.name=gemma3", "two arms are called 'gemma3'"),
+        ("experiment=perplexty", "unknown experiment 'perplexty'; did you mean 'perplexity'"),
+        ("budget", "expected key.path=value"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_right_key(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        arch_lab.compare(str(small_study(tmp_path)), overrides=[override], output=tmp_path / "runs", cache=tmp_path / "cache", quiet=True)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "runs").rglob("*.json"))
+
+
+def test_broken_yaml_names_file_line_and_column(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text("arms: [\nbudget: {", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"broken.yaml: line \d+, column \d+"):
+        load_study(path, name="broken")
+
+
+def test_an_unknown_study_offers_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="study 'quikstart' not found; did you mean 'quickstart'"):
+        find_study("quikstart")
+
+
+def test_overrides_reach_the_plan(tmp_path: Path) -> None:
+    plan = arch_lab.plan(str(small_study(tmp_path)), overrides=["training.sequence_length=16", "budget.params=7e4"])
+    assert plan["sequence_length"] == 16 and plan["budget"]["params"] == 70_000
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in list_studies()])
+def test_every_shipped_study_plans_within_its_tolerance(name: str) -> None:
+    plan = arch_lab.plan(name)
+    assert plan["matched"] is True
+    for arm in plan["arms"]:
+        assert all(abs(d) <= plan["tolerance"] for d in arm["deviation"].values())
