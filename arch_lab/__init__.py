@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compare", "load", "plan"]  # noqa: F822  resolved lazily: importing arch_lab stays instant
+__all__ = ["__version__", "compare", "load", "plan"]
 
 
 def __getattr__(name: str) -> Any:

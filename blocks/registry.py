@@ -45,7 +45,9 @@ _entries: dict[str, Entry] = {}
 _plugins_loaded = False
 
 
-def register(name: str, *, kind: Kind, config: type[BlockConfig], source: str, complexity: str = "O(T)", causal: bool = True) -> Callable[[B], B]:
+def register(
+    name: str, *, kind: Kind, config: type[BlockConfig], source: str, complexity: str = "O(T)", causal: bool = True
+) -> Callable[[B], B]:
     """Class decorator that registers a block under ``name``.
 
     Raises: ConfigError when the name is taken, the kind unknown, or the class leaves part of its contract abstract.

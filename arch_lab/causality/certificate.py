@@ -63,7 +63,9 @@ def certify_model(model: Decoder, *, vocabulary: int, seed: int = 0) -> Certific
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         _redraw(probe)
-        blocks = tuple(sorted({type(layer.mixer).__name__ for layer in probe.layers} | {type(layer.channel).__name__ for layer in probe.layers}))
+        blocks = tuple(
+            sorted({type(layer.mixer).__name__ for layer in probe.layers} | {type(layer.channel).__name__ for layer in probe.layers})
+        )
         worst = {"leak": 0.0, "gradient": 0.0, "prefix": 0.0}
         live, leak, reason = float("inf"), None, ""
         for tokens in _lengths(probe):

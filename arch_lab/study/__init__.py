@@ -11,7 +11,7 @@ _WHERE = {
     "load_run": "arch_lab.study.load",
     "render_plan": "arch_lab.report.tables",
 }
-__all__ = ["compare", "list_studies", "load_run", "plan", "render_plan"]  # noqa: F822  resolved lazily below
+__all__ = ["compare", "list_studies", "load_run", "plan", "render_plan"]
 
 
 def __getattr__(name: str) -> Any:

@@ -64,17 +64,18 @@ class Training(BlockConfig):
     final_fraction: float = 0.1
     clip_norm: float = 1.0
     evaluations: int = 4  # looks at the tuning split, the last one at the end
-    checkpoint_seconds: int = 120  # how much work a kill may cost
+    checkpoint_seconds: float = 120  # how much work a kill may cost
     precision: Literal["32-true", "bf16-mixed"] = "32-true"  # bf16 is for GPUs: 16-60x slower on most CPUs
 
     def __post_init__(self) -> None:
-        for name in ("sequence_length", "batch_size", "evaluations", "checkpoint_seconds"):
+        for name in ("sequence_length", "batch_size", "evaluations"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.warmup_fraction < 1 or not 0 <= self.final_fraction <= 1:
             raise ConfigError("training: warmup_fraction must lie in [0, 1) and final_fraction in [0, 1]")
-        if self.clip_norm <= 0:
-            raise ConfigError(f"training.clip_norm must be positive, got {self.clip_norm}")
+        for name in ("clip_norm", "checkpoint_seconds"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"training.{name} must be positive, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,7 +104,9 @@ def _verify(planned: dict[str, Any], folder: Path, data: Any, observer: Observer
         if kept and kept.get("passed") and kept.get("identity") == identity and not _is_third_party(arm):
             observer("certificate", {"arm": arm["name"], **kept})
             continue
-        model = recipe(arm["architecture"], arm["options"]).model(_shape(arm), vocabulary=data.vocabulary, max_tokens=planned["sequence_length"])
+        model = recipe(arm["architecture"], arm["options"]).model(
+            _shape(arm), vocabulary=data.vocabulary, max_tokens=planned["sequence_length"]
+        )
         certificate = certify_model(model, vocabulary=data.vocabulary)
         files.write_json(path, {"identity": identity, **certificate.to_dict()})
         observer("certificate", {"arm": arm["name"], **certificate.to_dict()})

@@ -33,7 +33,9 @@ def load_run(run: str | Path) -> LoadedRun:
     folder = Path(run)
     config, result = files.read_json(folder / "config.json"), files.read_json(folder / "result.json")
     if config is None or result is None:
-        raise CheckpointError(f"{folder}: not a finished run (config.json or result.json is missing or damaged); run arch-lab compare again")
+        raise CheckpointError(
+            f"{folder}: not a finished run (config.json or result.json is missing or damaged); run arch-lab compare again"
+        )
     path = folder / MODEL
     if not path.is_file():
         raise CheckpointError(f"{folder}: no {MODEL}; the run's status is {result.get('status')!r}")

@@ -16,9 +16,9 @@ import torch
 from arch_lab.accounting import Ledger, ledger
 from arch_lab.architecture import Shape, meta_model
 from arch_lab.budget import BudgetError, check, refuse, solve_together
-from arch_lab.study.vocabulary import planned_vocabulary
 from arch_lab.study.config import StudyConfig, load_study
 from arch_lab.study.library import find_study
+from arch_lab.study.vocabulary import planned_vocabulary
 from arch_lab.training.optimizer import groups
 from blocks.errors import ConfigError
 
@@ -70,7 +70,12 @@ def build_plan(config: StudyConfig) -> dict[str, Any]:
         "study": config.name,
         "experiment": config.experiment,
         "description": config.description,
-        "budget": {"params": config.budget.params, "train_flops": config.budget.train_flops, "tokens": config.budget.tokens, "match_on": config.budget.match_on},
+        "budget": {
+            "params": config.budget.params,
+            "train_flops": config.budget.train_flops,
+            "tokens": config.budget.tokens,
+            "match_on": config.budget.match_on,
+        },
         "tolerance": config.budget.tolerance,
         "matched": not misses,
         "override": bool(misses),
@@ -86,7 +91,9 @@ def build_plan(config: StudyConfig) -> dict[str, Any]:
     }
 
 
-def _arm(config: StudyConfig, name: str, architecture: str, options: dict[str, Any], shape: Shape, book: Ledger, decoder: Any) -> dict[str, Any]:
+def _arm(
+    config: StudyConfig, name: str, architecture: str, options: dict[str, Any], shape: Shape, book: Ledger, decoder: Any
+) -> dict[str, Any]:
     tokens_per_step = book.tokens * book.batch
     steps = _steps(config, name, book.training * tokens_per_step, tokens_per_step)
     tokens = steps * tokens_per_step
@@ -120,7 +127,11 @@ def _arm(config: StudyConfig, name: str, architecture: str, options: dict[str, A
 
 
 def _steps(config: StudyConfig, name: str, flops_per_step: Fraction, tokens_per_step: int) -> int:
-    wanted = Fraction(config.budget.train_flops) / flops_per_step if config.budget.train_flops is not None else Fraction(config.budget.tokens or 0, tokens_per_step)
+    wanted = (
+        Fraction(config.budget.train_flops) / flops_per_step
+        if config.budget.train_flops is not None
+        else Fraction(config.budget.tokens or 0, tokens_per_step)
+    )
     steps = round(wanted)
     if steps < 1 or (abs(steps / wanted - 1) > config.budget.tolerance and not config.budget.allow_unmatched):
         per_step = f"{float(flops_per_step):.3g} FLOPs" if config.budget.train_flops is not None else f"{tokens_per_step:,} tokens"

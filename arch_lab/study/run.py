@@ -64,7 +64,8 @@ def finished(spec: RunSpec, folder: Path, data: Any) -> dict[str, Any] | None:
     if kept is not None and files.digest(kept) != files.digest(identity):
         changed = sorted(_differences(kept, identity))
         raise files.OutputError(
-            f"{folder} holds a run of another configuration ({', '.join(changed[:3])} changed); results are never mixed: choose another --output, or delete the folder"
+            f"{folder} holds a run of another configuration ({', '.join(changed[:3])} changed); results are never mixed: "
+            "choose another --output, or delete the folder"
         )
     result = files.read_json(folder / "result.json") if kept is not None else None
     return result if result and result.get("status") in ("finished", "diverged") else None
@@ -90,7 +91,9 @@ def train(spec: RunSpec, folder: Path, data: Any, experiment: Experiment, *, pro
     try:
         return _train(spec, folder, data, experiment, progress)
     except OSError as error:
-        raise files.OutputError(f"cannot write {folder}: {error.strerror or error}; free space or choose another folder with --output") from None
+        raise files.OutputError(
+            f"cannot write {folder}: {error.strerror or error}; free space or choose another folder with --output"
+        ) from None
 
 
 def _train(spec: RunSpec, folder: Path, data: Any, experiment: Experiment, progress: Callable[[int], None]) -> dict[str, Any]:
@@ -108,8 +111,10 @@ def _train(spec: RunSpec, folder: Path, data: Any, experiment: Experiment, progr
             progress=progress,
         )
         divergence = Divergence(math.log(spec.vocabulary), check_every=10 if torch.cuda.is_available() else 1)
-        trainer = _trainer(spec, [log, divergence, RandomState(), Keeper(folder, seconds=t.checkpoint_seconds)])
-        _fit(trainer, module, source, folder / CHECKPOINT)
+        keeper = Keeper(folder, seconds=t.checkpoint_seconds)
+        trainer = _trainer(spec, [log, divergence, RandomState(), keeper])
+        with keeper.deferring_interrupts():
+            _fit(trainer, module, source, folder / CHECKPOINT)
         scores: dict[str, Any] = {} if divergence.diverged else experiment.scores(trainer, module, source)
         tuned = f"tune_{experiment.primary}"
         log.add({**log.axes(trainer.global_step), tuned: scores.get(tuned)})
@@ -161,9 +166,7 @@ def _fit(trainer: pl.Trainer, module: pl.LightningModule, source: pl.LightningDa
         discard(checkpoint)  # damaged or half-written: start this run anew rather than trust it
     try:
         trainer.fit(module, datamodule=source, ckpt_path=resume, weights_only=True if resume else None)
-    except SystemExit:  # how Lightning ends after Ctrl-C
-        if 0 < trainer.global_step < trainer.max_steps:
-            save(trainer, checkpoint)
+    except SystemExit:  # how Lightning ends after Ctrl-C; the checkpoint was taken between steps
         raise KeyboardInterrupt from None
 
 

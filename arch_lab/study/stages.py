@@ -34,7 +34,15 @@ def train_all(
             break
         observer("widen", {"learning_rates": more})
         rates = sorted([*rates, *more])
-        _run_jobs([(a, r, s) for a in planned["arms"] for r in more for s in config.grid_seeds], results, config, folder, data, experiment, observer)
+        _run_jobs(
+            [(a, r, s) for a in planned["arms"] for r in more for s in config.grid_seeds],
+            results,
+            config,
+            folder,
+            data,
+            experiment,
+            observer,
+        )
     rest = [s for s in config.seeds if s not in config.grid_seeds]
     if rest:
         chosen = statistics.select(list(results.values()), arms)

@@ -35,7 +35,9 @@ class Terminal:
     def on_certificate(self, facts: dict[str, Any]) -> None:
         if facts["passed"]:
             lengths = ", ".join(map(str, facts["lengths"]))
-            self.notes.print(f"[green]causal[/green] {facts['arm']}: worst leak {facts['leak_ratio']:.0e} of the scale (float64, lengths {lengths})")
+            self.notes.print(
+                f"[green]causal[/green] {facts['arm']}: worst leak {facts['leak_ratio']:.0e} of the scale (float64, lengths {lengths})"
+            )
 
     def on_widen(self, facts: dict[str, Any]) -> None:
         rates = ", ".join(f"{r:g}" for r in facts["learning_rates"])

@@ -9,8 +9,11 @@ import hashlib
 import json
 import math
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -147,16 +150,42 @@ class RunLog(Callback):
 
 
 class Keeper(Callback):
-    """Saves the run every ``seconds`` of wall-clock and when it is interrupted; written whole, with its hash beside it."""
+    """Saves the run every ``seconds`` of wall-clock, and at the end of the step in which Ctrl-C arrives.
+
+    Only between steps: in the middle of one the data order is a batch ahead of the weights, and a checkpoint taken
+    there would resume to other numbers. A second Ctrl-C does not wait.
+    """
 
     def __init__(self, folder: Path, *, seconds: float) -> None:
         self.path, self.seconds = folder / CHECKPOINT, seconds
+        self.stop = False
         self._last = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if time.monotonic() - self._last >= self.seconds and trainer.global_step < trainer.max_steps:
+        due = self.stop or time.monotonic() - self._last >= self.seconds
+        if due and trainer.global_step < trainer.max_steps:
             save(trainer, self.path)
             self._last = time.monotonic()
+        if self.stop:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def deferring_interrupts(self) -> Iterator[None]:
+        """Inside, the first SIGINT waits for the end of the step. Elsewhere than in the main thread: no change."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def on_signal(number: int, frame: Any) -> None:
+            if self.stop:
+                raise KeyboardInterrupt
+            self.stop = True
+
+        before = signal.signal(signal.SIGINT, on_signal)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def save(trainer: pl.Trainer, path: Path) -> None:

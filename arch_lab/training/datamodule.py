@@ -15,7 +15,6 @@ from torch import Tensor
 
 from arch_lab.data import DataConfig, OrderedLoader, PreparedData, WindowOrder, evaluation_batches, prepare
 
-
 SCORED_TOKENS = 8192
 
 
@@ -68,6 +67,7 @@ class TextDataModule(PreparedDataModule):
         train: training file(s), for source files.
         validation: held-out file(s), for source files.
         root: folder that relative paths start from.
+        document_start: regular expression found in the first line of each document of a text file.
         hub_name: dataset on the Hugging Face hub, for source hub.
         tokenizer: bytes, bpe or file.
         vocabulary: tokens of a trained BPE.
@@ -85,6 +85,7 @@ class TextDataModule(PreparedDataModule):
         train: str | None = None,
         validation: str | None = None,
         root: str | None = None,
+        document_start: str | None = None,
         hub_name: str | None = None,
         tokenizer: str = "bytes",
         vocabulary: int = 1024,
@@ -97,7 +98,13 @@ class TextDataModule(PreparedDataModule):
     ) -> None:
         text = {"tokenizer": {"kind": tokenizer, "vocabulary": vocabulary if tokenizer == "bpe" else None, "path": tokenizer_path}}
         where = {"files": {"train": train, "validation": validation}, "hub": {"name": hub_name}}
-        options = {"source": source, "root": root, **text, **({source: where[source]} if source in where else {})}
+        options = {
+            "source": source,
+            "root": root,
+            "document_start": document_start,
+            **text,
+            **({source: where[source]} if source in where else {}),
+        }
         config = DataConfig.from_options(options, where="data")
         super().__init__(prepare(config, Path(cache)), tokens=sequence_length, batch=batch_size, seed=seed, steps=steps)
 

@@ -73,7 +73,10 @@ class LanguageModel(pl.LightningModule):
         tokens = batch["tokens"]
         logits = self.model(tokens[:, :-1])
         # every window is full, so the mean over this batch is the mean over the global batch under equal shards
-        return F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+        if self.trainer.loggers:  # a single run (fit); the runs of a study write their own log
+            self.log("train/loss", loss, prog_bar=True)
+        return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> None:
         self._score(batch, self.tune_metrics)

@@ -47,7 +47,9 @@ def groups(model: nn.Module, *, weight_decay: float, no_decay: Sequence[str] = N
     return made
 
 
-def adamw(model: nn.Module, *, learning_rate: float, betas: tuple[float, float], weight_decay: float, no_decay: Sequence[str] = NO_DECAY) -> AdamW:
+def adamw(
+    model: nn.Module, *, learning_rate: float, betas: tuple[float, float], weight_decay: float, no_decay: Sequence[str] = NO_DECAY
+) -> AdamW:
     """Fused AdamW over ``groups``; eps 1e-8."""
     parameters = dict(model.named_parameters())
     declared: list[dict[str, Any]] = [

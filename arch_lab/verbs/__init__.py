@@ -23,6 +23,7 @@ VERBS = {
     "plan": Verb("compare", "what a study would train: shapes, parameters, FLOPs, steps; trains nothing"),
     "report": Verb("report", "write the HTML report of a finished study again"),
     "blocks": Verb("blocks", "list the registered blocks"),
+    "bench": Verb("bench", "time the blocks against named peers"),
     "fit": Verb("fit", "train one model"),
     "validate": Verb("fit", "score one model on the tuning split"),
     "test": Verb("fit", "score one model on the validation split"),

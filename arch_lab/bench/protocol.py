@@ -1,0 +1,96 @@
+"""How two implementations are timed against each other: interleaved, after a warm-up, median of the pairs.
+
+The machine's speed drifts; two calls made one after the other drift together, so the ratio of each pair is the
+measurement and the times are there to read. Nothing is timed whose outputs were not compared first, where both compute
+the same function.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blocks.errors import UserError
+
+
+class GateError(UserError):
+    """The two contenders do not compute the same thing: no speed is reported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Medians in milliseconds; ``ratio`` = peer_ms / ours_ms, the median over interleaved pairs, with its quartiles."""
+
+    name: str
+    shape: str
+    ours_ms: float
+    peer: str
+    peer_ms: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+
+
+Call = Callable[[], Any]
+
+
+def measure(
+    name: str, shape: str, ours: Call, peer: str, theirs: Call, *, same: bool = False, repeats: int = 15, tolerance: float = 1e-3
+) -> Row:
+    """Time ``ours`` against ``theirs``. With ``same`` both must return equal tensors within ``tolerance`` of the scale.
+
+    Raises: GateError when they do not.
+    """
+    if same:
+        _gate(name, ours(), theirs(), tolerance)
+    for call in (ours, theirs):
+        call()
+        call()
+    pairs = [(_seconds(ours), _seconds(theirs)) for _ in range(repeats)]
+    ratios = sorted(b / a for a, b in pairs)
+    return Row(
+        name=name,
+        shape=shape,
+        ours_ms=1e3 * statistics.median(a for a, _ in pairs),
+        peer=peer,
+        peer_ms=1e3 * statistics.median(b for _, b in pairs),
+        ratio=statistics.median(ratios),
+        ratio_low=ratios[len(ratios) // 4],
+        ratio_high=ratios[-1 - len(ratios) // 4],
+    )
+
+
+def _gate(name: str, a: Tensor, b: Tensor, tolerance: float) -> None:
+    error = ((a - b).abs().max() / b.abs().max()).item()
+    if not error <= tolerance:
+        raise GateError(
+            f"bench {name!r}: the contenders differ by {error:.1e} of the scale (allowed {tolerance:.0e}); no speed is reported"
+        )
+
+
+def _seconds(call: Call) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def step_of(module: torch.nn.Module, x: Tensor) -> Call:
+    """Forward and backward of a module, gradients of input and parameters included, then dropped."""
+    x = x.detach().requires_grad_()
+
+    def call() -> None:
+        module(x).sum().backward()
+        module.zero_grad(set_to_none=True)
+        x.grad = None
+
+    return call

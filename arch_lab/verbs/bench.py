@@ -1,0 +1,37 @@
+"""``arch-lab bench``: speed of the blocks as ratios against named peers, measured here and now."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from arch_lab.verbs import parser
+
+
+def main(verb: str, argv: list[str]) -> int:
+    p = parser(verb, "Ratio = peer time / our time, median of interleaved repeats: above 1 we are faster. float32.")
+    p.add_argument("suite", metavar="SUITE", nargs="?", default="all", help="linear, convolution, mixer or all (default)")
+    p.add_argument("--threads", metavar="N", type=int, help="processor threads (default: what torch chooses)")
+    p.add_argument("--json", action="store_true", help="print {environment, rows: [{name, shape, ours_ms, peer, peer_ms, ratio, …}]}")
+    given = p.parse_args(argv)
+
+    from arch_lab.bench import run_suite
+    from arch_lab.console import console, table
+    from arch_lab.study.environment import environment
+    from arch_lab.study.planning import use_threads
+
+    use_threads(given.threads)
+    notes, rows = console(stderr=True), []
+    for row in run_suite(given.suite):
+        rows.append(row)
+        notes.print(f"[dim]{row.name} ({row.shape}): {row.ratio:.2f} x {row.peer}[/dim]")
+    if given.json:
+        print(json.dumps({"environment": environment(), "rows": [asdict(row) for row in rows]}, indent=2))
+        return 0
+    cells = [
+        [r.name, r.shape, f"{r.ours_ms:.2f}", r.peer, f"{r.peer_ms:.2f}", f"{r.ratio:.2f} [{r.ratio_low:.2f}, {r.ratio_high:.2f}]"]
+        for r in rows
+    ]
+    numeric = ["ours, ms", "peer, ms", "ratio [quartiles]"]
+    console().print(table(["what", "shape", "ours, ms", "peer", "peer, ms", "ratio [quartiles]"], cells, numeric=numeric))
+    return 0
