@@ -37,7 +37,7 @@ class M2GPT(Recipe):
     filter_emb: int = 17
     sine_frequency: float = 10.0
     residual_long_conv: bool = False
-    start: Literal["balanced", "released"] = "balanced"  # initial values, see blocks.convolution.mixer
+    start: Literal["balanced", "released"] = "balanced"  # initial values, see blocks.convolution.mixer and blocks.monarch.glu
 
     def decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
         layer = LayerConfig(
@@ -50,7 +50,12 @@ class M2GPT(Recipe):
                 residual_long_conv=self.residual_long_conv,
                 start=self.start,
             ),
-            channel=BlockDiagonalGLUConfig(width=shape.width, ffn_width=shape.ffn_width, blocks=self.blocks),
+            channel=BlockDiagonalGLUConfig(
+                width=shape.width,
+                ffn_width=shape.ffn_width,
+                blocks=self.blocks,
+                start="fan_in" if self.start == "balanced" else "released",
+            ),
             norm=RMSNormConfig(width=shape.width),
         )
         return DecoderConfig(

@@ -10,12 +10,14 @@ LayerNorm ("hyena_training_additions").
 
 Initial values, ``start``. "released": what the released class draws (short convolution U(±1/sqrt(3)), filter maps
 U(±1/sqrt(fan_in)), skip N(0, 1)), but dense maps N(0, 1/D) with zero bias as everywhere here (there torch's uniform draw,
-which BERT then redraws, filter maps included, as N(0, 0.02)). "balanced", the default, departs twice. The two gates start
+which BERT then redraws, filter maps included, as N(0, 0.02)). "balanced", the default, departs three times. The two gates start
 open, biases at 1, the value's at 0: around zero the mixer is a product of three signals without a linear term (the released
 BERT gets one from its residual convolution), and in trial runs a two-layer model stayed at chance on a copying task it
 otherwise learns. And kernels start with at most unit energy, because the released draw makes outputs grow with the root of
-``max_tokens``; in trial runs on prose that mattered little at 128 tokens and much at 512. Outputs are then of the order of
-their input at every length.
+``max_tokens``; in trial runs on prose that mattered little at 128 tokens and much at 512. And the input projection starts at
+0.3 of the fan-in rule, so that gates are 1 ± 0.2 rather than 1 ± 0.6: with the full draw, seven layers of products of three
+noisy factors stayed near the unigram loss for a hundred steps (5.99 nats after 60 steps on prose, BPE 1024, against 5.10; a
+Gemma 3 of the same budget 5.13). 0.3/sqrt(D) is also what N(0, 0.02) of the published recipes means at D = 225.
 """
 
 from __future__ import annotations
@@ -88,6 +90,7 @@ class M2Mixer(SequenceMixer):
         reset_linear(self.out_linear)
         self.short.reset_parameters()
         if self.config.start == "balanced":
+            nn.init.normal_(self.in_linear.weight, std=0.3 * self.config.width**-0.5)
             nn.init.ones_(self.short.bias)
             nn.init.zeros_(self.short.bias[2 * self.config.width :])  # the value; before it the two gates, see _mix
         self.long.reset_parameters()

@@ -8,9 +8,10 @@ residual, dropout and norm, which belong to the layer around the mixer.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from blocks.contract import BlockConfig, ChannelMixer
 from blocks.cost import Cost
@@ -24,6 +25,7 @@ class BlockDiagonalGLUConfig(BlockConfig):
     ffn_width: int  # hidden channels of one branch
     blocks: int = 4
     bias: bool = True  # of the map down; the map up has none, as released
+    start: Literal["released", "fan_in"] = "released"
 
     def __post_init__(self) -> None:
         check_blocks(self.blocks, width=self.width, ffn_width=self.ffn_width)
@@ -36,6 +38,9 @@ class BlockDiagonalGLU(ChannelMixer):
     Shape: (..., D) -> (..., D). Because the halves are cut across the blocks, the gate sees the first half of the
     channels and the value the second (K even); all other channel mixing is left to the sequence mixer's projections.
     Cost: 6·D·F/K FLOPs a token; elementwise 1 a GELU, 1 a product, 1 a bias.
+    Initialisation: as released (see BlockDiagonalLinear), or ``start="fan_in"``: N(0, 1/inputs of a block), zero bias,
+    the rule of this library's dense maps. The released draw returns 0.12 of a unit input's size where a dense GeGLU
+    returns 0.66; post-norm layers hide that, in a pre-norm model it silenced the channel mixer for hundreds of steps.
     """
 
     config: BlockDiagonalGLUConfig
@@ -44,10 +49,15 @@ class BlockDiagonalGLU(ChannelMixer):
         super().__init__(config)
         self.up = _linear(config.width, 2 * config.ffn_width, config.blocks, bias=False)
         self.down = _linear(config.ffn_width, config.width, config.blocks, bias=config.bias)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        self.up.reset_parameters()
-        self.down.reset_parameters()
+        for layer in (self.up, self.down):
+            layer.reset_parameters()
+            if self.config.start == "fan_in":
+                nn.init.normal_(layer.weight, std=layer.weight.shape[-1] ** -0.5)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.up(x).chunk(2, dim=-1)
