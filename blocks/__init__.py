@@ -11,6 +11,8 @@ from blocks.attention.gemma import (
     Gemma3Attention,
     Gemma3AttentionConfig,
 )
+from blocks.bert.embedding import BertEmbedding, BertEmbeddingConfig
+from blocks.bert.head import BertHead, BertHeadConfig
 from blocks.channel.glu import GeGLU, GeGLUConfig
 from blocks.contract import Block, BlockConfig, ChannelMixer, SequenceMixer
 from blocks.convolution.gated import GatedLongConv, GatedLongConvConfig
@@ -26,6 +28,10 @@ from blocks.norm import LayerNorm, LayerNormConfig, RMSNorm, RMSNormConfig
 from blocks.registry import Entry, build, configure, entries, lookup, register
 
 __all__ = [
+    "BertEmbedding",
+    "BertEmbeddingConfig",
+    "BertHead",
+    "BertHeadConfig",
     "Block",
     "BlockConfig",
     "BlockDiagonalGLU",

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeVar
 
 from arch_lab.architecture.decoder import Decoder, DecoderConfig
+from arch_lab.architecture.encoder import Encoder, EncoderConfig
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError, did_you_mean
 
@@ -36,6 +37,7 @@ class Recipe(BlockConfig, ABC):
 
     name: ClassVar[str]
     source: ClassVar[str]
+    causal: ClassVar[bool] = True  # False: an encoder, see EncoderRecipe
     # what the solver may turn, and in which steps: multiples that keep head widths and Monarch blocks whole
     width_multiple: ClassVar[int] = 32
     ffn_multiple: ClassVar[int] = 8
@@ -48,6 +50,36 @@ class Recipe(BlockConfig, ABC):
 
     def model(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> Decoder:
         return Decoder(self.decoder(shape, vocabulary=vocabulary, max_tokens=max_tokens))
+
+    def blueprint(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig | EncoderConfig:
+        """What the ledger counts, whichever of the two this architecture is."""
+        return self.decoder(shape, vocabulary=vocabulary, max_tokens=max_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderRecipe(Recipe, ABC):
+    """Options of a bidirectional architecture. Whoever wants a decoder of it is refused, so it never gets a perplexity."""
+
+    causal: ClassVar[bool] = False
+
+    @abstractmethod
+    def encoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderConfig:
+        """Every block of the model, at this shape. Raises: ConfigError when the shape does not fit the recipe."""
+
+    def encoder_model(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> Encoder:
+        return Encoder(self.encoder(shape, vocabulary=vocabulary, max_tokens=max_tokens))
+
+    def blueprint(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderConfig:
+        return self.encoder(shape, vocabulary=vocabulary, max_tokens=max_tokens)
+
+    def decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
+        raise self.refuse_decoder()
+
+    def refuse_decoder(self, what: str = "") -> ConfigError:
+        return ConfigError(
+            f"{what}architecture {self.name!r} is a bidirectional encoder: it sees the tokens it would have to predict; "
+            f"choose a decoder: {', '.join(architectures(causal=True))}"
+        )
 
 
 R = TypeVar("R", bound=type[Recipe])
@@ -67,8 +99,9 @@ def register_architecture(name: str, *, source: str) -> Callable[[R], R]:
     return add
 
 
-def architectures() -> list[str]:
-    return sorted(_recipes)
+def architectures(*, causal: bool | None = None) -> list[str]:
+    """Registered names: all of them, the decoders (``causal=True``) or the encoders (``causal=False``)."""
+    return sorted(name for name, cls in _recipes.items() if causal is None or cls.causal == causal)
 
 
 def recipe(name: str, options: dict[str, Any] | None = None) -> Recipe:

@@ -6,6 +6,7 @@ Legend: B batch, T tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import nn
@@ -26,7 +27,7 @@ def linear() -> Iterator[Row]:
             nn.Linear(features, features),
         )
         shape = f"{tokens} x {features} -> {features}, 4 blocks"
-        yield measure("block_diagonal_linear", shape, lambda f=ours, x=x: f(x), "dense linear", lambda f=dense, x=x: f(x))
+        yield measure("block_diagonal_linear", shape, partial(ours, x), "dense linear", partial(dense, x))
 
 
 @torch.no_grad()
@@ -39,7 +40,7 @@ def convolution() -> Iterator[Row]:
             return torch.fft.irfft(torch.fft.rfft(u, n=2 * n) * torch.fft.rfft(k, n=2 * n), n=2 * n)[..., :n]
 
         shape = f"B {len(u)}, D 256, T {tokens}"
-        yield measure("causal_convolution", shape, lambda u=u, k=k: causal_convolution(u, k), "whole-tensor rfft", whole, same=True)
+        yield measure("causal_convolution", shape, partial(causal_convolution, u, k), "whole-tensor rfft", whole, same=True)
 
 
 def mixer() -> Iterator[Row]:
@@ -51,7 +52,7 @@ def mixer() -> Iterator[Row]:
         attention = Gemma3AttentionConfig(width=width, heads=4, kv_heads=1, head_width=64).build()
         shape = f"B {len(x)}, T {tokens}, D {width}"
         with torch.no_grad():
-            yield measure("m2_mixer forward", shape, lambda f=m2, x=x: f(x), "causal SDPA mixer", lambda f=attention, x=x: f(x))
+            yield measure("m2_mixer forward", shape, partial(m2, x), "causal SDPA mixer", partial(attention, x))
         yield measure("m2_mixer forward+backward", shape, step_of(m2, x), "causal SDPA mixer", step_of(attention, x))
 
 

@@ -2,6 +2,20 @@
 
 from arch_lab.budget.budget import Budget, BudgetError
 from arch_lab.budget.gate import Miss, check, refuse
-from arch_lab.budget.solver import Candidate, solve, solve_together
+from arch_lab.budget.recheck import deviations, misses_of, require_matched
+from arch_lab.budget.solver import Candidate, inside, solve, solve_together
 
-__all__ = ["Budget", "BudgetError", "Candidate", "Miss", "check", "refuse", "solve", "solve_together"]
+__all__ = [
+    "Budget",
+    "BudgetError",
+    "Candidate",
+    "Miss",
+    "check",
+    "deviations",
+    "inside",
+    "misses_of",
+    "refuse",
+    "require_matched",
+    "solve",
+    "solve_together",
+]

@@ -1,19 +1,22 @@
-"""What a comparison holds fixed.
+"""What a comparison holds fixed: axes of size, axes of length, and which of them can be held together.
 
 Default axes: parameters of body + head and training FLOPs (canonical: 3 x forward). A tied table is one tensor counted
 as embedding; its matmul is counted in FLOPs whatever the parameters say. Source of the default: body + head gave the
 cleanest scaling in nanochat's log of 2026-01-27; ``match_on: total`` holds everything fixed instead.
+Letters: N parameters, F training FLOPs a token, C training FLOPs of a run, n its tokens, s its seconds; C = F·n.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError, UserError
 
 MatchOn = Literal["body+head", "body", "total"]
+SIZE = ("params", "flops_per_token")  # what the shape decides
+LENGTH = ("train_flops", "tokens", "seconds")  # what the number of steps decides
 
 
 class BudgetError(UserError):
@@ -22,30 +25,75 @@ class BudgetError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Budget(BlockConfig):
-    """``params`` parameters (of ``match_on``) and ``train_flops`` training FLOPs an arm, or ``tokens`` instead of FLOPs.
+    """One or two axes of size (``params`` of ``match_on``, ``flops_per_token``) and one of length (``train_flops``, ``tokens``,
+    ``seconds``). ``train_flops`` together with ``tokens`` says what a token costs, so the pair is an axis of size as well.
 
     ``tolerance`` is relative. ``allow_unmatched`` lets a study run all the same; its report then carries a red banner.
+    Raises: ConfigError when the axes leave the size or the length open, or contradict each other.
     """
 
-    params: int
+    params: int | None = None
     train_flops: float | None = None
     tokens: int | None = None
+    flops_per_token: float | None = None  # training, 3 x forward
+    seconds: float | None = None  # in training steps, one run
     match_on: MatchOn = "body+head"
     tolerance: float = 0.01
     allow_unmatched: bool = False
 
     def __post_init__(self) -> None:
-        if self.params < 1:
-            raise ConfigError(f"budget.params must be positive, got {self.params}")
-        if (self.train_flops is None) == (self.tokens is None):
-            raise ConfigError("budget: give exactly one of train_flops and tokens")
-        if (self.train_flops or self.tokens or 0) <= 0:
-            raise ConfigError("budget: train_flops (or tokens) must be positive")
         if not 0 < self.tolerance <= 0.1:
             raise ConfigError(f"budget.tolerance must lie in (0, 0.1], got {self.tolerance}")
+        for axis in self.axes:
+            if not self.target(axis) > 0:
+                raise ConfigError(f"budget.{axis} must be positive, got {getattr(self, axis)}")
+        length = [axis for axis in LENGTH if axis in self.axes]
+        if not length:
+            raise ConfigError("budget: nothing says how long to train; add one of train_flops, tokens, seconds")
+        if "seconds" in length and len(length) > 1:
+            raise ConfigError(
+                f"budget: seconds cannot be held together with {length[0]}, because one number of steps cannot meet both; "
+                f"remove one of them (--set budget.{length[0]}=null)"
+            )
+        if not self.size_targets:
+            raise ConfigError("budget: nothing says how large the models are; add params or flops_per_token")
+        if self.flops_per_token and self.train_flops and self.tokens:
+            apart = self.flops_per_token * self.tokens / self.train_flops - 1
+            if abs(apart) > self.tolerance:
+                raise ConfigError(
+                    f"budget: flops_per_token x tokens = {self.flops_per_token * self.tokens:.4g} contradicts "
+                    f"train_flops {self.train_flops:.4g} ({apart:+.1%}); remove one of the three"
+                )
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes given, size before length."""
+        return tuple(axis for axis in (*SIZE, *LENGTH) if getattr(self, axis) is not None)
+
+    def target(self, axis: str) -> float:
+        return getattr(self, axis)  # type: ignore[no-any-return]
+
+    @property
+    def size_targets(self) -> dict[str, float]:
+        """What a shape must meet. FLOPs per token also where they only follow from train_flops / tokens."""
+        targets: dict[str, float] = {} if self.params is None else {"params": self.params}
+        if self.flops_per_token is not None:
+            targets["flops_per_token"] = self.flops_per_token
+        elif self.train_flops is not None and self.tokens:
+            targets["flops_per_token"] = self.train_flops / self.tokens
+        return targets
+
+    @property
+    def length_targets(self) -> dict[str, float]:
+        return {axis: self.target(axis) for axis in LENGTH if axis in self.axes}
 
     def matched_parameters(self, counts: dict[str, int]) -> int:
         """The count this budget is about, from embedding, head, body, total."""
         if self.match_on == "body+head":
             return counts["body"] + counts["head"]
         return counts[self.match_on]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plans and study.json hold it: the default pair's keys always, other axes when given."""
+        plain: dict[str, Any] = {"params": self.params, "train_flops": self.train_flops, "tokens": self.tokens, "match_on": self.match_on}
+        return plain | {axis: self.target(axis) for axis in ("flops_per_token", "seconds") if axis in self.axes}

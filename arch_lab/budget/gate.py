@@ -1,7 +1,8 @@
 """The gate: no comparison is written whose arms are not matched.
 
-Two rules. Every arm lies within the tolerance of the budget on both axes; and any two arms lie within the tolerance of
-each other on both, because two arms at opposite edges of a 1 % band are 2 % apart.
+Two rules. Every arm lies within the tolerance of the budget on every axis given; and any two arms lie within the tolerance
+of each other on each, because two arms at opposite edges of a 1 % band are 2 % apart. What it reads of an arm are the
+counts of the plan's JSON form; ``recheck`` applies it to a stored study.
 """
 
 from __future__ import annotations
@@ -11,6 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from arch_lab.budget.budget import Budget, BudgetError
+
+# what to turn when an arm misses an axis: a shape decides the first two, the number of steps the others
+ADVICE = {
+    "params": "let the solver choose the shape",
+    "flops_per_token": "let the solver choose the shape",
+    "train_flops": "raise budget.train_flops or lower training.batch_size, so that whole steps come nearer",
+    "tokens": "raise budget.tokens or lower training.batch_size, so that whole steps come nearer",
+    "seconds": "raise budget.seconds, so that whole steps come nearer",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +54,10 @@ def refuse(arms: Sequence[dict[str, Any]], budget: Budget) -> None:
     misses = check(arms, budget)
     if misses:
         more = f" (and {len(misses) - 1} more)" if len(misses) > 1 else ""
+        advice = ADVICE.get(misses[0].axis, ADVICE["params"])
         raise BudgetError(
-            f"refused: {misses[0].text}{more}; tolerance {budget.tolerance:.1%}. Let the solver choose the shape, or set budget.allow_unmatched: true"
+            f"refused: {misses[0].text}{more}; tolerance {budget.tolerance:.1%}. To mend it, {advice}; "
+            "or set budget.allow_unmatched: true, and the report will carry a banner"
         )
 
 
@@ -53,4 +65,5 @@ def _blame(arm: dict[str, Any], axis: str, deviation: float, against: str) -> st
     key = "parameters" if axis == "params" else "flops_per_token"
     largest = max((c for c in arm["components"] if axis != "params" or not c["name"].startswith("embedding")), key=lambda c: c[key])
     whole = sum(c[key] for c in arm["components"])
-    return f"arm {arm['name']!r} is {deviation:+.2%} off {against} on {axis}; its largest part is {largest['name']} ({largest[key] / whole:.0%} of the {key})"
+    share = f"{largest['name']} ({largest[key] / whole:.0%} of the {key})"
+    return f"arm {arm['name']!r} is {deviation:+.2%} off {against} on {axis}; its largest part is {share}"

@@ -1,28 +1,31 @@
-"""From a parameter budget to a shape: width, depth and the channel mixer's width, exact by count.
+"""From a budget to a shape: width, depth and the channel mixer's width, exact by count.
 
-The search is over a lattice hardware likes (widths and hidden widths in the recipe's multiples, coarser when large).
-For one width, parameters grow linearly with depth and hidden width, so the hidden width that meets the budget is
-solved from two counted layers and then *counted*, not trusted. Among shapes inside the tolerance the penalty prefers
-the recipe's hidden ratio and a sane aspect; ``solve_together`` prefers one width for all arms, so that embedding and
-head are the same in each and the totals match too.
+The search is over a lattice hardware likes (widths and hidden widths in the recipe's multiples, coarser when large; heads
+follow the width). For one width, parameters and FLOPs per token grow linearly with the hidden width and layer by layer
+with depth, so the hidden width that meets the first axis of size is solved from two counted layers and then *counted*,
+not trusted. Among shapes inside the tolerance on every axis the penalty prefers the recipe's hidden ratio and a sane
+aspect; ``solve_together`` prefers one width for all arms, so that embedding and head are the same in each and the totals
+match too. Lattice and penalty in numbers: docs/budget.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field
 from itertools import product
 from math import log2
 
-from arch_lab.architecture.decoder import Decoder, DecoderConfig, Layer, LayerConfig, SandwichLayer, on_meta
+from arch_lab.accounting.ledger import TRAINING
+from arch_lab.architecture.decoder import DecoderConfig
 from arch_lab.architecture.recipe import Recipe, Shape
 from arch_lab.budget.budget import Budget, BudgetError
+from arch_lab.budget.counting import Size, measure, measure_ends, measure_layer
+from blocks.cost import Cost
 from blocks.errors import ConfigError
 
 RATIO_RANGE = (1.0, 10.0)  # hidden width / width: outside it no published model of these families lies
 MAX_DEPTH = 256
-COUNTED = 40  # predictions verified by building; the best of them by penalty
+COUNTED = 40  # predictions verified by counting; the best of them by penalty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,164 +34,214 @@ class Candidate:
 
     shape: Shape
     parameters: dict[str, int]
-    deviation: float  # signed, relative
+    deviation: float  # signed, relative, of the first axis of size
     penalty: float
+    flops_per_token: float = 0.0  # training, at the sequence length and batch of the search
+    deviations: dict[str, float] = field(default_factory=dict)  # of every axis of size
+
+    @property
+    def worst(self) -> float:
+        return max(map(abs, self.deviations.values()))
 
 
-def solve(recipe: Recipe, budget: Budget, *, vocabulary: int, max_tokens: int) -> Candidate:
-    """The best shape inside the tolerance. Raises: BudgetError with the nearest reachable count when there is none."""
-    return min(inside(recipe, budget, vocabulary=vocabulary, max_tokens=max_tokens), key=lambda c: c.penalty)
+def solve(recipe: Recipe, budget: Budget, *, vocabulary: int, max_tokens: int, batch: int = 1) -> Candidate:
+    """The best shape inside the tolerance. Raises: BudgetError with the nearest reachable count when there is none.
+
+    ``max_tokens`` is the sequence length; ``batch`` spreads what is computed once a step (only FLOPs per token see it).
+    """
+    return min(inside(recipe, budget, vocabulary=vocabulary, max_tokens=max_tokens, batch=batch), key=lambda c: c.penalty)
 
 
-def solve_together(recipes: Sequence[Recipe], budget: Budget, *, vocabulary: int, max_tokens: int) -> list[Candidate]:
+def solve_together(recipes: Sequence[Recipe], budget: Budget, *, vocabulary: int, max_tokens: int, batch: int = 1) -> list[Candidate]:
     """One shape an arm; the same width for all wherever that costs little in shape quality.
 
     Raises: BudgetError naming the arm that cannot meet the budget.
     """
-    good = [inside(r, budget, vocabulary=vocabulary, max_tokens=max_tokens) for r in recipes]
+    searches = [Search(r, budget, vocabulary, max_tokens, batch) for r in recipes]
+    good = [_found_or_refused(s, searches) for s in searches]
     best = [min(shapes, key=lambda c: c.penalty) for shapes in good]
-    best_penalty = sum(c.penalty for c in best) + 1.0
+    if _spread(best) > budget.tolerance:
+        best = _matched(good, budget.tolerance) or best
+    best_penalty = sum(c.penalty for c in best) + 1.0 if _spread(best) <= budget.tolerance else float("inf")
     for width in set.intersection(*({c.shape.width for c in shapes} for shapes in good)):
         # a few per arm are enough: matching totals is a tie-break among good shapes, not a goal against them
         lists = [sorted((c for c in shapes if c.shape.width == width), key=lambda c: c.penalty)[:4] for shapes in good]
         for combination in product(*lists) if len(lists) <= 4 else [tuple(x[0] for x in lists)]:
-            spread = max(c.deviation for c in combination) - min(c.deviation for c in combination)
+            spread = _spread(combination)
             penalty = sum(c.penalty for c in combination) + 20 * spread
             if spread <= budget.tolerance and penalty < best_penalty:
                 best, best_penalty = list(combination), penalty
     return best
 
 
-def inside(recipe: Recipe, budget: Budget, *, vocabulary: int, max_tokens: int) -> list[Candidate]:
+def _matched(good: Sequence[Sequence[Candidate]], tolerance: float) -> list[Candidate]:
+    """One shape an arm, within the tolerance of each other on every axis, at the least penalty in all; empty: there are none."""
+    axes = list(good[0][0].deviations)
+    least: list[Candidate] = []
+    # some arm is the lowest on each axis: every combination of lowest values is one window to choose in
+    for corner in product(*(sorted({c.deviations[a] for shapes in good for c in shapes}) for a in axes)):
+        window = [(low - 1e-12, (1 + low) * (1 + tolerance) - 1) for low in corner]
+        fits = [
+            [c for c in shapes if all(lo <= c.deviations[a] <= hi for a, (lo, hi) in zip(axes, window, strict=True))] for shapes in good
+        ]
+        if all(fits):
+            chosen = [min(shapes, key=lambda c: c.penalty) for shapes in fits]
+            if not least or sum(c.penalty for c in chosen) < sum(c.penalty for c in least):
+                least = chosen
+    return least
+
+
+def _spread(arms: Sequence[Candidate]) -> float:
+    """How far the arms are from each other on their worst axis, as the gate reckons it."""
+    axes = list(arms[0].deviations)
+    return max((1 + max(c.deviations[a] for c in arms)) / (1 + min(c.deviations[a] for c in arms)) - 1 for a in axes)
+
+
+def inside(recipe: Recipe, budget: Budget, *, vocabulary: int, max_tokens: int, batch: int = 1) -> list[Candidate]:
     """Counted shapes within the tolerance, the most sensible first.
 
-    Raises: BudgetError naming the nearest reachable count when there is none.
+    Raises: BudgetError naming the nearest reachable count, what it is made of and what would reconcile the two.
     """
-    build = _Builder(recipe, budget, vocabulary, max_tokens)
-    near = [c for c in predictions(build) if abs(c.deviation) <= 3 * budget.tolerance]
-    counted = [c for c in (build.exact(p.shape) for p in sorted(near, key=lambda c: c.penalty)[:COUNTED]) if c is not None]
-    found = [c for c in counted if abs(c.deviation) <= budget.tolerance]
+    search = Search(recipe, budget, vocabulary, max_tokens, batch)
+    return _found_or_refused(search, [search])
+
+
+def _found_or_refused(search: Search, everyone: list[Search]) -> list[Candidate]:
+    found = search.found()
     if not found:
-        raise BudgetError(_unreachable(build))
-    return sorted(found, key=lambda c: c.penalty)
+        from arch_lab.budget.reasons import unreachable  # it searches too
 
-
-class _Builder:
-    """One recipe under one budget: builds what the search asks for, on the meta device."""
-
-    def __init__(self, recipe: Recipe, budget: Budget, vocabulary: int, max_tokens: int) -> None:
-        self.recipe, self.budget, self.vocabulary, self.max_tokens = recipe, budget, vocabulary, max_tokens
-
-    def counts(self, shape: Shape) -> dict[str, int] | None:
-        try:
-            return count(self.recipe.decoder(shape, vocabulary=self.vocabulary, max_tokens=self.max_tokens))
-        except ConfigError:  # a width this recipe cannot build (heads, Monarch blocks): not on its lattice
-            return None
-
-    def candidate(self, shape: Shape, counts: dict[str, int]) -> Candidate:
-        deviation = self.budget.matched_parameters(counts) / self.budget.params - 1
-        return Candidate(shape=shape, parameters=counts, deviation=deviation, penalty=_penalty(self.recipe, self.budget, shape, deviation))
-
-    def exact(self, shape: Shape) -> Candidate | None:
-        counts = self.counts(shape)
-        return self.candidate(shape, counts) if counts is not None else None
-
-
-def predictions(build: _Builder) -> list[Candidate]:
-    """For every (width, depth) worth a look, the hidden width that should meet the budget, uncounted; nearest first."""
-    recipe, budget = build.recipe, build.budget
-    # 4 D² + 3 r D² weights a layer is the order of magnitude of both families; the lattice spans a wide factor around it
-    guess = (budget.params * recipe.aspect / 12) ** (1 / 3)
-    found: list[Candidate] = []
-    for width in _lattice(guess / 5, guess * 5, recipe.width_multiple):
-        found += _at_width(build, width)
-    return sorted(found, key=lambda c: abs(c.deviation))
-
-
-def _at_width(build: _Builder, width: int) -> list[Candidate]:
-    recipe, budget = build.recipe, build.budget
-    step = recipe.ffn_multiple * max(1, round(width / 512))
-    low, high = _multiple(RATIO_RANGE[0] * width, step), _multiple(RATIO_RANGE[1] * width, step)
-    narrow = build.counts(Shape(width=width, depth=1, ffn_width=low))
-    wide = build.counts(Shape(width=width, depth=1, ffn_width=high))
-    deeper = build.counts(Shape(width=width, depth=2, ffn_width=low))
-    if narrow is None or wide is None or deeper is None:
-        return []
-    layer = deeper["body"] - narrow["body"]
-    slope = (wide["body"] - narrow["body"]) / max(1, high - low)
-    fixed = {k: narrow[k] - (layer if k in ("body", "total") else 0) for k in narrow}
-    target = budget.params - budget.matched_parameters(fixed)
-    found: list[Candidate] = []
-    for depth in range(1, min(MAX_DEPTH, max(2, 2 * width)) + 1):
-        wanted = (target / depth - layer) / slope + low if slope else float(low)
-        ffn = min(high, max(low, _multiple(wanted, step)))
-        grown = round(depth * (layer + slope * (ffn - low)))
-        counts = {k: v + (grown if k in ("body", "total") else 0) for k, v in fixed.items()}
-        found.append(build.candidate(Shape(width=width, depth=depth, ffn_width=ffn), counts))
-        if wanted < low:
-            break  # deeper only overshoots more
+        raise BudgetError(unreachable(search, everyone))
     return found
 
 
-def _penalty(recipe: Recipe, budget: Budget, shape: Shape, deviation: float) -> float:
-    # published widths grow faster than depths: 128/4 at 1M, 1152/26 at 1B, 5376/62 at 27B
-    aspect = recipe.aspect * (budget.params / 1e6) ** (1 / 8)
-    return (
-        log2(shape.width / shape.depth / aspect) ** 2
-        + 2 * log2(shape.ffn_width / shape.width / recipe.ffn_ratio) ** 2
-        + (deviation / budget.tolerance) ** 2 * 0.2
-    )
+class Search:
+    """One recipe under one budget at one vocabulary, sequence length and batch."""
+
+    def __init__(self, recipe: Recipe, budget: Budget, vocabulary: int, tokens: int, batch: int) -> None:
+        self.recipe, self.budget, self.vocabulary, self.tokens, self.batch = recipe, budget, vocabulary, tokens, batch
+        self.targets = budget.size_targets
+        # parameters the penalty and the first guess at a width go by: 6 FLOPs a parameter where only FLOPs are given
+        self.scale = self.targets.get("params") or self.targets["flops_per_token"] / (2 * TRAINING)
+
+    # --- counting -----------------------------------------------------------------------------------------------
+
+    def config(self, shape: Shape) -> DecoderConfig | None:
+        try:
+            return self.recipe.decoder(shape, vocabulary=self.vocabulary, max_tokens=self.tokens)
+        except ConfigError:  # a width this recipe cannot build (heads, Monarch blocks): not on its lattice
+            return None
+
+    def exact(self, shape: Shape) -> Candidate | None:
+        """The shape counted, or None where the recipe cannot build it."""
+        config = self.config(shape)
+        return None if config is None else self.candidate(shape, measure(config, self.tokens))
+
+    def candidate(self, shape: Shape, size: Size) -> Candidate:
+        flops = float(size.flops_per_token(self.tokens, self.batch))
+        values = {"params": self.budget.matched_parameters(size.parameters), "flops_per_token": flops}
+        deviations = {axis: values[axis] / target - 1 for axis, target in self.targets.items()}
+        first = next(iter(deviations.values()))
+        penalty = self.penalty((shape.width, shape.depth, shape.ffn_width), first)
+        return Candidate(
+            shape=shape, parameters=size.parameters, deviation=first, penalty=penalty, flops_per_token=flops, deviations=deviations
+        )
+
+    def penalty(self, shape: tuple[int, int, int], deviation: float) -> float:
+        width, depth, ffn_width = shape
+        # published widths grow faster than depths: 128/4 at 1M, 1152/26 at 1B, 5376/62 at 27B
+        aspect = self.recipe.aspect * (self.scale / 1e6) ** (1 / 8)
+        return (
+            log2(width / depth / aspect) ** 2
+            + 2 * log2(ffn_width / width / self.recipe.ffn_ratio) ** 2
+            + (deviation / self.budget.tolerance) ** 2 * 0.2
+        )
+
+    # --- searching ----------------------------------------------------------------------------------------------
+
+    def found(self) -> list[Candidate]:
+        """Counted shapes within the tolerance on every axis of size, best penalty first; empty when there is none."""
+        tolerance = self.budget.tolerance
+        near = [g for g in self.guesses() if g[2] <= 3 * tolerance]
+        near.sort(key=lambda g: g[0])
+        found: list[Candidate] = []
+        # the first round decides nearly always; the second is for lattices so coarse that most near shapes miss
+        for some in (near[:COUNTED], sorted(near[COUNTED:], key=lambda g: g[2])[:COUNTED]):
+            counted = [c for c in (self.exact(_shape(g)) for g in some) if c is not None]
+            found = sorted((c for c in counted if c.worst <= tolerance), key=lambda c: c.penalty)
+            if found:
+                break
+        return found
+
+    def nearest(self) -> list[Candidate]:
+        """The counted shapes nearest the budget, whatever they miss it by."""
+        guesses = sorted(self.guesses(), key=lambda g: g[2])[:COUNTED]
+        counted = [c for c in (self.exact(_shape(g)) for g in guesses) if c is not None]
+        return sorted(counted, key=lambda c: c.worst)
+
+    def guesses(self) -> list[tuple[float, tuple[int, int, int], float]]:
+        """(penalty, shape, worst deviation), predicted: for every (width, depth) the hidden width that meets the first axis."""
+        # 4 D² + 3 r D² weights a layer is the order of magnitude of both families; the lattice spans a wide factor around it
+        guess = (self.scale * self.recipe.aspect / 12) ** (1 / 3)
+        # a large table counts in the total and in the head's FLOPs: only narrow models may be left room for
+        table = self.budget.match_on == "total" or "flops_per_token" in self.targets
+        low = 0 if table else guess / 5
+        widths = lattice(low, guess * 5, self.recipe.width_multiple, parts=64 if len(self.targets) > 1 else 16)
+        return [g for width in widths for g in self._at_width(width)]
+
+    def _values(self, parameters: dict[str, int], cost: Cost) -> list[float]:
+        values = {
+            "params": self.budget.matched_parameters(parameters),
+            "flops_per_token": TRAINING * cost.forward(self.batch) / (self.batch * self.tokens),
+        }
+        return [values[axis] for axis in self.targets]
+
+    def _layer(self, layer: tuple[int, Cost]) -> list[float]:
+        return self._values({"embedding": 0, "head": 0, "body": layer[0], "total": layer[0]}, layer[1])
+
+    def _at_width(self, width: int) -> list[tuple[float, tuple[int, int, int], float]]:
+        step = self.recipe.ffn_multiple * max(1, round(width / 512))
+        low, high = multiple(RATIO_RANGE[0] * width, step), multiple(RATIO_RANGE[1] * width, step)
+        narrow, wide = self.config(Shape(width=width, depth=1, ffn_width=low)), self.config(Shape(width=width, depth=1, ffn_width=high))
+        if narrow is None or wide is None:
+            return []
+        axes, targets = range(len(self.targets)), list(self.targets.values())
+        ends = self._values(*measure_ends(narrow, self.tokens))
+        layer, wider = self._layer(measure_layer(narrow.layers[0], self.tokens)), self._layer(measure_layer(wide.layers[0], self.tokens))
+        slope = [(wider[a] - layer[a]) / max(1, high - low) for a in axes]
+        deepest = min(MAX_DEPTH, max(2, 2 * width), max(1, int((targets[0] - ends[0]) / max(layer[0], 1)) + 2))
+        layers = [layer] * deepest
+        if len(targets) > 1 or "params" not in self.targets:  # layers of one pattern differ in FLOPs, rarely in parameters
+            deep = self.config(Shape(width=width, depth=deepest, ffn_width=low))
+            layers = [self._layer(measure_layer(each, self.tokens)) for each in deep.layers] if deep else layers
+        found, sums = [], ends
+        for depth, each in enumerate(layers, start=1):
+            sums = [s + v for s, v in zip(sums, each, strict=True)]
+            wanted = (targets[0] - sums[0]) / depth / slope[0] + low if slope[0] else float(low)
+            middle = multiple(wanted, step)
+            for ffn in {min(high, max(low, f)) for f in ((middle - step, middle, middle + step) if len(targets) > 1 else (middle,))}:
+                deviations = [(sums[a] + depth * slope[a] * (ffn - low)) / targets[a] - 1 for a in axes]
+                shape = (width, depth, ffn)
+                found.append((self.penalty(shape, deviations[0]), shape, max(map(abs, deviations))))
+            if wanted < low:
+                break  # deeper only overshoots more
+        return found
 
 
-def _lattice(low: float, high: float, multiple: int) -> list[int]:
-    """Multiples, in steps of about a sixteenth of the width: fine when small, kernel-friendly when large."""
-    widths, width = [], max(multiple, _multiple(low, multiple))
+def _shape(guess: tuple[float, tuple[int, int, int], float]) -> Shape:
+    width, depth, ffn_width = guess[1]
+    return Shape(width=width, depth=depth, ffn_width=ffn_width)
+
+
+def lattice(low: float, high: float, step: int, *, parts: int = 16) -> list[int]:
+    """Multiples of ``step``, about a ``parts``-th of the width apart: fine when small, kernel-friendly when large."""
+    widths, width = [], max(step, multiple(low, step))
     while width <= high:
         widths.append(width)
-        width += multiple * max(1, 2 ** int(log2(max(1, width / (16 * multiple)))))
-    return widths or [multiple]
+        width += step * max(1, 2 ** int(log2(max(1, width / (parts * step)))))
+    return widths or [step]
 
 
-def _multiple(value: float, step: int) -> int:
+def multiple(value: float, step: int) -> int:
+    """The multiple of ``step`` nearest to ``value``, at least one."""
     return max(step, round(value / step) * step)
-
-
-def count(config: DecoderConfig) -> dict[str, int]:
-    """embedding, head, body, total of the model ``config`` describes, from one counted layer of each kind."""
-    body = sum(_layer_parameters(layer) for layer in config.layers)
-    ends = _layer_free(config)
-    return {**ends, "body": ends["body"] + body, "total": ends["total"] + body}
-
-
-def _layer_free(config: DecoderConfig) -> dict[str, int]:
-    with on_meta():
-        return Decoder(replace(config, layers=())).parameter_counts()
-
-
-def _layer_parameters(layer: LayerConfig) -> int:
-    try:
-        return _cached_layer_parameters(layer)
-    except TypeError:  # a third-party config holding a list or a dict: correct, only not remembered
-        return _count_layer(layer)
-
-
-def _count_layer(layer: LayerConfig) -> int:
-    with on_meta():
-        return sum(p.numel() for p in (SandwichLayer if layer.sandwich else Layer)(layer).parameters())
-
-
-_cached_layer_parameters = lru_cache(maxsize=4096)(_count_layer)
-
-
-def _unreachable(build: _Builder) -> str:
-    recipe, budget = build.recipe, build.budget
-    counted = [c for c in (build.exact(p.shape) for p in predictions(build)[:COUNTED]) if c is not None]
-    if not counted:
-        return f"budget: architecture {recipe.name!r} has no shape at all near {budget.params:,} parameters; change budget.params or the arm's options"
-    near = min(counted, key=lambda c: abs(c.deviation))
-    got, s = budget.matched_parameters(near.parameters), near.shape
-    return (
-        f"budget: no shape of {recipe.name!r} has {budget.params:,} parameters ({budget.match_on}) within {budget.tolerance:.1%}; "
-        f"the nearest reachable is {got:,} ({near.deviation:+.1%}) at width {s.width}, depth {s.depth}, ffn_width {s.ffn_width}: "
-        f"set budget.params to {got} or change the arm's options"
-    )

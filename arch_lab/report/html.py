@@ -45,7 +45,10 @@ CAPTIONS = {
 
 
 def load(study_dir: Path) -> dict[str, Any]:
-    """study.json, checked for what a report needs. Raises: UserError when it is absent, damaged or incomplete."""
+    """study.json, checked for what a report needs, ``matched`` and ``misses`` computed anew.
+
+    Raises: UserError when it is absent, damaged or incomplete; BudgetError when its arms are not matched without override.
+    """
     path = study_dir / "study.json"
     try:
         study = json.loads(path.read_text(encoding="utf-8"))
@@ -56,7 +59,10 @@ def load(study_dir: Path) -> dict[str, Any]:
     lacking = [key for key in REQUIRED if key not in study] if isinstance(study, dict) else list(REQUIRED)
     if lacking:
         raise UserError(f"{path} lacks {', '.join(lacking)}; run `arch-lab compare` again to rewrite it")
-    return study  # type: ignore[no-any-return]
+    # the counts decide whether arms are matched, not what the file says of itself
+    from arch_lab.budget.recheck import require_matched
+
+    return require_matched(study, str(path))
 
 
 def write(study_dir: Path) -> Path:

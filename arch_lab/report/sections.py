@@ -66,7 +66,8 @@ def banner(study: Study) -> Raw:
 
 def budget(study: Study) -> Raw:
     target, tolerance, arms = study["budget"], study["tolerance"], study["arms"]
-    axes = {"params": "parameters", "train_flops": "training FLOPs", "tokens": "training tokens"}
+    axes = {"params": "parameters", "flops_per_token": "training FLOPs per token", "train_flops": "training FLOPs"}
+    axes |= {"tokens": "training tokens", "seconds": "seconds of training, by steps timed beforehand"}
     matched = [axis for axis in axes if finite(target.get(axis))]
     intro = f"Every arm was given {units.budget_words(target)}, and must meet it within {100 * tolerance:g} %."
 

@@ -120,7 +120,8 @@ def _arms_tables(study: Study, console: Console) -> None:
             units.exact(arm.get("steps")),
             units.short(arm.get("train_flops")),
         ]
-        spent = _deviation(deviation.get("train_flops", deviation.get("tokens")), tolerance)
+        length = [deviation[axis] for axis in ("train_flops", "tokens", "seconds", "flops_per_token") if axis in deviation]
+        spent = _deviation(max(length, key=abs, default=None), tolerance)
         if measured:
             run = measured.get(arm["name"], {})
             speed = [units.short(run.get("tokens_per_second")), units.memory(run.get("peak_memory_bytes"))]

@@ -116,6 +116,10 @@ def budget_words(budget: Mapping[str, Any]) -> str:
         held.append(f"{short(budget['train_flops'], 'FLOP')} of training")
     if not missing(budget.get("tokens")):
         held.append(f"{short(budget['tokens'])} training tokens")
+    if not missing(budget.get("flops_per_token")):
+        held.append(f"{short(budget['flops_per_token'], 'FLOP')} of training a token")
+    if not missing(budget.get("seconds")):
+        held.append(f"{duration(budget['seconds'])} of training steps")
     return words(held) or "the same budget"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from arch_lab.architecture import Shape, recipe
-from arch_lab.budget import Budget, refuse
+from arch_lab.budget import require_matched
 from arch_lab.causality import LeakError, certify_model
 from arch_lab.report import statistics
 from arch_lab.study import files
@@ -63,6 +63,7 @@ def compare(
     files.check_writable(folder)
     experiment = load_experiment(config.experiment)
     data = experiment.prepare(config, Path(cache or cache_folder()), lambda text: observer("data", {"text": text}))
+    planned = _timed(config, planned, folder, data, experiment, observer)
     _keep_config(folder, config)
     files.write_json(folder / "plan.json", planned)
     _verify(planned, folder, data, observer)
@@ -76,6 +77,24 @@ def compare(
     files.write_json(folder / "study.json", study_json)
     _report(folder, study_json, observer)
     return study_json
+
+
+def _timed(
+    config: StudyConfig, planned: dict[str, Any], folder: Path, data: Any, experiment: Experiment, observer: Observer
+) -> dict[str, Any]:
+    """The plan with real steps timed, where the budget is in seconds; once timed, a study keeps its numbers of steps."""
+    if config.budget.seconds is None:
+        return planned
+    from arch_lab.study import calibration
+
+    timings = calibration.kept(files.read_json(folder / "plan.json"), planned)
+    for arm in planned["arms"]:
+        if arm["name"] not in timings:
+            observer("data", {"text": f"timing training steps of {arm['name']}"})
+            timings[arm["name"]] = calibration.seconds_per_step(arm, config, data, experiment)
+    planned = build_plan(config, timings)
+    observer("plan", planned)
+    return planned
 
 
 def cache_folder() -> Path:
@@ -128,9 +147,11 @@ def _shape(arm: dict[str, Any]) -> Shape:
 def _judge(
     planned: dict[str, Any], results: list[dict[str, Any]], rates: list[float], data: Any, experiment: Experiment, observer: Observer
 ) -> dict[str, Any]:
-    """Selection on the tuning split, intervals on the held-out one, baselines beside them; the gate once more."""
-    if not planned["override"]:
-        refuse(planned["arms"], Budget(**{**planned["budget"], "tolerance": planned["tolerance"]}))
+    """Selection on the tuning split, intervals on the held-out one, baselines beside them; the gate once more.
+
+    Raises: BudgetError when arms are not matched, or runs did not train what the plan says, and nothing overrides it.
+    """
+    planned = {k: v for k, v in require_matched({**planned, "results": results}, "study").items() if k != "results"}
     observer("baselines", {})
     baselines = experiment.baselines(data)
     arms = [a["name"] for a in planned["arms"]]
@@ -143,10 +164,24 @@ def _judge(
         "baselines": baselines,
         "summary": statistics.summary(results, selected, arms, baselines),
         "verdict": statistics.verdict(results, selected, arms, budget=planned["budget"], matched=planned["matched"]),
-        "warnings": statistics.edge_warnings(results, selected, rates),
+        "warnings": [*statistics.edge_warnings(results, selected, rates), *_clock_warnings(planned, results)],
         "data": data.summary(),
         "environment": environment(),
     }
+
+
+def _clock_warnings(planned: dict[str, Any], results: list[dict[str, Any]]) -> list[str]:
+    """Arms whose runs took another time than the budget in seconds: a busy machine is not the same machine."""
+    target, said = planned["budget"].get("seconds"), []
+    for arm in planned["arms"] if target else ():
+        taken = sorted(r["seconds"] for r in results if r["arm"] == arm["name"] and r["status"] == "finished")
+        if taken and abs(taken[len(taken) // 2] / target - 1) > planned["tolerance"]:
+            middle = taken[len(taken) // 2]
+            said.append(
+                f"{arm['name']} trained for {middle:.3g} s (median run), {middle / target - 1:+.1%} off budget.seconds {target:g}: "
+                "its steps were fixed by a timing taken before; compare seconds only on an idle machine"
+            )
+    return said
 
 
 def _command(study: str, overrides: list[str] | None, data_root: str | None) -> str:

@@ -14,14 +14,15 @@ from typing import Any
 import torch
 
 from arch_lab.accounting import Ledger, ledger
-from arch_lab.architecture import Shape, meta_model
-from arch_lab.budget import BudgetError, check, refuse, solve_together
+from arch_lab.architecture import EncoderRecipe, Shape, meta_model
+from arch_lab.budget import BudgetError, check, deviations, refuse, solve_together
 from arch_lab.study.config import StudyConfig, load_study
 from arch_lab.study.library import find_study
 from arch_lab.study.vocabulary import planned_vocabulary
 from arch_lab.training.optimizer import groups
 from blocks.errors import ConfigError
 
+ESTIMATED, MEASURED = "estimate", "measured"  # where an arm's seconds per step come from
 UTILISATION = 0.35  # share of the GEMM rate a training step of these sizes reaches on a CPU; for the estimate only
 
 
@@ -44,25 +45,30 @@ def use_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def build_plan(config: StudyConfig) -> dict[str, Any]:
+def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> dict[str, Any]:
     """The plan as plain JSON values (the documented form of ``arch-lab plan --json``).
 
+    ``timings``: measured seconds of a training step, by arm, for a budget in seconds; arms without are estimated.
     Raises: BudgetError when an arm cannot meet the budget, or when fixed shapes miss it and the study does not say
     ``budget.allow_unmatched``; ConfigError for options that do not fit.
     """
     vocabulary, tokens, batch = planned_vocabulary(config.data), config.training.sequence_length, config.training.batch_size
     recipes = [arm.recipe() for arm in config.arms]
+    for arm, recipe_ in zip(config.arms, recipes, strict=True):
+        if isinstance(recipe_, EncoderRecipe):
+            raise recipe_.refuse_decoder(f"experiment {config.experiment!r}, arm {arm.name!r}: ")
     shapes: list[Shape | None] = [arm.fixed() for arm in config.arms]
     open_arms = [i for i, shape in enumerate(shapes) if shape is None]
     if open_arms:
-        found = solve_together([recipes[i] for i in open_arms], config.budget, vocabulary=vocabulary, max_tokens=tokens)
+        found = solve_together([recipes[i] for i in open_arms], config.budget, vocabulary=vocabulary, max_tokens=tokens, batch=batch)
         for i, candidate in zip(open_arms, found, strict=True):
             shapes[i] = candidate.shape
     arms = []
     for arm, recipe_, shape in zip(config.arms, recipes, shapes, strict=True):
         assert shape is not None
         decoder = recipe_.decoder(shape, vocabulary=vocabulary, max_tokens=tokens)
-        arms.append(_arm(config, arm.name, arm.architecture, arm.options, shape, ledger(decoder, tokens=tokens, batch=batch), decoder))
+        book = ledger(decoder, tokens=tokens, batch=batch)
+        arms.append(_arm(config, arm.name, arm.architecture, arm.options, shape, book, decoder, (timings or {}).get(arm.name)))
     misses = check(arms, config.budget)
     if misses and not config.budget.allow_unmatched:
         refuse(arms, config.budget)
@@ -70,12 +76,7 @@ def build_plan(config: StudyConfig) -> dict[str, Any]:
         "study": config.name,
         "experiment": config.experiment,
         "description": config.description,
-        "budget": {
-            "params": config.budget.params,
-            "train_flops": config.budget.train_flops,
-            "tokens": config.budget.tokens,
-            "match_on": config.budget.match_on,
-        },
+        "budget": config.budget.to_json(),
         "tolerance": config.budget.tolerance,
         "matched": not misses,
         "override": bool(misses),
@@ -88,21 +89,38 @@ def build_plan(config: StudyConfig) -> dict[str, Any]:
         "seeds": config.seeds,
         "runs": len(arms) * (len(config.learning_rates) * len(config.grid_seeds) + len(set(config.seeds) - set(config.grid_seeds))),
         "arms": arms,
+        **_said_of_seconds(config, arms),
     }
 
 
+def _said_of_seconds(config: StudyConfig, arms: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """A plan's warning that its steps are guessed; nothing for budgets without a clock, or once every arm was measured."""
+    if config.budget.seconds is None or all(arm["calibration"]["source"] == MEASURED for arm in arms):
+        return {}
+    return {"warnings": ["budget.seconds: these steps are an estimate; arch-lab compare times real steps of every arm before it trains"]}
+
+
 def _arm(
-    config: StudyConfig, name: str, architecture: str, options: dict[str, Any], shape: Shape, book: Ledger, decoder: Any
+    config: StudyConfig,
+    name: str,
+    architecture: str,
+    options: dict[str, Any],
+    shape: Shape,
+    book: Ledger,
+    decoder: Any,
+    timing: float | None = None,
 ) -> dict[str, Any]:
     tokens_per_step = book.tokens * book.batch
-    steps = _steps(config, name, book.training * tokens_per_step, tokens_per_step)
+    per_step: dict[str, Fraction | float] = {"train_flops": book.training * tokens_per_step, "tokens": tokens_per_step}
+    calibration: dict[str, Any] = {}
+    if config.budget.seconds is not None:
+        guess = _estimate(book, shape, book.training * tokens_per_step, decoder)["seconds_per_run"]
+        per_step["seconds"] = guess if timing is None else timing
+        calibration = {"calibration": {"seconds_per_step": per_step["seconds"], "source": ESTIMATED if timing is None else MEASURED}}
+    steps = _steps(config, name, per_step)
     tokens = steps * tokens_per_step
     flops = book.training * tokens
-    deviation = {"params": config.budget.matched_parameters(book.parameters) / config.budget.params - 1}
-    if config.budget.train_flops is not None:
-        deviation["train_flops"] = float(flops) / config.budget.train_flops - 1
-    else:
-        deviation["tokens"] = tokens / (config.budget.tokens or tokens) - 1
+    spent = {"parameters": book.parameters, "flops_per_token": _plain(book.training), "train_flops": _plain(flops), "tokens": tokens}
     optimizer_groups = groups(meta_model(decoder), weight_decay=config.training.weight_decay)
     return {
         "name": name,
@@ -111,35 +129,31 @@ def _arm(
         "width": shape.width,
         "depth": shape.depth,
         "ffn_width": shape.ffn_width,
-        "parameters": book.parameters,
-        "flops_per_token": _plain(book.training),
-        "train_flops": _plain(flops),
-        "tokens": tokens,
+        **spent,
         "steps": steps,
-        "deviation": deviation,
+        "deviation": deviations({**spent, "steps": steps, **calibration}, config.budget.to_json()),
         "components": [asdict(c) for c in book.components],
         "elementwise_per_token": float(Fraction(3 * (book.batch * book.cost.elementwise + book.cost.shared_elementwise), tokens_per_step)),
         "conventions": book.conventions,
         "state_bytes": book.state_bytes,
         "optimizer_groups": {g.name: g.parameters for g in optimizer_groups},
         "estimate": _estimate(book, shape, flops, decoder),
+        **calibration,
     }
 
 
-def _steps(config: StudyConfig, name: str, flops_per_step: Fraction, tokens_per_step: int) -> int:
-    wanted = (
-        Fraction(config.budget.train_flops) / flops_per_step
-        if config.budget.train_flops is not None
-        else Fraction(config.budget.tokens or 0, tokens_per_step)
-    )
+def _steps(config: StudyConfig, name: str, per_step: dict[str, Fraction | float]) -> int:
+    """Whole steps that meet the axes of length; between two of them (FLOPs and tokens) the middle. Raises: BudgetError."""
+    budget, targets = config.budget, config.budget.length_targets
+    wanted = sum((Fraction(target) / Fraction(per_step[axis]) for axis, target in targets.items()), Fraction(0)) / len(targets)
     steps = round(wanted)
-    if steps < 1 or (abs(steps / wanted - 1) > config.budget.tolerance and not config.budget.allow_unmatched):
-        per_step = f"{float(flops_per_step):.3g} FLOPs" if config.budget.train_flops is not None else f"{tokens_per_step:,} tokens"
-        key = "train_flops" if config.budget.train_flops is not None else "tokens"
-        least = float(flops_per_step) if key == "train_flops" else tokens_per_step
+    if steps < 1 or (abs(steps / wanted - 1) > budget.tolerance and not budget.allow_unmatched):
+        key = next(iter(targets))
+        one = float(per_step[key])
+        spends = {"train_flops": f"{one:.3g} FLOPs", "tokens": f"{one:,.0f} tokens", "seconds": f"{one:.3g} seconds"}[key]
         raise BudgetError(
-            f"budget: arm {name!r} spends {per_step} a step, so whole steps cannot meet budget.{key} within {config.budget.tolerance:.1%} "
-            f"(nearest: {max(1, steps)} steps); raise budget.{key} above {least * 0.5 / config.budget.tolerance:.3g} or lower training.batch_size"
+            f"budget: arm {name!r} spends {spends} a step, so whole steps cannot meet budget.{key} within {budget.tolerance:.1%} "
+            f"(nearest: {max(1, steps)} steps); raise budget.{key} above {one * 0.5 / budget.tolerance:.3g} or lower training.batch_size"
         )
     return steps
 

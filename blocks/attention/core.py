@@ -7,6 +7,10 @@ would turn a masked -inf into -cap and let every future key in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -14,6 +18,40 @@ from torch.nn import functional as F
 
 from blocks.attention.masks import visible
 from blocks.norm import widened
+
+# recorder(run, q, k, v, pairs) -> run(q, k, v): who counts, and charges ``pairs`` instead of the operators inside ``run``
+Recorder = Callable[[Callable[[Tensor, Tensor, Tensor], Tensor], Tensor, Tensor, Tensor, int], Tensor]
+ROWS = 512  # queries per piece when a mask is counted: a piece of a long row stays small
+
+
+class AttentionRecorder:
+    """Whoever counts FLOPs; nobody, as a rule. Not a ContextVar, which torch.compile cannot trace, hence one thread only."""
+
+    def __init__(self) -> None:
+        self.current: Recorder | None = None
+
+    def set(self, recorder: Recorder | None) -> Recorder | None:
+        """Returns what ``reset`` puts back."""
+        before, self.current = self.current, recorder
+        return before
+
+    def reset(self, before: Recorder | None) -> None:
+        self.current = before
+
+
+attention_recorder = AttentionRecorder()
+
+
+@lru_cache(maxsize=256)
+def mask_pairs(queries: int, keys: int, *, causal: bool, window: int | None, radius: int | None, offset: int) -> int:
+    """(query, key) pairs of one head and sequence: the True entries of the mask itself, no formula, counted on the CPU."""
+    seen = 0
+    for first in range(0, queries, ROWS):
+        rows = min(ROWS, queries - first)
+        span: dict[str, Any] = {"causal": causal, "window": window, "radius": radius, "offset": offset + first}
+        mask = visible(rows, keys, **span, device=torch.device("cpu"))
+        seen += rows * keys if mask is None else int(mask.sum())
+    return seen
 
 
 def attend(
@@ -37,6 +75,29 @@ def attend(
     (decoding); segments need offset 0. Softmax and sums are float32 or wider.
     Raises: ConfigError for segments together with cached keys.
     """
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return _attend(q, k, v, scale, causal, window, radius, softcap, segments, offset)
+
+    if attention_recorder.current is None:
+        return run(q, k, v)
+    # segments are left out: the canonical cost is that of whole rows
+    pairs = mask_pairs(q.shape[2], k.shape[2], causal=causal, window=window, radius=radius, offset=offset)
+    return attention_recorder.current(run, q, k, v, pairs)
+
+
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    causal: bool,
+    window: int | None,
+    radius: int | None,
+    softcap: float | None,
+    segments: Tensor | None,
+    offset: int,
+) -> Tensor:
     tokens, keys = q.shape[2], k.shape[2]
     span_free = (window is None or window >= keys) and (radius is None or radius >= keys - 1)
     # SDPA's is_causal aligns queries with the FIRST keys, so it is right only when there are as many of both

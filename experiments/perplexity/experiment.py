@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import lightning.pytorch as pl
+from typing import TYPE_CHECKING, Any
 
 from arch_lab.baselines import ngram_baselines
 from arch_lab.data import PreparedData, prepare
-from arch_lab.training.datamodule import PreparedDataModule
-from arch_lab.training.module import LanguageModel
+
+if TYPE_CHECKING:  # Lightning takes seconds to load, and no refusal of data should wait for it
+    import lightning.pytorch as pl
+
+    from arch_lab.training.datamodule import PreparedDataModule
+    from arch_lab.training.module import LanguageModel
 
 
 class Perplexity:
@@ -32,6 +34,8 @@ class Perplexity:
         return data
 
     def module(self, spec: Any) -> LanguageModel:
+        from arch_lab.training.module import LanguageModel
+
         t = spec.training
         return LanguageModel(
             architecture=spec.architecture,
@@ -51,6 +55,8 @@ class Perplexity:
         )
 
     def datamodule(self, spec: Any, data: PreparedData) -> PreparedDataModule:
+        from arch_lab.training.datamodule import PreparedDataModule
+
         t = spec.training
         return PreparedDataModule(data, tokens=t.sequence_length, batch=t.batch_size, seed=spec.seed, steps=spec.steps)
 

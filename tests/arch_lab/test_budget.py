@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from arch_lab.architecture import meta_model, recipe
+from arch_lab.accounting import ledger
+from arch_lab.architecture import Shape, meta_model, recipe
 from arch_lab.budget import Budget, BudgetError, check, refuse, solve, solve_together
 from blocks.errors import ConfigError
 
@@ -43,20 +46,126 @@ def test_an_impossible_budget_names_the_nearest_reachable_count() -> None:
     assert "\n" not in str(caught.value)
 
 
+SETS = [
+    ({"params": 10**6, "train_flops": 1e12}, ("params", "train_flops")),
+    ({"params": 10**6, "tokens": 10**5}, ("params", "tokens")),
+    ({"params": 10**6, "seconds": 60.0}, ("params", "seconds")),
+    ({"flops_per_token": 8e6, "train_flops": 1e12}, ("flops_per_token", "train_flops")),
+    ({"flops_per_token": 8e6, "tokens": 10**5}, ("flops_per_token", "tokens")),
+    ({"flops_per_token": 8e6, "seconds": 60.0}, ("flops_per_token", "seconds")),
+    ({"params": 10**6, "flops_per_token": 8e6, "train_flops": 1e12}, ("params", "flops_per_token", "train_flops")),
+    ({"params": 10**6, "flops_per_token": 8e6, "tokens": 10**5}, ("params", "flops_per_token", "tokens")),
+    ({"params": 10**6, "train_flops": 8e11, "tokens": 10**5}, ("params", "train_flops", "tokens")),
+    ({"train_flops": 8e11, "tokens": 10**5}, ("train_flops", "tokens")),
+    ({"flops_per_token": 8e6, "train_flops": 8e11, "tokens": 10**5}, ("flops_per_token", "train_flops", "tokens")),
+]
+
+
+@pytest.mark.parametrize(("options", "axes"), SETS)
+def test_every_consistent_set_of_axes_is_a_budget(options: dict[str, Any], axes: tuple[str, ...]) -> None:
+    assert Budget.from_options(options).axes == axes
+
+
+def test_flops_and_tokens_together_say_what_a_token_costs() -> None:
+    assert Budget(train_flops=8e11, tokens=10**5).size_targets == {"flops_per_token": 8e6}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"params": 0, "tokens": 1}, "positive"),
-        ({"params": 10}, "exactly one"),
-        ({"params": 10, "tokens": 1, "train_flops": 1.0}, "exactly one"),
+        ({"params": 0, "tokens": 1}, "budget.params must be positive"),
+        ({"params": 10, "seconds": -1.0}, "budget.seconds must be positive"),
+        ({"params": 10}, "nothing says how long.*train_flops, tokens, seconds"),
+        ({"tokens": 10}, "nothing says how large.*params or flops_per_token"),
+        ({"train_flops": 1e9}, "nothing says how large"),
+        ({"params": 10, "tokens": 1, "seconds": 1.0}, "seconds cannot be held together with tokens.*budget.tokens=null"),
+        ({"params": 10, "train_flops": 1.0, "seconds": 1.0}, "seconds cannot be held together with train_flops"),
+        ({"flops_per_token": 2.0, "tokens": 10, "train_flops": 30.0}, r"contradicts train_flops 30 \(-33.3%\)"),
         ({"params": 10, "tokens": 1, "tolerance": 0.5}, "tolerance"),
         ({"params": 10, "tokens": 1, "match_on": "boddy"}, "did you mean 'body'"),
         ({"parameters": 10}, "did you mean 'params'"),
     ],
 )
 def test_a_budget_that_says_nothing_sensible_is_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as caught:
         Budget.from_options(options)
+    assert "\n" not in str(caught.value)
+
+
+def _flops_per_token(name: str, shape: Shape, vocabulary: int, tokens: int, batch: int) -> float:
+    return float(ledger(recipe(name).decoder(shape, vocabulary=vocabulary, max_tokens=tokens), tokens=tokens, batch=batch).training)
+
+
+@pytest.mark.parametrize("name", ["gemma1", "gemma2", "gemma3", "m2_gpt"])
+def test_a_shape_solved_for_flops_per_token_spends_them(name: str) -> None:
+    found = solve(recipe(name), Budget(flops_per_token=8e6, tokens=1), vocabulary=1024, max_tokens=256, batch=4)
+    assert _flops_per_token(name, found.shape, 1024, 256, 4) == pytest.approx(8e6, rel=0.01)
+
+
+def test_a_shape_can_meet_parameters_and_flops_per_token_at_once() -> None:
+    budget = Budget(params=10**6, flops_per_token=8e6, tokens=1)
+    for name, found in zip(("gemma3", "m2_gpt"), solve_together([recipe("gemma3"), recipe("m2_gpt")], budget, **SMALL), strict=True):
+        assert found.parameters["body"] == pytest.approx(10**6, rel=0.01)
+        assert _flops_per_token(name, found.shape, 1024, 256, 4) == pytest.approx(8e6, rel=0.01)
+
+
+SMALL: dict[str, int] = {"vocabulary": 1024, "max_tokens": 256, "batch": 4}
+
+
+def _refusal(budget: Budget, names: tuple[str, ...] = ("gemma3", "m2_gpt"), **at: int) -> str:
+    with pytest.raises(BudgetError) as caught:
+        solve_together([recipe(n) for n in names], budget, **{**SMALL, **at})
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_axes_that_exclude_each_other_are_named_with_the_distance() -> None:
+    text = _refusal(Budget(params=10**6, flops_per_token=1e7, tokens=1))
+    assert re.search(r"'m2_gpt' cannot meet params and flops_per_token together.*the nearest -\d+\.\d% off flops_per_token 1e\+07", text)
+
+
+def test_a_dial_that_is_named_really_reconciles_the_axes() -> None:
+    """The vocabulary and the budget that the refusal proposes are tried: every arm is then solved on both axes."""
+    budget = Budget(params=10**6, flops_per_token=1e7, tokens=1)
+    text = _refusal(budget)
+    vocabulary = re.search(r"vocabulary 1024 -> (\d+)", text)
+    proposed = re.search(r"budget.flops_per_token ([\d.e+]+), which every arm reaches", text)
+    assert vocabulary and proposed
+    arms = [recipe("gemma3"), recipe("m2_gpt")]
+    assert solve_together(arms, budget, **{**SMALL, "vocabulary": int(vocabulary[1])})
+    assert solve_together(arms, replace(budget, flops_per_token=float(proposed[1])), **SMALL)
+
+
+def test_the_hidden_width_a_refusal_names_costs_the_parameters_it_says() -> None:
+    text = _refusal(Budget(params=10**6, flops_per_token=1e7, tokens=1))
+    found = re.search(r"at width (\d+), depth (\d+), ffn_width (\d+),.*ffn_width \3 -> (\d+) there \(params then ([+-][\d.]+)%\)", text)
+    assert found
+    shape = Shape(width=int(found[1]), depth=int(found[2]), ffn_width=int(found[4]))
+    assert _flops_per_token("m2_gpt", shape, 1024, 256, 4) == pytest.approx(1e7, rel=0.01)
+    body = meta_model(recipe("m2_gpt").decoder(shape, vocabulary=1024, max_tokens=256)).parameter_counts()["body"]
+    assert body / 10**6 - 1 == pytest.approx(float(found[5]) / 100, abs=0.001)
+
+
+def test_position_tables_that_outgrow_a_budget_are_named_with_a_length_that_fits() -> None:
+    """Filter positions are 17 numbers a token in every layer: 557,056 at 32768 tokens, more than 300,000."""
+    budget = Budget(params=300_000, tokens=1)
+    text = _refusal(budget, ("m2_gpt",), max_tokens=32768, vocabulary=257)
+    assert "layers.*.mixer.long.filter.positions is 557,056 parameters" in text
+    shorter = re.search(r"sequence_length 32768 -> (\d+)", text)
+    assert shorter and solve(recipe("m2_gpt"), budget, vocabulary=257, max_tokens=int(shorter[1]))
+
+
+def test_a_table_that_outgrows_a_total_budget_is_named_with_a_vocabulary_that_fits() -> None:
+    budget = Budget(params=10**6, tokens=1, match_on="total")
+    text = _refusal(budget, ("gemma3",), vocabulary=262144)
+    assert "embedding.weight is 8,388,608 parameters" in text
+    fewer = re.search(r"vocabulary 262144 -> (\d+)", text)
+    assert fewer and solve(recipe("gemma3"), budget, vocabulary=int(fewer[1]), max_tokens=256)
+
+
+def test_an_encoder_is_refused_as_what_it_is() -> None:
+    with pytest.raises(ConfigError, match="'m2_bert' is a bidirectional encoder"):
+        solve(recipe("m2_bert"), Budget(params=10**6, tokens=1), vocabulary=512, max_tokens=64)
 
 
 def _arm(name: str, params: float, flops: float) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def test_a_failing_report_leaves_the_old_one_and_no_litter(tmp_path: Path) -> No
     folder = write_study(tmp_path / "s", **SHAPES["one arm"])
     (folder / "report.html").write_text("old")
     study = load(folder)
-    del study["arms"][0]["parameters"]
+    del study["arms"][0]["width"]
     (folder / "study.json").write_text(json.dumps(study))
     with pytest.raises(KeyError):
         html.write(folder)

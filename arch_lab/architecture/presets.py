@@ -1,0 +1,91 @@
+"""The published sizes, as options of our recipes: what a reader of those papers calls "Gemma 2 2B" or "M2-BERT-base 80M".
+
+Legend: D width, L depth, F ffn_width (one branch of a gated unit; Gemma's reports print gate and up together, twice this),
+H query heads, K key/value heads, C head width, V vocabulary.
+Sources: arXiv 2403.08295, 2408.00118, 2503.19786 with the released configurations (V as Hugging Face holds it: 256,000 rows for
+Gemma 1 and 2, 262,144 for Gemma 3, 64 more in its multimodal sizes; the reports count 256,128); HazyResearch/m2,
+bert/yamls/pretrain. A name is not a budget: "2b" holds 2.5e9 parameters in Gemma 1 and 2.6e9 in Gemma 2, and the
+"parameter-matched" M2-BERT 110M is 5.9 % above the BERT it was matched with. The counts below the names are exact and tested.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from arch_lab.architecture.recipe import Shape, recipe
+from blocks.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """One published model. ``max_tokens``: the context it was released for."""
+
+    shape: Shape
+    vocabulary: int
+    max_tokens: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def _gemma(d: int, depth: int, f: int, heads: int, kv: int, c: int = 256, *, vocabulary: int, max_tokens: int, **options: Any) -> Preset:
+    shape = Shape(width=d, depth=depth, ffn_width=f)
+    options = {"heads": heads, "kv_heads": kv, "head_width": c, **options}
+    return Preset(shape=shape, vocabulary=vocabulary, max_tokens=max_tokens, options=options)
+
+
+def _gemma1(*sizes: int) -> Preset:
+    return _gemma(*sizes, vocabulary=256_000, max_tokens=8192)
+
+
+def _gemma2(*sizes: int, **options: Any) -> Preset:
+    return _gemma(*sizes, vocabulary=256_000, max_tokens=8192, window=4096, **options)
+
+
+def _gemma3_small(*sizes: int) -> Preset:
+    return _gemma(*sizes, vocabulary=262_144, max_tokens=2**15, window=512)
+
+
+def _gemma3(*sizes: int, **options: Any) -> Preset:
+    return _gemma(*sizes, vocabulary=262_208, max_tokens=2**17, window=1024, rope_factor=8.0, **options)
+
+
+def _m2_bert(d: int) -> Preset:
+    # 12 layers at every size, the "large" ones too; 30,522 words padded to a multiple of 64
+    return Preset(shape=Shape(width=d, depth=12, ffn_width=4 * d), vocabulary=30_528, max_tokens=128)
+
+
+PRESETS: dict[str, dict[str, Preset]] = {
+    "gemma1": {
+        "2b": _gemma1(2048, 18, 16384, 8, 1),
+        "7b": _gemma1(3072, 28, 24576, 16, 16),  # H·C = 4096 is wider than D
+    },
+    "gemma2": {
+        "2b": _gemma2(2304, 26, 9216, 8, 4),
+        "9b": _gemma2(3584, 42, 14336, 16, 8),
+        "27b": _gemma2(4608, 46, 36864, 32, 16, 128, query_scale=144**-0.5),  # 144 = D/H, not C
+    },
+    "gemma3": {
+        "270m": _gemma3_small(640, 18, 2048, 4, 1),
+        "1b": _gemma3_small(1152, 26, 6912, 4, 1),
+        "4b": _gemma3(2560, 34, 10240, 8, 4),
+        "12b": _gemma3(3840, 48, 15360, 16, 8),
+        "27b": _gemma3(5376, 62, 21504, 32, 16, 128, query_scale=168**-0.5),  # 168 = D/H
+    },
+    "m2_bert": {
+        "80m": _m2_bert(768),
+        "110m": _m2_bert(960),
+        "260m": _m2_bert(1536),
+        "341m": _m2_bert(1792),
+    },
+}
+
+
+def preset(architecture: str, size: str) -> Preset:
+    """The published size called ``size``. Raises: ConfigError for an unknown architecture or size, with the nearest name."""
+    recipe_sizes = PRESETS.get(architecture)
+    if recipe_sizes is None:
+        recipe(architecture)  # a misspelt architecture is the better answer, when it is one
+        raise ConfigError(f"architecture {architecture!r} has no published sizes; give a width and a depth instead")
+    if size.lower() not in recipe_sizes:
+        raise ConfigError(f"architecture {architecture!r}: unknown preset {size!r}{did_you_mean(size.lower(), recipe_sizes)}")
+    return recipe_sizes[size.lower()]

@@ -1,0 +1,76 @@
+"""Exact counts of a described model, fast enough to be asked thousands of times: each kind of layer is built once.
+
+Legend: T tokens, B batch. Layers of one model repeat, and models of one search share layers; what was built on the meta
+device (parameters and forward cost at T) is remembered under its configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+
+from arch_lab.accounting.ledger import TRAINING
+from arch_lab.architecture.decoder import Decoder, DecoderConfig, Layer, LayerConfig, SandwichLayer, on_meta
+from blocks.cost import Cost, total
+
+
+@dataclass(frozen=True)
+class Size:
+    """``parameters``: embedding, head, body, total; ``cost``: forward, one sequence."""
+
+    parameters: dict[str, int]
+    cost: Cost
+
+    def flops_per_token(self, tokens: int, batch: int) -> Fraction:
+        """Canonical training FLOPs per token."""
+        return TRAINING * self.cost.per_token(tokens, batch)
+
+
+def measure(config: DecoderConfig, tokens: int) -> Size:
+    """What ``meta_model(config)`` holds and costs, without building it whole."""
+    parameters, cost = measure_ends(config, tokens)
+    counted: dict[LayerConfig, int] = {}
+    try:
+        for layer in config.layers:
+            counted[layer] = counted.get(layer, 0) + 1
+        layers = [(measure_layer(layer, tokens), n) for layer, n in counted.items()]
+    except TypeError:  # a third-party config holding a list or a dict: correct, only not remembered
+        layers = [(_build_layer(layer, tokens), 1) for layer in config.layers]
+    body = sum(n * size for (size, _), n in layers)
+    counts = {**parameters, "body": parameters["body"] + body, "total": parameters["total"] + body}
+    return Size(counts, cost + total(n * c for (_, c), n in layers))
+
+
+def measure_ends(config: DecoderConfig, tokens: int) -> tuple[dict[str, int], Cost]:
+    """Parameters and cost of everything but the layers."""
+    bare = replace(config, layers=())
+    try:
+        parameters, cost = _cached_ends(bare, tokens)
+    except TypeError:
+        parameters, cost = _build_ends(bare, tokens)
+    return dict(parameters), cost
+
+
+def measure_layer(layer: LayerConfig, tokens: int) -> tuple[int, Cost]:
+    """Parameters and cost of one layer."""
+    try:
+        return _cached_layer(layer, tokens)
+    except TypeError:
+        return _build_layer(layer, tokens)
+
+
+def _build_layer(layer: LayerConfig, tokens: int) -> tuple[int, Cost]:
+    with on_meta():
+        built = (SandwichLayer if layer.sandwich else Layer)(layer)
+    return sum(p.numel() for p in built.parameters()), total(child.cost(tokens) for child in built.children())  # type: ignore[operator]
+
+
+def _build_ends(bare: DecoderConfig, tokens: int) -> tuple[tuple[tuple[str, int], ...], Cost]:
+    with on_meta():
+        built = Decoder(bare)
+    return tuple(built.parameter_counts().items()), built.cost(tokens)
+
+
+_cached_layer = lru_cache(maxsize=8192)(_build_layer)
+_cached_ends = lru_cache(maxsize=1024)(_build_ends)

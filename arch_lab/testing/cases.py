@@ -1,0 +1,138 @@
+"""Small configurations of any registered block: what the laws are tried on.
+
+A block may name its own: a classmethod ``law_cases() -> list[dict]`` of complete options. Otherwise they follow from the
+fields of its config. Sizes known by name get a small value (SMALL); every other field keeps its default, and one without
+a default is an error that says so. Then options are varied: flags are flipped, literals take each value, and fields
+known by name (VARIANTS) take values that make them bite, such as a window shorter than the sequences.
+"""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+from blocks.contract import BlockConfig
+from blocks.errors import ConfigError
+from blocks.registry import Entry
+
+LONGEST = 65  # the longest sequence a law draws: a power of two plus one
+WINDOW = 5
+
+SMALL: dict[str, Any] = {
+    "width": 8,
+    "heads": 4,
+    "kv_heads": 2,
+    "head_width": 4,  # heads · head_width differs from the width on purpose
+    "max_tokens": LONGEST,
+    "ffn_width": 12,
+    "filter_order": 8,
+    "blocks": 2,
+    "in_features": 6,
+    "out_features": 10,
+    "vocabulary": 11,
+    "state_width": 4,
+    "dropout": 0.0,
+}
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "window": [{"window": WINDOW, "kv_heads": 1}],
+    "radius": [{"causal": False, "radius": 2}],
+    "kv_heads": [{"kv_heads": SMALL["heads"]}],
+    "softcap": [{"softcap": None}, {"softcap": 2.0, "window": WINDOW}],
+    "rope_factor": [{"rope_factor": 8.0, "query_scale": 0.7}],
+    "final_softcap": [{"final_softcap": 3.0}],
+    "blocks": [{"blocks": 4}],  # does not divide 6 or 10: padded blocks
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One configuration: ``name`` says what differs from the first case."""
+
+    name: str
+    options: dict[str, Any] = field(hash=False)
+    first: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def cases(entry: Entry) -> list[Case]:
+    """Configurations to try ``entry`` in, the plainest first.
+
+    Raises: ConfigError when a required option cannot be guessed, naming it and the way out (``law_cases``).
+    """
+    own = getattr(entry.block, "law_cases", None)
+    if own is not None:
+        given = own()
+        if not given:
+            raise ConfigError(f"block {entry.name!r}: law_cases() returned nothing to try")
+        for options in given:
+            entry.config.from_options(options, where=f"block {entry.name!r}, law_cases")
+        return [Case(name=_named(options) or "as given", options=dict(options), first=i == 0) for i, options in enumerate(given)]
+
+    plain = _plain(entry)
+    found = [Case(name="plain", options=plain, first=True)]
+    tried = [entry.config.from_options(plain)]
+    for change in _changes(entry.config):
+        options = plain | change
+        config = _configured(entry, options)
+        if config is None or config in tried:
+            continue  # options that exclude each other, or a variant that is the default
+        tried.append(config)
+        found.append(Case(name=_named(change), options=options))
+    return found
+
+
+def _plain(entry: Entry) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for f in fields(entry.config):
+        if f.name in SMALL:
+            options[f.name] = SMALL[f.name]
+        elif f.default is MISSING and f.default_factory is MISSING:
+            options[f.name] = _guess(entry, f.name)
+    try:
+        entry.config.from_options(options, where=f"block {entry.name!r}")
+    except ConfigError as error:
+        raise ConfigError(f"{error}; the laws tried {_named(options)}: give the block a classmethod law_cases()") from None
+    return options
+
+
+def _guess(entry: Entry, name: str) -> Any:
+    hint = typing.get_type_hints(entry.config)[name]
+    if hint is bool:
+        return False
+    if typing.get_origin(hint) is typing.Literal:
+        return typing.get_args(hint)[0]
+    raise ConfigError(
+        f"block {entry.name!r}: no small value is known for its required option {name!r}; "
+        "give the block a classmethod law_cases() that returns a list of option dicts"
+    )
+
+
+def _changes(config: type[BlockConfig]) -> list[dict[str, Any]]:
+    """What to vary, in order: the direction, flags, literals, then the fields known by name."""
+    hints = typing.get_type_hints(config)
+    known = {f.name: f for f in fields(config)}
+    flips: list[dict[str, Any]] = []
+    for name, f in known.items():
+        if hints[name] is bool and f.default is not MISSING:
+            flips.append({name: not f.default})
+        elif typing.get_origin(hints[name]) is typing.Literal:
+            flips += [{name: value} for value in typing.get_args(hints[name])]
+    turned = [change for change in flips if "causal" in change]
+    both = [turned[0] | change for change in flips if turned and change != turned[0]]
+    # a variant may set what a config does not have: a window without grouped heads
+    named = [{k: v for k, v in change.items() if k in known} for name, changes in VARIANTS.items() if name in known for change in changes]
+    return [*flips, *both, *named]
+
+
+def _configured(entry: Entry, options: dict[str, Any]) -> BlockConfig | None:
+    try:
+        return entry.config.from_options(options)
+    except ConfigError:
+        return None
+
+
+def _named(options: dict[str, Any]) -> str:
+    return ",".join(f"{name}={value}" for name, value in options.items())

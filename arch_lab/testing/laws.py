@@ -1,0 +1,265 @@
+"""The seven laws as one table, and the runner that tries them on a block.
+
+Legend: B batch, T tokens, w window.
+Deterministic: the same lengths and seeds each time. The lengths are short, odd, prime, powers of two plus one and those
+around the block's window, in rising order; when one fails, shorter ones and single rows are tried until the smallest
+failing example is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from arch_lab.testing.accounting_law import accounting
+from arch_lab.testing.cases import LONGEST, Case, cases
+from arch_lab.testing.causality import causality, prefix_consistency
+from arch_lab.testing.decoding import decoding, refusal
+from arch_lab.testing.isolation import isolation, rows
+from arch_lab.testing.numerics import numerics
+from arch_lab.testing.result import BlockReport, Broken, Example, LawResult
+from arch_lab.testing.round_trip import round_trip
+from arch_lab.testing.subject import Subject, subject_of
+from blocks.contract import Block
+from blocks.errors import ConfigError, did_you_mean
+from blocks.registry import Entry, lookup
+
+CHEAP = 17  # tokens up to which every draw and batch size is tried
+Probe = Callable[[Subject, int, int, int], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Law:
+    """``probe(subject, batch, tokens, seed)`` returns the worst number seen and raises Broken when the law fails."""
+
+    name: str
+    says: str
+    probe: Probe
+    lengths: tuple[int, ...]
+    around_window: bool = False  # also at w-1, w, w+1, 2w+1
+    draws: int = 1  # seeds a length: hard selections change for some draws only
+
+
+LAWS: dict[str, Law] = {
+    law.name: law
+    for law in (
+        Law(
+            name="causality",
+            says="changing tokens from s on leaves every output before s as it was, and the outputs from s on react",
+            probe=causality,
+            lengths=(1, 2, 3, 7, 17, 33, 65),
+            around_window=True,
+            draws=2,
+        ),
+        Law(
+            name="prefix consistency",
+            says="the outputs of the first n tokens alone are the first n outputs of the whole sequence",
+            probe=prefix_consistency,
+            lengths=(1, 2, 3, 7, 17, 33, 65),
+            around_window=True,
+        ),
+        Law(
+            name="decoding",
+            says="one token at a time = any chunks = the parallel forward",
+            probe=decoding,
+            lengths=(1, 2, 3, 8, 17, 33),
+            around_window=True,
+        ),
+        Law(
+            name="isolation",
+            says="packed documents, padding and other batch rows change no output",
+            probe=isolation,
+            lengths=(1, 2, 3, 7, 17, 33, 64),
+            around_window=True,
+            draws=2,
+        ),
+        Law(
+            name="accounting",
+            says="FLOPs, parameters and state bytes are exactly those of the built and counted block",
+            probe=accounting,
+            lengths=(1, 2, 5, 13, 16, 17, 65),
+            around_window=True,
+        ),
+        Law(
+            name="numerics",
+            says="float32 near float64, bfloat16 near float32, compiled = eager, gradients = differences",
+            probe=numerics,
+            lengths=(1, 5, 9, 33),
+        ),
+        Law(name="round trip", says="state dict, config and registered name rebuild the same function", probe=round_trip, lengths=(1, 9)),
+    )
+}
+POSITION_WISE = "acts on each position alone and keeps no state"
+BIDIRECTIONAL = "bidirectional: every output may depend on every token"
+
+
+def inapplicable(law: Law, subject: Subject) -> str:
+    """Why ``law`` does not apply to this case; empty when it does.
+
+    Raises: Broken when the block excuses itself from a law that its own claims put it under; ConfigError when the law it
+    names does not exist.
+    """
+    for name in subject.declared:
+        if name not in LAWS:
+            raise ConfigError(f"block {subject.name!r}: not_applicable names an unknown law {name!r}{did_you_mean(name, LAWS)}")
+    if law.name == "decoding" and not subject.mixes:
+        return POSITION_WISE
+    if law.name in ("causality", "prefix consistency", "decoding") and not subject.causal:
+        if law.name == "decoding":
+            refusal(subject)
+        return BIDIRECTIONAL
+    reason = subject.declared.get(law.name, "")
+    if reason and law.name == "causality":
+        raise Broken(f"the block says it is causal and excuses itself from causality ({reason}); make `causal` False instead")
+    if reason and law.name == "isolation" and subject.mixes:
+        _refuses_documents(subject, reason)
+    return reason
+
+
+def _refuses_documents(subject: Subject, reason: str) -> None:
+    """A mixer that cannot isolate must refuse packed input, and still keep batch rows apart. Raises: Broken."""
+    x = subject.input(2, 3, 0)
+    try:
+        subject.module(x, torch.tensor([[1, 1, 2]] * 2))
+    except ConfigError:
+        rows(subject, 2, 3, 0)
+        return
+    raise Broken(f"the block excuses itself from isolation ({reason}) and yet accepts packed documents; raise ConfigError")
+
+
+def shapes(law: Law, subject: Subject) -> list[tuple[int, int, int]]:
+    """(batch, tokens, seed) to try, short ones first; the batch goes round 1, 2, 3 while that is cheap."""
+    w = subject.window
+    around = (w - 1, w, w + 1, 2 * w + 1) if law.around_window and w else ()
+    lengths = sorted({n for n in (*law.lengths, *around, min(subject.longest, max(law.lengths))) if 1 <= n <= subject.longest})
+    plan = []
+    for i, n in enumerate(lengths):
+        draws, batches = (law.draws, 3) if n <= CHEAP else (1, 1 + (n < LONGEST))
+        plan += [(1 + (i + draw) % batches, n, 100 * n + draw) for draw in range(draws)]
+    return plan
+
+
+def check(law: Law, subject: Subject) -> LawResult:
+    """One law on one case: every shape until one fails, then the smallest failing one."""
+    try:
+        reason = inapplicable(law, subject)
+    except Broken as broken:
+        return _failed(law, subject, 1, 1, broken)
+    if reason:
+        return LawResult(law=law.name, status="not_applicable", reason=reason)
+    worst = 0.0
+    for batch, tokens, seed in shapes(law, subject):
+        found = attempt(law, subject, batch, tokens, seed)
+        if isinstance(found, Broken):
+            return _smallest(law, subject, batch, tokens, seed, found)
+        worst = max(worst, found)
+    return LawResult(law=law.name, status="passed", worst=worst)
+
+
+def attempt(law: Law, subject: Subject, batch: int, tokens: int, seed: int) -> float | Broken:
+    """The worst number of one probe, or what it found broken; an exception of the block itself is a broken law too."""
+    try:
+        return law.probe(subject, batch, tokens, seed)
+    except Broken as broken:
+        return broken
+    except Exception as error:  # third-party code: anything may happen, and it happens to the law being tried
+        # raised while a law compared what came back: an output of the wrong kind, say
+        where = "the outputs could not be checked" if Path(_innermost(error)).parent == Path(__file__).parent else "the block raised"
+        return Broken(f"{where}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+
+def _innermost(error: BaseException) -> str:
+    """The file whose line raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code.co_filename if trace is not None else ""
+
+
+def _smallest(law: Law, subject: Subject, batch: int, tokens: int, seed: int, broken: Broken) -> LawResult:
+    for n in range(1, tokens + 1):
+        for b in range(1, batch + 1):
+            found = attempt(law, subject, b, n, seed)
+            if isinstance(found, Broken):
+                return _failed(law, subject, b, n, found)
+    return _failed(law, subject, batch, tokens, broken)
+
+
+def _failed(law: Law, subject: Subject, batch: int, tokens: int, broken: Broken) -> LawResult:
+    example = Example(
+        case=subject.case.name,
+        options=dict(subject.case.options),
+        batch=batch,
+        tokens=tokens,
+        what=broken.what,
+        t=broken.t,
+        s=broken.s,
+        size=broken.size,
+        bound=broken.bound,
+        unit=broken.unit,
+    )
+    return LawResult(law=law.name, status="failed", worst=broken.size, example=example)
+
+
+def entry_of(block: str | Entry | type[Block]) -> Entry:
+    """A registered name, an import path ``package.module:Class``, a registered class or its entry.
+
+    Raises: ConfigError for anything else, with the nearest name.
+    """
+    if isinstance(block, Entry):
+        return block
+    return lookup(block if isinstance(block, str) else f"{block.__module__}:{block.__qualname__}")
+
+
+def certify_block(block: str | Entry | type[Block], *, laws: Iterable[str] | None = None) -> BlockReport:
+    """Every law on every case of one block.
+
+    Raises: ConfigError when the block is unknown or no configuration of it can be found (see arch_lab.testing.cases).
+    """
+    entry = entry_of(block)
+    tried = cases(entry)
+    wanted = [LAWS[name] for name in (laws or LAWS)]
+    subjects, broken = _built(entry, tried)
+    results = [broken[law.name] if law.name in broken else _combined(law, subjects) for law in wanted]
+    return BlockReport(block=entry.name, kind=entry.kind, cases=tuple(case.name for case in tried), laws=tuple(results))
+
+
+def _built(entry: Entry, tried: list[Case]) -> tuple[list[Subject], dict[str, LawResult]]:
+    """The subjects; a block that cannot be built fails every law with what it raised."""
+    subjects: list[Subject] = []
+    for case in tried:
+        try:
+            subjects.append(subject_of(entry, case))
+        except Exception as error:
+            what = f"the block cannot be built: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            example = Example(case=case.name, options=case.options, batch=0, tokens=0, what=what)
+            return [], {name: LawResult(law=name, status="failed", example=example) for name in LAWS}
+    return subjects, {}
+
+
+def _combined(law: Law, subjects: list[Subject]) -> LawResult:
+    """One result for all cases: the first failure, else the worst number; not applicable only when it never applies."""
+    worst, passed = 0.0, False
+    reasons: dict[str, str] = {}
+    for subject in subjects:
+        result = check(law, subject)
+        if result.status == "failed":
+            return result
+        if result.status == "not_applicable":
+            reasons[subject.case.name] = result.reason
+        else:
+            passed, worst = True, max(worst, result.worst or 0.0)
+    if not passed:
+        return LawResult(law=law.name, status="not_applicable", reason=next(iter(reasons.values()), "no case to try it on"))
+    return LawResult(law=law.name, status="passed", worst=worst, notes=exceptions(reasons))
+
+
+def exceptions(reasons: dict[str, str]) -> tuple[str, ...]:
+    """One note for each reason: the configurations a law does not apply to. ``reasons`` by configuration."""
+    together: dict[str, list[str]] = {}
+    for case, why in reasons.items():
+        together.setdefault(why, []).append(case)
+    return tuple(f"not for {'; '.join(names)}: {why}" for why, names in together.items())

@@ -1,0 +1,110 @@
+"""What a law says about a block: passed, failed with the smallest failing example, or why it does not apply."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Status = Literal["passed", "failed", "not_applicable"]
+
+
+class Broken(Exception):
+    """Raised by a probe when a law does not hold: what happened, where (output t, input s), by how much.
+
+    ``size`` and ``bound`` share a ``unit``; a size of None means a statement that is true or false.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        size: float | None = None,
+        bound: float | None = None,
+        unit: str = "",
+        t: int | None = None,
+        s: int | None = None,
+    ) -> None:
+        super().__init__(what)
+        self.what, self.size, self.bound, self.unit, self.t, self.s = what, size, bound, unit, t, s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """The smallest input found that breaks a law: options of the block, shape, pair (t, s) of positions, size."""
+
+    case: str
+    options: dict[str, Any]
+    batch: int
+    tokens: int
+    what: str
+    t: int | None = None  # the output that reacted
+    s: int | None = None  # the input that was changed
+    size: float | None = None
+    bound: float | None = None
+    unit: str = ""
+
+    @property
+    def text(self) -> str:
+        """One line: what broke, by how much, at which shape and with which options."""
+        amount = "" if self.size is None else f": {self.size:.2g} {self.unit}".rstrip() + self._limit()
+        pair = "" if self.t is None or self.s is None else f", t={self.t}, s={self.s}"
+        options = ", ".join(f"{k}={v!r}" for k, v in self.options.items())
+        return f"{self.what}{amount} (B={self.batch}, T={self.tokens}{pair}; {options})"
+
+    def _limit(self) -> str:
+        return "" if self.bound is None else f", bound {self.bound:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LawResult:
+    """One law on one block. ``worst`` is the largest deviation seen (see arch_lab.testing.tolerances for its unit)."""
+
+    law: str
+    status: Status
+    reason: str = ""
+    worst: float | None = None
+    example: Example | None = None
+    notes: tuple[str, ...] = ()  # cases the law does not apply to, with the reason
+
+    @property
+    def text(self) -> str:
+        if self.status == "failed":
+            assert self.example is not None
+            return self.example.text
+        return self.reason
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "law": self.law,
+            "status": self.status,
+            "reason": self.text,
+            "worst": self.worst,
+            "example": None if self.example is None else asdict(self.example),
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockReport:
+    """Every law on one block."""
+
+    block: str
+    kind: str
+    cases: tuple[str, ...]
+    laws: tuple[LawResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(law.status != "failed" for law in self.laws)
+
+    def __getitem__(self, law: str) -> LawResult:
+        return next(result for result in self.laws if result.law == law)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "block": self.block,
+            "kind": self.kind,
+            "passed": self.passed,
+            "cases": list(self.cases),
+            "laws": [law.to_dict() for law in self.laws],
+        }

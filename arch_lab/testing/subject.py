@@ -1,0 +1,203 @@
+"""A block under test: built small, in float64, its parameters re-drawn at order 1, fed by a seeded generator.
+
+Legend: B batch, T tokens, D width (in_features of a linear map; token ids for an embedding).
+Initial values hide leaks (zeroed projections, fast decays, filters of small energy), hence the new draw.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from arch_lab.testing.cases import LONGEST, Case
+from blocks.contract import SequenceMixer
+from blocks.errors import ConfigError
+from blocks.registry import Entry
+
+TINY = 1e-300  # keeps an all-zero output from dividing by zero
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One case of one block, with what the laws need to know of it."""
+
+    name: str
+    kind: str
+    case: Case
+    module: Any  # the block; a whole model in ModelSubject
+    dtype: torch.dtype = torch.float64
+    _casts: dict[torch.dtype, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def mixes(self) -> bool:
+        """True for the only kind that moves information between positions."""
+        return isinstance(self.module, SequenceMixer)
+
+    @property
+    def causal(self) -> bool:
+        return bool(self.module.causal) if isinstance(self.module, SequenceMixer) else True
+
+    @property
+    def reads_tokens(self) -> bool:
+        return self.kind == "embedding"
+
+    @property
+    def silent_at_padding(self) -> bool:
+        """True where the contract asks for zeros: of sequence mixers, not of embeddings or models around them."""
+        return self.mixes
+
+    @cached_property
+    def takes_segments(self) -> bool:
+        """Sequence mixers must; an embedding with a position table may."""
+        return self.mixes or "segments" in inspect.signature(self.module.forward).parameters
+
+    @property
+    def window(self) -> int | None:
+        """Keys a causal mixer says it sees, itself included (the convention of blocks.attention.masks)."""
+        window = getattr(self.module.config, "window", None)
+        return window if isinstance(window, int) and self.causal and self.mixes else None
+
+    @property
+    def radius(self) -> int | None:
+        radius = getattr(self.module.config, "radius", None)
+        return radius if isinstance(radius, int) and not self.causal else None
+
+    @property
+    def longest(self) -> int:
+        return min(LONGEST, getattr(self.module.config, "max_tokens", None) or LONGEST)
+
+    @cached_property
+    def width(self) -> int:
+        names = ("vocabulary",) if self.reads_tokens else ("in_features", "width")
+        for name in names:
+            if isinstance(size := getattr(self.module.config, name, None), int):
+                return size
+        raise ConfigError(f"block {self.name!r}: the laws cannot tell its input size; call that option {' or '.join(map(repr, names))}")
+
+    @cached_property
+    def declared(self) -> dict[str, str]:
+        """Laws the block says do not apply to it, with its reasons (class attribute ``not_applicable``)."""
+        return dict(getattr(type(self.module), "not_applicable", {}))
+
+    def input(self, batch: int, tokens: int, seed: int) -> Tensor:
+        """(B, T, D) normal numbers, or (B, T) token ids; the same for the same arguments on every machine."""
+        generator = torch.Generator().manual_seed(seed)
+        if self.reads_tokens:
+            return torch.randint(self.width, (batch, tokens), generator=generator)
+        return torch.randn((batch, tokens, self.width), generator=generator, dtype=torch.float64).to(self.dtype)
+
+    def other(self, x: Tensor, seed: int) -> Tensor:
+        """An input of the same shape that differs from ``x`` at every position."""
+        if self.reads_tokens:
+            step = torch.randint(1, self.width, x.shape, generator=torch.Generator().manual_seed(seed))
+            return (x + step) % self.width
+        return self.input(x.shape[0], x.shape[1], seed)
+
+    def swap(self, x: Tensor, other: Tensor, where: Tensor) -> Tensor:
+        """``other`` at the positions ``where`` (B or 1, T), ``x`` elsewhere."""
+        return torch.where(where if self.reads_tokens else where[..., None], other, x)
+
+    def around(self, module: Any) -> Self:
+        """The same subject with another module inside."""
+        return replace(self, module=module, _casts={})
+
+    def __call__(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
+        """The block's function of x; an embedding is followed by its own head, so that both are under the laws."""
+        y = self.module(x) if segments is None else self.module(x, segments)
+        logits = getattr(self.module, "logits", None)
+        return logits(y) if self.reads_tokens and logits is not None else y
+
+    def cast(self, dtype: torch.dtype) -> Self:
+        """The same weights rounded to ``dtype``."""
+        if dtype not in self._casts:
+            self._casts[dtype] = replace(self, module=copy.deepcopy(self.module).to(dtype), dtype=dtype, _casts={})
+        return self._casts[dtype]
+
+
+def subject_of(entry: Entry, case: Case, *, seed: int = 0) -> Subject:
+    """Build ``case`` of ``entry`` for the laws; torch's global generator is left as found."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = entry.config.from_options(case.options).build().double().eval()
+        redraw(module)
+    return Subject(name=entry.name, kind=entry.kind, case=case, module=module)
+
+
+@torch.no_grad()
+def redraw(module: nn.Module) -> None:
+    """Add noise of each parameter's own spread, at least 1/sqrt(fan-in): nothing stays zero, nothing small."""
+    for parameter in module.parameters():
+        if not parameter.is_floating_point() or not parameter.numel():
+            continue
+        fan_in = parameter.shape[-1] if parameter.ndim >= 2 else 4
+        spread = parameter.std(correction=0).item() if parameter.numel() > 1 else 0.0
+        parameter.add_(torch.randn_like(parameter) * max(spread, fan_in**-0.5))
+
+
+def ratio(difference: Tensor, y: Tensor) -> float:
+    """max |difference| / max |y|; infinite when anything is not a number, 0 when there is nothing to compare."""
+    if not difference.numel():
+        return 0.0
+    largest = difference.abs().max().item()
+    if largest != largest:
+        return float("inf")
+    return largest / max(scale_of(y), TINY) if largest else 0.0
+
+
+def scale_of(y: Tensor) -> float:
+    """max |y|, the unit of every tolerance; NaN counts as infinite."""
+    largest = y.abs().max().item() if y.numel() else 0.0
+    return largest if largest == largest else float("inf")
+
+
+def first_position(difference: Tensor, limit: float) -> tuple[int, int]:
+    """(row, position) of the earliest position whose difference (B, T) or (B, T, …) exceeds ``limit``."""
+    size = difference.abs().flatten(2).amax(dim=2) if difference.ndim > 2 else difference.abs()
+    moved = ~(size <= limit)  # not <=, so that NaN counts as moved
+    if not moved.any():
+        return 0, 0
+    t = int(moved.any(dim=0).nonzero()[0])
+    return int(moved[:, t].nonzero()[0]), t
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSubject(Subject):
+    """A whole causal language model (``arch_lab.architecture.Decoder``): token ids in, logits out."""
+
+    @property
+    def mixes(self) -> bool:
+        return True
+
+    @property
+    def causal(self) -> bool:
+        return bool(self.module.causal)
+
+    @property
+    def reads_tokens(self) -> bool:
+        return True
+
+    @property
+    def silent_at_padding(self) -> bool:
+        return False
+
+    @cached_property
+    def width(self) -> int:
+        return int(self.module.embedding.config.vocabulary)
+
+    def __call__(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
+        return self.module(x, segments)  # type: ignore[no-any-return]
+
+
+def model_subject(name: str, model: nn.Module, *, seed: int = 0) -> ModelSubject:
+    """A copy of ``model`` for the laws that concern models: causality, prefix consistency, decoding, isolation."""
+    module = copy.deepcopy(model).double().eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        redraw(module)
+    return ModelSubject(name=name, kind="model", case=Case(name="plain", options={}, first=True), module=module)
