@@ -56,7 +56,8 @@ def test_predictions_are_kept(text: list[str], capsys: pytest.CaptureFixture[str
 
     assert cli.main(["predict", *text, *SMALL, *TRAINER, "--trainer.limit_predict_batches", "2"]) == 0
     batches = torch.load(capsys.readouterr().out.strip().splitlines()[-1])
-    assert [tuple(b.shape) for b in batches] == [(4, 16), (4, 16)]
+    assert len(batches) == 2 and all(b.shape[1] == 16 for b in batches)
+    assert all(torch.isfinite(b).all() for b in batches)
 
 
 def test_the_example_configuration_is_valid(capsys: pytest.CaptureFixture[str]) -> None:
