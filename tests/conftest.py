@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 # before torch and datasets are imported: both read these once
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -14,7 +16,10 @@ import pytest
 import torch
 from hypothesis import register_random, settings
 
+from tests.law_table import LAW_RESULT, law_table
+
 torch.set_num_threads(1)
+ANNOUNCED = "announced"
 
 
 class TorchGenerator:
@@ -45,6 +50,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+
+
+@pytest.fixture
+def announce(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Text for the end of the whole run: what a test measured, not only that it passed. Arrives from worker processes too."""
+    return lambda text: record_property(ANNOUNCED, text)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    reports = [r for found in terminalreporter.stats.values() for r in found if getattr(r, "when", None) == "call"]
+    texts = [str(value) for r in reports for name, value in r.user_properties if name == ANNOUNCED]
+    table = law_table([(value, r.failed) for r in reports for name, value in r.user_properties if name == LAW_RESULT])
+    for text in [*texts, *([table] if table else [])]:
+        terminalreporter.write_line("\n" + text)
 
 
 @pytest.fixture(autouse=True)
