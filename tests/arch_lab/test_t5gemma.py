@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,12 +27,15 @@ from arch_lab.architecture.direction import bidirectional_mixer, causal_mixer
 from arch_lab.architecture.presets import PRESETS, preset
 from arch_lab.architecture.recipe import EncoderRecipe
 from arch_lab.cli import main
+from arch_lab.study.config import load_study
+from arch_lab.study.planning import build_plan
 from arch_lab.testing import LAWS, ModelSubject, model_subject
 from blocks import GeGLUConfig
 from blocks.attention.gemma import Gemma2AttentionConfig
 from blocks.attention.masks import attended_pairs, sides, sides_of_width, visible
 from blocks.contract import tensors_nbytes
 from blocks.errors import ConfigError
+from tests.small_study import small_study
 
 VOCABULARY, LONGEST, SHAPE = 23, 40, Shape(width=32, depth=2, ffn_width=32)
 UNBALANCED = {"width": 24, "depth": 3, "ffn_width": 16, "heads": 3, "kv_heads": 1, "head_width": 8}
@@ -238,6 +242,13 @@ def test_where_one_sequence_is_asked_for_an_encoder_decoder_is_refused_in_one_li
         made.model(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST)
     assert "\n" not in str(caught.value)
     assert not isinstance(made, EncoderRecipe) and name in architectures(causal=False)
+
+
+@pytest.mark.parametrize("name", ["t5gemma", "t5gemma2"])
+def test_a_perplexity_study_refuses_it_by_the_name_of_the_arm(name: str, tmp_path: Path) -> None:
+    path = small_study(tmp_path, arms=[{"architecture": "gemma3"}, {"name": "pair", "architecture": name}])
+    with pytest.raises(ConfigError, match=r"experiment 'perplexity', arm 'pair': .*encoder–decoder"):
+        build_plan(load_study(path, name="small"))
 
 
 def test_t5gemma_2_refuses_stacks_of_two_sizes() -> None:
