@@ -3,6 +3,7 @@
 Importing it registers every built-in block. It needs torch and einops alone: no Lightning, no GPU, no compiler.
 """
 
+from blocks.attention.cross import GemmaCrossAttention, GemmaCrossAttentionConfig
 from blocks.attention.gemma import (
     Gemma1Attention,
     Gemma1AttentionConfig,
@@ -11,10 +12,11 @@ from blocks.attention.gemma import (
     Gemma3Attention,
     Gemma3AttentionConfig,
 )
+from blocks.attention.merged import GemmaMergedAttention, GemmaMergedAttentionConfig
 from blocks.bert.embedding import BertEmbedding, BertEmbeddingConfig
 from blocks.bert.head import BertHead, BertHeadConfig
 from blocks.channel.glu import GeGLU, GeGLUConfig
-from blocks.contract import Block, BlockConfig, ChannelMixer, SequenceMixer
+from blocks.contract import Block, BlockConfig, ChannelMixer, CrossMixer, SequenceMixer
 from blocks.convolution.gated import GatedLongConv, GatedLongConvConfig
 from blocks.convolution.mixer import M2Mixer, M2MixerConfig
 from blocks.cost import Cost
@@ -43,6 +45,7 @@ __all__ = [
     "ChannelMixer",
     "ConfigError",
     "Cost",
+    "CrossMixer",
     "Entry",
     "GatedLongConv",
     "GatedLongConvConfig",
@@ -54,6 +57,10 @@ __all__ = [
     "Gemma2AttentionConfig",
     "Gemma3Attention",
     "Gemma3AttentionConfig",
+    "GemmaCrossAttention",
+    "GemmaCrossAttentionConfig",
+    "GemmaMergedAttention",
+    "GemmaMergedAttentionConfig",
     "LayerNorm",
     "LayerNormConfig",
     "Linear",

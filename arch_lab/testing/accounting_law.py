@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from arch_lab.architecture.decoder import on_meta
+from arch_lab.testing.anchored import staged
 from arch_lab.testing.decoding import CHUNK, chunkings
 from arch_lab.testing.result import Broken
 from arch_lab.testing.subject import Subject
@@ -69,7 +70,7 @@ def _flops(subject: Subject, cost: Cost, batch: int, tokens: int) -> None:
 
 def _without_memory(subject: Subject) -> nn.Module:
     with on_meta():
-        return type(subject.module.config).from_options(subject.case.options).build()  # type: ignore[no-any-return]
+        return staged(type(subject.module.config).from_options(subject.case.options).build())
 
 
 def _parameters(subject: Subject) -> None:

@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from blocks.attention.core import attend
-from blocks.attention.masks import attended_pairs, check_span
+from blocks.attention.masks import Radius, attended_pairs, check_span
 from blocks.attention.rope import rope_tables, rotate
 from blocks.contract import Block, BlockConfig, SequenceMixer, parameter_dtype
 from blocks.cost import Cost, total
@@ -39,7 +39,7 @@ class AttentionConfig(BlockConfig):
     query_scale: float | None = None  # multiplies the scores; None: head_width^-0.5 (the 27B models use (width/heads)^-0.5)
     causal: bool = True
     window: int | None = None  # causal: keys seen, the token itself included; None = all
-    radius: int | None = None  # bidirectional: keys seen on each side; None = all
+    radius: Radius | None = None  # bidirectional: keys seen on each side, or (before, after); None = all
     rope_base: float = 10_000.0
 
     def __post_init__(self) -> None:
