@@ -180,6 +180,11 @@ class SequenceMixer(Block):
         y, state = self.prefill(x.unsqueeze(1), state)
         return y.squeeze(1), state
 
+    def reserve_state(self, batch: int, max_tokens: int) -> Any:
+        """As ``init_state``, but memory for ``max_tokens`` tokens is taken at once where the mixer can: such a state holds
+        ``state_bytes(max_tokens)`` from the first token to the last. A mixer whose state only grows leaves this as it is."""
+        return self.init_state(batch, max_tokens)
+
     def refuse_decoding(self) -> ConfigError:
         return ConfigError(f"{type(self).__name__} is bidirectional: it has no decoding state")
 

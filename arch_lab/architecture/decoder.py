@@ -122,15 +122,22 @@ class Decoder(nn.Module):
 
     # --- decoding -----------------------------------------------------------------------------------------------
 
-    def init_state(self, batch: int, max_tokens: int | None = None) -> list[Any]:
-        return [layer.mixer.init_state(batch, max_tokens or self.config.max_tokens) for layer in self.layers]
+    def init_state(self, batch: int, max_tokens: int | None = None, *, reserve: bool = False) -> list[Any]:
+        """One state a layer. ``reserve``: take the memory of ``max_tokens`` tokens at once (SequenceMixer.reserve_state)."""
+        limit = max_tokens or self.config.max_tokens
+        mixers = [layer.mixer for layer in self.layers]
+        return [mixer.reserve_state(batch, limit) if reserve else mixer.init_state(batch, limit) for mixer in mixers]
 
-    def prefill(self, tokens: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
-        """Logits (B, t, V) of the next t tokens (B, t), and the state after them."""
+    def prefill(self, tokens: Tensor, state: list[Any], *, last_only: bool = False) -> tuple[Tensor, list[Any]]:
+        """Logits (B, t, V) of the next t tokens (B, t), and the state after them.
+
+        ``last_only``: those of the last token alone, (B, 1, V); of a long prompt the others are the larger part of the memory.
+        """
         x, after = self.embedding(tokens), []
         for layer, s in zip(self.layers, state, strict=True):
             x, s = layer.prefill(x, s)
             after.append(s)
+        x = x[:, -1:] if last_only else x
         return self.embedding.logits(self.norm(x)), after
 
     def step(self, tokens: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:

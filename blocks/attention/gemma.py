@@ -16,6 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from blocks.attention.cache import KeyValueState, attend_to_all, empty_state, extend, push
 from blocks.attention.core import attend
 from blocks.attention.masks import Radius, attended_pairs, check_span
 from blocks.attention.rope import rope_tables, rotate
@@ -63,15 +64,6 @@ class AttentionConfig(BlockConfig):
     def channels(self) -> int:
         """C, the width of one head."""
         return self.width // self.heads if self.head_width is None else self.head_width
-
-
-@dataclass(frozen=True)
-class KeyValueState:
-    """Rotated keys and values (B, K, n, C) of the last n = min(t, window) of ``position`` = t tokens."""
-
-    k: Tensor
-    v: Tensor
-    position: int
 
 
 class GemmaAttention(SequenceMixer):
@@ -148,27 +140,40 @@ class GemmaAttention(SequenceMixer):
     # --- decoding -----------------------------------------------------------------------------------------------
 
     def init_state(self, batch: int, max_tokens: int) -> KeyValueState:
-        """Empty: the cache grows with what it holds, so ``max_tokens`` reserves nothing."""
+        """Empty: the cache grows with what it holds, so ``max_tokens`` reserves nothing. See blocks.attention.cache."""
+        return self._empty_state(batch, reserve=None)
+
+    def reserve_state(self, batch: int, max_tokens: int) -> KeyValueState:
+        """Room for ``max_tokens`` tokens at once: holds ``state_bytes(max_tokens)`` from the start and is written in place."""
+        return self._empty_state(batch, reserve=max_tokens)
+
+    def _empty_state(self, batch: int, *, reserve: int | None) -> KeyValueState:
         if not self.causal:
             raise self.refuse_decoding()
-        weight = self.key.weight
-        empty = torch.empty((batch, self.config.kv_heads, 0, self.config.channels), device=weight.device, dtype=weight.dtype)
-        return KeyValueState(k=empty, v=empty, position=0)
+        config = self.config
+        return empty_state(
+            self.key.weight,
+            batch=batch,
+            kv_heads=config.kv_heads,
+            channels=config.channels,
+            window=config.window,
+            reserve=reserve,
+        )
 
     def prefill(self, x: Tensor, state: KeyValueState) -> tuple[Tensor, KeyValueState]:
         if not self.causal:
             raise self.refuse_decoding()
-        tokens, window = x.shape[1], self.config.window
         q, k, v = self._heads(x, start=state.position)
-        # The first new query still needs the last w-1 old keys: attend over old and new, and only then forget. A cache
-        # that overwrites while it is filled loses them as soon as the chunk wraps around the window.
-        old = state.k.shape[2] if window is None else min(state.k.shape[2], window - 1)
-        k, v = _extend(state.k, k, old), _extend(state.v, v, old)
-        y = self._attend(q, k.to(q.dtype), v.to(q.dtype), offset=old)
-        if window is not None and k.shape[2] > window:
-            # a copy, since a view would keep the whole chunk alive behind the few entries that are counted
-            k, v = k[:, :, -window:].clone(), v[:, :, -window:].clone()
-        return self.out(rearrange(y, "b h t c -> b t (h c)")), KeyValueState(k=k, v=v, position=state.position + tokens)
+        k, v, state = extend(state, k, v)
+        y = self._attend(q, k.to(q.dtype), v.to(q.dtype), offset=k.shape[2] - x.shape[1])
+        return self.out(rearrange(y, "b h t c -> b t (h c)")), state
+
+    def step(self, x: Tensor, state: KeyValueState) -> tuple[Tensor, KeyValueState]:
+        """One token, O(1) writes: nothing is shifted, no key is repeated, no mask is built."""
+        q, k, v = self._heads(x[:, None], start=state.position)
+        state = push(state, k, v)
+        y = attend_to_all(q, *state.held, scale=self.scale, softcap=self.softcap)
+        return self.out(rearrange(y, "b h 1 c -> b (h c)")), state
 
     def state_bytes(self, tokens: int) -> int:
         config = self.config
@@ -185,11 +190,6 @@ class GemmaAttention(SequenceMixer):
         per_pair = 6 + (3 if self.softcap is not None else 0)
         own = Cost(matmul=4 * config.channels * pairs, elementwise=per_rotated * rotated + per_pair * pairs)
         return own + total(block.cost(tokens) for block in (self.query, self.key, self.value, self.out))
-
-
-def _extend(old: Tensor, new: Tensor, keep: int) -> Tensor:
-    """The last ``keep`` cached entries followed by the new ones, in the cache's dtype."""
-    return torch.cat((old[:, :, old.shape[2] - keep :], new.to(old.dtype)), dim=2)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,32 +16,11 @@ from torch import Tensor, nn
 from arch_lab.architecture.decoder import Decoder, meta_model
 from arch_lab.architecture.gemma import Gemma1, Gemma2, Gemma3, GemmaRecipe, default_head_width
 from arch_lab.architecture.recipe import Shape
+from arch_lab.interop.gemma import their_name
 from blocks.attention.gemma import GemmaAttention
 from blocks.errors import ConfigError
 
 V, W = 97, 8
-ATTENTION = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj", "query_norm": "q_norm", "key_norm": "k_norm"}
-CHANNEL = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
-PRE_NORMS = {"mixer_norm": "input_layernorm", "channel_norm": "post_attention_layernorm"}
-SANDWICH_NORMS = {
-    "mixer_norm": "input_layernorm",
-    "mixer_out_norm": "post_attention_layernorm",
-    "channel_norm": "pre_feedforward_layernorm",
-    "channel_out_norm": "post_feedforward_layernorm",
-}
-
-
-def their_name(ours: str, *, sandwich: bool) -> str:
-    """The name ``transformers`` gives a parameter. ``post_attention_layernorm`` means another norm in Gemma 1 than later."""
-    parts = ours.split(".")
-    if parts[0] != "layers":
-        return {"embedding.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}[ours]
-    layer, block = f"model.layers.{parts[1]}", parts[2]
-    if block == "mixer":
-        return f"{layer}.self_attn.{ATTENTION[parts[3]]}.weight"
-    if block == "channel":
-        return f"{layer}.mlp.{CHANNEL[parts[3]]}.weight"
-    return f"{layer}.{(SANDWICH_NORMS if sandwich else PRE_NORMS)[block]}.weight"
 
 
 def randomised(recipe: GemmaRecipe, shape: Shape) -> Decoder:

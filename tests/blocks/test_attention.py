@@ -279,14 +279,6 @@ def test_the_state_holds_no_more_memory_than_it_counts(name: str) -> None:
 
 
 @every_block
-def test_a_state_can_be_continued_twice(name: str) -> None:
-    block, x = make(name, window=W), tokens(9)
-    _, state = block.prefill(x, block.init_state(2, 64))
-    first, second = block.step(x[:, 0], state)[0], block.step(x[:, 0], state)[0]
-    assert torch.equal(first, second)
-
-
-@every_block
 def test_a_bidirectional_block_refuses_to_decode(name: str) -> None:
     with pytest.raises(ConfigError, match="bidirectional"):
         make(name, causal=False).init_state(1, 8)
