@@ -11,6 +11,7 @@ from blocks.attention.gemma import (
     Gemma3Attention,
     Gemma3AttentionConfig,
 )
+from blocks.attention.gemma4 import Gemma4Attention, Gemma4AttentionConfig
 from blocks.bert.embedding import BertEmbedding, BertEmbeddingConfig
 from blocks.bert.head import BertHead, BertHeadConfig
 from blocks.channel.glu import GeGLU, GeGLUConfig
@@ -24,8 +25,18 @@ from blocks.linear import Linear, LinearConfig
 from blocks.monarch.block_diagonal import BlockDiagonalLinear, BlockDiagonalLinearConfig
 from blocks.monarch.glu import BlockDiagonalGLU, BlockDiagonalGLUConfig, BlockDiagonalMLP, BlockDiagonalMLPConfig
 from blocks.monarch.monarch_linear import MonarchLinear, MonarchLinearConfig
-from blocks.norm import LayerNorm, LayerNormConfig, RMSNorm, RMSNormConfig
+from blocks.norm import (
+    GainRMSNorm,
+    GainRMSNormConfig,
+    LayerNorm,
+    LayerNormConfig,
+    RMSNorm,
+    RMSNormConfig,
+    UnitRMSNorm,
+    UnitRMSNormConfig,
+)
 from blocks.registry import Entry, build, configure, entries, lookup, register
+from blocks.scale import LayerScale, LayerScaleConfig
 
 __all__ = [
     "BertEmbedding",
@@ -44,6 +55,8 @@ __all__ = [
     "ConfigError",
     "Cost",
     "Entry",
+    "GainRMSNorm",
+    "GainRMSNormConfig",
     "GatedLongConv",
     "GatedLongConvConfig",
     "GeGLU",
@@ -54,8 +67,12 @@ __all__ = [
     "Gemma2AttentionConfig",
     "Gemma3Attention",
     "Gemma3AttentionConfig",
+    "Gemma4Attention",
+    "Gemma4AttentionConfig",
     "LayerNorm",
     "LayerNormConfig",
+    "LayerScale",
+    "LayerScaleConfig",
     "Linear",
     "LinearConfig",
     "M2Mixer",
@@ -67,6 +84,8 @@ __all__ = [
     "SequenceMixer",
     "TiedEmbedding",
     "TiedEmbeddingConfig",
+    "UnitRMSNorm",
+    "UnitRMSNormConfig",
     "UserError",
     "build",
     "configure",
