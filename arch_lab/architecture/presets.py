@@ -3,7 +3,7 @@
 Legend: D width, L depth, F ffn_width (one branch of a gated unit; Gemma's reports print gate and up together, twice this),
 H query heads, K key/value heads, C head width, V vocabulary.
 Sources: arXiv 2403.08295, 2408.00118, 2503.19786 with the released configurations (V as Hugging Face holds it: 256,000 rows for
-Gemma 1 and 2, 262,144 for Gemma 3, 64 more in its multimodal sizes; the reports count 256,128); HazyResearch/m2,
+Gemma 1 and 2, 262,144 for Gemma 3 and 4, 64 more in Gemma 3's multimodal sizes; the reports count 256,128); HazyResearch/m2,
 bert/yamls/pretrain. A name is not a budget: "2b" holds 2.5e9 parameters in Gemma 1 and 2.6e9 in Gemma 2, and the
 "parameter-matched" M2-BERT 110M is 5.9 % above the BERT it was matched with. The counts below the names are exact and tested.
 """
@@ -49,6 +49,12 @@ def _gemma3(*sizes: int, **options: Any) -> Preset:
     return _gemma(*sizes, vocabulary=262_208, max_tokens=2**17, window=1024, rope_factor=8.0, **options)
 
 
+def _gemma4(*sizes: int, **options: Any) -> Preset:
+    # the scalar of a layer is no parameter in the released code, and published counts leave it out. 2^17 is the context of the
+    # family's smaller members; that of the 31B is not published
+    return _gemma(*sizes, vocabulary=262_144, max_tokens=2**17, window=1024, train_scale=False, **options)
+
+
 def _m2_bert(d: int) -> Preset:
     # 12 layers at every size, the "large" ones too; 30,522 words padded to a multiple of 64
     return Preset(shape=Shape(width=d, depth=12, ffn_width=4 * d), vocabulary=30_528, max_tokens=128)
@@ -70,6 +76,18 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "4b": _gemma3(2560, 34, 10240, 8, 4),
         "12b": _gemma3(3840, 48, 15360, 16, 8),
         "27b": _gemma3(5376, 62, 21504, 32, 16, 128, query_scale=168**-0.5),  # 168 = D/H
+    },
+    "gemma4": {
+        "31b": _gemma4(5376, 60, 21504, 32, 16, global_kv_heads=4, global_head_width=512),
+    },
+    "gemma_encoder": {
+        # EmbeddingGemma's backbone. Depth and width are printed; the rest follows from its parameter count (arXiv 2509.20354)
+        "300m": Preset(
+            shape=Shape(width=768, depth=24, ffn_width=1152),
+            vocabulary=262_144,
+            max_tokens=2048,
+            options={"generation": 3, "radius": 256, "generation_options": {"heads": 3, "kv_heads": 1, "head_width": 256}},
+        ),
     },
     "m2_bert": {
         "80m": _m2_bert(768),
