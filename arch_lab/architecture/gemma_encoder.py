@@ -4,7 +4,7 @@ Legend: T tokens, D width, V vocabulary, r radius.
 Sources: arXiv 2503.02656 (Gemma Encoder), 2509.20354 (EmbeddingGemma); ``use_bidirectional_attention`` of
 huggingface/transformers models/gemma3. Weights, names and shapes are the decoder's, so a trained decoder becomes an encoder by
 ``load_state_dict``. Windows of encoders are counted in five ways; here it is the radius: r keys on each side. A released Gemma 3
-configuration with sliding_window w reads r = w // 2 (its code keeps |q-k| < w // 2 + 1).
+configuration with sliding_window w reads r = w // 2 (its code keeps |q-k| < w // 2 + 1), a Gemma 4 one r = w // 2 + 1.
 """
 
 from __future__ import annotations
