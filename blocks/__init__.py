@@ -12,6 +12,7 @@ from blocks.attention.gemma import (
     Gemma3Attention,
     Gemma3AttentionConfig,
 )
+from blocks.attention.gemma4 import Gemma4Attention, Gemma4AttentionConfig
 from blocks.attention.merged import GemmaMergedAttention, GemmaMergedAttentionConfig
 from blocks.bert.embedding import BertEmbedding, BertEmbeddingConfig
 from blocks.bert.head import BertHead, BertHeadConfig
@@ -26,8 +27,18 @@ from blocks.linear import Linear, LinearConfig
 from blocks.monarch.block_diagonal import BlockDiagonalLinear, BlockDiagonalLinearConfig
 from blocks.monarch.glu import BlockDiagonalGLU, BlockDiagonalGLUConfig, BlockDiagonalMLP, BlockDiagonalMLPConfig
 from blocks.monarch.monarch_linear import MonarchLinear, MonarchLinearConfig
-from blocks.norm import LayerNorm, LayerNormConfig, RMSNorm, RMSNormConfig
+from blocks.norm import (
+    GainRMSNorm,
+    GainRMSNormConfig,
+    LayerNorm,
+    LayerNormConfig,
+    RMSNorm,
+    RMSNormConfig,
+    UnitRMSNorm,
+    UnitRMSNormConfig,
+)
 from blocks.registry import Entry, build, configure, entries, lookup, register
+from blocks.scale import LayerScale, LayerScaleConfig
 
 __all__ = [
     "BertEmbedding",
@@ -47,6 +58,8 @@ __all__ = [
     "Cost",
     "CrossMixer",
     "Entry",
+    "GainRMSNorm",
+    "GainRMSNormConfig",
     "GatedLongConv",
     "GatedLongConvConfig",
     "GeGLU",
@@ -57,12 +70,16 @@ __all__ = [
     "Gemma2AttentionConfig",
     "Gemma3Attention",
     "Gemma3AttentionConfig",
+    "Gemma4Attention",
+    "Gemma4AttentionConfig",
     "GemmaCrossAttention",
     "GemmaCrossAttentionConfig",
     "GemmaMergedAttention",
     "GemmaMergedAttentionConfig",
     "LayerNorm",
     "LayerNormConfig",
+    "LayerScale",
+    "LayerScaleConfig",
     "Linear",
     "LinearConfig",
     "M2Mixer",
@@ -74,6 +91,8 @@ __all__ = [
     "SequenceMixer",
     "TiedEmbedding",
     "TiedEmbeddingConfig",
+    "UnitRMSNorm",
+    "UnitRMSNormConfig",
     "UserError",
     "build",
     "configure",

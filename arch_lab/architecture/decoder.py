@@ -29,6 +29,7 @@ class LayerConfig:
     channel: BlockConfig
     norm: BlockConfig
     sandwich: bool = False  # norm also what each mixer returns (Gemma 2 on)
+    scale: BlockConfig | None = None  # acts on what the whole layer returns (Gemma 4: one scalar)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class Layer(nn.Module):
         self.mixer = config.mixer.build()
         self.channel_norm = config.norm.build()
         self.channel = config.channel.build()
+        self.scale = None if config.scale is None else config.scale.build()
         if not isinstance(self.mixer, SequenceMixer):
             raise ConfigError(f"{type(self.mixer).__name__} is not a sequence mixer")
 
@@ -62,7 +64,8 @@ class Layer(nn.Module):
 
     def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         x = x + self.after_mixer(mixed)
-        return x + self.after_channel(self.channel(self.channel_norm(x)))
+        x = x + self.after_channel(self.channel(self.channel_norm(x)))
+        return x if self.scale is None else self.scale(x)
 
     def forward(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
         return self._finish(x, self.mixer(self.mixer_norm(x), segments))

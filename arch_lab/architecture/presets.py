@@ -3,7 +3,7 @@
 Legend: D width, L depth, F ffn_width (one branch of a gated unit; Gemma's reports print gate and up together, twice this),
 H query heads, K key/value heads, C head width, V vocabulary.
 Sources: arXiv 2403.08295, 2408.00118, 2503.19786 with the released configurations (V as Hugging Face holds it: 256,000 rows for
-Gemma 1 and 2, 262,144 for Gemma 3, 64 more in its multimodal sizes; the reports count 256,128); HazyResearch/m2,
+Gemma 1 and 2, 262,144 for Gemma 3 and 4, 64 more in Gemma 3's multimodal sizes; the reports count 256,128); HazyResearch/m2,
 bert/yamls/pretrain. T5Gemma (arXiv 2504.06225, 2512.14856): the names say encoder-decoder. T5Gemma 2 is the text model: the vision
 tower (417 to 420 million parameters) and the one row of width D that its embedding holds beside the table (the end-of-image
 vector, so V·D + D in its released count) are left out, and windows and RoPE factor are those of the Gemma 3 of that size.
@@ -50,6 +50,12 @@ def _gemma3_small(*sizes: int) -> Preset:
 
 def _gemma3(*sizes: int, **options: Any) -> Preset:
     return _gemma(*sizes, vocabulary=262_208, max_tokens=2**17, window=1024, rope_factor=8.0, **options)
+
+
+def _gemma4(*sizes: int, **options: Any) -> Preset:
+    # the scalar of a layer is no parameter in the released code, and published counts leave it out. 2^17 is the context of the
+    # family's smaller members; that of the 31B is not published
+    return _gemma(*sizes, vocabulary=262_144, max_tokens=2**17, window=1024, train_scale=False, **options)
 
 
 def _m2_bert(d: int) -> Preset:
@@ -103,6 +109,18 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "270m-270m": _t5gemma2(640, 18, 2048, 4, 1, local=512),
         "1b-1b": _t5gemma2(1152, 26, 6912, 4, 1, local=512),
         "4b-4b": _t5gemma2(2560, 34, 10240, 8, 4, local=1024, rope_factor=8.0),
+    },
+    "gemma4": {
+        "31b": _gemma4(5376, 60, 21504, 32, 16, global_kv_heads=4, global_head_width=512),
+    },
+    "gemma_encoder": {
+        # EmbeddingGemma's backbone. Depth and width are printed; the rest follows from its parameter count (arXiv 2509.20354)
+        "300m": Preset(
+            shape=Shape(width=768, depth=24, ffn_width=1152),
+            vocabulary=262_144,
+            max_tokens=2048,
+            options={"generation": 3, "radius": 256, "generation_options": {"heads": 3, "kv_heads": 1, "head_width": 256}},
+        ),
     },
     "m2_bert": {
         "80m": _m2_bert(768),

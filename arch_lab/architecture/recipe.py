@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeVar
 
 from arch_lab.architecture.decoder import Decoder, DecoderConfig
-from arch_lab.architecture.encoder import Encoder, EncoderConfig
+from arch_lab.architecture.encoder import BidirectionalStack, Encoder, EncoderConfig, build_encoder
 from arch_lab.architecture.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError, did_you_mean
@@ -64,13 +64,16 @@ class EncoderRecipe(Recipe, ABC):
     causal: ClassVar[bool] = False
 
     @abstractmethod
-    def encoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderConfig:
-        """Every block of the model, at this shape. Raises: ConfigError when the shape does not fit the recipe."""
+    def encoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderConfig | DecoderConfig:
+        """Every block of the model, at this shape; a DecoderConfig is a decoder's stack with its masks off.
 
-    def encoder_model(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> Encoder:
-        return Encoder(self.encoder(shape, vocabulary=vocabulary, max_tokens=max_tokens))
+        Raises: ConfigError when the shape does not fit the recipe.
+        """
 
-    def blueprint(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderConfig:
+    def encoder_model(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> Encoder | BidirectionalStack:
+        return build_encoder(self.encoder(shape, vocabulary=vocabulary, max_tokens=max_tokens))
+
+    def blueprint(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderConfig | DecoderConfig:
         return self.encoder(shape, vocabulary=vocabulary, max_tokens=max_tokens)
 
     def decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:

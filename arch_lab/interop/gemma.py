@@ -38,6 +38,8 @@ def their_name(ours: str, *, sandwich: bool) -> str:
         return f"{layer}.self_attn.{ATTENTION[parts[3]]}.weight"
     if block == "channel":
         return f"{layer}.mlp.{CHANNEL[parts[3]]}.weight"
+    if block == "scale":
+        return f"{layer}.layer_scalar"
     return f"{layer}.{(SANDWICH_NORMS if sandwich else PRE_NORMS)[block]}.weight"
 
 
@@ -73,6 +75,11 @@ class GemmaFamily(Family):
     def write_config(self, blueprint: Blueprint) -> dict[str, Any]:
         chosen, shape = recipe(blueprint.architecture, blueprint.options), blueprint.shape
         assert isinstance(chosen, GemmaRecipe)
+        for option in ("rope_fraction", "local_rope_fraction"):
+            if getattr(chosen, option, 1) != 1:
+                raise InteropError(
+                    f"{self.model_type}: {option} {getattr(chosen, option)} cannot be written: the format rotates all channels"
+                )
         heads = chosen.head_shape(shape.width)
         return {
             "architectures": [self.class_name],

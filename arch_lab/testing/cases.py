@@ -41,6 +41,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "kv_heads": [{"kv_heads": SMALL["heads"]}],
     "softcap": [{"softcap": None}, {"softcap": 2.0, "window": WINDOW}],
     "rope_factor": [{"rope_factor": 8.0, "query_scale": 0.7}],
+    "rope_fraction": [{"rope_fraction": 0.5, "rope_drop": "high"}],
     "final_softcap": [{"final_softcap": 3.0}],
     "blocks": [{"blocks": 4}],  # does not divide 6 or 10: padded blocks
 }

@@ -117,7 +117,7 @@ def test_training_a_convolution_executes_less_than_the_canonical_three_forwards(
 @given(depth=st.integers(1, 7), batch=BATCHES, tokens=LENGTHS)
 @settings(max_examples=5)
 def test_the_formula_of_every_architecture_is_what_its_graph_executes(name: str, depth: int, batch: int, tokens: int) -> None:
-    options = {"window": 11} if name in ("gemma2", "gemma3") else {}
+    options = {"window": 11} if name in ("gemma2", "gemma3", "gemma4") else {"radius": 5} if name == "gemma_encoder" else {}
     config = recipe(name, options).blueprint(Shape(width=32, depth=depth, ffn_width=56), vocabulary=61, max_tokens=70)
     model, row = without_memory(config), torch.zeros(batch, tokens, dtype=torch.long, device="meta")
     if isinstance(model, EncoderDecoder):  # a source of another length than the target

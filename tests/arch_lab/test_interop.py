@@ -421,3 +421,12 @@ def test_converting_to_the_format_it_has_is_refused(to: str, source: Path, tmp_p
 def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["convert", str(tmp_path / "none"), str(tmp_path / "target")]) == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_rotations_the_format_cannot_say_are_refused(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "ours")
+    manifest = tmp_path / "ours/arch-lab.json"
+    content = json.loads(manifest.read_text())
+    content["options"]["rope_fraction"] = 0.25
+    manifest.write_text(json.dumps(content))
+    assert "rope_fraction 0.25 cannot be written" in refusal(tmp_path / "ours", tmp_path / "back", to="huggingface")

@@ -36,6 +36,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "gemma1": {},
     "gemma2": {"window": 5},
     "gemma3": {"window": 5, "pattern": "LG"},
+    "gemma4": {"window": 5},
     "m2_gpt": {"filter_order": 8},
     "custom": {"mixer": "gated_long_conv", "mixer_options": {"filter_order": 8}},
 }
