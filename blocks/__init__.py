@@ -24,6 +24,7 @@ from blocks.linear import Linear, LinearConfig
 from blocks.monarch.block_diagonal import BlockDiagonalLinear, BlockDiagonalLinearConfig
 from blocks.monarch.glu import BlockDiagonalGLU, BlockDiagonalGLUConfig, BlockDiagonalMLP, BlockDiagonalMLPConfig
 from blocks.monarch.monarch_linear import MonarchLinear, MonarchLinearConfig
+from blocks.monarch.polynomial_mixer import MonarchPolynomial, MonarchPolynomialConfig
 from blocks.norm import LayerNorm, LayerNormConfig, RMSNorm, RMSNormConfig
 from blocks.registry import Entry, build, configure, entries, lookup, register
 
@@ -62,6 +63,8 @@ __all__ = [
     "M2MixerConfig",
     "MonarchLinear",
     "MonarchLinearConfig",
+    "MonarchPolynomial",
+    "MonarchPolynomialConfig",
     "RMSNorm",
     "RMSNormConfig",
     "SequenceMixer",

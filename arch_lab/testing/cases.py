@@ -41,6 +41,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "softcap": [{"softcap": None}, {"softcap": 2.0, "window": WINDOW}],
     "rope_factor": [{"rope_factor": 8.0, "query_scale": 0.7}],
     "final_softcap": [{"final_softcap": 3.0}],
+    "order": [{"order": 3}, {"order": 3, "base": 2, "groups": 2}],
+    "base": [{"base": 4, "groups": 4, "members": "shared"}],  # base does not divide most lengths
     "blocks": [{"blocks": 4}],  # does not divide 6 or 10: padded blocks
 }
 
