@@ -78,7 +78,8 @@ def solve(z: Tensor, factors: Factors) -> Tensor:
     """A^{-1} z along the last axis; shapes as ``apply``.
 
     The small factors are inverted by substitution, then applied as GEMMs: unit triangular blocks of some dozen rows lose no
-    digits by it, and one CPU thread needs 0.6 ms where substitution on the signal itself needs 4.2 (16 blocks of 16, 1024 rows).
+    digits by it, and forward and backward take a fifth to two thirds of the time of substitution on the signal itself (one CPU
+    thread; 1 to 64 blocks of 16 or 32, 8,192 or more rows in all).
     """
     inverses = [torch.linalg.solve_triangular(f, _identity(f), upper=False, unitriangular=True) for f in factors]
     return _digit_by_digit(z, inverses)

@@ -15,10 +15,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from blocks.contract import parameter_dtype
+from blocks.contract import SequenceMixer, parameter_dtype
 from blocks.convolution.fft import causal_convolution
-from blocks.convolution.long import Kernels, LongConvolution, project_in, project_out
-from blocks.convolution.mixer import M2Mixer, M2MixerConfig
+from blocks.convolution.long import LongConvolution, project_in, project_out
+from blocks.convolution.mixer import SHORT_TAPS, M2Mixer, M2MixerConfig
 from blocks.cost import Cost
 from blocks.errors import ConfigError
 from blocks.monarch.polynomial import DigitTriangular, Factors, apply, digits_for, polynomial_product, solve
@@ -82,14 +82,18 @@ class PolynomialConvolution(LongConvolution):
             tokens = u.shape[-1]
             factors = self.factors(tokens)
             wide = u.to(torch.promote_types(u.dtype, factors[0][0].dtype))
-            return polynomial_product(wide, super().taps(tokens), *factors).to(u.dtype)
+            return polynomial_product(wide, self.kernel(tokens), *factors).to(u.dtype)
+
+    def kernel(self, tokens: int) -> Tensor:
+        """(D, tokens): k, the implicit filter with the skip at lag 0."""
+        return super().taps(tokens)
 
     def taps(self, tokens: int) -> Tensor:
         """(D, tokens): A_1 k, what ``w`` is convolved with."""
         with _without_autocast(self.skip.device):
-            return apply(super().taps(tokens), self.members[1].factors(tokens))
+            return apply(self.kernel(tokens), self.members[1].factors(tokens))
 
-    def extend_all(self, u: Tensor, history: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]:
+    def continue_from(self, u: Tensor, history: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]:
         """The outputs (D, B, t) for u (D, B, t) after ``history`` (B, 3, D, T) of (u, w, y), and the history with theirs.
 
         One token reads one row of A_2, the kernel and one row of A_0: O(T) a channel. Several are computed with all before them.
@@ -101,7 +105,7 @@ class PolynomialConvolution(LongConvolution):
             inputs = torch.cat([history[:, 0], u.transpose(0, 1)], dim=-1).to(taps.dtype)
             if new == 1:
                 w = torch.cat([history[:, 1].to(taps.dtype), self._along(inputs, self.members[2].row(tokens - 1))], dim=-1)
-                z = (w * taps[:, :tokens].flip(-1)).sum(dim=-1, keepdim=True)
+                z = _last_outputs(w, taps, 1)
                 past = history[:, 2].to(taps.dtype)
                 y = torch.cat([past, z - self._along(past, self.members[0].row(tokens - 1)[:, :-1])], dim=-1)
             else:
@@ -132,7 +136,21 @@ class MonarchPolynomialState:
     short: Tensor  # (B, 3D, min(t, 2))
     product: Tensor  # (B, 3, D, t): u, w = A_2 u and y
     residual: Tensor | None  # (B, D, t) input of the residual convolution
-    kernels: Kernels
+    taps: Taps
+
+
+class Taps:
+    """Kernels of a decoding state, made once. They belong to the weights, not to a sequence: no part of ``state_bytes``."""
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+        self._made: dict[int, Tensor] = {}
+
+    def of(self, convolution: LongConvolution) -> Tensor:
+        taps = self._made.get(id(convolution))
+        if taps is None or (torch.is_grad_enabled() and not taps.requires_grad and convolution.skip.requires_grad):
+            taps = self._made[id(convolution)] = convolution.taps(self.tokens)
+        return taps
 
 
 @register(
@@ -142,7 +160,7 @@ class MonarchPolynomialState:
     source="arXiv:2310.12109 §4 and appendix",
     complexity="O(T·T^(1/order) + T·log T)",
 )
-class MonarchPolynomial(M2Mixer):
+class MonarchPolynomial(SequenceMixer):
     """m2_mixer with a learned causal Monarch product between its gates: starts as the long convolution, need not stay Toeplitz.
 
     y = W_out (after · product(before · value) + residual(x)) with (before, after, value) = short(W_in x), and
@@ -155,37 +173,62 @@ class MonarchPolynomial(M2Mixer):
     """
 
     config: MonarchPolynomialConfig
+    causal = True
 
     def __init__(self, config: MonarchPolynomialConfig) -> None:
         super().__init__(config)
-        self.long: PolynomialConvolution = PolynomialConvolution(config)
+        self.body = M2Mixer(config)
+        self.body.long = PolynomialConvolution(config)
 
-    def init_state(self, batch: int, max_tokens: int) -> MonarchPolynomialState:  # type: ignore[override]
+    @property
+    def product(self) -> PolynomialConvolution:
+        """What stands where m2_mixer has its long convolution."""
+        return self.body.long  # type: ignore[return-value]
+
+    def reset_parameters(self) -> None:
+        self.body.reset_parameters()
+
+    def forward(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
+        return self.body(x, segments)  # type: ignore[no-any-return]
+
+    def cost(self, tokens: int) -> Cost:
+        return self.body.cost(tokens)
+
+    # --- decoding -----------------------------------------------------------------------------------------------
+
+    def init_state(self, batch: int, max_tokens: int) -> MonarchPolynomialState:
         width = self.config.width
-        empty = self.in_linear.weight.new_empty((batch, width, 0), dtype=parameter_dtype(self))
+        empty = self.body.in_linear.weight.new_empty((batch, width, 0), dtype=parameter_dtype(self))
         return MonarchPolynomialState(
             short=empty.new_empty((batch, 3 * width, 0)),
             product=empty.new_empty((batch, 3, width, 0)),
-            residual=None if self.residual is None else empty,
-            kernels=Kernels(min(max_tokens, self.config.max_tokens)),
+            residual=None if self.body.residual is None else empty,
+            taps=Taps(min(max_tokens, self.config.max_tokens)),
         )
 
-    def prefill(self, x: Tensor, state: MonarchPolynomialState) -> tuple[Tensor, MonarchPolynomialState]:  # type: ignore[override]
-        z = project_in(self.in_linear, x)
-        before, after, value = self.short(z, state.short).chunk(3)
-        y, product = self.long.extend_all(value * before, state.product, state.kernels.of(self.long))
+    def prefill(self, x: Tensor, state: MonarchPolynomialState) -> tuple[Tensor, MonarchPolynomialState]:
+        body = self.body
+        z = project_in(body.in_linear, x)
+        before, after, value = body.short(z, state.short).chunk(3)
+        y, product = self.product.continue_from(value * before, state.product, state.taps.of(self.product))
         y, residual = y * after, None
-        if self.residual is not None and state.residual is not None:
-            extra, residual = self.residual.extend(x.permute(2, 0, 1), state.residual, state.kernels.of(self.residual))
-            y = y + extra
-        tail = self.short.next_tail(z, state.short)
-        return project_out(self.out_linear, y), MonarchPolynomialState(
-            short=tail, product=product, residual=residual, kernels=state.kernels
-        )
+        if body.residual is not None and state.residual is not None:
+            residual = torch.cat([state.residual, x.mT], dim=-1)
+            y = y + _last_outputs(residual, state.taps.of(body.residual), x.shape[1]).transpose(0, 1).to(y.dtype)
+        tail = body.short.next_tail(z, state.short)
+        return project_out(body.out_linear, y), MonarchPolynomialState(short=tail, product=product, residual=residual, taps=state.taps)
 
     def state_bytes(self, tokens: int) -> int:
-        further = 2 * self.config.width * tokens  # w and y, beside the u that m2_mixer keeps too
-        return super().state_bytes(tokens) + further * parameter_dtype(self).itemsize
+        histories = 3 if self.body.residual is None else 4
+        numbers = self.config.width * (histories * tokens + 3 * min(tokens, SHORT_TAPS - 1))
+        return numbers * parameter_dtype(self).itemsize
+
+
+def _last_outputs(history: Tensor, taps: Tensor, new: int) -> Tensor:
+    """The last ``new`` outputs (B, D, new) of a causal convolution: one is a dot product, several are a transform."""
+    if new > 1:
+        return causal_convolution(history, taps)[..., -new:]
+    return (history.to(taps.dtype) * taps[:, : history.shape[-1]].flip(-1)).sum(dim=-1, keepdim=True)
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:

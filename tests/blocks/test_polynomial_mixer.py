@@ -33,7 +33,7 @@ def build(name: str, *, learned: bool = True) -> MonarchPolynomial:
     torch.manual_seed(0)
     config = MonarchPolynomialConfig(width=WIDTH, max_tokens=LONGEST, filter_order=8, **OPTIONS[name])
     mixer = MonarchPolynomial(config).double()
-    for matrix in mixer.long.matrices if learned else ():
+    for matrix in mixer.product.matrices if learned else ():
         for packed in matrix.lower:
             torch.nn.init.normal_(packed, std=0.4)
     return mixer
@@ -44,10 +44,10 @@ def test_it_starts_as_m2_mixer_and_leaves_it_when_a_matrix_is_learned(name: str)
     mixer, x = build(name, learned=False), randn(2, LONGEST, WIDTH)
     residual = bool(OPTIONS[name].get("residual_long_conv"))
     twin = M2Mixer(M2MixerConfig(width=WIDTH, max_tokens=LONGEST, filter_order=8, residual_long_conv=residual)).double()
-    rest = mixer.load_state_dict(twin.state_dict(), strict=False)
+    rest = mixer.body.load_state_dict(twin.state_dict(), strict=False)
     assert not rest.unexpected_keys and all(key.startswith("long.matrices.") for key in rest.missing_keys)
     close(mixer(x), twin(x), 1e-12)
-    torch.nn.init.normal_(mixer.long.matrices[0].lower[0], std=0.4)
+    torch.nn.init.normal_(mixer.product.matrices[0].lower[0], std=0.4)
     assert (mixer(x) - twin(x)).abs().max() > 1e-2
 
 
@@ -56,13 +56,13 @@ def test_at_the_start_outputs_and_gradients_equal_the_released_causal_mixer() ->
     mixer = MonarchPolynomial(MonarchPolynomialConfig(width=16, max_tokens=32, filter_order=8)).double()
     released = M2Mixer(M2MixerConfig(width=16, max_tokens=32, filter_order=8)).double()
     load(released, {name: value for key, value in group(g, "param.").items() if (name := mixer_name(key)) is not None})
-    mixer.load_state_dict(released.state_dict(), strict=False)
+    mixer.body.load_state_dict(released.state_dict(), strict=False)
     u = g["in.u"].requires_grad_()
     y = mixer(u)
     close(y, g["out.y"])
     y.backward(g["in.grad_out"])
     close(u.grad, g["grad.u"])  # type: ignore[arg-type]
-    found = {name: p.grad for name, p in mixer.named_parameters()}
+    found = {name: p.grad for name, p in mixer.body.named_parameters()}
     for key, value in group(g, "grad.").items():
         if key != "u":
             close(found[mixer_name(key)].flatten(), value.flatten())  # type: ignore[union-attr, index]
@@ -73,8 +73,8 @@ def test_at_the_start_outputs_and_gradients_equal_the_released_causal_mixer() ->
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_layer_is_the_product_of_its_matrices_and_its_filter(name: str) -> None:
     mixer, u = build(name), randn(WIDTH, 2, 23)
-    kernel = super(type(mixer.long), mixer.long).taps(23)
-    close(mixer.long(u), polynomial_product(u, kernel, *mixer.long.factors(23)), 1e-13)
+    kernel = mixer.product.kernel(23)
+    close(mixer.product(u), polynomial_product(u, kernel, *mixer.product.factors(23)), 1e-13)
 
 
 @settings(deadline=None, max_examples=20)
@@ -105,8 +105,8 @@ def test_channels_of_one_group_share_a_matrix_and_groups_differ() -> None:
     mixer = build("order 3, two groups")
     u = randn(1, 1, 17).expand(WIDTH, 1, 17)
     with torch.no_grad():
-        k = super(type(mixer.long), mixer.long).taps(17)[:1].expand(WIDTH, 17)
-        y = polynomial_product(u, k, *mixer.long.factors(17))[:, 0]
+        k = mixer.product.kernel(17)[:1].expand(WIDTH, 17)
+        y = polynomial_product(u, k, *mixer.product.factors(17))[:, 0]
     close(y[:3], y[:1].expand(3, 17), 1e-13)
     close(y[3:], y[3:4].expand(3, 17), 1e-13)
     assert (y[0] - y[3]).abs().max() > 1e-3
@@ -117,16 +117,16 @@ def test_learning_makes_the_operator_more_than_a_convolution() -> None:
     mixer = build("order 2")
     u = randn(WIDTH, 1, 20)
     late = torch.cat([torch.zeros(WIDTH, 1, 1, dtype=u.dtype), u[..., :-1]], dim=-1)
-    assert (mixer.long(late)[..., 1:] - mixer.long(u)[..., :-1]).abs().max() > 1e-2
+    assert (mixer.product(late)[..., 1:] - mixer.product(u)[..., :-1]).abs().max() > 1e-2
     plain = build("order 2", learned=False)
-    close(plain.long(late)[..., 1:], plain.long(u)[..., :-1], 1e-12)
+    close(plain.product(late)[..., 1:], plain.product(u)[..., :-1], 1e-12)
 
 
 def test_autocast_leaves_the_product_in_single_precision() -> None:
     mixer, u = build("order 2").float(), torch.randn(WIDTH, 2, 33)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = mixer.long(u)
-    assert inside.dtype == torch.float32 and torch.equal(inside, mixer.long(u))
+        inside = mixer.product(u)
+    assert inside.dtype == torch.float32 and torch.equal(inside, mixer.product(u))
 
 
 @pytest.mark.parametrize("options", [{"order": 1}, {"base": 1}, {"groups": 4}, {"groups": 0}])
