@@ -38,7 +38,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "gemma3": {"window": 5, "pattern": "LG"},
     "m2_gpt": {"filter_order": 8},
     "m2_gpt polynomial": {"filter_order": 8, "polynomial_order": 2, "polynomial_groups": 2},
-    "m2_gpt polynomial of order 3": {"filter_order": 8, "polynomial_order": 3},
     "custom": {"mixer": "gated_long_conv", "mixer_options": {"filter_order": 8}},
 }
 SHAPE, VOCABULARY = Shape(width=32, depth=2, ffn_width=32), 23
