@@ -7,11 +7,45 @@ Legend: B batch, T queries, S keys.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from blocks.errors import ConfigError
 from blocks.segments import runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """How far a query reaches, whatever the direction is called: keys p-behind .. p+ahead of position p, None = all.
+
+    Query i stands at position ``offset + i``, key j at position j.
+    """
+
+    behind: int | None = None
+    ahead: int | None = None
+    offset: int = 0
+
+    @staticmethod
+    def of(*, causal: bool, window: int | None = None, radius: int | None = None, offset: int = 0) -> Span:
+        """From the words of a configuration, see the module's legend."""
+        if causal:
+            return Span(behind=None if window is None else window - 1, ahead=0, offset=offset)
+        return Span(behind=radius, ahead=radius, offset=offset)
+
+    def within(self, queries: int, keys: int) -> Span:
+        """The same for these sizes, without the limits that no query feels."""
+        behind = None if self.behind is not None and self.behind >= self.offset + queries - 1 else self.behind
+        ahead = None if self.ahead is not None and self.offset + self.ahead >= keys - 1 else self.ahead
+        return Span(behind=behind, ahead=ahead, offset=self.offset)
+
+    def pairs(self, queries: int, keys: int) -> int:
+        """(query, key) pairs of one head and sequence."""
+        positions = range(self.offset, self.offset + queries)
+        first = (0 if self.behind is None else max(0, p - self.behind) for p in positions)
+        last = (keys - 1 if self.ahead is None else min(keys - 1, p + self.ahead) for p in positions)
+        return sum(max(0, b - a + 1) for a, b in zip(first, last, strict=True))
 
 
 def check_span(where: str, *, causal: bool, window: int | None, radius: int | None) -> None:
@@ -54,29 +88,31 @@ def visible(
     position sees itself alone, so no row is empty (an empty softmax row is NaN in some backends); its output must be
     zeroed by the caller. Depends on sizes and segments only, never on values.
     """
-    latest_query = offset + queries - 1
-    if window is not None and window > latest_query:
-        window = None
-    if radius is not None and radius >= max(latest_query, keys - 1):
-        radius = None
-    future = causal and keys - 1 > offset  # the first query is the one with most keys after it
-    if not future and window is None and radius is None and segments is None:
+    span = Span.of(causal=causal, window=window, radius=radius, offset=offset).within(queries, keys)
+    if span.behind is None and span.ahead is None and segments is None:
         return None
-
-    q = torch.arange(offset, offset + queries, device=device)[:, None]
-    k = torch.arange(keys, device=device)[None, :]
-    allowed = torch.ones((queries, keys), dtype=torch.bool, device=device)
-    if causal:
-        allowed = allowed & (k <= q)
-    if window is not None:
-        allowed = allowed & (k > q - window)
-    if radius is not None:
-        allowed = allowed & ((q - k).abs() <= radius)
-    mask = allowed[None, None]
+    mask = allowed(queries, keys, span, device=device)[None, None]
     if segments is None:
         return mask
     if offset != 0 or queries != keys:
         raise ConfigError("attention: segments describe whole rows; decode documents in separate rows instead")
     run = runs(segments)
-    together = (run[:, :, None] == run[:, None, :]) & (run > 0)[:, None, :]
-    return (mask & together[:, None]) | (k == q)
+    alone = torch.eye(queries, dtype=torch.bool, device=device)
+    return (mask & (together(run, run) & (run > 0)[:, None, :])[:, None]) | alone
+
+
+def allowed(queries: int, keys: int, span: Span, *, device: torch.device | None = None) -> Tensor:
+    """(T, S) boolean: key j is within reach of query i."""
+    q = torch.arange(span.offset, span.offset + queries, device=device)[:, None]
+    k = torch.arange(keys, device=device)[None, :]
+    mask = torch.ones((queries, keys), dtype=torch.bool, device=device)
+    if span.ahead is not None:
+        mask = mask & (k <= q + span.ahead)
+    if span.behind is not None:
+        mask = mask & (k >= q - span.behind)
+    return mask
+
+
+def together(of_queries: Tensor, of_keys: Tensor) -> Tensor:
+    """(..., T, S) boolean from the run numbers (..., T) and (..., S): query and key stand in one document, or both in padding."""
+    return of_queries[..., :, None] == of_keys[..., None, :]
