@@ -28,7 +28,10 @@ from blocks.attention.masks import Span
 from blocks.errors import ConfigError, did_you_mean
 
 Backend = Literal["fused", "masked", "folded", "tiled", "flex"]
+# Measured forward + backward in float32 on one core (4 heads on 2, C 64, batch 1 to 8); see docs/attention.md.
 FEW_QUERIES = 16  # decoding: so few rows skip no pairs, and an operator of ours costs more to call than they cost
+SHORT_KEYS = 256  # up to here one dense mask is as fast as anything
+LONG = 512  # from here folds and tiles win or draw whatever the window, and the dense mask's T x S memory starts to show
 
 log = logging.getLogger("blocks.attention")
 
@@ -91,20 +94,25 @@ def choose(
         return Choice(backend="masked", reason="few queries have few pairs to skip")
     if flex_serves(head_width=head_width, dtype=dtype, device=device):
         return Choice(backend="flex", reason="a generated kernel skips masked tiles and takes caps and documents")
+    if keys < SHORT_KEYS:
+        return Choice(backend="masked", reason="a short row has few pairs to skip")
     if softcap is not None:
         return Choice(backend="tiled", reason="no fused operator takes a soft-cap; a tile's scores stay in cache")
-    if limited and folds_pay(queries, keys, span):
-        return Choice(backend="folded", reason="the window leaves out most keys")
-    if packed:
-        return Choice(backend="tiled", reason="documents need a mask, and tiles skip the pairs that every row's mask forbids")
-    return Choice(backend="masked", reason="the window is close to the whole row" if limited else "later queries on earlier keys")
+    if limited and folds_pay(keys, span):
+        return Choice(backend="folded", reason="the window leaves keys out")
+    if queries >= LONG:
+        what = "documents need" if packed else "queries after cached keys need"
+        return Choice(backend="tiled", reason=f"{what} a mask, and tiles skip the pairs it always forbids")
+    return Choice(
+        backend="masked", reason="the window is close to the whole row" if limited else "a row of this length has few pairs to skip"
+    )
 
 
-def folds_pay(queries: int, keys: int, span: Span) -> bool:
-    """True when folds compute at most 4/5 of the pairs of one dense mask; below that they measured 1.1 to 8 times faster."""
+def folds_pay(keys: int, span: Span) -> bool:
+    """For rows that are not long: when a fold computes less than 3/4 of the pairs of a dense mask."""
     assert span.behind is not None and span.ahead is not None
     reach = span.behind + span.ahead + 1
-    return 5 * (reach + fold_rows(reach)) <= 4 * keys
+    return keys >= LONG or 4 * (reach + fold_rows(reach)) < 3 * keys
 
 
 def _wish(backend: str, can: dict[str, bool]) -> Choice:

@@ -287,7 +287,13 @@ def test_the_pairs_of_a_span_are_those_of_the_closed_form(queries: int, window: 
         ({"tokens": 512, "window": 256}, "folded"),
         ({"tokens": 2048, "causal": False, "radius": 64}, "folded"),
         ({"tokens": 2048, "window": 256, "packed": True}, "folded"),
+        ({"tokens": 512, "window": 448}, "folded"),
         ({"tokens": 300, "window": 256}, "masked"),
+        ({"tokens": 200, "window": 16}, "masked"),
+        ({"tokens": 200, "softcap": 50.0}, "masked"),
+        ({"tokens": 300, "packed": True}, "masked"),
+        ({"tokens": 512, "packed": True}, "tiled"),
+        ({"tokens": 512, "keys": 1024, "offset": 512}, "tiled"),
         ({"tokens": 100, "keys": 900, "offset": 800}, "masked"),
         ({"tokens": 1, "keys": 300, "offset": 299, "softcap": 50.0}, "masked"),
         ({"tokens": 512, "softcap": 50.0}, "tiled"),
@@ -309,13 +315,13 @@ def test_on_cuda_flex_attention_serves_what_has_no_fused_form(monkeypatch: pytes
 
 def test_each_decision_is_logged_once_with_its_reason(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_said", set())
-    q, k, v = heads(200)
+    q, k, v = heads(256)
     with caplog.at_level(logging.INFO, logger="blocks.attention"):
         for _ in range(3):
             attend(q, k, v, scale=1.0, window=9)
         attend(q, k, v, scale=1.0)
     assert [record.getMessage() for record in caplog.records] == [
-        "attention runs folded: the window leaves out most keys",
+        "attention runs folded: the window leaves keys out",
         "attention runs fused: plain causal rows",
     ]
 
@@ -339,7 +345,12 @@ def test_a_backend_that_cannot_is_refused(wish: str, options: dict[str, Any], me
 
 @pytest.mark.parametrize(
     ("options", "documents"),
-    [({"window": 9}, False), ({"window": 9}, True), ({"softcap": 2.0, "window": 9}, True), ({"softcap": 2.0}, False)],
+    [
+        ({"window": 9, "backend": "folded"}, False),
+        ({"window": 9, "backend": "folded"}, True),
+        ({"softcap": 2.0, "window": 9, "backend": "tiled"}, True),
+        ({"softcap": 2.0}, False),
+    ],
     ids=str,
 )
 def test_a_compiled_graph_has_no_break_and_the_same_gradients(options: dict[str, Any], documents: bool) -> None:
