@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from blocks.contract import Block, BlockConfig
 from blocks.cost import Cost
 from blocks.errors import ConfigError
-from blocks.norm import widened
 from blocks.registry import register
+from blocks.softcap import soft_cap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +66,7 @@ class TiedEmbedding(Block):
     def logits(self, x: Tensor) -> Tensor:
         logits = F.linear(x, self.weight)
         cap = self.config.final_softcap
-        if cap is None:
-            return logits
-        return (cap * torch.tanh(logits.to(widened(logits.dtype)) / cap)).to(logits.dtype)
+        return logits if cap is None else soft_cap(logits, cap)
 
     def cost(self, tokens: int) -> Cost:
         config = self.config

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from blocks.errors import UserError
 
@@ -35,6 +36,15 @@ class Row:
     ratio: float
     ratio_low: float
     ratio_high: float
+    peak_bytes: dict[int, int] | None = None  # number of tokens -> most memory ours held beyond its inputs, where memory is the point
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """Rows that cannot run here, and why."""
+
+    name: str
+    reason: str
 
 
 Call = Callable[[], Any]
@@ -48,7 +58,7 @@ def measure(
     Raises: GateError when they do not.
     """
     if same:
-        _gate(name, ours(), theirs(), tolerance)
+        gate(name, ours(), theirs(), tolerance)
     for call in (ours, theirs):
         call()
         call()
@@ -66,7 +76,8 @@ def measure(
     )
 
 
-def _gate(name: str, a: Tensor, b: Tensor, tolerance: float) -> None:
+def gate(name: str, a: Tensor, b: Tensor, tolerance: float = 1e-3) -> None:
+    """Raises: GateError unless both are equal within ``tolerance`` of the scale."""
     error = ((a - b).abs().max() / b.abs().max()).item()
     if not error <= tolerance:
         raise GateError(
@@ -94,3 +105,16 @@ def step_of(module: torch.nn.Module, x: Tensor) -> Call:
         x.grad = None
 
     return call
+
+
+def peak_bytes(call: Call) -> int:
+    """Most bytes of processor memory that tensors made inside ``call`` held at one time, by the allocator's own record."""
+    call()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        call()
+    held = most = 0
+    for event in sorted(record.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most

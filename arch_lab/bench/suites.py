@@ -11,7 +11,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from arch_lab.bench.protocol import Row, measure, step_of
+from arch_lab.bench.gemma import gemma as gemma_suite
+from arch_lab.bench.protocol import Row, Skipped, measure, step_of
 from blocks import BlockDiagonalLinearConfig, Gemma3AttentionConfig, M2MixerConfig
 from blocks.convolution.fft import causal_convolution
 from blocks.errors import ConfigError, did_you_mean
@@ -56,10 +57,15 @@ def mixer() -> Iterator[Row]:
         yield measure("m2_mixer forward+backward", shape, step_of(m2, x), "causal SDPA mixer", step_of(attention, x))
 
 
-SUITES: dict[str, Callable[[], Iterator[Row]]] = {"linear": linear, "convolution": convolution, "mixer": mixer}
+SUITES: dict[str, Callable[[], Iterator[Row | Skipped]]] = {
+    "linear": linear,
+    "convolution": convolution,
+    "mixer": mixer,
+    "gemma": gemma_suite,
+}
 
 
-def run_suite(name: str) -> Iterator[Row]:
+def run_suite(name: str) -> Iterator[Row | Skipped]:
     """Rows of one suite, or of all of them in order for ``all``. Raises: ConfigError with the nearest name."""
     if name != "all" and name not in SUITES:
         raise ConfigError(f"unknown benchmark {name!r}{did_you_mean(name, [*SUITES, 'all'])}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 
 from arch_lab.verbs import parser
@@ -10,19 +11,23 @@ from arch_lab.verbs import parser
 
 def main(verb: str, argv: list[str]) -> int:
     p = parser(verb, "Ratio = peer time / our time, median of interleaved repeats: above 1 we are faster. float32.")
-    p.add_argument("suite", metavar="SUITE", nargs="?", default="all", help="linear, convolution, mixer or all (default)")
+    p.add_argument("suite", metavar="SUITE", nargs="?", default="all", help="linear, convolution, mixer, gemma or all (default)")
     p.add_argument("--threads", metavar="N", type=int, help="processor threads (default: what torch chooses)")
     p.add_argument("--json", action="store_true", help="print {environment, rows: [{name, shape, ours_ms, peer, peer_ms, ratio, …}]}")
     given = p.parse_args(argv)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which measures memory here, reports its starts on stderr
 
-    from arch_lab.bench import run_suite
+    from arch_lab.bench import Row, run_suite
     from arch_lab.console import console, table
     from arch_lab.study.environment import environment
     from arch_lab.study.planning import use_threads
 
     use_threads(given.threads)
-    notes, rows = console(stderr=True), []
+    notes, rows = console(stderr=True), list[Row]()
     for row in run_suite(given.suite):
+        if not isinstance(row, Row):
+            notes.print(f"{row.name}: skipped, {row.reason}")
+            continue
         rows.append(row)
         notes.print(f"[dim]{row.name} ({row.shape}): {row.ratio:.2f} x {row.peer}[/dim]")
     if given.json:

@@ -3,6 +3,7 @@
 Legend: B batch, T queries, S keys, H query heads, K key/value heads (H = K·G), C head width.
 Order as in Gemma 2 and 3: scale, soft-cap, mask, softmax, values. The cap comes BEFORE the mask: capping afterwards
 would turn a masked -inf into -cap and let every future key in.
+Who computes it is decided in dispatch.py; what it costs does not depend on that: the pairs the mask allows are charged.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from blocks.attention.masks import Radius, sides, visible
+from blocks.attention.dispatch import choose, say
+from blocks.attention.flex import flex
+from blocks.attention.local import folded_attention
+from blocks.attention.masks import Radius, Span, visible
+from blocks.attention.tiled import tiled_attention
+from blocks.errors import ConfigError
 from blocks.norm import widened
 
 # recorder(run, q, k, v, pairs) -> run(q, k, v): who counts, and charges ``pairs`` instead of the operators inside ``run``
@@ -66,23 +72,28 @@ def attend(
     softcap: float | None = None,
     segments: Tensor | None = None,
     offset: int = 0,
+    backend: str | None = None,
 ) -> Tensor:
     """Softmax attention with grouped key/value heads.
 
     q (B, H, T, C), k and v (B, K, S, C), query head h reads key/value head h // (H/K) -> (B, H, T, C), dtype of q.
     ``window``, ``radius``: see blocks.attention.masks. ``softcap`` c: scores become c·tanh(scores / c).
     ``segments`` (B, T): documents never meet, output at padding is zero. ``offset``: keys before the first query
-    (decoding); segments need offset 0. Softmax and sums are float32 or wider.
-    Raises: ConfigError for segments together with cached keys.
+    (decoding); segments need offset 0. ``backend``: None lets blocks.attention.dispatch choose. Softmax and sums are
+    float32 or wider.
+    Raises: ConfigError for segments together with cached keys, or a backend that is unknown or cannot compute this.
     """
+    tokens, keys = q.shape[2], k.shape[2]
+    if segments is not None and (offset != 0 or tokens != keys):
+        raise ConfigError("attention: segments describe whole rows; decode documents in separate rows instead")
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return _attend(q, k, v, scale, causal, window, radius, softcap, segments, offset)
+        return _attend(q, k, v, scale, causal, window, radius, softcap, segments, offset, backend)
 
     if attention_recorder.current is None:
         return run(q, k, v)
     # segments are left out: the canonical cost is that of whole rows
-    pairs = mask_pairs(q.shape[2], k.shape[2], causal=causal, window=window, radius=radius, offset=offset)
+    pairs = mask_pairs(tokens, keys, causal=causal, window=window, radius=radius, offset=offset)
     return attention_recorder.current(run, q, k, v, pairs)
 
 
@@ -97,15 +108,26 @@ def _attend(
     softcap: float | None,
     segments: Tensor | None,
     offset: int,
+    backend: str | None,
 ) -> Tensor:
     tokens, keys = q.shape[2], k.shape[2]
-    span_free = (window is None or window >= keys) and (radius is None or min(sides(radius)) >= keys - 1)
-    # SDPA's is_causal aligns queries with the FIRST keys, so it is right only when there are as many of both
-    flagged = softcap is None and causal and span_free and segments is None and offset == 0 and tokens == keys
-    mask = None
-    if not flagged:
-        mask = visible(tokens, keys, causal=causal, window=window, radius=radius, offset=offset, segments=segments, device=q.device)
-    y = masked_softmax(q, k, v, mask, scale=scale, softcap=softcap, flagged=flagged)
+    span = Span.of(causal=causal, window=window, radius=radius, offset=offset)
+    choice = choose(
+        tokens, keys, span, softcap, segments is not None, head_width=q.shape[-1], dtype=q.dtype, device=q.device, backend=backend
+    )
+    say(choice)
+    if choice.backend == "folded":
+        y = folded_attention(q, k, v, span=span, scale=scale, segments=segments)
+    elif choice.backend == "tiled":
+        y = tiled_attention(q, k, v, span=span, scale=scale, softcap=softcap, segments=segments)
+    elif choice.backend == "flex":
+        y = flex(q, k, v, span=span, scale=scale, softcap=softcap, segments=segments)
+    else:
+        flagged = choice.backend == "fused" and span.within(tokens, keys).ahead is not None
+        mask = None
+        if choice.backend == "masked":
+            mask = visible(tokens, keys, causal=causal, window=window, radius=radius, offset=offset, segments=segments, device=q.device)
+        y = masked_softmax(q, k, v, mask, scale=scale, softcap=softcap, flagged=flagged)
     if segments is not None:
         y = y.masked_fill((segments == 0)[:, None, :, None], 0)
     return y
@@ -114,7 +136,10 @@ def _attend(
 def masked_softmax(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scale: float, softcap: float | None, flagged: bool = False
 ) -> Tensor:
-    """Attention under a mask (B or 1, 1, T or 1, S) that somebody else made, with no empty row; ``flagged``: plain causal instead."""
+    """Attention under a mask (B or 1, 1, T or 1, S) that somebody else made, with no empty row; ``flagged``: plain causal instead.
+
+    The naive twin of every other backend: all pairs are computed and, with a cap, kept for the backward pass.
+    """
     if softcap is not None:
         return _capped(q, k, v, mask, scale=scale, softcap=softcap)
     grouped = q.shape[1] != k.shape[1]

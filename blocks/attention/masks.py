@@ -8,6 +8,8 @@ the two names; ``sides_of_width`` is the one of T5Gemma 2, which counts all keys
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,39 @@ def sides_of_width(keys: int) -> Radius:
     """The radius of a band of ``keys`` keys in all, self included: (keys+1)//2 - 1 before, keys//2 after (T5Gemma 2)."""
     before, after = (keys + 1) // 2 - 1, keys // 2
     return before if before == after else (before, after)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """How far a query reaches, whatever the direction is called: keys p-behind .. p+ahead of position p, None = all.
+
+    Query i stands at position ``offset + i``, key j at position j.
+    """
+
+    behind: int | None = None
+    ahead: int | None = None
+    offset: int = 0
+
+    @staticmethod
+    def of(*, causal: bool, window: int | None = None, radius: Radius | None = None, offset: int = 0) -> Span:
+        """From the words of a configuration, see the module's legend."""
+        if causal:
+            return Span(behind=None if window is None else window - 1, ahead=0, offset=offset)
+        before, after = (None, None) if radius is None else sides(radius)
+        return Span(behind=before, ahead=after, offset=offset)
+
+    def within(self, queries: int, keys: int) -> Span:
+        """The same for these sizes, without the limits that no query feels."""
+        behind = None if self.behind is not None and self.behind >= self.offset + queries - 1 else self.behind
+        ahead = None if self.ahead is not None and self.offset + self.ahead >= keys - 1 else self.ahead
+        return Span(behind=behind, ahead=ahead, offset=self.offset)
+
+    def pairs(self, queries: int, keys: int) -> int:
+        """(query, key) pairs of one head and sequence."""
+        positions = range(self.offset, self.offset + queries)
+        first = (0 if self.behind is None else max(0, p - self.behind) for p in positions)
+        last = (keys - 1 if self.ahead is None else min(keys - 1, p + self.ahead) for p in positions)
+        return sum(max(0, b - a + 1) for a, b in zip(first, last, strict=True))
 
 
 def check_span(where: str, *, causal: bool, window: int | None, radius: Radius | None) -> None:
@@ -70,30 +105,31 @@ def visible(
     position sees itself alone, so no row is empty (an empty softmax row is NaN in some backends); its output must be
     zeroed by the caller. Depends on sizes and segments only, never on values.
     """
-    latest_query = offset + queries - 1
-    if window is not None and window > latest_query:
-        window = None
-    if radius is not None and sides(radius)[0] >= latest_query and sides(radius)[1] >= keys - 1:
-        radius = None
-    future = causal and keys - 1 > offset  # the first query is the one with most keys after it
-    if not future and window is None and radius is None and segments is None:
+    span = Span.of(causal=causal, window=window, radius=radius, offset=offset).within(queries, keys)
+    if span.behind is None and span.ahead is None and segments is None:
         return None
-
-    q = torch.arange(offset, offset + queries, device=device)[:, None]
-    k = torch.arange(keys, device=device)[None, :]
-    allowed = torch.ones((queries, keys), dtype=torch.bool, device=device)
-    if causal:
-        allowed = allowed & (k <= q)
-    if window is not None:
-        allowed = allowed & (k > q - window)
-    if radius is not None:
-        before, after = sides(radius)
-        allowed = allowed & (k >= q - before) & (k <= q + after)
-    mask = allowed[None, None]
+    mask = allowed(queries, keys, span, device=device)[None, None]
     if segments is None:
         return mask
     if offset != 0 or queries != keys:
         raise ConfigError("attention: segments describe whole rows; decode documents in separate rows instead")
     run = runs(segments)
-    together = (run[:, :, None] == run[:, None, :]) & (run > 0)[:, None, :]
-    return (mask & together[:, None]) | (k == q)
+    alone = torch.eye(queries, dtype=torch.bool, device=device)
+    return (mask & (together(run, run) & (run > 0)[:, None, :])[:, None]) | alone
+
+
+def allowed(queries: int, keys: int, span: Span, *, device: torch.device | None = None) -> Tensor:
+    """(T, S) boolean: key j is within reach of query i."""
+    q = torch.arange(span.offset, span.offset + queries, device=device)[:, None]
+    k = torch.arange(keys, device=device)[None, :]
+    mask = torch.ones((queries, keys), dtype=torch.bool, device=device)
+    if span.ahead is not None:
+        mask = mask & (k <= q + span.ahead)
+    if span.behind is not None:
+        mask = mask & (k >= q - span.behind)
+    return mask
+
+
+def together(of_queries: Tensor, of_keys: Tensor) -> Tensor:
+    """(..., T, S) boolean from the run numbers (..., T) and (..., S): query and key stand in one document, or both in padding."""
+    return of_queries[..., :, None] == of_keys[..., None, :]

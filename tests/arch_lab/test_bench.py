@@ -8,8 +8,9 @@ import time
 import pytest
 import torch
 
-from arch_lab.bench import measure, run_suite
-from arch_lab.bench.protocol import GateError
+from arch_lab.architecture.gemma import Gemma2, Gemma3
+from arch_lab.bench import Row, Skipped, gemma, measure, run_suite
+from arch_lab.bench.protocol import GateError, peak_bytes
 from arch_lab.cli import main
 from blocks.errors import ConfigError
 
@@ -38,3 +39,59 @@ def test_bench_json_has_the_documented_form(capsys: pytest.CaptureFixture[str]) 
     for row in printed["rows"]:
         assert {"name", "shape", "ours_ms", "peer", "peer_ms", "ratio"} <= set(row)
         assert row["ratio"] > 0
+
+
+def test_peak_memory_is_what_tensors_held_at_once() -> None:
+    def call() -> None:
+        first = torch.empty(1000)  # 4000 bytes, freed before the third is made
+        second = torch.empty(500)
+        del first
+        third = torch.empty(1500)
+        del second, third
+
+    assert peak_bytes(call) == pytest.approx(4 * (500 + 1500), abs=3 * 64)  # the allocator rounds up to its alignment
+
+
+@pytest.fixture
+def short_gemma(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suite at lengths just past its window, one repeat."""
+    for name, value in {
+        "MODELS": ((Gemma3, 300, "sdpa"), (Gemma2, 300, "eager")),
+        "LOCAL_TOKENS": 600,
+        "MEMORY_LENGTHS": (1024, 2048, 4096),
+        "REPEATS": 1,
+    }.items():
+        monkeypatch.setattr(gemma, name, value)
+
+
+@pytest.mark.usefixtures("short_gemma")
+def test_the_gemma_suite_measures_models_and_local_attention_with_linear_memory() -> None:
+    pytest.importorskip("transformers")
+    rows = list(gemma.gemma())  # outputs were compared with those of transformers, or there would be no row
+    assert [row.name for row in rows] == [
+        "gemma3 forward+backward",
+        "gemma2 forward+backward",
+        *["local attention forward"] * 2,
+        *["local attention forward+backward"] * 2,
+    ]
+    for row in rows[2:]:
+        assert isinstance(row, Row) and row.peak_bytes is not None
+        small, _, large = row.peak_bytes.values()
+        assert large < 4.8 * small  # four times as many tokens; the first and last of a row are handled apart
+
+
+@pytest.mark.usefixtures("short_gemma")
+def test_without_transformers_the_suite_says_so_and_local_rows_still_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gemma, "find_spec", lambda name: None)
+    first, *rest = gemma.gemma()
+    assert isinstance(first, Skipped) and "transformers is not installed" in first.reason
+    assert rest and all(isinstance(row, Row) for row in rest)
+
+
+@pytest.mark.usefixtures("short_gemma")
+def test_a_model_that_differs_from_the_peer_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.setitem(gemma.NAMES, "mixer_norm", "pre_feedforward_layernorm")
+    monkeypatch.setitem(gemma.NAMES, "channel_norm", "input_layernorm")
+    with pytest.raises(GateError, match="differ by"):
+        next(gemma.gemma())

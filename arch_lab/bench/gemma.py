@@ -1,0 +1,192 @@
+"""Gemma against ``transformers`` with the same weights, and local attention alone against torch's fused attention.
+
+Legend: B batch, T tokens, D width, F ffn_width, H query heads, K key/value heads, C head width, w window, V vocabulary.
+Both sides run in this process, in float32, interleaved, and give equal outputs before anything is timed. The model is the
+size at which ``transformers`` was profiled on processors: 4 layers, D 256, F 1024, H 4, K 2, C 64, w 256, V 8192, logits
+of every position. Gemma 2 meets the peer's eager attention, the only one that knows a soft-cap there; Gemma 3 its SDPA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from arch_lab.architecture import Decoder, Shape
+from arch_lab.architecture.gemma import Gemma2, Gemma3, GemmaRecipe
+from arch_lab.bench.protocol import Row, Skipped, gate, measure, peak_bytes
+from blocks.attention.core import attend
+from blocks.attention.masks import visible
+
+LAYERS, WIDTH, FFN, HEADS, KV_HEADS, HEAD_WIDTH, WINDOW, VOCABULARY = 4, 256, 1024, 4, 2, 64, 256, 8192
+MODELS = ((Gemma3, 2048, "sdpa"), (Gemma3, 512, "sdpa"), (Gemma2, 2048, "eager"))
+LOCAL_TOKENS, MEMORY_LENGTHS = 8192, (2048, 4096, 8192)
+REPEATS = 7  # a step takes seconds on one core
+
+# our block -> the module of theirs that holds the same weight
+NAMES = {
+    "mixer.query": "self_attn.q_proj",
+    "mixer.key": "self_attn.k_proj",
+    "mixer.value": "self_attn.v_proj",
+    "mixer.out": "self_attn.o_proj",
+    "mixer.query_norm": "self_attn.q_norm",
+    "mixer.key_norm": "self_attn.k_norm",
+    "channel.gate": "mlp.gate_proj",
+    "channel.up": "mlp.up_proj",
+    "channel.down": "mlp.down_proj",
+    "mixer_norm": "input_layernorm",
+    "mixer_out_norm": "post_attention_layernorm",
+    "channel_norm": "pre_feedforward_layernorm",
+    "channel_out_norm": "post_feedforward_layernorm",
+}
+
+
+def gemma() -> Iterator[Row | Skipped]:
+    """Whole models, then local attention alone."""
+    if find_spec("transformers") is None:
+        yield Skipped(name="gemma models", reason="transformers is not installed: pip install transformers")
+    else:
+        for recipe, tokens, attention in MODELS:
+            yield _model_row(recipe, tokens, attention)
+    yield from _local_rows()
+
+
+def _model_row(recipe: type[GemmaRecipe], tokens: int, attention: str) -> Row:
+    """Forward and backward through every logit, from the same gradient."""
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"heads": HEADS, "kv_heads": KV_HEADS, "head_width": HEAD_WIDTH, "window": WINDOW}
+    shape = Shape(width=WIDTH, depth=LAYERS, ffn_width=FFN)
+    ours = recipe(**options).model(shape, vocabulary=VOCABULARY, max_tokens=tokens)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            if parameter.dim() == 1:
+                parameter.normal_(std=0.3)  # gains that are still zero would hide a norm in the wrong place
+    theirs = twin(ours, recipe.__name__, attention)
+    x = torch.randint(1, VOCABULARY, (1, tokens))
+    with torch.no_grad():
+        gate(recipe.__name__, ours(x), theirs(x))
+    dy = torch.randn(1, tokens, VOCABULARY) / tokens
+
+    def step(model: nn.Module) -> None:
+        model(x).backward(dy)
+        model.zero_grad(set_to_none=True)
+
+    name = f"{recipe.name} forward+backward"
+    return measure(
+        name,
+        f"B 1, T {tokens}, {LAYERS} layers, D {WIDTH}",
+        partial(step, ours),
+        f"transformers {attention}",
+        partial(step, theirs),
+        repeats=REPEATS,
+    )
+
+
+class Logits(nn.Module):
+    """A causal model of ``transformers`` as a function of tokens, without a cache."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self.model(tokens, use_cache=False).logits
+        return logits
+
+
+def twin(ours: Decoder, family: str, attention: str) -> Logits:
+    """The model of the same family in ``transformers``, with our weights. ``attention``: eager or sdpa."""
+    import transformers
+
+    options: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "intermediate_size": FFN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "head_dim": HEAD_WIDTH,
+        "query_pre_attn_scalar": HEAD_WIDTH,
+        "sliding_window": WINDOW,
+        "max_position_embeddings": ours.config.max_tokens,
+        "layer_types": [("sliding" if getattr(layer.mixer, "window", None) else "full") + "_attention" for layer in ours.config.layers],
+        "attn_implementation": attention,
+    }
+    config = getattr(transformers, "Gemma2Config" if family == "Gemma2" else "Gemma3TextConfig")(**options)
+    model = getattr(transformers, f"{family}ForCausalLM")(config)
+    renamed = {their_name(name): value for name, value in ours.state_dict().items()}
+    missing, unexpected = model.load_state_dict(renamed, strict=False)
+    assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
+    model.tie_weights()
+    return Logits(model)
+
+
+def their_name(ours: str) -> str:
+    parts = ours.removesuffix(".weight").split(".", 2)
+    if parts[0] != "layers":
+        return {"embedding": "model.embed_tokens.weight", "norm": "model.norm.weight"}[parts[0]]
+    return f"model.layers.{parts[1]}.{NAMES[parts[2]]}.weight"
+
+
+# --- local attention alone --------------------------------------------------------------------------------------------
+
+
+def _local_rows() -> Iterator[Row]:
+    """The folds against the same function under a mask, and against the price of no window at all."""
+    tokens = LOCAL_TOKENS
+    q, k, v = heads(tokens)
+    mask = visible(tokens, tokens, causal=True, window=WINDOW)
+
+    def ours(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attend(q, k, v, scale=HEAD_WIDTH**-0.5, window=WINDOW)
+
+    def masked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+
+    def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+    with torch.no_grad():
+        gate("local attention", ours(q, k, v), masked(q, k, v))
+    dy = torch.randn_like(q)
+    for name, timed in (("forward", forward), ("forward+backward", both_ways)):
+        peaks = {t: _peak(timed, ours, t) for t in MEMORY_LENGTHS}
+        for peer, theirs in (("masked SDPA", masked), ("full causal SDPA", causal)):
+            row = measure(
+                f"local attention {name}",
+                f"B 1, T {tokens}, H {HEADS}, K {KV_HEADS}, C {HEAD_WIDTH}, w {WINDOW}",
+                partial(timed, ours, (q, k, v), dy),
+                peer,
+                partial(timed, theirs, (q, k, v), dy),
+                repeats=REPEATS,
+            )
+            yield replace(row, peak_bytes=peaks)
+
+
+def heads(tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, h, tokens, HEAD_WIDTH, requires_grad=True) for h in (HEADS, KV_HEADS, KV_HEADS))
+    return q, k, v
+
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def forward(attention: Attention, qkv: tuple[Tensor, Tensor, Tensor], dy: Tensor) -> None:
+    with torch.no_grad():
+        attention(*qkv)
+
+
+def both_ways(attention: Attention, qkv: tuple[Tensor, Tensor, Tensor], dy: Tensor) -> None:
+    torch.autograd.grad(attention(*qkv), qkv, dy)
+
+
+def _peak(timed: Callable[..., None], attention: Attention, tokens: int) -> int:
+    qkv = heads(tokens)
+    return peak_bytes(partial(timed, attention, qkv, torch.randn_like(qkv[0])))
