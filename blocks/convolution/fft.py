@@ -1,4 +1,4 @@
-"""Long convolutions by FFT, with their direct O(T²) definitions beside them.
+"""Long convolutions by FFT; their O(T²) definitions are in blocks.convolution.direct.
 
 Legend: B batch, D channels, T tokens, S taps of a kernel, N transform length.
 A product of spectra is a *circular* convolution: it equals the linear one on the first T outputs only when the
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from blocks.convolution.direct import check_shapes
 from blocks.cost import fft_flops
-from blocks.errors import ConfigError
 
 # points per pass on a CPU thread: one chunk's signal and spectrum (2 MiB in float32) stay in cache, which is worth 1.3-4x
 CHUNK_POINTS = 2**18
@@ -49,7 +49,7 @@ def causal_convolution(u: Tensor, k: Tensor) -> Tensor:
     Cost: 2 real transforms of N = fft_length(T) points a channel and sequence, 1 a channel for the kernel.
     Raises: ConfigError when the shapes do not fit.
     """
-    _check(u, k)
+    check_shapes(u, k)
     tokens = u.shape[-1]
     return _convolve(u, k[:, :tokens], fft_length(tokens))
 
@@ -61,38 +61,18 @@ def bidirectional_convolution(u: Tensor, k_forward: Tensor, k_reverse: Tensor) -
     ``causal_convolution`` (the two kernels are one array for the transform).
     Raises: ConfigError when the shapes do not fit.
     """
-    _check(u, k_forward)
-    _check(u, k_reverse)
+    check_shapes(u, k_forward)
+    check_shapes(u, k_reverse)
     tokens = u.shape[-1]
     length = fft_length(tokens)
+    return _convolve(u, two_sided_taps(k_forward, k_reverse, tokens, length), length)
+
+
+def two_sided_taps(k_forward: Tensor, k_reverse: Tensor, tokens: int, length: int) -> Tensor:
+    """Both kernels on one circle of ``length`` points, (D, length): lag -(s + 1) stands at the point length - 1 - s."""
     ahead, behind = k_forward[:, :tokens], k_reverse[:, : tokens - 1]
     gap = ahead.new_zeros(len(ahead), length - ahead.shape[1] - behind.shape[1])
-    return _convolve(u, torch.cat([ahead, gap, behind.flip(-1)], dim=1), length)
-
-
-def causal_convolution_direct(u: Tensor, k: Tensor) -> Tensor:
-    """The definition of ``causal_convolution`` as a (T, T) Toeplitz matrix a channel: O(T²), for tests."""
-    tokens = u.shape[-1]
-    time = torch.arange(tokens, device=u.device)
-    return torch.einsum("bds,dts->bdt", u, _taps_at(k, time[:, None] - time[None, :]))
-
-
-def bidirectional_convolution_direct(u: Tensor, k_forward: Tensor, k_reverse: Tensor) -> Tensor:
-    """The definition of ``bidirectional_convolution``: O(T²), for tests."""
-    time = torch.arange(u.shape[-1], device=u.device)
-    lag = time[:, None] - time[None, :]
-    return torch.einsum("bds,dts->bdt", u, _taps_at(k_forward, lag) + _taps_at(k_reverse, -lag - 1))
-
-
-def _taps_at(k: Tensor, lag: Tensor) -> Tensor:
-    """k[:, lag], zero where the kernel has no such lag: (D, S), (T, T) -> (D, T, T)."""
-    known = (lag >= 0) & (lag < k.shape[1])
-    return k[:, lag.clamp(0, k.shape[1] - 1)] * known
-
-
-def _check(u: Tensor, k: Tensor) -> None:
-    if u.dim() != 3 or k.dim() != 2 or u.shape[1] != k.shape[0]:
-        raise ConfigError(f"convolution: expected u (B, D, T) and a kernel (D, S), got {tuple(u.shape)} and {tuple(k.shape)}")
+    return torch.cat([ahead, gap, behind.flip(-1)], dim=1)
 
 
 def _convolve(u: Tensor, taps: Tensor, length: int) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from blocks import segments as documents_of
-from blocks.convolution.fft import bidirectional_convolution, causal_convolution, fft_length
+from blocks.convolution.dispatch import Choice, choose, long_convolution
+from blocks.convolution.fft import causal_convolution, fft_length
 from blocks.convolution.filter import ImplicitFilter
 from blocks.cost import Cost, fft_flops
 from blocks.errors import ConfigError
@@ -23,8 +24,9 @@ class LongConvolution(nn.Module):
     ``unit_energy``: kernels start with an energy of at most 1 whatever the length (see ImplicitFilter.reset_parameters).
 
     Shape: (D, B, T) -> (D, B, T). The skip is added to the kernel's lag 0: the same sum, one pass over u less.
-    Cost: 2 transforms of N = fft_length(T) points and 6 FLOPs for each of the N/2 + 1 bins a channel and sequence; the
-    filter and the kernel's transform once a forward; elementwise 1 a channel for the skip.
+    Algorithm: blocks.convolution.dispatch chooses; ``choice`` says which and why.
+    Cost, canonical whichever runs: 2 transforms of N = fft_length(T) points and 6 FLOPs for each of the N/2 + 1 bins a
+    channel and sequence; the filter and the kernel's transform once a forward; elementwise 1 a channel for the skip.
     """
 
     def __init__(
@@ -57,12 +59,21 @@ class LongConvolution(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         tokens = u.shape[-1]
-        rows = u.transpose(0, 1)
-        if self.bidirectional:
-            y = bidirectional_convolution(rows, self.taps(tokens), self.filter(tokens, reverse=True).mT)
-        else:
-            y = causal_convolution(rows, self.taps(tokens))
-        return y.transpose(0, 1)
+        reverse = self.filter(tokens, reverse=True).mT if self.bidirectional else None
+        return long_convolution(u.transpose(0, 1), self.taps(tokens), reverse).transpose(0, 1)
+
+    def choice(self, batch: int, tokens: int) -> Choice:
+        """What ``forward`` takes for this shape on the parameters' device, and what it executes (``cost`` is canonical)."""
+        # a reverse kernel is one tap longer in its causal form
+        taps = tokens + self.bidirectional
+        return choose(
+            batch=batch,
+            channels=self.width,
+            tokens=tokens,
+            taps=taps,
+            causal=not self.bidirectional,
+            device=self.skip.device.type,
+        )
 
     def extend(self, u: Tensor, history: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]:
         """The outputs (D, B, t) for u (D, B, t) after ``history`` (B, D, T), and the history with u appended.
