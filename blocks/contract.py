@@ -180,6 +180,13 @@ class SequenceMixer(Block):
         y, state = self.prefill(x.unsqueeze(1), state)
         return y.squeeze(1), state
 
+    def settle(self, state: Any, tokens: int) -> Any:
+        """The state for at most ``tokens`` more tokens, in which a mixer may fold what it keeps of the past only for longer.
+
+        Outputs stay what they were. A mixer without such a form (a key/value cache is read whole) returns it as it is.
+        """
+        return state
+
     def refuse_decoding(self) -> ConfigError:
         return ConfigError(f"{type(self).__name__} is bidirectional: it has no decoding state")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor
 
 from blocks.convolution.direct import check_shapes
@@ -64,10 +64,6 @@ def _cut(tokens: int, taps: int) -> tuple[int, int, int]:
 
 def _tiles(k: Tensor, c: int, lags: int) -> Tensor:
     """(D, S) -> (D, lags, C, C): row r of tile j is the kernel read backwards from lag C·j + r."""
-    padded = F.pad(k, (c - 1, (lags + 1) * c - k.shape[1] - c + 1))
-    blocks = rearrange(padded, "d (j s) -> d j s", s=c)
-    spans = torch.cat([blocks[:, :-1], blocks[:, 1:]], dim=-1)  # (D, lags, 2C): all that one tile holds
-    # a copy of the span in each row, read again in rows one longer, starts one later in each: a gather whose gradient is a plain sum
-    copies = repeat(spans, "d j span -> d j (r span)", r=c)
-    rows = rearrange(F.pad(copies, (0, c)), "d j (r longer) -> d j r longer", r=c)
-    return rows[..., :c].flip(-1)
+    padded = F.pad(k, (c - 1, max(0, lags * c - k.shape[1])))
+    windows = padded.unfold(-1, c, 1)[:, : lags * c].flip(-1)
+    return rearrange(windows, "d (j r) s -> d j r s", r=c)
