@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from blocks.attention.masks import visible
+from blocks.attention.masks import Radius, sides, visible
 from blocks.norm import widened
 
 # recorder(run, q, k, v, pairs) -> run(q, k, v): who counts, and charges ``pairs`` instead of the operators inside ``run``
@@ -43,7 +43,7 @@ attention_recorder = AttentionRecorder()
 
 
 @lru_cache(maxsize=256)
-def mask_pairs(queries: int, keys: int, *, causal: bool, window: int | None, radius: int | None, offset: int) -> int:
+def mask_pairs(queries: int, keys: int, *, causal: bool, window: int | None, radius: Radius | None, offset: int) -> int:
     """(query, key) pairs of one head and sequence: the True entries of the mask itself, no formula, counted on the CPU."""
     seen = 0
     for first in range(0, queries, ROWS):
@@ -62,7 +62,7 @@ def attend(
     scale: float,
     causal: bool = True,
     window: int | None = None,
-    radius: int | None = None,
+    radius: Radius | None = None,
     softcap: float | None = None,
     segments: Tensor | None = None,
     offset: int = 0,
@@ -93,26 +93,32 @@ def _attend(
     scale: float,
     causal: bool,
     window: int | None,
-    radius: int | None,
+    radius: Radius | None,
     softcap: float | None,
     segments: Tensor | None,
     offset: int,
 ) -> Tensor:
     tokens, keys = q.shape[2], k.shape[2]
-    span_free = (window is None or window >= keys) and (radius is None or radius >= keys - 1)
+    span_free = (window is None or window >= keys) and (radius is None or min(sides(radius)) >= keys - 1)
     # SDPA's is_causal aligns queries with the FIRST keys, so it is right only when there are as many of both
     flagged = softcap is None and causal and span_free and segments is None and offset == 0 and tokens == keys
     mask = None
     if not flagged:
         mask = visible(tokens, keys, causal=causal, window=window, radius=radius, offset=offset, segments=segments, device=q.device)
-    if softcap is None:
-        grouped = q.shape[1] != k.shape[1]
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=flagged, scale=scale, enable_gqa=grouped)
-    else:
-        y = _capped(q, k, v, mask, scale=scale, softcap=softcap)
+    y = masked_softmax(q, k, v, mask, scale=scale, softcap=softcap, flagged=flagged)
     if segments is not None:
         y = y.masked_fill((segments == 0)[:, None, :, None], 0)
     return y
+
+
+def masked_softmax(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scale: float, softcap: float | None, flagged: bool = False
+) -> Tensor:
+    """Attention under a mask (B or 1, 1, T or 1, S) that somebody else made, with no empty row; ``flagged``: plain causal instead."""
+    if softcap is not None:
+        return _capped(q, k, v, mask, scale=scale, softcap=softcap)
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=flagged, scale=scale, enable_gqa=grouped)
 
 
 def _capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scale: float, softcap: float) -> Tensor:

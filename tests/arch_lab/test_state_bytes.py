@@ -16,6 +16,7 @@ DECODERS: list[tuple[str, dict[str, Any]]] = [
     ("gemma1", {"kv_heads": None, "heads": 2, "head_width": 24}),
     ("gemma2", {"window": 5}),
     ("gemma3", {"window": 7, "pattern": "LLG"}),
+    ("gemma4", {"window": 7, "pattern": "LG"}),  # K=V on the global layers
     ("m2_gpt", {}),
     ("m2_gpt", {"residual_long_conv": True}),
     ("custom", {"mixer": "gated_long_conv"}),

@@ -22,7 +22,7 @@ from arch_lab.testing.coverage import COMMAND, expected, markdown
 from arch_lab.testing.laws import inapplicable
 from arch_lab.testing.strategies import TokenShape, seeds, token_shapes
 from blocks.attention.core import mask_pairs
-from blocks.attention.masks import attended_pairs, visible
+from blocks.attention.masks import Radius, attended_pairs, visible
 from blocks.contract import tensors_nbytes
 from blocks.registry import Entry, entries
 from tests.law_table import LAW_RESULT, law_table
@@ -36,6 +36,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "gemma1": {},
     "gemma2": {"window": 5},
     "gemma3": {"window": 5, "pattern": "LG"},
+    "gemma4": {"window": 5},
     "m2_gpt": {"filter_order": 8},
     "custom": {"mixer": "gated_long_conv", "mixer_options": {"filter_order": 8}},
 }
@@ -115,9 +116,14 @@ def test_laws_hold_at_any_shape_and_seed(name: str, shape: TokenShape, seed: int
         law.probe(block, shape.batch, min(shape.tokens, block.longest), seed)
 
 
-@given(tokens=st.integers(1, 70), window=st.none() | st.integers(1, 80), radius=st.none() | st.integers(0, 80), causal=st.booleans())
+@given(
+    tokens=st.integers(1, 70),
+    window=st.none() | st.integers(1, 80),
+    radius=st.none() | st.integers(0, 80) | st.tuples(st.integers(0, 80), st.integers(0, 80)),
+    causal=st.booleans(),
+)
 def test_the_pairs_a_count_is_charged_with_are_the_true_entries_of_the_mask(
-    tokens: int, window: int | None, radius: int | None, causal: bool
+    tokens: int, window: int | None, radius: Radius | None, causal: bool
 ) -> None:
     """Three witnesses: the mask, what ``attend`` reports to a counter, the closed form in ``cost``."""
     span: dict[str, Any] = {"window": window, "radius": None} if causal else {"window": None, "radius": radius}
