@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from arch_lab.bench.algorithms import algorithms
 from arch_lab.bench.monarch import monarch
 from arch_lab.bench.protocol import Row, measure, step_of
 from blocks import BlockDiagonalLinearConfig, Gemma3AttentionConfig, M2MixerConfig
@@ -57,7 +58,13 @@ def mixer() -> Iterator[Row]:
         yield measure("m2_mixer forward+backward", shape, step_of(m2, x), "causal SDPA mixer", step_of(attention, x))
 
 
-SUITES: dict[str, Callable[[], Iterator[Row]]] = {"linear": linear, "convolution": convolution, "mixer": mixer, "monarch": monarch}
+SUITES: dict[str, Callable[[], Iterator[Row]]] = {
+    "linear": linear,
+    "convolution": convolution,
+    "mixer": mixer,
+    "monarch": monarch,
+    "algorithms": algorithms,
+}
 
 
 def run_suite(name: str) -> Iterator[Row]:

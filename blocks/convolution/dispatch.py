@@ -29,7 +29,7 @@ TRANSFORMS: tuple[Algorithm, ...] = ("fft", "monarch")  # every output holds rou
 
 DIRECT_TAPS = 16  # on a CPU, up to here shifted multiply-adds beat a transform of a signal that is long beside them
 TINY_TOKENS = 8  # on a CPU, up to here one matrix a channel beats a transform even for a single sequence
-TOEPLITZ_TOKENS = 64  # and up to here when the batch gives its product enough columns: one for every two tokens
+TOEPLITZ_TOKENS = 32  # and up to here when the batch gives its product enough columns: one for every two tokens
 
 
 @dataclass(frozen=True, kw_only=True)
