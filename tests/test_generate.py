@@ -149,6 +149,9 @@ class Scripted:
     def prefill(self, tokens: Tensor, state: int, *, last_only: bool = False) -> tuple[Tensor, int]:
         return self._logits(0)[:, None], 1
 
+    def settle(self, state: int, tokens: int) -> int:
+        return state
+
     def step(self, tokens: Tensor, state: int) -> tuple[Tensor, int]:
         assert int(tokens[0]) == self.script[state - 1]  # what was chosen is what is fed
         return self._logits(state), state + 1
