@@ -27,6 +27,7 @@ from blocks.linear import Linear, LinearConfig
 from blocks.monarch.block_diagonal import BlockDiagonalLinear, BlockDiagonalLinearConfig
 from blocks.monarch.glu import BlockDiagonalGLU, BlockDiagonalGLUConfig, BlockDiagonalMLP, BlockDiagonalMLPConfig
 from blocks.monarch.monarch_linear import MonarchLinear, MonarchLinearConfig
+from blocks.monarch.polynomial_mixer import MonarchPolynomial, MonarchPolynomialConfig
 from blocks.norm import (
     GainRMSNorm,
     GainRMSNormConfig,
@@ -86,6 +87,8 @@ __all__ = [
     "M2MixerConfig",
     "MonarchLinear",
     "MonarchLinearConfig",
+    "MonarchPolynomial",
+    "MonarchPolynomialConfig",
     "RMSNorm",
     "RMSNormConfig",
     "SequenceMixer",

@@ -43,6 +43,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "rope_factor": [{"rope_factor": 8.0, "query_scale": 0.7}],
     "rope_fraction": [{"rope_fraction": 0.5, "rope_drop": "high"}],
     "final_softcap": [{"final_softcap": 3.0}],
+    "order": [{"order": 3}, {"order": 3, "base": 2, "groups": 2}],
+    "base": [{"base": 4, "groups": 4, "members": "shared"}],  # base does not divide most lengths
     "blocks": [{"blocks": 4}],  # does not divide 6 or 10: padded blocks
 }
 

@@ -38,6 +38,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "gemma3": {"window": 5, "pattern": "LG"},
     "gemma4": {"window": 5},
     "m2_gpt": {"filter_order": 8},
+    "m2_gpt polynomial": {"filter_order": 8, "polynomial_order": 2, "polynomial_groups": 2},
     "custom": {"mixer": "gated_long_conv", "mixer_options": {"filter_order": 8}},
 }
 SHAPE, VOCABULARY = Shape(width=32, depth=2, ffn_width=32), 23
@@ -59,13 +60,13 @@ def test_every_block_keeps_every_law_that_applies(index: int, law: str, record_p
 
 @cache
 def model(name: str) -> ModelSubject:
-    return model_subject(name, recipe(name, MODELS[name]).model(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST))
+    return model_subject(name, recipe(name.partition(" ")[0], MODELS[name]).model(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST))
 
 
 @torch.no_grad()
 def _model_accounting(name: str) -> None:
     """Every part of the model against its counted graph, its parameters and the bytes its state holds."""
-    config = recipe(name, MODELS[name]).decoder(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST)
+    config = recipe(name.partition(" ")[0], MODELS[name]).decoder(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST)
     built = Decoder(config)
     twin = meta_model(config)
     assert [(n, p.shape) for n, p in built.named_parameters()] == [(n, p.shape) for n, p in twin.named_parameters()]
@@ -83,7 +84,7 @@ def _model_round_trip(name: str) -> None:
     """Name, options as JSON and state dict rebuild the same function."""
     first = model(name).module
     options = json.loads(json.dumps(MODELS[name]))
-    again = recipe(name, options).model(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST).double().eval()
+    again = recipe(name.partition(" ")[0], options).model(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST).double().eval()
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
