@@ -185,6 +185,13 @@ class SequenceMixer(Block):
         ``state_bytes(max_tokens)`` from the first token to the last. A mixer whose state only grows leaves this as it is."""
         return self.init_state(batch, max_tokens)
 
+    def settle(self, state: Any, tokens: int) -> Any:
+        """The state for at most ``tokens`` more tokens, in which a mixer may fold what it keeps of the past only for longer.
+
+        Outputs stay what they were. A mixer without such a form (a key/value cache is read whole) returns it as it is.
+        """
+        return state
+
     def refuse_decoding(self) -> ConfigError:
         return ConfigError(f"{type(self).__name__} is bidirectional: it has no decoding state")
 

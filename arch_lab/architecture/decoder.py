@@ -151,6 +151,10 @@ class Decoder(nn.Module):
             after.append(s)
         return self.embedding.logits(self.norm(x)), after
 
+    def settle(self, state: list[Any], tokens: int) -> list[Any]:
+        """After the prompt: the state for at most ``tokens`` more tokens (blocks.SequenceMixer.settle)."""
+        return [layer.mixer.settle(s, tokens) for layer, s in zip(self.layers, state, strict=True)]
+
     def state_bytes(self, tokens: int) -> int:
         return sum(layer.mixer.state_bytes(tokens) for layer in self.layers)
 

@@ -11,7 +11,9 @@ from functools import partial
 import torch
 from torch import nn
 
+from arch_lab.bench.algorithms import algorithms
 from arch_lab.bench.gemma import gemma as gemma_suite
+from arch_lab.bench.monarch import monarch
 from arch_lab.bench.protocol import Row, Skipped, measure, step_of
 from blocks import BlockDiagonalLinearConfig, Gemma3AttentionConfig, M2MixerConfig
 from blocks.convolution.fft import causal_convolution
@@ -62,6 +64,8 @@ SUITES: dict[str, Callable[[], Iterator[Row | Skipped]]] = {
     "convolution": convolution,
     "mixer": mixer,
     "gemma": gemma_suite,
+    "monarch": monarch,
+    "algorithms": algorithms,
 }
 
 

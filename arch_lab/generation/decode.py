@@ -1,7 +1,7 @@
 """The decoding loop: a prompt in one prefill, then one step a token, timed apart.
 
-It asks a model for ``init_state``, ``prefill`` and ``step`` and nothing else, so every decoder is served alike: caches of
-attention, histories of long convolutions, whatever a block of another package keeps.
+It asks a model for ``init_state``, ``prefill``, ``settle`` and ``step`` and nothing else, so every decoder is served alike:
+caches of attention, pending sums of long convolutions, whatever a block of another package keeps.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ class Decodes(Protocol):
     def init_state(self, batch: int, max_tokens: int | None = None, *, reserve: bool = False) -> Any: ...
 
     def prefill(self, tokens: Tensor, state: Any, *, last_only: bool = False) -> tuple[Tensor, Any]: ...
+
+    def settle(self, state: Any, tokens: int) -> Any: ...
 
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]: ...
 
@@ -70,6 +72,9 @@ def decode(
     with torch.inference_mode():
         state = model.init_state(1, len(prompt) + max_tokens - 1, reserve=True)
         logits, state = model.prefill(torch.tensor([prompt], device=device), state, last_only=True)
+        if max_tokens > 1:
+            # how many tokens may follow is known now: a long convolution keeps that many numbers, and none for the prompt
+            state = model.settle(state, max_tokens - 1)
         token = sampling.choose(logits[0, -1], generator)
     meter.prefill_tokens, meter.prefill_seconds = len(prompt), time.perf_counter() - started
     for chosen in range(1, max_tokens + 1):

@@ -16,6 +16,7 @@ import yaml
 from arch_lab.architecture.recipe import Recipe, Shape, recipe
 from arch_lab.budget.budget import Budget
 from arch_lab.data import DataConfig
+from arch_lab.training.optimizer import GroupRule
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError
 
@@ -65,6 +66,7 @@ class Training(BlockConfig):
     clip_norm: float = 1.0
     evaluations: int = 4  # looks at the tuning split, the last one at the end
     checkpoint_seconds: float = 120  # how much work a kill may cost
+    groups: list[GroupRule] = field(default_factory=list)  # rates and decays by parameter name, the same rules for every arm
     precision: Literal["32-true", "bf16-mixed"] = "32-true"  # bf16 is for GPUs: 16-60x slower on most CPUs
 
     def __post_init__(self) -> None:
@@ -73,6 +75,9 @@ class Training(BlockConfig):
                 raise ConfigError(f"training.{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.warmup_fraction < 1 or not 0 <= self.final_fraction <= 1:
             raise ConfigError("training: warmup_fraction must lie in [0, 1) and final_fraction in [0, 1]")
+        names = [rule.name for rule in self.groups]
+        if len(set(names)) != len(names):
+            raise ConfigError("training.groups: two groups have the same name")
         for name in ("clip_norm", "checkpoint_seconds"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"training.{name} must be positive, got {getattr(self, name)}")

@@ -69,6 +69,7 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
         decoder = recipe_.decoder(shape, vocabulary=vocabulary, max_tokens=tokens)
         book = ledger(decoder, tokens=tokens, batch=batch)
         arms.append(_arm(config, arm.name, arm.architecture, arm.options, shape, book, decoder, (timings or {}).get(arm.name)))
+    _check_groups(config, arms)
     misses = check(arms, config.budget)
     if misses and not config.budget.allow_unmatched:
         refuse(arms, config.budget)
@@ -91,6 +92,14 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
         "arms": arms,
         **_said_of_seconds(config, arms),
     }
+
+
+def _check_groups(config: StudyConfig, arms: list[dict[str, Any]]) -> None:
+    """Raises: ConfigError for a rule that reaches no parameter of any arm: a group that silently does nothing."""
+    reached = {name.removesuffix(", no_decay") for arm in arms for name in arm["optimizer_groups"]}
+    for rule in config.training.groups:
+        if rule.name not in reached:
+            raise ConfigError(f"training.groups: {rule.name!r} ({', '.join(rule.match)}) matches no parameter of any arm")
 
 
 def _said_of_seconds(config: StudyConfig, arms: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -121,7 +130,7 @@ def _arm(
     tokens = steps * tokens_per_step
     flops = book.training * tokens
     spent = {"parameters": book.parameters, "flops_per_token": _plain(book.training), "train_flops": _plain(flops), "tokens": tokens}
-    optimizer_groups = groups(meta_model(decoder), weight_decay=config.training.weight_decay)
+    optimizer_groups = groups(meta_model(decoder), weight_decay=config.training.weight_decay, rules=config.training.groups)
     return {
         "name": name,
         "architecture": architecture,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from arch_lab.architecture import Shape, recipe
 from arch_lab.training.metrics import language_metrics
-from arch_lab.training.optimizer import adamw, warmup_cosine
+from arch_lab.training.optimizer import GroupRule, adamw, warmup_cosine
 
 TOKENIZER = "tokenizer"  # key of a checkpoint: Tokenizer.to_dict()
 
@@ -37,6 +37,7 @@ class LanguageModel(pl.LightningModule):
         warmup_fraction: share of the steps spent warming up.
         final_fraction: rate at the last step, as a share of the peak.
         total_steps: length of the schedule; None takes the trainer's max_steps.
+        groups: optimizer groups by parameter name, each {name, match, rate, weight_decay} (arch_lab.training.optimizer.GroupRule).
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class LanguageModel(pl.LightningModule):
         warmup_fraction: float = 0.05,
         final_fraction: float = 0.1,
         total_steps: int | None = None,
+        groups: list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -117,7 +119,8 @@ class LanguageModel(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         h: Any = self.hparams  # torch types it as a plain mapping; Lightning gives it attributes
-        optimizer = adamw(self.model, learning_rate=h.learning_rate, betas=(h.beta1, h.beta2), weight_decay=h.weight_decay)
+        rules = [GroupRule.from_options(options, where="groups") for options in h.groups or []]
+        optimizer = adamw(self.model, learning_rate=h.learning_rate, betas=(h.beta1, h.beta2), weight_decay=h.weight_decay, rules=rules)
         steps = h.total_steps or self.trainer.max_steps
         if steps < 1:
             steps = int(self.trainer.estimated_stepping_batches)

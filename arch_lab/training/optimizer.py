@@ -1,8 +1,9 @@
 """The optimizer of every arm: AdamW with groups declared by name pattern, warm-up, cosine.
 
 Declared once a study and printed in its plan, because a group that reaches one architecture only is a tuning
-advantage. (The released M2 code tags filter parameters with their own rates and then loses the tags in a deepcopy:
-here the groups are built from the finished model and a test compares their sizes with the parameters.)
+advantage. A study adds groups under ``training.groups`` (GroupRule). (The released M2 code tags filter parameters with their
+own rates and then loses the tags in a deepcopy: here the groups are built from the finished model and a test compares their
+sizes with the parameters.)
 """
 
 from __future__ import annotations
@@ -16,45 +17,82 @@ from typing import Any
 from torch import nn
 from torch.optim import AdamW
 
+from blocks.contract import BlockConfig
+from blocks.errors import ConfigError
+
 # vectors (norms, biases, gains) never decay; these are matrices that are tables of positions or of tokens
 NO_DECAY = ("*embedding*", "*positions*")
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupRule(BlockConfig):
+    """Parameters with a rate or decay of their own, by name: ``{name: filters, match: ["*.filter.*"], rate: 0.1}``.
+
+    A parameter belongs to the first rule that matches it. ``rate`` multiplies the learning rate, so that a grid stays a grid.
+    """
+
+    name: str
+    match: tuple[str, ...]  # shell patterns over full names, e.g. layers.0.mixer.long.filter.positions
+    rate: float = 1.0
+    weight_decay: float | None = None  # None: as for parameters without a rule
+
+    def __post_init__(self) -> None:
+        if self.rate <= 0 or (self.weight_decay is not None and self.weight_decay < 0):
+            raise ConfigError(f"optimizer group {self.name!r}: rate must be positive and weight_decay not negative")
+        if not self.match or self.name in ("", "decay", "no_decay"):
+            raise ConfigError(f"optimizer group {self.name!r}: needs a name other than decay and no_decay, and a pattern to match")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Group:
-    """One optimizer group: which parameters, and how they decay."""
+    """One optimizer group: which parameters, how they decay, and by what their learning rate is multiplied."""
 
     name: str
     weight_decay: float
     names: tuple[str, ...]
     parameters: int
+    rate: float = 1.0
 
 
-def groups(model: nn.Module, *, weight_decay: float, no_decay: Sequence[str] = NO_DECAY) -> list[Group]:
-    """Every trainable parameter in exactly one group (asserted)."""
-    spared: list[tuple[str, int]] = []
-    decayed: list[tuple[str, int]] = []
+def groups(model: nn.Module, *, weight_decay: float, no_decay: Sequence[str] = NO_DECAY, rules: Sequence[GroupRule] = ()) -> list[Group]:
+    """Every trainable parameter in exactly one group (asserted). A rule without a decay of its own makes up to two groups."""
+    members: dict[tuple[str, float, float], list[tuple[str, int]]] = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            vector = parameter.squeeze().ndim < 2
-            (spared if vector or any(fnmatch(name, p) for p in no_decay) else decayed).append((name, parameter.numel()))
+        if not parameter.requires_grad:
+            continue
+        spared = parameter.squeeze().ndim < 2 or any(fnmatch(name, p) for p in no_decay)
+        rule = next((r for r in rules if any(fnmatch(name, p) for p in r.match)), None)
+        if rule is None:
+            key = ("no_decay", 0.0, 1.0) if spared else ("decay", weight_decay, 1.0)
+        elif rule.weight_decay is not None:
+            key = (rule.name, rule.weight_decay, rule.rate)
+        else:
+            key = (f"{rule.name}, no_decay", 0.0, rule.rate) if spared else (rule.name, weight_decay, rule.rate)
+        members.setdefault(key, []).append((name, parameter.numel()))
+    # in a fixed order whatever the order of parameters: checkpoints hold optimizer state by position
+    order = ["decay", "no_decay", *(label for r in rules for label in (r.name, f"{r.name}, no_decay"))]
     made = [
-        Group(name=label, weight_decay=decay, names=tuple(n for n, _ in members), parameters=sum(c for _, c in members))
-        for label, decay, members in (("decay", weight_decay, decayed), ("no_decay", 0.0, spared))
-        if members
+        Group(name=label, weight_decay=decay, rate=rate, names=tuple(n for n, _ in found), parameters=sum(c for _, c in found))
+        for (label, decay, rate), found in sorted(members.items(), key=lambda item: order.index(item[0][0]))
     ]
     assert sum(g.parameters for g in made) == sum(p.numel() for p in model.parameters() if p.requires_grad)
     return made
 
 
 def adamw(
-    model: nn.Module, *, learning_rate: float, betas: tuple[float, float], weight_decay: float, no_decay: Sequence[str] = NO_DECAY
+    model: nn.Module,
+    *,
+    learning_rate: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    no_decay: Sequence[str] = NO_DECAY,
+    rules: Sequence[GroupRule] = (),
 ) -> AdamW:
     """Fused AdamW over ``groups``; eps 1e-8."""
     parameters = dict(model.named_parameters())
     declared: list[dict[str, Any]] = [
-        {"params": [parameters[n] for n in g.names], "weight_decay": g.weight_decay, "name": g.name}
-        for g in groups(model, weight_decay=weight_decay, no_decay=no_decay)
+        {"params": [parameters[n] for n in g.names], "weight_decay": g.weight_decay, "name": g.name, "lr": learning_rate * g.rate}
+        for g in groups(model, weight_decay=weight_decay, no_decay=no_decay, rules=rules)
     ]
     return AdamW(declared, lr=learning_rate, betas=betas, eps=1e-8, fused=True)
 

@@ -11,7 +11,8 @@ from arch_lab.verbs import parser
 
 def main(verb: str, argv: list[str]) -> int:
     p = parser(verb, "Ratio = peer time / our time, median of interleaved repeats: above 1 we are faster. float32.")
-    p.add_argument("suite", metavar="SUITE", nargs="?", default="all", help="linear, convolution, mixer, gemma or all (default)")
+    suites = "linear, convolution, mixer, gemma, monarch, algorithms or all (default)"
+    p.add_argument("suite", metavar="SUITE", nargs="?", default="all", help=suites)
     p.add_argument("--threads", metavar="N", type=int, help="processor threads (default: what torch chooses)")
     p.add_argument("--json", action="store_true", help="print {environment, rows: [{name, shape, ours_ms, peer, peer_ms, ratio, …}]}")
     given = p.parse_args(argv)

@@ -1,5 +1,6 @@
-"""Convolution along the sequence: FFT convolutions, implicit filters, and the sequence mixers made of them."""
+"""Convolution along the sequence: long convolutions by several algorithms, implicit filters, and the sequence mixers made of them."""
 
+from blocks.convolution.dispatch import Choice, choose, long_convolution
 from blocks.convolution.fft import bidirectional_convolution, causal_convolution, fft_length
 from blocks.convolution.filter import ImplicitFilter
 from blocks.convolution.gated import GatedLongConv, GatedLongConvConfig
@@ -8,6 +9,7 @@ from blocks.convolution.mixer import M2Mixer, M2MixerConfig
 from blocks.convolution.short import ShortConvolution
 
 __all__ = [
+    "Choice",
     "GatedLongConv",
     "GatedLongConvConfig",
     "ImplicitFilter",
@@ -17,5 +19,7 @@ __all__ = [
     "ShortConvolution",
     "bidirectional_convolution",
     "causal_convolution",
+    "choose",
     "fft_length",
+    "long_convolution",
 ]

@@ -1,4 +1,4 @@
-"""Long convolutions by FFT, with their direct O(T²) definitions beside them.
+"""Long convolutions by FFT; their O(T²) definitions are in blocks.convolution.direct.
 
 Legend: B batch, D channels, T tokens, S taps of a kernel, N transform length.
 A product of spectra is a *circular* convolution: it equals the linear one on the first T outputs only when the
@@ -10,17 +10,19 @@ Memory order: transforms want time contiguous, channels outermost. (B, D, T) arg
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from blocks.convolution.direct import check_shapes
 from blocks.cost import fft_flops
-from blocks.errors import ConfigError
 
 # points per pass on a CPU thread: one chunk's signal and spectrum (2 MiB in float32) stay in cache, which is worth 1.3-4x
 CHUNK_POINTS = 2**18
+KERNEL_PASSES = 4
 
 
 def fft_length(tokens: int) -> int:
@@ -49,7 +51,7 @@ def causal_convolution(u: Tensor, k: Tensor) -> Tensor:
     Cost: 2 real transforms of N = fft_length(T) points a channel and sequence, 1 a channel for the kernel.
     Raises: ConfigError when the shapes do not fit.
     """
-    _check(u, k)
+    check_shapes(u, k)
     tokens = u.shape[-1]
     return _convolve(u, k[:, :tokens], fft_length(tokens))
 
@@ -61,38 +63,18 @@ def bidirectional_convolution(u: Tensor, k_forward: Tensor, k_reverse: Tensor) -
     ``causal_convolution`` (the two kernels are one array for the transform).
     Raises: ConfigError when the shapes do not fit.
     """
-    _check(u, k_forward)
-    _check(u, k_reverse)
+    check_shapes(u, k_forward)
+    check_shapes(u, k_reverse)
     tokens = u.shape[-1]
     length = fft_length(tokens)
+    return _convolve(u, two_sided_taps(k_forward, k_reverse, tokens, length), length)
+
+
+def two_sided_taps(k_forward: Tensor, k_reverse: Tensor, tokens: int, length: int) -> Tensor:
+    """Both kernels on one circle of ``length`` points, (D, length): lag -(s + 1) stands at the point length - 1 - s."""
     ahead, behind = k_forward[:, :tokens], k_reverse[:, : tokens - 1]
     gap = ahead.new_zeros(len(ahead), length - ahead.shape[1] - behind.shape[1])
-    return _convolve(u, torch.cat([ahead, gap, behind.flip(-1)], dim=1), length)
-
-
-def causal_convolution_direct(u: Tensor, k: Tensor) -> Tensor:
-    """The definition of ``causal_convolution`` as a (T, T) Toeplitz matrix a channel: O(T²), for tests."""
-    tokens = u.shape[-1]
-    time = torch.arange(tokens, device=u.device)
-    return torch.einsum("bds,dts->bdt", u, _taps_at(k, time[:, None] - time[None, :]))
-
-
-def bidirectional_convolution_direct(u: Tensor, k_forward: Tensor, k_reverse: Tensor) -> Tensor:
-    """The definition of ``bidirectional_convolution``: O(T²), for tests."""
-    time = torch.arange(u.shape[-1], device=u.device)
-    lag = time[:, None] - time[None, :]
-    return torch.einsum("bds,dts->bdt", u, _taps_at(k_forward, lag) + _taps_at(k_reverse, -lag - 1))
-
-
-def _taps_at(k: Tensor, lag: Tensor) -> Tensor:
-    """k[:, lag], zero where the kernel has no such lag: (D, S), (T, T) -> (D, T, T)."""
-    known = (lag >= 0) & (lag < k.shape[1])
-    return k[:, lag.clamp(0, k.shape[1] - 1)] * known
-
-
-def _check(u: Tensor, k: Tensor) -> None:
-    if u.dim() != 3 or k.dim() != 2 or u.shape[1] != k.shape[0]:
-        raise ConfigError(f"convolution: expected u (B, D, T) and a kernel (D, S), got {tuple(u.shape)} and {tuple(k.shape)}")
+    return torch.cat([ahead, gap, behind.flip(-1)], dim=1)
 
 
 def _convolve(u: Tensor, taps: Tensor, length: int) -> Tensor:
@@ -118,25 +100,51 @@ def _chunk(u: Tensor, length: int) -> int:
 
 def convolve_in_groups(u: Tensor, taps: Tensor, length: int) -> Tensor:
     """First T outputs of the circular convolution of ``length`` points: u (D, B, T), taps (D, S) -> (D, B, T)."""
-    size, out = _chunk(u, length), []
-    for part, kernel in zip(u.split(size), taps.split(size), strict=True):
-        spectrum = torch.fft.rfft(part, n=length).mul_(torch.fft.rfft(kernel, n=length).unsqueeze(1))
-        out.append(torch.fft.irfft(spectrum, n=length)[..., : u.shape[-1]])
-    return torch.cat(out)
+    out, pad = torch.empty_like(u, memory_format=torch.contiguous_format), _Padding(u, length)
+    for here, kernel in _groups(u, taps, length):
+        spectrum = pad.transform(u[here]).mul_(kernel)
+        out[here] = torch.fft.irfft(spectrum, n=length)[..., : u.shape[-1]]
+    return out
 
 
 def correlate_in_groups(gradient: Tensor, u: Tensor, taps: Tensor, length: int, for_taps: bool) -> tuple[Tensor, Tensor]:
     """Gradients of u and of taps (empty unless ``for_taps``): correlations, that is products with conjugate spectra."""
-    size, du, dtaps = _chunk(u, length), [], []
-    for part, kernel, g in zip(u.split(size), taps.split(size), gradient.split(size), strict=True):
-        spectrum = torch.fft.rfft(g, n=length)
+    du, pad = torch.empty_like(u, memory_format=torch.contiguous_format), _Padding(u, length)
+    dtaps = torch.empty_like(taps, memory_format=torch.contiguous_format) if for_taps else taps.new_empty(0)
+    for here, kernel in _groups(u, taps, length):
+        spectrum = pad.transform(gradient[here])
         if for_taps:
             # u's spectrum is computed again: keeping it would take twice the memory of u to save one transform of five
-            correlation = torch.fft.rfft(part, n=length).conj_physical_().mul_(spectrum).sum(dim=1)
-            dtaps.append(torch.fft.irfft(correlation, n=length)[:, : taps.shape[-1]])
-        spectrum.mul_(torch.fft.rfft(kernel, n=length).conj_physical_().unsqueeze(1))
-        du.append(torch.fft.irfft(spectrum, n=length)[..., : u.shape[-1]])
-    return torch.cat(du), torch.cat(dtaps) if for_taps else taps.new_empty(0)
+            correlation = pad.transform(u[here]).conj_physical_().mul_(spectrum).sum(dim=1)
+            dtaps[here] = torch.fft.irfft(correlation, n=length)[:, : taps.shape[-1]]
+        spectrum.mul_(kernel.conj_physical_())
+        du[here] = torch.fft.irfft(spectrum, n=length)[..., : u.shape[-1]]
+    return du, dtaps
+
+
+def _groups(u: Tensor, taps: Tensor, length: int) -> Iterator[tuple[slice, Tensor]]:
+    """Channels of one pass and their kernels' spectra (d, 1, N/2 + 1), used once each."""
+    size = _chunk(u, length)
+    # a CPU library plans every call anew: kernels, one row a channel, are transformed for several passes at once
+    for first in range(0, u.shape[0], size * KERNEL_PASSES):
+        spectra = torch.fft.rfft(taps[first : first + size * KERNEL_PASSES], n=length).unsqueeze(1)
+        for i in range(0, len(spectra), size):
+            kernel = spectra[i : i + size]
+            yield slice(first + i, first + i + len(kernel)), kernel
+
+
+class _Padding:
+    """One zero-padded buffer for all passes: fresh memory costs more than the copy."""
+
+    def __init__(self, u: Tensor, length: int) -> None:
+        self.tokens = u.shape[-1]
+        self.buffer = u.new_zeros((min(_chunk(u, length), u.shape[0]), u.shape[1], length))
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Spectrum of x (d, B, T), zeros after it."""
+        padded = self.buffer[: len(x)]
+        padded[..., : self.tokens] = x
+        return torch.fft.rfft(padded)
 
 
 _circular_convolution = torch.library.custom_op("blocks::circular_convolution", convolve_in_groups, mutates_args=())

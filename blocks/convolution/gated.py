@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from blocks.contract import BlockConfig, SequenceMixer, parameter_dtype
+from blocks.contract import BlockConfig, SequenceMixer
 from blocks.convolution.filter import check_filter
 from blocks.convolution.long import Kernels, LongConvolution, linear_cost, over_documents, project_in, project_out, reset_linear
+from blocks.convolution.online import OnlineState
 from blocks.cost import Cost
 from blocks.registry import register
 
@@ -32,7 +33,7 @@ class GatedLongConvConfig(BlockConfig):
 
 @dataclass
 class GatedLongConvState:
-    history: Tensor  # (B, D, t) values convolved so far
+    convolved: OnlineState
     kernels: Kernels
 
 
@@ -44,7 +45,7 @@ class GatedLongConv(SequenceMixer):
     Shape: (B, T, D) -> (B, T, D), see SequenceMixer. Initialisation: dense maps N(0, 1/D) with zero bias, filter and skip
     as in ``LongConvolution``, kernels with at most unit energy.
     Cost: 6·D² FLOPs a token in matmuls, two transforms of about 2T points a channel, the filter once a forward;
-    elementwise: gate and biases, 1 each. State: t·D numbers.
+    elementwise: gate and biases, 1 each. State: D numbers a slot, slots doubling with t (blocks.convolution.online).
     Raises: ConfigError when a sequence exceeds ``max_tokens``.
     """
 
@@ -79,16 +80,18 @@ class GatedLongConv(SequenceMixer):
         return project_out(self.out_linear, self.long(value) * gate)
 
     def init_state(self, batch: int, max_tokens: int) -> GatedLongConvState:
-        history = self.in_linear.weight.new_empty((batch, self.config.width, 0), dtype=parameter_dtype(self))
-        return GatedLongConvState(history=history, kernels=Kernels(min(max_tokens, self.config.max_tokens)))
+        return GatedLongConvState(convolved=self.long.init_state(batch), kernels=Kernels(min(max_tokens, self.config.max_tokens)))
 
     def prefill(self, x: Tensor, state: GatedLongConvState) -> tuple[Tensor, GatedLongConvState]:
         gate, value = project_in(self.in_linear, x).chunk(2)
-        y, history = self.long.extend(value, state.history, state.kernels.of(self.long))
-        return project_out(self.out_linear, y * gate), GatedLongConvState(history=history, kernels=state.kernels)
+        y, convolved = self.long.extend(value, state.convolved, state.kernels)
+        return project_out(self.out_linear, y * gate), GatedLongConvState(convolved=convolved, kernels=state.kernels)
+
+    def settle(self, state: GatedLongConvState, tokens: int) -> GatedLongConvState:
+        return GatedLongConvState(convolved=self.long.settle(state.convolved, state.kernels, tokens), kernels=state.kernels)
 
     def state_bytes(self, tokens: int) -> int:
-        return tokens * self.config.width * parameter_dtype(self).itemsize
+        return self.long.state_bytes(tokens)
 
     def cost(self, tokens: int) -> Cost:
         gate = Cost(elementwise=self.config.width * tokens)

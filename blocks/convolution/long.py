@@ -1,4 +1,4 @@
-"""A long convolution with its filter, its skip and its decoding history: what every convolution mixer is made of.
+"""A long convolution with its filter, its skip and its decoding state: what every convolution mixer is made of.
 
 Legend: D channels, B batch, T tokens so far, t new tokens. Channel-major (D, B, T), see blocks.convolution.fft.
 """
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from blocks import segments as documents_of
-from blocks.convolution.fft import bidirectional_convolution, causal_convolution, fft_length
+from blocks.convolution.dispatch import Choice, choose, long_convolution
+from blocks.convolution.fft import fft_length
 from blocks.convolution.filter import ImplicitFilter
+from blocks.convolution.online import OnlineKernel, OnlineState, capacity, empty_state, extend, settle
 from blocks.cost import Cost, fft_flops
-from blocks.errors import ConfigError
 
 
 class LongConvolution(nn.Module):
@@ -23,8 +24,9 @@ class LongConvolution(nn.Module):
     ``unit_energy``: kernels start with an energy of at most 1 whatever the length (see ImplicitFilter.reset_parameters).
 
     Shape: (D, B, T) -> (D, B, T). The skip is added to the kernel's lag 0: the same sum, one pass over u less.
-    Cost: 2 transforms of N = fft_length(T) points and 6 FLOPs for each of the N/2 + 1 bins a channel and sequence; the
-    filter and the kernel's transform once a forward; elementwise 1 a channel for the skip.
+    Algorithm: blocks.convolution.dispatch chooses; ``choice`` says which and why.
+    Cost, canonical whichever runs: 2 transforms of N = fft_length(T) points and 6 FLOPs for each of the N/2 + 1 bins a
+    channel and sequence; the filter and the kernel's transform once a forward; elementwise 1 a channel for the skip.
     """
 
     def __init__(
@@ -57,26 +59,38 @@ class LongConvolution(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         tokens = u.shape[-1]
-        rows = u.transpose(0, 1)
-        if self.bidirectional:
-            y = bidirectional_convolution(rows, self.taps(tokens), self.filter(tokens, reverse=True).mT)
-        else:
-            y = causal_convolution(rows, self.taps(tokens))
-        return y.transpose(0, 1)
+        reverse = self.filter(tokens, reverse=True).mT if self.bidirectional else None
+        return long_convolution(u.transpose(0, 1), self.taps(tokens), reverse).transpose(0, 1)
 
-    def extend(self, u: Tensor, history: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]:
-        """The outputs (D, B, t) for u (D, B, t) after ``history`` (B, D, T), and the history with u appended.
+    def choice(self, batch: int, tokens: int) -> Choice:
+        """What ``forward`` takes for this shape on the parameters' device, and what it executes (``cost`` is canonical)."""
+        # a reverse kernel is one tap longer in its causal form
+        taps = tokens + self.bidirectional
+        return choose(
+            batch=batch,
+            channels=self.width,
+            tokens=tokens,
+            taps=taps,
+            causal=not self.bidirectional,
+            device=self.skip.device.type,
+        )
 
-        Exact for any t: one token is a dot product with the history, several are a transform over history and u.
-        """
-        history = torch.cat([history, u.transpose(0, 1)], dim=-1)
-        tokens, new = history.shape[-1], u.shape[-1]
-        if tokens > taps.shape[-1]:
-            raise ConfigError(f"{tokens} tokens exceed the {taps.shape[-1]} this decoding state was made for")
-        if new > 1:
-            return causal_convolution(history, taps)[..., -new:].transpose(0, 1), history
-        y = (history.to(taps.dtype) * taps[:, :tokens].flip(-1)).sum(dim=-1, keepdim=True)
-        return y.to(u.dtype).transpose(0, 1), history
+    def extend(self, u: Tensor, state: OnlineState, kernels: Kernels) -> tuple[Tensor, OnlineState]:
+        """The outputs (D, B, t) for the next t tokens u (D, B, t), and the state after them (blocks.convolution.online)."""
+        y, state = extend(u.transpose(0, 1), state, kernels.of(self))
+        return y.transpose(0, 1), state
+
+    def settle(self, state: OnlineState, kernels: Kernels, tokens: int) -> OnlineState:
+        """The state for ``tokens`` more tokens without the inputs so far: ``tokens`` numbers a channel."""
+        return settle(state, kernels.of(self), tokens)
+
+    def init_state(self, batch: int) -> OnlineState:
+        return empty_state(batch, self.width, self.filter.max_tokens, like=self.skip)
+
+    def state_bytes(self, tokens: int) -> int:
+        """Bytes of the slots after ``tokens`` tokens of one sequence, float32 at least."""
+        dtype = torch.promote_types(self.skip.dtype, torch.float32)
+        return self.width * capacity(tokens, self.filter.max_tokens) * dtype.itemsize
 
     def cost(self, tokens: int) -> Cost:
         length = fft_length(tokens)
@@ -99,13 +113,13 @@ class Kernels:
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
-        self._taps: dict[int, Tensor] = {}
+        self._kernels: dict[int, OnlineKernel] = {}
 
-    def of(self, convolution: LongConvolution) -> Tensor:
-        taps = self._taps.get(id(convolution))
-        if taps is None or (torch.is_grad_enabled() and not taps.requires_grad and convolution.skip.requires_grad):
-            taps = self._taps[id(convolution)] = convolution.taps(self.tokens)
-        return taps
+    def of(self, convolution: LongConvolution) -> OnlineKernel:
+        kernel = self._kernels.get(id(convolution))
+        if kernel is None or (torch.is_grad_enabled() and not kernel.taps.requires_grad and convolution.skip.requires_grad):
+            kernel = self._kernels[id(convolution)] = OnlineKernel(convolution.taps(self.tokens))
+        return kernel
 
 
 def over_documents(mix: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, segments: Tensor | None) -> Tensor:

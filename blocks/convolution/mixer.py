@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from blocks.contract import BlockConfig, SequenceMixer, parameter_dtype
 from blocks.convolution.filter import check_filter
 from blocks.convolution.long import Kernels, LongConvolution, linear_cost, over_documents, project_in, project_out, reset_linear
+from blocks.convolution.online import OnlineState
 from blocks.convolution.short import ShortConvolution
 from blocks.cost import Cost
 from blocks.registry import register
@@ -54,11 +55,11 @@ class M2MixerConfig(BlockConfig):
 
 @dataclass
 class M2MixerState:
-    """Everything the past can still say: t tokens of each long convolution's input, 2 of the short one's."""
+    """Everything the past can still say, of each long convolution and of the short one (its last 2 inputs)."""
 
     short: Tensor  # (B, 3D, min(t, 2))
-    gated: Tensor  # (B, D, t) input of the long convolution
-    residual: Tensor | None  # (B, D, t) input of the residual convolution
+    gated: OnlineState
+    residual: OnlineState | None
     kernels: Kernels
 
 
@@ -70,7 +71,8 @@ class M2Mixer(SequenceMixer):
     Shape: (B, T, D) -> (B, T, D), see SequenceMixer. Documents are convolved apart, exactly.
     Cost: 8·D² + 18·D FLOPs a token in matmuls, two transforms of about 2T points a channel (four with the residual),
     the filter once a forward; elementwise: gates, residual sum and biases, 1 each.
-    State: t·D numbers (2·t·D with the residual) and min(t, 2)·3·D of the short convolution: no fixed size.
+    State: D numbers a slot (2·D with the residual), slots doubling with t up to ``max_tokens`` (blocks.convolution.online), and
+    min(t, 2)·3·D of the short convolution: no fixed size. Generation costs O(T·log² T) for T tokens.
     Raises: ConfigError when a sequence exceeds ``max_tokens``, or on decoding a bidirectional mixer.
     """
 
@@ -121,30 +123,36 @@ class M2Mixer(SequenceMixer):
     def init_state(self, batch: int, max_tokens: int) -> M2MixerState:
         if not self.causal:
             raise self.refuse_decoding()
-        width = self.config.width
-        empty = self.in_linear.weight.new_empty((batch, width, 0), dtype=parameter_dtype(self))
+        weight = self.in_linear.weight
         return M2MixerState(
-            short=empty.new_empty((batch, 3 * width, 0)),
-            gated=empty,
-            residual=None if self.residual is None else empty.clone(),
+            short=weight.new_empty((batch, 3 * self.config.width, 0), dtype=parameter_dtype(self)),
+            gated=self.long.init_state(batch),
+            residual=None if self.residual is None else self.residual.init_state(batch),
             kernels=Kernels(min(max_tokens, self.config.max_tokens)),
         )
 
     def prefill(self, x: Tensor, state: M2MixerState) -> tuple[Tensor, M2MixerState]:
         z = project_in(self.in_linear, x)
         before, after, value = self.short(z, state.short).chunk(3)
-        y, gated = self.long.extend(value * before, state.gated, state.kernels.of(self.long))
+        y, gated = self.long.extend(value * before, state.gated, state.kernels)
         y, residual = y * after, None
         if self.residual is not None and state.residual is not None:
-            extra, residual = self.residual.extend(x.permute(2, 0, 1), state.residual, state.kernels.of(self.residual))
+            extra, residual = self.residual.extend(x.permute(2, 0, 1), state.residual, state.kernels)
             y = y + extra
         tail = self.short.next_tail(z, state.short)
         return project_out(self.out_linear, y), M2MixerState(short=tail, gated=gated, residual=residual, kernels=state.kernels)
 
+    def settle(self, state: M2MixerState, tokens: int) -> M2MixerState:
+        gated = self.long.settle(state.gated, state.kernels, tokens)
+        residual = None
+        if self.residual is not None and state.residual is not None:
+            residual = self.residual.settle(state.residual, state.kernels, tokens)
+        return M2MixerState(short=state.short, gated=gated, residual=residual, kernels=state.kernels)
+
     def state_bytes(self, tokens: int) -> int:
-        histories = 1 if self.residual is None else 2
-        numbers = self.config.width * (histories * tokens + 3 * min(tokens, SHORT_TAPS - 1))
-        return numbers * parameter_dtype(self).itemsize
+        convolutions = 1 if self.residual is None else 2
+        short = 3 * self.config.width * min(tokens, SHORT_TAPS - 1) * parameter_dtype(self).itemsize
+        return convolutions * self.long.state_bytes(tokens) + short
 
     # --- the ledger ---------------------------------------------------------------------------------------------
 

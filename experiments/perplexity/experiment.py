@@ -6,6 +6,7 @@ The learning rate is chosen on a tuning split, the numbers come from a held-out 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,7 @@ class Perplexity:
             warmup_fraction=t.warmup_fraction,
             final_fraction=t.final_fraction,
             total_steps=spec.steps,
+            groups=[{**asdict(rule), "match": list(rule.match)} for rule in t.groups],
         )
 
     def datamodule(self, spec: Any, data: PreparedData) -> PreparedDataModule:

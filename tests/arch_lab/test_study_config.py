@@ -9,6 +9,7 @@ import pytest
 import arch_lab
 from arch_lab.study.config import load_study
 from arch_lab.study.library import find_study, list_studies
+from arch_lab.study.planning import build_plan
 from blocks.errors import ConfigError, UserError
 from tests.small_study import small_study
 
@@ -65,3 +66,15 @@ def test_every_shipped_study_plans_within_its_tolerance(name: str) -> None:
     assert plan["matched"] is True
     for arm in plan["arms"]:
         assert all(abs(d) <= plan["tolerance"] for d in arm["deviation"].values())
+
+
+def test_optimizer_groups_stand_in_the_plan_and_one_that_reaches_nothing_is_refused(tmp_path: Path) -> None:
+    rule = {"name": "filters", "match": ["*.filter.*"], "rate": 0.1}
+    study = small_study(tmp_path, training={"sequence_length": 32, "batch_size": 2, "groups": [rule]})
+    gemma, m2 = build_plan(load_study(study, name="small"))["arms"]
+    assert "filters" in m2["optimizer_groups"] and "filters" not in gemma["optimizer_groups"]
+    assert sum(m2["optimizer_groups"].values()) == m2["parameters"]["total"]
+    lost = {**rule, "match": ["*.filtre.*"]}
+    wrong = small_study(tmp_path, name="wrong", training={"sequence_length": 32, "batch_size": 2, "groups": [lost]})
+    with pytest.raises(ConfigError, match="matches no parameter of any arm"):
+        build_plan(load_study(wrong, name="wrong"))

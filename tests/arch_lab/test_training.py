@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torchmetrics.text import Perplexity
 
 from arch_lab.architecture import Shape, recipe
 from arch_lab.training.metrics import language_metrics
-from arch_lab.training.optimizer import adamw, groups, warmup_cosine
+from arch_lab.training.optimizer import GroupRule, adamw, groups, warmup_cosine
+from blocks.errors import ConfigError
 
 
 @pytest.mark.parametrize("architecture", ["gemma3", "m2_gpt"])
@@ -32,6 +34,57 @@ def test_groups_reach_the_optimizer() -> None:
     sizes = {g["name"]: (g["weight_decay"], sum(p.numel() for p in g["params"])) for g in optimizer.param_groups}
     declared = {g.name: (g.weight_decay, g.parameters) for g in groups(model, weight_decay=0.1)}
     assert sizes == declared
+
+
+def small_m2() -> torch.nn.Module:
+    return recipe("m2_gpt", {"filter_order": 8}).model(Shape(width=32, depth=2, ffn_width=64), vocabulary=61, max_tokens=24)
+
+
+RULES = (
+    GroupRule(name="positions", match=("*.filter.positions",), rate=0.01, weight_decay=0.0),
+    GroupRule(name="filters", match=("*.filter.*",), rate=0.5),
+)
+
+
+def test_filters_and_their_positions_train_at_rates_of_their_own() -> None:
+    """The released code tags just these and loses the tags; here sizes and rates are those of the built optimizer."""
+    optimizer = adamw(small_m2(), learning_rate=1e-2, betas=(0.9, 0.95), weight_decay=0.1, rules=RULES)
+    found = {g["name"]: (sum(p.numel() for p in g["params"]), g["lr"], g["weight_decay"]) for g in optimizer.param_groups}
+    emb, order, layers, width, tokens = 17, 8, 2, 32, 24
+    maps = emb * order + 2 * order * order + order * width  # without biases, and the frequency is a vector
+    assert found["positions"] == (layers * tokens * emb, pytest.approx(1e-4), 0.0)
+    assert found["filters"] == (layers * maps, pytest.approx(5e-3), 0.1)
+    assert found["filters, no_decay"] == (layers * (3 * order + order), pytest.approx(5e-3), 0.0)
+    assert found["decay"][1] == found["no_decay"][1] == 1e-2
+    assert sum(size for size, _, _ in found.values()) == sum(p.numel() for p in small_m2().parameters())
+
+
+def test_a_small_rate_moves_its_parameters_less() -> None:
+    torch.manual_seed(0)
+    model = small_m2()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = adamw(model, learning_rate=1e-2, betas=(0.9, 0.95), weight_decay=0.0, rules=RULES)
+    model(torch.randint(61, (2, 24))).square().mean().backward()
+    optimizer.step()
+    moved = {name: (p - before[name]).abs().max().item() for name, p in model.named_parameters()}
+    # Adam's first step is the rate itself wherever there is a gradient
+    assert moved["layers.0.mixer.long.filter.positions"] == pytest.approx(1e-4, rel=0.01)
+    assert moved["layers.0.mixer.long.filter.ahead.0.weight"] == pytest.approx(5e-3, rel=0.01)
+    assert moved["layers.0.mixer.in_linear.weight"] == pytest.approx(1e-2, rel=0.01)
+
+
+def test_no_two_layers_start_from_the_same_draw() -> None:
+    drawn = [p for p in small_m2().parameters() if p.detach().flatten().unique().numel() > 2]
+    fixed = [p for name, p in small_m2().named_parameters() if "positions" in name]
+    pairs = [(a, b) for i, a in enumerate(drawn) for b in drawn[i + 1 :] if a.shape == b.shape and torch.equal(a, b)]
+    assert len(fixed) == 2 and all(a.shape == fixed[0].shape for a, _ in pairs)  # only the positions have a fixed start
+    assert len(pairs) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"rate": 0.0}, {"weight_decay": -1.0}, {"match": ()}, {"name": "decay"}])
+def test_impossible_groups_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="optimizer group"):
+        GroupRule(**{"name": "filters", "match": ("*",), **wrong})
 
 
 def test_the_schedule_warms_up_to_one_and_ends_at_its_final_fraction() -> None:

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from m2_goldens import close, golden
 
+from arch_lab.accounting import count_forward
 from blocks.errors import ConfigError
 from blocks.monarch.block_diagonal import (
+    FEW_ROWS,
     BlockDiagonalLinear,
     BlockDiagonalLinearConfig,
     block_diagonal_matmul,
@@ -100,3 +102,36 @@ def test_impossible_shapes_are_refused_in_one_line(options: dict[str, int]) -> N
 def test_a_wrong_last_size_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="last size of 6, got 5"):
         block_diagonal_matmul(torch.zeros(2, 5), torch.zeros(2, 4, 3))
+
+
+@pytest.mark.parametrize("rows", [FEW_ROWS - 1, FEW_ROWS, 131])
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_operator_for_many_rows_and_its_gradients_equal_the_definition(rows: int, biased: bool) -> None:
+    x, w = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((rows, 12), (4, 5, 3)))
+    bias = torch.randn(20, dtype=torch.float64, requires_grad=True) if biased else None
+    inputs = [t for t in (x, w, bias) if t is not None]
+    fast, slow = block_diagonal_matmul(x, w, bias), block_diagonal_matmul_reference(x, w)
+    slow = slow if bias is None else slow + bias
+    close(fast, slow, 1e-13)
+    g = torch.randn_like(fast)
+    for a, b in zip(torch.autograd.grad(fast, inputs, g), torch.autograd.grad(slow, inputs, g), strict=True):
+        close(a, b, 1e-13)
+
+
+@settings(deadline=None, max_examples=15)
+@given(k=sizes, q=sizes, p=sizes, rows=st.integers(FEW_ROWS, FEW_ROWS + 9))
+def test_the_operator_executes_the_flops_it_registers(k: int, q: int, p: int, rows: int) -> None:
+    x, w = torch.zeros(rows, k * p), torch.zeros(k, q, p)
+    definition = torch.zeros(k, rows, p)
+    assert count_forward(lambda: block_diagonal_matmul(x, w)) == count_forward(lambda: torch.bmm(definition, w.mT))
+
+
+def test_second_derivatives_survive_a_numeric_check() -> None:
+    x, w = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((FEW_ROWS, 2), (2, 1, 1)))
+    assert torch.autograd.gradgradcheck(lambda x, w: block_diagonal_matmul(x, w).square(), (x, w))
+
+
+@pytest.mark.parametrize("rows", [2, FEW_ROWS])
+def test_autocast_is_followed_at_every_number_of_rows(rows: int) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(4, 4, 2).float()(torch.randn(rows, 4)).dtype == torch.bfloat16

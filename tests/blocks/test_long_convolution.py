@@ -14,13 +14,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from blocks.convolution import fft
-from blocks.convolution.fft import (
-    bidirectional_convolution,
-    bidirectional_convolution_direct,
-    causal_convolution,
-    causal_convolution_direct,
-    fft_length,
-)
+from blocks.convolution.direct import bidirectional_convolution_direct, causal_convolution_direct
+from blocks.convolution.fft import bidirectional_convolution, causal_convolution, fft_length
 from blocks.convolution.long import LongConvolution
 from blocks.convolution.short import ShortConvolution
 from blocks.cost import fft_flops

@@ -102,11 +102,25 @@ MUTATIONS = (
         (ATTENTION, "tests/blocks/test_m2_mixer.py"),
     ),
     Mutation(
-        "history bytes of one more tap",
+        "state bytes of one more tap",
         "blocks/convolution/mixer.py",
-        "3 * min(tokens, SHORT_TAPS - 1)",
-        "3 * min(tokens, SHORT_TAPS)",
+        "min(tokens, SHORT_TAPS - 1)",
+        "min(tokens, SHORT_TAPS)",
         ("tests/blocks/test_m2_mixer.py",),
+    ),
+    Mutation(
+        "tiles of half the size",
+        "blocks/convolution/online.py",
+        "size = done & -done",
+        "size = BLOCK",
+        ("tests/blocks/test_online_convolution.py",),
+    ),
+    Mutation(
+        "a transform taken in low precision",
+        "blocks/convolution/dispatch.py",
+        "if narrow and causal:",
+        "if narrow and causal and taps < 64:",
+        ("tests/blocks/test_convolution_algorithms.py",),
     ),
     Mutation(
         "arms 2 % apart pass the gate",

@@ -1,0 +1,87 @@
+"""The Monarch mixer written the way the released code is: a peer that pads, transposes and transforms whole tensors.
+
+Legend: B batch, T tokens, D width, F ffn_width, K blocks.
+Written from a description of HazyResearch/m2 (bert/src/mm): projections of (B, T, D), a transposed copy in front of the
+convolutions and another behind them, torch's depth-wise ``Conv1d`` padded on both sides and cut, one ``rfft`` of the whole
+tensor at twice its length and its inverse, gates between them. Block-diagonal maps already were a batched product into a
+preshaped output there, with a gradient written by hand; what is left out here is only the operators' own dispatch.
+Every function computes exactly what its counterpart in ``blocks`` does, with the counterpart's weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blocks.convolution.mixer import M2Mixer
+from blocks.monarch.block_diagonal import BlockDiagonalLinear
+from blocks.monarch.glu import BlockDiagonalGLU
+
+
+def whole_tensor_convolution(u: Tensor, k: Tensor) -> Tensor:
+    """u (B, D, T), k (D, T): one transform of all channels and sequences at 2T points, the scale folded into the kernel's."""
+    tokens = u.shape[-1]
+    spectrum = torch.fft.rfft(k, n=2 * tokens) / (2 * tokens)
+    return torch.fft.irfft(torch.fft.rfft(u, n=2 * tokens) * spectrum, n=2 * tokens, norm="forward")[..., :tokens]
+
+
+class _BlockDiagonal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        k, q, p = weight.shape
+        out = x.new_empty((len(x), k, q)).transpose(0, 1)
+        return torch.bmm(x.view(-1, k, p).transpose(0, 1), weight.mT, out=out).transpose(0, 1).reshape(-1, k * q)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        k, q, p = weight.shape
+        g = gradients[0].reshape(-1, k, q).transpose(0, 1)
+        out = x.new_empty((len(x), k, p)).transpose(0, 1)
+        dx = torch.bmm(g, weight, out=out).transpose(0, 1).reshape(-1, k * p)
+        return dx, torch.bmm(g.mT, x.view(-1, k, p).transpose(0, 1))
+
+
+def block_diagonal(linear: BlockDiagonalLinear, x: Tensor) -> Tensor:
+    """The product into a preshaped output; the bias is a pass of its own. Widths that K divides."""
+    y = _BlockDiagonal.apply(x.reshape(-1, x.shape[-1]), linear.weight)  # type: ignore[no-untyped-call]
+    y = y.view(*x.shape[:-1], -1)
+    return y if linear.bias is None else y + linear.bias
+
+
+class ReleasedGLU(nn.Module):
+    """``BlockDiagonalGLU`` on the released product."""
+
+    def __init__(self, ours: BlockDiagonalGLU) -> None:
+        super().__init__()
+        self.ours = ours
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = block_diagonal(self.ours.up, x)
+        width = hidden.shape[-1] // 2
+        return block_diagonal(self.ours.down, F.gelu(hidden[..., :width]) * hidden[..., width:])
+
+
+class ReleasedMixer(nn.Module):
+    """A causal ``M2Mixer`` without residual convolution, token-major, with copies where the layout changes."""
+
+    def __init__(self, ours: M2Mixer) -> None:
+        super().__init__()
+        self.ours = ours
+
+    def forward(self, x: Tensor) -> Tensor:
+        ours, tokens = self.ours, x.shape[1]
+        z = ours.in_linear(x).transpose(1, 2).contiguous()  # (B, 3D, T)
+        short = ours.short
+        taps = short.weight[:, None]
+        z = F.conv1d(z, taps, short.bias, padding=short.taps - 1, groups=short.channels)[..., :tokens]
+        before, after, value = z.chunk(3, dim=1)
+        value = (value * before).contiguous()
+        kernel = ours.long.filter(tokens).mT.contiguous()
+        y = whole_tensor_convolution(value, kernel) + value * ours.long.skip[:, None]
+        y = (y * after).transpose(1, 2).contiguous()
+        return ours.out_linear(y)  # type: ignore[no-any-return]
