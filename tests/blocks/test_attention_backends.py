@@ -259,6 +259,15 @@ def test_no_tensor_ever_made_is_larger_than_linear(options: dict[str, Any]) -> N
     assert sizes[1] <= 4.4 * sizes[0]
 
 
+@torch.no_grad()
+def test_folds_of_several_rows_are_views_in_any_memory_order() -> None:
+    """Projections give tokens before heads; overlapping folds that were copied would hold each key several times."""
+    q, k, v = (torch.randn(4, 1024, h, 8).transpose(1, 2) for h in (4, 4, 4))
+    with Largest() as seen:
+        attend(q, k, v, scale=SCALE, window=128, backend="folded")
+    assert seen.numbers == q.numel()
+
+
 @settings(deadline=None)
 @given(queries=st.integers(1, 300), span=st.builds(lambda b, a: Span(behind=b, ahead=a), st.integers(0, 90), st.integers(0, 90)))
 def test_tiles_cover_each_allowed_pair_and_few_others(queries: int, span: Span) -> None:
