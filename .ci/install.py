@@ -35,6 +35,8 @@ def install_with_uv(python):
             options += ["--" + name, value]
     environment = dict(os.environ, VIRTUAL_ENV=str(VENV), UV_NO_PROGRESS="1")
     environment.setdefault("UV_HTTP_TIMEOUT", "180")
+    for name in ("UV_SYSTEM_CERTS", "UV_NATIVE_TLS"):  # the certificates of this machine, as pip does; the older name too
+        environment.setdefault(name, "true")
     certificate = pip_setting(python, "cert")
     if certificate:
         environment.setdefault("SSL_CERT_FILE", certificate[0])

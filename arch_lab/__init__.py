@@ -6,6 +6,8 @@ The command line's twin for notebooks::
     arch_lab.plan("quickstart")["arms"]
     arch_lab.compare("quickstart")["verdict"]["text"]
     arch_lab.load("runs/quickstart/runs/gemma3/lr-0.002_seed-0").model
+    arch_lab.generate("runs/quickstart/runs/gemma3/lr-0.002_seed-0", "The statement").text
+    arch_lab.convert("gemma-3-1b-pt", "gemma-3-1b")
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compare", "load", "plan"]
+__all__ = ["__version__", "compare", "convert", "generate", "load", "plan"]
 
 
 def __getattr__(name: str) -> Any:
@@ -27,4 +29,12 @@ def __getattr__(name: str) -> Any:
         from arch_lab import study
 
         return getattr(study, "load_run" if name == "load" else name)
+    if name == "generate":
+        from arch_lab.generation import generate
+
+        return generate
+    if name == "convert":
+        from arch_lab.interop.convert import convert
+
+        return convert
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

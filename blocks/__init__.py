@@ -3,6 +3,7 @@
 Importing it registers every built-in block. It needs torch and einops alone: no Lightning, no GPU, no compiler.
 """
 
+from blocks.attention.cross import GemmaCrossAttention, GemmaCrossAttentionConfig
 from blocks.attention.gemma import (
     Gemma1Attention,
     Gemma1AttentionConfig,
@@ -11,10 +12,12 @@ from blocks.attention.gemma import (
     Gemma3Attention,
     Gemma3AttentionConfig,
 )
+from blocks.attention.gemma4 import Gemma4Attention, Gemma4AttentionConfig
+from blocks.attention.merged import GemmaMergedAttention, GemmaMergedAttentionConfig
 from blocks.bert.embedding import BertEmbedding, BertEmbeddingConfig
 from blocks.bert.head import BertHead, BertHeadConfig
 from blocks.channel.glu import GeGLU, GeGLUConfig
-from blocks.contract import Block, BlockConfig, ChannelMixer, SequenceMixer
+from blocks.contract import Block, BlockConfig, ChannelMixer, CrossMixer, SequenceMixer
 from blocks.convolution.gated import GatedLongConv, GatedLongConvConfig
 from blocks.convolution.mixer import M2Mixer, M2MixerConfig
 from blocks.cost import Cost
@@ -24,8 +27,19 @@ from blocks.linear import Linear, LinearConfig
 from blocks.monarch.block_diagonal import BlockDiagonalLinear, BlockDiagonalLinearConfig
 from blocks.monarch.glu import BlockDiagonalGLU, BlockDiagonalGLUConfig, BlockDiagonalMLP, BlockDiagonalMLPConfig
 from blocks.monarch.monarch_linear import MonarchLinear, MonarchLinearConfig
-from blocks.norm import LayerNorm, LayerNormConfig, RMSNorm, RMSNormConfig
+from blocks.monarch.polynomial_mixer import MonarchPolynomial, MonarchPolynomialConfig
+from blocks.norm import (
+    GainRMSNorm,
+    GainRMSNormConfig,
+    LayerNorm,
+    LayerNormConfig,
+    RMSNorm,
+    RMSNormConfig,
+    UnitRMSNorm,
+    UnitRMSNormConfig,
+)
 from blocks.registry import Entry, build, configure, entries, lookup, register
+from blocks.scale import LayerScale, LayerScaleConfig
 
 __all__ = [
     "BertEmbedding",
@@ -43,7 +57,10 @@ __all__ = [
     "ChannelMixer",
     "ConfigError",
     "Cost",
+    "CrossMixer",
     "Entry",
+    "GainRMSNorm",
+    "GainRMSNormConfig",
     "GatedLongConv",
     "GatedLongConvConfig",
     "GeGLU",
@@ -54,19 +71,31 @@ __all__ = [
     "Gemma2AttentionConfig",
     "Gemma3Attention",
     "Gemma3AttentionConfig",
+    "Gemma4Attention",
+    "Gemma4AttentionConfig",
+    "GemmaCrossAttention",
+    "GemmaCrossAttentionConfig",
+    "GemmaMergedAttention",
+    "GemmaMergedAttentionConfig",
     "LayerNorm",
     "LayerNormConfig",
+    "LayerScale",
+    "LayerScaleConfig",
     "Linear",
     "LinearConfig",
     "M2Mixer",
     "M2MixerConfig",
     "MonarchLinear",
     "MonarchLinearConfig",
+    "MonarchPolynomial",
+    "MonarchPolynomialConfig",
     "RMSNorm",
     "RMSNormConfig",
     "SequenceMixer",
     "TiedEmbedding",
     "TiedEmbeddingConfig",
+    "UnitRMSNorm",
+    "UnitRMSNormConfig",
     "UserError",
     "build",
     "configure",

@@ -180,8 +180,54 @@ class SequenceMixer(Block):
         y, state = self.prefill(x.unsqueeze(1), state)
         return y.squeeze(1), state
 
+    def reserve_state(self, batch: int, max_tokens: int) -> Any:
+        """As ``init_state``, but memory for ``max_tokens`` tokens is taken at once where the mixer can: such a state holds
+        ``state_bytes(max_tokens)`` from the first token to the last. A mixer whose state only grows leaves this as it is."""
+        return self.init_state(batch, max_tokens)
+
     def refuse_decoding(self) -> ConfigError:
         return ConfigError(f"{type(self).__name__} is bidirectional: it has no decoding state")
+
+
+class CrossMixer(Block):
+    """A causal mixer of one sequence that also reads a second one, the memory: what an encoder made of its source.
+
+    ``forward(x, memory, segments=None, memory_segments=None) -> y``: x and y (B, T, D), memory (B, S, M) with M =
+    ``memory_width``; y[:, t] depends on x[:, :t+1] and on any of the memory. Ids as in SequenceMixer: 0 is padding, a
+    document of x reads the memory of its own id; where only one of the two has ids, x reads all memory but padding.
+    Outputs at padding are zero.
+
+    Decoding state: ``init_state`` reads the memory, once; ``prefill`` and ``step`` feed x as in SequenceMixer.
+    """
+
+    @property
+    @abstractmethod
+    def memory_width(self) -> int:
+        """M, the width of the memory."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, memory: Tensor, segments: Tensor | None = None, memory_segments: Tensor | None = None) -> Tensor: ...
+
+    @abstractmethod
+    def cost(self, tokens: int, memory_tokens: int | None = None) -> Cost:
+        """Of one x of ``tokens`` tokens and one memory of ``memory_tokens`` (None: as many)."""
+
+    @abstractmethod
+    def init_state(self, memory: Tensor, max_tokens: int, memory_segments: Tensor | None = None) -> Any:
+        """State before the first of at most ``max_tokens`` tokens, one document a row (device and dtype of the parameters)."""
+
+    @abstractmethod
+    def prefill(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The next t >= 1 tokens, x (B, t, D) -> y (B, t, D) and the state after them."""
+
+    @abstractmethod
+    def state_bytes(self, tokens: int, memory_tokens: int) -> int:
+        """Bytes kept per sequence after ``tokens`` tokens; ids of the memory, where it has any, add one byte a token."""
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """One token: x (B, D) -> y (B, D) and the next state."""
+        y, state = self.prefill(x.unsqueeze(1), state)
+        return y.squeeze(1), state
 
 
 class ChannelMixer(Block):

@@ -3,6 +3,8 @@
 Legend: D width.
 Source: Gemma's RMSNorm ``x * rsqrt(mean x^2 + eps) * (1 + w)`` (google/gemma_pytorch gemma/model.py); the product with
 (1 + w) stays in float32: rounding first is a known defect of early ports (huggingface/transformers#29402).
+Gemma 4 multiplies by w itself, which starts at 1, and norms its values without any gain (google-deepmind/gemma gemma/gm/nn/gemma4).
+Three classes and not one with a switch: what they share is a function, and a gain of another meaning is another parameter.
 LayerNorm: arXiv 1607.06450.
 """
 
@@ -23,6 +25,12 @@ from blocks.registry import register
 def widened(dtype: torch.dtype) -> torch.dtype:
     """The dtype sums and exponentials are taken in: float32, or float64 when the input is float64."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def unit_rms(x: Tensor, eps: float) -> Tensor:
+    """``x`` (..., D) over its root mean square, in the wide dtype of ``x``."""
+    wide = x.to(widened(x.dtype))
+    return wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
 
 
 def _check(config: RMSNormConfig | LayerNormConfig) -> None:
@@ -61,12 +69,66 @@ class RMSNorm(Block):
         nn.init.zeros_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.to(widened(x.dtype))
-        normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.config.eps)
-        return (normed * (1 + self.weight.to(wide.dtype))).to(x.dtype)
+        normed = unit_rms(x, self.config.eps)
+        return (normed * (1 + self.weight.to(normed.dtype))).to(x.dtype)
 
     def cost(self, tokens: int) -> Cost:
         return Cost(elementwise=4 * tokens * self.config.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GainRMSNormConfig(RMSNormConfig):
+    pass
+
+
+@register("rms_norm_gain", kind="norm", config=GainRMSNormConfig, source="google-deepmind/gemma gemma/gm/nn/gemma4", complexity="O(T)")
+class GainRMSNorm(Block):
+    """Root-mean-square norm with gain w, starting at 1 (Gemma 4). Weight decay pulls it to 0, not to the plain norm.
+
+    Shape, cost and errors as RMSNorm.
+    """
+
+    config: GainRMSNormConfig
+
+    def __init__(self, config: GainRMSNormConfig) -> None:
+        super().__init__(config)
+        self.weight = nn.Parameter(torch.empty(config.width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = unit_rms(x, self.config.eps)
+        return (normed * self.weight.to(normed.dtype)).to(x.dtype)
+
+    def cost(self, tokens: int) -> Cost:
+        return Cost(elementwise=4 * tokens * self.config.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitRMSNormConfig(RMSNormConfig):
+    pass
+
+
+@register("rms_norm_unit", kind="norm", config=UnitRMSNormConfig, source="google-deepmind/gemma gemma/gm/nn/gemma4", complexity="O(T)")
+class UnitRMSNorm(Block):
+    """Root-mean-square norm without any gain: every output vector has root mean square 1.
+
+    Shape: (..., D) -> (..., D), any floating dtype, kept. Cost: no weights, 3 elementwise FLOPs per number
+    (square, sum, times the inverse root). Raises: ConfigError as RMSNorm does.
+    """
+
+    config: UnitRMSNormConfig
+
+    def reset_parameters(self) -> None:
+        """Nothing to draw."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return unit_rms(x, self.config.eps).to(x.dtype)
+
+    def cost(self, tokens: int) -> Cost:
+        return Cost(elementwise=3 * tokens * self.config.width)
 
 
 @dataclass(frozen=True, kw_only=True)

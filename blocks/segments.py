@@ -26,6 +26,14 @@ def runs(segments: Tensor) -> Tensor:
     return torch.where(segments == 0, 0, starts.cumsum(dim=1))
 
 
+def positions(segments: Tensor) -> Tensor:
+    """(B, T) positions counted from 0 in each document (and in each run of padding)."""
+    t = torch.arange(segments.shape[1], device=segments.device)
+    starts = torch.ones_like(segments, dtype=torch.bool)
+    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return t - torch.where(starts, t, 0).cummax(dim=1).values
+
+
 def unpack(x: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One row a document: x (B, T, D) -> documents (N, L, D) right-padded with zeros, valid (N, L), flat index (N, L).
 

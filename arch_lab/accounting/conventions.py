@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from blocks.attention.masks import sides
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
@@ -28,7 +30,7 @@ def scores(mixers: Iterable[Any], tokens: int) -> Scores:
         h = getattr(config, "channels", None) or getattr(config, "head_width", None) or 0
         n = getattr(config, "heads", 0)
         radius, window = getattr(config, "radius", None), getattr(config, "window", None)
-        span = 2 * radius + 1 if radius is not None else window if window is not None else tokens
+        span = sum(sides(radius)) + 1 if radius is not None else window if window is not None else tokens
         windowed += n * h * min(span, tokens)
         full += n * h * tokens
         heads += n * tokens

@@ -238,12 +238,18 @@ def _convolution_backward(args: Any, kwargs: Any, out: Any) -> tuple[str, int]:
     return "matmul", _real_parts(weight) * sum(mask[:2]) * product
 
 
+def _triangular_solve(args: Any, kwargs: Any, out: Tensor) -> tuple[str, int]:
+    """By substitution: n(n - 1) additions and products and n divisions for each right-hand side of an n x n system."""
+    return "matmul", _real_parts(args[0]) * out.numel() * args[0].shape[-1]
+
+
 FORMULAS: dict[str, Callable[[Any, Any, Any], tuple[str, int]]] = {
     "aten::_fft_r2c": _r2c,
     "aten::_fft_c2r": _c2r,
     "aten::_fft_c2c": _c2c,
     "aten::mul": _product,
     "aten::convolution_backward": _convolution_backward,
+    "aten::linalg_solve_triangular": _triangular_solve,
 }
 
 

@@ -14,7 +14,9 @@ from typing import Any
 from arch_lab.accounting import conventions as papers
 from arch_lab.architecture.decoder import Decoder, DecoderConfig, meta_model
 from arch_lab.architecture.encoder import Encoder, EncoderConfig, meta_encoder
+from arch_lab.architecture.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, meta_encoder_decoder
 from blocks.cost import Cost, total
+from blocks.errors import ConfigError
 
 TRAINING = 3  # forward + backward, the backward being two products for each of the forward's one
 
@@ -45,7 +47,7 @@ class Ledger:
     cost: Cost  # forward, one sequence
     components: tuple[Component, ...]
     conventions: dict[str, float]  # training FLOPs per token by other papers' rules
-    state_bytes: int  # one sequence after ``tokens`` tokens; 0 for an encoder, which keeps none
+    state_bytes: int  # one sequence after ``tokens`` tokens (an encoder–decoder's after its half); 0 for an encoder, which keeps none
 
     @property
     def forward(self) -> Fraction:
@@ -67,14 +69,40 @@ def by_kind(cost: Cost, tokens: int, batch: int) -> dict[str, Fraction]:
     return {k: Fraction(batch * getattr(cost, k) + getattr(cost, f"shared_{k}"), batch * tokens) for k in kinds}
 
 
-def ledger(config: DecoderConfig | EncoderConfig, *, tokens: int, batch: int, model: Decoder | Encoder | None = None) -> Ledger:
+Model = Decoder | Encoder | EncoderDecoder
+
+
+def without_memory(config: DecoderConfig | EncoderConfig | EncoderDecoderConfig) -> Model:
+    """The model on the meta device, whichever of the three it is."""
+    if isinstance(config, EncoderDecoderConfig):
+        return meta_encoder_decoder(config)
+    return meta_encoder(config) if isinstance(config, EncoderConfig) else meta_model(config)
+
+
+def halves(tokens: int) -> tuple[int, int]:
+    """(source, target) tokens of a row that an encoder–decoder splits in two, the longer half to the decoder (arXiv 2504.06225).
+
+    Raises: ConfigError for a row too short to split.
+    """
+    if tokens < 2:
+        raise ConfigError(f"an encoder–decoder splits its tokens between source and target, so it needs 2 or more, got {tokens}")
+    return tokens // 2, tokens - tokens // 2
+
+
+def ledger(config: DecoderConfig | EncoderConfig | EncoderDecoderConfig, *, tokens: int, batch: int, model: Model | None = None) -> Ledger:
     """Count the model built from ``config`` (on the meta device unless a built one is given).
 
-    Raises: AssertionError when the parts do not sum to the whole, which would be a bug in a block's ledger.
+    An encoder–decoder is counted on a row of ``tokens`` split in ``halves``: what it spends a token then compares with a
+    decoder's on the same row. Raises: AssertionError when the parts do not sum to the whole, which would be a bug in a
+    block's ledger; ConfigError for an encoder–decoder and a single token.
     """
     if model is None:
-        model = meta_encoder(config) if isinstance(config, EncoderConfig) else meta_model(config)
-    parts = model.components(tokens)
+        model = without_memory(config)
+    if isinstance(model, EncoderDecoder):
+        source, target = halves(tokens)
+        parts, state = model.components(source, target), model.state_bytes(target, source)
+    else:
+        parts, state = model.components(tokens), model.state_bytes(tokens) if model.causal else 0
     counts = model.parameter_counts()
     everything = sum(p.numel() for p in model.parameters())
     assert sum(n for _, n, _ in parts) == everything, "components do not sum to the model's parameters"
@@ -87,7 +115,7 @@ def ledger(config: DecoderConfig | EncoderConfig, *, tokens: int, batch: int, mo
         cost=cost,
         components=_by_part(parts, tokens, batch),
         conventions=conventions(model, tokens),
-        state_bytes=model.state_bytes(tokens) if model.causal else 0,
+        state_bytes=state,
     )
 
 
@@ -112,9 +140,14 @@ def _by_part(parts: list[tuple[str, int, Cost]], tokens: int, batch: int) -> tup
     )
 
 
-def conventions(model: Decoder | Encoder, tokens: int) -> dict[str, float]:
-    """``arch_lab.accounting.conventions`` of a built model: training FLOPs per token by other papers' rules."""
+def conventions(model: Model, tokens: int) -> dict[str, float]:
+    """``arch_lab.accounting.conventions`` of a built model: training FLOPs per token by other papers' rules.
+
+    Those papers know one stack: of an encoder–decoder, whose tokens pass one of two, they would charge every token with both.
+    """
     counts = model.parameter_counts()
+    if isinstance(model, EncoderDecoder):
+        return {"six_nd": float(6 * counts["total"])}
     embedding: Any = model.embedding.config
     return papers.conventions(
         non_embedding=counts["total"] - counts["embedding"],

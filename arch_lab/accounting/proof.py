@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from arch_lab.accounting.counter import Counted, count_forward
 from arch_lab.architecture.decoder import Decoder
 from arch_lab.architecture.encoder import Encoder
+from arch_lab.architecture.encoder_decoder import EncoderDecoder
+from blocks.contract import CrossMixer
 from blocks.cost import Cost
 from blocks.errors import UserError
 
@@ -29,19 +31,19 @@ class Uncountable(UserError):
     """A block whose graph does not run on the meta device: its formula stands unproven."""
 
 
-def prove(model: Decoder | Encoder, tokens: int, *, batch: int = 1, built_in: bool = True) -> int:
-    """Count every distinct part of a model on the meta device (``meta_model``, ``meta_encoder``); returns how many parts.
+def prove(model: Decoder | Encoder | EncoderDecoder, tokens: int, *, batch: int = 1, built_in: bool = True) -> int:
+    """Count every distinct part of a model on the meta device (``meta_model`` and its like); returns how many parts.
 
     Two batch sizes, so that work done once a forward cannot pass for work done for every sequence. ``built_in=False``
     passes over the blocks of this library, which its tests prove: torch needs seconds to get ready to count.
     Raises: AccountingError naming the block and both numbers; Uncountable when a block cannot run without values.
     """
     tokens, parts = min(tokens, LONGEST), 0
-    for name, block, call in _parts(model, tokens):
+    for name, block, formula, call in _parts(model, tokens):
         if not built_in and type(block).__module__.startswith("blocks."):
             continue
         for b in (batch, batch + 1):
-            check(f"{name} ({type(block).__name__})", block.cost(tokens), _counted(name, block, call, b), batch=b, tokens=tokens)
+            check(f"{name} ({type(block).__name__})", formula, _counted(name, block, call, b), batch=b, tokens=tokens)
         parts += 1
     return parts
 
@@ -72,19 +74,39 @@ def _counted(name: str, block: nn.Module, call: Callable[[int], Any], batch: int
         ) from error
 
 
-def _parts(model: Decoder | Encoder, tokens: int) -> Iterator[tuple[str, Any, Callable[[int], Any]]]:
-    """(name, block, call with a batch size): the ends, and one layer of each kind."""
+Part = tuple[str, Any, Cost, Callable[[int], Any]]
+
+
+def _parts(model: Decoder | Encoder | EncoderDecoder, tokens: int) -> Iterator[Part]:
+    """(name, block, what it says it costs, call with a batch size): the ends, and one layer of each kind."""
     embedding: Any = model.embedding
-    yield "embedding+head", embedding, lambda b: embedding.logits(embedding(torch.zeros(b, tokens, dtype=torch.long, device="meta")))
+    looked_up: Callable[[int], Any] = lambda b: embedding.logits(embedding(torch.zeros(b, tokens, dtype=torch.long, device="meta")))  # noqa: E731
+    yield "embedding+head", embedding, embedding.cost(tokens), looked_up
+    if isinstance(model, EncoderDecoder):
+        yield from _layers("encoder.layers", model.encoder.layers, tokens, model.config.source_width)
+        yield from _layers("decoder.layers", model.decoder.layers, tokens, model.config.width)
+        return
+    yield from _layers("layers", model.layers, tokens, model.config.width)
+    if isinstance(model, Encoder):
+        yield "head", model.head, model.head.cost(tokens), _on_rows(model.head, tokens, model.config.width)
+
+
+def _layers(where: str, layers: nn.ModuleList, tokens: int, width: int) -> Iterator[Part]:
     seen: list[tuple[type, Any]] = []  # a list: configs of third parties need not hash
-    for i, layer in enumerate(model.layers):
+    for i, layer in enumerate(layers):
         for child, block in layer.named_children():
             kind = (type(block), getattr(block, "config", None))
             if kind not in seen:
                 seen.append(kind)
-                yield f"layers.{i}.{child}", block, _on_rows(block, tokens, model.config.width)
-    if isinstance(model, Encoder):
-        yield "head", model.head, _on_rows(model.head, tokens, model.config.width)
+                yield f"{where}.{i}.{child}", block, *_on_either(block, tokens, width)
+
+
+def _on_either(block: Any, tokens: int, width: int) -> tuple[Cost, Callable[[int], Any]]:
+    if not isinstance(block, CrossMixer):
+        return block.cost(tokens), _on_rows(block, tokens, width)
+    read = tokens + 3  # another length than x, or a product of the two could pass for a square
+    memory: Callable[[int], Tensor] = lambda batch: torch.empty(batch, read, block.memory_width, device="meta")  # noqa: E731
+    return block.cost(tokens, read), lambda batch: block(torch.empty(batch, tokens, width, device="meta"), memory(batch))
 
 
 def _on_rows(block: nn.Module, tokens: int, width: int) -> Callable[[int], Any]:

@@ -29,6 +29,7 @@ class LayerConfig:
     channel: BlockConfig
     norm: BlockConfig
     sandwich: bool = False  # norm also what each mixer returns (Gemma 2 on)
+    scale: BlockConfig | None = None  # acts on what the whole layer returns (Gemma 4: one scalar)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class Layer(nn.Module):
         self.mixer = config.mixer.build()
         self.channel_norm = config.norm.build()
         self.channel = config.channel.build()
+        self.scale = None if config.scale is None else config.scale.build()
         if not isinstance(self.mixer, SequenceMixer):
             raise ConfigError(f"{type(self.mixer).__name__} is not a sequence mixer")
 
@@ -62,7 +64,8 @@ class Layer(nn.Module):
 
     def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         x = x + self.after_mixer(mixed)
-        return x + self.after_channel(self.channel(self.channel_norm(x)))
+        x = x + self.after_channel(self.channel(self.channel_norm(x)))
+        return x if self.scale is None else self.scale(x)
 
     def forward(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
         return self._finish(x, self.mixer(self.mixer_norm(x), segments))
@@ -122,15 +125,22 @@ class Decoder(nn.Module):
 
     # --- decoding -----------------------------------------------------------------------------------------------
 
-    def init_state(self, batch: int, max_tokens: int | None = None) -> list[Any]:
-        return [layer.mixer.init_state(batch, max_tokens or self.config.max_tokens) for layer in self.layers]
+    def init_state(self, batch: int, max_tokens: int | None = None, *, reserve: bool = False) -> list[Any]:
+        """One state a layer. ``reserve``: take the memory of ``max_tokens`` tokens at once (SequenceMixer.reserve_state)."""
+        limit = max_tokens or self.config.max_tokens
+        mixers = [layer.mixer for layer in self.layers]
+        return [mixer.reserve_state(batch, limit) if reserve else mixer.init_state(batch, limit) for mixer in mixers]
 
-    def prefill(self, tokens: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
-        """Logits (B, t, V) of the next t tokens (B, t), and the state after them."""
+    def prefill(self, tokens: Tensor, state: list[Any], *, last_only: bool = False) -> tuple[Tensor, list[Any]]:
+        """Logits (B, t, V) of the next t tokens (B, t), and the state after them.
+
+        ``last_only``: those of the last token alone, (B, 1, V); of a long prompt the others are the larger part of the memory.
+        """
         x, after = self.embedding(tokens), []
         for layer, s in zip(self.layers, state, strict=True):
             x, s = layer.prefill(x, s)
             after.append(s)
+        x = x[:, -1:] if last_only else x
         return self.embedding.logits(self.norm(x)), after
 
     def step(self, tokens: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:

@@ -1,4 +1,4 @@
-"""A bidirectional encoder with a masked-token head, the frame of every BERT-style architecture.
+"""Bidirectional encoders with a masked-token head: the frame of every BERT-style architecture, and a decoder's stack unmasked.
 
 Legend: B batch, T tokens, D width, V vocabulary.
 It is no language model: each output sees the tokens after it, so a perplexity from it would be meaningless. Recipes of
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from arch_lab.architecture.decoder import on_meta
+from arch_lab.architecture.decoder import Decoder, DecoderConfig, on_meta
 from blocks.bert.embedding import BertEmbeddingConfig
 from blocks.contract import BlockConfig, SequenceMixer
 from blocks.cost import Cost, total
@@ -107,10 +107,32 @@ class Encoder(nn.Module):
         return {"embedding": embedding, "head": head, "body": everything - embedding - head, "total": everything}
 
 
-def meta_encoder(config: EncoderConfig) -> Encoder:
+class BidirectionalStack(Decoder):
+    """A decoder's layers without their masks: ``hidden`` gives states, ``forward`` logits through the tied table.
+
+    It is a Decoder so that a trained one's weights fit by name; what a decoder does token by token is refused.
+    Raises: ConfigError when a mixer is causal.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__(config)
+        masked = [type(layer.mixer).__name__ for layer in self.layers if layer.mixer.causal]
+        if masked:
+            raise ConfigError(f"an encoder reads in both directions, but {masked[0]} is causal; configure it with causal: false")
+
+    def state_bytes(self, tokens: int) -> int:
+        raise ConfigError("an encoder reads whole sequences: it has no decoding state")
+
+
+def build_encoder(config: EncoderConfig | DecoderConfig) -> Encoder | BidirectionalStack:
+    """The encoder these blocks make up."""
+    return Encoder(config) if isinstance(config, EncoderConfig) else BidirectionalStack(config)
+
+
+def meta_encoder(config: EncoderConfig | DecoderConfig) -> Encoder | BidirectionalStack:
     """The model without memory: shapes and counts only, on the meta device."""
     with on_meta():
-        return Encoder(config)
+        return build_encoder(config)
 
 
 def _size(module: nn.Module) -> int:

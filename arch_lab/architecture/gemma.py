@@ -1,4 +1,4 @@
-"""Gemma 1, 2 and 3 as recipes: which attention in which layer, which norms, which caps.
+"""Gemma 1, 2 and 3 as recipes: which attention in which layer, which norms, which caps. Gemma 4 builds on them next door.
 
 Legend: D width, H query heads, K key/value heads, C head width.
 Sources: arXiv 2403.08295, 2408.00118, 2503.19786. The options reproduce the published models exactly (explicit heads,
@@ -14,10 +14,12 @@ from typing import ClassVar
 from arch_lab.architecture.decoder import DecoderConfig, LayerConfig
 from arch_lab.architecture.recipe import Recipe, Shape, register_architecture
 from blocks.attention.gemma import AttentionConfig, Gemma1AttentionConfig, Gemma2AttentionConfig, Gemma3AttentionConfig
+from blocks.attention.rope import Drop, check_fraction
 from blocks.channel.glu import GeGLUConfig
 from blocks.embedding import TiedEmbeddingConfig
 from blocks.errors import ConfigError
 from blocks.norm import RMSNormConfig
+from blocks.scale import LayerScaleConfig
 
 LOCAL, GLOBAL = "L", "G"
 
@@ -28,6 +30,11 @@ def default_head_width(width: int) -> int:
         if width % c == 0 and width >= 8 * c:
             return c
     return min(32, width)
+
+
+def grouped(heads: int, groups: int) -> int:
+    """Key/value heads where ``groups`` query heads share one, or the nearest smaller divisor of ``heads`` of them."""
+    return heads // next(g for g in range(min(groups, heads), 0, -1) if heads % g == 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +54,8 @@ class GemmaRecipe(Recipe):
     head_width: int | None = None  # None: see default_head_width
     heads: int | None = None  # None: width / head_width
     query_scale: float | None = None  # None: head_width^-0.5; the 27B models use (width/heads)^-0.5
+    rope_fraction: float = 1.0  # p of p-RoPE (Gemma 3 and 4: of global layers); 0 = no position encoding
+    rope_drop: Drop = "low"  # which frequencies a fraction below 1 leaves out
 
     sandwich: ClassVar[bool] = True  # norms after each mixer too (Gemma 2 on)
 
@@ -55,6 +64,10 @@ class GemmaRecipe(Recipe):
             value = getattr(self, name, None)
             if value is not None and value < 1:
                 raise ConfigError(f"architecture {self.name!r}: {name} must be at least 1, got {value}")
+        fractions = (self.rope_fraction, getattr(self, "local_rope_fraction", 1.0))
+        for fraction in fractions:
+            check_fraction(f"architecture {self.name!r}", fraction)
+        check_fraction(f"architecture {self.name!r}", min(fractions), self.rope_drop)
         # The solver steps by whole heads; set on the instance, because the class's multiple fits the default rule only
         if self.heads is None and self.head_width is not None:
             object.__setattr__(self, "width_multiple", self.head_width)
@@ -80,8 +93,11 @@ class GemmaRecipe(Recipe):
         explicit: int | None = getattr(self, "kv_heads", None)
         if explicit is not None:
             return explicit
-        groups: int = getattr(self, "kv_groups", 1)
-        return heads // next(g for g in range(min(groups, heads), 0, -1) if heads % g == 0)
+        return grouped(heads, getattr(self, "kv_groups", 1))
+
+    def _drop(self, fraction: float) -> Drop:
+        """What a layer with this fraction drops; one that drops nothing need not say."""
+        return self.rope_drop if fraction < 1 else "low"
 
     @abstractmethod
     def _mixer(self, kind: str, width: int, heads: HeadShape) -> AttentionConfig:
@@ -96,17 +112,28 @@ class GemmaRecipe(Recipe):
     def final_cap(self) -> float | None:
         return None
 
+    def kinds(self, depth: int) -> str:
+        """L or G for each layer of a model this deep."""
+        return "".join(self.layer_pattern[i % len(self.layer_pattern)] for i in range(depth))
+
+    def _norm(self, width: int) -> RMSNormConfig:
+        return RMSNormConfig(width=width)
+
+    def _scale(self, width: int) -> LayerScaleConfig | None:
+        """What multiplies the output of each layer."""
+        return None
+
     def decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
-        heads, norm = self.head_shape(shape.width), RMSNormConfig(width=shape.width)
-        pattern = self.layer_pattern
+        heads, norm = self.head_shape(shape.width), self._norm(shape.width)
         layers = tuple(
             LayerConfig(
-                mixer=self._mixer(pattern[i % len(pattern)], shape.width, heads),
+                mixer=self._mixer(kind, shape.width, heads),
                 channel=GeGLUConfig(width=shape.width, ffn_width=shape.ffn_width),
                 norm=norm,
                 sandwich=self.sandwich,
+                scale=self._scale(shape.width),
             )
-            for i in range(shape.depth)
+            for kind in self.kinds(shape.depth)
         )
         embedding = TiedEmbeddingConfig(vocabulary=vocabulary, width=shape.width, scale=True, final_softcap=self.final_cap)
         return DecoderConfig(width=shape.width, max_tokens=max_tokens, embedding=embedding, layers=layers, norm=norm)
@@ -124,7 +151,13 @@ class Gemma1(GemmaRecipe):
     ffn_ratio: ClassVar[float] = 8.0  # both published sizes
 
     def _mixer(self, kind: str, width: int, heads: HeadShape) -> AttentionConfig:
-        return Gemma1AttentionConfig(width=width, rope_base=self.rope_base, **vars(heads))
+        return Gemma1AttentionConfig(
+            width=width,
+            rope_base=self.rope_base,
+            rope_fraction=self.rope_fraction,
+            rope_drop=self._drop(self.rope_fraction),
+            **vars(heads),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +195,15 @@ class Gemma2(PatternedRecipe):
         return self.final_softcap
 
     def _mixer(self, kind: str, width: int, heads: HeadShape) -> AttentionConfig:
-        window = self.window if kind == LOCAL else None
-        return Gemma2AttentionConfig(width=width, window=window, softcap=self.attention_softcap, rope_base=self.rope_base, **vars(heads))
+        return Gemma2AttentionConfig(
+            width=width,
+            window=self.window if kind == LOCAL else None,
+            softcap=self.attention_softcap,
+            rope_base=self.rope_base,
+            rope_fraction=self.rope_fraction,
+            rope_drop=self._drop(self.rope_fraction),
+            **vars(heads),
+        )
 
 
 @register_architecture("gemma3", source="arXiv:2503.19786")
@@ -176,8 +216,23 @@ class Gemma3(PatternedRecipe):
     local_rope_base: float = 10_000.0
     global_rope_base: float = 1_000_000.0
     rope_factor: float = 1.0  # of global layers; 8 in the published 4B, 12B and 27B
+    local_rope_fraction: float = 1.0
 
     def _mixer(self, kind: str, width: int, heads: HeadShape) -> AttentionConfig:
         if kind == LOCAL:
-            return Gemma3AttentionConfig(width=width, window=self.window, rope_base=self.local_rope_base, **vars(heads))
-        return Gemma3AttentionConfig(width=width, rope_base=self.global_rope_base, rope_factor=self.rope_factor, **vars(heads))
+            return Gemma3AttentionConfig(
+                width=width,
+                window=self.window,
+                rope_base=self.local_rope_base,
+                rope_fraction=self.local_rope_fraction,
+                rope_drop=self._drop(self.local_rope_fraction),
+                **vars(heads),
+            )
+        return Gemma3AttentionConfig(
+            width=width,
+            rope_base=self.global_rope_base,
+            rope_factor=self.rope_factor,
+            rope_fraction=self.rope_fraction,
+            rope_drop=self._drop(self.rope_fraction),
+            **vars(heads),
+        )

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeVar
 
 from arch_lab.architecture.decoder import Decoder, DecoderConfig
-from arch_lab.architecture.encoder import Encoder, EncoderConfig
+from arch_lab.architecture.encoder import BidirectionalStack, Encoder, EncoderConfig, build_encoder
+from arch_lab.architecture.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError, did_you_mean
 
@@ -37,7 +38,7 @@ class Recipe(BlockConfig, ABC):
 
     name: ClassVar[str]
     source: ClassVar[str]
-    causal: ClassVar[bool] = True  # False: an encoder, see EncoderRecipe
+    causal: ClassVar[bool] = True  # False: no causal language model, see EncoderRecipe and EncoderDecoderRecipe
     # what the solver may turn, and in which steps: multiples that keep head widths and Monarch blocks whole
     width_multiple: ClassVar[int] = 32
     ffn_multiple: ClassVar[int] = 8
@@ -51,8 +52,8 @@ class Recipe(BlockConfig, ABC):
     def model(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> Decoder:
         return Decoder(self.decoder(shape, vocabulary=vocabulary, max_tokens=max_tokens))
 
-    def blueprint(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig | EncoderConfig:
-        """What the ledger counts, whichever of the two this architecture is."""
+    def blueprint(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig | EncoderConfig | EncoderDecoderConfig:
+        """What the ledger counts, whichever of the three this architecture is."""
         return self.decoder(shape, vocabulary=vocabulary, max_tokens=max_tokens)
 
 
@@ -63,13 +64,16 @@ class EncoderRecipe(Recipe, ABC):
     causal: ClassVar[bool] = False
 
     @abstractmethod
-    def encoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderConfig:
-        """Every block of the model, at this shape. Raises: ConfigError when the shape does not fit the recipe."""
+    def encoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderConfig | DecoderConfig:
+        """Every block of the model, at this shape; a DecoderConfig is a decoder's stack with its masks off.
 
-    def encoder_model(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> Encoder:
-        return Encoder(self.encoder(shape, vocabulary=vocabulary, max_tokens=max_tokens))
+        Raises: ConfigError when the shape does not fit the recipe.
+        """
 
-    def blueprint(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderConfig:
+    def encoder_model(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> Encoder | BidirectionalStack:
+        return build_encoder(self.encoder(shape, vocabulary=vocabulary, max_tokens=max_tokens))
+
+    def blueprint(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderConfig | DecoderConfig:
         return self.encoder(shape, vocabulary=vocabulary, max_tokens=max_tokens)
 
     def decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
@@ -78,6 +82,32 @@ class EncoderRecipe(Recipe, ABC):
     def refuse_decoder(self, what: str = "") -> ConfigError:
         return ConfigError(
             f"{what}architecture {self.name!r} is a bidirectional encoder: it sees the tokens it would have to predict; "
+            f"choose a decoder: {', '.join(architectures(causal=True))}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderDecoderRecipe(Recipe, ABC):
+    """Options of a model that reads a source and writes a target; the shape is the decoder's. Refused where one sequence is asked for."""
+
+    causal: ClassVar[bool] = False
+
+    @abstractmethod
+    def encoder_decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderDecoderConfig:
+        """Every block of the model, at this shape. Raises: ConfigError when the shape does not fit the recipe."""
+
+    def encoder_decoder_model(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderDecoder:
+        return EncoderDecoder(self.encoder_decoder(shape, vocabulary=vocabulary, max_tokens=max_tokens))
+
+    def blueprint(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderDecoderConfig:
+        return self.encoder_decoder(shape, vocabulary=vocabulary, max_tokens=max_tokens)
+
+    def decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
+        raise self.refuse_decoder()
+
+    def refuse_decoder(self, what: str = "") -> ConfigError:
+        return ConfigError(
+            f"{what}architecture {self.name!r} is an encoder–decoder: it needs a source beside the tokens it predicts; "
             f"choose a decoder: {', '.join(architectures(causal=True))}"
         )
 
@@ -100,7 +130,7 @@ def register_architecture(name: str, *, source: str) -> Callable[[R], R]:
 
 
 def architectures(*, causal: bool | None = None) -> list[str]:
-    """Registered names: all of them, the decoders (``causal=True``) or the encoders (``causal=False``)."""
+    """Registered names: all of them, the decoders (``causal=True``), or the encoders and encoder–decoders."""
     return sorted(name for name, cls in _recipes.items() if causal is None or cls.causal == causal)
 
 

@@ -211,12 +211,17 @@ class Search:
         slope = [(wider[a] - layer[a]) / max(1, high - low) for a in axes]
         deepest = min(MAX_DEPTH, max(2, 2 * width), max(1, int((targets[0] - ends[0]) / max(layer[0], 1)) + 2))
         layers = [layer] * deepest
-        if len(targets) > 1 or "params" not in self.targets:  # layers of one pattern differ in FLOPs, rarely in parameters
+        # a recipe may end on a layer of its own kind (Gemma 4: a global one), which in a model of one layer is the first too
+        two = self.config(Shape(width=width, depth=2, ffn_width=low))
+        own_end = two is not None and two.layers[0] != narrow.layers[0]
+        # layers of one pattern differ in FLOPs, rarely in parameters
+        if own_end or len(targets) > 1 or "params" not in self.targets:
             deep = self.config(Shape(width=width, depth=deepest, ffn_width=low))
             layers = [self._layer(measure_layer(each, self.tokens)) for each in deep.layers] if deep else layers
-        found, sums = [], ends
+        found, inner = [], ends
         for depth, each in enumerate(layers, start=1):
-            sums = [s + v for s, v in zip(sums, each, strict=True)]
+            sums = [s + v for s, v in zip(inner, layer if own_end else each, strict=True)]
+            inner = [s + v for s, v in zip(inner, each, strict=True)]
             wanted = (targets[0] - sums[0]) / depth / slope[0] + low if slope[0] else float(low)
             middle = multiple(wanted, step)
             for ffn in {min(high, max(low, f)) for f in ((middle - step, middle, middle + step) if len(targets) > 1 else (middle,))}:

@@ -42,8 +42,14 @@ class Tokenizer(ABC):
         """The bytes each id stands for, V entries; b"" for special tokens."""
 
     @abstractmethod
+    def to_dict(self) -> dict[str, str]:
+        """``kind``, ``separator`` and ``json`` (the text of a tokenizer.json): what ``tokenizer_from`` rebuilds it from."""
+
     def save(self, folder: Path) -> None:
         """Writes ``tokenizer.json`` and ``tokenizer_kind.json``; ``load_tokenizer`` reads them."""
+        parts = self.to_dict()
+        write_atomically(folder / "tokenizer.json", parts.pop("json").encode())
+        write_atomically(folder / "tokenizer_kind.json", json.dumps(parts).encode())
 
     @property
     @abstractmethod
@@ -102,8 +108,8 @@ class ByteTokenizer(Tokenizer):
     def pieces(self) -> list[bytes]:
         return self._pieces
 
-    def save(self, folder: Path) -> None:
-        _save(folder, "{}", self.kind, SEPARATOR)
+    def to_dict(self) -> dict[str, str]:
+        return {"kind": self.kind, "separator": SEPARATOR, "json": "{}"}
 
 
 class SubwordTokenizer(Tokenizer):
@@ -137,8 +143,8 @@ class SubwordTokenizer(Tokenizer):
     def pieces(self) -> list[bytes]:
         return self._pieces
 
-    def save(self, folder: Path) -> None:
-        _save(folder, self._inner.to_str(), self.kind, self.separator_name)
+    def to_dict(self) -> dict[str, str]:
+        return {"kind": self.kind, "separator": self.separator_name, "json": self._inner.to_str()}
 
     @property
     def fingerprint(self) -> str:
@@ -216,6 +222,23 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
+def tokenizer_from(parts: dict[str, str]) -> Tokenizer:
+    """What ``to_dict`` returned, for instance out of a checkpoint. Raises: DataError."""
+    try:
+        kind, separator, text = parts["kind"], parts["separator"], parts["json"]
+    except (KeyError, TypeError):
+        raise DataError("the checkpoint's tokenizer is incomplete (kind, separator and json are needed)") from None
+    if kind == "bytes":
+        return ByteTokenizer()
+    try:
+        inner = _library().Tokenizer.from_str(text)
+    except DataError:
+        raise
+    except Exception as error:  # the library raises plain Exception
+        raise DataError(f"the checkpoint's tokenizer is unreadable ({str(error).splitlines()[0]})") from None
+    return SubwordTokenizer(inner, kind=kind, separator=separator)
+
+
 def id_dtype(vocabulary: int) -> type[np.unsignedinteger[Any]]:
     """uint16 as long as every id fits."""
     return np.uint16 if vocabulary <= 1 << 16 else np.uint32
@@ -231,11 +254,6 @@ def _library() -> Any:
     except ImportError:
         raise DataError("tokenizer kinds 'bpe' and 'file' need the package tokenizers (pip install tokenizers); 'bytes' does not") from None
     return tokenizers
-
-
-def _save(folder: Path, content: str, kind: str, separator: str) -> None:
-    write_atomically(folder / "tokenizer.json", content.encode())
-    write_atomically(folder / "tokenizer_kind.json", json.dumps({"kind": kind, "separator": separator}).encode())
 
 
 def _batches(documents: Sequence[str]) -> Iterator[list[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from arch_lab.architecture import Decoder, Shape, recipe
+from arch_lab.data import Tokenizer, tokenizer_from
 from arch_lab.study import files
 from arch_lab.study.run import MODEL
 from arch_lab.training.callbacks import intact
@@ -21,11 +22,12 @@ class CheckpointError(UserError):
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """``model`` in evaluation mode on the CPU; ``config`` and ``result`` as stored."""
+    """``model`` in evaluation mode on the CPU; ``config`` and ``result`` as stored; the tokenizer its ids belong to."""
 
     model: Decoder
     config: dict[str, Any]
     result: dict[str, Any]
+    tokenizer: Tokenizer | None = None  # None: an experiment without text
 
 
 def load_run(run: str | Path) -> LoadedRun:
@@ -45,6 +47,7 @@ def load_run(run: str | Path) -> LoadedRun:
     model = recipe(config["architecture"], config["options"]).model(
         shape, vocabulary=config["vocabulary"], max_tokens=config["training"]["sequence_length"]
     )
-    weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")})
-    return LoadedRun(model=model.eval(), config=config, result=result)
+    kept = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict({k.removeprefix("model."): v for k, v in kept["state_dict"].items() if k.startswith("model.")})
+    tokenizer = tokenizer_from(kept["tokenizer"]) if "tokenizer" in kept else None
+    return LoadedRun(model=model.eval(), config=config, result=result, tokenizer=tokenizer)

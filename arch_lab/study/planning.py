@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from arch_lab.accounting import Ledger, ledger
-from arch_lab.architecture import EncoderRecipe, Shape, meta_model
+from arch_lab.architecture import EncoderDecoderRecipe, EncoderRecipe, Shape, meta_model
 from arch_lab.budget import BudgetError, check, deviations, refuse, solve_together
 from arch_lab.study.config import StudyConfig, load_study
 from arch_lab.study.library import find_study
@@ -55,7 +55,7 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
     vocabulary, tokens, batch = planned_vocabulary(config.data), config.training.sequence_length, config.training.batch_size
     recipes = [arm.recipe() for arm in config.arms]
     for arm, recipe_ in zip(config.arms, recipes, strict=True):
-        if isinstance(recipe_, EncoderRecipe):
+        if isinstance(recipe_, (EncoderRecipe, EncoderDecoderRecipe)):
             raise recipe_.refuse_decoder(f"experiment {config.experiment!r}, arm {arm.name!r}: ")
     shapes: list[Shape | None] = [arm.fixed() for arm in config.arms]
     open_arms = [i for i, shape in enumerate(shapes) if shape is None]

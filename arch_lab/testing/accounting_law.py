@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from arch_lab.architecture.decoder import on_meta
-from arch_lab.testing.decoding import CHUNK, chunkings
+from arch_lab.testing.anchored import staged
+from arch_lab.testing.decoding import CHUNK, chunkings, state_makers
 from arch_lab.testing.result import Broken
 from arch_lab.testing.subject import Subject
 from blocks.contract import SequenceMixer, tensors_nbytes
@@ -69,7 +70,7 @@ def _flops(subject: Subject, cost: Cost, batch: int, tokens: int) -> None:
 
 def _without_memory(subject: Subject) -> nn.Module:
     with on_meta():
-        return type(subject.module.config).from_options(subject.case.options).build()  # type: ignore[no-any-return]
+        return staged(type(subject.module.config).from_options(subject.case.options).build())
 
 
 def _parameters(subject: Subject) -> None:
@@ -92,14 +93,16 @@ def _state(subject: Subject, batch: int, tokens: int, seed: int) -> None:
     mixer = subject.module
     assert isinstance(mixer, SequenceMixer)
     x = subject.input(batch, tokens, seed)
-    for _, chunks in chunkings(tokens, subject.window or CHUNK, seed)[:3]:
-        state = mixer.init_state(batch, tokens)
-        start = 0
-        _held(mixer, state, batch, 0, x)
-        for size in chunks:
-            _, state = mixer.prefill(x[:, start : start + size], state)
-            start += size
-            _held(mixer, state, batch, start, x)
+    for make in state_makers(mixer):
+        reserved = tokens if make == mixer.reserve_state else 0  # then the bytes of all tokens are held from the first on
+        for _, chunks in chunkings(tokens, subject.window or CHUNK, seed)[:3]:
+            state = make(batch, tokens)
+            start = 0
+            _held(mixer, state, batch, reserved, x)
+            for size in chunks:
+                _, state = mixer.prefill(x[:, start : start + size], state)
+                start += size
+                _held(mixer, state, batch, reserved or start, x)
 
 
 def _held(mixer: SequenceMixer, state: object, batch: int, tokens: int, x: Tensor) -> None:

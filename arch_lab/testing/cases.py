@@ -24,6 +24,7 @@ SMALL: dict[str, Any] = {
     "heads": 4,
     "kv_heads": 2,
     "head_width": 4,  # heads · head_width differs from the width on purpose
+    "memory_width": 6,
     "max_tokens": LONGEST,
     "ffn_width": 12,
     "filter_order": 8,
@@ -36,11 +37,14 @@ SMALL: dict[str, Any] = {
 }
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "window": [{"window": WINDOW, "kv_heads": 1}],
-    "radius": [{"causal": False, "radius": 2}],
+    "radius": [{"causal": False, "radius": 2}, {"causal": False, "radius": [1, 2]}],
     "kv_heads": [{"kv_heads": SMALL["heads"]}],
     "softcap": [{"softcap": None}, {"softcap": 2.0, "window": WINDOW}],
     "rope_factor": [{"rope_factor": 8.0, "query_scale": 0.7}],
+    "rope_fraction": [{"rope_fraction": 0.5, "rope_drop": "high"}],
     "final_softcap": [{"final_softcap": 3.0}],
+    "order": [{"order": 3}, {"order": 3, "base": 2, "groups": 2}],
+    "base": [{"base": 4, "groups": 4, "members": "shared"}],  # base does not divide most lengths
     "blocks": [{"blocks": 4}],  # does not divide 6 or 10: padded blocks
 }
 

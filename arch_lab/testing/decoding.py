@@ -7,6 +7,7 @@ filled is right for chunks that fit and wrong for the first one that does not.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -29,8 +30,9 @@ def decoding(subject: Subject, batch: int, tokens: int, seed: int) -> float:
     y = subject(x)
     worst, limit = 0.0, tolerances.decoding(mixer).bound
     for how, chunks in chunkings(tokens, subject.window or CHUNK, seed):
-        # a state made for exactly T tokens, and one made for more
-        state = mixer.init_state(batch, tokens if len(chunks) % 2 else subject.longest)
+        # a state made for exactly T tokens, and one made for more; one that grows, and one that takes its memory at once
+        makers = state_makers(mixer)
+        state = makers[len(chunks) // 2 % len(makers)](batch, tokens if len(chunks) % 2 else subject.longest)
         start = 0
         for size in chunks:
             if how == "step by step":
@@ -55,6 +57,12 @@ def decoding(subject: Subject, batch: int, tokens: int, seed: int) -> float:
                 )
             start += size
     return worst
+
+
+def state_makers(mixer: Any) -> list[Callable[[int, int], Any]]:
+    """``init_state``, and ``reserve_state`` of a sequence mixer that has its own."""
+    own = isinstance(mixer, SequenceMixer) and type(mixer).reserve_state is not SequenceMixer.reserve_state
+    return [mixer.init_state, *([mixer.reserve_state] if own else [])]
 
 
 def chunkings(tokens: int, window: int, seed: int) -> list[tuple[str, list[int]]]:

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from arch_lab.testing import tolerances
+from arch_lab.testing.memory import memory_isolation
 from arch_lab.testing.result import Broken
 from arch_lab.testing.subject import Subject, first_position, ratio, scale_of
+from blocks.contract import CrossMixer
 
 PAD_CONTENT = 50.0  # finite and large: what a padding token's embedding may grow to
 
@@ -28,7 +30,9 @@ def isolation(subject: Subject, batch: int, tokens: int, seed: int) -> float:
     if not subject.takes_segments:
         return worst
     worst = max(worst, _packed(subject, batch, tokens, seed), _padded(subject, batch, tokens, seed))
-    return worst if subject.radius is None else max(worst, _beyond(subject, subject.radius, batch, tokens, seed))
+    if isinstance(subject.block, CrossMixer):
+        worst = max(worst, memory_isolation(subject, subject.block, batch, tokens, seed))
+    return worst if subject.reach is None else max(worst, _beyond(subject, subject.reach, batch, tokens, seed))
 
 
 @torch.no_grad()
@@ -143,14 +147,15 @@ def _padded(subject: Subject, batch: int, tokens: int, seed: int) -> float:
     return worst
 
 
-def _beyond(subject: Subject, radius: int, batch: int, tokens: int, seed: int) -> float:
-    """A declared radius r of a bidirectional mixer: positions more than r apart never meet."""
+def _beyond(subject: Subject, reach: tuple[int, int], batch: int, tokens: int, seed: int) -> float:
+    """A declared radius of a bidirectional mixer: what is farther before or after a token than it says never meets it."""
     x, s = subject.input(batch, tokens, seed), tokens // 2
     changed = x.clone()
     changed[:, s] = subject.other(x, seed + 1)[:, s]
-    far = (torch.arange(tokens) - s).abs() > radius
+    distance = torch.arange(tokens) - s  # how far before the output the changed token stands
+    far = (distance > reach[0]) | (-distance > reach[1])
     y, after = subject(x), subject(changed)
-    text = f"radius {radius} is wider than it says: output {{t}} moves with token {s}"
+    text = f"radius {reach} is wider than it says: output {{t}} moves with token {s}"
     keep = far[None, :, None]
     return _same(y * keep, after * keep, y, tolerances.same_length(subject.module).bound, text, s=s)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arch_lab.testing.anchored import bare, staged
 from arch_lab.testing.result import Broken
 from arch_lab.testing.subject import Subject
 from blocks.contract import Block
@@ -25,13 +26,13 @@ def round_trip(subject: Subject, batch: int, tokens: int, seed: int) -> float:
     twins: dict[str, Any] = {
         "the config read back from JSON": lambda: config.build(),
         "the registered name": lambda: build(subject.name, **subject.case.options),
-        "the import path": lambda: lookup(_path(type(subject.module))).config.from_options(subject.case.options).build(),
+        "the import path": lambda: lookup(_path(type(subject.block))).config.from_options(subject.case.options).build(),
     }
     saved = _saved(subject.module)
     for source, make in twins.items():
         twin = _apart(make)
-        if type(twin) is not type(subject.module):
-            raise Broken(f"{source} builds a {type(twin).__name__}, not a {type(subject.module).__name__}")
+        if type(bare(twin)) is not type(subject.block):
+            raise Broken(f"{source} builds a {type(bare(twin)).__name__}, not a {type(subject.block).__name__}")
         try:
             twin.double().eval().load_state_dict(saved)
         except RuntimeError as error:
@@ -71,7 +72,7 @@ def _apart(make: Any) -> Block:
     """Built with another seed, so that what the state dict does not carry shows."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(987_654_321)
-        return make()  # type: ignore[no-any-return]
+        return staged(make())
 
 
 def _equal(found: Tensor, expected: Tensor, source: str) -> None:

@@ -15,7 +15,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from arch_lab.testing.anchored import bare, staged
 from arch_lab.testing.cases import LONGEST, Case
+from blocks.attention.masks import sides
 from blocks.contract import SequenceMixer
 from blocks.errors import ConfigError
 from blocks.registry import Entry
@@ -64,9 +66,15 @@ class Subject:
         return window if isinstance(window, int) and self.causal and self.mixes else None
 
     @property
-    def radius(self) -> int | None:
+    def reach(self) -> tuple[int, int] | None:
+        """Keys before and after its own that a bidirectional mixer says a token sees."""
         radius = getattr(self.module.config, "radius", None)
-        return radius if isinstance(radius, int) and not self.causal else None
+        return sides(radius) if isinstance(radius, (int, tuple)) and not self.causal else None
+
+    @property
+    def block(self) -> Any:
+        """What was registered: the module itself, unless that is a cross mixer with the memory it reads."""
+        return bare(self.module)
 
     @property
     def longest(self) -> int:
@@ -83,7 +91,7 @@ class Subject:
     @cached_property
     def declared(self) -> dict[str, str]:
         """Laws the block says do not apply to it, with its reasons (class attribute ``not_applicable``)."""
-        return dict(getattr(type(self.module), "not_applicable", {}))
+        return dict(getattr(type(self.block), "not_applicable", {}))
 
     def input(self, batch: int, tokens: int, seed: int) -> Tensor:
         """(B, T, D) normal numbers, or (B, T) token ids; the same for the same arguments on every machine."""
@@ -124,7 +132,7 @@ def subject_of(entry: Entry, case: Case, *, seed: int = 0) -> Subject:
     """Build ``case`` of ``entry`` for the laws; torch's global generator is left as found."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = entry.config.from_options(case.options).build().double().eval()
+        module = staged(entry.config.from_options(case.options).build()).double().eval()
         redraw(module)
     return Subject(name=entry.name, kind=entry.kind, case=case, module=module)
 

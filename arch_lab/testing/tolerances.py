@@ -10,8 +10,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from arch_lab.testing.anchored import bare
+from blocks.attention.cross import GemmaCrossAttention
 from blocks.attention.gemma import GemmaAttention
+from blocks.attention.merged import GemmaMergedAttention
 from blocks.contract import Block
+
+MASKED = (GemmaAttention, GemmaCrossAttention, GemmaMergedAttention)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +98,7 @@ def same_length(module: nn.Module, *, single: bool = False) -> Tolerance:
     Decided by family and not by a flag on the class: bit-exactness is a promise about one code path (``blocks.attention``),
     tested for it on the operators torch offers.
     """
-    if isinstance(module, GemmaAttention):
+    if isinstance(bare(module), MASKED):
         return EXACT
     if not isinstance(module, Block):
         return MODEL_SINGLE if single else MODEL
@@ -101,7 +106,7 @@ def same_length(module: nn.Module, *, single: bool = False) -> Tolerance:
 
 
 def gradient(module: nn.Module) -> Tolerance:
-    return EXACT if isinstance(module, GemmaAttention) else GRADIENT
+    return EXACT if isinstance(bare(module), MASKED) else GRADIENT
 
 
 def other_shape(module: nn.Module) -> Tolerance:

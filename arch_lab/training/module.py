@@ -16,6 +16,8 @@ from arch_lab.architecture import Shape, recipe
 from arch_lab.training.metrics import language_metrics
 from arch_lab.training.optimizer import adamw, warmup_cosine
 
+TOKENIZER = "tokenizer"  # key of a checkpoint: Tokenizer.to_dict()
+
 
 class LanguageModel(pl.LightningModule):
     """Next-token training of an architecture. Every argument is plain JSON, so a checkpoint loads with weights_only.
@@ -65,6 +67,13 @@ class LanguageModel(pl.LightningModule):
         widths = torch.from_numpy(data.token_bytes)
         self.tune_metrics = language_metrics(widths, words=data.tune.words, text_bytes=data.tune.bytes).to(self.device)
         self.final_metrics = language_metrics(widths, words=data.validation.words, text_bytes=data.validation.bytes).to(self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint can be read aloud wherever it is copied: it carries the tokenizer its ids mean something in."""
+        data = getattr(getattr(self.trainer, "datamodule", None), "data", None)
+        tokenizer = getattr(data, "tokenizer", None)
+        if tokenizer is not None:
+            checkpoint[TOKENIZER] = tokenizer.to_dict()
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.model(tokens)

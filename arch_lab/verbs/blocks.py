@@ -9,7 +9,7 @@ from arch_lab.verbs import parser
 
 def main(verb: str, argv: list[str]) -> int:
     p = parser(verb, "Blocks of installed packages (entry-point group arch_lab.blocks) are listed too.")
-    p.add_argument("--kind", metavar="KIND", help="only this kind: sequence_mixer, channel_mixer, linear, norm, embedding, head")
+    p.add_argument("--kind", metavar="KIND", help="only this kind: sequence_mixer, cross_mixer, channel_mixer, linear, …")
     p.add_argument("--json", action="store_true", help="print a list of {name, kind, causal, source, complexity, summary}")
     given = p.parse_args(argv)
 

@@ -19,15 +19,17 @@ DESCRIPTION = """Parameters are four lines: embedding (a tied table counts here,
 FLOPs per token are of the FORWARD pass: matmul and fft make the canonical number, elementwise stands apart. Training is
 3 x the canonical forward. The conventions of other papers (palm, six_nd, kaplan, chinchilla) are TRAINING FLOPs per token.
 State bytes: what one sequence keeps while decoding, after --seq-len tokens, in float32.
+An encoder-decoder splits the --seq-len tokens in two: the first half is its source, the second its target.
 
   arch-lab cost gemma2 --preset 2b --seq-len 8192
   arch-lab cost m2_gpt --width 512 --depth 8 --seq-len 1024 --batch 8
+  arch-lab cost t5gemma --preset 2b-2b --seq-len 8192
   arch-lab cost custom --options mixer=gated_long_conv --width 512 --depth 8 --seq-len 1024"""
 
 
 def main(verb: str, argv: list[str]) -> int:
     p = parser(verb, DESCRIPTION)
-    p.add_argument("architecture", metavar="ARCH", help="gemma1, gemma2, gemma3, m2_bert, m2_gpt, custom, …")
+    p.add_argument("architecture", metavar="ARCH", help="gemma1 … gemma4, gemma_encoder, t5gemma, m2_bert, m2_gpt, custom, …")
     p.add_argument("--preset", metavar="SIZE", help="a published size: 2b, 270m, 80m, …")
     p.add_argument("--width", type=_count, metavar="W")
     p.add_argument("--depth", type=_count, metavar="L")
@@ -43,13 +45,13 @@ def main(verb: str, argv: list[str]) -> int:
     _check_sizes(given)
 
     from arch_lab.accounting import AccountingError, ledger, prove
+    from arch_lab.accounting.ledger import without_memory
     from arch_lab.accounting.proof import Uncountable
-    from arch_lab.architecture import EncoderConfig, meta_encoder, meta_model
 
     recipe, shape, vocabulary, published = _model(given)
     built_for = max(given.seq_len, published)
     config = recipe.blueprint(shape, vocabulary=vocabulary, max_tokens=built_for)
-    model = meta_encoder(config) if isinstance(config, EncoderConfig) else meta_model(config)
+    model = without_memory(config)
     try:
         prove(model, given.seq_len, batch=given.batch, built_in=False)
     except Uncountable as error:
@@ -119,6 +121,9 @@ def _options(pairs: list[str]) -> dict[str, Any]:
 
 
 def _facts(given: argparse.Namespace, recipe: Recipe, shape: Shape, vocabulary: int, built_for: int, book: Ledger) -> dict[str, Any]:
+    from arch_lab.accounting.ledger import halves
+    from arch_lab.architecture import EncoderDecoderRecipe
+
     facts: dict[str, Any] = {
         "architecture": given.architecture,
         "preset": given.preset.lower() if given.preset else None,
@@ -133,7 +138,10 @@ def _facts(given: argparse.Namespace, recipe: Recipe, shape: Shape, vocabulary: 
         "conventions": book.conventions,
         "state_bytes": book.state_bytes if recipe.causal else None,
     }
-    if not recipe.causal:
+    if isinstance(recipe, EncoderDecoderRecipe):
+        source, target = halves(given.seq_len)
+        facts |= {"source_tokens": source, "target_tokens": target, "state_bytes": book.state_bytes}
+    elif not recipe.causal:
         facts["state_reason"] = "a bidirectional encoder does not decode, so it keeps no state"
     facts["components"] = [vars(c) for c in book.components]
     return facts
@@ -152,6 +160,8 @@ def _print(facts: dict[str, Any], published: int) -> None:
         f"{facts['architecture']}{size}: width {facts['width']}, depth {facts['depth']}, ffn_width {facts['ffn_width']}, "
         f"vocabulary {facts['vocabulary']:,}; {facts['batch']} x {tokens:,} tokens"
     )
+    if "source_tokens" in facts:
+        out.print(f"of each row {facts['source_tokens']:,} tokens are source and {facts['target_tokens']:,} target")
     if 0 < published < tokens:
         out.print(f"built for {tokens:,} tokens, published for {published:,}: tables that grow with length are counted as built")
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from blocks.attention.dispatch import choose, say
 from blocks.attention.flex import flex
 from blocks.attention.local import folded_attention
-from blocks.attention.masks import Span, visible
+from blocks.attention.masks import Radius, Span, visible
 from blocks.attention.tiled import tiled_attention
 from blocks.errors import ConfigError
 from blocks.norm import widened
@@ -49,7 +49,7 @@ attention_recorder = AttentionRecorder()
 
 
 @lru_cache(maxsize=256)
-def mask_pairs(queries: int, keys: int, *, causal: bool, window: int | None, radius: int | None, offset: int) -> int:
+def mask_pairs(queries: int, keys: int, *, causal: bool, window: int | None, radius: Radius | None, offset: int) -> int:
     """(query, key) pairs of one head and sequence: the True entries of the mask itself, no formula, counted on the CPU."""
     seen = 0
     for first in range(0, queries, ROWS):
@@ -68,7 +68,7 @@ def attend(
     scale: float,
     causal: bool = True,
     window: int | None = None,
-    radius: int | None = None,
+    radius: Radius | None = None,
     softcap: float | None = None,
     segments: Tensor | None = None,
     offset: int = 0,
@@ -104,7 +104,7 @@ def _attend(
     scale: float,
     causal: bool,
     window: int | None,
-    radius: int | None,
+    radius: Radius | None,
     softcap: float | None,
     segments: Tensor | None,
     offset: int,

@@ -1,7 +1,7 @@
-"""The attention of Gemma 1, 2 and 3: three settings of one mixer.
+"""The attention of Gemma 1, 2 and 3: three settings of one mixer (a fourth stands in blocks.attention.gemma4).
 
-Legend: B batch, T tokens, D width, H query heads, K key/value heads, C head width, w window.
-Sources: arXiv 2403.08295, 2408.00118, 2503.19786; google/gemma_pytorch gemma/model.py and gemma/gemma3_model.py.
+Legend: B batch, T tokens, D width, H query heads, K key/value heads, C head width, w window, n rotated pairs (C/2 with RoPE).
+Sources: arXiv 2403.08295, 2408.00118, 2503.19786, 2410.06205 (p-RoPE); google/gemma_pytorch gemma/model.py and gemma/gemma3_model.py.
 Order: project, QK-norm (Gemma 3), rotate, scale, soft-cap (Gemma 2), mask, softmax, values, out-projection. No biases.
 C is independent of D/H: Gemma 1 7B has H·C = 4096 at D = 3072.
 """
@@ -16,14 +16,15 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from blocks.attention.cache import KeyValueState, attend_to_all, empty_state, extend, push
 from blocks.attention.core import attend
-from blocks.attention.masks import attended_pairs, check_span
-from blocks.attention.rope import rope_tables, rotate
+from blocks.attention.masks import Radius, attended_pairs, check_span
+from blocks.attention.rope import Drop, check_fraction, rope_tables, rotate, rotated_pairs
 from blocks.contract import Block, BlockConfig, SequenceMixer, parameter_dtype
 from blocks.cost import Cost, total
 from blocks.errors import ConfigError
 from blocks.linear import dense
-from blocks.norm import RMSNorm, RMSNormConfig
+from blocks.norm import RMSNormConfig
 from blocks.registry import register
 from blocks.segments import check
 
@@ -39,8 +40,10 @@ class AttentionConfig(BlockConfig):
     query_scale: float | None = None  # multiplies the scores; None: head_width^-0.5 (the 27B models use (width/heads)^-0.5)
     causal: bool = True
     window: int | None = None  # causal: keys seen, the token itself included; None = all
-    radius: int | None = None  # bidirectional: keys seen on each side; None = all
+    radius: Radius | None = None  # bidirectional: keys seen on each side, or (before, after); None = all
     rope_base: float = 10_000.0
+    rope_fraction: float = 1.0  # p of p-RoPE: the share of frequencies that rotate; 0 = no position encoding
+    rope_drop: Drop = "low"  # those that do not: the slowest, or the fastest ("high")
 
     def __post_init__(self) -> None:
         where = type(self).__name__
@@ -54,6 +57,7 @@ class AttentionConfig(BlockConfig):
         if self.channels < 2 or self.channels % 2:
             raise ConfigError(f"{where}: head_width must be even and positive (RoPE turns pairs of channels), got {self.channels}")
         check_span(where, causal=self.causal, window=self.window, radius=self.radius)
+        check_fraction(where, self.rope_fraction, self.rope_drop)
         for name in ("query_scale", "rope_base", "rope_factor", "softcap"):
             value = getattr(self, name, None)
             if value is not None and not (value > 0 and isfinite(value)):
@@ -65,37 +69,32 @@ class AttentionConfig(BlockConfig):
         return self.width // self.heads if self.head_width is None else self.head_width
 
 
-@dataclass(frozen=True)
-class KeyValueState:
-    """Rotated keys and values (B, K, n, C) of the last n = min(t, window) of ``position`` = t tokens."""
-
-    k: Tensor
-    v: Tensor
-    position: int
-
-
 class GemmaAttention(SequenceMixer):
     """Softmax attention with RoPE and shared key/value heads; subclasses switch on what their generation added.
 
     Shape: (B, T, D) -> (B, T, D). Cost: D·C·(2H + 2K) weights; 2·T of that plus 4·H·C·pairs FLOPs, pairs counted
     exactly (``attended_pairs``). Elementwise, per pair and head: 1 scale, 5 softmax (maximum, subtract, exponential, sum,
-    divide), 3 soft-cap; per rotated number 3 (two products, one sum); per QK-normed number 4.
+    divide), 3 soft-cap; per rotated number, 2n of the C of a query or key, 3 (two products, one sum); per normed number 4, 3
+    without gain.
     Raises: ConfigError for segments of another shape than the input's.
     """
 
     config: AttentionConfig
     qk_norm: ClassVar[bool] = False
+    head_norm: ClassVar[type[RMSNormConfig]] = RMSNormConfig  # over the head width, where a generation norms heads
 
     def __init__(self, config: AttentionConfig) -> None:
         super().__init__(config)
         inner, kv_inner = config.heads * config.channels, config.kv_heads * config.channels
         self.query = dense(config.width, inner)
         self.key = dense(config.width, kv_inner)
-        self.value = dense(config.width, kv_inner)
+        # None: the keys' projection gives the values too (an option of Gemma 4)
+        self.value = None if getattr(config, "k_eq_v", False) else dense(config.width, kv_inner)
         self.out = dense(inner, config.width)
         # one gain for all heads of a kind, over the head width
-        self.query_norm: nn.Module = RMSNorm(RMSNormConfig(width=config.channels)) if self.qk_norm else nn.Identity()
-        self.key_norm: nn.Module = RMSNorm(RMSNormConfig(width=config.channels)) if self.qk_norm else nn.Identity()
+        self.query_norm: nn.Module = self.head_norm(width=config.channels).build() if self.qk_norm else nn.Identity()
+        self.key_norm: nn.Module = self.head_norm(width=config.channels).build() if self.qk_norm else nn.Identity()
+        self.value_norm: nn.Module = nn.Identity()
         self.scale = config.channels**-0.5 if config.query_scale is None else config.query_scale
         # options that only one generation has; the others leave them off
         self.softcap: float | None = getattr(config, "softcap", None)
@@ -120,15 +119,26 @@ class GemmaAttention(SequenceMixer):
         return self.out(rearrange(y, "b h t c -> b t (h c)"))
 
     def _heads(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Normed and rotated q (B, H, T, C), k and plain v (B, K, T, C) of tokens at positions start, start+1, …"""
-        c = self.config.channels
+        """Normed and rotated q (B, H, T, C) and k, normed v (B, K, T, C) of tokens at positions start, start+1, …"""
+        config, c = self.config, self.config.channels
+        projected = rearrange(self.key(x), "b t (k c) -> b k t c", c=c)
         q = self.query_norm(rearrange(self.query(x), "b t (h c) -> b h t c", c=c))
-        k = self.key_norm(rearrange(self.key(x), "b t (k c) -> b k t c", c=c))
-        v = rearrange(self.value(x), "b t (k c) -> b k t c", c=c)
+        k = self.key_norm(projected)
+        v = self.value_norm(projected if self.value is None else rearrange(self.value(x), "b t (k c) -> b k t c", c=c))
+        if rotated_pairs(c, config.rope_fraction) == 0:
+            return q, k, v
         # Positions run on through the row: RoPE sees differences only, so a document needs no reset where it starts
         positions = torch.arange(start, start + x.shape[1], device=x.device)
-        cos, sin = rope_tables(positions, c, base=self.config.rope_base, factor=self.rope_factor, dtype=x.dtype)
-        return rotate(q, cos, sin), rotate(k, cos, sin), v
+        cos, sin = rope_tables(
+            positions,
+            c,
+            base=config.rope_base,
+            factor=self.rope_factor,
+            fraction=config.rope_fraction,
+            drop=config.rope_drop,
+            dtype=x.dtype,
+        )
+        return rotate(q, cos, sin, drop=config.rope_drop), rotate(k, cos, sin, drop=config.rope_drop), v
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, segments: Tensor | None = None, offset: int = 0) -> Tensor:
         config = self.config
@@ -148,27 +158,40 @@ class GemmaAttention(SequenceMixer):
     # --- decoding -----------------------------------------------------------------------------------------------
 
     def init_state(self, batch: int, max_tokens: int) -> KeyValueState:
-        """Empty: the cache grows with what it holds, so ``max_tokens`` reserves nothing."""
+        """Empty: the cache grows with what it holds, so ``max_tokens`` reserves nothing. See blocks.attention.cache."""
+        return self._empty_state(batch, reserve=None)
+
+    def reserve_state(self, batch: int, max_tokens: int) -> KeyValueState:
+        """Room for ``max_tokens`` tokens at once: holds ``state_bytes(max_tokens)`` from the start and is written in place."""
+        return self._empty_state(batch, reserve=max_tokens)
+
+    def _empty_state(self, batch: int, *, reserve: int | None) -> KeyValueState:
         if not self.causal:
             raise self.refuse_decoding()
-        weight = self.key.weight
-        empty = torch.empty((batch, self.config.kv_heads, 0, self.config.channels), device=weight.device, dtype=weight.dtype)
-        return KeyValueState(k=empty, v=empty, position=0)
+        config = self.config
+        return empty_state(
+            self.key.weight,
+            batch=batch,
+            kv_heads=config.kv_heads,
+            channels=config.channels,
+            window=config.window,
+            reserve=reserve,
+        )
 
     def prefill(self, x: Tensor, state: KeyValueState) -> tuple[Tensor, KeyValueState]:
         if not self.causal:
             raise self.refuse_decoding()
-        tokens, window = x.shape[1], self.config.window
         q, k, v = self._heads(x, start=state.position)
-        # The first new query still needs the last w-1 old keys: attend over old and new, and only then forget. A cache
-        # that overwrites while it is filled loses them as soon as the chunk wraps around the window.
-        old = state.k.shape[2] if window is None else min(state.k.shape[2], window - 1)
-        k, v = _extend(state.k, k, old), _extend(state.v, v, old)
-        y = self._attend(q, k.to(q.dtype), v.to(q.dtype), offset=old)
-        if window is not None and k.shape[2] > window:
-            # a copy, since a view would keep the whole chunk alive behind the few entries that are counted
-            k, v = k[:, :, -window:].clone(), v[:, :, -window:].clone()
-        return self.out(rearrange(y, "b h t c -> b t (h c)")), KeyValueState(k=k, v=v, position=state.position + tokens)
+        k, v, state = extend(state, k, v)
+        y = self._attend(q, k.to(q.dtype), v.to(q.dtype), offset=k.shape[2] - x.shape[1])
+        return self.out(rearrange(y, "b h t c -> b t (h c)")), state
+
+    def step(self, x: Tensor, state: KeyValueState) -> tuple[Tensor, KeyValueState]:
+        """One token, O(1) writes: nothing is shifted, no key is repeated, no mask is built."""
+        q, k, v = self._heads(x[:, None], start=state.position)
+        state = push(state, k, v)
+        y = attend_to_all(q, *state.held, scale=self.scale, softcap=self.softcap)
+        return self.out(rearrange(y, "b h 1 c -> b (h c)")), state
 
     def state_bytes(self, tokens: int) -> int:
         config = self.config
@@ -180,16 +203,16 @@ class GemmaAttention(SequenceMixer):
     def cost(self, tokens: int) -> Cost:
         config = self.config
         pairs = config.heads * attended_pairs(tokens, causal=config.causal, window=config.window, radius=config.radius)
-        per_rotated = 3 + (4 if self.qk_norm else 0)
-        rotated = tokens * (config.heads + config.kv_heads) * config.channels
+        rotated = tokens * (config.heads + config.kv_heads) * 2 * rotated_pairs(config.channels, config.rope_fraction)
         per_pair = 6 + (3 if self.softcap is not None else 0)
-        own = Cost(matmul=4 * config.channels * pairs, elementwise=per_rotated * rotated + per_pair * pairs)
-        return own + total(block.cost(tokens) for block in (self.query, self.key, self.value, self.out))
-
-
-def _extend(old: Tensor, new: Tensor, keep: int) -> Tensor:
-    """The last ``keep`` cached entries followed by the new ones, in the cache's dtype."""
-    return torch.cat((old[:, :, old.shape[2] - keep :], new.to(old.dtype)), dim=2)
+        own = Cost(matmul=4 * config.channels * pairs, elementwise=3 * rotated + per_pair * pairs)
+        projections = [block for block in (self.query, self.key, self.value, self.out) if block is not None]
+        norms = ((self.query_norm, config.heads), (self.key_norm, config.kv_heads), (self.value_norm, config.kv_heads))
+        return (
+            own
+            + total(block.cost(tokens) for block in projections)
+            + total(norm.cost(tokens * heads) for norm, heads in norms if isinstance(norm, Block))
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 Legend: B batch, T queries, S keys.
 ``window`` w (causal): w keys INCLUDING the query's own, i.e. keys q-w+1 .. q, as in all Gemma references.
-``radius`` r (bidirectional): keys q-r .. q+r. Five conventions exist for encoders, hence the two names.
+``radius`` r (bidirectional): keys q-r .. q+r; a pair (l, r): keys q-l .. q+r. Five conventions exist for encoders, hence
+the two names; ``sides_of_width`` is the one of T5Gemma 2, which counts all keys and so is lopsided for an even number.
 """
 
 from __future__ import annotations
@@ -14,6 +15,19 @@ from torch import Tensor
 
 from blocks.errors import ConfigError
 from blocks.segments import runs
+
+Radius = int | tuple[int, int]  # keys on each side, or (before, after)
+
+
+def sides(radius: Radius) -> tuple[int, int]:
+    """(keys before, keys after) the query's own."""
+    return (radius, radius) if isinstance(radius, int) else radius
+
+
+def sides_of_width(keys: int) -> Radius:
+    """The radius of a band of ``keys`` keys in all, self included: (keys+1)//2 - 1 before, keys//2 after (T5Gemma 2)."""
+    before, after = (keys + 1) // 2 - 1, keys // 2
+    return before if before == after else (before, after)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +42,12 @@ class Span:
     offset: int = 0
 
     @staticmethod
-    def of(*, causal: bool, window: int | None = None, radius: int | None = None, offset: int = 0) -> Span:
+    def of(*, causal: bool, window: int | None = None, radius: Radius | None = None, offset: int = 0) -> Span:
         """From the words of a configuration, see the module's legend."""
         if causal:
             return Span(behind=None if window is None else window - 1, ahead=0, offset=offset)
-        return Span(behind=radius, ahead=radius, offset=offset)
+        before, after = (None, None) if radius is None else sides(radius)
+        return Span(behind=before, ahead=after, offset=offset)
 
     def within(self, queries: int, keys: int) -> Span:
         """The same for these sizes, without the limits that no query feels."""
@@ -48,7 +63,7 @@ class Span:
         return sum(max(0, b - a + 1) for a, b in zip(first, last, strict=True))
 
 
-def check_span(where: str, *, causal: bool, window: int | None, radius: int | None) -> None:
+def check_span(where: str, *, causal: bool, window: int | None, radius: Radius | None) -> None:
     """Raises: ConfigError unless the limit on distance is named for the direction it belongs to and is in range."""
     if causal and radius is not None:
         raise ConfigError(f"{where}: radius is for bidirectional attention; give window (keys including self) or causal: false")
@@ -56,19 +71,21 @@ def check_span(where: str, *, causal: bool, window: int | None, radius: int | No
         raise ConfigError(f"{where}: window is for causal attention; give radius (keys on each side) or causal: true")
     if window is not None and window < 1:
         raise ConfigError(f"{where}: window must be at least 1 (the token itself) or null, got {window}")
-    if radius is not None and radius < 0:
+    if isinstance(radius, tuple) and len(radius) != 2:
+        raise ConfigError(f"{where}: radius must be one number or two (keys before, keys after), got {radius}")
+    if radius is not None and min(sides(radius)) < 0:
         raise ConfigError(f"{where}: radius must be at least 0 or null, got {radius}")
 
 
-def attended_pairs(tokens: int, *, causal: bool = True, window: int | None = None, radius: int | None = None) -> int:
+def attended_pairs(tokens: int, *, causal: bool = True, window: int | None = None, radius: Radius | None = None) -> int:
     """Number of (query, key) pairs one sequence of ``tokens`` tokens really needs, exact."""
     if causal:
         w = tokens if window is None else min(window, tokens)
         return w * (w + 1) // 2 + (tokens - w) * w
-    r = tokens - 1 if radius is None else min(radius, tokens - 1)
     if tokens < 1:
         return 0
-    return tokens + 2 * (r * tokens - r * (r + 1) // 2)
+    reach = (min(side, tokens - 1) for side in sides(tokens - 1 if radius is None else radius))
+    return tokens + sum(r * tokens - r * (r + 1) // 2 for r in reach)
 
 
 def visible(
@@ -77,7 +94,7 @@ def visible(
     *,
     causal: bool,
     window: int | None = None,
-    radius: int | None = None,
+    radius: Radius | None = None,
     offset: int = 0,
     segments: Tensor | None = None,
     device: torch.device | None = None,

@@ -1,31 +1,73 @@
 """Rotary position embedding, half-split ("NeoX") layout: channel i turns together with channel i + C/2.
 
-Legend: T tokens, C head width.
-Source: arXiv 2104.09864; google/gemma_pytorch gemma/model.py. Angles, cosines and the rotation itself are float32
-(float64 for float64 input) and the result is cast last, as gemma_pytorch does.
+Legend: T tokens, C head width, n rotated pairs of the C/2, p the fraction of them.
+Sources: arXiv 2104.09864; google/gemma_pytorch gemma/model.py; p-RoPE: arXiv 2410.06205, google-deepmind/gemma
+gemma/gm/math/_positional_embeddings.py. Angles, cosines and the rotation itself are float32 (float64 for float64 input)
+and the result is cast last, as gemma_pytorch does.
+p-RoPE leaves part of the frequencies out: those pairs stand still, like a position encoding that is not there. The others keep
+the exponents they have among all C/2, unlike "partial rotary", which spreads all frequencies over fewer channels.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+from blocks.errors import ConfigError
 from blocks.norm import widened
 
+Drop = Literal["low", "high"]  # the frequencies p-RoPE leaves out: the slow ones, as published, or the fast ones
 
-def rope_tables(positions: Tensor, head_width: int, *, base: float, factor: float = 1.0, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the angles ``position / factor * base^(-2i/C)``, i = 0 .. C/2-1.
 
-    ``positions``: (T,) integers. ``factor`` stretches positions linearly (8 on the global layers of Gemma 3 4B and up).
-    Returns two (T, C/2) tensors in float32, or float64 when ``dtype`` (the activations') is float64.
+def check_fraction(where: str, fraction: float, drop: Drop = "low") -> None:
+    """Raises: ConfigError unless ``fraction`` is a fraction and ``drop`` has something to act on."""
+    if not 0 <= fraction <= 1:
+        raise ConfigError(f"{where}: rope_fraction must lie between 0 (no rotation) and 1 (all of it), got {fraction}")
+    if drop == "high" and fraction == 1:
+        raise ConfigError(f"{where}: rope_drop 'high' drops nothing at rope_fraction 1; lower the fraction or leave rope_drop out")
+
+
+def rotated_pairs(head_width: int, fraction: float) -> int:
+    """n, rounded down as the released code does: 64 of 256 for p = 0.25 and C = 512."""
+    return int(fraction * head_width // 2)
+
+
+def rope_tables(
+    positions: Tensor,
+    head_width: int,
+    *,
+    base: float,
+    factor: float = 1.0,
+    fraction: float = 1.0,
+    drop: Drop = "low",
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the angles ``position / factor * base^(-2i/C)`` of the pairs i that rotate.
+
+    These are i = 0 .. n-1, the fastest, or with ``drop="high"`` the last n. ``positions``: (T,) integers. ``factor``
+    stretches positions linearly (8 on the global layers of Gemma 3 4B and up).
+    Returns two (T, n) tensors in float32, or float64 when ``dtype`` (the activations') is float64.
     """
-    wide = widened(dtype)
-    exponents = torch.arange(0, head_width, 2, device=positions.device, dtype=wide) / head_width
+    wide, n = widened(dtype), rotated_pairs(head_width, fraction)
+    first = 0 if drop == "low" else head_width // 2 - n
+    exponents = torch.arange(2 * first, 2 * (first + n), 2, device=positions.device, dtype=wide) / head_width
     angles = positions.to(wide)[:, None] * (base**-exponents / factor)
     return angles.cos(), angles.sin()
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """``x`` (..., T, C) with each pair (i, i + C/2) turned by its angle; dtype kept."""
-    first, second = x.to(cos.dtype).chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, drop: Drop = "low") -> Tensor:
+    """``x`` (..., T, C) with each pair (i, i + C/2) that the tables cover turned by its angle; dtype kept.
+
+    Pairs outside the tables, at the tail of each half (``drop="high"``: at its head), are passed on untouched.
+    """
+    pairs, n = x.shape[-1] // 2, cos.shape[-1]
+    if n == 0:
+        return x
+    half = (n, pairs - n) if drop == "low" else (pairs - n, n)
+    parts = list(x.split((*half, *half), dim=-1))
+    i = 0 if drop == "low" else 1  # which part of each half turns
+    first, second = parts[i].to(cos.dtype), parts[i + 2].to(cos.dtype)
+    parts[i], parts[i + 2] = (first * cos - second * sin).to(x.dtype), (second * cos + first * sin).to(x.dtype)
+    return torch.cat(parts, dim=-1)

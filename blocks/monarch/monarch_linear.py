@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from blocks.contract import Block, BlockConfig
 from blocks.cost import Cost
 from blocks.errors import ConfigError
+from blocks.linear import Linear, LinearConfig
 from blocks.monarch.block_diagonal import block_diagonal_matmul, check_blocks, dense_weight, fan_in_uniform_
+from blocks.monarch.projection import project_pair
 from blocks.registry import register
 
 
@@ -81,6 +83,37 @@ class MonarchLinear(Block):
             fan_in_uniform_(factor, factor.shape[-1])
         if self.bias is not None:
             fan_in_uniform_(self.bias, self.config.out_features)
+
+    @classmethod
+    @torch.no_grad()
+    def from_dense(cls, weight: Tensor, bias: Tensor | None = None, *, blocks: int = 4) -> MonarchLinear:
+        """The layer nearest to the dense map y = W x + b: weight (O, I), bias (O,), in their dtype and on their device.
+
+        Frobenius-optimal for the layer's factor shapes (blocks.monarch.projection), exact when W is such a product.
+        Widths that ``blocks`` does not divide are completed with zeros, which costs nothing: the best approximation of a
+        block with zero rows has zero rows.
+        Raises: ConfigError when ``blocks`` exceeds a width.
+        """
+        o, i = weight.shape
+        layer = cls(MonarchLinearConfig(in_features=i, out_features=o, blocks=blocks, bias=bias is not None)).to(weight)
+        (k, _, p), (length, s, _) = layer.first.shape, layer.second.shape
+        first, second = project_pair(F.pad(weight, (0, k * p - i, 0, length * s - o)), layer.first.shape, layer.second.shape)
+        layer.first.copy_(first)
+        layer.second.copy_(second)
+        if layer.bias is not None and bias is not None:
+            layer.bias.copy_(bias)
+        return layer
+
+    @torch.no_grad()
+    def dense(self) -> Linear:
+        """The same map as one dense layer, with weights of its own."""
+        bias = self.bias is not None
+        config = LinearConfig(in_features=self.config.in_features, out_features=self.config.out_features, bias=bias)
+        layer = Linear(config).to(self.first)
+        layer.weight.copy_(self.dense_weight())
+        if self.bias is not None and layer.bias is not None:
+            layer.bias.copy_(self.bias)
+        return layer
 
     def forward(self, x: Tensor) -> Tensor:
         padding = self.first.shape[0] * self.first.shape[2] - self.config.in_features

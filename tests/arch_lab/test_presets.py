@@ -25,6 +25,8 @@ GEMMA = [  # total, embedding
     ("gemma3", "4b", 3_880_263_168, 671_252_480),
     ("gemma3", "12b", 11_766_034_176, 1_006_878_720),
     ("gemma3", "27b", 27_009_346_304, 1_409_630_208),
+    ("gemma4", "31b", 30_697_345_280, 1_409_286_144),
+    ("gemma_encoder", "300m", 302_863_104, 201_326_592),
 ]
 M2_BERT = [  # total, embedding, head, mixer of a layer, channel mixer and norm of a layer
     ("80m", 80_267_328, 23_546_880, 622_656, 2_903_040, 1_771_776),
@@ -79,13 +81,39 @@ def test_the_80m_spends_the_published_flops() -> None:
 
 @pytest.mark.parametrize(
     ("architecture", "size", "local", "globals_"),
-    [("gemma2", "2b", 13, 13), ("gemma3", "270m", 15, 3), ("gemma3", "1b", 22, 4), ("gemma3", "4b", 29, 5), ("gemma3", "27b", 52, 10)],
+    [
+        ("gemma2", "2b", 13, 13),
+        ("gemma2", "27b", 23, 23),
+        ("gemma3", "270m", 15, 3),
+        ("gemma3", "1b", 22, 4),
+        ("gemma3", "4b", 29, 5),
+        ("gemma3", "27b", 52, 10),
+        ("gemma4", "31b", 50, 10),
+    ],
 )
 def test_local_and_global_layers_stand_as_published(architecture: str, size: str, local: int, globals_: int) -> None:
     p = preset(architecture, size)
     config = recipe(architecture, p.options).decoder(p.shape, vocabulary=p.vocabulary, max_tokens=p.max_tokens)
     windows = [getattr(layer.mixer, "window", None) for layer in config.layers]
     assert (len(windows) - windows.count(None), windows.count(None)) == (local, globals_)
+
+
+def test_a_trained_scalar_a_layer_is_all_that_the_published_count_leaves_out() -> None:
+    assert book("gemma4", "31b", train_scale=True).parameters["total"] == 30_697_345_280 + 60
+
+
+def test_the_cache_of_gemma_4_is_narrow_where_it_grows() -> None:
+    """2 K C min(t, w) numbers a layer: 50 local layers of 16 heads of 256, 10 global ones of 4 heads of 512."""
+    for t in (100, 5000):
+        assert book("gemma4", "31b", tokens=t).state_bytes == 4 * 2 * (50 * 16 * 256 * min(t, 1024) + 10 * 4 * 512 * t)
+
+
+def test_the_published_encoder_keeps_no_state_and_sees_512_tokens_around_itself() -> None:
+    p = preset("gemma_encoder", "300m")
+    config = recipe("gemma_encoder", p.options).blueprint(p.shape, vocabulary=8, max_tokens=8)
+    radii = [layer.mixer.radius for layer in config.layers]
+    assert (radii.count(256), radii.count(None)) == (20, 4)
+    assert book("gemma_encoder", "300m").state_bytes == 0
 
 
 def test_the_cache_of_gemma_3_stops_growing_in_local_layers() -> None:
@@ -98,7 +126,8 @@ def test_the_cache_of_gemma_3_stops_growing_in_local_layers() -> None:
     ("architecture", "size", "message"),
     [
         ("gemma2", "8b", "did you mean '9b'|did you mean '2b'"),
-        ("gemma4", "2b", "did you mean 'gemma"),
+        ("gemma4", "2b", "unknown preset '2b'"),
+        ("gemma5", "2b", "did you mean 'gemma"),
         ("m2_gpt", "80m", "no published sizes"),
     ],
 )

@@ -16,8 +16,11 @@ DECODERS: list[tuple[str, dict[str, Any]]] = [
     ("gemma1", {"kv_heads": None, "heads": 2, "head_width": 24}),
     ("gemma2", {"window": 5}),
     ("gemma3", {"window": 7, "pattern": "LLG"}),
+    ("gemma4", {"window": 7, "pattern": "LG"}),  # K=V on the global layers
     ("m2_gpt", {}),
     ("m2_gpt", {"residual_long_conv": True}),
+    ("m2_gpt", {"polynomial_order": 2, "polynomial_groups": 4}),
+    ("m2_gpt", {"polynomial_order": 3, "residual_long_conv": True}),
     ("custom", {"mixer": "gated_long_conv"}),
     ("custom", {"mixer": "gemma3_attention", "mixer_options": {"window": 4}}),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from arch_lab.budget import BudgetError
 from arch_lab.causality import LeakError
 from arch_lab.study.files import OutputError
 from arch_lab.study.load import CheckpointError
+from blocks.errors import UserError
 from tests.small_study import small_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,9 +109,29 @@ def test_a_run_loads_as_the_model_that_was_scored(compared: tuple[Path, dict[str
     assert torch.isfinite(run.model(torch.arange(20)[None])).all()
 
 
-def test_a_damaged_checkpoint_is_not_loaded(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    import shutil
+@torch.no_grad()
+def test_a_run_is_read_aloud_wherever_it_is_copied(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    for arm in ("gemma3", "m2_gpt"):
+        moved = tmp_path / arm
+        shutil.copytree(compared[0] / f"runs/small/runs/{arm}/lr-0.004_seed-0", moved)
+        run, ids = arch_lab.load(moved), [256, *b"Import"]  # a document begins with its separator
+        for _ in range(6):
+            ids.append(int(run.model(torch.tensor([ids]))[0, -1].argmax()))
+        assert run.tokenizer.kind == "bytes" and arch_lab.generate(moved, "Import", max_tokens=6).tokens == ids[-6:]
+    with pytest.raises(UserError, match="is a study of 4 runs; give one of them"):
+        arch_lab.generate(compared[0] / "runs/small", "Import")
 
+
+def test_a_run_is_handed_on_where_the_other_format_knows_its_architecture(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    runs = compared[0] / "runs/small/runs"
+    done = arch_lab.convert(runs / "gemma3/lr-0.004_seed-0", tmp_path / "theirs", to="huggingface")
+    assert done.parameters == sum(p.numel() for p in arch_lab.load(runs / "gemma3/lr-0.004_seed-0").model.parameters())
+    arch_lab.convert(tmp_path / "theirs", tmp_path / "ours")
+    with pytest.raises(UserError, match="'m2_gpt' has no Hugging Face form; those that do: gemma1, gemma2, gemma3"):
+        arch_lab.convert(runs / "m2_gpt/lr-0.004_seed-0", tmp_path / "none", to="huggingface")
+
+
+def test_a_damaged_checkpoint_is_not_loaded(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(compared[0] / "runs/small/runs/gemma3/lr-0.004_seed-0", copy)
     content = bytearray((copy / "model.ckpt").read_bytes())

@@ -39,11 +39,12 @@ def test_the_batched_product_and_its_gradients_equal_the_definition(k: int, q: i
 def test_the_product_equals_the_released_one_with_gradients(name: str) -> None:
     g = golden(name)
     x, w = g["in.x"].requires_grad_(), g["in.weight"].requires_grad_()
-    y = block_diagonal_matmul(x, w)
-    close(y, g["out.y"])
-    dx, dw = torch.autograd.grad(y, (x, w), g["in.grad_out"])
-    close(dx, g["grad.x"])
-    close(dw, g["grad.weight"])
+    for product in (block_diagonal_matmul, block_diagonal_matmul_reference):
+        y = product(x, w)
+        close(y, g["out.y"])
+        dx, dw = torch.autograd.grad(y, (x, w), g["in.grad_out"])
+        close(dx, g["grad.x"])
+        close(dw, g["grad.weight"])
 
 
 @pytest.mark.parametrize("name, i, o, shuffle", [("div", 12, 20, False), ("pad", 10, 7, False), ("shuffle", 12, 20, True)])
@@ -52,6 +53,7 @@ def test_the_layer_equals_the_released_one(name: str, i: int, o: int, shuffle: b
     linear.load_state_dict({"weight": g["param.weight"], "bias": g["param.bias"]})
     close(linear(g["in.x"]), g["out.y"])
     close(linear.dense_weight(), g["out.dense_weight"])
+    assert linear.weight.numel() / (i * o) == pytest.approx(g["cfg.saving"].item())
 
 
 def test_float32_stays_within_single_precision_of_the_released_layer() -> None:

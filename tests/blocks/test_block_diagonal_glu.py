@@ -19,13 +19,15 @@ def test_with_residual_and_norm_it_equals_the_released_channel_mixer(block: str,
     mixer = build(block, width=16, ffn_width=32).double()
     mixer.load_state_dict({a: g[f"param.{b}"] for a, b in names.items()})
     x = g["in.x"].requires_grad_()
-    norm = [g[f"param.layernorm.{key}"] for key in ("weight", "bias")]
+    norm = [g[f"param.layernorm.{key}"].requires_grad_() for key in ("weight", "bias")]
     y = F.layer_norm(x + mixer(x), (16,), *norm, eps=1e-12)
     close(y, g["out.y"])
     y.backward(g["in.grad_out"])
     assert x.grad is not None
     close(x.grad, g["grad.x"])
     assert set(names.values()) <= set(group(g, "grad."))
+    for tensor, key in zip(norm, ("weight", "bias"), strict=True):
+        close(tensor.grad, g[f"grad.layernorm.{key}"])  # type: ignore[arg-type]
     for a, b in names.items():
         close(dict(mixer.named_parameters())[a].grad, g[f"grad.{b}"])  # type: ignore[arg-type]
 

@@ -52,6 +52,10 @@ def test_the_layer_equals_the_released_one(name: str, i: int, o: int) -> None:
     layer.load_state_dict({"first": g["param.blkdiag1"], "second": g["param.blkdiag2"], "bias": g["param.bias"]})
     close(layer(g["in.x"]), g["out.y"])
     close(layer.dense_weight(), g["out.dense_weight"])
+    twin = MonarchLinear.from_dense(g["out.dense_weight"], g["param.bias"])
+    close(twin(g["in.x"]), g["out.y"])
+    close(layer.dense()(g["in.x"]), g["out.y"])
+    assert (layer.first.numel() + layer.second.numel()) / (i * o) == pytest.approx(g["cfg.saving"].item())
     close(layer.float()(g["in.x"].float()), g["out.y"], 1e-4)
 
 

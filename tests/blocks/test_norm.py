@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blocks.errors import ConfigError
-from blocks.norm import LayerNorm, LayerNormConfig, RMSNorm, RMSNormConfig
+from blocks.norm import (
+    GainRMSNorm,
+    GainRMSNormConfig,
+    LayerNorm,
+    LayerNormConfig,
+    RMSNorm,
+    RMSNormConfig,
+    UnitRMSNorm,
+    UnitRMSNormConfig,
+)
 
 
 @settings(deadline=None, max_examples=25)
@@ -31,16 +40,34 @@ def test_layer_norm_output_has_mean_zero_and_variance_one_at_initialisation() ->
     torch.testing.assert_close(y.var(-1, unbiased=False), torch.ones(7, dtype=torch.float64), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("norm", [RMSNorm(RMSNormConfig(width=32)), LayerNorm(LayerNormConfig(width=32))], ids=["rms_norm", "layer_norm"])
-def test_bfloat16_input_is_normed_in_float32_and_rounded_once(norm: RMSNorm | LayerNorm) -> None:
+@pytest.mark.parametrize(
+    "norm",
+    [RMSNorm(RMSNormConfig(width=32)), GainRMSNorm(GainRMSNormConfig(width=32)), LayerNorm(LayerNormConfig(width=32))],
+    ids=["rms_norm", "rms_norm_gain", "layer_norm"],
+)
+def test_bfloat16_input_is_normed_in_float32_and_rounded_once(norm: RMSNorm | GainRMSNorm | LayerNorm) -> None:
     x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
     with torch.no_grad():
         norm.weight.normal_(std=0.5, generator=torch.Generator().manual_seed(1))
         assert torch.equal(norm(x), norm(x.float()).bfloat16())
 
 
-def test_rms_norm_starts_as_the_plain_norm() -> None:
-    assert torch.equal(RMSNorm(RMSNormConfig(width=5)).weight, torch.zeros(5))
+def test_both_gains_start_as_the_norm_without_any() -> None:
+    x = torch.randn(3, 5)
+    plain = UnitRMSNorm(UnitRMSNormConfig(width=5))
+    offset, gain = RMSNorm(RMSNormConfig(width=5)), GainRMSNorm(GainRMSNormConfig(width=5))
+    assert torch.equal(offset.weight, torch.zeros(5)) and torch.equal(gain.weight, torch.ones(5))
+    assert torch.equal(offset(x), plain(x)) and torch.equal(gain(x), plain(x))
+    assert list(plain.parameters()) == []
+
+
+def test_a_gain_of_w_is_an_offset_gain_of_w_minus_one() -> None:
+    x = torch.randn(3, 5)
+    offset, gain = RMSNorm(RMSNormConfig(width=5)), GainRMSNorm(GainRMSNormConfig(width=5))
+    with torch.no_grad():
+        offset.weight.copy_(torch.tensor([0.5, -1.0, 2.0, 0.0, -3.0]))
+        gain.weight.copy_(offset.weight + 1)
+    assert torch.equal(offset(x), gain(x))
 
 
 def test_a_zero_vector_stays_zero_with_finite_gradient() -> None:
@@ -51,12 +78,18 @@ def test_a_zero_vector_stays_zero_with_finite_gradient() -> None:
 
 
 def test_elementwise_cost_counts_every_number_and_nothing_canonical() -> None:
-    for norm, per_number in ((RMSNorm(RMSNormConfig(width=6)), 4), (LayerNorm(LayerNormConfig(width=6)), 7)):
+    norms = (
+        (RMSNorm(RMSNormConfig(width=6)), 4),
+        (GainRMSNorm(GainRMSNormConfig(width=6)), 4),
+        (UnitRMSNorm(UnitRMSNormConfig(width=6)), 3),
+        (LayerNorm(LayerNormConfig(width=6)), 7),
+    )
+    for norm, per_number in norms:
         assert (norm.cost(11).elementwise, norm.flops(11)) == (per_number * 6 * 11, 0)
 
 
 @pytest.mark.parametrize("options", [{"width": 0}, {"width": 4, "eps": 0.0}])
 def test_impossible_norms_are_refused(options: dict[str, float]) -> None:
-    for config in (RMSNormConfig, LayerNormConfig):
+    for config in (RMSNormConfig, GainRMSNormConfig, UnitRMSNormConfig, LayerNormConfig):
         with pytest.raises(ConfigError, match="must be"):
             config.from_options(options)

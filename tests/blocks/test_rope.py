@@ -1,4 +1,4 @@
-"""RoPE: relative, norm-preserving, half-split, in wide arithmetic."""
+"""RoPE and p-RoPE: relative, norm-preserving, half-split, in wide arithmetic; a fraction turns its pairs and no others."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blocks.attention.rope import rope_tables, rotate
+from blocks.attention.rope import Drop, check_fraction, rope_tables, rotate, rotated_pairs
+from blocks.errors import ConfigError
+
+DROPS: tuple[Drop, ...] = ("low", "high")
+FRACTIONS = [(p, drop) for p in (0.0, 0.25, 0.5, 0.75, 1.0) for drop in DROPS]
+every_fraction = pytest.mark.parametrize(("fraction", "drop"), FRACTIONS)
 
 
-def _rotate(x: torch.Tensor, positions: torch.Tensor, base: float = 10_000.0, factor: float = 1.0) -> torch.Tensor:
-    return rotate(x, *rope_tables(positions, x.shape[-1], base=base, factor=factor, dtype=x.dtype))
+def _rotate(
+    x: torch.Tensor, positions: torch.Tensor, base: float = 10_000.0, factor: float = 1.0, fraction: float = 1.0, drop: Drop = "low"
+) -> torch.Tensor:
+    tables = rope_tables(positions, x.shape[-1], base=base, factor=factor, fraction=fraction, drop=drop, dtype=x.dtype)
+    return rotate(x, *tables, drop=drop)
 
 
 @settings(deadline=None, max_examples=25)
@@ -25,18 +33,66 @@ def test_rotation_is_multiplication_by_a_complex_phase_per_half_split_pair(half:
     torch.testing.assert_close(_rotate(x, positions, 500.0, factor), torch.cat((turned.real, turned.imag), -1), rtol=1e-10, atol=1e-10)
 
 
-@settings(deadline=None, max_examples=20)
-@given(shift=st.integers(0, 4096), seed=st.integers(0, 2**16))
-def test_scores_depend_on_the_distance_only(shift: int, seed: int) -> None:
+@settings(deadline=None, max_examples=25)
+@given(shift=st.integers(0, 4096), seed=st.integers(0, 2**16), part=st.sampled_from(FRACTIONS))
+def test_scores_depend_on_the_distance_only(shift: int, seed: int, part: tuple[float, Drop]) -> None:
     generator = torch.Generator().manual_seed(seed)
     q, k = torch.randn(2, 7, 16, dtype=torch.float64, generator=generator)
-    here, there = torch.arange(7), torch.arange(7) + shift
-    torch.testing.assert_close(_rotate(q, here) @ _rotate(k, here).T, _rotate(q, there) @ _rotate(k, there).T, rtol=1e-9, atol=1e-9)
+    scores = []
+    for start in (0, shift):
+        turned = [_rotate(x, torch.arange(start, start + 7), fraction=part[0], drop=part[1]) for x in (q, k)]
+        scores.append(turned[0] @ turned[1].T)
+    torch.testing.assert_close(*scores, rtol=1e-9, atol=1e-9)
 
 
-def test_position_zero_is_left_alone() -> None:
+@every_fraction
+def test_position_zero_is_left_alone(fraction: float, drop: Drop) -> None:
     x = torch.randn(1, 8)
-    assert torch.equal(_rotate(x, torch.tensor([0])), x)
+    assert torch.equal(_rotate(x, torch.tensor([0]), fraction=fraction, drop=drop), x)
+
+
+# --- p-RoPE ------------------------------------------------------------------------------------------------------
+
+
+@every_fraction
+def test_a_fraction_turns_its_pairs_as_rope_does_and_leaves_the_others_to_the_bit(fraction: float, drop: Drop) -> None:
+    """Channels i and i + C/2 move for i < n (reversed: for i >= C/2 - n); the frozen ones are the tail of EACH half."""
+    x, positions = torch.randn(5, 16, generator=torch.Generator().manual_seed(0)), torch.arange(3, 8)
+    n = rotated_pairs(16, fraction)
+    moving = range(n) if drop == "low" else range(8 - n, 8)
+    channels = torch.tensor([c % 8 in moving for c in range(16)])
+    found = _rotate(x, positions, fraction=fraction, drop=drop)
+    assert torch.equal(found[:, channels], _rotate(x, positions)[:, channels])
+    assert torch.equal(found[:, ~channels], x[:, ~channels])
+    assert n == {0.0: 0, 0.25: 2, 0.5: 4, 0.75: 6, 1.0: 8}[fraction]
+
+
+@every_fraction
+def test_a_rotation_keeps_the_norm_of_every_pair(fraction: float, drop: Drop) -> None:
+    x = torch.randn(9, 16, dtype=torch.float64)
+    found = _rotate(x, 100 * torch.arange(9), fraction=fraction, drop=drop)
+    torch.testing.assert_close(torch.hypot(*found.chunk(2, -1)), torch.hypot(*x.chunk(2, -1)), rtol=1e-12, atol=1e-12)
+
+
+def test_no_fraction_is_no_operation_at_all() -> None:
+    x = torch.randn(3, 8)
+    assert _rotate(x, torch.arange(3), fraction=0.0) is x
+
+
+def test_the_number_of_pairs_is_that_of_the_released_model_and_is_rounded_down() -> None:
+    assert [rotated_pairs(*given) for given in ((512, 0.25), (256, 1.0), (6, 0.5), (6, 0.99), (2, 0.5))] == [64, 128, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("fraction", "drop", "message"),
+    [(1.5, "low", "between 0"), (-0.1, "low", "between 0"), (float("nan"), "low", "between 0"), (1.0, "high", "drops nothing")],
+)
+def test_fractions_that_mean_nothing_are_refused(fraction: float, drop: Drop, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_fraction("somewhere", fraction, drop)
+
+
+# --- stretching and arithmetic -----------------------------------------------------------------------------------
 
 
 def test_factor_stretches_positions() -> None:

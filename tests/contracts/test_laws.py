@@ -22,7 +22,7 @@ from arch_lab.testing.coverage import COMMAND, expected, markdown
 from arch_lab.testing.laws import inapplicable
 from arch_lab.testing.strategies import TokenShape, seeds, token_shapes
 from blocks.attention.core import mask_pairs
-from blocks.attention.masks import attended_pairs, visible
+from blocks.attention.masks import Radius, attended_pairs, visible
 from blocks.contract import tensors_nbytes
 from blocks.registry import Entry, entries
 from tests.law_table import LAW_RESULT, law_table
@@ -36,7 +36,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "gemma1": {},
     "gemma2": {"window": 5},
     "gemma3": {"window": 5, "pattern": "LG"},
+    "gemma4": {"window": 5},
     "m2_gpt": {"filter_order": 8},
+    "m2_gpt polynomial": {"filter_order": 8, "polynomial_order": 2, "polynomial_groups": 2},
     "custom": {"mixer": "gated_long_conv", "mixer_options": {"filter_order": 8}},
 }
 SHAPE, VOCABULARY = Shape(width=32, depth=2, ffn_width=32), 23
@@ -58,13 +60,13 @@ def test_every_block_keeps_every_law_that_applies(index: int, law: str, record_p
 
 @cache
 def model(name: str) -> ModelSubject:
-    return model_subject(name, recipe(name, MODELS[name]).model(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST))
+    return model_subject(name, recipe(name.partition(" ")[0], MODELS[name]).model(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST))
 
 
 @torch.no_grad()
 def _model_accounting(name: str) -> None:
     """Every part of the model against its counted graph, its parameters and the bytes its state holds."""
-    config = recipe(name, MODELS[name]).decoder(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST)
+    config = recipe(name.partition(" ")[0], MODELS[name]).decoder(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST)
     built = Decoder(config)
     twin = meta_model(config)
     assert [(n, p.shape) for n, p in built.named_parameters()] == [(n, p.shape) for n, p in twin.named_parameters()]
@@ -82,7 +84,7 @@ def _model_round_trip(name: str) -> None:
     """Name, options as JSON and state dict rebuild the same function."""
     first = model(name).module
     options = json.loads(json.dumps(MODELS[name]))
-    again = recipe(name, options).model(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST).double().eval()
+    again = recipe(name.partition(" ")[0], options).model(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST).double().eval()
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
@@ -115,9 +117,14 @@ def test_laws_hold_at_any_shape_and_seed(name: str, shape: TokenShape, seed: int
         law.probe(block, shape.batch, min(shape.tokens, block.longest), seed)
 
 
-@given(tokens=st.integers(1, 70), window=st.none() | st.integers(1, 80), radius=st.none() | st.integers(0, 80), causal=st.booleans())
+@given(
+    tokens=st.integers(1, 70),
+    window=st.none() | st.integers(1, 80),
+    radius=st.none() | st.integers(0, 80) | st.tuples(st.integers(0, 80), st.integers(0, 80)),
+    causal=st.booleans(),
+)
 def test_the_pairs_a_count_is_charged_with_are_the_true_entries_of_the_mask(
-    tokens: int, window: int | None, radius: int | None, causal: bool
+    tokens: int, window: int | None, radius: Radius | None, causal: bool
 ) -> None:
     """Three witnesses: the mask, what ``attend`` reports to a counter, the closed form in ``cost``."""
     span: dict[str, Any] = {"window": window, "radius": None} if causal else {"window": None, "radius": radius}

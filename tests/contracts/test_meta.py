@@ -12,6 +12,7 @@ from blocks import registry
 
 BROKEN = "tests.contracts.broken_blocks"
 INNOCENT = "tests.contracts.innocent_blocks"
+POLYNOMIAL = "tests.contracts.polynomial_blocks"
 
 # class, the law that must catch it, what its message must say
 CAUGHT = [
@@ -66,7 +67,7 @@ def _registry_as_found() -> Iterator[None]:
     yield
     registry._entries.clear()
     registry._entries.update(before)
-    for module in (BROKEN, INNOCENT, "tests.contracts.third_party"):
+    for module in (BROKEN, INNOCENT, POLYNOMIAL, "tests.contracts.third_party"):
         sys.modules.pop(module, None)
 
 
@@ -108,6 +109,12 @@ def test_the_two_points_short_transform_is_caught_at_its_smallest_length() -> No
     example = report(BROKEN, "TwoPointsShort", "causality")["causality"].example
     assert example is not None
     assert (example.batch, example.tokens, example.t, example.s) == (1, 2, 0, 1)
+
+
+def test_a_polynomial_product_is_caught_once_its_degree_cap_is_removed() -> None:
+    assert report(POLYNOMIAL, "CappedPolynomial", "causality").passed
+    result = report(POLYNOMIAL, "UncappedPolynomial", "causality")["causality"]
+    assert result.status == "failed" and "moves the earlier output" in result.text
 
 
 def test_a_window_too_wide_is_shown_where_it_first_shows() -> None:

@@ -38,6 +38,7 @@ class Mutation:
     tests: tuple[str, ...]
 
 
+CACHE = "tests/blocks/test_cache.py"
 ATTENTION, LONG = "tests/blocks/test_attention.py", "tests/blocks/test_long_convolution.py"
 MUTATIONS = (
     Mutation(
@@ -81,11 +82,16 @@ MUTATIONS = (
     ),
     Mutation(
         "cache one key short",
-        "blocks/attention/gemma.py",
-        "min(state.k.shape[2], window - 1)",
-        "min(state.k.shape[2], window - 2)",
-        (ATTENTION,),
+        "blocks/attention/cache.py",
+        "state.position - state.window + 1) :]",
+        "state.position - state.window + 2) :]",
+        (CACHE,),
     ),
+    Mutation(
+        "ring read one slot late", "blocks/attention/cache.py", "entries[:, :, oldest + 1 :]", "entries[:, :, oldest + 2 :]", (CACHE,)
+    ),
+    Mutation("ring not turned after a chunk", "blocks/attention/cache.py", "roll(end % window", "roll(0 * end % window", (CACHE,)),
+    Mutation("spent state not marked", "blocks/attention/cache.py", "state.spent = True", "state.spent = False", (CACHE,)),
     Mutation("transform padded to 2T - 2", "blocks/convolution/fft.py", "max(2, 2 * tokens)", "max(2, 2 * tokens - 2)", (LONG,)),
     Mutation("kernel behind by one", "blocks/convolution/fft.py", "k_reverse[:, : tokens - 1]", "k_reverse[:, : tokens - 2]", (LONG,)),
     Mutation(

@@ -1,0 +1,91 @@
+"""The same weights, looking both ways: a causal decoder as a bidirectional stack, and back.
+
+Sources: arXiv 2503.02656 (Gemma Encoder: the fully visible mask alone makes the encoder); arXiv 2504.06225; for the M2 mixer
+arXiv 2310.12109 and HazyResearch/m2 (HyenaFilter, bidirectional).
+
+Attention changes its mask and keeps every weight. The M2 mixer changes its kernel: the causal one stays the forward kernel,
+tap for tap, with its skip, and a reverse kernel joins it, whose tap r reads r + 1 tokens ahead. Its short convolution is causal
+in both forms, as in the released bidirectional model, so it stays. On the way back the reverse kernel is dropped. The
+reverse kernel starts as one of
+
+- "zeros": the last map of its network is 0 and the others are the forward one's, so the function is that of the decoder
+  and the first gradient reaches the last map;
+- "copy": the forward network, so a token reads as far ahead as back, with the same taps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from arch_lab.architecture.decoder import Decoder, DecoderConfig, LayerConfig, meta_model
+from arch_lab.architecture.direction import bidirectional_layer, causal_mixer
+from blocks.attention.masks import Radius
+from blocks.convolution.mixer import M2Mixer
+from blocks.errors import ConfigError
+
+Reverse = Literal["zeros", "copy"]
+
+
+def bidirectional(decoder: Decoder, *, radius: Radius | None = None, reverse: Reverse | None = None) -> Decoder:
+    """A copy of ``decoder`` that looks both ways; its ``hidden`` (B, T, D) is an encoder's output, its logits mean nothing.
+
+    ``radius``: keys a local layer sees on each side, in the place of its window. ``reverse``: how the reverse kernels of M2
+    mixers start. Raises: ConfigError when a layer needs one of the two and it is not given, or has no bidirectional form.
+    """
+    layers = tuple(bidirectional_layer(layer, radius=radius) for layer in decoder.config.layers)
+    state = {name: value for name, value in decoder.state_dict().items() if not name.startswith("layers.")}
+    state |= {f"layers.{name}": value for name, value in bidirectional_state(decoder.layers, reverse=reverse).items()}
+    return _rebuilt(decoder, replace(decoder.config, layers=layers), state)
+
+
+def causal(encoder: Decoder, *, window: int | None = None) -> Decoder:
+    """The way back: the causal flag on again, ``window`` in the place of the radius of a local layer, reverse kernels dropped.
+
+    Raises: ConfigError when a local layer gets no window, or a layer has no causal form here.
+    """
+    layers = tuple(_causal_layer(layer, window) for layer in encoder.config.layers)
+    state = {name: value for name, value in encoder.state_dict().items() if ".filter.behind." not in name}
+    return _rebuilt(encoder, replace(encoder.config, layers=layers), state)
+
+
+def bidirectional_state(layers: nn.ModuleList, *, reverse: Reverse | None = None) -> dict[str, Tensor]:
+    """The state dict of the bidirectional form of causal ``layers`` (arch_lab.architecture.decoder.Layer), names as theirs.
+
+    Raises: ConfigError when an M2 mixer is among them and ``reverse`` is not given.
+    """
+    state = dict(layers.state_dict())
+    for i, layer in enumerate(layers):
+        mixer = layer.mixer
+        if not isinstance(mixer, M2Mixer):
+            continue
+        if reverse is None:
+            raise ConfigError(f"layer {i}: an M2 mixer needs a reverse kernel; choose reverse 'zeros' (same function) or 'copy'")
+        for name, convolution in (("long", mixer.long), ("residual", mixer.residual)):
+            if convolution is not None:
+                state |= _behind(state, f"{i}.mixer.{name}.filter.", len(convolution.filter.ahead) - 1, reverse)
+    return state
+
+
+def _behind(state: dict[str, Tensor], prefix: str, last: int, reverse: Reverse) -> dict[str, Tensor]:
+    """The reverse network's tensors, made of the forward one's."""
+    found = {}
+    for name, value in state.items():
+        if name.startswith(f"{prefix}ahead."):
+            zero = reverse == "zeros" and name == f"{prefix}ahead.{last}.weight"
+            found[name.replace(".filter.ahead.", ".filter.behind.")] = torch.zeros_like(value) if zero else value
+    return found
+
+
+def _causal_layer(layer: LayerConfig, window: int | None) -> LayerConfig:
+    return replace(layer, mixer=causal_mixer(layer.mixer, window=window))
+
+
+def _rebuilt(model: Decoder, config: DecoderConfig, state: dict[str, Tensor]) -> Decoder:
+    """A model of ``config`` that owns a copy of ``state``; nothing is drawn."""
+    built = meta_model(config)
+    built.load_state_dict({name: value.detach().clone() for name, value in state.items()}, assign=True)
+    return built.train(model.training)

@@ -1,0 +1,88 @@
+"""The decoding loop: a prompt in one prefill, then one step a token, timed apart.
+
+It asks a model for ``init_state``, ``prefill`` and ``step`` and nothing else, so every decoder is served alike: caches of
+attention, histories of long convolutions, whatever a block of another package keeps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from arch_lab.generation.sampling import Sampling
+from blocks.contract import tensors_nbytes
+
+
+class Decodes(Protocol):
+    """What generation needs of a model (arch_lab.architecture.Decoder): tokens in, next-token logits and a state out."""
+
+    def init_state(self, batch: int, max_tokens: int | None = None, *, reserve: bool = False) -> Any: ...
+
+    def prefill(self, tokens: Tensor, state: Any, *, last_only: bool = False) -> tuple[Tensor, Any]: ...
+
+    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]: ...
+
+
+@dataclass
+class Meter:
+    """What a decoding took: seconds in the model and the sampler, not in whoever consumes the tokens."""
+
+    prefill_tokens: int = 0
+    prefill_seconds: float = 0.0
+    steps: int = 0
+    step_seconds: float = 0.0
+    state_bytes: int = 0  # held when the last token was chosen
+    ended: bool = False  # by an end-of-text token rather than by the limit
+
+    @property
+    def prefill_rate(self) -> float | None:
+        return self.prefill_tokens / self.prefill_seconds if self.prefill_seconds else None
+
+    @property
+    def step_rate(self) -> float | None:
+        """Tokens per second after the first, which the prefill pays for; None when there was no second."""
+        return self.steps / self.step_seconds if self.steps and self.step_seconds else None
+
+
+def decode(
+    model: Decodes,
+    prompt: list[int],
+    *,
+    max_tokens: int,
+    sampling: Sampling,
+    seed: int,
+    end: frozenset[int],
+    meter: Meter,
+    device: torch.device | None = None,
+) -> Iterator[int]:
+    """At most ``max_tokens`` ids that follow ``prompt``, as they are chosen; stops before an id of ``end``. Fills ``meter``.
+
+    Caches are reserved for exactly the tokens that can be fed: the last chosen one never is.
+    Raises: ConfigError when the model is bidirectional.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    started = time.perf_counter()
+    with torch.inference_mode():
+        state = model.init_state(1, len(prompt) + max_tokens - 1, reserve=True)
+        logits, state = model.prefill(torch.tensor([prompt], device=device), state, last_only=True)
+        token = sampling.choose(logits[0, -1], generator)
+    meter.prefill_tokens, meter.prefill_seconds = len(prompt), time.perf_counter() - started
+    for chosen in range(1, max_tokens + 1):
+        meter.state_bytes = tensors_nbytes(state)
+        if token in end:
+            meter.ended = True
+            return
+        yield token
+        if chosen == max_tokens:
+            return
+        started = time.perf_counter()
+        with torch.inference_mode():
+            logits, state = model.step(torch.tensor([token], device=device), state)
+            token = sampling.choose(logits[0], generator)
+        meter.steps += 1
+        meter.step_seconds += time.perf_counter() - started

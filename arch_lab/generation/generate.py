@@ -1,0 +1,125 @@
+"""Text from a checkpoint: ``arch_lab.generate``, the twin of ``arch-lab generate``."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arch_lab.data import Tokenizer
+from arch_lab.generation.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from arch_lab.generation.decode import Meter, decode
+from arch_lab.generation.sampling import Sampling
+from blocks.errors import UserError
+
+DEFAULT_TOKENS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What was written and what it took. ``tokens``: the new ids; rates in tokens per second, prompt and new text apart."""
+
+    prompt: str
+    text: str
+    tokens: list[int]
+    tokens_per_second: float | None  # None: there was no second token to time
+    prefill_tokens_per_second: float | None
+    state_bytes: int
+    seed: int
+    ended: bool  # by the end-of-text token, not by the limit
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        return {name: value for name, value in vars(self).items() if name != "ended"}
+
+
+def generate(
+    checkpoint: str | Path | Checkpoint,
+    prompt: str,
+    *,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    write: Callable[[str], None] | None = None,
+) -> Generation:
+    """Continue ``prompt``: greedy, or drawn when ``temperature`` or ``top_p`` is given (the other one is then 1).
+
+    ``max_tokens``: new tokens, 64 or as many as the model has room for. ``write`` receives the text piece by piece, as it
+    is chosen; a character of several tokens arrives whole.
+    Raises: UserError (one line) for impossible options, an empty or too long prompt, or a path that is no decoder's checkpoint.
+    """
+    if temperature is None and top_p is not None:
+        temperature = 1.0
+    sampling = Sampling(temperature=temperature, top_p=1.0 if top_p is None else top_p)
+    if max_tokens is not None and max_tokens < 1:
+        raise UserError(f"max_tokens must be at least 1, got {max_tokens}")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed must be a whole number from 0 to 2^63 - 1, got {seed}")
+    if not prompt:
+        raise UserError("the prompt is empty; give at least one character to continue")
+    opened = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
+    tokenizer = opened.tokenizer
+    if tokenizer is None:
+        raise CheckpointError(f"{opened.path} holds no tokenizer, so a prompt cannot be encoded; put the model's tokenizer.json there")
+    ids = [*opened.begin, *(int(i) for i in tokenizer.encode([prompt])[0])]
+    if max(ids) >= opened.vocabulary:
+        raise CheckpointError(
+            f"{opened.path}: the tokenizer gives id {max(ids)}, the model knows {opened.vocabulary}; they do not belong together"
+        )
+    limit = _room(len(ids), max_tokens, opened.max_tokens)
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    meter, speaker, tokens, pieces = Meter(), Speaker(tokenizer), [], []
+    written = decode(
+        opened.model.to(device), ids, max_tokens=limit, sampling=sampling, seed=seed, end=opened.end, meter=meter, device=device
+    )
+    for token in written:
+        tokens.append(token)
+        pieces.append(speaker.say(token))
+        if write is not None:
+            write(pieces[-1])
+    pieces.append(speaker.close())
+    if write is not None:
+        write(pieces[-1])
+    return Generation(
+        prompt=prompt,
+        text="".join(pieces),
+        tokens=tokens,
+        tokens_per_second=meter.step_rate,
+        prefill_tokens_per_second=meter.prefill_rate,
+        state_bytes=meter.state_bytes,
+        seed=seed,
+        ended=meter.ended,
+    )
+
+
+def _room(prompt: int, asked: int | None, most: int) -> int:
+    """New tokens to write. Raises: UserError when prompt and new tokens exceed what the model was built for."""
+    room = most - prompt
+    if room < 1:
+        raise UserError(f"the prompt takes {prompt} tokens and the model was built for {most}; shorten it to at most {most - 1}")
+    if asked is not None and asked > room:
+        raise UserError(
+            f"the prompt takes {prompt} tokens and {asked} more exceed the {most} this model was built for; ask for at most {room}"
+        )
+    return min(room, DEFAULT_TOKENS) if asked is None else asked
+
+
+class Speaker:
+    """Ids to text as they come: bytes of an unfinished character wait for the tokens that complete it."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.pieces = tokenizer.pieces()
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def say(self, token: int) -> str:
+        # a table padded beyond its tokenizer has ids that mean nothing
+        return self.decoder.decode(self.pieces[token] if token < len(self.pieces) else b"")
+
+    def close(self) -> str:
+        return self.decoder.decode(b"", final=True)

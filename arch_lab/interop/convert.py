@@ -1,0 +1,99 @@
+"""``arch_lab.convert``: a Hugging Face checkpoint into our folder, and ours back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from arch_lab.data import ByteTokenizer, Tokenizer
+from arch_lab.generation.checkpoint import open_checkpoint
+from arch_lab.interop.family import Blueprint, InteropError
+from arch_lab.interop.folder import MANIFEST, Manifest, copy_tokenizer, read_manifest, write_manifest
+from arch_lab.interop.huggingface import CONFIG, is_huggingface, read_config, read_tensors, write_huggingface
+from arch_lab.interop.tensors import SINGLE, TensorFiles, check_shapes, new_folder, write_tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """What was written where."""
+
+    source: str
+    target: str
+    to: str
+    architecture: str
+    tensors: int
+    parameters: int
+    dtype: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        return dict(vars(self))
+
+
+def convert(source: str | Path, target: str | Path, *, to: Literal["arch-lab", "huggingface"] = "arch-lab") -> Conversion:
+    """Write the checkpoint at ``source`` to the new folder ``target``.
+
+    To "arch-lab": ``source`` is a Hugging Face folder. To "huggingface": a folder made here, or a run or checkpoint trained
+    here whose architecture that format knows. Tensors are copied bit for bit; nothing appears at ``target`` unless all is well.
+    Raises: UserError, one line: the field, tensor or file that cannot be translated.
+    """
+    source, target = Path(source), Path(target)
+    manifest, tensors, texts = _read_theirs(source) if to == "arch-lab" else _read_ours(source)
+    with new_folder(target) as folder:
+        if to == "arch-lab":
+            write_manifest(folder, manifest)
+            write_tensors(folder / SINGLE, tensors)
+        else:
+            write_huggingface(folder, manifest, tensors)
+        if isinstance(texts, Path):
+            copy_tokenizer(texts, folder)
+        elif texts is not None and not isinstance(texts, ByteTokenizer):  # bytes have no tokenizer.json that others read
+            texts.save(folder)
+    dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in tensors.values()})
+    return Conversion(
+        source=str(source),
+        target=str(target),
+        to=to,
+        architecture=manifest.blueprint.architecture,
+        tensors=len(tensors),
+        parameters=sum(value.numel() for value in tensors.values()),
+        dtype=", ".join(dtypes),
+    )
+
+
+def _read_theirs(source: Path) -> tuple[Manifest, dict[str, Tensor], Path]:
+    if not source.is_dir():
+        raise InteropError(f"{source}: no such folder; give the folder that holds {CONFIG} and {SINGLE}")
+    if (source / MANIFEST).is_file():
+        raise InteropError(f"{source} already is a folder of arch-lab; --to huggingface converts it back")
+    if (source / "result.json").is_file() or not (source / CONFIG).is_file():
+        raise InteropError(f"{source}: no Hugging Face checkpoint, which holds {CONFIG} with a model_type, and {SINGLE}")
+    manifest, family = read_config(source)
+    return manifest, read_tensors(source, manifest, family), source
+
+
+def _read_ours(source: Path) -> tuple[Manifest, dict[str, Tensor], Path | Tokenizer | None]:
+    if source.is_dir() and (source / MANIFEST).is_file():
+        manifest = read_manifest(source)
+        from arch_lab.interop.family import family_for
+
+        shapes = family_for(manifest.blueprint.architecture).skeleton(manifest.blueprint)
+        files = TensorFiles(source)
+        check_shapes(files.shapes(), shapes, source / SINGLE)
+        return manifest, {name: files.read(name) for name in shapes}, source
+    if source.is_dir() and is_huggingface(source):
+        raise InteropError(f"{source} already is a Hugging Face folder; leave out --to huggingface to convert it to ours")
+    opened = open_checkpoint(source)
+    blueprint = Blueprint(
+        architecture=opened.architecture,
+        options=opened.options,
+        shape=opened.shape,
+        vocabulary=opened.vocabulary,
+        max_tokens=opened.max_tokens,
+    )
+    begin, end = next(iter(opened.begin), None), next(iter(opened.end), None)
+    manifest = Manifest(blueprint=blueprint, begin_text=begin, end_text=end)
+    return manifest, dict(opened.model.state_dict()), opened.tokenizer

@@ -1,0 +1,134 @@
+"""A family of foreign checkpoints: how its config.json and its tensor names translate. One file per family registers one.
+
+A family that this package does not know cannot be guessed: two codes that share a name differ by a norm, a window or a cap.
+So every field of a config.json is either translated, or has to hold the one value our blocks compute, or stands in an
+explicit list of what changes no output; anything else is an error that names it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from arch_lab.architecture import Shape, meta_model, recipe
+from blocks.errors import UserError, did_you_mean
+
+
+class InteropError(UserError):
+    """A checkpoint that cannot be translated, or is not whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blueprint:
+    """Everything a model is built from; what ``arch-lab.json`` holds."""
+
+    architecture: str
+    options: dict[str, Any]
+    shape: Shape
+    vocabulary: int
+    max_tokens: int
+
+
+class Family(ABC):
+    """One ``model_type`` of Hugging Face and the architecture here that computes the same function."""
+
+    model_type: ClassVar[str]
+    architecture: ClassVar[str]
+
+    @abstractmethod
+    def read_config(self, fields: Fields) -> Blueprint:
+        """Translates config.json; takes every field it knows, the caller refuses the rest. Raises: InteropError."""
+
+    @abstractmethod
+    def write_config(self, blueprint: Blueprint) -> dict[str, Any]:
+        """The fields of config.json that the function depends on. Raises: InteropError for what the format cannot say."""
+
+    @abstractmethod
+    def their_name(self, ours: str) -> str:
+        """The name their checkpoint gives one of our parameters."""
+
+    def skeleton(self, blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each of our parameters, without building the model in memory."""
+        chosen = recipe(blueprint.architecture, blueprint.options)
+        config = chosen.decoder(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
+        return {name: tuple(value.shape) for name, value in meta_model(config).state_dict().items()}
+
+    def redundant(self, theirs: str) -> str | None:
+        """For a tensor that a checkpoint may hold beside its parameters: the parameter it has to equal. None: unknown."""
+        return None
+
+
+_families: dict[str, Family] = {}
+
+
+def register_family(family: Family) -> None:
+    _families[family.model_type] = family
+
+
+def family_of(model_type: Any, where: str) -> Family:
+    """Raises: InteropError that lists the model types there are."""
+    if not isinstance(model_type, str) or model_type not in _families:
+        near = did_you_mean(str(model_type), _families)
+        known = near if near.startswith("; valid") else f"{near} (known: {', '.join(sorted(_families))})"
+        raise InteropError(f"{where}: model_type {model_type!r} is not supported{known}")
+    return _families[model_type]
+
+
+def family_for(architecture: str) -> Family:
+    """The family whose format can hold an architecture of ours. Raises: InteropError."""
+    for family in _families.values():
+        if family.architecture == architecture:
+            return family
+    known = ", ".join(sorted(f.architecture for f in _families.values()))
+    raise InteropError(f"architecture {architecture!r} has no Hugging Face form; those that do: {known}")
+
+
+class Fields:
+    """A config.json being read: what has been taken, and errors that name field and value."""
+
+    def __init__(self, content: Mapping[str, Any], where: str) -> None:
+        self.content, self.where = dict(content), where
+
+    def take(self, name: str, default: Any = None) -> Any:
+        return self.content.pop(name, default)
+
+    def whole(self, name: str, default: int | None = None) -> int:
+        """Raises: InteropError unless the field is a positive whole number."""
+        value = self.content.pop(name, default)
+        if value is None:
+            raise InteropError(f"{self.where}: {name} is missing")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < 1:
+            raise self.refuse(name, value, "expected a whole number of at least 1")
+        return int(value)
+
+    def number(self, name: str, default: float) -> float:
+        return positive(self, name, self.content.pop(name, default))
+
+    def only(self, name: str, allowed: Iterable[Any], why: str) -> None:
+        """The field may be missing or hold one of ``allowed``. Raises: InteropError with the reason."""
+        if name in self.content and not any(same(self.content[name], value) for value in allowed):
+            raise self.refuse(name, self.content[name], why)
+        self.content.pop(name, None)
+
+    def refuse(self, name: str, value: Any, why: str) -> InteropError:
+        return InteropError(f"{self.where}: {name} = {value!r} is not supported: {why}")
+
+    def finish(self, ignored: Iterable[str], defaults: Mapping[str, Any]) -> None:
+        """Nothing may be left but ``ignored`` fields and those at their ``defaults``. Raises: InteropError naming the first."""
+        known = set(ignored)
+        for name, value in self.content.items():
+            if name not in known and not (name in defaults and same(value, defaults[name])):
+                raise self.refuse(name, value, "whether it changes what the model computes is not known here; remove it if it does not")
+
+
+def positive(fields: Fields, name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise fields.refuse(name, value, "expected a positive number")
+    return float(value)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal as JSON: false is not 0."""
+    return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)

@@ -1,0 +1,118 @@
+"""Our own checkpoint folder: ``arch-lab.json``, ``model.safetensors`` under our names, and the tokenizer's files as they came.
+
+``arch-lab.json``: format (1), architecture, options, shape, vocabulary, max_tokens, and tokens: the ids that begin, end and pad
+a text (begin_text, end_text, padding; null where there is none).
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arch_lab.architecture import Decoder, Shape, on_meta, recipe
+from arch_lab.data import Tokenizer
+from arch_lab.data.tokenizer import load_tokenizer, read_tokenizer
+from arch_lab.interop.family import Blueprint, InteropError
+from arch_lab.interop.tensors import SINGLE, TensorFiles, check_shapes, read_object, write_object
+
+MANIFEST, FORMAT = "arch-lab.json", 1
+# copied unchanged in both directions, so that a folder converted back still reads text
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_kind.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+Ids = int | list[int] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The content of ``arch-lab.json``. Ids are kept as they were written: one, several or none."""
+
+    blueprint: Blueprint
+    begin_text: Ids = None
+    end_text: Ids = None
+    padding: Ids = None
+
+    @property
+    def begin(self) -> tuple[int, ...]:
+        return _ids(self.begin_text)
+
+    @property
+    def end(self) -> frozenset[int]:
+        return frozenset(_ids(self.end_text))
+
+    def to_dict(self) -> dict[str, Any]:
+        tokens = {"begin_text": self.begin_text, "end_text": self.end_text, "padding": self.padding}
+        return {"format": FORMAT, **asdict(self.blueprint), "tokens": tokens}
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises: InteropError when the file is damaged or of a later format, ConfigError for an architecture that is unknown."""
+    path = folder / MANIFEST
+    content = read_object(path)
+    if content.get("format") != FORMAT:
+        raise InteropError(f"{path}: format {content.get('format')!r} is not known, this version reads {FORMAT}")
+    try:
+        blueprint = Blueprint(
+            architecture=content["architecture"],
+            options=dict(content["options"]),
+            shape=Shape(**content["shape"]),
+            vocabulary=int(content["vocabulary"]),
+            max_tokens=int(content["max_tokens"]),
+        )
+        tokens = dict(content["tokens"])
+        return Manifest(blueprint=blueprint, **tokens)
+    except KeyError as error:
+        raise InteropError(f"{path}: {error.args[0]!r} is missing") from None
+    except (TypeError, ValueError) as error:
+        raise InteropError(f"{path}: {error}") from None
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    write_object(folder / MANIFEST, manifest.to_dict())
+
+
+def load_model(folder: Path, manifest: Manifest) -> Decoder:
+    """The decoder in evaluation mode, in the dtype of the file. Raises: InteropError when tensors do not fit."""
+    blueprint, tensors = manifest.blueprint, TensorFiles(folder)
+    chosen = recipe(blueprint.architecture, blueprint.options)
+    with on_meta():  # no memory, and no random draw, for what the file replaces
+        model = chosen.model(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
+    check_shapes(tensors.shapes(), {name: tuple(value.shape) for name, value in model.state_dict().items()}, folder / SINGLE)
+    weights: dict[str, Tensor] = {name: tensors.read(name) for name in tensors.where}
+    dtypes = {value.dtype for value in weights.values()}
+    if len(dtypes) > 1:  # norms kept in float32 beside bfloat16 matrices: one dtype, the widest, computes the same
+        widest = torch.float32 if torch.float64 not in dtypes else torch.float64
+        weights = {name: value.to(widest) for name, value in weights.items()}
+    model.load_state_dict(weights, assign=True)
+    return model.requires_grad_(True).eval()
+
+
+def read_own_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer in a converted folder, or None. Raises: DataError when it is damaged."""
+    if (folder / "tokenizer_kind.json").is_file():
+        return load_tokenizer(folder)
+    return read_tokenizer(folder / "tokenizer.json") if (folder / "tokenizer.json").is_file() else None
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def _ids(value: Ids) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, int) else tuple(value)

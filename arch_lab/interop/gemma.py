@@ -1,0 +1,260 @@
+"""Gemma 1, 2 and 3 (text) as ``transformers`` stores them.
+
+Legend: D width, H query heads, K key/value heads, C head width, w window.
+Source: transformers models/gemma, gemma2, gemma3 (configuration_*.py, modeling_*.py). Both spellings of the rotary fields are
+read, flat (rope_theta, rope_scaling, rope_local_base_freq) and nested (rope_parameters), and both are written.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+from arch_lab.architecture.gemma import GLOBAL, LOCAL, GemmaRecipe
+from arch_lab.architecture.recipe import Shape, recipe
+from arch_lab.interop.family import Blueprint, Family, Fields, InteropError, positive, register_family
+
+ATTENTION = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj", "query_norm": "q_norm", "key_norm": "k_norm"}
+CHANNEL = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+PRE_NORMS = {"mixer_norm": "input_layernorm", "channel_norm": "post_attention_layernorm"}
+SANDWICH_NORMS = {
+    "mixer_norm": "input_layernorm",
+    "mixer_out_norm": "post_attention_layernorm",
+    "channel_norm": "pre_feedforward_layernorm",
+    "channel_out_norm": "post_feedforward_layernorm",
+}
+OUTER = {"embedding.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}
+LAYER_TYPES = {LOCAL: "sliding_attention", GLOBAL: "full_attention"}
+TANH_GELU = "gelu_pytorch_tanh"
+
+
+def their_name(ours: str, *, sandwich: bool) -> str:
+    """The name ``transformers`` gives a parameter. ``post_attention_layernorm`` means another norm in Gemma 1 than later."""
+    parts = ours.split(".")
+    if parts[0] != "layers":
+        return OUTER[ours]
+    layer, block = f"model.layers.{parts[1]}", parts[2]
+    if block == "mixer":
+        return f"{layer}.self_attn.{ATTENTION[parts[3]]}.weight"
+    if block == "channel":
+        return f"{layer}.mlp.{CHANNEL[parts[3]]}.weight"
+    if block == "scale":
+        return f"{layer}.layer_scalar"
+    return f"{layer}.{(SANDWICH_NORMS if sandwich else PRE_NORMS)[block]}.weight"
+
+
+class GemmaFamily(Family):
+    """What the three generations share."""
+
+    sandwich: ClassVar[bool] = True
+    class_name: ClassVar[str]  # of transformers
+    activation: ClassVar[str] = "hidden_activation"
+
+    def their_name(self, ours: str) -> str:
+        return their_name(ours, sandwich=self.sandwich)
+
+    def redundant(self, theirs: str) -> str | None:
+        return OUTER["embedding.weight"] if theirs == "lm_head.weight" else None  # older files repeat the tied table
+
+    def read_config(self, fields: Fields) -> Blueprint:
+        fields.only("tie_word_embeddings", [True], "input and output share one table here")
+        fields.only("attention_bias", [False], "the projections have no bias")
+        fields.only("attention_dropout", [0], "attention has no dropout")
+        fields.only("rms_norm_eps", [1e-6], "the norms add 1e-6")
+        fields.only("use_bidirectional_attention", [None, False], "only causal decoders are converted")
+        # Gemma 1's first release says "gelu" and means the tanh form (huggingface/transformers#29402); later codes ignore hidden_act
+        fields.only("hidden_act", [TANH_GELU, "gelu", None], "the gate is a tanh-approximated GELU")
+        fields.only("hidden_activation", [TANH_GELU, None] if self.activation == "hidden_act" else [TANH_GELU], "the gate is a tanh GELU")
+        depth, c = fields.whole("num_hidden_layers"), fields.whole("head_dim")
+        shape = Shape(width=fields.whole("hidden_size"), depth=depth, ffn_width=fields.whole("intermediate_size"))
+        heads = {"heads": fields.whole("num_attention_heads"), "kv_heads": fields.whole("num_key_value_heads"), "head_width": c}
+        vocabulary, max_tokens = fields.whole("vocab_size"), fields.whole("max_position_embeddings")
+        options = {**heads, **self.read_options(fields, depth, c)}
+        return Blueprint(architecture=self.architecture, options=options, shape=shape, vocabulary=vocabulary, max_tokens=max_tokens)
+
+    def write_config(self, blueprint: Blueprint) -> dict[str, Any]:
+        chosen, shape = recipe(blueprint.architecture, blueprint.options), blueprint.shape
+        assert isinstance(chosen, GemmaRecipe)
+        for option in ("rope_fraction", "local_rope_fraction"):
+            if getattr(chosen, option, 1) != 1:
+                raise InteropError(
+                    f"{self.model_type}: {option} {getattr(chosen, option)} cannot be written: the format rotates all channels"
+                )
+        heads = chosen.head_shape(shape.width)
+        return {
+            "architectures": [self.class_name],
+            "model_type": self.model_type,
+            "vocab_size": blueprint.vocabulary,
+            "max_position_embeddings": blueprint.max_tokens,
+            "hidden_size": shape.width,
+            "intermediate_size": shape.ffn_width,
+            "num_hidden_layers": shape.depth,
+            "num_attention_heads": heads.heads,
+            "num_key_value_heads": heads.kv_heads,
+            "head_dim": heads.head_width,
+            self.activation: TANH_GELU,
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": True,
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            **self.write_options(chosen, shape.depth, heads.head_width),
+        }
+
+    @abstractmethod
+    def read_options(self, fields: Fields, depth: int, head_width: int) -> dict[str, Any]:
+        """Options of our recipe beyond the heads. Raises: InteropError."""
+
+    @abstractmethod
+    def write_options(self, chosen: Any, depth: int, head_width: int) -> dict[str, Any]:
+        """The inverse. Raises: InteropError."""
+
+
+class Gemma1Family(GemmaFamily):
+    model_type, architecture, class_name = "gemma", "gemma1", "GemmaForCausalLM"
+    sandwich = False
+    activation = "hidden_act"
+
+    def read_options(self, fields: Fields, depth: int, head_width: int) -> dict[str, Any]:
+        return {"rope_base": flat_rope(fields)}
+
+    def write_options(self, chosen: Any, depth: int, head_width: int) -> dict[str, Any]:
+        if chosen.query_scale not in (None, head_width**-0.5):
+            raise InteropError(f"gemma: query_scale {chosen.query_scale} cannot be written: the format scales by head_dim^-0.5")
+        return write_flat_rope(chosen.rope_base)
+
+
+class Gemma2Family(GemmaFamily):
+    model_type, architecture, class_name = "gemma2", "gemma2", "Gemma2ForCausalLM"
+
+    def read_options(self, fields: Fields, depth: int, head_width: int) -> dict[str, Any]:
+        caps = {"attention_softcap": "attn_logit_softcapping", "final_softcap": "final_logit_softcapping"}
+        found = {ours: fields.take(theirs, default) for (ours, theirs), default in zip(caps.items(), (50.0, 30.0), strict=True)}
+        return {
+            **{ours: None if value is None else positive(fields, caps[ours], value) for ours, value in found.items()},
+            **read_pattern(fields, depth, period=2),
+            "query_scale": read_scale(fields, head_width),
+            "rope_base": flat_rope(fields),
+        }
+
+    def write_options(self, chosen: Any, depth: int, head_width: int) -> dict[str, Any]:
+        return {
+            "attn_logit_softcapping": chosen.attention_softcap,
+            "final_logit_softcapping": chosen.final_softcap,
+            "query_pre_attn_scalar": write_scale(chosen.query_scale, head_width),
+            **write_pattern(chosen, depth),
+            **write_flat_rope(chosen.rope_base),
+        }
+
+
+class Gemma3Family(GemmaFamily):
+    model_type, architecture, class_name = "gemma3_text", "gemma3", "Gemma3ForCausalLM"
+
+    def read_options(self, fields: Fields, depth: int, head_width: int) -> dict[str, Any]:
+        fields.only("attn_logit_softcapping", [None], "Gemma 3 caps no scores (transformers reads this field and does not use it)")
+        fields.only("final_logit_softcapping", [None], "the logits of Gemma 3 are not capped")
+        nested = dict(fields.take("rope_parameters") or {})
+        whole = {**(nested.pop("full_attention", None) or {}), **(fields.take("rope_scaling") or {})}
+        local = dict(nested.pop("sliding_attention", None) or {})
+        if nested:
+            name, value = next(iter(nested.items()))
+            raise fields.refuse(f"rope_parameters.{name}", value, "expected full_attention and sliding_attention")
+        whole.setdefault("rope_theta", fields.take("rope_theta", 1_000_000.0))
+        local.setdefault("rope_theta", fields.take("rope_local_base_freq", 10_000.0))
+        global_base, factor = rope(fields, whole, "rope_parameters.full_attention", linear=True)
+        local_base, _ = rope(fields, local, "rope_parameters.sliding_attention", linear=False)
+        return {
+            **read_pattern(fields, depth, period=fields.whole("sliding_window_pattern", 6)),
+            "query_scale": read_scale(fields, head_width),
+            "local_rope_base": local_base,
+            "global_rope_base": global_base,
+            "rope_factor": factor,
+        }
+
+    def write_options(self, chosen: Any, depth: int, head_width: int) -> dict[str, Any]:
+        scaled = None if chosen.rope_factor == 1 else {"rope_type": "linear", "factor": chosen.rope_factor}
+        return {
+            "query_pre_attn_scalar": write_scale(chosen.query_scale, head_width),
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": chosen.local_rope_base},
+                "full_attention": {**(scaled or {"rope_type": "default"}), "rope_theta": chosen.global_rope_base},
+            },
+            "rope_theta": chosen.global_rope_base,
+            "rope_local_base_freq": chosen.local_rope_base,
+            "rope_scaling": scaled,
+            **write_pattern(chosen, depth),
+        }
+
+
+# --- fields that several generations share ----------------------------------------------------------------------------
+
+
+def flat_rope(fields: Fields) -> float:
+    """The one base of Gemma 1 and 2. As in transformers, ``rope_scaling`` replaces ``rope_parameters``."""
+    found = dict(fields.take("rope_scaling") or fields.take("rope_parameters") or {})
+    fields.take("rope_parameters")
+    base = fields.take("rope_theta", 10_000.0)
+    found.setdefault("rope_theta", base)
+    return rope(fields, found, "rope_parameters", linear=False)[0]
+
+
+def write_flat_rope(base: float) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": base}, "rope_theta": base}
+
+
+def rope(fields: Fields, found: dict[str, Any], where: str, *, linear: bool) -> tuple[float, float]:
+    """(base, factor) of one set of rotary fields. Raises: InteropError for another kind of scaling."""
+    kind = found.pop("rope_type", found.pop("type", "default")) or "default"
+    found.pop("type", None)  # older files hold both spellings
+    if kind not in (("default", "linear") if linear else ("default",)):
+        raise fields.refuse(f"{where}.rope_type", kind, "positions are stretched linearly on global layers of Gemma 3, and nowhere else")
+    base = positive(fields, f"{where}.rope_theta", found.pop("rope_theta"))
+    factor = positive(fields, f"{where}.factor", found.pop("factor", None)) if kind == "linear" else 1.0
+    partial = found.pop("partial_rotary_factor", None)
+    if partial not in (None, 1.0):
+        raise fields.refuse(f"{where}.partial_rotary_factor", partial, "all channels are rotated")
+    for name, value in found.items():
+        if value is not None:
+            raise fields.refuse(f"{where}.{name}", value, "it belongs to no rotary embedding that is known here")
+    return base, factor
+
+
+def read_scale(fields: Fields, head_width: int) -> float | None:
+    scalar = fields.number("query_pre_attn_scalar", 256)
+    return None if scalar == head_width else float(scalar**-0.5)
+
+
+def write_scale(query_scale: float | None, head_width: int) -> int:
+    scalar = head_width if query_scale is None else round(query_scale**-2)
+    if query_scale is not None and scalar**-0.5 != query_scale:
+        raise InteropError(
+            f"query_scale {query_scale} is not the inverse root of a whole number, which is all query_pre_attn_scalar can say"
+        )
+    return scalar
+
+
+def read_pattern(fields: Fields, depth: int, *, period: int) -> dict[str, Any]:
+    """``window`` and ``pattern``, shortened to its smallest period; without layer_types every ``period``-th layer is global."""
+    types = fields.take("layer_types")
+    if types is None:
+        types = [LAYER_TYPES[GLOBAL if (i + 1) % period == 0 else LOCAL] for i in range(depth)]
+    letters = {theirs: ours for ours, theirs in LAYER_TYPES.items()}
+    if not isinstance(types, list) or len(types) != depth:
+        raise fields.refuse("layer_types", types, f"expected a list of {depth}, one for each layer")
+    for i, kind in enumerate(types):
+        if kind not in letters:
+            raise fields.refuse(f"layer_types[{i}]", kind, f"expected {' or '.join(letters)}")
+    layers = "".join(letters[kind] for kind in types)
+    pattern = next(layers[:p] for p in range(1, depth + 1) if (layers[:p] * depth)[:depth] == layers)
+    if LOCAL not in pattern and fields.content.get("sliding_window") is None:
+        fields.take("sliding_window")
+        return {"pattern": pattern}
+    return {"pattern": pattern, "window": fields.whole("sliding_window")}
+
+
+def write_pattern(chosen: Any, depth: int) -> dict[str, Any]:
+    layers = [chosen.layer_pattern[i % len(chosen.layer_pattern)] for i in range(depth)]
+    return {"layer_types": [LAYER_TYPES[kind] for kind in layers], "sliding_window": chosen.window}
+
+
+for family in (Gemma1Family(), Gemma2Family(), Gemma3Family()):
+    register_family(family)

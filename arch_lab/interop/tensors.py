@@ -1,0 +1,130 @@
+"""safetensors files, one or many, read without trusting them: names and shapes first, data last, one line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from arch_lab.interop.family import InteropError
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+class TensorFiles:
+    """The tensors of a folder, by name. Raises: InteropError when a file is missing, damaged or not what the index says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: dict[str, Any] = {}
+        self.where: dict[str, str] = {}
+        for name in self._names():
+            with _readable(folder / name):
+                self.files[name] = safe_open(folder / name, framework="pt")
+                for tensor in self.files[name].keys():  # noqa: SIM118  no mapping
+                    self.where[tensor] = name
+        self._check_index()
+
+    def _names(self) -> list[str]:
+        self.index = read_object(self.folder / INDEX) if (self.folder / INDEX).is_file() else None
+        if self.index is not None and not (self.folder / SINGLE).is_file():
+            listed = self.index.get("weight_map")
+            if not isinstance(listed, dict) or not listed or not all(isinstance(f, str) and Path(f).name == f for f in listed.values()):
+                raise InteropError(f"{self.folder / INDEX}: weight_map must list the file in this folder of each tensor")
+            return sorted(set(listed.values()))
+        self.index = None
+        if not (self.folder / SINGLE).is_file():
+            other = sorted(f.name for f in self.folder.glob("*.bin"))
+            tail = f", only {other[0]}; save it as safetensors first" if other else ""
+            raise InteropError(f"{self.folder} holds no {SINGLE}{tail}")
+        return [SINGLE]
+
+    def _check_index(self) -> None:
+        for tensor, file in (self.index or {}).get("weight_map", {}).items():
+            if self.where.get(tensor) != file:
+                raise InteropError(f"{self.folder / file}: tensor {tensor!r} is not in it, although {INDEX} says so")
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(self.files[file].get_slice(name).get_shape()) for name, file in self.where.items()}
+
+    def read(self, name: str) -> Tensor:
+        with _readable(self.folder / self.where[name]):
+            tensor: Tensor = self.files[self.where[name]].get_tensor(name)
+        return tensor
+
+
+def check_shapes(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], where: Path) -> None:
+    """Raises: InteropError for the first tensor that is missing, of another shape, or of no use."""
+    for name, shape in expected.items():
+        if name not in found:
+            raise InteropError(f"{where}: tensor {name!r} is missing ({len(expected)} are needed, {len(found)} are there)")
+        if found[name] != shape:
+            raise InteropError(f"{where}: tensor {name!r} has shape {list(found[name])}, the configuration says {list(shape)}")
+    extra = sorted(set(found) - set(expected))
+    if extra:
+        raise InteropError(f"{where}: tensor {extra[0]!r} belongs to no part of this model ({len(extra)} such)")
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises: InteropError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InteropError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise InteropError(f"{path}: not readable as JSON ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise InteropError(f"{path}: expected a JSON object")
+    return content
+
+
+def write_object(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder that appears at ``target`` whole or not at all: written beside it, then renamed.
+
+    Raises: InteropError when ``target`` already holds something.
+    """
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise InteropError(f"{target} exists and is not empty; choose another target, or remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".part", dir=target.parent))
+    try:
+        yield part
+        part.chmod(0o777 & ~_umask())  # mkdtemp's 0700 would shut out others
+        os.replace(part, target)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise InteropError(f"{path} is missing") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InteropError(f"{path}: damaged or cut short ({' '.join(str(error).split())})") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
