@@ -24,7 +24,7 @@ import torch
 
 from blocks.attention.flex import flex_serves
 from blocks.attention.local import fold_rows
-from blocks.attention.masks import Span
+from blocks.attention.masks import Radius, Span
 from blocks.errors import ConfigError, did_you_mean
 
 Backend = Literal["fused", "masked", "folded", "tiled", "flex"]
@@ -50,7 +50,7 @@ def backend_of(
     keys: int | None = None,
     causal: bool = True,
     window: int | None = None,
-    radius: int | None = None,
+    radius: Radius | None = None,
     softcap: float | None = None,
     packed: bool = False,
     offset: int = 0,

@@ -32,6 +32,8 @@ def folded_attention(q: Tensor, k: Tensor, v: Tensor, *, span: Span, scale: floa
     """
     assert span.behind is not None and span.ahead is not None
     queries, keys = q.shape[2], k.shape[2]
+    # of several rows in another memory order, the folds would not be views: each key would be copied 1 + w/R times
+    k, v = k.contiguous(), v.contiguous()
     reach = span.behind + span.ahead + 1
     rows = fold_rows(reach)
     # the first query whose reach is whole, and the number of folds before the first query whose reach is cut at the end
