@@ -21,17 +21,20 @@ def check(segments: Tensor, x: Tensor) -> None:
 
 def runs(segments: Tensor) -> Tensor:
     """(B, T) run numbers 1, 2, … along each row; 0 stays padding."""
-    starts = torch.ones_like(segments, dtype=torch.bool)
-    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
-    return torch.where(segments == 0, 0, starts.cumsum(dim=1))
+    return torch.where(segments == 0, 0, _starts(segments).cumsum(dim=1))
 
 
 def positions(segments: Tensor) -> Tensor:
     """(B, T) positions counted from 0 in each document (and in each run of padding)."""
     t = torch.arange(segments.shape[1], device=segments.device)
+    return t - torch.where(_starts(segments), t, 0).cummax(dim=1).values
+
+
+def _starts(segments: Tensor) -> Tensor:
+    """(B, T) True where a run of one id begins."""
     starts = torch.ones_like(segments, dtype=torch.bool)
     starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
-    return t - torch.where(starts, t, 0).cummax(dim=1).values
+    return starts
 
 
 def unpack(x: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -40,6 +40,7 @@ class Mutation:
 
 CACHE = "tests/blocks/test_cache.py"
 ATTENTION, LONG = "tests/blocks/test_attention.py", "tests/blocks/test_long_convolution.py"
+BACKENDS = "tests/blocks/test_attention_backends.py"
 MUTATIONS = (
     Mutation(
         "score FLOPs 4 -> 3",
@@ -64,8 +65,22 @@ MUTATIONS = (
         ("tests/arch_lab/test_accounting.py",),
     ),
     Mutation("one pair a token too few", "blocks/attention/masks.py", "w * (w + 1) // 2", "w * (w - 1) // 2", (ATTENTION,)),
-    Mutation("window sees one key more", "blocks/attention/masks.py", "(k > q - window)", "(k >= q - window)", (ATTENTION,)),
-    Mutation("causal mask sees one ahead", "blocks/attention/masks.py", "(k <= q)", "(k <= q + 1)", (ATTENTION,)),
+    Mutation("window sees one key more", "blocks/attention/masks.py", "(k >= q - span.behind)", "(k > q - span.behind - 2)", (ATTENTION,)),
+    Mutation("causal mask sees one ahead", "blocks/attention/masks.py", "(k <= q + span.ahead)", "(k <= q + span.ahead + 1)", (ATTENTION,)),
+    Mutation(
+        "a fold sees one key more",
+        "blocks/attention/local.py",
+        "Span(behind=reach - 1, ahead=0, offset=reach - 1)",
+        "Span(behind=reach, ahead=0, offset=reach - 1)",
+        (BACKENDS,),
+    ),
+    Mutation(
+        "a tile sees one key less",
+        "blocks/attention/tiled.py",
+        "late = tile.start - (span.offset + tile.first - span.behind)",
+        "late = tile.start - (span.offset + tile.first - span.behind) - 1",
+        (BACKENDS,),
+    ),
     Mutation(
         "soft-cap after the mask",
         "blocks/attention/core.py",
