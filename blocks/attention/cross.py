@@ -9,13 +9,13 @@ mask, softmax, values, out-projection. No biases.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
 
 from einops import rearrange
 from torch import Tensor
 
+from blocks.attention.heads import HeadsConfig
 from blocks.attention.memory import attend_memory, check_memory, memory_mask, without_padding
-from blocks.contract import BlockConfig, CrossMixer, parameter_dtype
+from blocks.contract import CrossMixer, parameter_dtype
 from blocks.cost import Cost, total
 from blocks.errors import ConfigError
 from blocks.linear import dense
@@ -24,33 +24,15 @@ from blocks.segments import check
 
 
 @dataclass(frozen=True, kw_only=True)
-class GemmaCrossAttentionConfig(BlockConfig):
-    width: int
+class GemmaCrossAttentionConfig(HeadsConfig):
     memory_width: int | None = None  # of the encoder; None: the decoder's own
-    heads: int = 4
     kv_heads: int = 2
-    head_width: int | None = None  # None: width / heads
-    query_scale: float | None = None  # multiplies the scores; None: head_width^-0.5
     softcap: float | None = 50.0  # c: scores become c·tanh(scores / c)
 
     def __post_init__(self) -> None:
-        for name in ("width", "memory_width", "heads", "kv_heads", "head_width"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"GemmaCrossAttentionConfig: {name} must be at least 1, got {value}")
-        if self.heads % self.kv_heads:
-            raise ConfigError(f"GemmaCrossAttentionConfig: heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
-        if self.head_width is None and self.width % self.heads:
-            raise ConfigError(f"GemmaCrossAttentionConfig: width {self.width} is not a multiple of heads {self.heads}; set head_width")
-        for name in ("query_scale", "softcap"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and isfinite(value)):
-                raise ConfigError(f"GemmaCrossAttentionConfig: {name} must be a positive number, got {value}")
-
-    @property
-    def channels(self) -> int:
-        """C, the width of one head."""
-        return self.width // self.heads if self.head_width is None else self.head_width
+        super().__post_init__()
+        if self.memory_width is not None and self.memory_width < 1:
+            raise ConfigError(f"{type(self).__name__}: memory_width must be at least 1, got {self.memory_width}")
 
 
 @dataclass(frozen=True)

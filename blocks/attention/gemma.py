@@ -9,7 +9,6 @@ C is independent of D/H: Gemma 1 7B has H·C = 4096 at D = 3072.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
 from typing import ClassVar
 
 import torch
@@ -18,11 +17,11 @@ from torch import Tensor, nn
 
 from blocks.attention.cache import KeyValueState, attend_to_all, empty_state, extend, push
 from blocks.attention.core import attend
+from blocks.attention.heads import HeadsConfig
 from blocks.attention.masks import Radius, attended_pairs, check_span
 from blocks.attention.rope import Drop, check_fraction, rope_tables, rotate, rotated_pairs
-from blocks.contract import Block, BlockConfig, SequenceMixer, parameter_dtype
+from blocks.contract import Block, SequenceMixer, parameter_dtype
 from blocks.cost import Cost, total
-from blocks.errors import ConfigError
 from blocks.linear import dense
 from blocks.norm import RMSNormConfig
 from blocks.registry import register
@@ -30,14 +29,9 @@ from blocks.segments import check
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionConfig(BlockConfig):
-    """What the three generations share."""
+class AttentionConfig(HeadsConfig):
+    """What the generations share."""
 
-    width: int
-    heads: int = 4
-    kv_heads: int = 1  # 1 = multi-query, ``heads`` = multi-head, between = grouped
-    head_width: int | None = None  # None: width / heads
-    query_scale: float | None = None  # multiplies the scores; None: head_width^-0.5 (the 27B models use (width/heads)^-0.5)
     causal: bool = True
     window: int | None = None  # causal: keys seen, the token itself included; None = all
     radius: Radius | None = None  # bidirectional: keys seen on each side, or (before, after); None = all
@@ -46,27 +40,11 @@ class AttentionConfig(BlockConfig):
     rope_drop: Drop = "low"  # those that do not: the slowest, or the fastest ("high")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_pairs()
         where = type(self).__name__
-        for name in ("width", "heads", "kv_heads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{where}: {name} must be at least 1, got {getattr(self, name)}")
-        if self.heads % self.kv_heads:
-            raise ConfigError(f"{where}: heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
-        if self.head_width is None and self.width % self.heads:
-            raise ConfigError(f"{where}: width {self.width} is not a multiple of heads {self.heads}; set head_width")
-        if self.channels < 2 or self.channels % 2:
-            raise ConfigError(f"{where}: head_width must be even and positive (RoPE turns pairs of channels), got {self.channels}")
         check_span(where, causal=self.causal, window=self.window, radius=self.radius)
         check_fraction(where, self.rope_fraction, self.rope_drop)
-        for name in ("query_scale", "rope_base", "rope_factor", "softcap"):
-            value = getattr(self, name, None)
-            if value is not None and not (value > 0 and isfinite(value)):
-                raise ConfigError(f"{where}: {name} must be a positive number, got {value}")
-
-    @property
-    def channels(self) -> int:
-        """C, the width of one head."""
-        return self.width // self.heads if self.head_width is None else self.head_width
 
 
 class GemmaAttention(SequenceMixer):

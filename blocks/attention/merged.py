@@ -12,18 +12,17 @@ from each document's own start (transformers counts padding on the left of the d
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from blocks.attention.heads import HeadsConfig
 from blocks.attention.masks import attended_pairs, check_span
 from blocks.attention.memory import attend_memory, check_memory, memory_mask, without_padding
 from blocks.attention.rope import rope_tables, rotate
-from blocks.contract import Block, BlockConfig, CrossMixer, parameter_dtype
+from blocks.contract import Block, CrossMixer, parameter_dtype
 from blocks.cost import Cost, total
-from blocks.errors import ConfigError
 from blocks.linear import dense
 from blocks.norm import RMSNorm, RMSNormConfig
 from blocks.registry import register
@@ -33,37 +32,17 @@ Turn = tuple[Tensor, Tensor]  # cosines and sines, broadcast over heads
 
 
 @dataclass(frozen=True, kw_only=True)
-class GemmaMergedAttentionConfig(BlockConfig):
-    width: int  # of both sequences: they share the projections
-    heads: int = 4
-    kv_heads: int = 1
-    head_width: int | None = None  # None: width / heads
-    query_scale: float | None = None  # multiplies the scores; None: head_width^-0.5
+class GemmaMergedAttentionConfig(HeadsConfig):
+    """``width`` is that of both sequences: they share the projections."""
+
     window: int | None = None  # own keys seen, the token itself included; None = all. The memory is always seen
     rope_base: float = 10_000.0
     rope_factor: float = 1.0  # positions divided by this
 
     def __post_init__(self) -> None:
-        where = "GemmaMergedAttentionConfig"
-        for name in ("width", "heads", "kv_heads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{where}: {name} must be at least 1, got {getattr(self, name)}")
-        if self.heads % self.kv_heads:
-            raise ConfigError(f"{where}: heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
-        if self.head_width is None and self.width % self.heads:
-            raise ConfigError(f"{where}: width {self.width} is not a multiple of heads {self.heads}; set head_width")
-        if self.channels < 2 or self.channels % 2:
-            raise ConfigError(f"{where}: head_width must be even and positive (RoPE turns pairs of channels), got {self.channels}")
-        check_span(where, causal=True, window=self.window, radius=None)
-        for name in ("query_scale", "rope_base", "rope_factor"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and isfinite(value)):
-                raise ConfigError(f"{where}: {name} must be a positive number, got {value}")
-
-    @property
-    def channels(self) -> int:
-        """C, the width of one head."""
-        return self.width // self.heads if self.head_width is None else self.head_width
+        super().__post_init__()
+        self.check_pairs()
+        check_span(type(self).__name__, causal=True, window=self.window, radius=None)
 
 
 @dataclass(frozen=True)
