@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from arch_lab.architecture.decoder import DecoderConfig, LayerConfig
 from arch_lab.architecture.recipe import Recipe, Shape, register_architecture
+from blocks.contract import BlockConfig
 from blocks.convolution.mixer import M2MixerConfig
 from blocks.embedding import TiedEmbeddingConfig
 from blocks.errors import ConfigError
@@ -46,7 +47,7 @@ class M2GPT(Recipe):
 
     def __post_init__(self) -> None:
         if self.polynomial_order is None and self.polynomial_groups != 1:
-            raise ConfigError(f"m2_gpt: polynomial_groups = {self.polynomial_groups} needs a polynomial_order")
+            raise ConfigError(f"{self.name}: polynomial_groups = {self.polynomial_groups} needs a polynomial_order")
 
     def mixer(self, width: int, max_tokens: int) -> M2MixerConfig:
         common: dict[str, Any] = {
@@ -62,9 +63,10 @@ class M2GPT(Recipe):
             return M2MixerConfig(**common)
         return MonarchPolynomialConfig(**common, order=self.polynomial_order, groups=self.polynomial_groups)
 
-    def decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
-        layer = LayerConfig(
-            mixer=self.mixer(shape.width, max_tokens),
+    def layer(self, shape: Shape, mixer: BlockConfig) -> LayerConfig:
+        """One layer of this body around a sequence mixer."""
+        return LayerConfig(
+            mixer=mixer,
             channel=BlockDiagonalGLUConfig(
                 width=shape.width,
                 ffn_width=shape.ffn_width,
@@ -73,10 +75,17 @@ class M2GPT(Recipe):
             ),
             norm=RMSNormConfig(width=shape.width),
         )
+
+    def around(self, layers: tuple[LayerConfig, ...], shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
+        """The body with these layers."""
         return DecoderConfig(
             width=shape.width,
             max_tokens=max_tokens,
             embedding=TiedEmbeddingConfig(vocabulary=vocabulary, width=shape.width, scale=True, final_softcap=None),
-            layers=(layer,) * shape.depth,
+            layers=layers,
             norm=RMSNormConfig(width=shape.width),
         )
+
+    def decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
+        layer = self.layer(shape, self.mixer(shape.width, max_tokens))
+        return self.around((layer,) * shape.depth, shape, vocabulary=vocabulary, max_tokens=max_tokens)

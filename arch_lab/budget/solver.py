@@ -209,13 +209,15 @@ class Search:
         ends = self._values(*measure_ends(narrow, self.tokens))
         layer, wider = self._layer(measure_layer(narrow.layers[0], self.tokens)), self._layer(measure_layer(wide.layers[0], self.tokens))
         slope = [(wider[a] - layer[a]) / max(1, high - low) for a in axes]
-        deepest = min(MAX_DEPTH, max(2, 2 * width), max(1, int((targets[0] - ends[0]) / max(layer[0], 1)) + 2))
+        deepest = min(MAX_DEPTH, max(2, 2 * width))
+        if not self.recipe.mixed:  # else later layers may be smaller than the first
+            deepest = min(deepest, max(1, int((targets[0] - ends[0]) / max(layer[0], 1)) + 2))
         layers = [layer] * deepest
         # a recipe may end on a layer of its own kind (Gemma 4: a global one), which in a model of one layer is the first too
         two = self.config(Shape(width=width, depth=2, ffn_width=low))
         own_end = two is not None and two.layers[0] != narrow.layers[0]
-        # layers of one pattern differ in FLOPs, rarely in parameters
-        if own_end or len(targets) > 1 or "params" not in self.targets:
+        # layers of one pattern differ in FLOPs, in parameters only where the recipe says so
+        if own_end or self.recipe.mixed or len(targets) > 1 or "params" not in self.targets:
             deep = self.config(Shape(width=width, depth=deepest, ffn_width=low))
             layers = [self._layer(measure_layer(each, self.tokens)) for each in deep.layers] if deep else layers
         found, inner = [], ends

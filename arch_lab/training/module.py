@@ -23,7 +23,7 @@ class LanguageModel(pl.LightningModule):
     """Next-token training of an architecture. Every argument is plain JSON, so a checkpoint loads with weights_only.
 
     Args:
-        architecture: registered name (gemma1, gemma2, gemma3, m2_gpt, custom).
+        architecture: registered name (gemma1, gemma2, gemma3, m2_gpt, hybrid, custom).
         options: options of that architecture.
         width: model width.
         depth: number of layers.

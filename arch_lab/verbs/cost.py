@@ -29,7 +29,7 @@ An encoder-decoder splits the --seq-len tokens in two: the first half is its sou
 
 def main(verb: str, argv: list[str]) -> int:
     p = parser(verb, DESCRIPTION)
-    p.add_argument("architecture", metavar="ARCH", help="gemma1 … gemma4, gemma_encoder, t5gemma, m2_bert, m2_gpt, custom, …")
+    p.add_argument("architecture", metavar="ARCH", help="gemma1 … gemma4, gemma_encoder, t5gemma, m2_bert, m2_gpt, hybrid, custom, …")
     p.add_argument("--preset", metavar="SIZE", help="a published size: 2b, 270m, 80m, …")
     p.add_argument("--width", type=_count, metavar="W")
     p.add_argument("--depth", type=_count, metavar="L")

@@ -20,7 +20,7 @@ HELP = """usage: arch-lab {verb} [--config FILE ...] [--KEY VALUE ...]
   --ckpt_path FILE           checkpoint to start from (fit: resume; else: the model to run)
   --seed_everything N        seed of weights and order
 
-  --model.architecture NAME  gemma1, gemma2, gemma3, m2_gpt, custom
+  --model.architecture NAME  gemma1, gemma2, gemma3, m2_gpt, hybrid, custom
   --model.options JSON       options of that architecture
   --model.width N            model width
   --model.depth N            number of layers

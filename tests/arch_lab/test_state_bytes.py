@@ -21,6 +21,7 @@ DECODERS: list[tuple[str, dict[str, Any]]] = [
     ("m2_gpt", {"residual_long_conv": True}),
     ("m2_gpt", {"polynomial_order": 2, "polynomial_groups": 4}),
     ("m2_gpt", {"polynomial_order": 3, "residual_long_conv": True}),
+    ("hybrid", {"pattern": "MA", "window": 5}),
     ("custom", {"mixer": "gated_long_conv"}),
     ("custom", {"mixer": "gemma3_attention", "mixer_options": {"window": 4}}),
 ]

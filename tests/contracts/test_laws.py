@@ -39,6 +39,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "gemma4": {"window": 5},
     "m2_gpt": {"filter_order": 8},
     "m2_gpt polynomial": {"filter_order": 8, "polynomial_order": 2, "polynomial_groups": 2},
+    "hybrid": {"filter_order": 8, "pattern": "MA", "window": 5},
     "custom": {"mixer": "gated_long_conv", "mixer_options": {"filter_order": 8}},
 }
 SHAPE, VOCABULARY = Shape(width=32, depth=2, ffn_width=32), 23
