@@ -1,4 +1,4 @@
-"""``arch_lab.convert``: a Hugging Face checkpoint into our folder, and ours back."""
+"""``arch_lab.convert``: a checkpoint of Hugging Face or a released M2-BERT into our folder, and ours back."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from arch_lab.generation.checkpoint import open_checkpoint
 from arch_lab.interop.family import Blueprint, InteropError
 from arch_lab.interop.folder import MANIFEST, Manifest, copy_tokenizer, read_manifest, write_manifest
 from arch_lab.interop.huggingface import CONFIG, is_huggingface, read_config, read_tensors, write_huggingface
+from arch_lab.interop.m2_bert import ARCHITECTURE, read_released, skeleton, write_released
 from arch_lab.interop.tensors import SINGLE, TensorFiles, check_shapes, new_folder, write_tensors
 
 
@@ -33,19 +34,29 @@ class Conversion:
         return dict(vars(self))
 
 
-def convert(source: str | Path, target: str | Path, *, to: Literal["arch-lab", "huggingface"] = "arch-lab") -> Conversion:
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    to: Literal["arch-lab", "huggingface", "m2-bert"] = "arch-lab",
+    source_format: Literal["huggingface", "m2-bert"] = "huggingface",
+) -> Conversion:
     """Write the checkpoint at ``source`` to the new folder ``target``.
 
-    To "arch-lab": ``source`` is a Hugging Face folder. To "huggingface": a folder made here, or a run or checkpoint trained
-    here whose architecture that format knows. Tensors are copied bit for bit; nothing appears at ``target`` unless all is well.
+    To "arch-lab": ``source`` is a Hugging Face folder, or with ``source_format="m2-bert"`` a released M2-BERT state dict (a file,
+    or a folder with pytorch_model.bin). To "m2-bert": a folder made here that holds an ``m2_bert``. To "huggingface": a folder
+    made here, or a run or checkpoint trained here whose architecture that format knows. Tensors are copied bit for bit; nothing
+    appears at ``target`` unless all is well.
     Raises: UserError, one line: the field, tensor or file that cannot be translated.
     """
     source, target = Path(source), Path(target)
-    manifest, tensors, texts = _read_theirs(source) if to == "arch-lab" else _read_ours(source)
+    manifest, tensors, texts = _read(source, to, source_format)
     with new_folder(target) as folder:
         if to == "arch-lab":
             write_manifest(folder, manifest)
             write_tensors(folder / SINGLE, tensors)
+        elif to == "m2-bert":
+            write_released(folder, manifest, tensors)
         else:
             write_huggingface(folder, manifest, tensors)
         if isinstance(texts, Path):
@@ -62,6 +73,27 @@ def convert(source: str | Path, target: str | Path, *, to: Literal["arch-lab", "
         parameters=sum(value.numel() for value in tensors.values()),
         dtype=", ".join(dtypes),
     )
+
+
+def _read(source: Path, to: str, source_format: str) -> tuple[Manifest, dict[str, Tensor], Path | Tokenizer | None]:
+    if to == "m2-bert":
+        return _read_own_m2_bert(source)
+    if to == "huggingface":
+        return _read_ours(source)
+    if source_format == "m2-bert":
+        return *read_released(source), source if source.is_dir() else None
+    return _read_theirs(source)
+
+
+def _read_own_m2_bert(source: Path) -> tuple[Manifest, dict[str, Tensor], Path]:
+    if not (source / MANIFEST).is_file():
+        raise InteropError(f"{source}: no folder of arch-lab, which holds {MANIFEST}; to read a released M2-BERT, use --from m2-bert")
+    manifest = read_manifest(source)
+    if manifest.blueprint.architecture != ARCHITECTURE:
+        raise InteropError(f"{source} holds {manifest.blueprint.architecture!r}, which has no M2-BERT form; only {ARCHITECTURE!r} does")
+    shapes, files = skeleton(manifest.blueprint), TensorFiles(source)
+    check_shapes(files.shapes(), shapes, source / SINGLE)
+    return manifest, {name: files.read(name) for name in shapes}, source
 
 
 def _read_theirs(source: Path) -> tuple[Manifest, dict[str, Tensor], Path]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from arch_lab.architecture import Decoder, Shape, on_meta, recipe
+from arch_lab.architecture import BidirectionalStack, Decoder, Encoder, EncoderRecipe, Shape, on_meta, recipe
 from arch_lab.data import Tokenizer
 from arch_lab.data.tokenizer import load_tokenizer, read_tokenizer
 from arch_lab.interop.family import Blueprint, InteropError
@@ -33,6 +33,7 @@ TOKENIZER_FILES = (
     "generation_config.json",
 )
 Ids = int | list[int] | None
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +86,26 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def load_model(folder: Path, manifest: Manifest) -> Decoder:
     """The decoder in evaluation mode, in the dtype of the file. Raises: InteropError when tensors do not fit."""
-    blueprint, tensors = manifest.blueprint, TensorFiles(folder)
+    blueprint = manifest.blueprint
     chosen = recipe(blueprint.architecture, blueprint.options)
     with on_meta():  # no memory, and no random draw, for what the file replaces
         model = chosen.model(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
+    return _filled(model, folder)
+
+
+def load_encoder(folder: Path) -> Encoder | BidirectionalStack:
+    """The encoder of a folder, as ``load_model`` gives a decoder. Raises: InteropError when it holds none, or tensors do not fit."""
+    blueprint = read_manifest(folder).blueprint
+    chosen = recipe(blueprint.architecture, blueprint.options)
+    if not isinstance(chosen, EncoderRecipe):
+        raise InteropError(f"{folder} holds {blueprint.architecture!r}, which is no encoder")
+    with on_meta():
+        model = chosen.encoder_model(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
+    return _filled(model, folder)
+
+
+def _filled(model: M, folder: Path) -> M:
+    tensors = TensorFiles(folder)
     check_shapes(tensors.shapes(), {name: tuple(value.shape) for name, value in model.state_dict().items()}, folder / SINGLE)
     weights: dict[str, Tensor] = {name: tensors.read(name) for name in tensors.where}
     dtypes = {value.dtype for value in weights.values()}
@@ -96,7 +113,8 @@ def load_model(folder: Path, manifest: Manifest) -> Decoder:
         widest = torch.float32 if torch.float64 not in dtypes else torch.float64
         weights = {name: value.to(widest) for name, value in weights.items()}
     model.load_state_dict(weights, assign=True)
-    return model.requires_grad_(True).eval()
+    model.requires_grad_(True).eval()
+    return model
 
 
 def read_own_tokenizer(folder: Path) -> Tokenizer | None:

@@ -1,0 +1,209 @@
+"""Released M2-BERT state dicts: into ``m2_bert`` and back.
+
+Legend: D width, F ffn_width, K blocks, L max_tokens, R filter order, E features of a position.
+Source: HazyResearch/m2, bert/src/bert_layers.py (BertForMaskedLM), mm/monarch_mixer_sequence_mixer.py, mm/hyena_utils.py.
+A state dict has no configuration: sizes are read off its shapes, options off the names it holds. What it cannot say is taken as in
+every shipped YAML: sines without a second factor (hyena_w_mod 1), erf GELU, LayerNorm eps 1e-12; a config.json beside it that says
+otherwise is refused. Not held here, and written back from their formulas: position_ids, and each filter's time grid and decay rates.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from arch_lab.architecture import EncoderRecipe, Shape, meta_encoder, recipe
+from arch_lab.interop.family import Blueprint, Fields, InteropError
+from arch_lab.interop.folder import Manifest
+from arch_lab.interop.tensors import check_shapes, read_object
+from blocks.convolution.filter import decay_rates, default_positions
+
+ARCHITECTURE, WEIGHTS, CONFIG = "m2_bert", "pytorch_model.bin", "config.json"
+WORDS: Final = "bert.embeddings.word_embeddings.weight"
+ENDS: Final = {
+    "embedding.words": (WORDS, "cls.predictions.decoder.weight"),
+    "embedding.kinds": ("bert.embeddings.token_type_embeddings.weight",),
+    "embedding.places": ("bert.embeddings.position_embeddings.weight",),
+    "embedding.norm.weight": ("bert.embeddings.LayerNorm.weight",),
+    "embedding.norm.bias": ("bert.embeddings.LayerNorm.bias",),
+    "embedding.bias": ("cls.predictions.decoder.bias",),
+    "head.dense.weight": ("cls.predictions.transform.dense.weight",),
+    "head.dense.bias": ("cls.predictions.transform.dense.bias",),
+    "head.norm.weight": ("cls.predictions.transform.LayerNorm.weight",),
+    "head.norm.bias": ("cls.predictions.transform.LayerNorm.bias",),
+}
+PARTS: Final = {
+    "norm": "mlp.layernorm",
+    "channel.up": "mlp.gated_layers",
+    "channel.down": "mlp.wo",
+    "mixer.in_linear": "attention.in_linear",
+    "mixer.out_linear": "attention.out_linear",
+    "mixer.short": "attention.short_filter",
+}
+FILTERS: Final = {"long": "attention.filter_fn", "residual": "attention.filter_fn2"}
+DIRECTIONS: Final = {"ahead": "implicit_filter", "behind": "implicit_filter_rev"}
+# tensors that ask for what m2_bert does not compute
+REFUSED: Final = {
+    r"attention\.layernorm\.": "hyena_training_additions norms the mixer's input, which m2_bert does not",
+    r"attention\.self\.": "its layers are attention",
+    r"\.pooler\.": "m2_bert has no pooler; it is a masked-token model (BertForMaskedLM)",
+    r"(^|\.)classifier\.": "m2_bert has no classifier; it is a masked-token model (BertForMaskedLM)",
+}
+# what a config.json may hold where a state dict says nothing
+FIXED: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
+    "hyena_w_mod": ((1,), "the sines take one frequency, without a second factor"),
+    "hidden_act": (("gelu",), "the activation is an erf GELU"),
+    "layer_norm_eps": ((1e-12,), "the norms add 1e-12"),
+}
+
+
+def their_names(ours: str) -> tuple[str, ...]:
+    """The released names of one of our parameters: the first holds it, the others are copies, tied there."""
+    if ours in ENDS:
+        return ENDS[ours]
+    _, i, rest = ours.split(".", 2)
+    layer = f"bert.encoder.layer.{i}"
+    part, _, leaf = rest.rpartition(".")
+    if part in PARTS:
+        return (f"{layer}.{PARTS[part]}.{leaf}",)
+    _, which, *inner = rest.split(".")
+    prefix = f"{layer}.{FILTERS[which]}"
+    if inner == ["skip"]:
+        return (f"{prefix}.bias",)
+    if inner[1] == "positions":
+        return (f"{prefix}.pos_emb.z",)
+    if inner[1] == "frequency":  # one vector serves the three sines of both directions
+        return tuple(f"{prefix}.{direction}.{k}.freq" for direction in DIRECTIONS.values() for k in (1, 3, 5))
+    # maps and sines alternate there
+    return (f"{prefix}.{DIRECTIONS[inner[1]]}.{2 * int(inner[2])}.{inner[3]}",)
+
+
+def their_shape(ours: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The same numbers with the released axes: (C, 1, W) short taps, a leading 1 before positions and frequencies."""
+    if ours.endswith("mixer.short.weight"):
+        return (shape[0], 1, shape[1])
+    return (1, *shape) if ours.endswith((".positions", ".frequency")) else shape
+
+
+def formulas(blueprint: Blueprint) -> dict[str, Tensor]:
+    """The released buffers that nothing trains: position numbers, and each filter's time grid (1, L, 1) and decay rates (1, 1, D)."""
+    length, width = blueprint.max_tokens, blueprint.shape.width
+    found = {"bert.embeddings.position_ids": torch.arange(length)[None]}
+    for i in range(blueprint.shape.depth):
+        for name in FILTERS.values() if blueprint.options["residual_long_conv"] else (FILTERS["long"],):
+            prefix = f"bert.encoder.layer.{i}.{name}"
+            found[f"{prefix}.pos_emb.t"] = default_positions(length, 3)[None, :, :1].clone()
+            found[f"{prefix}.modulation.deltas"] = -decay_rates(width)[None, None]
+    return found
+
+
+def skeleton(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each of our parameters, without building the model in memory."""
+    chosen = recipe(blueprint.architecture, blueprint.options)
+    assert isinstance(chosen, EncoderRecipe)
+    config = chosen.encoder(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
+    return {name: tuple(value.shape) for name, value in meta_encoder(config).state_dict().items()}
+
+
+def read_released(source: Path) -> tuple[Manifest, dict[str, Tensor]]:
+    """Every parameter under our name, bit for bit. ``source``: the file of a state dict, or a folder that holds ``pytorch_model.bin``.
+
+    Raises: InteropError for a file that is no such state dict, and for each tensor that is missing, misshapen, not equal to what
+    it is tied to or computed from, or of no use to ``m2_bert``.
+    """
+    path = source / WEIGHTS if source.is_dir() else source
+    if not path.is_file():
+        raise InteropError(f"{path}: no such file; give the state dict of a released M2-BERT, or the folder that holds {WEIGHTS}")
+    if (source / CONFIG).is_file():
+        fields = Fields(read_object(source / CONFIG), str(source / CONFIG))
+        for name, (allowed, why) in FIXED.items():
+            fields.only(name, allowed, why)
+    state = _state(path)
+    for name in state:
+        for pattern, why in REFUSED.items():
+            if re.search(pattern, name):
+                raise InteropError(f"{path}: tensor {name!r} is not supported: {why}")
+    blueprint = _blueprint(state, path)
+    shapes, found = skeleton(blueprint), {name: tuple(value.shape) for name, value in state.items()}
+    for name, value in formulas(blueprint).items():
+        if name in state and not _same(state[name], value):
+            raise InteropError(f"{path}: tensor {name!r} differs from its formula, which m2_bert computes")
+        found.pop(name, None)
+    for names in map(their_names, shapes):
+        for copy in names[1:]:
+            if copy in state and names[0] in state and not torch.equal(state[copy], state[names[0]]):
+                raise InteropError(f"{path}: tensor {copy!r} differs from {names[0]!r}; here they are one, tied")
+            found.pop(copy, None)
+    check_shapes(found, {their_names(name)[0]: their_shape(name, shape) for name, shape in shapes.items()}, path)
+    tensors = {name: state[their_names(name)[0]].reshape(shape) for name, shape in shapes.items()}
+    return Manifest(blueprint=blueprint), tensors
+
+
+def write_released(folder: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> None:
+    """``pytorch_model.bin`` with every tensor that BertForMaskedLM holds, copies and formulas included."""
+    state: dict[str, Tensor] = {}
+    for ours, value in tensors.items():
+        value = value.reshape(their_shape(ours, tuple(value.shape)))
+        state |= dict.fromkeys(their_names(ours), value)
+    dtype = tensors["embedding.words"].dtype
+    state |= {name: value.to(dtype) if value.is_floating_point() else value for name, value in formulas(manifest.blueprint).items()}
+    torch.save(state, folder / WEIGHTS)
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    """The tensors by their names in BertForMaskedLM, whatever the file wraps around them. Raises: InteropError."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen types for what is no file of tensors
+        raise InteropError(f"{path}: not readable as tensors alone ({type(error).__name__}); save the state dict by itself") from None
+    for key in ("state", "model", "state_dict"):  # Composer: {"state": {"model": …}}; Lightning: {"state_dict": …}
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
+        raise InteropError(f"{path}: no state dict, which holds tensors by name")
+    prefix = next((name.removesuffix(WORDS) for name in content if name.endswith(WORDS)), None)
+    if prefix is None:
+        raise InteropError(f"{path}: no state dict of M2-BERT: tensor {WORDS!r} is missing")
+    return {name.removeprefix(prefix): value for name, value in content.items()}
+
+
+def _blueprint(state: dict[str, Tensor], path: Path) -> Blueprint:
+    """Sizes off the shapes of the first layer; the others are held against it. Raises: InteropError."""
+    layer = "bert.encoder.layer.0"
+
+    def shape(name: str, axes: int, why: str) -> tuple[int, ...]:
+        if name not in state:
+            raise InteropError(f"{path}: tensor {name!r} is missing: {why}")
+        if state[name].dim() != axes:
+            raise InteropError(f"{path}: tensor {name!r} has shape {list(state[name].shape)}: {why}")
+        return tuple(state[name].shape)
+
+    vocabulary, width = shape(WORDS, 2, "a table of words is expected")
+    max_tokens, _ = shape(ENDS["embedding.places"][0], 2, "m2_bert learns its positions")
+    blocks, up, _ = shape(f"{layer}.mlp.gated_layers.weight", 3, "m2_bert has block-diagonal channel mixers")
+    _, _, down = shape(f"{layer}.mlp.wo.weight", 3, "m2_bert has block-diagonal channel mixers")
+    if up != 2 * down:
+        raise InteropError(f"{path}: tensor '{layer}.mlp.gated_layers.weight' is not twice as wide as wo: m2_bert's channel mixer is gated")
+    order, emb = shape(f"{layer}.attention.filter_fn.implicit_filter.0.weight", 2, "m2_bert has implicit filters")
+    shape(f"{layer}.attention.filter_fn.implicit_filter_rev.0.weight", 2, "m2_bert is bidirectional")
+    numbers = [int(found[1]) for name in state if (found := re.match(r"bert\.encoder\.layer\.(\d+)\.", name))]
+    options = {
+        "blocks": blocks,
+        "filter_order": order,
+        "filter_emb": emb,
+        "residual_long_conv": any(name.startswith(f"{layer}.{FILTERS['residual']}.") for name in state),
+    }
+    size = Shape(width=width, depth=max(numbers) + 1, ffn_width=blocks * down)
+    return Blueprint(architecture=ARCHITECTURE, options=options, shape=size, vocabulary=vocabulary, max_tokens=max_tokens)
+
+
+def _same(held: Tensor, formula: Tensor) -> bool:
+    """Equal to the rounding of float32 (a GPU's linspace differs in the last bit), or of the coarser dtype held."""
+    if held.shape != formula.shape:
+        return False
+    tolerance = max(1e-6, torch.finfo(held.dtype).eps) if held.is_floating_point() else 0.0
+    return bool((held.double() - formula.double()).abs().max() <= tolerance * max(1.0, float(formula.abs().max())))
