@@ -25,6 +25,7 @@ class EncoderLayerConfig:
     mixer: BlockConfig
     channel: BlockConfig
     norm: BlockConfig
+    mixer_norm: BlockConfig | None = None  # of what the mixer reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +40,11 @@ class EncoderConfig:
 
 
 class EncoderLayer(nn.Module):
-    """h = mixer(x), then norm(h + channel(h)): no skip and no norm around the mixer, as in the released M2-BERT."""
+    """h = mixer(x), then norm(h + channel(h)): no skip around the mixer, a norm before it only if asked for."""
 
     def __init__(self, config: EncoderLayerConfig) -> None:
         super().__init__()
+        self.mixer_norm = None if config.mixer_norm is None else config.mixer_norm.build()
         self.mixer = config.mixer.build()
         self.channel = config.channel.build()
         self.norm = config.norm.build()
@@ -50,7 +52,7 @@ class EncoderLayer(nn.Module):
             raise ConfigError(f"{type(self.mixer).__name__} is not a sequence mixer")
 
     def forward(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
-        h = self.mixer(x, segments)
+        h = self.mixer(x if self.mixer_norm is None else self.mixer_norm(x), segments)
         out: Tensor = self.norm(h + self.channel(h))
         return out
 

@@ -3,8 +3,9 @@
 Legend: D width, F ffn_width, K blocks.
 Source: arXiv 2310.12109; HazyResearch/m2, bert/src/bert_layers.py. Kept: the released block (no skip and no norm around
 the mixer, whose residual convolution is the only short path), block-diagonal gated channel mixer without a shuffle,
-causal short convolution, learned positions, tied output table. Left out: dropout, the pooler, the leading LayerNorm of the
-first released checkpoint. Different: padding never enters a convolution, so an output does not depend on how much of it there is.
+causal short convolution, learned positions, tied output table; ``input_norm`` adds the leading LayerNorm that the first released
+80M has ("hyena_training_additions"). Left out: dropout, the pooler.
+Different: padding never enters a convolution, so an output does not depend on how much of it there is.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from blocks.monarch.glu import BlockDiagonalGLUConfig
 from blocks.norm import LayerNormConfig
 
 EPS = 1e-12  # of every LayerNorm, as BERT's
+INPUT_EPS = 1e-5  # except the mixers' input norm, as torch's
 
 
 @register_architecture("m2_bert", source="arXiv:2310.12109 §5.1")
@@ -36,6 +38,7 @@ class M2BERT(EncoderRecipe):
     filter_emb: int = 5
     sine_frequency: float = 10.0
     residual_long_conv: bool = True
+    input_norm: bool = False  # LayerNorm what each sequence mixer reads; without a skip around the mixer, h = mixer(norm(x))
     start: Literal["balanced", "released"] = "released"  # initial values, see blocks.convolution.mixer
 
     def encoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderConfig:
@@ -52,6 +55,7 @@ class M2BERT(EncoderRecipe):
             ),
             channel=BlockDiagonalGLUConfig(width=shape.width, ffn_width=shape.ffn_width, blocks=self.blocks),
             norm=LayerNormConfig(width=shape.width, eps=EPS),
+            mixer_norm=LayerNormConfig(width=shape.width, eps=INPUT_EPS) if self.input_norm else None,
         )
         return EncoderConfig(
             width=shape.width,

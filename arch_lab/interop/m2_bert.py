@@ -38,6 +38,7 @@ ENDS: Final = {
 }
 PARTS: Final = {
     "norm": "mlp.layernorm",
+    "mixer_norm": "attention.layernorm",  # of hyena_training_additions
     "channel.up": "mlp.gated_layers",
     "channel.down": "mlp.wo",
     "mixer.in_linear": "attention.in_linear",
@@ -48,7 +49,6 @@ FILTERS: Final = {"long": "attention.filter_fn", "residual": "attention.filter_f
 DIRECTIONS: Final = {"ahead": "implicit_filter", "behind": "implicit_filter_rev"}
 # tensors that ask for what m2_bert does not compute
 REFUSED: Final = {
-    r"attention\.layernorm\.": "hyena_training_additions norms the mixer's input, which m2_bert does not",
     r"attention\.self\.": "its layers are attention",
     r"\.pooler\.": "m2_bert has no pooler; it is a masked-token model (BertForMaskedLM)",
     r"(^|\.)classifier\.": "m2_bert has no classifier; it is a masked-token model (BertForMaskedLM)",
@@ -196,6 +196,7 @@ def _blueprint(state: dict[str, Tensor], path: Path) -> Blueprint:
         "filter_order": order,
         "filter_emb": emb,
         "residual_long_conv": any(name.startswith(f"{layer}.{FILTERS['residual']}.") for name in state),
+        "input_norm": f"{layer}.attention.layernorm.weight" in state,
     }
     size = Shape(width=width, depth=max(numbers) + 1, ffn_width=blocks * down)
     return Blueprint(architecture=ARCHITECTURE, options=options, shape=size, vocabulary=vocabulary, max_tokens=max_tokens)

@@ -45,7 +45,8 @@ def released_filter(prefix: str) -> dict[str, Tensor]:
     return state
 
 
-def released(residual: bool = True) -> dict[str, Tensor]:
+def released(residual: bool = True, legacy: bool = False) -> dict[str, Tensor]:
+    """``legacy``: trained with hyena_training_additions, as the first 80M."""
     words = torch.randn(V, D)
     state = {
         "bert.embeddings.word_embeddings.weight": words,
@@ -65,6 +66,7 @@ def released(residual: bool = True) -> dict[str, Tensor]:
         mixer, mlp = f"bert.encoder.layer.{i}.attention", f"bert.encoder.layer.{i}.mlp"
         state |= released_filter(f"{mixer}.filter_fn")
         state |= released_filter(f"{mixer}.filter_fn2") if residual else {}
+        state |= {f"{mixer}.layernorm.weight": torch.randn(D), f"{mixer}.layernorm.bias": torch.randn(D)} if legacy else {}
         state |= {
             f"{mixer}.in_linear.weight": torch.randn(3 * D, D),
             f"{mixer}.in_linear.bias": torch.randn(3 * D),
@@ -90,10 +92,12 @@ def prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {prefix + name: value for name, value in state.items()}
 
 
-@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize(("residual", "legacy"), [(True, False), (False, False), (True, True)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_there_and_back_every_released_tensor_is_the_same_to_the_bit(tmp_path: Path, residual: bool, dtype: torch.dtype) -> None:
-    state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in released(residual).items()}
+def test_there_and_back_every_released_tensor_is_the_same_to_the_bit(
+    tmp_path: Path, residual: bool, legacy: bool, dtype: torch.dtype
+) -> None:
+    state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in released(residual, legacy).items()}
     convert(saved(state, tmp_path), tmp_path / "ours", source_format="m2-bert")
     convert(tmp_path / "ours", tmp_path / "theirs", to="m2-bert")
     again = torch.load(tmp_path / "theirs" / "pytorch_model.bin", weights_only=True)
@@ -106,7 +110,7 @@ def test_sizes_and_options_are_read_off_the_tensors(tmp_path: Path) -> None:
     found = read_manifest(tmp_path / "ours").blueprint
     assert vars(found.shape) == {"width": D, "depth": LAYERS, "ffn_width": F}
     assert (found.architecture, found.vocabulary, found.max_tokens) == ("m2_bert", V, L)
-    assert found.options == {"blocks": BLOCKS, "filter_order": R, "filter_emb": 5, "residual_long_conv": True}
+    assert found.options == {"blocks": BLOCKS, "filter_order": R, "filter_emb": 5, "residual_long_conv": True, "input_norm": False}
 
 
 @pytest.mark.parametrize(
@@ -139,6 +143,17 @@ def test_converted_layers_compute_what_the_released_modules_compute(tmp_path: Pa
     close(layer.norm(x + layer.channel(x)), channel["out.y"])
 
 
+def test_the_norm_of_a_legacy_checkpoint_is_of_what_the_mixer_and_its_residual_read(tmp_path: Path) -> None:
+    """u is normed once, before both convolutions read it; epsilon 1e-5, which a small input shows."""
+    state = released(legacy=True)
+    convert(saved(state, tmp_path), tmp_path / "ours", source_format="m2-bert")
+    model = load_encoder(tmp_path / "ours").double()
+    layer, x = model.layers[0], 1e-3 * torch.randn(2, 9, D, dtype=torch.float64)
+    weight, bias = (state[f"{LAYER}.attention.layernorm.{leaf}"].double() for leaf in ("weight", "bias"))
+    h = layer.mixer(torch.nn.functional.layer_norm(x, (D,), weight, bias, eps=1e-5))
+    close(layer(x), layer.norm(h + layer.channel(h)))
+
+
 def test_a_converted_encoder_reads_text_and_writes_none(tmp_path: Path) -> None:
     convert(saved(released(), tmp_path), tmp_path / "ours", source_format="m2-bert")
     assert load_encoder(tmp_path / "ours")(torch.randint(V, (2, 9))).shape == (2, 9, V)
@@ -155,7 +170,8 @@ def having(name: str, value: Tensor) -> Callable[[dict[str, Tensor]], Any]:
 
 
 WRONG: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
-    "legacy norm": (having(f"{LAYER}.attention.layernorm.weight", torch.ones(D)), "hyena_training_additions"),
+    "one legacy norm": (having(f"{LAYER}.attention.layernorm.weight", torch.ones(D)), "layernorm.bias' is missing"),
+    "attention": (having(f"{LAYER}.attention.self.Wqkv.weight", torch.ones(3 * D, D)), "its layers are attention"),
     "pooler": (having("bert.pooler.dense.weight", torch.ones(D, D)), "'bert.pooler.dense.weight' is not supported: m2_bert has no pooler"),
     "classifier": (having("classifier.weight", torch.ones(2, D)), "no classifier"),
     "unknown": (having("bert.extra", torch.ones(1)), "'bert.extra' belongs to no part"),

@@ -69,6 +69,10 @@ def test_the_80m_without_its_residual_convolution_has_its_published_parameters()
     assert book("m2_bert", "80m", residual_long_conv=False).parameters["total"] == 77_078_592
 
 
+def test_the_first_released_80m_with_its_input_norms_has_its_published_parameters() -> None:
+    assert book("m2_bert", "80m", input_norm=True).parameters["total"] == 80_285_760
+
+
 def test_the_80m_spends_the_published_flops() -> None:
     """0.1008 GFLOP per token at 128 tokens, embedding and head left out, and 1.6 GFLOP of filters a forward."""
     found = book("m2_bert", "80m")
