@@ -9,12 +9,12 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from arch_lab.architecture import Decoder, Shape, on_meta, recipe
+from arch_lab.architecture import Decoder, EncoderDecoder, EncoderDecoderRecipe, Shape, on_meta, recipe
 from arch_lab.data import Tokenizer
 from arch_lab.data.tokenizer import load_tokenizer, read_tokenizer
 from arch_lab.interop.family import Blueprint, InteropError
@@ -33,6 +33,7 @@ TOKENIZER_FILES = (
     "generation_config.json",
 )
 Ids = int | list[int] | None
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +85,33 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def load_model(folder: Path, manifest: Manifest) -> Decoder:
-    """The decoder in evaluation mode, in the dtype of the file. Raises: InteropError when tensors do not fit."""
-    blueprint, tensors = manifest.blueprint, TensorFiles(folder)
+    """The decoder in evaluation mode, in the dtype of the file.
+
+    Raises: InteropError when tensors do not fit, ConfigError when the folder holds no decoder.
+    """
+    blueprint = manifest.blueprint
     chosen = recipe(blueprint.architecture, blueprint.options)
+    if isinstance(chosen, EncoderDecoderRecipe):
+        raise chosen.refuse_decoder(f"{folder}: ")
     with on_meta():  # no memory, and no random draw, for what the file replaces
         model = chosen.model(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
+    return _filled(model, folder)
+
+
+def load_encoder_decoder(folder: Path, manifest: Manifest) -> EncoderDecoder:
+    """Both stacks in evaluation mode, in the dtype of the file. Raises: InteropError when the folder holds something else."""
+    blueprint = manifest.blueprint
+    chosen = recipe(blueprint.architecture, blueprint.options)
+    if not isinstance(chosen, EncoderDecoderRecipe):
+        raise InteropError(f"{folder}: architecture {blueprint.architecture!r} is no encoder–decoder; load_model reads it")
+    with on_meta():
+        model = chosen.encoder_decoder_model(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
+    return _filled(model, folder)
+
+
+def _filled(model: Model, folder: Path) -> Model:
+    """A model of the meta device with the tensors of a folder. Raises: InteropError when they do not fit."""
+    tensors = TensorFiles(folder)
     check_shapes(tensors.shapes(), {name: tuple(value.shape) for name, value in model.state_dict().items()}, folder / SINGLE)
     weights: dict[str, Tensor] = {name: tensors.read(name) for name in tensors.where}
     dtypes = {value.dtype for value in weights.values()}
