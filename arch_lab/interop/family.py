@@ -15,6 +15,9 @@ from typing import Any, ClassVar
 from arch_lab.architecture import Shape, meta_model, recipe
 from blocks.errors import UserError, did_you_mean
 
+# ids that begin, end and pad a text, and what transformers takes for them in a configuration of Gemma that says nothing
+TOKENS: dict[str, Any] = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
+
 
 class InteropError(UserError):
     """A checkpoint that cannot be translated, or is not whole."""
@@ -49,6 +52,14 @@ class Family(ABC):
     def their_name(self, ours: str) -> str:
         """The name their checkpoint gives one of our parameters."""
 
+    def read_tokens(self, fields: Fields) -> dict[str, Any]:
+        """The ids that begin, end and pad a text, under the names of their fields."""
+        return {name: fields.take(name, default) for name, default in TOKENS.items()}
+
+    def write_tokens(self, config: dict[str, Any], tokens: Mapping[str, Any]) -> None:
+        """Puts the ids where ``read_tokens`` and transformers look for them."""
+        config.update(tokens)
+
     def skeleton(self, blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
         """Name and shape of each of our parameters, without building the model in memory."""
         chosen = recipe(blueprint.architecture, blueprint.options)
@@ -61,14 +72,22 @@ class Family(ABC):
 
 
 _families: dict[str, Family] = {}
+_refused: dict[str, str] = {}
 
 
 def register_family(family: Family) -> None:
     _families[family.model_type] = family
 
 
+def refuse_family(model_type: str, why: str) -> None:
+    """A model type, and architecture of ours of that name, whose checkpoints cannot be translated, and the reason."""
+    _refused[model_type] = why
+
+
 def family_of(model_type: Any, where: str) -> Family:
-    """Raises: InteropError that lists the model types there are."""
+    """Raises: InteropError with the reason, or with the model types there are."""
+    if isinstance(model_type, str) and model_type in _refused:
+        raise InteropError(f"{where}: model_type {model_type!r} is not supported: {_refused[model_type]}")
     if not isinstance(model_type, str) or model_type not in _families:
         near = did_you_mean(str(model_type), _families)
         known = near if near.startswith("; valid") else f"{near} (known: {', '.join(sorted(_families))})"
@@ -81,15 +100,28 @@ def family_for(architecture: str) -> Family:
     for family in _families.values():
         if family.architecture == architecture:
             return family
+    if architecture in _refused:
+        raise InteropError(f"architecture {architecture!r} has no Hugging Face form here: {_refused[architecture]}")
     known = ", ".join(sorted(f.architecture for f in _families.values()))
     raise InteropError(f"architecture {architecture!r} has no Hugging Face form; those that do: {known}")
 
 
 class Fields:
-    """A config.json being read: what has been taken, and errors that name field and value."""
+    """A config.json being read, or an object in it: what has been taken, and errors that name field and value."""
 
-    def __init__(self, content: Mapping[str, Any], where: str) -> None:
-        self.content, self.where = dict(content), where
+    def __init__(self, content: Mapping[str, Any], where: str, prefix: str = "") -> None:
+        self.content, self.where, self.prefix = dict(content), where, prefix
+        self.parts: list[Fields] = []
+
+    def part(self, name: str) -> Fields:
+        """The fields of a configuration inside this one, which ``finish`` checks too. Raises: InteropError when there is none."""
+        value = self.content.pop(name, None)
+        if value is None:
+            raise InteropError(f"{self.where}: {self.prefix}{name} is missing")
+        if not isinstance(value, dict):
+            raise self.refuse(name, value, "expected an object with the fields of one stack")
+        self.parts.append(Fields(value, self.where, f"{self.prefix}{name}."))
+        return self.parts[-1]
 
     def take(self, name: str, default: Any = None) -> Any:
         return self.content.pop(name, default)
@@ -98,7 +130,7 @@ class Fields:
         """Raises: InteropError unless the field is a positive whole number."""
         value = self.content.pop(name, default)
         if value is None:
-            raise InteropError(f"{self.where}: {name} is missing")
+            raise InteropError(f"{self.where}: {self.prefix}{name} is missing")
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < 1:
             raise self.refuse(name, value, "expected a whole number of at least 1")
         return int(value)
@@ -113,7 +145,7 @@ class Fields:
         self.content.pop(name, None)
 
     def refuse(self, name: str, value: Any, why: str) -> InteropError:
-        return InteropError(f"{self.where}: {name} = {value!r} is not supported: {why}")
+        return InteropError(f"{self.where}: {self.prefix}{name} = {value!r} is not supported: {why}")
 
     def finish(self, ignored: Iterable[str], defaults: Mapping[str, Any]) -> None:
         """Nothing may be left but ``ignored`` fields and those at their ``defaults``. Raises: InteropError naming the first."""
@@ -121,6 +153,8 @@ class Fields:
         for name, value in self.content.items():
             if name not in known and not (name in defaults and same(value, defaults[name])):
                 raise self.refuse(name, value, "whether it changes what the model computes is not known here; remove it if it does not")
+        for part in self.parts:
+            part.finish(ignored, defaults)
 
 
 def positive(fields: Fields, name: str, value: Any) -> float:

@@ -14,7 +14,17 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from arch_lab.architecture import BidirectionalStack, Decoder, Encoder, EncoderRecipe, Shape, on_meta, recipe
+from arch_lab.architecture import (
+    BidirectionalStack,
+    Decoder,
+    Encoder,
+    EncoderDecoder,
+    EncoderDecoderRecipe,
+    EncoderRecipe,
+    Shape,
+    on_meta,
+    recipe,
+)
 from arch_lab.data import Tokenizer
 from arch_lab.data.tokenizer import load_tokenizer, read_tokenizer
 from arch_lab.interop.family import Blueprint, InteropError
@@ -33,7 +43,7 @@ TOKENIZER_FILES = (
     "generation_config.json",
 )
 Ids = int | list[int] | None
-M = TypeVar("M", bound=nn.Module)
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +95,14 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def load_model(folder: Path, manifest: Manifest) -> Decoder:
-    """The decoder in evaluation mode, in the dtype of the file. Raises: InteropError when tensors do not fit."""
+    """The decoder in evaluation mode, in the dtype of the file.
+
+    Raises: InteropError when tensors do not fit, ConfigError when the folder holds no decoder.
+    """
     blueprint = manifest.blueprint
     chosen = recipe(blueprint.architecture, blueprint.options)
+    if isinstance(chosen, EncoderDecoderRecipe):
+        raise chosen.refuse_decoder(f"{folder}: ")
     with on_meta():  # no memory, and no random draw, for what the file replaces
         model = chosen.model(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
     return _filled(model, folder)
@@ -104,7 +119,19 @@ def load_encoder(folder: Path) -> Encoder | BidirectionalStack:
     return _filled(model, folder)
 
 
-def _filled(model: M, folder: Path) -> M:
+def load_encoder_decoder(folder: Path, manifest: Manifest) -> EncoderDecoder:
+    """Both stacks in evaluation mode, in the dtype of the file. Raises: InteropError when the folder holds something else."""
+    blueprint = manifest.blueprint
+    chosen = recipe(blueprint.architecture, blueprint.options)
+    if not isinstance(chosen, EncoderDecoderRecipe):
+        raise InteropError(f"{folder}: architecture {blueprint.architecture!r} is no encoder–decoder; load_model reads it")
+    with on_meta():
+        model = chosen.encoder_decoder_model(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
+    return _filled(model, folder)
+
+
+def _filled(model: Model, folder: Path) -> Model:
+    """A model of the meta device with the tensors of a folder. Raises: InteropError when they do not fit."""
     tensors = TensorFiles(folder)
     check_shapes(tensors.shapes(), {name: tuple(value.shape) for name, value in model.state_dict().items()}, folder / SINGLE)
     weights: dict[str, Tensor] = {name: tensors.read(name) for name in tensors.where}

@@ -57,19 +57,10 @@ class GemmaFamily(Family):
         return OUTER["embedding.weight"] if theirs == "lm_head.weight" else None  # older files repeat the tied table
 
     def read_config(self, fields: Fields) -> Blueprint:
-        fields.only("tie_word_embeddings", [True], "input and output share one table here")
-        fields.only("attention_bias", [False], "the projections have no bias")
-        fields.only("attention_dropout", [0], "attention has no dropout")
-        fields.only("rms_norm_eps", [1e-6], "the norms add 1e-6")
-        fields.only("use_bidirectional_attention", [None, False], "only causal decoders are converted")
-        # Gemma 1's first release says "gelu" and means the tanh form (huggingface/transformers#29402); later codes ignore hidden_act
-        fields.only("hidden_act", [TANH_GELU, "gelu", None], "the gate is a tanh-approximated GELU")
-        fields.only("hidden_activation", [TANH_GELU, None] if self.activation == "hidden_act" else [TANH_GELU], "the gate is a tanh GELU")
-        depth, c = fields.whole("num_hidden_layers"), fields.whole("head_dim")
-        shape = Shape(width=fields.whole("hidden_size"), depth=depth, ffn_width=fields.whole("intermediate_size"))
-        heads = {"heads": fields.whole("num_attention_heads"), "kv_heads": fields.whole("num_key_value_heads"), "head_width": c}
+        check_blocks(fields, activation=self.activation)
+        shape, heads = read_shape(fields), read_heads(fields)
         vocabulary, max_tokens = fields.whole("vocab_size"), fields.whole("max_position_embeddings")
-        options = {**heads, **self.read_options(fields, depth, c)}
+        options = {**heads, **self.read_options(fields, shape.depth, heads["head_width"])}
         return Blueprint(architecture=self.architecture, options=options, shape=shape, vocabulary=vocabulary, max_tokens=max_tokens)
 
     def write_config(self, blueprint: Blueprint) -> dict[str, Any]:
@@ -86,17 +77,7 @@ class GemmaFamily(Family):
             "model_type": self.model_type,
             "vocab_size": blueprint.vocabulary,
             "max_position_embeddings": blueprint.max_tokens,
-            "hidden_size": shape.width,
-            "intermediate_size": shape.ffn_width,
-            "num_hidden_layers": shape.depth,
-            "num_attention_heads": heads.heads,
-            "num_key_value_heads": heads.kv_heads,
-            "head_dim": heads.head_width,
-            self.activation: TANH_GELU,
-            "rms_norm_eps": 1e-6,
-            "tie_word_embeddings": True,
-            "attention_bias": False,
-            "attention_dropout": 0.0,
+            **write_blocks(shape, heads.heads, heads.kv_heads, heads.head_width, activation=self.activation),
             **self.write_options(chosen, shape.depth, heads.head_width),
         }
 
@@ -127,10 +108,9 @@ class Gemma2Family(GemmaFamily):
     model_type, architecture, class_name = "gemma2", "gemma2", "Gemma2ForCausalLM"
 
     def read_options(self, fields: Fields, depth: int, head_width: int) -> dict[str, Any]:
-        caps = {"attention_softcap": "attn_logit_softcapping", "final_softcap": "final_logit_softcapping"}
-        found = {ours: fields.take(theirs, default) for (ours, theirs), default in zip(caps.items(), (50.0, 30.0), strict=True)}
         return {
-            **{ours: None if value is None else positive(fields, caps[ours], value) for ours, value in found.items()},
+            "attention_softcap": read_cap(fields, "attn_logit_softcapping", 50.0),
+            "final_softcap": read_cap(fields, "final_logit_softcapping", 30.0),
             **read_pattern(fields, depth, period=2),
             "query_scale": read_scale(fields, head_width),
             "rope_base": flat_rope(fields),
@@ -188,6 +168,49 @@ class Gemma3Family(GemmaFamily):
 # --- fields that several generations share ----------------------------------------------------------------------------
 
 
+def check_blocks(fields: Fields, *, activation: str = "hidden_activation") -> None:
+    """Takes the fields that have to hold what our blocks compute. Raises: InteropError naming the first that does not."""
+    fields.only("tie_word_embeddings", [True], "input and output share one table here")
+    fields.only("attention_bias", [False], "the projections have no bias")
+    fields.only("attention_dropout", [0], "attention has no dropout")
+    fields.only("rms_norm_eps", [1e-6], "the norms add 1e-6")
+    fields.only("use_bidirectional_attention", [None, False], "decoders are causal, and no other stack is turned by this field")
+    # Gemma 1's first release says "gelu" and means the tanh form (huggingface/transformers#29402); later codes ignore hidden_act
+    fields.only("hidden_act", [TANH_GELU, "gelu", None], "the gate is a tanh-approximated GELU")
+    fields.only("hidden_activation", [TANH_GELU, None] if activation == "hidden_act" else [TANH_GELU], "the gate is a tanh GELU")
+
+
+def read_shape(fields: Fields) -> Shape:
+    depth, width = fields.whole("num_hidden_layers"), fields.whole("hidden_size")
+    return Shape(width=width, depth=depth, ffn_width=fields.whole("intermediate_size"))
+
+
+def read_heads(fields: Fields) -> dict[str, int]:
+    theirs = {"head_width": "head_dim", "heads": "num_attention_heads", "kv_heads": "num_key_value_heads"}
+    return {ours: fields.whole(name) for ours, name in theirs.items()}
+
+
+def write_blocks(shape: Shape, heads: int, kv_heads: int, head_width: int, *, activation: str = "hidden_activation") -> dict[str, Any]:
+    """The inverse of the three."""
+    return {
+        "hidden_size": shape.width,
+        "intermediate_size": shape.ffn_width,
+        "num_hidden_layers": shape.depth,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_width,
+        activation: TANH_GELU,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+    }
+
+
+def read_cap(fields: Fields, name: str, default: float) -> float | None:
+    return None if (value := fields.take(name, default)) is None else positive(fields, name, value)
+
+
 def flat_rope(fields: Fields) -> float:
     """The one base of Gemma 1 and 2. As in transformers, ``rope_scaling`` replaces ``rope_parameters``."""
     found = dict(fields.take("rope_scaling") or fields.take("rope_parameters") or {})
@@ -233,7 +256,13 @@ def write_scale(query_scale: float | None, head_width: int) -> int:
 
 
 def read_pattern(fields: Fields, depth: int, *, period: int) -> dict[str, Any]:
-    """``window`` and ``pattern``, shortened to its smallest period; without layer_types every ``period``-th layer is global."""
+    """``window`` and ``pattern``, shortened to its smallest period."""
+    layers = read_layers(fields, depth, period=period)
+    return {"pattern": shortest(layers), **read_window(fields, layers)}
+
+
+def read_layers(fields: Fields, depth: int, *, period: int) -> str:
+    """L or G for each layer; without layer_types every ``period``-th layer is global. Raises: InteropError."""
     types = fields.take("layer_types")
     if types is None:
         types = [LAYER_TYPES[GLOBAL if (i + 1) % period == 0 else LOCAL] for i in range(depth)]
@@ -243,17 +272,28 @@ def read_pattern(fields: Fields, depth: int, *, period: int) -> dict[str, Any]:
     for i, kind in enumerate(types):
         if kind not in letters:
             raise fields.refuse(f"layer_types[{i}]", kind, f"expected {' or '.join(letters)}")
-    layers = "".join(letters[kind] for kind in types)
-    pattern = next(layers[:p] for p in range(1, depth + 1) if (layers[:p] * depth)[:depth] == layers)
-    if LOCAL not in pattern and fields.content.get("sliding_window") is None:
+    return "".join(letters[kind] for kind in types)
+
+
+def shortest(layers: str) -> str:
+    """The smallest pattern that, repeated, gives these layers."""
+    return next(layers[:p] for p in range(1, len(layers) + 1) if (layers[:p] * len(layers))[: len(layers)] == layers)
+
+
+def read_window(fields: Fields, layers: str) -> dict[str, int]:
+    """``window``, or nothing where no layer is local and none is named."""
+    if LOCAL not in layers and fields.content.get("sliding_window") is None:
         fields.take("sliding_window")
-        return {"pattern": pattern}
-    return {"pattern": pattern, "window": fields.whole("sliding_window")}
+        return {}
+    return {"window": fields.whole("sliding_window")}
 
 
 def write_pattern(chosen: Any, depth: int) -> dict[str, Any]:
-    layers = [chosen.layer_pattern[i % len(chosen.layer_pattern)] for i in range(depth)]
-    return {"layer_types": [LAYER_TYPES[kind] for kind in layers], "sliding_window": chosen.window}
+    return {"layer_types": write_layers(chosen.layer_pattern, depth), "sliding_window": chosen.window}
+
+
+def write_layers(pattern: str, depth: int) -> list[str]:
+    return [LAYER_TYPES[pattern[i % len(pattern)]] for i in range(depth)]
 
 
 for family in (Gemma1Family(), Gemma2Family(), Gemma3Family()):

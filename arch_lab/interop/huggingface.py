@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, equal
 
-from arch_lab.interop.family import Family, Fields, InteropError, family_for, family_of
+from arch_lab.interop.family import TOKENS, Family, Fields, InteropError, family_for, family_of
 from arch_lab.interop.folder import Manifest, copy_tokenizer
 from arch_lab.interop.tensors import SINGLE, TensorFiles, check_shapes, read_object, write_object, write_tensors
 
@@ -71,7 +71,7 @@ def read_config(folder: Path) -> tuple[Manifest, Family]:
         raise InteropError(f"{where}: a multimodal checkpoint; only text decoders are converted (model_type {content.get('model_type')!r})")
     fields = Fields(content, where)
     family = family_of(fields.take("model_type"), where)
-    begin, end, padding = (fields.take(f"{name}_token_id", default) for name, default in (("bos", 2), ("eos", 1), ("pad", 0)))
+    begin, end, padding = family.read_tokens(fields).values()
     blueprint = family.read_config(fields)
     fields.finish(IGNORED, DEFAULTS)
     return Manifest(blueprint=blueprint, begin_text=begin, end_text=end, padding=padding), family
@@ -97,7 +97,7 @@ def write_huggingface(folder: Path, manifest: Manifest, tensors: dict[str, Tenso
     family = family_for(manifest.blueprint.architecture)
     config = family.write_config(manifest.blueprint)
     dtypes = {str(value.dtype).removeprefix("torch.") for value in tensors.values()}
-    config |= {"bos_token_id": manifest.begin_text, "eos_token_id": manifest.end_text, "pad_token_id": manifest.padding}
+    family.write_tokens(config, dict(zip(TOKENS, (manifest.begin_text, manifest.end_text, manifest.padding), strict=True)))
     config["dtype"] = min(dtypes) if len(dtypes) == 1 else "float32"
     write_object(folder / CONFIG, config)
     write_tensors(folder / SINGLE, {family.their_name(name): value for name, value in tensors.items()})

@@ -6,8 +6,8 @@ import json
 
 from arch_lab.verbs import parser
 
-TEXT = """SOURCE: a Hugging Face folder of Gemma 1, 2 or 3 (text): config.json and safetensors, sharded or not. With --to huggingface:
-a folder made by this command, or a run or checkpoint trained here. TARGET must not exist. Tensors are copied bit for bit; a
+TEXT = """SOURCE: a Hugging Face folder of Gemma 1, 2 or 3 (text) or T5Gemma: config.json and safetensors, sharded or not. With --to
+huggingface: a folder made by this command, or a run or checkpoint trained here. TARGET must not exist. Tensors are copied bit for bit; a
 field of config.json that changes what the model computes in a way our blocks do not follow is refused by name.
 With --from m2-bert, SOURCE is the state dict of a released M2-BERT (BertForMaskedLM: a .bin or .pt file, or the folder of
 pytorch_model.bin); --to m2-bert writes one.

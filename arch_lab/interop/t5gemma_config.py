@@ -1,0 +1,196 @@
+"""T5Gemma as ``transformers`` stores it: a configuration for each of two stacks of Gemma 2, read and written. T5Gemma 2: refused.
+
+Source: transformers models/t5gemma (configuration_t5gemma.py, modeling_t5gemma.py). Fields of a stack are those of Gemma 2, so
+their translation is that of ``arch_lab.interop.gemma``. What one option here says of both stacks has to be equal in both;
+``sliding_window`` is none of these: in the decoder it counts keys with the token itself, in the encoder the keys on each side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from arch_lab.architecture import meta_encoder_decoder
+from arch_lab.architecture.recipe import Shape, recipe
+from arch_lab.architecture.t5gemma import EncoderSize, T5Gemma
+from arch_lab.interop.family import TOKENS, Blueprint, Family, Fields, InteropError, refuse_family, register_family
+from arch_lab.interop.gemma import (
+    check_blocks,
+    flat_rope,
+    read_cap,
+    read_heads,
+    read_layers,
+    read_shape,
+    read_window,
+    shortest,
+    write_blocks,
+    write_flat_rope,
+    write_layers,
+    write_scale,
+)
+from arch_lab.interop.t5gemma import t5gemma_name
+from blocks.attention.gemma import Gemma2AttentionConfig
+
+STACKS = ("encoder", "decoder")
+STACK_TYPE = "t5_gemma_module"
+HEAD, TABLE = "lm_head.out_proj.weight", "model.decoder.embed_tokens.weight"
+
+
+class T5GemmaFamily(Family):
+    """Balanced and unbalanced; the head is tied to the decoder's table, as in every published size."""
+
+    model_type, architecture = "t5gemma", "t5gemma"
+
+    def their_name(self, ours: str) -> str:
+        return t5gemma_name(ours)
+
+    def redundant(self, theirs: str) -> str | None:
+        return TABLE if theirs == HEAD else None
+
+    def skeleton(self, blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
+        chosen = _recipe(blueprint)
+        config = chosen.encoder_decoder(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
+        return {name: tuple(value.shape) for name, value in meta_encoder_decoder(config).state_dict().items()}
+
+    # --- tokens -------------------------------------------------------------------------------------------------
+
+    def read_tokens(self, fields: Fields) -> dict[str, Any]:
+        """Those of the decoder, as in transformers, where the outer configuration says nothing."""
+        inner = fields.content.get("decoder")
+        inner = inner if isinstance(inner, dict) else {}
+        return {name: fields.take(name, inner.get(name, default)) for name, default in TOKENS.items()}
+
+    def write_tokens(self, config: dict[str, Any], tokens: Any) -> None:
+        for part in (config, *(config[stack] for stack in STACKS)):
+            part.update(tokens)
+
+    # --- fields -------------------------------------------------------------------------------------------------
+
+    def read_config(self, fields: Fields) -> Blueprint:
+        fields.only("is_encoder_decoder", [True], "both stacks are converted, or none")
+        fields.only("tie_word_embeddings", [True], "the head and the decoder's table are one here")
+        fields.only("attention_dropout", [0], "attention has no dropout")
+        fields.only("dropout_rate", [0], "the stacks have no dropout")
+        for name in ("classifier_dropout_rate", "vocab_size"):  # of heads that classify; a copy of the decoder's
+            fields.take(name)
+        encoder, decoder = (fields.part(stack) for stack in STACKS)
+        encoder.only("is_decoder", [False], "the encoder looks both ways")
+        decoder.only("is_decoder", [True], "the decoder looks back only")
+        sizes = []
+        for part in (encoder, decoder):
+            part.only("model_type", [STACK_TYPE], f"a stack of T5Gemma is a {STACK_TYPE}")
+            part.only("dropout_rate", [0], "the stacks have no dropout")
+            for name in ("classifier_dropout_rate", *TOKENS):
+                part.take(name)
+            check_blocks(part)
+            sizes.append((read_shape(part), read_heads(part)))
+        (source, source_heads), (shape, heads) = sizes
+        decoder.only("cross_attention_hidden_size", [None, source.width], f"the decoder reads an encoder of width {source.width}")
+        encoder.take("final_logit_softcapping")  # no head follows the encoder
+        shared = {
+            "query_scale": _read_scale(encoder, decoder, source_heads["head_width"], heads["head_width"]),
+            "attention_softcap": _equal("attn_logit_softcapping", encoder, decoder, lambda p: read_cap(p, "attn_logit_softcapping", 50.0)),
+            "rope_base": _equal("rope_theta", encoder, decoder, flat_rope),
+        }
+        own = None if (source, source_heads) == (shape, heads) else {**vars(source), **source_heads}
+        return Blueprint(
+            architecture=self.architecture,
+            options={
+                "encoder": own,
+                **heads,
+                **shared,
+                **_read_patterns(encoder, decoder, source.depth, shape.depth),
+                "final_softcap": read_cap(decoder, "final_logit_softcapping", 30.0),
+            },
+            shape=shape,
+            vocabulary=_equal("vocab_size", encoder, decoder, lambda p: p.whole("vocab_size")),
+            max_tokens=_equal("max_position_embeddings", encoder, decoder, lambda p: p.whole("max_position_embeddings")),
+        )
+
+    def write_config(self, blueprint: Blueprint) -> dict[str, Any]:
+        chosen, shape = _recipe(blueprint), blueprint.shape
+        size = chosen.encoder or EncoderSize(**vars(shape))
+        if chosen.encoder_radius < 1:
+            raise InteropError(f"t5gemma: encoder_radius {chosen.encoder_radius} cannot be written: a window of the format is at least 1")
+        built = chosen.encoder_decoder(shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
+        encoder = _write_stack(chosen, size.shape, built.encoder[0].mixer, blueprint)
+        decoder = _write_stack(chosen, shape, built.decoder[0].mixer, blueprint)
+        return {
+            "architectures": ["T5GemmaForConditionalGeneration"],
+            "model_type": self.model_type,
+            "encoder": {**encoder, "is_decoder": False, "sliding_window": chosen.encoder_radius},
+            "decoder": {
+                **decoder,
+                "is_decoder": True,
+                "sliding_window": chosen.window,
+                "cross_attention_hidden_size": size.width,
+            },
+            "is_encoder_decoder": True,
+            "vocab_size": blueprint.vocabulary,
+            "tie_word_embeddings": True,
+            "attention_dropout": 0.0,
+            "dropout_rate": 0.0,
+            "classifier_dropout_rate": 0.0,
+        }
+
+
+def _recipe(blueprint: Blueprint) -> T5Gemma:
+    chosen = recipe(blueprint.architecture, blueprint.options)
+    assert isinstance(chosen, T5Gemma)
+    return chosen
+
+
+def _equal(name: str, encoder: Fields, decoder: Fields, read: Any) -> Any:
+    """What both stacks share. Raises: InteropError when they differ."""
+    theirs, ours = read(encoder), read(decoder)
+    if theirs != ours:
+        raise encoder.refuse(name, theirs, f"the decoder has {ours!r}, and one value holds for both stacks here")
+    return ours
+
+
+def _read_scale(encoder: Fields, decoder: Fields, source_width: int, width: int) -> float | None:
+    """None where each stack scales by its own head width. Raises: InteropError when no one rule covers both."""
+    theirs, ours = encoder.number("query_pre_attn_scalar", 256), decoder.number("query_pre_attn_scalar", 256)
+    if (theirs, ours) == (source_width, width):
+        return None
+    if theirs != ours:
+        raise encoder.refuse(
+            "query_pre_attn_scalar", theirs, f"the decoder has {ours!r}; here both share one, or each has that of its head_dim"
+        )
+    return float(ours**-0.5)
+
+
+def _read_patterns(encoder: Fields, decoder: Fields, source_depth: int, depth: int) -> dict[str, Any]:
+    """``pattern`` of both stacks, ``window``, ``encoder_radius``. Raises: InteropError when the stacks follow two patterns."""
+    theirs, ours = read_layers(encoder, source_depth, period=2), read_layers(decoder, depth, period=2)
+    longer, shorter = (theirs, ours) if source_depth > depth else (ours, theirs)
+    if not longer.startswith(shorter):
+        raise encoder.refuse("layer_types", theirs, f"the decoder has {ours!r} (L local, G global), and one pattern holds for both stacks")
+    radius = read_window(encoder, theirs)
+    named = {"encoder_radius": radius["window"]} if radius else {}
+    return {"pattern": shortest(longer), **read_window(decoder, ours), **named}
+
+
+def _write_stack(chosen: T5Gemma, shape: Shape, mixer: Any, blueprint: Blueprint) -> dict[str, Any]:
+    """What both stacks have. Raises: InteropError for a stack that transformers would not load."""
+    assert isinstance(mixer, Gemma2AttentionConfig) and mixer.head_width is not None
+    if shape.width % mixer.heads:
+        raise InteropError(f"t5gemma: width {shape.width} cannot be written: the format wants a multiple of its {mixer.heads} heads")
+    return {
+        "model_type": STACK_TYPE,
+        "vocab_size": blueprint.vocabulary,
+        "max_position_embeddings": blueprint.max_tokens,
+        **write_blocks(shape, mixer.heads, mixer.kv_heads, mixer.head_width),
+        "dropout_rate": 0.0,
+        "attn_logit_softcapping": chosen.attention_softcap,
+        "final_logit_softcapping": chosen.final_softcap,
+        "query_pre_attn_scalar": write_scale(chosen.query_scale, mixer.head_width),
+        "layer_types": write_layers(chosen.pattern, shape.depth),
+        **write_flat_rope(chosen.rope_base),
+    }
+
+
+register_family(T5GemmaFamily())
+refuse_family(
+    "t5gemma2",
+    "its encoder holds a vision tower, without which transformers cannot build it; only models of text are converted",
+)
