@@ -6,7 +6,7 @@ BIN := .venv/bin
 PACKAGES := arch_lab blocks experiments
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test test-all lint format wheel clean setup
+.PHONY: help compare test test-all bench-gpu lint format wheel clean setup
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -19,6 +19,11 @@ test: .venv/.installed ## tests that fit in a coffee break (WORKERS=2 processes)
 
 test-all: .venv/.installed ## the same and the slow ones; GPU tests where there is a GPU
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m ""
+
+bench-gpu: .venv/.installed ## Gemma 3 training steps against transformers, on CUDA; rows to runs/bench-gpu.json
+	@mkdir -p runs
+	@$(BIN)/arch-lab bench gemma_gpu --json > runs/bench-gpu.json.part || { code=$$?; rm -f runs/bench-gpu.json.part; exit $$code; }
+	@mv runs/bench-gpu.json.part runs/bench-gpu.json && echo runs/bench-gpu.json
 
 lint: .venv/.installed ## ruff and mypy
 	$(BIN)/ruff check .

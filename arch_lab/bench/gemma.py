@@ -101,21 +101,25 @@ class Logits(nn.Module):
 
 
 def twin(ours: Decoder, family: str, attention: str) -> Logits:
-    """The model of the same family in ``transformers``, with our weights. ``attention``: eager or sdpa."""
+    """The model of the same family in ``transformers``, with our weights; the first layer is local. ``attention``: its implementation."""
     import transformers
 
+    layers = ours.config.layers
+    mixer: Any = layers[0].mixer
+    channel: Any = layers[0].channel
+    embedding: Any = ours.config.embedding
     options: dict[str, Any] = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": WIDTH,
-        "intermediate_size": FFN,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": KV_HEADS,
-        "head_dim": HEAD_WIDTH,
-        "query_pre_attn_scalar": HEAD_WIDTH,
-        "sliding_window": WINDOW,
+        "vocab_size": embedding.vocabulary,
+        "hidden_size": ours.config.width,
+        "intermediate_size": channel.ffn_width,
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": mixer.heads,
+        "num_key_value_heads": mixer.kv_heads,
+        "head_dim": mixer.channels,
+        "query_pre_attn_scalar": mixer.channels,
+        "sliding_window": mixer.window,
         "max_position_embeddings": ours.config.max_tokens,
-        "layer_types": [("sliding" if getattr(layer.mixer, "window", None) else "full") + "_attention" for layer in ours.config.layers],
+        "layer_types": [("sliding" if getattr(layer.mixer, "window", None) else "full") + "_attention" for layer in layers],
         "attn_implementation": attention,
     }
     config = getattr(transformers, "Gemma2Config" if family == "Gemma2" else "Gemma3TextConfig")(**options)

@@ -13,6 +13,7 @@ from torch import nn
 
 from arch_lab.bench.algorithms import algorithms
 from arch_lab.bench.gemma import gemma as gemma_suite
+from arch_lab.bench.gemma_gpu import gemma_gpu
 from arch_lab.bench.monarch import monarch
 from arch_lab.bench.protocol import Row, Skipped, measure, step_of
 from blocks import BlockDiagonalLinearConfig, Gemma3AttentionConfig, M2MixerConfig
@@ -64,6 +65,7 @@ SUITES: dict[str, Callable[[], Iterator[Row | Skipped]]] = {
     "convolution": convolution,
     "mixer": mixer,
     "gemma": gemma_suite,
+    "gemma_gpu": gemma_gpu,
     "monarch": monarch,
     "algorithms": algorithms,
 }

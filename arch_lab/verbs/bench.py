@@ -5,34 +5,43 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
+from typing import Any
 
 from arch_lab.verbs import parser
 
+JSON = "print {environment, rows: [{name, shape, ours_ms, peer, peer_ms, ratio, …}], skipped: [{name, reason}] if any}"
+
 
 def main(verb: str, argv: list[str]) -> int:
-    p = parser(verb, "Ratio = peer time / our time, median of interleaved repeats: above 1 we are faster. float32.")
-    suites = "linear, convolution, mixer, gemma, monarch, algorithms or all (default)"
+    p = parser(verb, "Ratio = peer time / our time, median of interleaved repeats: above 1 we are faster. float32; gemma_gpu: bf16.")
+    suites = "linear, convolution, mixer, gemma, gemma_gpu, monarch, algorithms or all (default)"
     p.add_argument("suite", metavar="SUITE", nargs="?", default="all", help=suites)
     p.add_argument("--threads", metavar="N", type=int, help="processor threads (default: what torch chooses)")
-    p.add_argument("--json", action="store_true", help="print {environment, rows: [{name, shape, ours_ms, peer, peer_ms, ratio, …}]}")
+    p.add_argument("--json", action="store_true", help=JSON)
     given = p.parse_args(argv)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which measures memory here, reports its starts on stderr
 
-    from arch_lab.bench import Row, run_suite
+    from arch_lab.bench import Row, Skipped, run_suite
     from arch_lab.console import console, table
     from arch_lab.study.environment import environment
     from arch_lab.study.planning import use_threads
 
     use_threads(given.threads)
-    notes, rows = console(stderr=True), list[Row]()
+    notes, rows, skipped = console(stderr=True), list[Row](), list[Skipped]()
     for row in run_suite(given.suite):
         if not isinstance(row, Row):
-            notes.print(f"{row.name}: skipped, {row.reason}")
+            skipped.append(row)
+            notes.print(f"{row.name}: skipped, {row.reason}", soft_wrap=True, markup=False)
             continue
         rows.append(row)
         notes.print(f"[dim]{row.name} ({row.shape}): {row.ratio:.2f} x {row.peer}[/dim]")
+    if not rows:
+        return 2  # every reason has been said
     if given.json:
-        print(json.dumps({"environment": environment(), "rows": [asdict(row) for row in rows]}, indent=2))
+        printed: dict[str, Any] = {"environment": environment(), "rows": [asdict(row) for row in rows]}
+        if skipped:
+            printed["skipped"] = [asdict(each) for each in skipped]
+        print(json.dumps(printed, indent=2))
         return 0
     cells = [
         [r.name, r.shape, f"{r.ours_ms:.2f}", r.peer, f"{r.peer_ms:.2f}", f"{r.ratio:.2f} [{r.ratio_low:.2f}, {r.ratio_high:.2f}]"]
