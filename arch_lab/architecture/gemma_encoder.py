@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from arch_lab.architecture import gemma, gemma4  # noqa: F401  registers the generations
-from arch_lab.architecture.decoder import DecoderConfig, LayerConfig
+from arch_lab.architecture.decoder import DecoderConfig
+from arch_lab.architecture.direction import bidirectional_layer
 from arch_lab.architecture.recipe import EncoderRecipe, Recipe, Shape, recipe, register_architecture
 from blocks.attention.gemma import AttentionConfig
 from blocks.errors import ConfigError
@@ -47,13 +48,9 @@ class GemmaEncoder(EncoderRecipe):
 def bidirectional(config: DecoderConfig, *, radius: int) -> DecoderConfig:
     """``config`` with every mask taken off: local layers see ``radius`` keys on each side, global ones all.
 
-    Raises: ConfigError for a layer whose mixer is not attention, for which a mask has no meaning.
+    Raises: ConfigError for a layer whose mixer is not attention: an M2 mixer would gain a reverse kernel, not lose a mask.
     """
-    return replace(config, layers=tuple(_unmasked(layer, radius) for layer in config.layers))
-
-
-def _unmasked(layer: LayerConfig, radius: int) -> LayerConfig:
-    mixer = layer.mixer
-    if not isinstance(mixer, AttentionConfig):
-        raise ConfigError(f"{type(mixer).__name__} is not attention: it has no causal mask to take off")
-    return replace(layer, mixer=replace(mixer, causal=False, window=None, radius=None if mixer.window is None else radius))
+    for layer in config.layers:
+        if not isinstance(layer.mixer, AttentionConfig):
+            raise ConfigError(f"{type(layer.mixer).__name__} is not attention: it has no causal mask to take off")
+    return replace(config, layers=tuple(bidirectional_layer(layer, radius=radius) for layer in config.layers))
