@@ -37,7 +37,7 @@ class ReadoutConfig(BlockConfig):
 
     width: int
     hidden: int | None = None
-    dropout: float = 0.1  # the value of both BERT and Gemma Encoder
+    dropout: float = 0.1  # BERT's; Gemma Encoder has about as much
 
     def __post_init__(self) -> None:
         self.at_least_one("width", *(["hidden"] if self.hidden is not None else []))

@@ -44,7 +44,7 @@ class LabelLogitHeadConfig(BlockConfig):
             raise ConfigError(f"LabelLogitHeadConfig: temperature must be positive, got {self.temperature}")
 
 
-@register("label_logit", kind="head", config=LabelLogitHeadConfig, source="arXiv:2407.21772 §4.1")
+@register("label_logit", kind="head", config=LabelLogitHeadConfig, source="arXiv:2407.21772")
 class LabelLogitHead(TaskHead):
     """log(1 - p) and log p of the answer yes, from next-token logits; loss: -log of the right one.
 
@@ -95,5 +95,5 @@ class LabelLogitHead(TaskHead):
 
 
 def worst_policy(probabilities: Tensor, dim: int = -1) -> Tensor:
-    """The overall score of a text judged under several policies: the largest of their probabilities (§4.1)."""
+    """The overall score of a text judged under several policies: the largest of their probabilities (ShieldGemma)."""
     return probabilities.amax(dim=dim)

@@ -6,7 +6,7 @@ the logits (until s rounds to 1: z about 17 in float32).
 Loss: the cross-entropy -p·log s - (1 - p)·log(1 - s), less its own minimum, the entropy of p. It is a proper score: for
 targets that vary at one x its expectation is least where s is the mean of p, which is what the squared error aims at; but its
 gradient in z is s - p, where the squared error's is (s - p)·s·(1 - s) and dies at the ends of the scale. This is the
-quasi-likelihood of fractional logit models (Papke and Wooldridge 1996, doi:10.1002/(SICI)1099-1255(199611)11:6<619::AID-JAE418>3.0.CO;2-1).
+quasi-likelihood of fractional logit models (Papke and Wooldridge, Journal of Applied Econometrics 11(6), 1996).
 """
 
 from __future__ import annotations

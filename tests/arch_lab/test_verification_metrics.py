@@ -98,7 +98,7 @@ def test_an_error_rate_by_hand() -> None:
     assert (found.rate, found.confusions) == (pytest.approx((1 / 3 + 2 / 4) / 2), 1)
 
 
-def test_the_interpolated_rate_is_torchmetrics_up_to_the_grain() -> None:
+def test_the_error_rate_is_torchmetrics_up_to_the_grain_of_the_scores() -> None:
     import torch
     from torchmetrics.functional.classification import binary_eer
 
