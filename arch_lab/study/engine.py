@@ -113,9 +113,7 @@ def _keep_config(folder: Path, config: StudyConfig) -> None:
 # --- verify ---------------------------------------------------------------------------------------------------------
 
 
-def _verify(
-    planned: dict[str, Any], config: StudyConfig, folder: Path, data: Any, experiment: Experiment, observer: Observer
-) -> None:
+def _verify(planned: dict[str, Any], config: StudyConfig, folder: Path, data: Any, experiment: Experiment, observer: Observer) -> None:
     """The certificate of every built model. Raises: LeakError with the arm and what leaks; no metric exists yet."""
     for arm in planned["arms"]:
         path = folder / "certificates" / f"{arm['name']}.json"

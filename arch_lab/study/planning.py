@@ -17,8 +17,8 @@ from arch_lab.accounting import Ledger, ledger
 from arch_lab.accounting.ledger import without_memory
 from arch_lab.architecture import EncoderDecoderRecipe, EncoderRecipe, Recipe, Shape, encoders
 from arch_lab.budget import BudgetError, check, deviations, refuse, solve_together
-from arch_lab.study.config import StudyConfig, load_study
 from arch_lab.report.measures import to_json
+from arch_lab.study.config import StudyConfig, load_study
 from arch_lab.study.experiment import Experiment, load_experiment
 from arch_lab.study.library import find_study
 from arch_lab.training.optimizer import groups
