@@ -15,7 +15,7 @@ import torch
 
 from arch_lab.accounting import Ledger, ledger
 from arch_lab.accounting.ledger import without_memory
-from arch_lab.architecture import EncoderDecoderRecipe, EncoderRecipe, Recipe, Shape, encoders
+from arch_lab.architecture import EncoderDecoderRecipe, EncoderRecipe, Recipe, Shape, encoders, meta_encoder
 from arch_lab.budget import BudgetError, check, deviations, refuse, solve_together
 from arch_lab.report.measures import to_json
 from arch_lab.study.config import StudyConfig, load_study
@@ -71,8 +71,9 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
     for arm, recipe_, shape in zip(config.arms, recipes, shapes, strict=True):
         assert shape is not None
         blueprint = recipe_.blueprint(shape, vocabulary=vocabulary, max_tokens=tokens)
-        book = ledger(blueprint, tokens=tokens, batch=batch)
-        arms.append(_arm(config, arm.name, arm.architecture, arm.options, shape, book, blueprint, (timings or {}).get(arm.name)))
+        model = meta_encoder(blueprint) if isinstance(recipe_, EncoderRecipe) else without_memory(blueprint)  # type: ignore[arg-type]
+        book = ledger(blueprint, tokens=tokens, batch=batch, model=model)
+        arms.append(_arm(config, arm.name, arm.architecture, arm.options, shape, book, model, (timings or {}).get(arm.name)))
     _check_groups(config, arms)
     misses = check(arms, config.budget)
     if misses and not config.budget.allow_unmatched:
@@ -136,21 +137,21 @@ def _arm(
     options: dict[str, Any],
     shape: Shape,
     book: Ledger,
-    blueprint: Any,
+    model: Any,
     timing: float | None = None,
 ) -> dict[str, Any]:
     tokens_per_step = book.tokens * book.batch
     per_step: dict[str, Fraction | float] = {"train_flops": book.training * tokens_per_step, "tokens": tokens_per_step}
     calibration: dict[str, Any] = {}
     if config.budget.seconds is not None:
-        guess = _estimate(book, shape, book.training * tokens_per_step, blueprint)["seconds_per_run"]
+        guess = _estimate(book, shape, book.training * tokens_per_step, model.config.embedding.vocabulary)["seconds_per_run"]
         per_step["seconds"] = guess if timing is None else timing
         calibration = {"calibration": {"seconds_per_step": per_step["seconds"], "source": ESTIMATED if timing is None else MEASURED}}
     steps = _steps(config, name, per_step)
     tokens = steps * tokens_per_step
     flops = book.training * tokens
     spent = {"parameters": book.parameters, "flops_per_token": _plain(book.training), "train_flops": _plain(flops), "tokens": tokens}
-    optimizer_groups = groups(without_memory(blueprint), weight_decay=config.training.weight_decay, rules=config.training.groups)
+    optimizer_groups = groups(model, weight_decay=config.training.weight_decay, rules=config.training.groups)
     return {
         "name": name,
         "architecture": architecture,
@@ -166,7 +167,7 @@ def _arm(
         "conventions": book.conventions,
         "state_bytes": book.state_bytes,
         "optimizer_groups": {g.name: g.parameters for g in optimizer_groups},
-        "estimate": _estimate(book, shape, flops, blueprint),
+        "estimate": _estimate(book, shape, flops, model.config.embedding.vocabulary),
         **calibration,
     }
 
@@ -212,9 +213,9 @@ def gemm_rate() -> float:
     return _rate
 
 
-def _estimate(book: Ledger, shape: Shape, flops: Fraction, blueprint: Any) -> dict[str, float]:
+def _estimate(book: Ledger, shape: Shape, flops: Fraction, vocabulary: int) -> dict[str, float]:
     """Rough on purpose and labelled so: seconds of one run, bytes of weights, gradients, Adam and activations."""
     weights = 16 * book.parameters["total"]
-    logits = 3 * book.batch * book.tokens * blueprint.embedding.vocabulary * 4
+    logits = 3 * book.batch * book.tokens * vocabulary * 4
     activations = book.batch * book.tokens * shape.depth * (14 * shape.width + 4 * shape.ffn_width) * 4
     return {"seconds_per_run": float(flops) / (gemm_rate() * UTILISATION), "memory_bytes": float(weights + logits + activations)}

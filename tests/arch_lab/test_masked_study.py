@@ -117,10 +117,10 @@ def test_a_run_that_breaks_off_resumes_to_the_scores_of_an_uninterrupted_one(com
 
 def test_an_unmatched_budget_is_refused(tmp_path: Path) -> None:
     fixed = [{**ARMS[0], "shape": {"width": 32, "depth": 2, "ffn_width": 64}}, ARMS[1]]
-    with pytest.raises(BudgetError, match=r"refused: arm 'gemma_encoder' is -\d+.* off the budget on params"):
+    with pytest.raises(BudgetError, match=r"refused: arm 'm2_bert' is \+\d+.* off arm 'gemma_encoder' on params"):
         arch_lab.plan(str(masked_study(tmp_path, arms=fixed)))
     with pytest.raises(BudgetError, match="no shape of 'm2_bert' has 100 parameters"):
-        arch_lab.plan(str(masked_study(tmp_path)), overrides=["budget.params=100"])
+        arch_lab.plan(str(masked_study(tmp_path, arms=ARMS[1:])), overrides=["budget.params=100"])
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_options_of_the_objective_are_strict_and_reach_the_plan(tmp_path: Path) 
 def test_a_bidirectional_mixer_of_a_users_stands_in_the_comparison(tmp_path: Path) -> None:
     arms = [
         {"architecture": "custom_encoder", "name": "m2", "options": {"mixer": "m2_mixer", "channel": "block_diagonal_glu"}},
-        {"architecture": "custom_encoder", "name": "attention", "options": {"mixer": "gemma_attention", "mixer_options": {"heads": 2}}},
+        {"architecture": "custom_encoder", "name": "attention", "options": {"mixer": "gemma3_attention", "mixer_options": {"heads": 2}}},
     ]
     plan = arch_lab.plan(str(masked_study(tmp_path, arms=arms)))
     assert plan["matched"] is True and [a["name"] for a in plan["arms"]] == ["m2", "attention"]
