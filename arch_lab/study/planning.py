@@ -7,6 +7,7 @@ Legend: T sequence length, B sequences a step.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
@@ -17,6 +18,7 @@ from arch_lab.accounting import Ledger, ledger
 from arch_lab.architecture import EncoderDecoderRecipe, EncoderRecipe, Shape, meta_model
 from arch_lab.budget import BudgetError, check, deviations, refuse, solve_together
 from arch_lab.study.config import StudyConfig, load_study
+from arch_lab.study.experiment import own_engine
 from arch_lab.study.library import find_study
 from arch_lab.study.vocabulary import planned_vocabulary
 from arch_lab.training.optimizer import groups
@@ -28,6 +30,9 @@ UTILISATION = 0.35  # share of the GEMM rate a training step of these sizes reac
 
 def plan(study: str, *, overrides: list[str] | None = None, data_root: str | None = None, threads: int | None = None) -> dict[str, Any]:
     """The plan of a study by name or path, without training (``arch-lab plan``). See ``build_plan`` for what it raises."""
+    engine = own_engine(study, overrides)
+    if engine is not None:
+        return engine.plan(study, overrides=overrides or [], data_root=data_root, threads=threads)
     use_threads(threads)
     return build_plan(open_study(study, overrides, data_root))
 
@@ -178,18 +183,23 @@ def gemm_rate() -> float:
     """Measured float32 GEMM rate, FLOP/s, once a process: what the time estimate is scaled by."""
     global _rate
     if _rate is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        n = 8192 if device == "cuda" else 768
-        a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
-        best = float("inf")
-        for _ in range(4):
-            start = time.perf_counter()
-            a @ b
-            if device == "cuda":
-                torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - start)
-        _rate = 2 * n**3 / best
+        _rate = measure_gemm_rate()
     return _rate
+
+
+def measure_gemm_rate(dtype: torch.dtype = torch.float32, clock: Callable[[], float] = time.perf_counter) -> float:
+    """The best of a few square products, with the threads of now."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    n = 8192 if device == "cuda" else 768
+    a, b = torch.randn(n, n, device=device, dtype=dtype), torch.randn(n, n, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(4):
+        start = clock()
+        a @ b
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, clock() - start)
+    return 2 * n**3 / best
 
 
 def _estimate(book: Ledger, shape: Shape, flops: Fraction, decoder: Any) -> dict[str, float]:
