@@ -40,21 +40,21 @@ TERMS = {
 
 
 def write(folder: Path) -> Path:
-    """Writes report.html, throughput.png, throughput.svg and ratios.png. Raises: UserError when study.json or matplotlib is missing."""
+    """Writes report.html, throughput.png and ratios.png. Raises: UserError when study.json or matplotlib is missing."""
     folder = Path(folder)
     study = load(folder)
     with figures.looks():
         drawn = charts.build(study)
         drawings = {name: figures.svg(made, name, CAPTIONS[name]) for name, made in drawn.items()}
-        for name, file, kind in (("speed", "throughput", "png"), ("speed", "throughput", "svg"), ("ratios", "ratios", "png")):
+        for name, file in (("speed", "throughput.png"), ("ratios", "ratios.png")):
             if name in drawn:
-                _save(drawn[name], folder / f"{file}.{kind}", kind)
+                _save(drawn[name], folder / file)
     return replace_page(folder, document(study["study"], _parts(folder, study, drawings)))
 
 
-def _save(drawn: Any, path: Path, kind: str) -> None:
+def _save(drawn: Any, path: Path) -> None:
     buffer = io.BytesIO()
-    drawn.savefig(buffer, format=kind, dpi=130, facecolor="white")
+    drawn.savefig(buffer, format="png", dpi=130, facecolor="white")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(buffer.getvalue())
     os.replace(temporary, path)

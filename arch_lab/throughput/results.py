@@ -66,7 +66,7 @@ def verdict(study: Mapping[str, Any]) -> str:
         if said:
             lines.append(f"{study['subject']} against {peer} (above 1 it is faster): {'; '.join(said)}.")
     if not lines:
-        return "No pair of arms was measured at the same length, so there is nothing to compare."
+        lines.append("No two whole models were measured at the same length, so nothing can be said of them; the tables hold what was.")
     if not study["matched"]:
         lines.insert(0, "The parameters are not matched, so this is not a comparison at equal size.")
     return " ".join(lines)

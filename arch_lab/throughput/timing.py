@@ -72,7 +72,8 @@ class Timer:
         for row in rows:
             self._finish(row)
             self._learn(row)
-        _release()
+        if group.compiled:
+            torch._dynamo.reset()  # compiled code of one group is of no use to the next
         return rows
 
     def _limit(self) -> str:
@@ -231,7 +232,7 @@ def is_memory(error: Exception) -> bool:
 
 
 def _release() -> None:
+    """Give back what a cell that failed half-way may have left in cycles."""
     gc.collect()
-    torch._dynamo.reset()  # compiled code of one group is of no use to the next
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
