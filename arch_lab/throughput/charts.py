@@ -26,6 +26,8 @@ def build(study: Study) -> dict[str, Figure]:
 
 
 def speed(study: Study) -> Figure | None:
+    from matplotlib.ticker import LogLocator
+
     modes = [m for m in MODES if _rows(study, "model", m)]
     if not modes:
         return None
@@ -42,6 +44,7 @@ def speed(study: Study) -> Figure | None:
         _lengths(panel, study)
         panel.set_title(mode)
         _ticks(panel, short)
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes[0, 0].set_ylabel("tokens per second")
     drawn.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=6)
     return drawn
@@ -77,6 +80,7 @@ def ratio_panels(study: Study) -> Figure | None:
             _lengths(panel, study)
             _ticks(panel, lambda value: f"{value:g}")
             panel.set_title(f"{level}, {mode}")
+            panel.set_xlabel("tokens of a sequence" if i == len(levels) - 1 else "")
     axes[len(levels) // 2, 0].set_ylabel(f"time ratio (above 1: {study['subject']} is faster)")
     first = next(panel for panel in axes.flat if panel.get_visible())
     drawn.legend(*first.get_legend_handles_labels(), loc="outside upper left", ncols=4)

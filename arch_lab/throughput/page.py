@@ -70,14 +70,13 @@ def _parts(folder: Path, study: Mapping[str, Any], drawings: Mapping[str, str]) 
         join([tag("h1", f"Study: {study['study']}"), *about, paragraph(held, kind="soft"), verdict]),
         sections.banner(study),
     ]
-    where = {"who is faster": "ratios", "tokens/s": "speed", "peak memory": "memory"}
-    shown = set()
+    shown: set[str] = set()
     for i, found in enumerate(tables.all_tables(study)):
-        key = next((v for k, v in where.items() if found.title.startswith(k)), "ratios" if found.title.endswith("is faster from") else "")
-        drawing = [figure(drawings[key], CAPTIONS[key])] if key in drawings and key not in shown else []
-        shown.add(key)
+        name = found.drawing if found.drawing not in shown else ""  # above the first table that it draws
+        shown.add(name)
+        drawing = [figure(drawings[name], CAPTIONS[name])] if name in drawings else []
         body = table(found.headers, found.rows, words=(0, *found.words))
-        parts.append(section(found.title, *drawing, body, paragraph(found.note, kind="soft") if found.note else "", anchor=f"table-{i}"))
+        parts.append(section(found.heading, *drawing, body, paragraph(found.note, kind="soft") if found.note else "", anchor=f"table-{i}"))
     said = study.get("warnings") or []
     parts += [
         section("Warnings", items(said) if said else paragraph("No warnings."), anchor="warnings"),

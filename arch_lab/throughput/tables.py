@@ -6,7 +6,7 @@ Rows run over sequence lengths, columns over arms. A cell that could not be meas
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from arch_lab.report import units
@@ -21,13 +21,18 @@ UNITS = {"forward": "forward", "step": "training step", "prefill": "prefill of o
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """``words``: columns of text, the rest are numbers. ``level``: which of the three it belongs to, if one."""
+    """``words``: columns of text, the rest are numbers. ``drawing``: the figure that shows the same, see ``charts.build``."""
 
     title: str
     headers: list[str]
     rows: list[list[str]]
     note: str = ""
-    words: tuple[int, ...] = field(default=(0,))
+    words: tuple[int, ...] = (0,)
+    drawing: str = ""
+
+    @property
+    def heading(self) -> str:
+        return self.title[:1].upper() + self.title[1:]
 
 
 def series_of(study: Study) -> list[tuple[str, str, bool]]:
@@ -77,7 +82,12 @@ def crossings(study: Study) -> Table:
     rows.sort(key=lambda row: order[row[0]])
     note = "the length from which it takes less time a token, through the medians [through the upper quartiles, through the lower]"
     return Table(
-        title=f"{study['subject']} is faster from", headers=["level", "mode", "than", "from"], rows=rows, note=note, words=(0, 1, 2, 3)
+        title=f"crossover, the length from which {study['subject']} is faster",
+        headers=["level", "mode", "than", "from"],
+        rows=rows,
+        note=note,
+        words=(0, 1, 2, 3),
+        drawing="ratios",
     )
 
 
@@ -105,14 +115,14 @@ def speeds(study: Study, level: str, mode: str, compiled: bool) -> Table:
 
     title = f"tokens/s, {UNITS[mode]}{', compiled' if compiled else ''}, {TITLES[level]}"
     what = f"ms of {study['decode_tokens']} tokens" if mode == "decode" else "ms of a call"
-    return _by_arm(study, title, cell, f"in brackets {what}, median [quartiles]", level, mode, compiled)
+    return replace(_by_arm(study, title, cell, f"in brackets {what}, median [quartiles]", level, mode, compiled), drawing="speed")
 
 
 def memory(study: Study) -> Table:
     note = "most bytes that the tensors of one call held, weights not included; a step includes gradients and AdamW's moments"
     shown = [s for s in series_of(study) if s[1] != "decode"]
     shown = [s for s in shown if s[0] == "model"] or shown
-    return _joined(study, "peak memory", shown, lambda row: units.memory(row["peak_bytes"]), note)
+    return replace(_joined(study, "peak memory", shown, lambda row: units.memory(row["peak_bytes"]), note), drawing="memory")
 
 
 def states(study: Study) -> Table:
@@ -175,6 +185,6 @@ def markdown(study: Study) -> str:
         align = ["---" if i in table.words else "---:" for i in range(len(table.headers))]
         lines = [table.headers, align, *table.rows]
         body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        parts.append(f"**{table.title[:1].upper()}{table.title[1:]}**" + (f" ({table.note})" if table.note else "") + f":\n\n{body}")
+        parts.append(f"**{table.heading}**" + (f" ({table.note})" if table.note else "") + f":\n\n{body}")
     parts += [f"Warning of the study: {line}." for line in study["warnings"]]
     return "\n\n".join(parts) + "\n"
