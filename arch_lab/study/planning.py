@@ -7,7 +7,7 @@ Legend: T sequence length, B sequences a step.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from arch_lab.accounting import Ledger, ledger
-from arch_lab.architecture import EncoderDecoderRecipe, EncoderRecipe, Shape, meta_model
-from arch_lab.budget import BudgetError, check, deviations, refuse, solve_together
-from arch_lab.study.config import StudyConfig, load_study
+from arch_lab.architecture import EncoderDecoderRecipe, EncoderRecipe, Recipe, Shape, meta_model
+from arch_lab.budget import Budget, BudgetError, check, deviations, refuse, solve_together
+from arch_lab.study.config import Arm, StudyConfig, load_study
 from arch_lab.study.experiment import own_engine
 from arch_lab.study.library import find_study
 from arch_lab.study.vocabulary import planned_vocabulary
@@ -58,19 +58,9 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
     ``budget.allow_unmatched``; ConfigError for options that do not fit.
     """
     vocabulary, tokens, batch = planned_vocabulary(config.data), config.training.sequence_length, config.training.batch_size
-    recipes = [arm.recipe() for arm in config.arms]
-    for arm, recipe_ in zip(config.arms, recipes, strict=True):
-        if isinstance(recipe_, (EncoderRecipe, EncoderDecoderRecipe)):
-            raise recipe_.refuse_decoder(f"experiment {config.experiment!r}, arm {arm.name!r}: ")
-    shapes: list[Shape | None] = [arm.fixed() for arm in config.arms]
-    open_arms = [i for i, shape in enumerate(shapes) if shape is None]
-    if open_arms:
-        found = solve_together([recipes[i] for i in open_arms], config.budget, vocabulary=vocabulary, max_tokens=tokens, batch=batch)
-        for i, candidate in zip(open_arms, found, strict=True):
-            shapes[i] = candidate.shape
+    found = solved(config.arms, config.experiment, config.budget, vocabulary=vocabulary, tokens=tokens, batch=batch)
     arms = []
-    for arm, recipe_, shape in zip(config.arms, recipes, shapes, strict=True):
-        assert shape is not None
+    for arm, (recipe_, shape) in zip(config.arms, found, strict=True):
         decoder = recipe_.decoder(shape, vocabulary=vocabulary, max_tokens=tokens)
         book = ledger(decoder, tokens=tokens, batch=batch)
         arms.append(_arm(config, arm.name, arm.architecture, arm.options, shape, book, decoder, (timings or {}).get(arm.name)))
@@ -97,6 +87,22 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
         "arms": arms,
         **_said_of_seconds(config, arms),
     }
+
+
+def solved(
+    arms: Sequence[Arm], experiment: str, budget: Budget, *, vocabulary: int, tokens: int, batch: int = 1
+) -> list[tuple[Recipe, Shape]]:
+    """Recipe and shape of every arm, found together where an arm does not fix its own.
+
+    Raises: BudgetError when one cannot meet the budget; ConfigError for an arm that is no decoder, or options that do not fit.
+    """
+    recipes = [arm.recipe() for arm in arms]
+    for arm, recipe_ in zip(arms, recipes, strict=True):
+        if isinstance(recipe_, (EncoderRecipe, EncoderDecoderRecipe)):
+            raise recipe_.refuse_decoder(f"experiment {experiment!r}, arm {arm.name!r}: ")
+    free = [recipe_ for arm, recipe_ in zip(arms, recipes, strict=True) if arm.shape is None]
+    candidates = iter(solve_together(free, budget, vocabulary=vocabulary, max_tokens=tokens, batch=batch) if free else [])
+    return [(recipe_, arm.fixed() or next(candidates).shape) for arm, recipe_ in zip(arms, recipes, strict=True)]
 
 
 def _check_groups(config: StudyConfig, arms: list[dict[str, Any]]) -> None:

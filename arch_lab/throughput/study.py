@@ -17,13 +17,12 @@ import torch
 import yaml
 
 from arch_lab.accounting import ledger
-from arch_lab.architecture import EncoderDecoderRecipe, EncoderRecipe
-from arch_lab.budget import check, deviations, refuse, solve_together
+from arch_lab.budget import check, deviations, refuse
 from arch_lab.report.markup import flatten
 from arch_lab.study import files
 from arch_lab.study.engine import Observer, command_of, verify
 from arch_lab.study.environment import PACKAGE_ROOT, code_fingerprint, cpu_name
-from arch_lab.study.planning import UTILISATION, gemm_rate, use_threads
+from arch_lab.study.planning import UTILISATION, gemm_rate, solved, use_threads
 from arch_lab.throughput.config import DECODING, LEAST_REPEATS, Group, ThroughputConfig, open_throughput
 from arch_lab.throughput.contenders import Settings
 from arch_lab.throughput.results import summarise, write_all
@@ -97,20 +96,10 @@ def build_plan(config: ThroughputConfig) -> dict[str, Any]:
 
     Raises: BudgetError when an arm cannot meet the budget, or a fixed shape misses it; ConfigError for options that do not fit.
     """
-    recipes = [arm.recipe() for arm in config.arms]
-    for arm, recipe_ in zip(config.arms, recipes, strict=True):
-        if isinstance(recipe_, (EncoderRecipe, EncoderDecoderRecipe)):
-            raise recipe_.refuse_decoder(f"experiment {config.experiment!r}, arm {arm.name!r}: ")
-    shapes = [arm.fixed() for arm in config.arms]
-    free = [i for i, shape in enumerate(shapes) if shape is None]
     budget = config.budget.for_solver()
-    if free:
-        found = solve_together([recipes[i] for i in free], budget, vocabulary=config.vocabulary, max_tokens=config.match_length)
-        for i, candidate in zip(free, found, strict=True):
-            shapes[i] = candidate.shape
+    found = solved(config.arms, config.experiment, budget, vocabulary=config.vocabulary, tokens=config.match_length)
     arms: list[dict[str, Any]] = []
-    for arm, recipe_, shape in zip(config.arms, recipes, shapes, strict=True):
-        assert shape is not None
+    for arm, (recipe_, shape) in zip(config.arms, found, strict=True):
 
         def counts(tokens: int, recipe_: Any = recipe_, shape: Any = shape) -> Any:
             return ledger(recipe_.decoder(shape, vocabulary=config.vocabulary, max_tokens=tokens), tokens=tokens, batch=1)
