@@ -20,6 +20,8 @@ from typing import Any
 # two-core machine were 30x slower without the first. Huge pages make long FFT convolutions about twice as fast.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+# torch's profiler, by whose record memory is measured here, reports each of its starts on standard error
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "compare", "convert", "generate", "load", "load_body", "plan"]

@@ -67,6 +67,52 @@ class Experiment(Protocol):
         """Trivial models under the same scoring, worst first."""
 
 
+@runtime_checkable
+class StudyEngine(Protocol):
+    """An experiment that trains nothing, such as a timing: it reads, plans, runs and reports its own kind of study."""
+
+    def plan(self, study: str, *, overrides: list[str], data_root: str | None, threads: int | None) -> dict[str, Any]:
+        """What would be measured, as plain JSON values. Raises: UserError."""
+
+    def compare(
+        self,
+        study: str,
+        *,
+        overrides: list[str],
+        output: str | Path,
+        data_root: str | None,
+        threads: int | None,
+        observer: Callable[[str, dict[str, Any]], None] | None,
+    ) -> dict[str, Any]:
+        """The content of study.json. ``observer``: None shows it in the terminal. Raises: UserError."""
+
+    def render_plan(self, plan: dict[str, Any], console: Any) -> None:
+        """``plan`` on a rich console."""
+
+    def report(self, folder: Path) -> Path:
+        """report.html of a study's folder, written again."""
+
+    def markdown(self, folder: Path) -> str:
+        """The tables of a study's folder, for a README."""
+
+
+def own_engine(study: str, overrides: list[str] | None = None) -> StudyEngine | None:
+    """The engine of a study (name or path) whose experiment brings one; None for the studies that train. Raises: ConfigError."""
+    from arch_lab.study.config import read_study
+    from arch_lab.study.library import find_study
+
+    name, path = find_study(study)
+    return engine_named(read_study(path, name=name, overrides=overrides or []).get("experiment"))
+
+
+def engine_named(experiment: Any) -> StudyEngine | None:
+    """As ``own_engine``, from the value of the key ``experiment``."""
+    if not isinstance(experiment, str):
+        return None  # absent: the default, which trains; anything else is for the study's configuration to refuse
+    found: Any = load_experiment(experiment)
+    return found if isinstance(found, StudyEngine) else None
+
+
 def load_experiment(name: str) -> Experiment:
     """``experiments.<name>.experiment:EXPERIMENT``. Raises: ConfigError with the nearest name."""
     known = [p.parent.name for p in (Path(__file__).resolve().parents[2] / "experiments").glob("*/experiment.py")]

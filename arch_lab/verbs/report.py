@@ -1,4 +1,4 @@
-"""``arch-lab report``: the HTML report of a study folder, written again from its plain files; its learning curves as one file."""
+"""``arch-lab report``: the HTML report of a study folder, written again from its plain files; its learning curves or tables as one file."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def main(verb: str, argv: list[str]) -> int:
         "--curves", metavar="SVG", type=Path, help="write training and tuning curves at every learning rate to this file instead"
     )
     p.add_argument("--arm", metavar="NAME", dest="arms", action="append", default=[], help="with --curves: this arm only (repeatable)")
+    p.add_argument("--markdown", action="store_true", help="print the tables for a README instead (studies of speed)")
     given = p.parse_args(argv)
     folder: Path = given.folder
     if given.arms and given.curves is None:
@@ -34,6 +35,15 @@ def main(verb: str, argv: list[str]) -> int:
         return 0
 
     from arch_lab.report import write
+    from arch_lab.study.experiment import engine_named
+    from arch_lab.study.files import read_json
 
-    print(write(folder))
+    study = read_json(folder / "study.json")
+    engine = engine_named(study.get("experiment")) if isinstance(study, dict) else None
+    if given.markdown and engine is None:
+        raise UsageError(f"report: {folder}: --markdown is for studies of speed, such as throughput; this one has report.html")
+    if engine is not None and given.markdown:
+        print(engine.markdown(folder), end="")
+    else:
+        print(engine.report(folder) if engine is not None else write(folder))
     return 0
