@@ -387,7 +387,7 @@ def glu_tiles(kind: str, rows: int, p: int, h: int, itemsize: int) -> Tiles:
         bm, bh = {"forward": (64, 64 if narrow else 32), "input": (32, 32), "weight": (32, 32 if pa + pb <= 192 else 16)}[kind]
     else:
         bm, bh = {"forward": (32, 16), "input": (16, 16), "weight": (16, 16)}[kind]
-    return Tiles({"BM": _rows(rows, bm), "BH": _tile(h, bh), "PA": pa, "PB": pb}, 8, 2)
+    return Tiles({"BM": _rows(rows, bm), "BH": _tile(h, bh), "PA": pa, "PB": pb}, 8, 1 if (kind, itemsize) == ("weight", 4) else 2)
 
 
 def serves(device_type: str, dtype: torch.dtype, **sizes: Any) -> str | None:

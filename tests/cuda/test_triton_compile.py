@@ -9,7 +9,7 @@ import pytest
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 
 if find_spec("triton") is not None:
-    from tests.cuda.triton_compile import SHARED, Resources
+    from tests.cuda.triton_compile import SHARED, Resources, compile_resources
     from tests.cuda.triton_resources import Launch, launches
 
     LAUNCHES = launches()
@@ -43,7 +43,8 @@ def test_faults_name_what_is_wrong() -> None:
 
 
 def test_a_kernel_that_spills_is_seen_to_spill() -> None:
-    """The check itself: the same kernel with more sums a thread than it has registers."""
-    launch = next(x for x in LAUNCHES if x.name == "Monarch product, d both factors" and x.sizes == "b = 32")
-    crowded = Launch(launch.name, launch.sizes, "bf16", launch.kernel, launch.signature, {**launch.constants, "BM": 32}, 1, 1)
-    assert any(fault.startswith("spills") for fault in crowded.compiled(90).faults(90))
+    """The check itself: 64 x 128 sums held by one warp are 256 registers a thread, one more than there are."""
+    launch = next(x for x in LAUNCHES if x.name == "linear")
+    crowded = {**launch.constants, "I": 32, "O": 128, "WO": 32, "BM": 64, "BI": 16, "BO": 128}
+    found = compile_resources(launch.kernel, launch.signature, crowded, 90, num_warps=1, num_stages=1)
+    assert any(fault.startswith("spills") for fault in found.faults(90))
