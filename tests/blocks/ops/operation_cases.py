@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -31,6 +32,21 @@ class Call:
     @property
     def label(self) -> str:
         return f"{self.operation} {self.shapes[0]}"
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """As ``Operation.choose`` takes them, read off the shapes."""
+        x, *others = (shape or () for shape in self.shapes)
+        rows = prod(x[:-1])
+        if self.operation == "causal_conv":
+            (three, batch, tokens), (_, short_taps), taps = x, others[0], others[2][1]
+            return {"channels": three // 3, "batch": batch, "tokens": tokens, "taps": min(taps, tokens), "short_taps": short_taps}
+        if self.operation == "block_diagonal_glu":
+            return {"rows": rows, "width": x[-1], "ffn_width": others[1][0] * others[1][2], "k": others[1][0]}
+        sizes = dict(zip("kqp", others[0], strict=True))
+        if self.operation == "monarch_matmul":
+            sizes |= dict(zip("lsr", others[1], strict=True))
+        return {"rows": rows, **sizes}
 
     def inputs(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> list[Tensor | None]:
         generator = torch.Generator().manual_seed(seed)
@@ -84,6 +100,7 @@ CALLS = [
     ),
     *(Call("monarch_matmul", monarch_matmul, monarch, (x, (3, 4, 5), (2, 3, 6))) for x in ((1, 15), (3, 23, 15))),
     Call("monarch_matmul", monarch_matmul, monarch, ((64, 16), (4, 4, 4), (4, 4, 4))),
+    Call("monarch_matmul", monarch_matmul, monarch, ((9, 256), (16, 16, 16), (16, 16, 16))),  # digits that kernels have tiles for
     _gated(2, 1, 1, 1),
     _gated(3, 2, 7, 7),  # few tokens: block-Toeplitz
     _gated(2, 3, 33, 40),  # taps beyond the sequence
@@ -92,14 +109,14 @@ CALLS = [
 ]
 
 
-def runnable(name: str) -> list[str]:
-    """The implementations of an operation that can run on this machine's processor."""
-    op = operation(name)
+def runnable(call: Call) -> list[str]:
+    """The implementations that serve a call's sizes on this machine's processor."""
+    op = operation(call.operation)
     dtype = {"triton": torch.float32}
-    return [n for n in NAMES if op.why_not(n, "cpu", dtype.get(n, torch.float64), op.example) is None]
+    return [n for n in NAMES if op.why_not(n, "cpu", dtype.get(n, torch.float64), call.sizes) is None]
 
 
-FORCED = [(call, name) for call in CALLS for name in runnable(call.operation)]
+FORCED = [(call, name) for call in CALLS for name in runnable(call)]
 FORCED_IDS = [f"{call.label}-{name}" for call, name in FORCED]
 
 
