@@ -133,12 +133,6 @@ def _(rows: Tensor, weight: Tensor, bias: Tensor | None, choice: str) -> Tensor:
     return rows.new_empty((rows.shape[0], weight.shape[0] * weight.shape[1]))
 
 
-@_backward.register_fake
-def _(gradient: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None, need: Sequence[bool], choice: str) -> tuple[Tensor, ...]:
-    shapes = (rows.shape, weight.shape, gradient.shape[1:])
-    return tuple(rows.new_empty(shape if wanted else (0,)) for shape, wanted in zip(shapes, need, strict=True))
-
-
 attach(_operator, _backward, reference, tensors=3)
 
 

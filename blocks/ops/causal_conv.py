@@ -26,7 +26,7 @@ from blocks.convolution.short import shifted_taps, shifted_taps_backward, short_
 from blocks.convolution.toeplitz import toeplitz_convolution
 from blocks.errors import ConfigError
 from blocks.ops.dispatch import Operation, Sizes, run_kernel, say, triton
-from blocks.ops.gradients import attach, or_empty
+from blocks.ops.gradients import attach, or_empty, with_kept
 from blocks.ops.inputs import check_alike, check_rank
 
 
@@ -172,10 +172,7 @@ def _operator(
     z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor, choice: str, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     found = run_kernel(OPERATION, "forward", choice, gated_forward, z, short_weight, short_bias, kernel)
-    y, *kept = found if isinstance(found, tuple) else (found,)  # kernels keep nothing and compute both convolutions again
-    if not (keep and choice == "cpu"):
-        kept = [z.new_empty(0), z.new_empty(0)]
-    return y, *kept  # type: ignore[return-value]
+    return with_kept(found, keep and choice == "cpu", z, 2)  # type: ignore[return-value]
 
 
 @torch.library.custom_op("blocks::causal_conv_backward", mutates_args=())
@@ -200,22 +197,6 @@ def _(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor, choic
     shape = (kernel.shape[0], *z.shape[1:])
     kept = keep and choice == "cpu"
     return z.new_empty(shape), z.new_empty(z.shape if kept else 0), z.new_empty(shape if kept else 0)
-
-
-@_backward.register_fake
-def _(
-    gradient: Tensor,
-    z: Tensor,
-    short_weight: Tensor,
-    short_bias: Tensor,
-    kernel: Tensor,
-    short: Tensor,
-    long: Tensor,
-    need: Sequence[bool],
-    choice: str,
-) -> tuple[Tensor, ...]:
-    given = (z, short_weight, short_bias, kernel)
-    return tuple(t.new_empty(t.shape) if wanted else z.new_empty(0) for t, wanted in zip(given, need, strict=True))
 
 
 attach(_operator, _backward, reference, tensors=4, kept=2)

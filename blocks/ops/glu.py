@@ -18,7 +18,7 @@ from torch.utils.flop_counter import register_flop_formula
 from blocks.errors import ConfigError
 from blocks.ops import block_diagonal as product
 from blocks.ops.dispatch import Operation, run_kernel, say, triton
-from blocks.ops.gradients import attach, or_empty
+from blocks.ops.gradients import attach, or_empty, with_kept
 from blocks.ops.inputs import check_alike, check_rank, follow_autocast
 
 OPERATION = Operation(
@@ -111,10 +111,7 @@ def glu_backward(
 @torch.library.custom_op("blocks::block_diagonal_glu", mutates_args=())
 def _operator(rows: Tensor, up: Tensor, down: Tensor, bias: Tensor | None, choice: str, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     found = run_kernel(OPERATION, "forward", choice, glu_forward, rows, up, down, bias)
-    y, *kept = found if isinstance(found, tuple) else (found,)  # kernels keep nothing and compute hidden values again
-    if not (keep and choice == "cpu"):
-        kept = [rows.new_empty(0), rows.new_empty(0)]
-    return y, *kept  # type: ignore[return-value]
+    return with_kept(found, keep and choice == "cpu", rows, 2)  # type: ignore[return-value]
 
 
 @torch.library.custom_op("blocks::block_diagonal_glu_backward", mutates_args=())
@@ -139,22 +136,6 @@ def _(rows: Tensor, up: Tensor, down: Tensor, bias: Tensor | None, choice: str, 
     kept = keep and choice == "cpu"
     hidden, activated = ((rows.shape[0], 2 * ffn_width), (rows.shape[0], ffn_width)) if kept else ((0,), (0,))
     return rows.new_empty(rows.shape), rows.new_empty(hidden), rows.new_empty(activated)
-
-
-@_backward.register_fake
-def _(
-    gradient: Tensor,
-    rows: Tensor,
-    up: Tensor,
-    down: Tensor,
-    bias: Tensor | None,
-    hidden: Tensor,
-    activated: Tensor,
-    need: Sequence[bool],
-    choice: str,
-) -> tuple[Tensor, ...]:
-    shapes = (rows.shape, up.shape, down.shape, gradient.shape[1:])
-    return tuple(rows.new_empty(shape if wanted else (0,)) for shape, wanted in zip(shapes, need, strict=True))
 
 
 attach(_operator, _backward, reference, tensors=4, kept=2)

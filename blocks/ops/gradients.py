@@ -15,7 +15,10 @@ from torch import Tensor
 
 
 def attach(forward: Any, backward: Any, reference: Callable[..., Tensor], *, tensors: int, kept: int = 0) -> None:
-    """Give both operators their gradients. ``tensors``: how many leading inputs are tensors; ``kept``: outputs after y."""
+    """Give both operators their gradients, and the backward one its fake.
+
+    ``tensors``: how many leading inputs are tensors; ``kept``: how many outputs follow y.
+    """
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         extra = output[1:] if kept else ()
@@ -61,8 +64,19 @@ def attach(forward: Any, backward: Any, reference: Callable[..., Tensor], *, ten
             found[1 + i] = t
         return tuple(found)
 
+    def fake(gradient: Tensor, *given: Any) -> tuple[Tensor, ...]:
+        need = given[tensors + kept]
+        return tuple(t.new_empty(t.shape) if wanted else gradient.new_empty(0) for t, wanted in zip(given[:tensors], need, strict=True))
+
+    backward.register_fake(fake)
     forward.register_autograd(pull, setup_context=keep)
     backward.register_autograd(pull_again, setup_context=keep_again)
+
+
+def with_kept(found: Any, keep: bool, like: Tensor, kept: int) -> tuple[Tensor, ...]:
+    """An operator's outputs from an implementation's: y and ``kept`` more, or y alone, as of kernels. Empty where none is kept."""
+    y, *extra = found if isinstance(found, tuple) else (found,)
+    return (y, *(extra if keep else (like.new_empty(0) for _ in range(kept))))
 
 
 def or_empty(gradients: Any, like: Tensor) -> tuple[Tensor, ...]:

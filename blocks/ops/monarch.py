@@ -21,7 +21,7 @@ from torch.utils.flop_counter import register_flop_formula
 from blocks.errors import ConfigError
 from blocks.ops import block_diagonal as product
 from blocks.ops.dispatch import Operation, cuda, run_kernel, say, triton
-from blocks.ops.gradients import attach, or_empty
+from blocks.ops.gradients import attach, or_empty, with_kept
 from blocks.ops.inputs import check_alike, check_rank, follow_autocast
 
 OPERATION = Operation(
@@ -115,8 +115,7 @@ def product_backward(
 @torch.library.custom_op("blocks::monarch_matmul", mutates_args=())
 def _operator(rows: Tensor, first: Tensor, second: Tensor, choice: str, keep: bool) -> tuple[Tensor, Tensor]:
     found = run_kernel(OPERATION, "forward", choice, product_forward, rows, first, second)
-    y, *kept = found if isinstance(found, tuple) else (found,)  # kernels keep nothing and compute hidden values again
-    return y, kept[0] if keep and choice == "cpu" else rows.new_empty(0)
+    return with_kept(found, keep and choice == "cpu", rows, 1)  # type: ignore[return-value]
 
 
 @torch.library.custom_op("blocks::monarch_matmul_backward", mutates_args=())
@@ -131,14 +130,6 @@ def _backward(
 def _(rows: Tensor, first: Tensor, second: Tensor, choice: str, keep: bool) -> tuple[Tensor, Tensor]:
     hidden = (rows.shape[0], first.shape[0] * first.shape[1]) if keep and choice == "cpu" else (0,)
     return rows.new_empty((rows.shape[0], second.shape[0] * second.shape[1])), rows.new_empty(hidden)
-
-
-@_backward.register_fake
-def _(
-    gradient: Tensor, rows: Tensor, first: Tensor, second: Tensor, hidden: Tensor, need: Sequence[bool], choice: str
-) -> tuple[Tensor, ...]:
-    shapes = (rows.shape, first.shape, second.shape)
-    return tuple(rows.new_empty(shape if wanted else (0,)) for shape, wanted in zip(shapes, need, strict=True))
 
 
 attach(_operator, _backward, reference, tensors=3, kept=1)
