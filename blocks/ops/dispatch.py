@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from blocks.errors import ConfigError, did_you_mean
+from blocks.ops.proof import disproof
 from blocks.ops.sources import KernelError, triton_kernels
 
 Name = Literal["reference", "cpu", "triton", "cuda"]
@@ -101,8 +102,8 @@ class Operation:
             return Choice(implementation=wish, reason=f"named by {source}", named=True)
         refused = []
         for name in PROCESSOR if device == "cpu" else self.on_gpu:
-            why = self.why_not(name, device, dtype, sizes)
-            if why is None:
+            why = self.why_not(name, device, dtype, sizes) or (_disproof(self.name, name, device, dtype) if device != "cpu" else None)
+            if not why:
                 return Choice(implementation=name, reason=self.cpu_reason(sizes) if name == "cpu" else "a kernel serves these sizes")
             refused.append(f"{name}: {why}")
         return Choice(implementation="reference", reason="; ".join(refused))
@@ -130,6 +131,7 @@ class Operation:
 
 _operations: dict[str, Operation] = {}
 _loaded: dict[tuple[str, str], Any] = {}  # an object with the kernel functions, or the reason why there is none
+_proofs: dict[tuple[str, str, str, torch.dtype], str] = {}  # why a kernel's numbers are wrong here; "": they are right
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -142,6 +144,26 @@ def _missing(operation: str, implementation: str) -> str:
         except (KernelError, ImportError, OSError, AttributeError) as error:
             _loaded[key] = _first_line(error)
     return _loaded[key] if isinstance(_loaded[key], str) else ""
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _disproof(operation: str, implementation: str, device: str, dtype: torch.dtype) -> str:
+    """Why a kernel's numbers are wrong on this device; "" when they are right. Tried once (blocks.ops.proof)."""
+    key = (operation, implementation, device, dtype)
+    if key not in _proofs:
+        kernels, loaded = _operations[operation].kernels[implementation], _loaded[operation, implementation]
+        _proofs[key] = disproof(
+            operation,
+            reference=import_module(f"blocks.ops.{OPERATIONS[operation]}").reference,
+            forward=getattr(loaded, kernels.forward),
+            backward=getattr(loaded, kernels.backward),
+            serves=lambda sizes: loaded.serves(device, dtype, op=kernels.op, **sizes),
+            device=device,
+            dtype=dtype,
+        )
+        if _proofs[key]:
+            log.warning("%s: the %s kernel is not taken: %s", operation, implementation, _proofs[key])
+    return _proofs[key]
 
 
 def run_kernel(operation: Operation, way: Literal["forward", "backward"], choice: str, plain: Callable[..., Any], *given: Any) -> Any:
