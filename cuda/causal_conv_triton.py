@@ -115,12 +115,25 @@ def toeplitz_kernel(x, copies, z, weight, bias, out, channels, batch, tokens, ta
         t = start[None, :] + (nearest + j * step + s)[:, None]
         signal = tl.load(x + d * stream + (row[None, :] + t), mask=valid[None, :] & (t >= 0) & (t < tokens), other=0)
         total = tl.dot(tl.load(line + j * step), signal, total, input_precision=PRECISION)
-    t = start[None, :] + r[:, None]
-    at, mask = row[None, :] + t, valid[None, :] & (t < tokens)
-    if GATE:
+    if GATE:  # by halves of the columns: the gate of a whole tile does not fit the registers beside it
+        left, right = tl.split(tl.permute(tl.reshape(total, (M, 2, N // 2)), (0, 2, 1)))
+        half = tl.arange(0, N // 2)
         middle = channels + d
-        total *= _short(z + middle * stream, weight, bias, middle, at, t, tokens, mask, 0, TAPS)
-    tl.store(out + d * stream + at, total.to(out.dtype.element_ty), mask=mask)
+        _gated_store(left, tile * N + half, z, weight, bias, middle, out + d * stream, batch, tokens, chunks, M, TAPS)
+        _gated_store(right, tile * N + N // 2 + half, z, weight, bias, middle, out + d * stream, batch, tokens, chunks, M, TAPS)
+    else:
+        t = start[None, :] + r[:, None]
+        tl.store(out + d * stream + (row[None, :] + t), total.to(out.dtype.element_ty), mask=valid[None, :] & (t < tokens))
+
+
+@triton.jit
+def _gated_store(c, column, z, weight, bias, channel, out, batch, tokens, chunks, M: tl.constexpr, TAPS: tl.constexpr):
+    """c (M, columns) times the gate of its tokens."""
+    t = ((column // batch) * M)[None, :] + tl.arange(0, M)[:, None]
+    at, mask = ((column % batch) * tokens)[None, :] + t, (column < chunks * batch)[None, :] & (t < tokens)
+    stream = tl.cast(batch, tl.int64) * tokens
+    gate = _short(z + channel * stream, weight, bias, channel, at, t, tokens, mask, 0, TAPS)
+    tl.store(out + at, (c * gate).to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -194,8 +207,12 @@ def tiles(dtype: torch.dtype, *, batch: int, tokens: int) -> Tiles:
     """As large as registers allow, since a larger tile reads less for its products; no wider than there are columns."""
     narrow = dtype != torch.float32
     m = 128 if narrow and tokens > 64 else 64
-    n = min(max(16, triton.next_power_of_2(batch * triton.cdiv(tokens, m))), 128 if narrow else 64)
-    return Tiles(M=m, N=n, K=64 if narrow else 32, C=m, warps=8 if m * n >= 128 * 128 else 4)
+    # rows that start anywhere are read two bytes at a time, and their addresses take the registers of half a tile
+    widest = m if tokens % 16 == 0 else 64
+    n = min(max(16, triton.next_power_of_2(batch * triton.cdiv(tokens, m))), widest)
+    if not narrow and n == 32:
+        n = 16  # at 32 the compiler spills rather than take more than 128 registers (sm_80, odd lengths)
+    return Tiles(M=m, N=n, K=64 if narrow else 32, C=m, warps=8 if m * n >= 128 * 64 else 4)
 
 
 def serves(

@@ -34,13 +34,13 @@ class Case:
     dtype: torch.dtype = torch.float32
     parameters: torch.dtype | None = None  # of kernel and short convolution, where they are wider than z
 
-    def tensors(self) -> tuple[Tensor, list[Tensor]]:
+    def tensors(self, device: str) -> tuple[Tensor, list[Tensor]]:
         """Gradient of y, and z, short_weight, short_bias, kernel."""
         draw = torch.Generator().manual_seed(self.T)
         wide = self.parameters or self.dtype
 
         def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=draw)
+            return torch.randn(*shape, generator=draw).to(device)
 
         z, kernel = normal(3 * self.D, self.B, self.T), normal(self.D, self.S) / min(self.S, self.T) ** 0.5
         short = [normal(3 * self.D, self.W).to(wide), normal(3 * self.D).to(wide)]
@@ -69,9 +69,9 @@ def reference(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tenso
     return rearrange(after * causal_convolution_direct(before * value, kernel), "b d t -> d b t")
 
 
-def errors(kernels: Any, case: Case) -> dict[str, float]:
+def errors(kernels: Any, case: Case, device: str = "cpu") -> dict[str, float]:
     """Largest error of the output and the four gradients, relative to the largest value of each."""
-    gradient, arguments = case.tensors()
+    gradient, arguments = case.tensors(device)
     exact = [a.double().requires_grad_() for a in arguments]
     y = reference(*exact)
     wanted = [y.detach(), *torch.autograd.grad(y, exact, gradient.double())]
@@ -85,9 +85,9 @@ def errors(kernels: Any, case: Case) -> dict[str, float]:
     }
 
 
-def leaks(kernels: Any, case: Case, cut: int, size: float) -> dict[str, float]:
+def leaks(kernels: Any, case: Case, cut: int, size: float, device: str = "cpu") -> dict[str, float]:
     """How far the past moves when the tokens from ``cut`` on become others of ``size``: root mean square, relative; 0.0 is bit for bit."""
-    gradient, arguments = case.tensors()
+    gradient, arguments = case.tensors(device)
     z, *weights = arguments
     other = z.clone()
     other[..., cut:] = size * torch.randn_like(z[..., cut:])
@@ -112,7 +112,7 @@ def leaks(kernels: Any, case: Case, cut: int, size: float) -> dict[str, float]:
 
 def subsets(kernels: Any, case: Case) -> dict[str, bool]:
     """For every need alone: only it is computed, with the bits that it has beside the others."""
-    gradient, arguments = case.tensors()
+    gradient, arguments = case.tensors("cpu")
     everything = kernels.gated_backward(gradient, *arguments, ALL)
     same = {}
     for i, name in enumerate(NAMES[1:]):
