@@ -2,7 +2,8 @@
 
 Legend: B batch, T tokens, D width. float32, one process, contenders interleaved. On one thread the clock is processor time:
 it counts what the two contenders execute and not what else the machine does meanwhile.
-A peer "on 4 KB pages" runs as it would outside arch-lab, which asks torch for huge pages (arch_lab.bench.pages).
+arch-lab asks torch for huge pages, which makes any code with large temporaries faster. A peer runs as it does in a process of its own,
+without that request, and once more "on huge pages", that is with our setting given to it (arch_lab.bench.pages).
 Each peer does the same job; where it computes the same function its output is compared first. Attention is the barest one:
 one fused projection, causal SDPA, one projection back, no rotation and no norm of queries.
 """
@@ -68,12 +69,13 @@ Peers = dict[str, Callable[[], object]]
 
 
 def _both_pages(*peers: tuple[str, Callable[[], object]]) -> Peers:
-    """Each peer as this process runs it, and on 4 KB pages where the machine lets one choose."""
+    """Each peer as plain torch runs it, and with our allocator's setting where the machine lets one choose."""
     found: Peers = {}
     for name, call in peers:
-        found[name] = call
         if can_switch():
-            found[f"{name}, 4 KB pages"] = on_small_pages(call)
+            found |= {name: on_small_pages(call), f"{name}, on huge pages": call}
+        else:
+            found[name] = call
     return found
 
 
