@@ -4,7 +4,16 @@ from arch_lab.architecture import custom, gemma, gemma4, gemma_encoder, hybrid, 
 from arch_lab.architecture.decoder import Decoder, DecoderConfig, LayerConfig, meta_model, on_meta
 from arch_lab.architecture.encoder import BidirectionalStack, Encoder, EncoderConfig, EncoderLayerConfig, meta_encoder
 from arch_lab.architecture.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, meta_encoder_decoder
-from arch_lab.architecture.recipe import EncoderDecoderRecipe, EncoderRecipe, Recipe, Shape, architectures, recipe, register_architecture
+from arch_lab.architecture.recipe import (
+    EncoderDecoderRecipe,
+    EncoderRecipe,
+    Recipe,
+    Shape,
+    architectures,
+    encoders,
+    recipe,
+    register_architecture,
+)
 
 __all__ = [
     "BidirectionalStack",
@@ -21,6 +30,7 @@ __all__ = [
     "Recipe",
     "Shape",
     "architectures",
+    "encoders",
     "meta_encoder",
     "meta_encoder_decoder",
     "meta_model",

@@ -1,4 +1,4 @@
-"""A decoder around any registered sequence mixer, so that a block a user brings can stand in a comparison at once.
+"""A decoder or an encoder around any registered sequence mixer, so that a block a user brings can stand in a comparison at once.
 
 ``mixer`` and ``channel`` are registered names or import paths ``package.module:Class``. Options a block's config
 shares with the model (width, ffn_width, max_tokens, causal) are filled in from the shape; the rest comes from
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from arch_lab.architecture.decoder import DecoderConfig, LayerConfig
-from arch_lab.architecture.recipe import Recipe, Shape, register_architecture
+from arch_lab.architecture.recipe import EncoderRecipe, Recipe, Shape, register_architecture
 from blocks.contract import BlockConfig
 from blocks.embedding import TiedEmbeddingConfig
 from blocks.errors import ConfigError
@@ -30,26 +30,47 @@ class Custom(Recipe):
     channel_options: dict[str, Any] = field(default_factory=dict)
 
     def decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
-        given = {"width": shape.width, "ffn_width": shape.ffn_width, "max_tokens": max_tokens, "causal": True}
-        norm = RMSNormConfig(width=shape.width)
-        layer = LayerConfig(
-            mixer=_filled(self.mixer, "sequence_mixer", self.mixer_options, given),
-            channel=_filled(self.channel, "channel_mixer", self.channel_options, given),
-            norm=norm,
-        )
-        return DecoderConfig(
-            width=shape.width,
-            max_tokens=max_tokens,
-            embedding=TiedEmbeddingConfig(vocabulary=vocabulary, width=shape.width, scale=True),
-            layers=(layer,) * shape.depth,
-            norm=norm,
-        )
+        return _stack(self, shape, vocabulary=vocabulary, max_tokens=max_tokens, causal=True)
 
 
-def _filled(name: str, kind: str, options: dict[str, Any], given: dict[str, Any]) -> BlockConfig:
+@register_architecture("custom_encoder", source="pre-norm residual encoder, arXiv:2002.04745")
+@dataclass(frozen=True, kw_only=True)
+class CustomEncoder(EncoderRecipe):
+    """The same layers reading in both directions: ``causal: false`` reaches every block whose config has the option.
+
+    A mixer that stays causal is refused when the model is built. No position encoding is added: the mixer brings its own.
+    """
+
+    mixer: str
+    mixer_options: dict[str, Any] = field(default_factory=dict)
+    channel: str = "geglu"
+    channel_options: dict[str, Any] = field(default_factory=dict)
+
+    def encoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
+        return _stack(self, shape, vocabulary=vocabulary, max_tokens=max_tokens, causal=False)
+
+
+def _stack(of: Custom | CustomEncoder, shape: Shape, *, vocabulary: int, max_tokens: int, causal: bool) -> DecoderConfig:
+    given = {"width": shape.width, "ffn_width": shape.ffn_width, "max_tokens": max_tokens, "causal": causal}
+    norm = RMSNormConfig(width=shape.width)
+    layer = LayerConfig(
+        mixer=_filled(of.name, of.mixer, "sequence_mixer", of.mixer_options, given),
+        channel=_filled(of.name, of.channel, "channel_mixer", of.channel_options, given),
+        norm=norm,
+    )
+    return DecoderConfig(
+        width=shape.width,
+        max_tokens=max_tokens,
+        embedding=TiedEmbeddingConfig(vocabulary=vocabulary, width=shape.width, scale=True),
+        layers=(layer,) * shape.depth,
+        norm=norm,
+    )
+
+
+def _filled(architecture: str, name: str, kind: str, options: dict[str, Any], given: dict[str, Any]) -> BlockConfig:
     entry = lookup(name)
     if entry.kind != kind:
-        raise ConfigError(f"architecture 'custom': block {name!r} is a {entry.kind}, not a {kind}")
+        raise ConfigError(f"architecture {architecture!r}: block {name!r} is a {entry.kind}, not a {kind}")
     known = {f.name for f in fields(entry.config)}
     filled = {key: value for key, value in given.items() if key in known}
     return entry.config.from_options({**filled, **options}, where=f"block {name!r}")

@@ -57,6 +57,10 @@ class Recipe(BlockConfig, ABC):
         """What the ledger counts, whichever of the three this architecture is."""
         return self.decoder(shape, vocabulary=vocabulary, max_tokens=max_tokens)
 
+    def network(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> Decoder | Encoder | EncoderDecoder:
+        """What ``blueprint`` describes, built."""
+        return self.model(shape, vocabulary=vocabulary, max_tokens=max_tokens)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderRecipe(Recipe, ABC):
@@ -76,6 +80,9 @@ class EncoderRecipe(Recipe, ABC):
 
     def blueprint(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderConfig | DecoderConfig:
         return self.encoder(shape, vocabulary=vocabulary, max_tokens=max_tokens)
+
+    def network(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> Encoder | BidirectionalStack:
+        return self.encoder_model(shape, vocabulary=vocabulary, max_tokens=max_tokens)
 
     def decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
         raise self.refuse_decoder()
@@ -102,6 +109,9 @@ class EncoderDecoderRecipe(Recipe, ABC):
 
     def blueprint(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderDecoderConfig:
         return self.encoder_decoder(shape, vocabulary=vocabulary, max_tokens=max_tokens)
+
+    def network(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderDecoder:
+        return self.encoder_decoder_model(shape, vocabulary=vocabulary, max_tokens=max_tokens)
 
     def decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
         raise self.refuse_decoder()
@@ -133,6 +143,11 @@ def register_architecture(name: str, *, source: str) -> Callable[[R], R]:
 def architectures(*, causal: bool | None = None) -> list[str]:
     """Registered names: all of them, the decoders (``causal=True``), or the encoders and encoder–decoders."""
     return sorted(name for name, cls in _recipes.items() if causal is None or cls.causal == causal)
+
+
+def encoders() -> list[str]:
+    """Registered names of the bidirectional encoders."""
+    return sorted(name for name, cls in _recipes.items() if issubclass(cls, EncoderRecipe))
 
 
 def recipe(name: str, options: dict[str, Any] | None = None) -> Recipe:

@@ -12,7 +12,11 @@ from functools import lru_cache
 
 from arch_lab.accounting.ledger import TRAINING
 from arch_lab.architecture.decoder import Decoder, DecoderConfig, Layer, LayerConfig, SandwichLayer, on_meta
+from arch_lab.architecture.encoder import Encoder, EncoderConfig, EncoderLayer, EncoderLayerConfig
 from blocks.cost import Cost, total
+
+Stack = DecoderConfig | EncoderConfig  # one stack of layers over one table: what a budget can be solved for
+AnyLayer = LayerConfig | EncoderLayerConfig
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,10 @@ class Size:
         return TRAINING * self.cost.per_token(tokens, batch)
 
 
-def measure(config: DecoderConfig, tokens: int) -> Size:
-    """What ``meta_model(config)`` holds and costs, without building it whole."""
+def measure(config: Stack, tokens: int) -> Size:
+    """What ``without_memory(config)`` holds and costs, without building it whole."""
     parameters, cost = measure_ends(config, tokens)
-    counted: dict[LayerConfig, int] = {}
+    counted: dict[AnyLayer, int] = {}
     try:
         for layer in config.layers:
             counted[layer] = counted.get(layer, 0) + 1
@@ -42,9 +46,9 @@ def measure(config: DecoderConfig, tokens: int) -> Size:
     return Size(counts, cost + total(n * c for (_, c), n in layers))
 
 
-def measure_ends(config: DecoderConfig, tokens: int) -> tuple[dict[str, int], Cost]:
+def measure_ends(config: Stack, tokens: int) -> tuple[dict[str, int], Cost]:
     """Parameters and cost of everything but the layers."""
-    bare = replace(config, layers=())
+    bare: Stack = replace(config, layers=())
     try:
         parameters, cost = _cached_ends(bare, tokens)
     except TypeError:
@@ -52,7 +56,7 @@ def measure_ends(config: DecoderConfig, tokens: int) -> tuple[dict[str, int], Co
     return dict(parameters), cost
 
 
-def measure_layer(layer: LayerConfig, tokens: int) -> tuple[int, Cost]:
+def measure_layer(layer: AnyLayer, tokens: int) -> tuple[int, Cost]:
     """Parameters and cost of one layer."""
     try:
         return _cached_layer(layer, tokens)
@@ -60,15 +64,19 @@ def measure_layer(layer: LayerConfig, tokens: int) -> tuple[int, Cost]:
         return _build_layer(layer, tokens)
 
 
-def _build_layer(layer: LayerConfig, tokens: int) -> tuple[int, Cost]:
+def _build_layer(layer: AnyLayer, tokens: int) -> tuple[int, Cost]:
     with on_meta():
-        built = (SandwichLayer if layer.sandwich else Layer)(layer)
+        built: EncoderLayer | Layer
+        if isinstance(layer, EncoderLayerConfig):
+            built = EncoderLayer(layer)
+        else:
+            built = (SandwichLayer if layer.sandwich else Layer)(layer)
     return sum(p.numel() for p in built.parameters()), total(child.cost(tokens) for child in built.children())  # type: ignore[operator]
 
 
-def _build_ends(bare: DecoderConfig, tokens: int) -> tuple[tuple[tuple[str, int], ...], Cost]:
+def _build_ends(bare: Stack, tokens: int) -> tuple[tuple[tuple[str, int], ...], Cost]:
     with on_meta():
-        built = Decoder(bare)
+        built = Encoder(bare) if isinstance(bare, EncoderConfig) else Decoder(bare)
     return tuple(built.parameter_counts().items()), built.cost(tokens)
 
 

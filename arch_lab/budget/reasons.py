@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
-from arch_lab.architecture.decoder import meta_model
+from arch_lab.accounting.ledger import without_memory
 from arch_lab.architecture.recipe import Shape
 from arch_lab.budget.budget import Budget
 from arch_lab.budget.solver import Candidate, Search, multiple
@@ -38,7 +39,7 @@ def _refusal(search: Search) -> str:
     """What the recipe itself says of a shape in the middle of the lattice. Raises: ConfigError from recipes that build none."""
     width = multiple((search.scale * search.recipe.aspect / 12) ** (1 / 3), search.recipe.width_multiple)
     ffn_width = multiple(search.recipe.ffn_ratio * width, search.recipe.ffn_multiple)
-    search.recipe.decoder(Shape(width=width, depth=1, ffn_width=ffn_width), vocabulary=search.vocabulary, max_tokens=search.tokens)
+    search.recipe.blueprint(Shape(width=width, depth=1, ffn_width=ffn_width), vocabulary=search.vocabulary, max_tokens=search.tokens)
     return f"width {width} would fit the recipe but no width of the lattice does"
 
 
@@ -92,7 +93,7 @@ def _largest(search: Search, shape: Shape, axis: str) -> str:
     """What most of the nearest shape's count is."""
     config = search.config(shape)
     assert config is not None
-    model = meta_model(config)
+    model: Any = without_memory(config)
     sums: dict[str, float] = {}
     if axis == "params":
         for name, parameter in model.named_parameters():

@@ -16,10 +16,10 @@ from itertools import product
 from math import log2
 
 from arch_lab.accounting.ledger import TRAINING
-from arch_lab.architecture.decoder import DecoderConfig
-from arch_lab.architecture.recipe import Recipe, Shape
+from arch_lab.architecture.encoder_decoder import EncoderDecoderConfig
+from arch_lab.architecture.recipe import EncoderDecoderRecipe, Recipe, Shape
 from arch_lab.budget.budget import Budget, BudgetError
-from arch_lab.budget.counting import Size, measure, measure_ends, measure_layer
+from arch_lab.budget.counting import Size, Stack, measure, measure_ends, measure_layer
 from blocks.cost import Cost
 from blocks.errors import ConfigError
 
@@ -119,6 +119,8 @@ class Search:
     """One recipe under one budget at one vocabulary, sequence length and batch."""
 
     def __init__(self, recipe: Recipe, budget: Budget, vocabulary: int, tokens: int, batch: int) -> None:
+        if isinstance(recipe, EncoderDecoderRecipe):
+            raise recipe.refuse_decoder("budget: ")  # its rows are split in two: no one cost of a token to solve for
         self.recipe, self.budget, self.vocabulary, self.tokens, self.batch = recipe, budget, vocabulary, tokens, batch
         self.targets = budget.size_targets
         # parameters the penalty and the first guess at a width go by: 6 FLOPs a parameter where only FLOPs are given
@@ -126,11 +128,13 @@ class Search:
 
     # --- counting -----------------------------------------------------------------------------------------------
 
-    def config(self, shape: Shape) -> DecoderConfig | None:
+    def config(self, shape: Shape) -> Stack | None:
         try:
-            return self.recipe.decoder(shape, vocabulary=self.vocabulary, max_tokens=self.tokens)
+            config = self.recipe.blueprint(shape, vocabulary=self.vocabulary, max_tokens=self.tokens)
         except ConfigError:  # a width this recipe cannot build (heads, Monarch blocks): not on its lattice
             return None
+        assert not isinstance(config, EncoderDecoderConfig)  # refused by __init__
+        return config
 
     def exact(self, shape: Shape) -> Candidate | None:
         """The shape counted, or None where the recipe cannot build it."""

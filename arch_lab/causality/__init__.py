@@ -1,5 +1,6 @@
-"""The causality certificate: no language-model metric is written for a model that has not earned one."""
+"""Certificates: no metric is written for a model that has not earned one, causal (``certificate``) or masked (``objective``)."""
 
 from arch_lab.causality.certificate import Certificate, LeakError, certify_model
+from arch_lab.causality.objective import ObjectiveCertificate, certify_objective
 
-__all__ = ["Certificate", "LeakError", "certify_model"]
+__all__ = ["Certificate", "LeakError", "ObjectiveCertificate", "certify_model", "certify_objective"]

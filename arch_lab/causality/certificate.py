@@ -62,7 +62,7 @@ def certify_model(model: Decoder, *, vocabulary: int, seed: int = 0) -> Certific
     probe = copy.deepcopy(model).double().eval()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        _redraw(probe)
+        redraw(probe)
         blocks = tuple(
             sorted({type(layer.mixer).__name__ for layer in probe.layers} | {type(layer.channel).__name__ for layer in probe.layers})
         )
@@ -118,7 +118,8 @@ def _lengths(model: Decoder) -> list[int]:
 
 
 @torch.no_grad()
-def _redraw(model: nn.Module) -> None:
+def redraw(model: nn.Module) -> None:
+    """Parameters of order 1 in place: initial values hide leaks."""
     for parameter in model.parameters():
         fan_in = parameter.shape[-1] if parameter.ndim >= 2 else 4
         spread = parameter.std(correction=0).item() if parameter.numel() > 1 else 0.0

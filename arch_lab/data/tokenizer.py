@@ -22,16 +22,21 @@ from arch_lab.data.errors import DataError
 from arch_lab.data.store import write_atomically
 
 SEPARATOR = "<|document|>"
+MASK = "[MASK]"
 _KNOWN_SEPARATORS = (SEPARATOR, "<|endoftext|>", "<|end_of_text|>", "<|begin_of_text|>", "<bos>", "<s>", "</s>", "[SEP]")
 _BATCH = 1 << 21  # characters encoded at once: bounds memory, loses no speed
 
 
 class Tokenizer(ABC):
-    """Text <-> ids. ``vocabulary`` entries, ``separator`` the id put before every document."""
+    """Text <-> ids. ``vocabulary`` entries, ``separator`` the id put before every document.
+
+    ``mask`` is the id of the special token that hides another one, None until ``with_mask`` adds it: no text is ever encoded to it.
+    """
 
     kind: str
     vocabulary: int
     separator: int
+    mask: int | None = None
 
     @abstractmethod
     def encode(self, documents: Sequence[str]) -> list[np.ndarray]:
@@ -42,8 +47,12 @@ class Tokenizer(ABC):
         """The bytes each id stands for, V entries; b"" for special tokens."""
 
     @abstractmethod
+    def with_mask(self) -> Tokenizer:
+        """This tokenizer with a mask token: every id keeps its meaning, a ``[MASK]`` it does not have comes behind them all."""
+
+    @abstractmethod
     def to_dict(self) -> dict[str, str]:
-        """``kind``, ``separator`` and ``json`` (the text of a tokenizer.json): what ``tokenizer_from`` rebuilds it from."""
+        """``kind``, ``separator``, ``json`` (the text of a tokenizer.json) and, if it has one, ``mask``: what ``tokenizer_from`` reads."""
 
     def save(self, folder: Path) -> None:
         """Writes ``tokenizer.json`` and ``tokenizer_kind.json``; ``load_tokenizer`` reads them."""
@@ -92,15 +101,22 @@ class Tokenizer(ABC):
 
 
 class ByteTokenizer(Tokenizer):
-    """One token a byte, id = byte; 256 is the separator."""
+    """One token a byte, id = byte; 256 is the separator, 257 the mask if there is one."""
 
     kind = "bytes"
-    vocabulary = 257
     separator = 256
-    fingerprint = "bytes-257"
 
-    def __init__(self) -> None:
-        self._pieces = [bytes([value]) for value in range(256)] + [b""]
+    def __init__(self, *, mask: bool = False) -> None:
+        self.mask = 257 if mask else None
+        self._pieces = [bytes([value]) for value in range(256)] + [b""] * (2 if mask else 1)
+        self.vocabulary = len(self._pieces)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"bytes-{self.vocabulary}"
+
+    def with_mask(self) -> ByteTokenizer:
+        return ByteTokenizer(mask=True)
 
     def encode(self, documents: Sequence[str]) -> list[np.ndarray]:
         return [np.frombuffer(text.encode(), np.uint8).astype(np.int64) for text in documents]
@@ -109,16 +125,17 @@ class ByteTokenizer(Tokenizer):
         return self._pieces
 
     def to_dict(self) -> dict[str, str]:
-        return {"kind": self.kind, "separator": SEPARATOR, "json": "{}"}
+        return {"kind": self.kind, "separator": SEPARATOR, "json": "{}"} | ({"mask": MASK} if self.mask is not None else {})
 
 
 class SubwordTokenizer(Tokenizer):
     """A ``tokenizers.Tokenizer``: byte-level, or SentencePiece-like with byte fallback.
 
-    ``separator`` names the special token before documents; without one it is added behind the vocabulary.
+    ``separator`` names the special token before documents; without one it is added behind the vocabulary. ``mask`` likewise names
+    the token that hides others; without one there is none.
     """
 
-    def __init__(self, inner: Any, *, kind: str, separator: str | None = None) -> None:
+    def __init__(self, inner: Any, *, kind: str, separator: str | None = None, mask: str | None = None) -> None:
         from tokenizers import AddedToken
 
         self.kind = kind
@@ -126,13 +143,15 @@ class SubwordTokenizer(Tokenizer):
         name = separator or next((known for known in _KNOWN_SEPARATORS if known in entries), SEPARATOR)
         if name not in entries and separator is not None:
             raise DataError(f"tokenizer.separator: {name!r} is no token of this tokenizer; leave it out to have one added")
-        inner.add_special_tokens([AddedToken(name, special=True, normalized=False)])
+        added = [name] if mask is None else [name, mask]
+        inner.add_special_tokens([AddedToken(each, special=True, normalized=False) for each in added])
         inner.encode_special_tokens = True  # text that looks like a special token stays text
         inner.no_padding()
         inner.no_truncation()
         self._inner = inner
         self.separator_name = name
         self.separator = inner.token_to_id(name)
+        self.mask = None if mask is None else inner.token_to_id(mask)
         self._pieces = _pieces(inner)
         self.vocabulary = len(self._pieces)
 
@@ -144,7 +163,12 @@ class SubwordTokenizer(Tokenizer):
         return self._pieces
 
     def to_dict(self) -> dict[str, str]:
-        return {"kind": self.kind, "separator": self.separator_name, "json": self._inner.to_str()}
+        parts = {"kind": self.kind, "separator": self.separator_name, "json": self._inner.to_str()}
+        return parts if self.mask is None else {**parts, "mask": MASK}
+
+    def with_mask(self) -> SubwordTokenizer:
+        inner = _library().Tokenizer.from_str(self._inner.to_str())  # a copy: the tokenizer of other studies stays as it is
+        return SubwordTokenizer(inner, kind=self.kind, separator=self.separator_name, mask=MASK)
 
     @property
     def fingerprint(self) -> str:
@@ -196,7 +220,7 @@ def train_bpe(documents: Sequence[str], vocabulary: int) -> SubwordTokenizer:
     return SubwordTokenizer(inner, kind="bpe")
 
 
-def read_tokenizer(path: Path, separator: str | None = None) -> SubwordTokenizer:
+def read_tokenizer(path: Path, separator: str | None = None, mask: str | None = None) -> SubwordTokenizer:
     """A saved ``tokenizer.json``. Raises: DataError."""
     tokenizers = _library()
     if not path.is_file():
@@ -205,19 +229,19 @@ def read_tokenizer(path: Path, separator: str | None = None) -> SubwordTokenizer
         inner = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
         raise DataError(f"tokenizer.path: {path} is no tokenizer.json ({str(error).splitlines()[0]})") from None
-    return SubwordTokenizer(inner, kind="file", separator=separator)
+    return SubwordTokenizer(inner, kind="file", separator=separator, mask=mask)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """What ``save`` wrote there. Raises: DataError."""
     try:
         about = json.loads((folder / "tokenizer_kind.json").read_text(encoding="utf-8"))
-        kind, separator = about["kind"], about["separator"]
+        kind, separator, mask = about["kind"], about["separator"], about.get("mask")
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(f"{folder}: no saved tokenizer there (tokenizer.json and tokenizer_kind.json)") from None
     if kind == "bytes":
-        return ByteTokenizer()
-    tokenizer = read_tokenizer(folder / "tokenizer.json", separator)
+        return ByteTokenizer(mask=mask is not None)
+    tokenizer = read_tokenizer(folder / "tokenizer.json", separator, mask)
     tokenizer.kind = kind
     return tokenizer
 
@@ -225,18 +249,18 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 def tokenizer_from(parts: dict[str, str]) -> Tokenizer:
     """What ``to_dict`` returned, for instance out of a checkpoint. Raises: DataError."""
     try:
-        kind, separator, text = parts["kind"], parts["separator"], parts["json"]
+        kind, separator, text, mask = parts["kind"], parts["separator"], parts["json"], parts.get("mask")
     except (KeyError, TypeError):
         raise DataError("the checkpoint's tokenizer is incomplete (kind, separator and json are needed)") from None
     if kind == "bytes":
-        return ByteTokenizer()
+        return ByteTokenizer(mask=mask is not None)
     try:
         inner = _library().Tokenizer.from_str(text)
     except DataError:
         raise
     except Exception as error:  # the library raises plain Exception
         raise DataError(f"the checkpoint's tokenizer is unreadable ({str(error).splitlines()[0]})") from None
-    return SubwordTokenizer(inner, kind=kind, separator=separator)
+    return SubwordTokenizer(inner, kind=kind, separator=separator, mask=mask)
 
 
 def id_dtype(vocabulary: int) -> type[np.unsignedinteger[Any]]:

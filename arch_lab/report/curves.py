@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from arch_lab.report.measures import BITS_PER_BYTE, Measure
 from arch_lab.report.statistics import diverged
 
 AXES = ("tokens", "flops", "seconds")
@@ -39,10 +40,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
-            records[(record["step"], "tune_bits_per_byte" in record)] = record
+            records[(record["step"], tuning_key(record) is not None)] = record
         except (ValueError, KeyError, TypeError):
             continue
     return [records[key] for key in sorted(records)]
+
+
+def tuning_key(record: Mapping[str, Any]) -> str | None:
+    """Where a record stands for a look at the tuning split: the key of what was measured, ``tune_<primary>``."""
+    return next((key for key in record if key.startswith("tune_")), None)
 
 
 def series(records: Sequence[Mapping[str, Any]], key: str) -> dict[int, dict[str, float]]:
@@ -68,12 +74,14 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return out
 
 
-def arm_curve(study_dir: Path, results: Sequence[Mapping[str, Any]], key: str) -> Curve | None:
+def arm_curve(
+    study_dir: Path, results: Sequence[Mapping[str, Any]], key: str, primary: Measure = BITS_PER_BYTE
+) -> Curve | None:
     """Mean curve of the runs that finished, over the steps all of them have; None when none left metrics.
 
     Training loss is smoothed per run (1/40 of the records) before averaging, so the band shows seeds, not batches.
     """
-    runs = [series(read_metrics(run_path(study_dir, r) / "metrics.jsonl"), key) for r in results if not diverged(r)]
+    runs = [series(read_metrics(run_path(study_dir, r) / "metrics.jsonl"), key) for r in results if not diverged(r, primary)]
     runs = [points for points in runs if points]
     if not runs:
         return None

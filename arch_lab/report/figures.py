@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arch_lab.report.curves import AXES, arm_curve
+from arch_lab.report.measures import primary
 from arch_lab.report.statistics import diverged, finite
 from arch_lab.report.units import rate, short
 from blocks.errors import UserError
@@ -119,13 +120,14 @@ def _names(study: Mapping[str, Any]) -> list[str]:
 
 
 def losses(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
-    """Training loss and tuning bits per byte against tokens, FLOPs and seconds at each arm's chosen learning rate."""
-    rows = {"train_loss": "training loss, nats per token", "tune_bits_per_byte": "tuning bits per byte"}
+    """Training loss and the tuning score against tokens, FLOPs and seconds at each arm's chosen learning rate."""
+    judged = primary(study)
+    rows = {"train_loss": "training loss, nats per token", judged.tuned: f"tuning {judged.name}"}
     curves = {}
     for key in rows:
         for arm in _names(study):
             runs = [r for r in study["results"] if r["arm"] == arm and r["learning_rate"] == study["selected"].get(arm)]
-            curves[key, arm] = arm_curve(study_dir, runs, key)
+            curves[key, arm] = arm_curve(study_dir, runs, key, judged)
     if all(curve is None for curve in curves.values()):
         return None
     figure, axes = _axes(2, 3, (11, 6.2), sharex="col", sharey="row")
@@ -161,10 +163,10 @@ def _skip_warmup(panel: Axes, curves: list[Any]) -> None:
 
 
 def sensitivity(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
-    """Tuning bits per byte against learning rate: every seed a dot, the mean a line, the choice ringed, divergence a cross."""
-    results = study["results"]
+    """The tuning score against learning rate: every seed a dot, the mean a line, the choice ringed, divergence a cross."""
+    results, judged = study["results"], primary(study)
     rates = sorted({r["learning_rate"] for r in results if finite(r["learning_rate"]) and r["learning_rate"] > 0})
-    values = [r["tune_bits_per_byte"] for r in results if not diverged(r) and finite(r.get("tune_bits_per_byte"))]
+    values = [r[judged.tuned] for r in results if not diverged(r, judged) and finite(r.get(judged.tuned))]
     if not rates or not values:
         return None
     figure, axes = _axes(1, 1, (9.4, 3.9))
@@ -177,9 +179,9 @@ def sensitivity(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
         means = []
         for x in rates:
             runs = [r for r in results if r["arm"] == arm and r["learning_rate"] == x]
-            good = [r["tune_bits_per_byte"] for r in runs if not diverged(r) and finite(r.get("tune_bits_per_byte"))]
+            good = [r[judged.tuned] for r in runs if not diverged(r, judged) and finite(r.get(judged.tuned))]
             panel.plot([x * shift] * len(good), good, linestyle="", marker=look["marker"], color=look["color"], alpha=0.45, markersize=4)
-            lost = sum(map(diverged, runs))
+            lost = sum(diverged(r, judged) for r in runs)
             if lost:
                 panel.plot(
                     [x * shift],
@@ -207,7 +209,7 @@ def sensitivity(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
     panel.set_xticks(rates, [rate(x) for x in rates])
     panel.minorticks_off()
     panel.set_xlabel("learning rate (log scale)")
-    panel.set_ylabel("final tuning bits per byte")
+    panel.set_ylabel(f"final tuning {judged.name}")
     figure.legend(loc="outside upper left", ncols=6)
     return figure
 
@@ -233,7 +235,7 @@ def differences(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
     panel.set_ylim(len(pairs) - 0.5, -0.6)
     panel.margins(x=0.12)
     panel.grid(axis="y", visible=False)
-    panel.set_xlabel("difference in bits per byte (below 0: the first named is better)")
+    panel.set_xlabel(f"difference in {primary(study).name} (below 0: the first named is better)")
     return figure
 
 
@@ -284,7 +286,7 @@ def speed(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
     }
     names = _names(study)
     scale = {"tokens_per_second": 1, "peak_memory_bytes": 2**20}
-    chosen = [r for r in study["results"] if r["learning_rate"] == study["selected"].get(r["arm"]) and not diverged(r)]
+    chosen = [r for r in study["results"] if r["learning_rate"] == study["selected"].get(r["arm"]) and not diverged(r, primary(study))]
     data = {(arm, key): [r[key] / scale[key] for r in chosen if r["arm"] == arm and finite(r.get(key))] for arm in names for key in panels}
     if not any(data.values()):
         return None

@@ -1,11 +1,11 @@
 """The report's words, for a reader who was not there."""
 
+from __future__ import annotations
+
+from collections.abc import Collection
+
 TERMS = {
     "arm": "One side of the comparison: an architecture with its options, sized for the budget.",
-    "bits per byte": (
-        "How many bits the model needs on average to predict one byte of unseen text. It is the loss divided by ln 2 and by the "
-        "bytes of the text, so it does not depend on the tokenizer. Lower is better."
-    ),
     "budget": ("What is held equal between arms: the number of parameters, and the floating-point operations (FLOPs) spent on training."),
     "matched": (
         "Every arm is within the tolerance of the budget. Arms that miss it are refused unless somebody overrides the gate, and "
@@ -42,9 +42,31 @@ TERMS = {
         "seed diverged is not chosen."
     ),
     "tuning split": "Text on which the learning rate is chosen. The reported numbers come from another split, the validation split.",
-    "token perplexity": "The exponential of the loss per token: depends on the tokenizer, comparable only within this study.",
-    "word perplexity": "The same per whitespace-separated word, comparable across tokenizers on the same text.",
     "unigram, bigram, trigram": (
-        "Count-based predictors of the next token from zero, one or two tokens before it: the floor a trained model must pass."
+        "Count-based predictors of the next token from zero, one or two tokens before it: the floor a trained model must pass. "
+        "Where tokens are masked, the bigram sees the token on the left as the model does, masked or not."
     ),
 }
+# explained only where a study measures them
+MEASURED = {
+    "bits per byte": (
+        "How many bits the model needs on average to predict one byte of unseen text. It is the loss divided by ln 2 and by the "
+        "bytes of the text, so it does not depend on the tokenizer. Lower is better."
+    ),
+    "token perplexity": "The exponential of the loss per token: depends on the tokenizer, comparable only within this study.",
+    "word perplexity": "The same per whitespace-separated word, comparable across tokenizers on the same text.",
+    "bits per masked token": (
+        "How many bits the model needs on average to name a token that was hidden from it, given the text on both sides. Depends on "
+        "the tokenizer and on how many tokens are hidden, so it is comparable only within this study. Lower is better."
+    ),
+    "masked perplexity": (
+        "The exponential of the same loss. It is no perplexity of a text: the model sees what comes after the token, so it must not be "
+        "compared with a causal model's."
+    ),
+    "masked accuracy": "The share of hidden tokens to which the model gives the highest probability. Higher is better.",
+}
+
+
+def terms(measured: Collection[str]) -> dict[str, str]:
+    """The glossary of a study that measures what these names stand for, those first."""
+    return {name: MEASURED[name] for name in measured if name in MEASURED} | TERMS

@@ -102,7 +102,7 @@ def page(study_dir: Path, study: Mapping[str, Any]) -> str:
         sections.warnings(study),
         sections.data(study),
         sections.reproduce(study, f"runs/{study_dir.resolve().name}", yaml.read_text(encoding="utf-8") if yaml.is_file() else None),
-        sections.glossary(),
+        sections.glossary(study),
     ]
     head = join(
         [

@@ -7,8 +7,9 @@ from typing import Any
 
 from arch_lab.report import units
 from arch_lab.report.figures import style
-from arch_lab.report.glossary import TERMS
+from arch_lab.report.glossary import terms
 from arch_lab.report.markup import Raw, flatten, items, join, paragraph, section, table, tag
+from arch_lab.report.measures import measures
 from arch_lab.report.statistics import diverged, finite
 
 Study = Mapping[str, Any]
@@ -130,25 +131,25 @@ def _convention(arm: Mapping[str, Any], key: str) -> str:
 
 def results(study: Study) -> Raw:
     rows: list[list[Any]] = []
-    for s in sorted(study["summary"], key=lambda s: (s["bits_per_byte"]["mean"] is None, s["bits_per_byte"]["mean"])):
+    judged, *others = measures(study)
+    for s in sorted(study["summary"], key=lambda s: (s[judged.key]["mean"] is None, s[judged.key]["mean"])):
         rivals = [b for a, b in better_than(study) if a == s["arm"]]
         beats = units.words([*s.get("beats", []), *rivals]) or "nothing shown"
-        bits = s["bits_per_byte"]
-        values = [tag("strong", units.plus_minus(bits)), units.bounded(s["perplexity"]), units.bounded(s["word_perplexity"])]
-        finished = f"{bits['n']} of {len(seeds_of(study))}"
+        values = [tag("strong", units.plus_minus(s[judged.key])), *(units.bounded(s[m.key]) for m in others)]
+        finished = f"{s[judged.key]['n']} of {len(seeds_of(study))}"
         rows.append([arm_label(study, s["arm"]), units.rate(s["learning_rate"]), *values, finished, beats])
     for b in study.get("baselines") or []:
-        values = [units.number(b.get(key)) for key in ("bits_per_byte", "perplexity", "word_perplexity")]
+        values = [units.number(b.get(m.key)) for m in (judged, *others)]
         rows.append([b["name"], "", *values, "", tag("span", "(baseline that only counts)", class_="soft")])
-    heads = ["arm", "learning rate", "bits per byte", "token perplexity", "word perplexity", "seeds finished", "better than"]
+    heads = ["arm", "learning rate", *(m.label for m in (judged, *others)), "seeds finished", "better than"]
     note = (
         "Mean over seeds on the validation split, at the learning rate chosen on the tuning split; ± and brackets are 95 %"
-        " Student-t intervals (perplexities on the logarithm). Lower is better. “Better than” lists baselines outside the interval and arms"
+        " Student-t intervals (perplexities on the logarithm). Lower is better unless a column says otherwise. “Better than” lists baselines outside the interval and arms"
         " whose paired difference is distinguishable."
     )
     if not study.get("baselines"):
         note += " This study measured no count-based baselines."
-    return section("Results", table(heads, rows, words=(0, 6), kind="results"), paragraph(note, kind="soft"), anchor="results")
+    return section("Results", table(heads, rows, words=(0, len(heads) - 1), kind="results"), paragraph(note, kind="soft"), anchor="results")
 
 
 def better_than(study: Study) -> list[tuple[str, str]]:
@@ -158,11 +159,13 @@ def better_than(study: Study) -> list[tuple[str, str]]:
 
 def runs(study: Study) -> Raw:
     """Every run that was made; a diverged one is marked, never hidden."""
-    rows = []
+    rows: list[list[Any]] = []
+    judged, second, *_ = (*measures(study), None)
     for r in sorted(study["results"], key=lambda r: (r["arm"], r["learning_rate"], r["seed"])):
         chosen = " (chosen)" if study["selected"].get(r["arm"]) == r["learning_rate"] else ""
-        status = tag("span", f"✗ {r['status']}", class_="bad") if diverged(r) else r["status"]
-        scores = [units.number(r.get("bits_per_byte"), 5), units.number(r.get("tune_bits_per_byte"), 5), units.number(r.get("perplexity"))]
+        status = tag("span", f"✗ {r['status']}", class_="bad") if diverged(r, judged) else r["status"]
+        scores = [units.number(r.get(judged.key), 5), units.number(r.get(judged.tuned), 5)]
+        scores += [units.number(r.get(second.key))] if second else []
         speed = [units.short(r.get("tokens_per_second")), units.memory(r.get("peak_memory_bytes")), units.duration(r.get("seconds"))]
         rows.append([arm_label(study, r["arm"]), f"{units.rate(r['learning_rate'])}{chosen}", r["seed"], status, *scores, *speed])
     heads = [
@@ -170,14 +173,14 @@ def runs(study: Study) -> Raw:
         "learning rate",
         "seed",
         "status",
-        "bits per byte",
-        "tuning bits per byte",
-        "token perplexity",
+        judged.name,
+        f"tuning {judged.name}",
+        *([second.label] if second else []),
         "tokens/s",
         "peak memory",
         "time",
     ]
-    lost = sum(map(diverged, study["results"]))
+    lost = sum(diverged(r, judged) for r in study["results"])
     count = f"{_plural(len(rows), 'run')}, {lost} of them diverged."
     return section("Every run", paragraph(count), table(heads, rows, words=(0, 3)), anchor="runs")
 
@@ -229,6 +232,6 @@ def reproduce(study: Study, folder: str, study_yaml: str | None) -> Raw:
     )
 
 
-def glossary() -> Raw:
-    entries = [tag("dt", term) + tag("dd", meaning) for term, meaning in TERMS.items()]
+def glossary(study: Study) -> Raw:
+    entries = [tag("dt", term) + tag("dd", meaning) for term, meaning in terms([m.name for m in measures(study)]).items()]
     return section("Glossary", tag("dl", *map(Raw, entries)), anchor="glossary")

@@ -2,7 +2,7 @@
 
 Doctrine: arms with the same seed saw the same data in the same order, so differences are paired by seed; intervals are
 Student t; more than two arms are Holm-corrected; a run that diverged is left out of every mean but counted and named.
-Lower is better for every metric here (bits per byte, perplexities).
+Less is better of what a study is judged by (``primary``: bits per byte, bits per masked token).
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 
 from arch_lab.report import student_t
+from arch_lab.report.measures import BITS_PER_BYTE, PERPLEXITY, Measure
 from arch_lab.report.units import budget_words, decimals, rate, words
 
-METRIC = "bits_per_byte"
-SELECTION = "tune_bits_per_byte"
 Result = Mapping[str, Any]
 Arm = str | Mapping[str, Any]
 
@@ -92,18 +91,21 @@ def arm_names(arms: Sequence[Arm]) -> list[str]:
     return [arm if isinstance(arm, str) else arm["name"] for arm in arms]
 
 
-def diverged(result: Result) -> bool:
-    return result.get("status") != "finished" or not finite(result.get(METRIC))
+def diverged(result: Result, primary: Measure = BITS_PER_BYTE) -> bool:
+    return result.get("status") != "finished" or not finite(result.get(primary.key))
 
 
-def by_seed(results: Sequence[Result], arm: str, learning_rate: float | None, key: str = METRIC) -> dict[int, float | None]:
-    """Seed -> value of ``key`` (None where the run diverged) at one learning rate of one arm."""
+def by_seed(
+    results: Sequence[Result], arm: str, learning_rate: float | None, key: str = "", primary: Measure = BITS_PER_BYTE
+) -> dict[int, float | None]:
+    """Seed -> value of ``key`` (default: the primary; None where the run diverged) at one learning rate of one arm."""
+    key = key or primary.key
     rows = [r for r in results if r["arm"] == arm and r["learning_rate"] == learning_rate]
-    return {r["seed"]: None if diverged(r) or not finite(r.get(key)) else float(r[key]) for r in rows}
+    return {r["seed"]: None if diverged(r, primary) or not finite(r.get(key)) else float(r[key]) for r in rows}
 
 
-def select(results: Sequence[Result], arms: Sequence[Arm]) -> dict[str, float]:
-    """Arm -> the learning rate with the lowest mean ``tune_bits_per_byte``; the reported split is never looked at.
+def select(results: Sequence[Result], arms: Sequence[Arm], primary: Measure = BITS_PER_BYTE) -> dict[str, float]:
+    """Arm -> the learning rate with the lowest mean of the primary on the tuning split; the reported split is never looked at.
 
     Learning rates compete on the seeds that all of them have run, so one that was given more seeds later gains nothing
     by it. A rate where a seed diverged loses to every rate where none did; among such rates fewer divergences win.
@@ -112,7 +114,7 @@ def select(results: Sequence[Result], arms: Sequence[Arm]) -> dict[str, float]:
     chosen = {}
     for arm in arm_names(arms):
         rates = sorted({r["learning_rate"] for r in results if r["arm"] == arm})
-        tuned = {rate_: by_seed(results, arm, rate_, SELECTION) for rate_ in rates}
+        tuned = {rate_: by_seed(results, arm, rate_, primary.tuned, primary) for rate_ in rates}
         common = set.intersection(*(set(seeds) for seeds in tuned.values())) if tuned else set()
 
         def standing(rate_: float, tuned: Any = tuned, common: Any = common) -> tuple[int, float, float]:
@@ -126,7 +128,10 @@ def select(results: Sequence[Result], arms: Sequence[Arm]) -> dict[str, float]:
 
 
 def edge_warnings(
-    results: Sequence[Result], selected: Mapping[str, float], grid: Sequence[float] | Mapping[str, Sequence[float]]
+    results: Sequence[Result],
+    selected: Mapping[str, float],
+    grid: Sequence[float] | Mapping[str, Sequence[float]],
+    primary: Measure = BITS_PER_BYTE,
 ) -> list[str]:
     """One line per arm whose best learning rate is the grid's first or last: its true optimum may lie outside.
 
@@ -135,7 +140,7 @@ def edge_warnings(
     lines = []
     for arm, chosen in selected.items():
         rates = sorted(grid.get(arm, ()) if isinstance(grid, Mapping) else grid)
-        if not rates or all(value is None for value in by_seed(results, arm, chosen).values()):
+        if not rates or all(value is None for value in by_seed(results, arm, chosen, primary=primary).values()):
             continue
         if len(rates) == 1:
             lines.append(f"{arm}: only one learning rate ({rate(chosen)}) was tried, so it is not tuned; add neighbours a factor 2 apart")
@@ -149,54 +154,63 @@ def edge_warnings(
 
 
 def summary(
-    results: Sequence[Result], selected: Mapping[str, float], arms: Sequence[Arm], baselines: Sequence[Mapping[str, Any]] = ()
+    results: Sequence[Result],
+    selected: Mapping[str, float],
+    arms: Sequence[Arm],
+    baselines: Sequence[Mapping[str, Any]] = (),
+    measures: Sequence[Measure] = PERPLEXITY,
 ) -> list[dict[str, Any]]:
-    """One row per arm at its selected learning rate; the ``summary`` of study.json.
+    """One row per arm at its selected learning rate, with an interval for each of ``measures``; the ``summary`` of study.json.
 
     Perplexities are exponentials of a loss, so their mean and interval are taken on the logarithm (geometric mean):
-    they then move with bits per byte. ``beats`` lists the baselines above the *upper* end of the interval (above the
+    they then move with the loss. ``beats`` lists the baselines above the *upper* end of the interval (above the
     value itself when there is one seed). Throughput is the mean, memory the maximum over seeds.
     """
-    rows = []
+    rows, primary = [], measures[0]
     for arm in arm_names(arms):
         chosen = selected.get(arm)
         runs = [r for r in results if r["arm"] == arm and r["learning_rate"] == chosen]
-        good = [r for r in runs if not diverged(r)]
-        bits = mean_interval([v for v in by_seed(results, arm, chosen).values() if v is not None])
-        bound = bits.high if bits.high is not None else bits.mean
+        good = [r for r in runs if not diverged(r, primary)]
+        measured = {m.key: _interval(by_seed(results, arm, chosen, m.key, primary), m) for m in measures}
+        loss = measured[primary.key]
+        bound = loss.high if loss.high is not None else loss.mean
         speeds = [r["tokens_per_second"] for r in good if finite(r.get("tokens_per_second"))]
         peaks = [r["peak_memory_bytes"] for r in good if finite(r.get("peak_memory_bytes"))]
         rows.append(
             {
                 "arm": arm,
                 "learning_rate": chosen,
-                "bits_per_byte": asdict(bits),
-                "perplexity": asdict(_exponential_interval(by_seed(results, arm, chosen, "perplexity"))),
-                "word_perplexity": asdict(_exponential_interval(by_seed(results, arm, chosen, "word_perplexity"))),
+                **{key: asdict(interval) for key, interval in measured.items()},
                 "tokens_per_second": float(np.mean(speeds)) if speeds else None,
                 "peak_memory_bytes": max(peaks) if peaks else None,
-                "beats": [b["name"] for b in baselines if bound is not None and finite(b.get(METRIC)) and bound < b[METRIC]],
-                "diverged_seeds": sorted(r["seed"] for r in runs if diverged(r)),
+                "beats": [b["name"] for b in baselines if bound is not None and finite(b.get(primary.key)) and bound < b[primary.key]],
+                "diverged_seeds": sorted(r["seed"] for r in runs if diverged(r, primary)),
             }
         )
     return rows
 
 
-def _exponential_interval(values: Mapping[int, float | None]) -> Interval:
+def _interval(values: Mapping[int, float | None], measure: Measure) -> Interval:
+    if not measure.logarithmic:
+        return mean_interval([v for v in values.values() if v is not None])
     logs = mean_interval([math.log(v) for v in values.values() if v is not None and v > 0])
     mean, low, high = (None if x is None else math.exp(min(x, 700.0)) for x in (logs.mean, logs.low, logs.high))
     return Interval(mean, low, high, logs.n)
 
 
 def compare_pairs(
-    results: Sequence[Result], selected: Mapping[str, float], arms: Sequence[Arm], level: float = 0.95
+    results: Sequence[Result],
+    selected: Mapping[str, float],
+    arms: Sequence[Arm],
+    level: float = 0.95,
+    primary: Measure = BITS_PER_BYTE,
 ) -> list[dict[str, Any]]:
     """Every pair of arms at their selected learning rates, later arm minus earlier arm; ``verdict.pairs`` of study.json.
 
     ``low``/``high`` is the plain interval of the pair; ``distinguishable`` is decided on the Holm-adjusted p-value.
     """
     names = arm_names(arms)
-    values = {name: by_seed(results, name, selected.get(name)) for name in names}
+    values = {name: by_seed(results, name, selected.get(name), primary=primary) for name in names}
     pairs = [(b, a) for a, b in combinations(names, 2)]
     raw = [paired_difference(values[a], values[b], level) for a, b in pairs]
     adjusted = holm([d.p_value for d in raw])
@@ -216,22 +230,22 @@ def compare_pairs(
                 "distinguishable": judged.distinguishable,
                 "p_value": judged.p_value,
                 "p_adjusted": p,
-                "text": _pair_text(a, b, judged, left_out, sum(q is not None for q in adjusted)),
+                "text": _pair_text(a, b, judged, left_out, sum(q is not None for q in adjusted), primary.name),
             }
         )
     return out
 
 
-def _pair_text(a: str, b: str, d: Difference, left_out: list[str], tests: int) -> str:
+def _pair_text(a: str, b: str, d: Difference, left_out: list[str], tests: int, unit: str) -> str:
     note = f" (diverged, left out: {', '.join(left_out)})" if left_out else ""
     if d.mean is None:
         return f"{a} − {b}: no seed finished in both{note}"
     seeds = f"n={d.n} seed{'s' * (d.n > 1)}"
     if d.low is None or d.high is None:
         reason = "one seed cannot support a verdict" if d.n == 1 else "no spread between seeds, which cannot support a verdict"
-        return f"{a} − {b}: {d.mean:+.4f} bits per byte, {seeds}: {reason}{note}"
+        return f"{a} − {b}: {d.mean:+.4f} {unit}, {seeds}: {reason}{note}"
     places = decimals((d.high - d.low) / 2)
-    head = f"{a} − {b}: {d.mean:+.{places}f} bits per byte [{d.low:.{places}f}, {d.high:.{places}f}], {seeds}"
+    head = f"{a} − {b}: {d.mean:+.{places}f} {unit} [{d.low:.{places}f}, {d.high:.{places}f}], {seeds}"
     if d.distinguishable:
         return f"{head}: {b if d.mean > 0 else a} is better{note}"
     # the plain interval may exclude 0 and the correction still refuse: say why
@@ -245,6 +259,7 @@ def verdict(
     arms: Sequence[Arm],
     budget: str | Mapping[str, Any] = "the same budget",
     matched: bool = True,
+    primary: Measure = BITS_PER_BYTE,
 ) -> dict[str, Any]:
     """The quotable answer: ``{"text", "pairs"}``.
 
@@ -252,33 +267,37 @@ def verdict(
     ``matched=False`` (a gate that was overridden) is said before anything else.
     """
     budget = budget if isinstance(budget, str) else budget_words(budget)
-    pairs = compare_pairs(results, selected, arms)
-    text = _sentence(results, selected, arm_names(arms), pairs, f"At {budget}" if matched else "As measured")
+    pairs = compare_pairs(results, selected, arms, primary=primary)
+    text = _sentence(results, selected, arm_names(arms), pairs, f"At {budget}" if matched else "As measured", primary)
     if not matched:
         text = f"The budgets are not matched, so this is not a comparison at equal cost. {text}"
-    failures = _failures(results)
+    failures = _failures(results, primary)
     return {"text": f"{text} {failures}" if failures else text, "pairs": pairs}
 
 
-def _sentence(results: Sequence[Result], selected: Mapping[str, float], names: list[str], pairs: list[dict[str, Any]], at: str) -> str:
-    means = {n: mean_interval([v for v in by_seed(results, n, selected.get(n)).values() if v is not None]).mean for n in names}
+def _sentence(
+    results: Sequence[Result], selected: Mapping[str, float], names: list[str], pairs: list[dict[str, Any]], at: str, primary: Measure
+) -> str:
+    scored = {n: by_seed(results, n, selected.get(n), primary=primary) for n in names}
+    means = {n: mean_interval([v for v in scored[n].values() if v is not None]).mean for n in names}
+    unit = primary.name
     measured = [f"{n} {m:.4f}" for n, m in means.items() if m is not None]
     if not measured:
         return "No run finished, so there is no verdict."
     if len(names) == 1:
-        return f"{at}, {names[0]} measures {means[names[0]]:.4f} bits per byte; it is the only arm, so nothing is compared."
+        return f"{at}, {names[0]} measures {means[names[0]]:.4f} {unit}; it is the only arm, so nothing is compared."
     tested = [p for p in pairs if p["p_adjusted"] is not None]
     if not tested:
         most = max(p["n"] for p in pairs)
         if most == 0:
-            return f"{at}, no two arms finished the same seed, so there is no verdict (bits per byte: {', '.join(measured)})."
+            return f"{at}, no two arms finished the same seed, so there is no verdict ({unit}: {', '.join(measured)})."
         why = "One seed cannot support a verdict" if most == 1 else "The seeds show no spread, so they cannot support a verdict"
         advice = "; run at least 3 seeds" if most == 1 else "; check that the seed reaches the runs"
-        return f"{why}: {at[0].lower()}{at[1:]}, bits per byte are {words(measured)}{advice}."
+        return f"{why}: {at[0].lower()}{at[1:]}, {unit} are {words(measured)}{advice}."
     if len(pairs) == 1:
         p = pairs[0]
         places = decimals((p["high"] - p["low"]) / 2)
-        evidence = f"[{p['low']:.{places}f}, {p['high']:.{places}f}] bits per byte, 95 % interval over {p['n']} paired seeds"
+        evidence = f"[{p['low']:.{places}f}, {p['high']:.{places}f}] {unit}, 95 % interval over {p['n']} paired seeds"
         if not p["distinguishable"]:
             return f"{at}, {p['a']} and {p['b']} are not distinguishable ({p['a']} − {p['b']} = {p['difference']:+.{places}f} {evidence})."
         worse, better = (p["a"], p["b"]) if p["difference"] > 0 else (p["b"], p["a"])
@@ -297,9 +316,9 @@ def _sentence(results: Sequence[Result], selected: Mapping[str, float], names: l
     return f"{at}, {'; '.join(clauses)} (95 % level, {over} paired seeds{corrected})."
 
 
-def _failures(results: Sequence[Result]) -> str:
+def _failures(results: Sequence[Result], primary: Measure) -> str:
     lost: dict[tuple[str, float], list[int]] = {}
-    for r in (r for r in results if diverged(r)):
+    for r in (r for r in results if diverged(r, primary)):
         lost.setdefault((r["arm"], r["learning_rate"]), []).append(r["seed"])
     if not lost:
         return ""

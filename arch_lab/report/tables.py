@@ -19,13 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from arch_lab.report import units
+from arch_lab.report.measures import measures, primary
 from arch_lab.report.statistics import diverged, finite
 
 Study = Mapping[str, Any]
-CSV_COLUMNS = (
-    *("arm", "architecture", "learning_rate", "seed", "status", "selected", "bits_per_byte", "perplexity", "word_perplexity"),
-    *("tune_bits_per_byte", "tokens_per_second", "peak_memory_bytes", "tokens", "steps", "flops", "seconds"),
-)
+CSV_FIRST = ("arm", "architecture", "learning_rate", "seed", "status", "selected")
+CSV_LAST = ("tokens_per_second", "peak_memory_bytes", "tokens", "steps", "flops", "seconds")
 
 
 def _table(headers: Sequence[str], words: Sequence[int] = (0,)) -> Table:
@@ -70,9 +69,9 @@ def render_plan(plan: Study, console: Console) -> None:
 def render_results(study: Study, console: Console) -> None:
     """Results, cost, learning rates and verdict of study.json."""
     _budget_line(study, console)
-    _show(console, "results", _results_table(study), "validation split, mean ± 95 % interval over seeds, lower is better")
+    _show(console, "results", _results_table(study), "validation split, mean ± 95 % interval over seeds, lower is better (↑: higher)")
     _arms_tables(study, console)
-    note = "tuning bits per byte, mean over seeds; * chosen, × diverged"
+    note = f"tuning {primary(study).name}, mean over seeds; * chosen, × diverged"
     _show(console, "learning rates", _sensitivity_table(study), note)
     console.print()
     _warnings(study, console)
@@ -135,29 +134,30 @@ def _arms_tables(study: Study, console: Console) -> None:
 
 
 def _results_table(study: Study) -> Table:
-    table = _table(["arm", "learning rate", "bits per byte", "token ppl", "word ppl", "seeds", "beats"], words=(0, 6))
+    judged, *others = measures(study)
+    table = _table(["arm", "learning rate", *(m.head for m in (judged, *others)), "seeds", "beats"], words=(0, len(others) + 4))
     total = len({r["seed"] for r in study["results"]})
-    for s in sorted(study["summary"], key=lambda s: (s["bits_per_byte"]["mean"] is None, s["bits_per_byte"]["mean"])):
-        bits = s["bits_per_byte"]
-        perplexities = [units.number((s.get(key) or {}).get("mean")) for key in ("perplexity", "word_perplexity")]
+    for s in sorted(study["summary"], key=lambda s: (s[judged.key]["mean"] is None, s[judged.key]["mean"])):
+        loss = s[judged.key]
+        means = [units.number((s.get(m.key) or {}).get("mean")) for m in others]
         beats = ", ".join(s.get("beats") or []) or ("no baseline" if study.get("baselines") else units.DASH)
-        _row(table, s["arm"], units.rate(s["learning_rate"]), units.plus_minus(bits), *perplexities, f"{bits['n']}/{total}", beats)
+        _row(table, s["arm"], units.rate(s["learning_rate"]), units.plus_minus(loss), *means, f"{loss['n']}/{total}", beats)
     for b in study.get("baselines") or []:
-        values = [units.number(b.get(key)) for key in ("bits_per_byte", "perplexity", "word_perplexity")]
+        values = [units.number(b.get(m.key)) for m in (judged, *others)]
         _row(table, b["name"], units.DASH, *values, "", "(baseline)", style="dim")
     return table
 
 
 def _sensitivity_table(study: Study) -> Table:
     """Rows are learning rates, so that any number of them fits; * marks the choice, × the seeds that diverged."""
-    names = [arm["name"] for arm in study["arms"]]
+    names, judged = [arm["name"] for arm in study["arms"]], primary(study)
     table = _table(["learning rate", *(escape(n) for n in names)])
     for rate in sorted({r["learning_rate"] for r in study["results"]}):
         cells: list[Any] = []
         for name in names:
             runs = [r for r in study["results"] if r["arm"] == name and r["learning_rate"] == rate]
-            good = [r["tune_bits_per_byte"] for r in runs if not diverged(r) and finite(r.get("tune_bits_per_byte"))]
-            lost = sum(map(diverged, runs))
+            good = [r[judged.tuned] for r in runs if not diverged(r, judged) and finite(r.get(judged.tuned))]
+            lost = sum(diverged(r, judged) for r in runs)
             chosen = study["selected"].get(name) == rate
             text = f"{sum(good) / len(good):.4f}" if good else "" if lost else units.DASH
             text += f" ×{lost}/{len(runs)}" if lost else ""
@@ -176,7 +176,8 @@ def write_csv(study: Study, path: Path) -> Path:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, CSV_COLUMNS, extrasaction="ignore", restval="")
+        measured = [m.key for m in measures(study)] + [primary(study).tuned]
+        writer = csv.DictWriter(stream, [*CSV_FIRST, *measured, *CSV_LAST], extrasaction="ignore", restval="")
         writer.writeheader()
         for r in study["results"]:
             writer.writerow({**r, "selected": int(study["selected"].get(r["arm"]) == r["learning_rate"])})

@@ -1,7 +1,8 @@
 """TensorBoard: `tensorboard --logdir runs` overlays the arms and fills the HParams table with real metrics.
 
 Two rules make the HParams page right. One experiment record, written at the study's root, declares the columns; it is the
-same for every study, because TensorBoard reads only the first record it meets under a log folder that holds several. Each
+same for every study of an experiment, because TensorBoard reads only the first record it meets under a log folder that holds
+several (so of two experiments under one folder the table shows one's metrics: give the folder of one study). Each
 run adds its own hyperparameters, and its metrics are plain scalars written when it ends: no placeholder value is logged
 at the start, so no table shows -1 and no curve a false point at (0, 0).
 Source: records of `tensorboard.plugins.hparams.summary_v2`, which needs no TensorFlow (the documented `api` module does).
@@ -14,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arch_lab.report.curves import read_metrics
+from arch_lab.report.curves import read_metrics, tuning_key
+from arch_lab.report.measures import PERPLEXITY, Measure
 from blocks.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,23 +33,23 @@ HPARAMS = {
     "parameters": (False, "parameters"),
     "train_flops": (False, "training FLOPs"),
 }
-METRICS = {
-    "final/bits_per_byte": "bits per byte",
-    "final/perplexity": "token perplexity",
-    "final/word_perplexity": "word perplexity",
-    "final/tokens_per_second": "tokens per second",
-    "final/peak_memory_mib": "peak memory, MiB",
-}
-# keys of a metrics.jsonl record -> tags; the first two are drawn against tokens as well
+# keys of a metrics.jsonl record -> tags, beside the tuning score's: tune_<key> -> tune/<key>
 TAGS = {
     "train_loss": "train/loss",
-    "tune_bits_per_byte": "tune/bits_per_byte",
-    "learning_rate": "train/learning_rate",
+        "learning_rate": "train/learning_rate",
     "gradient_norm": "train/gradient_norm",
     "tokens_per_second": "train/tokens_per_second",
 }
-BY_TOKENS = ("train_loss", "tune_bits_per_byte")
 MEBIBYTE = 2**20
+
+
+def columns(measured: Sequence[Measure]) -> dict[str, str]:
+    """Metrics of the HParams table, tag -> name: what the experiment measures, then speed and memory."""
+    speed = {"final/tokens_per_second": "tokens per second", "final/peak_memory_mib": "peak memory, MiB"}
+    return {f"final/{m.key}": m.name for m in measured} | speed
+
+
+METRICS = columns(PERPLEXITY)
 
 
 class RunWriter:
@@ -55,12 +57,13 @@ class RunWriter:
 
     They are a pure function of its ``metrics.jsonl``: a resumed run drops the events of the killed attempt and replays the
     records that its checkpoint kept, so no curve doubles back. Nothing is written before the first record (or ``close``):
-    only then has the log been cut back to the checkpoint. Every scalar is logged against the step; loss and
-    bits per byte also as ``…_by_tokens``, where the step axis counts tokens and arms of different cost overlay fairly.
+    only then has the log been cut back to the checkpoint. Every scalar is logged against the step; the loss and
+    the tuning score also as ``…_by_tokens``, where the step axis counts tokens and arms of different cost overlay fairly.
     """
 
-    def __init__(self, run_dir: Path, hparams: Mapping[str, Any]) -> None:
+    def __init__(self, run_dir: Path, hparams: Mapping[str, Any], measured: Sequence[Measure] = PERPLEXITY) -> None:
         """``hparams``: the columns of ``HPARAMS``; others are ignored, absent ones stay empty in the table."""
+        self._columns = columns(measured)
         self._folder, self._hparams = Path(run_dir), dict(hparams)
         self._writer: SummaryWriter | None = None
         self._step = 0
@@ -77,7 +80,7 @@ class RunWriter:
         trial = "/".join(self._folder.resolve().parts[-4:])  # study/runs/arm/run: stable over resumes, unique over studies
         _summary(self._writer, hp.hparams_pb(known, trial_id=trial))
         for record in read_metrics(self._folder / "metrics.jsonl"):
-            if (record["step"], "tune_bits_per_byte" in record) != before:
+            if (record["step"], tuning_key(record) is not None) != before:
                 self.scalars(record["step"], record)
         return self._writer
 
@@ -86,7 +89,8 @@ class RunWriter:
 
         A tag of one's own contains a slash ("experts/load"); other unknown keys (tokens, flops, seconds) are axes.
         """
-        writer = self._opened((step, "tune_bits_per_byte" in record))
+        tuning = tuning_key(record)
+        writer = self._opened((step, tuning is not None))
         self._step = max(self._step, step)
         values = dict(record)
         tokens, seconds = record.get("tokens"), record.get("seconds")
@@ -97,26 +101,33 @@ class RunWriter:
         for key, value in values.items():
             if not isinstance(value, (int, float)) or not math.isfinite(value):
                 continue
-            if key in TAGS or "/" in key:
-                writer.add_scalar(TAGS.get(key, key), value, step)
-            if key in BY_TOKENS and tokens is not None:
-                writer.add_scalar(f"{TAGS[key]}_by_tokens", value, int(tokens))
+            tag = f"tune/{key.removeprefix('tune_')}" if key == tuning else TAGS.get(key, key)
+            if "/" in tag:
+                writer.add_scalar(tag, value, step)
+            if key in ("train_loss", tuning) and tokens is not None:
+                writer.add_scalar(f"{tag}_by_tokens", value, int(tokens))
 
     def close(self, metrics: Mapping[str, Any] | None = None) -> None:
-        """``metrics``: the run's result (keys of result.json, or of ``METRICS``); None where it diverged or was cut short."""
+        """``metrics``: the run's result (keys of result.json, or of ``columns``); None where it diverged or was cut short."""
         writer = self._opened()
         given = {key if key.startswith("final/") else f"final/{key}": value for key, value in (metrics or {}).items()}
         peak = given.get("final/peak_memory_bytes")
         if peak is not None:
             given["final/peak_memory_mib"] = peak / MEBIBYTE
-        for tag in METRICS:
+        for tag in self._columns:
             value = given.get(tag)
             if value is not None and math.isfinite(value):
                 writer.add_scalar(tag, value, self._step)
         writer.close()
 
 
-def write_experiment(study_dir: Path, arms: Sequence[str], learning_rates: Sequence[float], seeds: Sequence[int] | int) -> None:
+def write_experiment(
+    study_dir: Path,
+    arms: Sequence[str],
+    learning_rates: Sequence[float],
+    seeds: Sequence[int] | int,
+    measured: Sequence[Measure] = PERPLEXITY,
+) -> None:
     """The study's one experiment record. Calling it again replaces it.
 
     The columns carry types but no domains: with the study's own names as domain, another study's runs would fall outside
@@ -141,10 +152,10 @@ def write_experiment(study_dir: Path, arms: Sequence[str], learning_rates: Seque
         def update_hparam_info(self, hparam_info: Any) -> None:
             hparam_info.type = api_pb2.DATA_TYPE_STRING if self.is_text else api_pb2.DATA_TYPE_FLOAT64
 
-    columns = [hp.HParam(name, Typed(text), display_name=shown) for name, (text, shown) in HPARAMS.items()]
-    metrics = [hp.Metric(tag, display_name=shown) for tag, shown in METRICS.items()]
+    given = [hp.HParam(name, Typed(text), display_name=shown) for name, (text, shown) in HPARAMS.items()]
+    metrics = [hp.Metric(tag, display_name=shown) for tag, shown in columns(measured).items()]
     writer = _open(Path(study_dir), "experiment")
-    _summary(writer, hp.hparams_config_pb(hparams=columns, metrics=metrics))
+    _summary(writer, hp.hparams_config_pb(hparams=given, metrics=metrics))
     listed = range(seeds) if isinstance(seeds, int) else seeds
     rows = [("arms", arms), ("learning rates", [f"{rate:g}" for rate in learning_rates]), ("seeds", listed)]
     lines = ["| held in this study | |", "|---|---|", *(f"| {name} | {', '.join(map(str, values))} |" for name, values in rows)]

@@ -93,6 +93,7 @@ class StudyConfig(BlockConfig):
     arms: list[Arm]
     budget: Budget
     data: DataConfig
+    objective: dict[str, Any] = field(default_factory=dict)  # options of the experiment, checked by it
     training: Training = field(default_factory=Training)
     learning_rates: list[float]
     seeds: list[int]

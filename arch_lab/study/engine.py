@@ -1,6 +1,6 @@
 """The study engine: plan -> verify -> tune -> run -> judge -> report, each stage resumable, the gate in the middle.
 
-No path through here writes a comparison that the gate refused or a metric for a model without a causality certificate.
+No path through here writes a comparison that the gate refused or a metric for a model without its experiment's certificate.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from arch_lab.architecture import Shape, recipe
 from arch_lab.budget import require_matched
-from arch_lab.causality import LeakError, certify_model
+from arch_lab.causality import LeakError
 from arch_lab.report import statistics
 from arch_lab.study import files
 from arch_lab.study.config import StudyConfig
@@ -66,14 +66,14 @@ def compare(
     planned = _timed(config, planned, folder, data, experiment, observer)
     _keep_config(folder, config)
     files.write_json(folder / "plan.json", planned)
-    _verify(planned, folder, data, observer)
+    _verify(planned, config, folder, data, experiment, observer)
     # imported here: Lightning and TensorBoard take seconds, and no refusal should wait for them
     from arch_lab.report.tensorboard import write_experiment
     from arch_lab.study.stages import train_all
 
-    write_experiment(folder, [a["name"] for a in planned["arms"]], config.learning_rates, config.seeds)
+    write_experiment(folder, [a["name"] for a in planned["arms"]], config.learning_rates, config.seeds, experiment.measures)
     results, rates = train_all(planned, config, folder, data, experiment, observer)
-    study_json = {**_judge(planned, results, rates, data, experiment, observer), "command": _command(study, overrides, data_root)}
+    study_json = {**_judge(planned, config, results, rates, data, experiment, observer), "command": _command(study, overrides, data_root)}
     files.write_json(folder / "study.json", study_json)
     _report(folder, study_json, observer)
     return study_json
@@ -113,20 +113,23 @@ def _keep_config(folder: Path, config: StudyConfig) -> None:
 # --- verify ---------------------------------------------------------------------------------------------------------
 
 
-def _verify(planned: dict[str, Any], folder: Path, data: Any, observer: Observer) -> None:
-    """Causality of every built model. Raises: LeakError with arm, block and pair; no metric exists yet."""
+def _verify(
+    planned: dict[str, Any], config: StudyConfig, folder: Path, data: Any, experiment: Experiment, observer: Observer
+) -> None:
+    """The certificate of every built model. Raises: LeakError with the arm and what leaks; no metric exists yet."""
     for arm in planned["arms"]:
         path = folder / "certificates" / f"{arm['name']}.json"
         identity = {k: arm[k] for k in ("architecture", "options", "width", "depth", "ffn_width")}
         identity |= {"vocabulary": data.vocabulary, "max_tokens": planned["sequence_length"], "code": code_fingerprint()}
+        identity |= {"objective": config.objective} if config.objective else {}
         kept = files.read_json(path)
         if kept and kept.get("passed") and kept.get("identity") == identity and not _is_third_party(arm):
             observer("certificate", {"arm": arm["name"], **kept})
             continue
-        model = recipe(arm["architecture"], arm["options"]).model(
+        model = recipe(arm["architecture"], arm["options"]).network(
             _shape(arm), vocabulary=data.vocabulary, max_tokens=planned["sequence_length"]
         )
-        certificate = certify_model(model, vocabulary=data.vocabulary)
+        certificate = experiment.certify(model, config, data)
         files.write_json(path, {"identity": identity, **certificate.to_dict()})
         observer("certificate", {"arm": arm["name"], **certificate.to_dict()})
         if not certificate.passed:
@@ -145,7 +148,13 @@ def _shape(arm: dict[str, Any]) -> Shape:
 
 
 def _judge(
-    planned: dict[str, Any], results: list[dict[str, Any]], rates: list[float], data: Any, experiment: Experiment, observer: Observer
+    planned: dict[str, Any],
+    config: StudyConfig,
+    results: list[dict[str, Any]],
+    rates: list[float],
+    data: Any,
+    experiment: Experiment,
+    observer: Observer,
 ) -> dict[str, Any]:
     """Selection on the tuning split, intervals on the held-out one, baselines beside them; the gate once more.
 
@@ -153,18 +162,19 @@ def _judge(
     """
     planned = {k: v for k, v in require_matched({**planned, "results": results}, "study").items() if k != "results"}
     observer("baselines", {})
-    baselines = experiment.baselines(data)
+    baselines = experiment.baselines(config, data)
     arms = [a["name"] for a in planned["arms"]]
-    selected = statistics.select(results, arms)
+    primary = experiment.measures[0]
+    selected = statistics.select(results, arms, primary)
     return {
         **planned,
         "learning_rates": rates,
         "results": results,
         "selected": selected,
         "baselines": baselines,
-        "summary": statistics.summary(results, selected, arms, baselines),
-        "verdict": statistics.verdict(results, selected, arms, budget=planned["budget"], matched=planned["matched"]),
-        "warnings": [*statistics.edge_warnings(results, selected, rates), *_clock_warnings(planned, results)],
+        "summary": statistics.summary(results, selected, arms, baselines, experiment.measures),
+        "verdict": statistics.verdict(results, selected, arms, budget=planned["budget"], matched=planned["matched"], primary=primary),
+        "warnings": [*statistics.edge_warnings(results, selected, rates, primary), *_clock_warnings(planned, results)],
         "data": data.summary(),
         "environment": environment(),
     }

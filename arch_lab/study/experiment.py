@@ -1,27 +1,58 @@
-"""What the engine asks of an experiment, and how it finds one: by name, at run time, never by a static import."""
+"""What the engine asks of an experiment, and how it finds one: by name, at run time, never by a static import.
+
+``causal`` decides which architectures may stand in it: decoders, or bidirectional encoders. What an experiment's ``objective:``
+may say is a frozen config, strict like every other part of a study.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from arch_lab.report.measures import Measure
+from blocks.contract import BlockConfig
 from blocks.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:  # seconds to import, and finding an experiment needs none of it
     import lightning.pytorch as pl
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoOptions(BlockConfig):
+    """The ``objective:`` of an experiment that has nothing to choose."""
+
+
+class Certificate(Protocol):
+    """What stands between a built model and its first metric."""
+
+    @property
+    def passed(self) -> bool: ...
+
+    @property
+    def reason(self) -> str: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
 @runtime_checkable
 class Experiment(Protocol):
-    """Objective, data and metrics of one question. ``primary`` is what a verdict is about; lower is better."""
+    """Objective, data and metrics of one question. The first of ``measures`` is what a verdict is about; lower is better."""
 
-    metrics: tuple[str, ...]
-    primary: str
+    measures: tuple[Measure, ...]
+    causal: bool
+    objective: type[BlockConfig]
+
+    def vocabulary(self, data: Any) -> int:
+        """Rows of the token table (DataConfig), before any text is read."""
 
     def prepare(self, config: Any, cache: Path, progress: Callable[[str], None]) -> Any:
         """Data of the study (StudyConfig): ready, fingerprinted, large enough. Raises: UserError."""
+
+    def certify(self, model: Any, config: Any, data: Any) -> Certificate:
+        """What the built model of an arm of the study (StudyConfig) must pass before anything is trained. Never changes it."""
 
     def module(self, spec: Any) -> pl.LightningModule:
         """The LightningModule of one run (RunSpec)."""
@@ -32,7 +63,7 @@ class Experiment(Protocol):
     def scores(self, trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule) -> dict[str, float]:
         """Every metric on the held-out split, and ``tune_<primary>`` on the tuning split."""
 
-    def baselines(self, data: Any) -> list[dict[str, Any]]:
+    def baselines(self, config: Any, data: Any) -> list[dict[str, Any]]:
         """Trivial models under the same scoring, worst first."""
 
 

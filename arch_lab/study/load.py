@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from arch_lab.architecture import Decoder, Shape, recipe
+from arch_lab.architecture import Decoder, Encoder, EncoderDecoder, Shape, recipe
 from arch_lab.data import Tokenizer, tokenizer_from
 from arch_lab.study import files
 from arch_lab.study.run import MODEL
@@ -24,7 +24,7 @@ class CheckpointError(UserError):
 class LoadedRun:
     """``model`` in evaluation mode on the CPU; ``config`` and ``result`` as stored; the tokenizer its ids belong to."""
 
-    model: Decoder
+    model: Decoder | Encoder | EncoderDecoder
     config: dict[str, Any]
     result: dict[str, Any]
     tokenizer: Tokenizer | None = None  # None: an experiment without text
@@ -44,7 +44,7 @@ def load_run(run: str | Path) -> LoadedRun:
     if not intact(path):
         raise CheckpointError(f"{path}: does not match its checksum, so it is not used; delete {folder} and run arch-lab compare again")
     shape = Shape(width=config["width"], depth=config["depth"], ffn_width=config["ffn_width"])
-    model = recipe(config["architecture"], config["options"]).model(
+    model = recipe(config["architecture"], config["options"]).network(
         shape, vocabulary=config["vocabulary"], max_tokens=config["training"]["sequence_length"]
     )
     kept = torch.load(path, map_location="cpu", weights_only=True)

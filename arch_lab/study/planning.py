@@ -7,18 +7,20 @@ Legend: T sequence length, B sequences a step.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from typing import Any
 
 import torch
 
 from arch_lab.accounting import Ledger, ledger
-from arch_lab.architecture import EncoderDecoderRecipe, EncoderRecipe, Shape, meta_model
+from arch_lab.accounting.ledger import without_memory
+from arch_lab.architecture import EncoderDecoderRecipe, EncoderRecipe, Recipe, Shape, encoders
 from arch_lab.budget import BudgetError, check, deviations, refuse, solve_together
 from arch_lab.study.config import StudyConfig, load_study
+from arch_lab.report.measures import to_json
+from arch_lab.study.experiment import Experiment, load_experiment
 from arch_lab.study.library import find_study
-from arch_lab.study.vocabulary import planned_vocabulary
 from arch_lab.training.optimizer import groups
 from blocks.errors import ConfigError
 
@@ -33,9 +35,11 @@ def plan(study: str, *, overrides: list[str] | None = None, data_root: str | Non
 
 
 def open_study(study: str, overrides: list[str] | None, data_root: str | None) -> StudyConfig:
-    """Find, parse and validate a study. Raises: ConfigError."""
+    """Find, parse and validate a study, its experiment's own options included. Raises: ConfigError."""
     name, path = find_study(study)
-    return load_study(path, name=name, overrides=overrides or [], data_root=data_root)
+    config = load_study(path, name=name, overrides=overrides or [], data_root=data_root)
+    options = load_experiment(config.experiment).objective.from_options(config.objective, where=f"study {config.name!r}.objective")
+    return replace(config, objective=asdict(options))
 
 
 def use_threads(threads: int | None) -> None:
@@ -52,11 +56,11 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
     Raises: BudgetError when an arm cannot meet the budget, or when fixed shapes miss it and the study does not say
     ``budget.allow_unmatched``; ConfigError for options that do not fit.
     """
-    vocabulary, tokens, batch = planned_vocabulary(config.data), config.training.sequence_length, config.training.batch_size
+    experiment = load_experiment(config.experiment)
+    vocabulary, tokens, batch = experiment.vocabulary(config.data), config.training.sequence_length, config.training.batch_size
     recipes = [arm.recipe() for arm in config.arms]
     for arm, recipe_ in zip(config.arms, recipes, strict=True):
-        if isinstance(recipe_, (EncoderRecipe, EncoderDecoderRecipe)):
-            raise recipe_.refuse_decoder(f"experiment {config.experiment!r}, arm {arm.name!r}: ")
+        _check_direction(experiment, recipe_, f"experiment {config.experiment!r}, arm {arm.name!r}: ")
     shapes: list[Shape | None] = [arm.fixed() for arm in config.arms]
     open_arms = [i for i, shape in enumerate(shapes) if shape is None]
     if open_arms:
@@ -66,9 +70,9 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
     arms = []
     for arm, recipe_, shape in zip(config.arms, recipes, shapes, strict=True):
         assert shape is not None
-        decoder = recipe_.decoder(shape, vocabulary=vocabulary, max_tokens=tokens)
-        book = ledger(decoder, tokens=tokens, batch=batch)
-        arms.append(_arm(config, arm.name, arm.architecture, arm.options, shape, book, decoder, (timings or {}).get(arm.name)))
+        blueprint = recipe_.blueprint(shape, vocabulary=vocabulary, max_tokens=tokens)
+        book = ledger(blueprint, tokens=tokens, batch=batch)
+        arms.append(_arm(config, arm.name, arm.architecture, arm.options, shape, book, blueprint, (timings or {}).get(arm.name)))
     _check_groups(config, arms)
     misses = check(arms, config.budget)
     if misses and not config.budget.allow_unmatched:
@@ -76,6 +80,8 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
     return {
         "study": config.name,
         "experiment": config.experiment,
+        "measures": to_json(experiment.measures),
+        "objective": config.objective,
         "description": config.description,
         "budget": config.budget.to_json(),
         "tolerance": config.budget.tolerance,
@@ -92,6 +98,20 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
         "arms": arms,
         **_said_of_seconds(config, arms),
     }
+
+
+def _check_direction(experiment: Experiment, recipe_: Recipe, what: str) -> None:
+    """Raises: ConfigError for an encoder where tokens are predicted in order, for a decoder where they are filled in."""
+    if experiment.causal:
+        if isinstance(recipe_, (EncoderRecipe, EncoderDecoderRecipe)):
+            raise recipe_.refuse_decoder(what)
+    elif not isinstance(recipe_, EncoderRecipe):
+        kind = (
+            "an encoder–decoder: it needs a source beside the tokens it fills in"
+            if isinstance(recipe_, EncoderDecoderRecipe)
+            else "a causal decoder: it does not see the tokens after a hidden one"
+        )
+        raise ConfigError(f"{what}architecture {recipe_.name!r} is {kind}; choose an encoder: {', '.join(encoders())}")
 
 
 def _check_groups(config: StudyConfig, arms: list[dict[str, Any]]) -> None:
@@ -116,21 +136,21 @@ def _arm(
     options: dict[str, Any],
     shape: Shape,
     book: Ledger,
-    decoder: Any,
+    blueprint: Any,
     timing: float | None = None,
 ) -> dict[str, Any]:
     tokens_per_step = book.tokens * book.batch
     per_step: dict[str, Fraction | float] = {"train_flops": book.training * tokens_per_step, "tokens": tokens_per_step}
     calibration: dict[str, Any] = {}
     if config.budget.seconds is not None:
-        guess = _estimate(book, shape, book.training * tokens_per_step, decoder)["seconds_per_run"]
+        guess = _estimate(book, shape, book.training * tokens_per_step, blueprint)["seconds_per_run"]
         per_step["seconds"] = guess if timing is None else timing
         calibration = {"calibration": {"seconds_per_step": per_step["seconds"], "source": ESTIMATED if timing is None else MEASURED}}
     steps = _steps(config, name, per_step)
     tokens = steps * tokens_per_step
     flops = book.training * tokens
     spent = {"parameters": book.parameters, "flops_per_token": _plain(book.training), "train_flops": _plain(flops), "tokens": tokens}
-    optimizer_groups = groups(meta_model(decoder), weight_decay=config.training.weight_decay, rules=config.training.groups)
+    optimizer_groups = groups(without_memory(blueprint), weight_decay=config.training.weight_decay, rules=config.training.groups)
     return {
         "name": name,
         "architecture": architecture,
@@ -146,7 +166,7 @@ def _arm(
         "conventions": book.conventions,
         "state_bytes": book.state_bytes,
         "optimizer_groups": {g.name: g.parameters for g in optimizer_groups},
-        "estimate": _estimate(book, shape, flops, decoder),
+        "estimate": _estimate(book, shape, flops, blueprint),
         **calibration,
     }
 
@@ -192,9 +212,9 @@ def gemm_rate() -> float:
     return _rate
 
 
-def _estimate(book: Ledger, shape: Shape, flops: Fraction, decoder: Any) -> dict[str, float]:
+def _estimate(book: Ledger, shape: Shape, flops: Fraction, blueprint: Any) -> dict[str, float]:
     """Rough on purpose and labelled so: seconds of one run, bytes of weights, gradients, Adam and activations."""
     weights = 16 * book.parameters["total"]
-    logits = 3 * book.batch * book.tokens * decoder.embedding.vocabulary * 4
+    logits = 3 * book.batch * book.tokens * blueprint.embedding.vocabulary * 4
     activations = book.batch * book.tokens * shape.depth * (14 * shape.width + 4 * shape.ffn_width) * 4
     return {"seconds_per_run": float(flops) / (gemm_rate() * UTILISATION), "memory_bytes": float(weights + logits + activations)}

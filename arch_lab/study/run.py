@@ -11,7 +11,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class RunSpec:
     learning_rate: float
     seed: int
     training: Training
+    objective: dict[str, Any] = field(default_factory=dict)  # options of the experiment
 
     @property
     def label(self) -> str:
@@ -52,6 +53,19 @@ class RunSpec:
 
     def folder(self, study: Path) -> Path:
         return study / "runs" / self.arm / f"lr-{self.learning_rate:g}_seed-{self.seed}"
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments of the run's LanguageModel, plain JSON."""
+        t = self.training
+        copied = ("architecture", "options", "width", "depth", "ffn_width", "vocabulary", "learning_rate")
+        trained = ("weight_decay", "beta1", "beta2", "warmup_fraction", "final_fraction")
+        return {
+            **{name: getattr(self, name) for name in copied},
+            **{name: getattr(t, name) for name in trained},
+            "max_tokens": t.sequence_length,
+            "total_steps": self.steps,
+            "groups": [{**asdict(rule), "match": list(rule.match)} for rule in t.groups],
+        }
 
     def identity(self, data: Any) -> dict[str, Any]:
         return {**asdict(self), "data": data.fingerprint, "code": code_fingerprint()}
@@ -101,7 +115,7 @@ def _train(spec: RunSpec, folder: Path, data: Any, experiment: Experiment, progr
     with quiet, PeakMemory() as memory:
         pl.seed_everything(spec.seed, verbose=False)
         module, source = experiment.module(spec), experiment.datamodule(spec, data)
-        writer = RunWriter(folder, _hparams(spec, module))
+        writer = RunWriter(folder, _hparams(spec, module), experiment.measures)
         log = RunLog(
             folder / "metrics.jsonl",
             tokens_per_step=t.sequence_length * t.batch_size,
@@ -109,6 +123,7 @@ def _train(spec: RunSpec, folder: Path, data: Any, experiment: Experiment, progr
             every=max(1, spec.steps // 200),
             write=lambda record: writer.scalars(record["step"], {k: v for k, v in record.items() if k != "step" and v is not None}),
             progress=progress,
+            primary=experiment.measures[0].key,
         )
         divergence = Divergence(math.log(spec.vocabulary), check_every=10 if torch.cuda.is_available() else 1)
         keeper = Keeper(folder, seconds=t.checkpoint_seconds)
@@ -116,7 +131,7 @@ def _train(spec: RunSpec, folder: Path, data: Any, experiment: Experiment, progr
         with keeper.deferring_interrupts():
             _fit(trainer, module, source, folder / CHECKPOINT)
         scores: dict[str, Any] = {} if divergence.diverged else experiment.scores(trainer, module, source)
-        tuned = f"tune_{experiment.primary}"
+        tuned, measured = experiment.measures[0].tuned, [m.key for m in experiment.measures]
         log.add({**log.axes(trainer.global_step), tuned: scores.get(tuned)})
         diverged = divergence.diverged or not all(math.isfinite(v) for v in scores.values())
         result = {
@@ -125,7 +140,7 @@ def _train(spec: RunSpec, folder: Path, data: Any, experiment: Experiment, progr
             "learning_rate": spec.learning_rate,
             "seed": spec.seed,
             "status": "diverged" if diverged else "finished",
-            **{name: None if diverged else scores[name] for name in (*experiment.metrics, tuned)},
+            **{name: None if diverged else scores[name] for name in (*measured, tuned)},
             "tokens_per_second": t.sequence_length * t.batch_size / log.median_step_seconds(),
             "peak_memory_bytes": memory.peak(),
             "tokens": trainer.global_step * t.sequence_length * t.batch_size,
@@ -135,7 +150,7 @@ def _train(spec: RunSpec, folder: Path, data: Any, experiment: Experiment, progr
         }
         if not diverged:
             save(trainer, folder / MODEL)
-        writer.close({k: result[k] for k in (*experiment.metrics, "tokens_per_second", "peak_memory_bytes")})
+        writer.close({k: result[k] for k in (*measured, "tokens_per_second", "peak_memory_bytes")})
     files.write_json(folder / "result.json", result)
     discard(folder / CHECKPOINT)
     return result

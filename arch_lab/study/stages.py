@@ -25,10 +25,11 @@ def train_all(
     arms = [a["name"] for a in planned["arms"]]
     rates = sorted(config.learning_rates)
     results: dict[tuple[str, float, int], dict[str, Any]] = {}
+    primary = experiment.measures[0]
     jobs = [(a, r, s) for a in planned["arms"] for r in rates for s in config.grid_seeds]
     _run_jobs(jobs, results, config, folder, data, experiment, observer)
     for _ in range(config.widen):
-        chosen = statistics.select(list(results.values()), arms)
+        chosen = statistics.select(list(results.values()), arms, primary)
         more = _wider(rates, [r for r in chosen.values() if r is not None])
         if not more:
             break
@@ -45,7 +46,7 @@ def train_all(
         )
     rest = [s for s in config.seeds if s not in config.grid_seeds]
     if rest:
-        chosen = statistics.select(list(results.values()), arms)
+        chosen = statistics.select(list(results.values()), arms, primary)
         jobs = [(a, chosen[a["name"]], s) for a in planned["arms"] for s in rest if chosen.get(a["name"]) is not None]
         _run_jobs(jobs, results, config, folder, data, experiment, observer)
     return list(results.values()), rates
@@ -112,4 +113,5 @@ def _spec(arm: dict[str, Any], rate: float, seed: int, config: StudyConfig, data
         learning_rate=rate,
         seed=seed,
         training=config.training,
+        objective=config.objective,
     )

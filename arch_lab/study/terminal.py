@@ -6,6 +6,7 @@ from typing import Any
 
 from arch_lab.console import console, duration, progress
 from arch_lab.report import tables
+from arch_lab.report.measures import BITS_PER_BYTE, primary
 
 
 class Terminal:
@@ -19,6 +20,7 @@ class Terminal:
         self.count = self.done = 0
         self.rates: list[float] = []  # FLOPs a second of the runs done here
         self.base = 0.0
+        self.primary = BITS_PER_BYTE
 
     def __call__(self, event: str, facts: dict[str, Any]) -> None:
         getattr(self, f"on_{event}", lambda facts: None)(facts)
@@ -27,6 +29,7 @@ class Terminal:
         self.bar.stop()
 
     def on_plan(self, plan: dict[str, Any]) -> None:
+        self.primary = primary(plan)
         tables.render_plan(plan, self.out)
 
     def on_data(self, facts: dict[str, Any]) -> None:
@@ -35,8 +38,9 @@ class Terminal:
     def on_certificate(self, facts: dict[str, Any]) -> None:
         if facts["passed"]:
             lengths = ", ".join(map(str, facts["lengths"]))
+            what = "no answer in the input" if facts.get("kind") == "objective" else "causal"
             self.notes.print(
-                f"[green]causal[/green] {facts['arm']}: worst leak {facts['leak_ratio']:.0e} of the scale (float64, lengths {lengths})"
+                f"[green]{what}[/green] {facts['arm']}: worst leak {facts['leak_ratio']:.0e} of the scale (float64, lengths {lengths})"
             )
 
     def on_widen(self, facts: dict[str, Any]) -> None:
@@ -70,7 +74,7 @@ class Terminal:
         self.left -= facts["work"]
         self.bar.update(self.task, completed=self.total - self.left)
         result = facts["result"]
-        score = f"{result['bits_per_byte']:.4f} bits/byte" if result["status"] == "finished" else "[red]diverged[/red]"
+        score = f"{result[self.primary.key]:.4f} {self.primary.name}" if result["status"] == "finished" else "[red]diverged[/red]"
         recent = sorted(self.rates)[len(self.rates) // 2] if self.rates else 0.0
         left = f"; about {duration(self.left / recent)} left" if recent and self.left > 0 else ""
         self.notes.print(f"[{self.done}/{self.count}] {facts['label']}: {score} ({how}){left}")

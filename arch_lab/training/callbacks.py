@@ -76,7 +76,8 @@ class Divergence(Callback):
 class RunLog(Callback):
     """Writes metrics.jsonl and hands scalars on; its clock and its place in the file survive a resume.
 
-    ``write(record)`` is called with every record, ``progress(step)`` after every step.
+    ``write(record)`` is called with every record, ``progress(step)`` after every step; ``primary`` is what the tuning split is
+    looked at for.
     """
 
     def __init__(
@@ -88,7 +89,9 @@ class RunLog(Callback):
         every: int,
         write: Callable[[dict[str, Any]], None],
         progress: Callable[[int], None],
+        primary: str = "bits_per_byte",
     ) -> None:
+        self.primary = primary
         self.path, self.every, self.write, self.progress = path, every, write, progress
         self.tokens_per_step, self.flops_per_token = tokens_per_step, flops_per_token
         self.records: list[dict[str, Any]] = []
@@ -119,9 +122,9 @@ class RunLog(Callback):
         self.progress(trainer.global_step)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        value = trainer.callback_metrics.get("tune/bits_per_byte")
+        value = trainer.callback_metrics.get(f"tune/{self.primary}")
         if value is not None and trainer.state.fn == "fit":
-            self.add({**self.axes(trainer.global_step), "tune_bits_per_byte": float(value)})
+            self.add({**self.axes(trainer.global_step), f"tune_{self.primary}": float(value)})
 
     def axes(self, step: int) -> dict[str, Any]:
         tokens = step * self.tokens_per_step

@@ -10,9 +10,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from arch_lab.architecture import Shape, recipe
+from arch_lab.architecture import Recipe, Shape, recipe
 from arch_lab.training.metrics import language_metrics
 from arch_lab.training.optimizer import GroupRule, adamw, warmup_cosine
 
@@ -61,7 +61,11 @@ class LanguageModel(pl.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         shape = Shape(width=width, depth=depth, ffn_width=ffn_width)
-        self.model = recipe(architecture, options).model(shape, vocabulary=vocabulary, max_tokens=max_tokens)
+        self.model = self.network(recipe(architecture, options), shape, vocabulary=vocabulary, max_tokens=max_tokens)
+
+    def network(self, chosen: Recipe, shape: Shape, *, vocabulary: int, max_tokens: int) -> nn.Module:
+        """The model that is trained. Raises: ConfigError for an architecture that is not a decoder."""
+        return chosen.model(shape, vocabulary=vocabulary, max_tokens=max_tokens)
 
     def setup(self, stage: str) -> None:
         """Metrics need the split they score: its bytes per token and its words."""

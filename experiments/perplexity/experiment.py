@@ -6,12 +6,15 @@ The learning rate is chosen on a tuning split, the numbers come from a held-out 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arch_lab.baselines import ngram_baselines
+from arch_lab.causality import Certificate, certify_model
 from arch_lab.data import PreparedData, prepare
+from arch_lab.report.measures import PERPLEXITY
+from arch_lab.study.experiment import NoOptions
+from arch_lab.study.vocabulary import planned_vocabulary
 
 if TYPE_CHECKING:  # Lightning takes seconds to load, and no refusal of data should wait for it
     import lightning.pytorch as pl
@@ -20,11 +23,18 @@ if TYPE_CHECKING:  # Lightning takes seconds to load, and no refusal of data sho
     from arch_lab.training.module import LanguageModel
 
 
+KEYS = tuple(m.key for m in PERPLEXITY)
+
+
 class Perplexity:
     """The experiment as the study engine sees it (arch_lab.study.experiment.Experiment)."""
 
-    metrics = ("bits_per_byte", "perplexity", "word_perplexity")
-    primary = "bits_per_byte"
+    measures = PERPLEXITY
+    causal = True
+    objective = NoOptions
+
+    def vocabulary(self, data: Any) -> int:
+        return planned_vocabulary(data)
 
     def prepare(self, config: Any, cache: Path, progress: Callable[[str], None]) -> PreparedData:
         data = prepare(config.data, cache, progress=progress)
@@ -34,27 +44,13 @@ class Perplexity:
             split.require(t.sequence_length + 1, f"one window of {t.sequence_length} tokens")
         return data
 
+    def certify(self, model: Any, config: Any, data: PreparedData) -> Certificate:
+        return certify_model(model, vocabulary=data.vocabulary)
+
     def module(self, spec: Any) -> LanguageModel:
         from arch_lab.training.module import LanguageModel
 
-        t = spec.training
-        return LanguageModel(
-            architecture=spec.architecture,
-            options=spec.options,
-            width=spec.width,
-            depth=spec.depth,
-            ffn_width=spec.ffn_width,
-            vocabulary=spec.vocabulary,
-            max_tokens=t.sequence_length,
-            learning_rate=spec.learning_rate,
-            weight_decay=t.weight_decay,
-            beta1=t.beta1,
-            beta2=t.beta2,
-            warmup_fraction=t.warmup_fraction,
-            final_fraction=t.final_fraction,
-            total_steps=spec.steps,
-            groups=[{**asdict(rule), "match": list(rule.match)} for rule in t.groups],
-        )
+        return LanguageModel(**spec.settings())
 
     def datamodule(self, spec: Any, data: PreparedData) -> PreparedDataModule:
         from arch_lab.training.datamodule import PreparedDataModule
@@ -65,10 +61,10 @@ class Perplexity:
     def scores(self, trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule) -> dict[str, float]:
         (tune,) = trainer.validate(module, datamodule=datamodule, verbose=False)
         (final,) = trainer.test(module, datamodule=datamodule, verbose=False)
-        return {**{name: final[f"final/{name}"] for name in self.metrics}, "tune_bits_per_byte": tune["tune/bits_per_byte"]}
+        return {**{name: final[f"final/{name}"] for name in KEYS}, "tune_bits_per_byte": tune["tune/bits_per_byte"]}
 
-    def baselines(self, data: PreparedData) -> list[dict[str, Any]]:
-        return [{"name": name, **{k: values[k] for k in self.metrics}} for name, values in ngram_baselines(data).items()]
+    def baselines(self, config: Any, data: PreparedData) -> list[dict[str, Any]]:
+        return [{"name": name, **{k: values[k] for k in KEYS}} for name, values in ngram_baselines(data).items()]
 
 
 EXPERIMENT = Perplexity()

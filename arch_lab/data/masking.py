@@ -1,0 +1,179 @@
+"""Hiding tokens for masked-language training: which ones, and what stands in their place, as functions of (seed, step) only.
+
+Legend: B batch, T tokens, V vocabulary.
+BERT's recipe (arXiv 1810.04805 §3.1): a share of the tokens is chosen, each on its own; of those 80 % become [MASK], 10 % a random
+token, 10 % stay, and the model has to name all of them. Special tokens are never chosen and never stand in. ``whole_word`` draws
+once a word and chooses all of its tokens (google-research/bert, 2019-05-31); what replaces them is still drawn a token.
+The draws are raw words of Philox-4x64 (see ``order``) that know nothing of the text, so a stand-in tells nothing of what it stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from arch_lab.data.order import OrderedLoader
+from arch_lab.data.store import TokenSplit
+from arch_lab.data.tokenizer import Tokenizer
+from blocks.contract import BlockConfig
+from blocks.errors import ConfigError
+
+IGNORED = -100  # the label of a token that is not asked for, as cross_entropy knows it; 0 would be a token
+REPLACED, RANDOM = 0.8, 0.1  # shares of the chosen tokens; the rest stays
+TRAINING, SCORING = 1, 2  # highest word of Philox's counter: streams that never meet, nor that of the data order (0)
+_WHITESPACE = b" \t\n\r\v\f"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedObjective(BlockConfig):
+    """The ``objective:`` of a masked study.
+
+    ``mask_share``: 0.15 is BERT's, 0.30 the released M2-BERT's in training. ``evaluation_share``: in scoring (None: the same; M2-BERT
+    scores at 0.15). ``whole_word``: words, as white space separates them, are hidden whole; a longer one where there is no white space.
+    ``evaluation_windows``: at most so many windows of a split are scored, evenly spread (None: all).
+    """
+
+    mask_share: float = 0.15
+    evaluation_share: float | None = None
+    whole_word: bool = False
+    evaluation_windows: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("mask_share", "evaluation_share"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise ConfigError(f"objective.{name} must lie between 0 and 1, got {value:g}")
+        if self.evaluation_windows is not None and self.evaluation_windows < 1:
+            raise ConfigError(f"objective.evaluation_windows must be at least 1, got {self.evaluation_windows}")
+
+    @property
+    def scored_share(self) -> float:
+        return self.mask_share if self.evaluation_share is None else self.evaluation_share
+
+
+@dataclass(frozen=True)
+class Masked:
+    """``inputs`` (B, T) int64: all the model may see. ``labels`` (B, T) int64: the original where one is asked for, else IGNORED."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
+
+
+Draw = Callable[[np.ndarray, np.ndarray], Masked]  # (ids (B, T), uniform (B, T, 3)) -> Masked
+
+
+class Masking:
+    """Chooses and replaces. Raises: ConfigError for a tokenizer without a mask token, or with none but special tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, *, share: float, whole_word: bool = False) -> None:
+        if tokenizer.mask is None:
+            raise ConfigError("masking: this tokenizer has no mask token; give tokenizer.with_mask()")
+        pieces = tokenizer.pieces()
+        self.mask, self.share, self.whole_word = tokenizer.mask, share, whole_word
+        self.special = np.array([not piece for piece in pieces])  # (V,)
+        self.ordinary = np.flatnonzero(~self.special)
+        if not len(self.ordinary):
+            raise ConfigError("masking: every token of this tokenizer is special")
+        # special tokens separate words as white space does
+        self.opens = np.array([not piece or piece[0] in _WHITESPACE for piece in pieces])
+        self.closes = np.array([not piece or piece[-1] in _WHITESPACE for piece in pieces])
+
+    def __call__(self, ids: np.ndarray, uniform: np.ndarray) -> Masked:
+        """``ids`` (B, T) and three numbers in [0, 1) for each: whether it is chosen, what is done to it, which token stands in."""
+        ids = ids.astype(np.int64)
+        choice, fate, stand_in = np.moveaxis(uniform, -1, 0)
+        if self.whole_word:
+            choice = np.take_along_axis(choice, self.word_starts(ids), axis=1)
+        chosen = (choice < self.share) & ~self.special[ids]
+        inputs = np.where(chosen & (fate < REPLACED), self.mask, ids)
+        other = self.ordinary[(stand_in * len(self.ordinary)).astype(np.int64)]
+        inputs = np.where(chosen & (fate >= REPLACED) & (fate < REPLACED + RANDOM), other, inputs)
+        return Masked(inputs, np.where(chosen, ids, IGNORED))
+
+    def word_starts(self, ids: np.ndarray) -> np.ndarray:
+        """(B, T): where in the row the word of each token begins; a window's edge begins one."""
+        begins = self.opens[ids]
+        begins[:, 0] = True
+        begins[:, 1:] |= self.closes[ids[:, :-1]]
+        return np.maximum.accumulate(np.where(begins, np.arange(ids.shape[1]), 0), axis=1)
+
+
+def draws(purpose: int, seed: int, number: int, rows: int, tokens: int) -> np.ndarray:
+    """Uniform float64 (rows, tokens, 3) of step or window ``number``."""
+    generator = np.random.Philox(key=np.array([seed, number], np.uint64), counter=np.array([0, 0, 0, purpose], np.uint64))
+    words = generator.random_raw(rows * tokens * 3).reshape(rows, tokens, 3)
+    return (words >> np.uint64(11)) * 2.0**-53
+
+
+class MaskedLoader:
+    """Batches ``{"inputs", "labels" (B/world, T), "asked"}`` of an OrderedLoader's windows; its state is that loader's.
+
+    ``asked`` is the number of tokens asked for in the whole optimizer step, over all devices and ``accumulate`` batches: what the
+    sum of their losses is divided by. Each device draws for the global batch and takes its rows, so both are the same on any number.
+    """
+
+    def __init__(self, loader: OrderedLoader, masking: Masking, *, accumulate: int = 1) -> None:
+        self.loader, self.masking, self.accumulate = loader, masking, accumulate
+        self._asked = (-1, 0)  # (optimizer step, tokens): a memo, not state
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        rank, world = self.loader.rank, self.loader.world
+        for _ in self.loader:
+            step = self.loader.step - 1
+            masked = self.batch(step)
+            yield {
+                "inputs": torch.from_numpy(masked.inputs[rank::world]),
+                "labels": torch.from_numpy(masked.labels[rank::world]),
+                "asked": torch.tensor(self.asked(step // self.accumulate)),
+            }
+
+    def batch(self, step: int) -> Masked:
+        """The global batch of ``step``. A window's last id is the next window's first, and is left to that one."""
+        order = self.loader.order
+        ids = order.batch(step).numpy()[:, :-1]
+        return self.masking(ids, draws(TRAINING, order.seed, step, *ids.shape))
+
+    def asked(self, optimizer_step: int) -> int:
+        if self._asked[0] != optimizer_step:
+            first = optimizer_step * self.accumulate
+            batches = [self.batch(step) for step in range(first, min(first + self.accumulate, self.loader.steps))]
+            self._asked = optimizer_step, sum(int((m.labels != IGNORED).sum()) for m in batches)
+        return self._asked[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loader.load_state_dict(state)
+
+
+def scoring_windows(split: TokenSplit, *, tokens: int, most: int | None = None) -> np.ndarray:
+    """Numbers of the windows that are scored: whole ones at a stride of T, at most ``most`` of them, evenly spread.
+
+    Raises: DataError when the split holds no whole window. What is left over at its end is not scored: padding would be one
+    more thing a bidirectional model sees.
+    """
+    split.require(tokens, f"one window of {tokens} tokens")
+    count = split.tokens // tokens
+    kept = count if most is None else min(most, count)
+    return np.arange(kept) * count // kept
+
+
+def scoring_batches(
+    split: TokenSplit, masking: Masking, *, tokens: int, batch: int, most: int | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """``{"inputs", "labels" (b, T)}``. A window's mask is a function of its number alone: no seed, step, batch size or device in it."""
+    windows = scoring_windows(split, tokens=tokens, most=most)
+    for first in range(0, len(windows), batch):
+        some = windows[first : first + batch]
+        ids = split.ids[some[:, None] * tokens + np.arange(tokens)]
+        masked = masking(ids, np.concatenate([draws(SCORING, 0, int(number), 1, tokens) for number in some]))
+        yield {"inputs": torch.from_numpy(masked.inputs), "labels": torch.from_numpy(masked.labels)}
