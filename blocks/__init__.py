@@ -14,9 +14,11 @@ from blocks.attention.gemma import (
 )
 from blocks.attention.gemma4 import Gemma4Attention, Gemma4AttentionConfig
 from blocks.attention.merged import GemmaMergedAttention, GemmaMergedAttentionConfig
+from blocks.attention.multi_head import MultiHeadAttention, MultiHeadAttentionConfig
 from blocks.bert.embedding import BertEmbedding, BertEmbeddingConfig
 from blocks.bert.head import BertHead, BertHeadConfig
 from blocks.channel.glu import GeGLU, GeGLUConfig
+from blocks.channel.mlp import MLP, MLPConfig
 from blocks.contract import Block, BlockConfig, ChannelMixer, CrossMixer, SequenceMixer
 from blocks.convolution.gated import GatedLongConv, GatedLongConvConfig
 from blocks.convolution.mixer import M2Mixer, M2MixerConfig
@@ -40,6 +42,8 @@ from blocks.norm import (
 )
 from blocks.registry import Entry, build, configure, entries, lookup, register
 from blocks.scale import LayerScale, LayerScaleConfig
+from blocks.vision.head import ImageHead, ImageHeadConfig
+from blocks.vision.patches import PatchEmbedding, PatchEmbeddingConfig
 
 __all__ = [
     "BertEmbedding",
@@ -77,6 +81,8 @@ __all__ = [
     "GemmaCrossAttentionConfig",
     "GemmaMergedAttention",
     "GemmaMergedAttentionConfig",
+    "ImageHead",
+    "ImageHeadConfig",
     "LayerNorm",
     "LayerNormConfig",
     "LayerScale",
@@ -85,10 +91,16 @@ __all__ = [
     "LinearConfig",
     "M2Mixer",
     "M2MixerConfig",
+    "MLP",
+    "MLPConfig",
     "MonarchLinear",
     "MonarchLinearConfig",
     "MonarchPolynomial",
     "MonarchPolynomialConfig",
+    "MultiHeadAttention",
+    "MultiHeadAttentionConfig",
+    "PatchEmbedding",
+    "PatchEmbeddingConfig",
     "RMSNorm",
     "RMSNormConfig",
     "SequenceMixer",

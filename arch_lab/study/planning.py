@@ -15,7 +15,7 @@ import torch
 
 from arch_lab.accounting import Ledger, ledger
 from arch_lab.accounting.ledger import without_memory
-from arch_lab.architecture import EncoderDecoderRecipe, EncoderRecipe, Recipe, Shape, encoders
+from arch_lab.architecture import EncoderDecoderRecipe, EncoderRecipe, ImageRecipe, Recipe, Shape, encoders
 from arch_lab.budget import BudgetError, check, deviations, refuse, solve_together
 from arch_lab.study.config import StudyConfig, load_study
 from arch_lab.report.measures import to_json
@@ -103,7 +103,7 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
 def _check_direction(experiment: Experiment, recipe_: Recipe, what: str) -> None:
     """Raises: ConfigError for an encoder where tokens are predicted in order, for a decoder where they are filled in."""
     if experiment.causal:
-        if isinstance(recipe_, (EncoderRecipe, EncoderDecoderRecipe)):
+        if isinstance(recipe_, (EncoderRecipe, EncoderDecoderRecipe, ImageRecipe)):
             raise recipe_.refuse_decoder(what)
     elif not isinstance(recipe_, EncoderRecipe):
         kind = (
