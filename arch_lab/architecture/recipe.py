@@ -162,6 +162,11 @@ class ImageRecipe(Recipe, ABC):
         h, w = self.grid
         return h * w
 
+    @property
+    def reads_pixels(self) -> str:
+        """Why text is not for it."""
+        return f"architecture {self.name!r} classifies images: it reads pixels, not tokens"
+
     @abstractmethod
     def classifier(self, shape: Shape, *, classes: int) -> ImageClassifierConfig:
         """Every block of the model, at this shape. Raises: ConfigError when the shape does not fit the recipe."""
@@ -201,10 +206,7 @@ class ImageRecipe(Recipe, ABC):
         raise self.refuse_decoder()
 
     def refuse_decoder(self, what: str = "") -> ConfigError:
-        return ConfigError(
-            f"{what}architecture {self.name!r} classifies images: it reads pixels, not tokens; "
-            f"choose a decoder: {', '.join(architectures(causal=True))}"
-        )
+        return ConfigError(f"{what}{self.reads_pixels}; choose a decoder: {', '.join(architectures(causal=True))}")
 
 
 R = TypeVar("R", bound=type[Recipe])

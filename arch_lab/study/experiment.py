@@ -1,6 +1,7 @@
 """What the engine asks of an experiment, and how it finds one: by name, at run time, never by a static import.
 
-``causal`` decides which architectures may stand in it: decoders, or bidirectional encoders. What an experiment's ``objective:``
+``causal`` decides which architectures may stand in it: decoders, or bidirectional encoders; one whose data is no text says itself
+(``OwnData``). What an experiment's ``objective:``
 may say is a frozen config, strict like every other part of a study.
 """
 
@@ -18,6 +19,8 @@ from blocks.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:  # seconds to import, and finding an experiment needs none of it
     import lightning.pytorch as pl
+
+    from arch_lab.architecture import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,19 @@ class Experiment(Protocol):
 
     def baselines(self, config: Any, data: Any) -> list[dict[str, Any]]:
         """Trivial models under the same scoring, worst first."""
+
+
+@runtime_checkable
+class OwnData(Protocol):
+    """Beside Experiment, of one that does not read text: its own ``data:`` options and its own kind of architecture."""
+
+    data: type[BlockConfig]
+
+    def admit(self, recipe: Recipe, what: str) -> None:
+        """Raises: ConfigError, starting with ``what``, for an architecture that cannot stand in this experiment."""
+
+    def resolve(self, config: Any) -> Any:
+        """The study (StudyConfig) with what its data decides filled in, before anything is planned. Raises: ConfigError."""
 
 
 def load_experiment(name: str) -> Experiment:

@@ -19,7 +19,7 @@ from arch_lab.architecture import EncoderDecoderRecipe, EncoderRecipe, ImageReci
 from arch_lab.budget import BudgetError, check, deviations, refuse, solve_together
 from arch_lab.study.config import StudyConfig, load_study
 from arch_lab.report.measures import to_json
-from arch_lab.study.experiment import Experiment, load_experiment
+from arch_lab.study.experiment import Experiment, OwnData, load_experiment
 from arch_lab.study.library import find_study
 from arch_lab.training.optimizer import groups
 from blocks.errors import ConfigError
@@ -38,8 +38,10 @@ def open_study(study: str, overrides: list[str] | None, data_root: str | None) -
     """Find, parse and validate a study, its experiment's own options included. Raises: ConfigError."""
     name, path = find_study(study)
     config = load_study(path, name=name, overrides=overrides or [], data_root=data_root)
-    options = load_experiment(config.experiment).objective.from_options(config.objective, where=f"study {config.name!r}.objective")
-    return replace(config, objective=asdict(options))
+    experiment = load_experiment(config.experiment)
+    options = experiment.objective.from_options(config.objective, where=f"study {config.name!r}.objective")
+    config = replace(config, objective=asdict(options))
+    return experiment.resolve(config) if isinstance(experiment, OwnData) else config
 
 
 def use_threads(threads: int | None) -> None:
@@ -102,10 +104,14 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
 
 def _check_direction(experiment: Experiment, recipe_: Recipe, what: str) -> None:
     """Raises: ConfigError for an encoder where tokens are predicted in order, for a decoder where they are filled in."""
-    if experiment.causal:
+    if isinstance(experiment, OwnData):
+        experiment.admit(recipe_, what)
+    elif experiment.causal:
         if isinstance(recipe_, (EncoderRecipe, EncoderDecoderRecipe, ImageRecipe)):
             raise recipe_.refuse_decoder(what)
     elif not isinstance(recipe_, EncoderRecipe):
+        if isinstance(recipe_, ImageRecipe):
+            raise ConfigError(f"{what}{recipe_.reads_pixels}; choose an encoder: {', '.join(encoders())}")
         kind = (
             "an encoder–decoder: it needs a source beside the tokens it fills in"
             if isinstance(recipe_, EncoderDecoderRecipe)
@@ -215,6 +221,6 @@ def gemm_rate() -> float:
 def _estimate(book: Ledger, shape: Shape, flops: Fraction, blueprint: Any) -> dict[str, float]:
     """Rough on purpose and labelled so: seconds of one run, bytes of weights, gradients, Adam and activations."""
     weights = 16 * book.parameters["total"]
-    logits = 3 * book.batch * book.tokens * blueprint.embedding.vocabulary * 4
+    logits = 3 * book.batch * book.tokens * getattr(blueprint.embedding, "vocabulary", 0) * 4  # images have none
     activations = book.batch * book.tokens * shape.depth * (14 * shape.width + 4 * shape.ffn_width) * 4
     return {"seconds_per_run": float(flops) / (gemm_rate() * UTILISATION), "memory_bytes": float(weights + logits + activations)}
