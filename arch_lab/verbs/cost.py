@@ -187,10 +187,10 @@ def _print(facts: dict[str, Any], published: int) -> None:
 
     out, tokens, training = console(), facts["seq_len"], facts["training_flops_per_token"]
     size = f" {facts['preset']}" if facts["preset"] else ""
-    rows = "classes" if "image" in facts else "vocabulary"
+    counted = "classes" if "image" in facts else "vocabulary"
     out.print(
         f"{facts['architecture']}{size}: width {facts['width']}, depth {facts['depth']}, ffn_width {facts['ffn_width']}, "
-        f"{rows} {facts['vocabulary']:,}; {facts['batch']} x {tokens:,} tokens"
+        f"{counted} {facts['vocabulary']:,}; {facts['batch']} x {tokens:,} tokens"
     )
     if "image" in facts:
         out.print(f"a token is a patch of {facts['patch']} x {facts['patch']} of {' x '.join(map(str, facts['image']))} pixels")

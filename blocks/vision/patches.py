@@ -48,7 +48,8 @@ def image_grid(height: int, width: int, patch: int) -> tuple[int, int]:
 
 def cut(images: Tensor, patch: int) -> Tensor:
     """(B, C, H, W) -> (B, T, C·P·P): the pixels of each patch, channel by channel, row by row."""
-    image_grid(*images.shape[-2:], patch)
+    height, width = images.shape[-2:]
+    image_grid(height, width, patch)
     return rearrange(images, "b c (h p) (w q) -> b (h w) (c p q)", p=patch, q=patch)
 
 
@@ -91,9 +92,9 @@ class PatchEmbedding(Block):
         if images.shape[1] != config.channels:
             raise ConfigError(f"patch embedding: built for {config.channels} channels, the images have {images.shape[1]}")
         x: Tensor = self.projection(cut(images, config.patch))
-        front = self.class_token
+        front: Tensor | None = self.class_token
         if self.positions is not None:
-            x = x + self._places(*image_grid(*images.shape[-2:], config.patch))
+            x = x + self._places(images.shape[-2] // config.patch, images.shape[-1] // config.patch)
             front = None if front is None else front + self.positions[0]
         return x if front is None else torch.cat([front.expand(len(x), 1, -1), x], dim=1)
 

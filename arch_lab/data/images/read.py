@@ -26,7 +26,7 @@ from blocks.errors import did_you_mean
 Progress = Callable[[str], None]
 Labelled = tuple[np.ndarray, np.ndarray]  # uint8 (N, C, H, W) and uint8 (N,)
 
-FILES = {
+FILES: dict[str, dict[str, tuple[str, ...]]] = {
     "mnist": {
         "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
         "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
