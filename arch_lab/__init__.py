@@ -6,6 +6,7 @@ The command line's twin for notebooks::
     arch_lab.plan("quickstart")["arms"]
     arch_lab.compare("quickstart")["verdict"]["text"]
     arch_lab.load("runs/quickstart/runs/gemma3/lr-0.002_seed-0").model
+    arch_lab.load_body("runs/quickmask/runs/m2_bert/lr-0.002_seed-0")(tokens)  # hidden states (B, T, D), to fine-tune
     arch_lab.generate("runs/quickstart/runs/gemma3/lr-0.002_seed-0", "The statement").text
     arch_lab.convert("gemma-3-1b-pt", "gemma-3-1b")
 """
@@ -19,13 +20,15 @@ from typing import Any
 # two-core machine were 30x slower without the first. Huge pages make long FFT convolutions about twice as fast.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+# torch's profiler, by whose record memory is measured here, reports each of its starts on standard error
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compare", "convert", "generate", "load", "plan"]
+__all__ = ["__version__", "compare", "convert", "generate", "load", "load_body", "plan"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("plan", "compare", "load"):
+    if name in ("plan", "compare", "load", "load_body"):
         from arch_lab import study
 
         return getattr(study, "load_run" if name == "load" else name)

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
     except KeyboardInterrupt:
-        resumable = arguments[:1] == ["compare"]
+        resumable = arguments[:1] == ["compare"] or arguments[:2] == ["bench", "throughput"]
         print("interrupted" + ("; the same command goes on where it stopped" if resumable else ""), file=sys.stderr)
         return 130
     except Exception as error:

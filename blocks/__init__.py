@@ -19,12 +19,25 @@ from blocks.bert.embedding import BertEmbedding, BertEmbeddingConfig
 from blocks.bert.head import BertHead, BertHeadConfig
 from blocks.channel.glu import GeGLU, GeGLUConfig
 from blocks.channel.mlp import MLP, MLPConfig
-from blocks.contract import Block, BlockConfig, ChannelMixer, CrossMixer, SequenceMixer
+from blocks.contract import Block, BlockConfig, ChannelMixer, CrossMixer, Pooler, SequenceMixer
 from blocks.convolution.gated import GatedLongConv, GatedLongConvConfig
 from blocks.convolution.mixer import M2Mixer, M2MixerConfig
 from blocks.cost import Cost
 from blocks.embedding import TiedEmbedding, TiedEmbeddingConfig
 from blocks.errors import ConfigError, UserError
+from blocks.heads.attn_kv import KeyValuePooler, KeyValuePoolerConfig
+from blocks.heads.attn_query import QueryPooler, QueryPoolerConfig
+from blocks.heads.classification import ClassificationHead, ClassificationHeadConfig
+from blocks.heads.cls import ClsPooler, ClsPoolerConfig
+from blocks.heads.entity_library import EntityLibraryHead, EntityLibraryHeadConfig
+from blocks.heads.first_k import FirstKPooler, FirstKPoolerConfig
+from blocks.heads.label_logit import LabelLogitHead, LabelLogitHeadConfig
+from blocks.heads.last_k import LastKPooler, LastKPoolerConfig
+from blocks.heads.max import MaxPooler, MaxPoolerConfig
+from blocks.heads.mean import MeanPooler, MeanPoolerConfig
+from blocks.heads.range_regression import RangeRegressionHead, RangeRegressionHeadConfig
+from blocks.heads.regression import RegressionHead, RegressionHeadConfig
+from blocks.heads.token_classification import TokenClassificationHead, TokenClassificationHeadConfig
 from blocks.linear import Linear, LinearConfig
 from blocks.monarch.block_diagonal import BlockDiagonalLinear, BlockDiagonalLinearConfig
 from blocks.monarch.glu import BlockDiagonalGLU, BlockDiagonalGLUConfig, BlockDiagonalMLP, BlockDiagonalMLPConfig
@@ -42,6 +55,7 @@ from blocks.norm import (
 )
 from blocks.registry import Entry, build, configure, entries, lookup, register
 from blocks.scale import LayerScale, LayerScaleConfig
+from blocks.triplet.head import TripletHead, TripletHeadConfig
 from blocks.vision.head import ImageHead, ImageHeadConfig
 from blocks.vision.patches import PatchEmbedding, PatchEmbeddingConfig
 
@@ -59,10 +73,18 @@ __all__ = [
     "BlockDiagonalMLP",
     "BlockDiagonalMLPConfig",
     "ChannelMixer",
+    "ClassificationHead",
+    "ClassificationHeadConfig",
+    "ClsPooler",
+    "ClsPoolerConfig",
     "ConfigError",
     "Cost",
     "CrossMixer",
+    "EntityLibraryHead",
+    "EntityLibraryHeadConfig",
     "Entry",
+    "FirstKPooler",
+    "FirstKPoolerConfig",
     "GainRMSNorm",
     "GainRMSNormConfig",
     "GatedLongConv",
@@ -83,6 +105,12 @@ __all__ = [
     "GemmaMergedAttentionConfig",
     "ImageHead",
     "ImageHeadConfig",
+    "KeyValuePooler",
+    "KeyValuePoolerConfig",
+    "LabelLogitHead",
+    "LabelLogitHeadConfig",
+    "LastKPooler",
+    "LastKPoolerConfig",
     "LayerNorm",
     "LayerNormConfig",
     "LayerScale",
@@ -93,6 +121,10 @@ __all__ = [
     "M2MixerConfig",
     "MLP",
     "MLPConfig",
+    "MaxPooler",
+    "MaxPoolerConfig",
+    "MeanPooler",
+    "MeanPoolerConfig",
     "MonarchLinear",
     "MonarchLinearConfig",
     "MonarchPolynomial",
@@ -101,11 +133,22 @@ __all__ = [
     "MultiHeadAttentionConfig",
     "PatchEmbedding",
     "PatchEmbeddingConfig",
+    "Pooler",
+    "QueryPooler",
+    "QueryPoolerConfig",
+    "RangeRegressionHead",
+    "RangeRegressionHeadConfig",
+    "RegressionHead",
+    "RegressionHeadConfig",
     "RMSNorm",
     "RMSNormConfig",
     "SequenceMixer",
     "TiedEmbedding",
     "TiedEmbeddingConfig",
+    "TokenClassificationHead",
+    "TokenClassificationHeadConfig",
+    "TripletHead",
+    "TripletHeadConfig",
     "UnitRMSNorm",
     "UnitRMSNormConfig",
     "UserError",

@@ -244,6 +244,19 @@ class ChannelMixer(Block):
     def forward(self, x: Tensor) -> Tensor: ...
 
 
+class Pooler(Block):
+    """One vector a sequence: ``forward(x, valid=None) -> y``, x (B, T, D) with T >= 1, y (B, D), any floating dtype.
+
+    ``valid`` (B, T) bool, True at tokens; None: every token. y depends on the valid tokens of its own row and on their
+    order alone: what padding holds, on which side it stands and how much of it there is change nothing. A row without a
+    valid token gives zeros. One document a row: ``valid`` is bool, so that the ids of packed documents are not taken for it
+    (``blocks.segments.unpack`` makes a row of each).
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor: ...
+
+
 def tensors_nbytes(state: Any) -> int:
     """Bytes held by every tensor inside a state (dataclasses, tuples, lists, dicts of tensors)."""
     if isinstance(state, Tensor):

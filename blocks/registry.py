@@ -15,11 +15,17 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from blocks.contract import Block, BlockConfig, ChannelMixer, CrossMixer, SequenceMixer
+from blocks.contract import Block, BlockConfig, ChannelMixer, CrossMixer, Pooler, SequenceMixer
 from blocks.errors import ConfigError, did_you_mean
 
-Kind = Literal["sequence_mixer", "cross_mixer", "channel_mixer", "linear", "norm", "embedding", "head"]
-KINDS: tuple[str, ...] = ("sequence_mixer", "cross_mixer", "channel_mixer", "linear", "norm", "embedding", "head")
+Kind = Literal["sequence_mixer", "cross_mixer", "channel_mixer", "linear", "norm", "embedding", "pooler", "head"]
+KINDS: tuple[str, ...] = ("sequence_mixer", "cross_mixer", "channel_mixer", "linear", "norm", "embedding", "pooler", "head")
+BASES: dict[str, Any] = {  # abstract classes, which mypy does not take for type[Block]
+    "sequence_mixer": SequenceMixer,
+    "cross_mixer": CrossMixer,
+    "channel_mixer": ChannelMixer,
+    "pooler": Pooler,
+}
 ENTRY_POINT_GROUP = "arch_lab.blocks"
 B = TypeVar("B", bound=type[Block])
 
@@ -63,9 +69,9 @@ def register(
         missing = sorted(getattr(cls, "__abstractmethods__", ()))
         if missing:
             raise ConfigError(f"{where}: does not define {', '.join(missing)}, which its contract requires")
-        for wanted, base in (("sequence_mixer", SequenceMixer), ("cross_mixer", CrossMixer), ("channel_mixer", ChannelMixer)):
-            if kind == wanted and not issubclass(cls, base):
-                raise ConfigError(f"{where}: a {wanted} must inherit from blocks.{base.__name__}")
+        base = BASES.get(kind)
+        if base is not None and not issubclass(cls, base):
+            raise ConfigError(f"{where}: a {kind} must inherit from blocks.{base.__name__}")
         config.block = cls
         _entries[name] = Entry(name=name, kind=kind, causal=causal, complexity=complexity, source=source, block=cls, config=config)
         return cls

@@ -98,10 +98,13 @@ def _parts(model: Model, tokens: int) -> Iterator[Part]:
 
 def _image_parts(model: ImageClassifier, tokens: int) -> Iterator[Part]:
     embedding: Any = model.embedding
+    pooler: Any = model.pooler
     head: Any = model.head
     size = (embedding.config.channels, *model.config.image)
     yield "embedding", embedding, embedding.cost(tokens), lambda b: embedding(torch.empty(b, *size, device="meta"))
-    yield from _layers("layers", model.layers, model.config.inside(tokens), model.config.width)
+    inside = model.config.inside(tokens)
+    yield from _layers("layers", model.layers, inside, model.config.width)
+    yield "pooler", pooler, pooler.cost(inside), _on_rows(pooler, inside, model.config.width)
     yield "head", head, head.cost(1), _on_rows(head, 1, model.config.width)  # one pooled vector an image
 
 

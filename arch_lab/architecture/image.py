@@ -13,21 +13,22 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from arch_lab.architecture.decoder import Layer, LayerConfig, on_meta
+from blocks.contract import BlockConfig
 from blocks.cost import Cost, total
 from blocks.errors import ConfigError
-from blocks.vision.head import ImageHeadConfig, Pool, pooled
+from blocks.vision.head import ImageHeadConfig
 from blocks.vision.patches import PatchEmbeddingConfig, image_grid
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageClassifierConfig:
-    """A whole model, block by block, for images of ``image`` = (H, W) pixels. The class token is read by ``pool: class``."""
+    """A whole model, block by block, for images of ``image`` = (H, W) pixels."""
 
     width: int
     image: tuple[int, int]
     embedding: PatchEmbeddingConfig
     layers: tuple[LayerConfig, ...]
-    pool: Pool
+    pooler: BlockConfig  # one vector an image, e.g. the class token
     head: ImageHeadConfig
 
     @property
@@ -49,11 +50,10 @@ class ImageClassifier(nn.Module):
 
     def __init__(self, config: ImageClassifierConfig) -> None:
         super().__init__()
-        if config.pool == "class" and not config.embedding.class_token:
-            raise ConfigError("image classifier: pool 'class' reads a class token, and the embedding has none")
         self.config = config
         self.embedding = config.embedding.build()
         self.layers = nn.ModuleList(Layer(layer) for layer in config.layers)
+        self.pooler = config.pooler.build()
         self.head = config.head.build()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -62,7 +62,8 @@ class ImageClassifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """One vector an image (B, D), before the head's norm."""
-        return pooled(self.hidden(images), self.config.pool)
+        x: Tensor = self.pooler(self.hidden(images))
+        return x
 
     def hidden(self, images: Tensor) -> Tensor:
         """What the last layer returns: (B, T, D), with a class token (B, T + 1, D)."""
@@ -93,12 +94,12 @@ class ImageClassifier(nn.Module):
         inside = self.config.inside(tokens)
         for i, layer in enumerate(self.layers):
             rows += [(f"layers.{i}.{name}", _size(child), child.cost(inside)) for name, child in layer.named_children()]  # type: ignore[operator]
-        mean = Cost(elementwise=inside * self.config.width if self.config.pool == "mean" else 0)
-        return [*rows, ("head", _size(self.head), self.head.cost(1) + mean)]
+        rows.append(("pooler", _size(self.pooler), self.pooler.cost(inside)))
+        return [*rows, ("head", _size(self.head), self.head.cost(1))]  # one pooled vector an image
 
     def parameter_counts(self) -> dict[str, int]:
-        """embedding (patches, positions, class token), head (its norm included), body, total."""
-        embedding, head, everything = _size(self.embedding), _size(self.head), _size(self)
+        """embedding (patches, positions, class token), head (pooler and norm included), body, total."""
+        embedding, head, everything = _size(self.embedding), _size(self.pooler) + _size(self.head), _size(self)
         return {"embedding": embedding, "head": head, "body": everything - embedding - head, "total": everything}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from arch_lab.architecture.decoder import Decoder, DecoderConfig, LayerConfig
 from arch_lab.architecture.encoder import BidirectionalStack, Encoder, EncoderConfig, build_encoder
@@ -17,9 +17,12 @@ from arch_lab.architecture.encoder_decoder import EncoderDecoder, EncoderDecoder
 from arch_lab.architecture.image import ImageClassifier, ImageClassifierConfig
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError, did_you_mean
-from blocks.vision.head import ImageHeadConfig, Pool
+from blocks.heads.cls import ClsPoolerConfig
+from blocks.heads.mean import MeanPoolerConfig
+from blocks.vision.head import ImageHeadConfig
 from blocks.vision.patches import PatchEmbeddingConfig, image_grid
 
+Pool = Literal["class", "mean"]  # which vector of an image is classified: its class token, or the mean of all tokens
 Blueprint = DecoderConfig | EncoderConfig | EncoderDecoderConfig | ImageClassifierConfig
 Network = Decoder | Encoder | EncoderDecoder | ImageClassifier
 
@@ -184,7 +187,7 @@ class ImageRecipe(Recipe, ABC):
                 class_token=pool == "class",
             ),
             layers=(layer,) * shape.depth,
-            pool=pool,
+            pooler=ClsPoolerConfig(width=shape.width, dense=False) if pool == "class" else MeanPoolerConfig(width=shape.width),
             head=ImageHeadConfig(width=shape.width, classes=classes, eps=eps),
         )
 

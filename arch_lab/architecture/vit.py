@@ -13,13 +13,12 @@ from typing import ClassVar
 
 from arch_lab.architecture.decoder import LayerConfig
 from arch_lab.architecture.image import ImageClassifierConfig
-from arch_lab.architecture.recipe import ImageRecipe, Shape, register_architecture
+from arch_lab.architecture.recipe import ImageRecipe, Pool, Shape, register_architecture
 from blocks.attention.multi_head import MultiHeadAttentionConfig
 from blocks.channel.mlp import MLPConfig
 from blocks.errors import ConfigError
 from blocks.linear_choice import LinearKind
 from blocks.norm import LayerNormConfig
-from blocks.vision.head import Pool
 
 EPS = 1e-6  # of every LayerNorm
 

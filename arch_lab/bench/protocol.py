@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,18 +73,24 @@ def measure(
     for call in (ours, theirs):
         call()
         call()
-    pairs = [(_seconds(ours, clock), _seconds(theirs, clock)) for _ in range(repeats)]
-    ratios = sorted(b / a for a, b in pairs)
+    pairs = [(seconds_of(ours, clock), seconds_of(theirs, clock)) for _ in range(repeats)]
+    ratio, low, high = middle([b / a for a, b in pairs])
     return Row(
         name=name,
         shape=shape,
         ours_ms=1e3 * statistics.median(a for a, _ in pairs),
         peer=peer,
         peer_ms=1e3 * statistics.median(b for _, b in pairs),
-        ratio=statistics.median(ratios),
-        ratio_low=ratios[len(ratios) // 4],
-        ratio_high=ratios[-1 - len(ratios) // 4],
+        ratio=ratio,
+        ratio_low=low,
+        ratio_high=high,
     )
+
+
+def middle(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, lower and upper quartile; of three values the extremes."""
+    ordered = sorted(values)
+    return statistics.median(ordered), ordered[len(ordered) // 4], ordered[-1 - len(ordered) // 4]
 
 
 def gate(name: str, a: Tensor, b: Tensor, tolerance: float = 1e-3) -> None:
@@ -96,7 +102,8 @@ def gate(name: str, a: Tensor, b: Tensor, tolerance: float = 1e-3) -> None:
         )
 
 
-def _seconds(call: Call, clock: Callable[[], float]) -> float:
+def seconds_of(call: Call, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of one call, queued work of a GPU included."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     start = clock()
@@ -121,6 +128,11 @@ def step_of(module: torch.nn.Module, x: Tensor) -> Call:
 def peak_bytes(call: Call) -> int:
     """Most bytes of processor memory that tensors made inside ``call`` held at one time, by the allocator's own record."""
     call()
+    return recorded_peak(call)
+
+
+def recorded_peak(call: Call) -> int:
+    """As ``peak_bytes`` from a single call, so what it makes once and keeps counts too."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         call()
     held = most = 0

@@ -74,6 +74,6 @@ SUITES: dict[str, Callable[[], Iterator[Row | Skipped]]] = {
 def run_suite(name: str) -> Iterator[Row | Skipped]:
     """Rows of one suite, or of all of them in order for ``all``. Raises: ConfigError with the nearest name."""
     if name != "all" and name not in SUITES:
-        raise ConfigError(f"unknown benchmark {name!r}{did_you_mean(name, [*SUITES, 'all'])}")
+        raise ConfigError(f"unknown benchmark {name!r}{did_you_mean(name, [*SUITES, 'throughput', 'all'])}")
     for suite in SUITES if name == "all" else (name,):
         yield from SUITES[suite]()

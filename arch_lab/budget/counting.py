@@ -50,7 +50,7 @@ def measure(config: Stack, tokens: int) -> Size:
 
 def measure_ends(config: Stack, tokens: int) -> tuple[dict[str, int], Cost]:
     """Parameters and cost of everything but the layers."""
-    bare: Stack = replace(config, layers=())  # type: ignore[arg-type]  # no layers are layers of every kind
+    bare: Stack = replace(config, layers=())  # type: ignore[arg-type]  # one type each would do
     try:
         parameters, cost = _cached_ends(bare, tokens)
     except TypeError:

@@ -83,6 +83,10 @@ def _run(folder: Path) -> Checkpoint:
 
     loaded = load_run(folder)
     config = loaded.config
+    if not isinstance(loaded.model, Decoder) or not loaded.model.causal:
+        raise CheckpointError(
+            f"{folder}: {config['architecture']!r} is no decoder, so it cannot go on with a text; its hidden states: arch_lab.load_body"
+        )
     return _own(folder, loaded.model, loaded.tokenizer, {**config, "max_tokens": config["training"]["sequence_length"]})
 
 

@@ -74,9 +74,7 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return out
 
 
-def arm_curve(
-    study_dir: Path, results: Sequence[Mapping[str, Any]], key: str, primary: Measure = BITS_PER_BYTE
-) -> Curve | None:
+def arm_curve(study_dir: Path, results: Sequence[Mapping[str, Any]], key: str, primary: Measure = BITS_PER_BYTE) -> Curve | None:
     """Mean curve of the runs that finished, over the steps all of them have; None when none left metrics.
 
     Training loss is smoothed per run (1/40 of the records) before averaging, so the band shows seeds, not batches.

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,21 @@ def style(index: int) -> dict[str, Any]:
 
 def build(study_dir: Path, study: Mapping[str, Any]) -> dict[str, Figure]:
     """Every figure this study has data for, by name. Raises: UserError when matplotlib is not installed."""
+    makers: dict[str, Callable[[Path, Mapping[str, Any]], Figure | None]] = {
+        "differences": differences,
+        "losses": losses,
+        "sensitivity": sensitivity,
+        "components": components,
+        "speed": speed,
+    }
+    with looks():
+        made = {name: make(study_dir, study) for name, make in makers.items()}
+    return {name: figure for name, figure in made.items() if figure is not None}
+
+
+@contextmanager
+def looks() -> Iterator[None]:
+    """Figures made inside look like the report's. Raises: UserError when matplotlib is not installed."""
     try:
         import matplotlib
     except ImportError:
@@ -65,16 +81,8 @@ def build(study_dir: Path, study: Mapping[str, Any]) -> dict[str, Figure]:
         "lines.markersize": 5,
         "legend.frameon": False,
     }
-    makers: dict[str, Callable[[Path, Mapping[str, Any]], Figure | None]] = {
-        "differences": differences,
-        "losses": losses,
-        "sensitivity": sensitivity,
-        "components": components,
-        "speed": speed,
-    }
     with matplotlib.rc_context(settings):
-        made = {name: make(study_dir, study) for name, make in makers.items()}
-    return {name: figure for name, figure in made.items() if figure is not None}
+        yield
 
 
 def svg(figure: Figure, name: str, title: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,16 @@ def write(study_dir: Path) -> Path:
     Raises: UserError when study.json is missing or unreadable, or matplotlib is not installed.
     """
     study_dir = Path(study_dir)
-    study = load(study_dir)
+    return replace_page(study_dir, page(study_dir, load(study_dir)))
+
+
+def replace_page(study_dir: Path, content: str) -> Path:
+    """``study_dir/report.html`` holds ``content``, whole or not at all."""
     target = study_dir / "report.html"
     handle, temporary = tempfile.mkstemp(dir=study_dir, prefix=".report-", suffix=".html")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(page(study_dir, study))
+            stream.write(content)
         os.chmod(temporary, 0o644)  # mkstemp makes it private; a report is for others
         os.replace(temporary, target)
     except BaseException:
@@ -104,10 +108,15 @@ def page(study_dir: Path, study: Mapping[str, Any]) -> str:
         sections.reproduce(study, f"runs/{study_dir.resolve().name}", yaml.read_text(encoding="utf-8") if yaml.is_file() else None),
         sections.glossary(study),
     ]
+    return document(study["study"], parts)
+
+
+def document(study: str, parts: Sequence[Any]) -> str:
+    """One self-contained page of these parts."""
     head = join(
         [
             Raw('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
-            tag("title", f"{study['study']}: arch-lab report"),
+            tag("title", f"{study}: arch-lab report"),
             tag("style", Raw(CSS)),
         ]
     )

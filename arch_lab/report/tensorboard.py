@@ -36,7 +36,7 @@ HPARAMS = {
 # keys of a metrics.jsonl record -> tags, beside the tuning score's: tune_<key> -> tune/<key>
 TAGS = {
     "train_loss": "train/loss",
-        "learning_rate": "train/learning_rate",
+    "learning_rate": "train/learning_rate",
     "gradient_norm": "train/gradient_norm",
     "tokens_per_second": "train/tokens_per_second",
 }

@@ -8,10 +8,11 @@ _WHERE = {
     "compare": "arch_lab.study.engine",
     "plan": "arch_lab.study.planning",
     "list_studies": "arch_lab.study.library",
+    "load_body": "arch_lab.study.body",
     "load_run": "arch_lab.study.load",
     "render_plan": "arch_lab.report.tables",
 }
-__all__ = ["compare", "list_studies", "load_run", "plan", "render_plan"]
+__all__ = ["compare", "list_studies", "load_body", "load_run", "plan", "render_plan"]
 
 
 def __getattr__(name: str) -> Any:

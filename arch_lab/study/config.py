@@ -102,12 +102,7 @@ class StudyConfig(BlockConfig):
     widen: int = 0
 
     def __post_init__(self) -> None:
-        if not self.arms:
-            raise ConfigError(f"study {self.name!r}: needs at least one arm")
-        names = [a.name for a in self.arms]
-        twice = {n for n in names if names.count(n) > 1}
-        if twice:
-            raise ConfigError(f"study {self.name!r}: two arms are called {sorted(twice)[0]!r}; give one a name of its own")
+        check_arms(self.name, self.arms)
         if not self.learning_rates or any(rate <= 0 for rate in self.learning_rates):
             raise ConfigError(f"study {self.name!r}: learning_rates must be a list of positive numbers")
         if len(set(self.learning_rates)) != len(self.learning_rates) or len(set(self.seeds)) != len(self.seeds):
@@ -133,17 +128,37 @@ class StudyConfig(BlockConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as YAML would hold them (tuples become lists)."""
-        return _plain(asdict(self))
+        return plain(asdict(self))
 
 
-def _plain(value: Any) -> Any:
+def check_arms(study: str, arms: Sequence[Arm]) -> None:
+    """Raises: ConfigError when there is none, or when two share a name."""
+    if not arms:
+        raise ConfigError(f"study {study!r}: needs at least one arm")
+    names = [a.name for a in arms]
+    twice = {n for n in names if names.count(n) > 1}
+    if twice:
+        raise ConfigError(f"study {study!r}: two arms are called {sorted(twice)[0]!r}; give one a name of its own")
+
+
+def plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+        return {k: plain(v) for k, v in value.items()}
+    return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def load_study(path: Path, *, name: str, overrides: Sequence[str] = (), data_root: str | None = None) -> StudyConfig:
     """Parse, override, validate. Raises: ConfigError naming file and key; nothing is written."""
+    content = read_study(path, name=name, overrides=overrides)
+    if data_root is not None:
+        content.setdefault("data", {})
+        if isinstance(content["data"], dict):
+            content["data"]["root"] = data_root
+    return StudyConfig.from_options(content, where=f"study {name!r}")
+
+
+def read_study(path: Path, *, name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The mapping in a study file, overrides applied, not yet validated. Raises: ConfigError naming the file."""
     try:
         text = path.read_text(encoding="utf-8")
         content = yaml.safe_load(text)
@@ -159,12 +174,8 @@ def load_study(path: Path, *, name: str, overrides: Sequence[str] = (), data_roo
         raise ConfigError(f"{path}: a study is a mapping of keys (arms, budget, data, …), got {type(content).__name__}")
     for override in overrides:
         _apply(content, override)
-    if data_root is not None:
-        content.setdefault("data", {})
-        if isinstance(content["data"], dict):
-            content["data"]["root"] = data_root
     content.setdefault("name", name)
-    return StudyConfig.from_options(content, where=f"study {name!r}")
+    return content
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

@@ -19,7 +19,7 @@ from arch_lab.report import statistics
 from arch_lab.study import files
 from arch_lab.study.config import StudyConfig
 from arch_lab.study.environment import code_fingerprint, environment
-from arch_lab.study.experiment import Experiment, load_experiment
+from arch_lab.study.experiment import Certificate, Experiment, load_experiment, own_engine
 from arch_lab.study.planning import build_plan, open_study, use_threads
 
 Observer = Callable[[str, dict[str, Any]], None]  # (event, facts): how a terminal follows a study
@@ -46,6 +46,10 @@ def compare(
     Returns: the content of ``<output>/<study>/study.json``.
     Raises: UserError subclasses, one line each, before anything trains wherever that is possible.
     """
+    engine = own_engine(study, overrides)
+    if engine is not None:
+        watching = silent if quiet and observer is None else observer
+        return engine.compare(study, overrides=overrides or [], output=output, data_root=data_root, threads=threads, observer=watching)
     if observer is None and not quiet:
         from arch_lab.study.terminal import Terminal
 
@@ -66,14 +70,22 @@ def compare(
     planned = _timed(config, planned, folder, data, experiment, observer)
     _keep_config(folder, config)
     files.write_json(folder / "plan.json", planned)
-    _verify(planned, config, folder, data, experiment, observer)
+    verify(
+        planned["arms"],
+        folder,
+        vocabulary=data.vocabulary,
+        max_tokens=planned["sequence_length"],
+        certify=lambda model: experiment.certify(model, config, data),
+        objective=config.objective,
+        observer=observer,
+    )
     # imported here: Lightning and TensorBoard take seconds, and no refusal should wait for them
     from arch_lab.report.tensorboard import write_experiment
     from arch_lab.study.stages import train_all
 
     write_experiment(folder, [a["name"] for a in planned["arms"]], config.learning_rates, config.seeds, experiment.measures)
     results, rates = train_all(planned, config, folder, data, experiment, observer)
-    study_json = {**_judge(planned, config, results, rates, data, experiment, observer), "command": _command(study, overrides, data_root)}
+    study_json = {**_judge(planned, config, results, rates, data, experiment, observer), "command": command_of(study, overrides, data_root)}
     files.write_json(folder / "study.json", study_json)
     _report(folder, study_json, observer)
     return study_json
@@ -113,23 +125,28 @@ def _keep_config(folder: Path, config: StudyConfig) -> None:
 # --- verify ---------------------------------------------------------------------------------------------------------
 
 
-def _verify(
-    planned: dict[str, Any], config: StudyConfig, folder: Path, data: Any, experiment: Experiment, observer: Observer
+def verify(
+    arms: list[dict[str, Any]],
+    folder: Path,
+    *,
+    vocabulary: int,
+    max_tokens: int,
+    certify: Callable[[Any], Certificate],
+    observer: Observer,
+    objective: dict[str, Any] | None = None,
 ) -> None:
     """The certificate of every built model. Raises: LeakError with the arm and what leaks; no metric exists yet."""
-    for arm in planned["arms"]:
+    for arm in arms:
         path = folder / "certificates" / f"{arm['name']}.json"
         identity = {k: arm[k] for k in ("architecture", "options", "width", "depth", "ffn_width")}
-        identity |= {"vocabulary": data.vocabulary, "max_tokens": planned["sequence_length"], "code": code_fingerprint()}
-        identity |= {"objective": config.objective} if config.objective else {}
+        identity |= {"vocabulary": vocabulary, "max_tokens": max_tokens, "code": code_fingerprint()}
+        identity |= {"objective": objective} if objective else {}
         kept = files.read_json(path)
         if kept and kept.get("passed") and kept.get("identity") == identity and not _is_third_party(arm):
             observer("certificate", {"arm": arm["name"], **kept})
             continue
-        model = recipe(arm["architecture"], arm["options"]).network(
-            _shape(arm), vocabulary=data.vocabulary, max_tokens=planned["sequence_length"]
-        )
-        certificate = experiment.certify(model, config, data)
+        model = recipe(arm["architecture"], arm["options"]).network(_shape(arm), vocabulary=vocabulary, max_tokens=max_tokens)
+        certificate = certify(model)
         files.write_json(path, {"identity": identity, **certificate.to_dict()})
         observer("certificate", {"arm": arm["name"], **certificate.to_dict()})
         if not certificate.passed:
@@ -194,7 +211,7 @@ def _clock_warnings(planned: dict[str, Any], results: list[dict[str, Any]]) -> l
     return said
 
 
-def _command(study: str, overrides: list[str] | None, data_root: str | None) -> str:
+def command_of(study: str, overrides: list[str] | None, data_root: str | None) -> str:
     words = ["arch-lab", "compare", study, *(w for o in overrides or [] for w in ("--set", o))]
     return shlex.join([*words, *(["--data-root", data_root] if data_root else [])])
 

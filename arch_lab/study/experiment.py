@@ -1,8 +1,7 @@
 """What the engine asks of an experiment, and how it finds one: by name, at run time, never by a static import.
 
-``causal`` decides which architectures may stand in it: decoders, or bidirectional encoders; one whose data is no text says itself
-(``OwnData``). What an experiment's ``objective:``
-may say is a frozen config, strict like every other part of a study.
+``causal`` decides which architectures may stand in it: decoders, or bidirectional encoders; one that reads no text says itself
+(``OwnData``). What an experiment's ``objective:`` may say is a frozen config, strict like every other part of a study.
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ from blocks.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:  # seconds to import, and finding an experiment needs none of it
     import lightning.pytorch as pl
-
-    from arch_lab.architecture import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +73,57 @@ class OwnData(Protocol):
 
     data: type[BlockConfig]
 
-    def admit(self, recipe: Recipe, what: str) -> None:
-        """Raises: ConfigError, starting with ``what``, for an architecture that cannot stand in this experiment."""
-
     def resolve(self, config: Any) -> Any:
-        """The study (StudyConfig) with what its data decides filled in, before anything is planned. Raises: ConfigError."""
+        """The study (StudyConfig) with what its data decides filled in, before anything is planned.
+
+        Raises: ConfigError for an arm that is no architecture for this data, or options that contradict it.
+        """
+
+
+@runtime_checkable
+class StudyEngine(Protocol):
+    """An experiment that trains nothing, such as a timing: it reads, plans, runs and reports its own kind of study."""
+
+    def plan(self, study: str, *, overrides: list[str], data_root: str | None, threads: int | None) -> dict[str, Any]:
+        """What would be measured, as plain JSON values. Raises: UserError."""
+
+    def compare(
+        self,
+        study: str,
+        *,
+        overrides: list[str],
+        output: str | Path,
+        data_root: str | None,
+        threads: int | None,
+        observer: Callable[[str, dict[str, Any]], None] | None,
+    ) -> dict[str, Any]:
+        """The content of study.json. ``observer``: None shows it in the terminal. Raises: UserError."""
+
+    def render_plan(self, plan: dict[str, Any], console: Any) -> None:
+        """``plan`` on a rich console."""
+
+    def report(self, folder: Path) -> Path:
+        """report.html of a study's folder, written again."""
+
+    def markdown(self, folder: Path) -> str:
+        """The tables of a study's folder, for a README."""
+
+
+def own_engine(study: str, overrides: list[str] | None = None) -> StudyEngine | None:
+    """The engine of a study (name or path) whose experiment brings one; None for the studies that train. Raises: ConfigError."""
+    from arch_lab.study.config import read_study
+    from arch_lab.study.library import find_study
+
+    name, path = find_study(study)
+    return engine_named(read_study(path, name=name, overrides=overrides or []).get("experiment"))
+
+
+def engine_named(experiment: Any) -> StudyEngine | None:
+    """As ``own_engine``, from the value of the key ``experiment``."""
+    if not isinstance(experiment, str):
+        return None  # absent: the default, which trains; anything else is for the study's configuration to refuse
+    found: Any = load_experiment(experiment)
+    return found if isinstance(found, StudyEngine) else None
 
 
 def load_experiment(name: str) -> Experiment:

@@ -7,6 +7,7 @@ Legend: T sequence length, B sequences a step.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from fractions import Fraction
 from typing import Any
@@ -15,11 +16,11 @@ import torch
 
 from arch_lab.accounting import Ledger, ledger
 from arch_lab.accounting.ledger import without_memory
-from arch_lab.architecture import EncoderDecoderRecipe, EncoderRecipe, ImageRecipe, Recipe, Shape, encoders
-from arch_lab.budget import BudgetError, check, deviations, refuse, solve_together
-from arch_lab.study.config import StudyConfig, load_study
+from arch_lab.architecture import EncoderDecoderRecipe, EncoderRecipe, ImageRecipe, Recipe, Shape, encoders, meta_encoder
+from arch_lab.budget import Budget, BudgetError, check, deviations, refuse, solve_together
 from arch_lab.report.measures import to_json
-from arch_lab.study.experiment import Experiment, OwnData, load_experiment
+from arch_lab.study.config import Arm, StudyConfig, load_study
+from arch_lab.study.experiment import OwnData, load_experiment, own_engine
 from arch_lab.study.library import find_study
 from arch_lab.training.optimizer import groups
 from blocks.errors import ConfigError
@@ -30,6 +31,9 @@ UTILISATION = 0.35  # share of the GEMM rate a training step of these sizes reac
 
 def plan(study: str, *, overrides: list[str] | None = None, data_root: str | None = None, threads: int | None = None) -> dict[str, Any]:
     """The plan of a study by name or path, without training (``arch-lab plan``). See ``build_plan`` for what it raises."""
+    engine = own_engine(study, overrides)
+    if engine is not None:
+        return engine.plan(study, overrides=overrides or [], data_root=data_root, threads=threads)
     use_threads(threads)
     return build_plan(open_study(study, overrides, data_root))
 
@@ -60,21 +64,15 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
     """
     experiment = load_experiment(config.experiment)
     vocabulary, tokens, batch = experiment.vocabulary(config.data), config.training.sequence_length, config.training.batch_size
-    recipes = [arm.recipe() for arm in config.arms]
-    for arm, recipe_ in zip(config.arms, recipes, strict=True):
-        _check_direction(experiment, recipe_, f"experiment {config.experiment!r}, arm {arm.name!r}: ")
-    shapes: list[Shape | None] = [arm.fixed() for arm in config.arms]
-    open_arms = [i for i, shape in enumerate(shapes) if shape is None]
-    if open_arms:
-        found = solve_together([recipes[i] for i in open_arms], config.budget, vocabulary=vocabulary, max_tokens=tokens, batch=batch)
-        for i, candidate in zip(open_arms, found, strict=True):
-            shapes[i] = candidate.shape
+    sizes = {"vocabulary": vocabulary, "tokens": tokens, "batch": batch}
+    causal = None if isinstance(experiment, OwnData) else experiment.causal
+    found = solved(config.arms, config.experiment, config.budget, causal=causal, **sizes)
     arms = []
-    for arm, recipe_, shape in zip(config.arms, recipes, shapes, strict=True):
-        assert shape is not None
+    for arm, (recipe_, shape) in zip(config.arms, found, strict=True):
         blueprint = recipe_.blueprint(shape, vocabulary=vocabulary, max_tokens=tokens)
-        book = ledger(blueprint, tokens=tokens, batch=batch)
-        arms.append(_arm(config, arm.name, arm.architecture, arm.options, shape, book, blueprint, (timings or {}).get(arm.name)))
+        model = meta_encoder(blueprint) if isinstance(recipe_, EncoderRecipe) else without_memory(blueprint)  # type: ignore[arg-type]
+        book = ledger(blueprint, tokens=tokens, batch=batch, model=model)
+        arms.append(_arm(config, arm.name, arm.architecture, arm.options, shape, book, model, (timings or {}).get(arm.name)))
     _check_groups(config, arms)
     misses = check(arms, config.budget)
     if misses and not config.budget.allow_unmatched:
@@ -102,11 +100,26 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
     }
 
 
-def _check_direction(experiment: Experiment, recipe_: Recipe, what: str) -> None:
+def solved(
+    arms: Sequence[Arm], experiment: str, budget: Budget, *, vocabulary: int, tokens: int, batch: int = 1, causal: bool | None = True
+) -> list[tuple[Recipe, Shape]]:
+    """Recipe and shape of every arm, found together where an arm does not fix its own.
+
+    ``causal`` None: the experiment has looked at the kind of its arms itself.
+    Raises: BudgetError when one cannot meet the budget; ConfigError for an arm of the other direction, or options that do not fit.
+    """
+    recipes = [arm.recipe() for arm in arms]
+    for arm, recipe_ in zip(arms, recipes, strict=True):
+        if causal is not None:
+            _check_direction(causal, recipe_, f"experiment {experiment!r}, arm {arm.name!r}: ")
+    free = [recipe_ for arm, recipe_ in zip(arms, recipes, strict=True) if arm.shape is None]
+    candidates = iter(solve_together(free, budget, vocabulary=vocabulary, max_tokens=tokens, batch=batch) if free else [])
+    return [(recipe_, arm.fixed() or next(candidates).shape) for arm, recipe_ in zip(arms, recipes, strict=True)]
+
+
+def _check_direction(causal: bool, recipe_: Recipe, what: str) -> None:
     """Raises: ConfigError for an encoder where tokens are predicted in order, for a decoder where they are filled in."""
-    if isinstance(experiment, OwnData):
-        experiment.admit(recipe_, what)
-    elif experiment.causal:
+    if causal:
         if isinstance(recipe_, (EncoderRecipe, EncoderDecoderRecipe, ImageRecipe)):
             raise recipe_.refuse_decoder(what)
     elif not isinstance(recipe_, EncoderRecipe):
@@ -142,21 +155,22 @@ def _arm(
     options: dict[str, Any],
     shape: Shape,
     book: Ledger,
-    blueprint: Any,
+    model: Any,
     timing: float | None = None,
 ) -> dict[str, Any]:
     tokens_per_step = book.tokens * book.batch
     per_step: dict[str, Fraction | float] = {"train_flops": book.training * tokens_per_step, "tokens": tokens_per_step}
     calibration: dict[str, Any] = {}
+    rows = getattr(model.config.embedding, "vocabulary", 0)  # logits of every token; an image has one answer
     if config.budget.seconds is not None:
-        guess = _estimate(book, shape, book.training * tokens_per_step, blueprint)["seconds_per_run"]
+        guess = _estimate(book, shape, book.training * tokens_per_step, rows)["seconds_per_run"]
         per_step["seconds"] = guess if timing is None else timing
         calibration = {"calibration": {"seconds_per_step": per_step["seconds"], "source": ESTIMATED if timing is None else MEASURED}}
     steps = _steps(config, name, per_step)
     tokens = steps * tokens_per_step
     flops = book.training * tokens
     spent = {"parameters": book.parameters, "flops_per_token": _plain(book.training), "train_flops": _plain(flops), "tokens": tokens}
-    optimizer_groups = groups(without_memory(blueprint), weight_decay=config.training.weight_decay, rules=config.training.groups)
+    optimizer_groups = groups(model, weight_decay=config.training.weight_decay, rules=config.training.groups)
     return {
         "name": name,
         "architecture": architecture,
@@ -172,7 +186,7 @@ def _arm(
         "conventions": book.conventions,
         "state_bytes": book.state_bytes,
         "optimizer_groups": {g.name: g.parameters for g in optimizer_groups},
-        "estimate": _estimate(book, shape, flops, blueprint),
+        "estimate": _estimate(book, shape, flops, rows),
         **calibration,
     }
 
@@ -204,23 +218,28 @@ def gemm_rate() -> float:
     """Measured float32 GEMM rate, FLOP/s, once a process: what the time estimate is scaled by."""
     global _rate
     if _rate is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        n = 8192 if device == "cuda" else 768
-        a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
-        best = float("inf")
-        for _ in range(4):
-            start = time.perf_counter()
-            a @ b
-            if device == "cuda":
-                torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - start)
-        _rate = 2 * n**3 / best
+        _rate = measure_gemm_rate()
     return _rate
 
 
-def _estimate(book: Ledger, shape: Shape, flops: Fraction, blueprint: Any) -> dict[str, float]:
+def measure_gemm_rate(dtype: torch.dtype = torch.float32, clock: Callable[[], float] = time.perf_counter) -> float:
+    """The best of a few square products, with the threads of now."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    n = 8192 if device == "cuda" else 768
+    a, b = torch.randn(n, n, device=device, dtype=dtype), torch.randn(n, n, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(4):
+        start = clock()
+        a @ b
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, clock() - start)
+    return 2 * n**3 / best
+
+
+def _estimate(book: Ledger, shape: Shape, flops: Fraction, vocabulary: int) -> dict[str, float]:
     """Rough on purpose and labelled so: seconds of one run, bytes of weights, gradients, Adam and activations."""
     weights = 16 * book.parameters["total"]
-    logits = 3 * book.batch * book.tokens * getattr(blueprint.embedding, "vocabulary", 0) * 4  # images have none
+    logits = 3 * book.batch * book.tokens * vocabulary * 4
     activations = book.batch * book.tokens * shape.depth * (14 * shape.width + 4 * shape.ffn_width) * 4
     return {"seconds_per_run": float(flops) / (gemm_rate() * UTILISATION), "memory_bytes": float(weights + logits + activations)}

@@ -34,6 +34,11 @@ SMALL: dict[str, Any] = {
     "vocabulary": 11,
     "state_width": 4,
     "dropout": 0.0,
+    "classes": 3,
+    "outputs": 5,  # one alone may come out near 0, where bfloat16 has no digits
+    "entities": 7,
+    "entity_width": 6,
+    "embedding_width": 5,
 }
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "window": [{"window": WINDOW, "kv_heads": 1}],
@@ -47,6 +52,12 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "order": [{"order": 3}, {"order": 3, "base": 2, "groups": 2}],
     "base": [{"base": 4, "groups": 4, "members": "shared"}],  # base does not divide most lengths
     "blocks": [{"blocks": 4}],  # does not divide 6 or 10: padded blocks
+    "k": [{"k": 3}, {"k": LONGEST}],
+    "slots": [{"slots": 3}],
+    "hidden": [{"hidden": 5}],
+    "low": [{"low": 1.0, "high": 5.0}],
+    "entity_width": [{"entity_width": None}, {"entity_width": None, "temperature": 0.1}],
+    "margin": [{"soft": True, "distance": "cosine"}],
 }
 
 

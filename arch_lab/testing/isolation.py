@@ -14,6 +14,7 @@ from torch import Tensor
 
 from arch_lab.testing import tolerances
 from arch_lab.testing.memory import memory_isolation
+from arch_lab.testing.pooling import pooling_isolation
 from arch_lab.testing.result import Broken
 from arch_lab.testing.subject import Subject, first_position, ratio, scale_of
 from blocks.contract import CrossMixer
@@ -24,6 +25,8 @@ PAD_CONTENT = 50.0  # finite and large: what a padding token's embedding may gro
 @torch.no_grad()
 def isolation(subject: Subject, batch: int, tokens: int, seed: int) -> float:
     """The largest move of anything that should have stayed, relative to max |y|. Raises: Broken."""
+    if subject.pools:
+        return pooling_isolation(subject, batch, tokens, seed)
     worst = rows(subject, batch, tokens, seed)
     if not subject.mixes:
         worst = max(worst, _positions(subject, batch, tokens, seed))
@@ -64,6 +67,17 @@ def _positions(subject: Subject, batch: int, tokens: int, seed: int) -> float:
         worst = max(
             worst, _same(y * keep, after * keep, y, exact, f"changing position {s} moves output {{t}} of a position-wise block", s=s)
         )
+    if subject.kind == "head":
+        worst = max(worst, _pooled(subject, x, y))
+    return worst
+
+
+def _pooled(subject: Subject, x: Tensor, y: Tensor) -> float:
+    """A head answers a pooled vector (B, D) as it answers the same vector inside a sequence."""
+    worst, limit = 0.0, tolerances.other_shape(subject.module).bound
+    for t in sorted({0, x.shape[1] - 1}):
+        text = f"the vector at position {t} gives another output {{t}} as a pooled vector"
+        worst = max(worst, _same(y[:, t : t + 1], subject(x[:, t]).unsqueeze(1), y, limit, text, s=t, shift=t))
     return worst
 
 

@@ -93,6 +93,7 @@ LAWS: dict[str, Law] = {
     )
 }
 POSITION_WISE = "acts on each position alone and keeps no state"
+POOLED = "one vector a sequence: no output belongs to a token"
 BIDIRECTIONAL = "bidirectional: every output may depend on every token"
 
 
@@ -105,6 +106,8 @@ def inapplicable(law: Law, subject: Subject) -> str:
     for name in subject.declared:
         if name not in LAWS:
             raise ConfigError(f"block {subject.name!r}: not_applicable names an unknown law {name!r}{did_you_mean(name, LAWS)}")
+    if subject.pools and law.name in ("causality", "prefix consistency", "decoding"):
+        return POOLED
     if law.name == "decoding" and not subject.mixes:
         return POSITION_WISE
     if law.name in ("causality", "prefix consistency", "decoding") and not subject.causal:

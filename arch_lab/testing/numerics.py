@@ -67,7 +67,7 @@ def _ways(subject: Subject, x: Tensor) -> float:
     used = _agree(subject(strided), y, "a strided view of the input gives another output")
     with training(subject):
         used = max(used, _agree(subject(x), y, "train mode gives another output than eval mode (dropout is off)"))
-    if subject.mixes:
+    if subject.mixes or subject.pools:
         with sdpa_kernel([SDPBackend.MATH]):
             used = max(used, _agree(subject(x), y, "the math backend of attention gives another output than the default one"))
     return used

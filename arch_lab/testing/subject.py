@@ -19,7 +19,7 @@ from arch_lab.testing.anchored import bare, staged
 from arch_lab.testing.cases import LONGEST, Case
 from arch_lab.testing.pictures import Strip
 from blocks.attention.masks import sides
-from blocks.contract import SequenceMixer
+from blocks.contract import Pooler, SequenceMixer
 from blocks.errors import ConfigError
 from blocks.registry import Entry
 
@@ -41,6 +41,11 @@ class Subject:
     def mixes(self) -> bool:
         """True for the only kind that moves information between positions."""
         return isinstance(self.module, SequenceMixer)
+
+    @property
+    def pools(self) -> bool:
+        """True where a whole sequence becomes one vector: there is no output a token to compare."""
+        return isinstance(self.module, Pooler)
 
     @property
     def causal(self) -> bool:
@@ -87,7 +92,9 @@ class Subject:
     def width(self) -> int:
         if isinstance(self.module, Strip):
             return self.module.width
-        names = ("vocabulary",) if self.reads_tokens else ("in_features", "width")
+        names = (
+            ("vocabulary",) if self.reads_tokens else ("in_features", "width", "vocabulary")
+        )  # a head on logits is as wide as the vocabulary
         for name in names:
             if isinstance(size := getattr(self.module.config, name, None), int):
                 return size

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
+from argparse import Namespace
 from dataclasses import asdict
 from typing import Any
 
 from arch_lab.verbs import parser
 
-JSON = "print {environment, rows: [{name, shape, ours_ms, peer, peer_ms, ratio, …}], skipped: [{name, reason}] if any}"
+JSON = "print {environment, rows: [{name, shape, ours_ms, peer, peer_ms, ratio, …}], skipped: [{name, reason}] if any}; "
+JSON += "throughput: {environment, rows, ratios, crossovers, verdict, …}"
 
 
 def main(verb: str, argv: list[str]) -> int:
     p = parser(verb, "Ratio = peer time / our time, median of interleaved repeats: above 1 we are faster. float32; gemma_gpu: bf16.")
-    suites = "linear, convolution, mixer, gemma, gemma_gpu, monarch, algorithms or all (default)"
+    suites = "linear, convolution, mixer, gemma, gemma_gpu, monarch, algorithms, all of these (default), or throughput: "
+    suites += "whole architectures against sequence length, minutes, as arch-lab compare throughput"
     p.add_argument("suite", metavar="SUITE", nargs="?", default="all", help=suites)
     p.add_argument("--threads", metavar="N", type=int, help="processor threads (default: what torch chooses)")
     p.add_argument("--json", action="store_true", help=JSON)
     given = p.parse_args(argv)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which measures memory here, reports its starts on stderr
+    if given.suite == "throughput":
+        return throughput(given)
 
     from arch_lab.bench import Row, Skipped, run_suite
     from arch_lab.console import console, table
@@ -49,4 +52,14 @@ def main(verb: str, argv: list[str]) -> int:
     ]
     numeric = ["ours, ms", "peer, ms", "ratio [quartiles]"]
     console().print(table(["what", "shape", "ours, ms", "peer", "peer, ms", "ratio [quartiles]"], cells, numeric=numeric))
+    return 0
+
+
+def throughput(given: Namespace) -> int:
+    """The study of that name, cells of an earlier call kept."""
+    from arch_lab.study import compare
+
+    result = compare("throughput", threads=given.threads, quiet=given.json)
+    if given.json:
+        print(json.dumps(result, indent=2))
     return 0

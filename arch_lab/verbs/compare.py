@@ -1,4 +1,4 @@
-"""``arch-lab compare`` and ``arch-lab plan``: both read a study, one trains it."""
+"""``arch-lab compare`` and ``arch-lab plan``: both read a study, one trains it (or times it, where the study is about speed)."""
 
 from __future__ import annotations
 
@@ -83,12 +83,14 @@ def run_compare(given: Namespace) -> int:
 def run_plan(given: Namespace) -> int:
     from arch_lab.console import console
     from arch_lab.study import plan, render_plan
+    from arch_lab.study.experiment import engine_named
 
     result = plan(given.study, overrides=given.overrides, data_root=given.data_root, threads=given.threads)
     if given.json:
         print(json.dumps(result, indent=2))
     else:
-        render_plan(result, console())
+        engine = engine_named(result["experiment"])
+        (engine.render_plan if engine else render_plan)(result, console())
     return 0
 
 

@@ -1,13 +1,13 @@
-"""From tokens to class scores: one vector an image, normed, then a linear map.
+"""From the vector of an image to its class scores: normed, then a linear map. Poolers (blocks.heads) stand before it.
 
-Legend: B batch, T tokens, D width, N classes.
+Legend: D width, N classes.
 Source: arXiv 2010.11929 §3.1 (the class token read); HazyResearch/safari, hyena-vit.yaml (no class token, hence the mean).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -17,13 +17,6 @@ from blocks.errors import ConfigError
 from blocks.linear import Linear, LinearConfig
 from blocks.norm import LayerNorm, LayerNormConfig
 from blocks.registry import register
-
-Pool = Literal["class", "mean"]
-
-
-def pooled(x: Tensor, pool: Pool) -> Tensor:
-    """(B, T, D) -> (B, D): the first token, which is the class token, or the mean of all."""
-    return x[:, 0] if pool == "class" else x.mean(dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arch_lab.architecture import ImageRecipe, Recipe, image_classifiers
+from arch_lab.architecture import ImageRecipe, image_classifiers
 from arch_lab.causality.images import ImageCertificate, certify_images
 from arch_lab.data.images import ImagesConfig, PreparedImages, prepare_images
 from arch_lab.report.measures import IMAGES
@@ -42,13 +42,6 @@ class Images:
     objective = ImageObjective
     data = ImagesConfig
 
-    def admit(self, recipe: Recipe, what: str) -> None:
-        if not isinstance(recipe, ImageRecipe):
-            raise ConfigError(
-                f"{what}architecture {recipe.name!r} reads tokens of text, not pixels; "
-                f"choose an image classifier: {', '.join(image_classifiers())}"
-            )
-
     def resolve(self, config: Any) -> Any:
         """The length of a row is the number of patches, and every arm is built for the images of the set."""
         image_set, tokens = config.data.set, config.data.tokens
@@ -63,7 +56,11 @@ class Images:
             twice = sorted(set(size) & set(arm.options))
             if any(arm.options[name] != size[name] for name in twice):
                 raise ConfigError(f"study {config.name!r}, arm {arm.name!r}: {twice[0]} is the data's to say, the same for every arm")
-            self.admit(arm.recipe(), f"experiment 'images', arm {arm.name!r}: ")  # before it is told of images it has no option for
+            if not isinstance(arm.recipe(), ImageRecipe):  # before it is told of images it has no option for
+                raise ConfigError(
+                    f"experiment 'images', arm {arm.name!r}: architecture {arm.architecture!r} reads tokens of text, not pixels; "
+                    f"choose an image classifier: {', '.join(image_classifiers())}"
+                )
         arms = [replace(arm, options={**size, **arm.options}) for arm in config.arms]
         return replace(config, arms=arms, training=replace(config.training, sequence_length=tokens))
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arch_lab.causality import Certificate, certify_objective
+from arch_lab.causality import ObjectiveCertificate, certify_objective
 from arch_lab.data import PreparedData, prepare
 from arch_lab.data.masking import MaskedObjective, Masking, scoring_batches
 from arch_lab.data.tokenizer import make_tokenizer
@@ -49,7 +49,7 @@ class MaskedTokens:
         both = f"{data.fingerprint} {tokenizer.fingerprint}"
         return replace(data, tokenizer=tokenizer, fingerprint=hashlib.sha256(both.encode()).hexdigest())
 
-    def certify(self, model: Any, config: Any, data: PreparedData) -> Certificate:
+    def certify(self, model: Any, config: Any, data: PreparedData) -> ObjectiveCertificate:
         from arch_lab.training.masked_loss import masked_logits
 
         chosen = self._options(config.objective)

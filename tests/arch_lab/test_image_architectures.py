@@ -77,6 +77,7 @@ def test_the_parts_of_m2_vit_are_those_of_its_closed_form() -> None:
         "layers.*.mixer": depth * (4 * d * d + 4 * d + 3 * d * (5 + 1) + one_filter + r + d),
         "layers.*.channel_norm": depth * 2 * d,
         "layers.*.channel": depth * (2 * d * (4 * d) // 4 + 5 * d),
+        "pooler": 0,
         "head": 2 * d + 1000 * d + 1000,
     }
 
@@ -117,7 +118,7 @@ def test_what_a_model_costs_is_what_its_graph_executes(name: str, options: dict[
     made = recipe(name, {**SMALL, **OPTIONS[name], **options})
     config = made.blueprint(SHAPE, vocabulary=CLASSES, max_tokens=6)
     model = without_memory(config)
-    assert prove(model, 6, batch=3) == 5  # patches, a norm, both mixers, head
+    assert prove(model, 6, batch=3) == 6  # patches, a norm, both mixers, pooler, head
     counted = count_forward(lambda: model(torch.empty(3, 2, 8, 12, device="meta")))
     assert not counted.unknown
     assert counted.total == model.cost(6).forward(3)

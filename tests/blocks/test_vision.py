@@ -7,7 +7,6 @@ import torch
 from torch.nn import functional as F
 
 from blocks import ConfigError, ImageHeadConfig, MLPConfig, MultiHeadAttentionConfig, PatchEmbeddingConfig, build
-from blocks.vision.head import pooled
 from blocks.vision.patches import cut
 
 
@@ -41,8 +40,6 @@ def test_the_class_token_stands_first_and_knows_no_pixel() -> None:
     x = embedding(torch.randn(3, 1, 4, 4))
     assert x.shape == (3, 5, 4)
     assert torch.equal(x[:, 0], embedding.class_token.expand(3, -1))
-    assert torch.equal(pooled(x, "class"), x[:, 0])
-    torch.testing.assert_close(pooled(x, "mean"), x.mean(dim=1))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,240 @@
+"""A throughput study from its file to its report: plan -> verify -> time -> report; what was timed is kept.
+
+A group of cells (every arm at one length, level and mode) is written when it is whole; after a kill or Ctrl-C the same call
+goes on with the next group. Cells of another configuration, code, machine or number of threads are refused, never mixed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from arch_lab.accounting import ledger
+from arch_lab.budget import check, deviations, refuse
+from arch_lab.causality import certify_model
+from arch_lab.report.markup import flatten
+from arch_lab.study import files
+from arch_lab.study.engine import Observer, command_of, verify
+from arch_lab.study.environment import PACKAGE_ROOT, code_fingerprint, cpu_name
+from arch_lab.study.planning import UTILISATION, gemm_rate, solved, use_threads
+from arch_lab.throughput.config import DECODING, LEAST_REPEATS, Group, ThroughputConfig, open_throughput
+from arch_lab.throughput.contenders import Settings
+from arch_lab.throughput.results import summarise, write_all
+from arch_lab.throughput.timing import Row, Timer, clock_here
+from arch_lab.throughput.work import asked
+from blocks.errors import ConfigError
+
+CELLS, IDENTITY = "cells.jsonl", "identity.json"
+
+
+class Throughput:
+    """The engine of experiment ``throughput`` (arch_lab.study.experiment.StudyEngine)."""
+
+    def plan(self, study: str, *, overrides: list[str], data_root: str | None, threads: int | None) -> dict[str, Any]:
+        config = _open(study, overrides, data_root, threads)
+        return build_plan(config)
+
+    def compare(
+        self,
+        study: str,
+        *,
+        overrides: list[str],
+        output: str | Path,
+        data_root: str | None,
+        threads: int | None,
+        observer: Observer | None,
+    ) -> dict[str, Any]:
+        if observer is None:
+            from arch_lab.throughput.terminal import Terminal
+
+            terminal = Terminal()
+            try:
+                return self.compare(study, overrides=overrides, output=output, data_root=data_root, threads=threads, observer=terminal)
+            finally:
+                terminal.close()
+        config = _open(study, overrides, data_root, threads)
+        return run(config, Path(output) / config.name, observer, command_of(study, overrides, None))
+
+    def render_plan(self, plan: dict[str, Any], console: Any) -> None:
+        from arch_lab.throughput.terminal import render_plan
+
+        render_plan(plan, console)
+
+    def report(self, folder: Path) -> Path:
+        from arch_lab.throughput.page import write
+
+        return write(folder)
+
+    def markdown(self, folder: Path) -> str:
+        from arch_lab.throughput.results import load
+        from arch_lab.throughput.tables import markdown
+
+        return markdown(load(folder))
+
+
+def _open(study: str, overrides: list[str], data_root: str | None, threads: int | None) -> ThroughputConfig:
+    if data_root is not None:
+        raise ConfigError("--data-root: a throughput study reads no data; leave it out")
+    config = open_throughput(study, overrides)
+    if config.dtype == "bfloat16" and not torch.cuda.is_available():
+        raise ConfigError(f"study {config.name!r}: dtype bfloat16 is 16 to 60 times slower on most processors; use float32, or a GPU")
+    use_threads(threads if threads is not None else config.threads)
+    return config
+
+
+# --- plan -------------------------------------------------------------------------------------------------------------
+
+
+def build_plan(config: ThroughputConfig) -> dict[str, Any]:
+    """Shapes matched at ``match_length``, parameters at every length, groups with an estimate; times nothing but one matmul.
+
+    Raises: BudgetError when an arm cannot meet the budget, or a fixed shape misses it; ConfigError for options that do not fit.
+    """
+    budget = config.budget.for_solver()
+    found = solved(config.arms, config.experiment, budget, vocabulary=config.vocabulary, tokens=config.match_length)
+    arms: list[dict[str, Any]] = []
+    for arm, (recipe_, shape) in zip(config.arms, found, strict=True):
+
+        def counts(tokens: int, recipe_: Any = recipe_, shape: Any = shape) -> Any:
+            return ledger(recipe_.decoder(shape, vocabulary=config.vocabulary, max_tokens=tokens), tokens=tokens, batch=1)
+
+        book = counts(config.match_length)
+        facts: dict[str, Any] = {"name": arm.name, "architecture": arm.architecture, "options": arm.options, **asdict(shape)}
+        facts |= {"parameters": book.parameters, "parameters_at": {str(t): counts(t).parameters["total"] for t in sorted(config.lengths)}}
+        facts["deviation"] = deviations(facts, config.budget.to_json())
+        arms.append({**facts, "components": [asdict(c) for c in book.components]})
+    misses = check(arms, budget)
+    if misses and not budget.allow_unmatched:
+        refuse(arms, budget)
+    groups = config.groups()
+    return {
+        "study": config.name,
+        "experiment": config.experiment,
+        "description": config.description,
+        "budget": config.budget.to_json(),
+        "tolerance": config.budget.tolerance,
+        "matched": not misses,
+        "override": bool(misses),
+        "misses": [asdict(m) for m in misses],
+        "subject": config.subject,
+        "vocabulary": config.vocabulary,
+        "match_length": config.match_length,
+        "tokens_per_step": config.tokens_per_step,
+        "decode_tokens": config.decode_tokens,
+        "repeats": config.repeats,
+        "cell_seconds": config.cell_seconds,
+        "dtype": config.dtype,
+        "arms": arms,
+        "groups": [{**asdict(group), "estimate_seconds": _estimate(config, arms, group)} for group in groups],
+        "cells": len(groups) * len(arms),
+    }
+
+
+def _estimate(config: ThroughputConfig, arms: list[dict[str, Any]], group: Group) -> float:
+    """Rough on purpose: FLOPs over a share of the GEMM rate, as often as the time of a cell allows; a decoding token as one of T/64."""
+    settings, seconds = Settings.of(config), 0.0
+    as_prefill = {"level": group.level, "mode": "prefill" if group.mode in DECODING else group.mode}
+    for arm in arms:
+        flops = asked(settings.decoder(arm, group), **as_prefill, tokens=group.tokens, batch=group.batch)
+        assert flops is not None
+        call = flops / (gemm_rate() * UTILISATION)
+        if group.mode == "decode":
+            call = max(call / 64, 1e-3 * config.decode_tokens)
+        calls = min(config.repeats + 2, max(LEAST_REPEATS + 1, config.cell_seconds / call))
+        seconds += min(calls * call, config.cell_seconds * (LEAST_REPEATS + 1))
+    return seconds
+
+
+# --- run --------------------------------------------------------------------------------------------------------------
+
+
+def run(config: ThroughputConfig, folder: Path, observer: Observer, command: str, timer: Callable[..., Timer] = Timer) -> dict[str, Any]:
+    """Everything after the configuration. Raises: UserError before anything is timed wherever that is possible."""
+    planned = build_plan(config)
+    observer("plan", planned)
+    files.check_writable(folder)
+    _same_or_refused(folder, identity(config))
+    files.write_text(folder / "study.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
+    files.write_json(folder / "plan.json", planned)
+    sizes: dict[str, Any] = {"vocabulary": config.vocabulary, "max_tokens": config.match_length}
+    verify(planned["arms"], folder, **sizes, certify=partial(certify_model, vocabulary=config.vocabulary), observer=observer)
+    rows = kept(folder, config)
+    names = {(r["level"], r["mode"], r["tokens"], r["compiled"]) for r in rows}
+    clock = timer(config, planned["arms"], rows)
+    work = {(g["level"], g["mode"], g["tokens"], g["compiled"]): g["estimate_seconds"] for g in planned["groups"]}
+    observer("groups", {"work": list(work.values())})
+    for group in config.groups():
+        place = (group.level, group.mode, group.tokens, group.compiled)
+        facts = {"label": group.label, "work": work[place]}
+        if place in names:
+            observer("kept", facts)
+            continue
+        observer("group", facts)
+        timed = clock.group(group)
+        _append(folder / CELLS, timed)
+        rows += timed
+        observer("timed", {**facts, "rows": timed})
+    study = summarise(planned, rows, command=command, clock="processor" if clock_here().__name__ == "process_time" else "wall")
+    report = write_all(folder, study)
+    observer("report", {"study": study, "report": str(report), "folder": str(folder)})
+    return study
+
+
+def identity(config: ThroughputConfig) -> dict[str, Any]:
+    """Everything that determines a time, as far as a file can say it."""
+    said = {k: v for k, v in config.to_dict().items() if k not in ("description", "threads")}
+    own = {p.name: files.digest(p.read_text(encoding="utf-8")) for p in sorted((PACKAGE_ROOT / "arch_lab/throughput").glob("*.py"))}
+    timing = {name: own[f"{name}.py"] for name in ("config", "contenders", "timing", "work")}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
+    machine = {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {**said, **machine, "code": files.digest([code_fingerprint(), timing])}
+
+
+def _same_or_refused(folder: Path, now: dict[str, Any]) -> None:
+    """Raises: OutputError when the folder holds cells that something else timed."""
+    before = files.read_json(folder / IDENTITY)
+    if before is not None and (folder / CELLS).is_file():
+        a, b = dict(flatten(before)), dict(flatten(json.loads(json.dumps(now))))
+        changed = sorted(key for key in {*a, *b} if a.get(key) != b.get(key))
+        if changed:
+            raise files.OutputError(
+                f"{folder} holds times of another configuration ({', '.join(changed[:3])} changed); results are never mixed: "
+                "choose another --output, or delete the folder"
+            )
+    files.write_json(folder / IDENTITY, now)
+
+
+def kept(folder: Path, config: ThroughputConfig) -> list[Row]:
+    """Rows of whole groups that an earlier call wrote; the file is cut back to them."""
+    path = folder / CELLS
+    if not path.is_file():
+        return []
+    groups: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+            groups.setdefault((row["level"], row["mode"], row["tokens"], row["compiled"]), {})[row["arm"]] = row
+        except (ValueError, KeyError, TypeError):
+            continue  # a line that a kill cut short
+    names = [arm.name for arm in config.arms]
+    rows = [group[name] for group in groups.values() if set(names) <= set(group) for name in names]
+    files.write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    return rows
+
+
+def _append(path: Path, rows: list[Row]) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise files.OutputError(f"cannot write {path}: {error.strerror or error}; free space or choose another --output") from None

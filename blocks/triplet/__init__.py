@@ -1,0 +1,1 @@
+"""Metric learning on triplets (anchor, positive, negative): losses, and who is put into a triplet."""

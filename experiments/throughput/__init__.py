@@ -1,0 +1,1 @@
+"""From which sequence length on is an architecture faster, at equal parameters?"""
