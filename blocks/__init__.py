@@ -14,9 +14,11 @@ from blocks.attention.gemma import (
 )
 from blocks.attention.gemma4 import Gemma4Attention, Gemma4AttentionConfig
 from blocks.attention.merged import GemmaMergedAttention, GemmaMergedAttentionConfig
+from blocks.attention.multi_head import MultiHeadAttention, MultiHeadAttentionConfig
 from blocks.bert.embedding import BertEmbedding, BertEmbeddingConfig
 from blocks.bert.head import BertHead, BertHeadConfig
 from blocks.channel.glu import GeGLU, GeGLUConfig
+from blocks.channel.mlp import MLP, MLPConfig
 from blocks.contract import Block, BlockConfig, ChannelMixer, CrossMixer, Pooler, SequenceMixer
 from blocks.convolution.gated import GatedLongConv, GatedLongConvConfig
 from blocks.convolution.mixer import M2Mixer, M2MixerConfig
@@ -54,6 +56,8 @@ from blocks.norm import (
 from blocks.registry import Entry, build, configure, entries, lookup, register
 from blocks.scale import LayerScale, LayerScaleConfig
 from blocks.triplet.head import TripletHead, TripletHeadConfig
+from blocks.vision.head import ImageHead, ImageHeadConfig
+from blocks.vision.patches import PatchEmbedding, PatchEmbeddingConfig
 
 __all__ = [
     "BertEmbedding",
@@ -99,6 +103,8 @@ __all__ = [
     "GemmaCrossAttentionConfig",
     "GemmaMergedAttention",
     "GemmaMergedAttentionConfig",
+    "ImageHead",
+    "ImageHeadConfig",
     "KeyValuePooler",
     "KeyValuePoolerConfig",
     "LabelLogitHead",
@@ -113,6 +119,8 @@ __all__ = [
     "LinearConfig",
     "M2Mixer",
     "M2MixerConfig",
+    "MLP",
+    "MLPConfig",
     "MaxPooler",
     "MaxPoolerConfig",
     "MeanPooler",
@@ -121,6 +129,10 @@ __all__ = [
     "MonarchLinearConfig",
     "MonarchPolynomial",
     "MonarchPolynomialConfig",
+    "MultiHeadAttention",
+    "MultiHeadAttentionConfig",
+    "PatchEmbedding",
+    "PatchEmbeddingConfig",
     "Pooler",
     "QueryPooler",
     "QueryPoolerConfig",

@@ -12,9 +12,11 @@ from fractions import Fraction
 from typing import Any
 
 from arch_lab.accounting import conventions as papers
-from arch_lab.architecture.decoder import Decoder, DecoderConfig, meta_model
+from arch_lab.architecture.decoder import Decoder, meta_model
 from arch_lab.architecture.encoder import Encoder, EncoderConfig, meta_encoder
 from arch_lab.architecture.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, meta_encoder_decoder
+from arch_lab.architecture.image import ImageClassifier, ImageClassifierConfig, meta_image_classifier
+from arch_lab.architecture.recipe import Blueprint
 from blocks.cost import Cost, total
 from blocks.errors import ConfigError
 
@@ -47,7 +49,7 @@ class Ledger:
     cost: Cost  # forward, one sequence
     components: tuple[Component, ...]
     conventions: dict[str, float]  # training FLOPs per token by other papers' rules
-    state_bytes: int  # one sequence after ``tokens`` tokens (an encoder–decoder's after its half); 0 for an encoder, which keeps none
+    state_bytes: int  # one sequence after ``tokens`` tokens (an encoder–decoder's after its half); 0 for an encoder or an image classifier
 
     @property
     def forward(self) -> Fraction:
@@ -69,13 +71,15 @@ def by_kind(cost: Cost, tokens: int, batch: int) -> dict[str, Fraction]:
     return {k: Fraction(batch * getattr(cost, k) + getattr(cost, f"shared_{k}"), batch * tokens) for k in kinds}
 
 
-Model = Decoder | Encoder | EncoderDecoder
+Model = Decoder | Encoder | EncoderDecoder | ImageClassifier
 
 
-def without_memory(config: DecoderConfig | EncoderConfig | EncoderDecoderConfig) -> Model:
-    """The model on the meta device, whichever of the three it is."""
+def without_memory(config: Blueprint) -> Model:
+    """The model on the meta device, whichever of the four it is."""
     if isinstance(config, EncoderDecoderConfig):
         return meta_encoder_decoder(config)
+    if isinstance(config, ImageClassifierConfig):
+        return meta_image_classifier(config)
     return meta_encoder(config) if isinstance(config, EncoderConfig) else meta_model(config)
 
 
@@ -89,7 +93,7 @@ def halves(tokens: int) -> tuple[int, int]:
     return tokens // 2, tokens - tokens // 2
 
 
-def ledger(config: DecoderConfig | EncoderConfig | EncoderDecoderConfig, *, tokens: int, batch: int, model: Model | None = None) -> Ledger:
+def ledger(config: Blueprint, *, tokens: int, batch: int, model: Model | None = None) -> Ledger:
     """Count the model built from ``config`` (on the meta device unless a built one is given).
 
     An encoder–decoder is counted on a row of ``tokens`` split in ``halves``: what it spends a token then compares with a
@@ -143,10 +147,11 @@ def _by_part(parts: list[tuple[str, int, Cost]], tokens: int, batch: int) -> tup
 def conventions(model: Model, tokens: int) -> dict[str, float]:
     """``arch_lab.accounting.conventions`` of a built model: training FLOPs per token by other papers' rules.
 
-    Those papers know one stack: of an encoder–decoder, whose tokens pass one of two, they would charge every token with both.
+    Those papers know one stack: of an encoder–decoder, whose tokens pass one of two, they would charge every token with both;
+    and an image classifier has no table of tokens, from which their other terms are made.
     """
     counts = model.parameter_counts()
-    if isinstance(model, EncoderDecoder):
+    if isinstance(model, (EncoderDecoder, ImageClassifier)):
         return {"six_nd": float(6 * counts["total"])}
     embedding: Any = model.embedding.config
     return papers.conventions(

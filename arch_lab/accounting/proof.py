@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from arch_lab.accounting.counter import Counted, count_forward
-from arch_lab.architecture.decoder import Decoder
+from arch_lab.accounting.ledger import Model
 from arch_lab.architecture.encoder import Encoder
 from arch_lab.architecture.encoder_decoder import EncoderDecoder
+from arch_lab.architecture.image import ImageClassifier
 from blocks.contract import CrossMixer
 from blocks.cost import Cost
 from blocks.errors import UserError
@@ -31,14 +32,15 @@ class Uncountable(UserError):
     """A block whose graph does not run on the meta device: its formula stands unproven."""
 
 
-def prove(model: Decoder | Encoder | EncoderDecoder, tokens: int, *, batch: int = 1, built_in: bool = True) -> int:
+def prove(model: Model, tokens: int, *, batch: int = 1, built_in: bool = True) -> int:
     """Count every distinct part of a model on the meta device (``meta_model`` and its like); returns how many parts.
 
     Two batch sizes, so that work done once a forward cannot pass for work done for every sequence. ``built_in=False``
     passes over the blocks of this library, which its tests prove: torch needs seconds to get ready to count.
+    An image classifier is counted on its whole image, whatever ``tokens``.
     Raises: AccountingError naming the block and both numbers; Uncountable when a block cannot run without values.
     """
-    tokens, parts = min(tokens, LONGEST), 0
+    tokens, parts = model.config.max_tokens if isinstance(model, ImageClassifier) else min(tokens, LONGEST), 0
     for name, block, formula, call in _parts(model, tokens):
         if not built_in and type(block).__module__.startswith("blocks."):
             continue
@@ -77,8 +79,11 @@ def _counted(name: str, block: nn.Module, call: Callable[[int], Any], batch: int
 Part = tuple[str, Any, Cost, Callable[[int], Any]]
 
 
-def _parts(model: Decoder | Encoder | EncoderDecoder, tokens: int) -> Iterator[Part]:
+def _parts(model: Model, tokens: int) -> Iterator[Part]:
     """(name, block, what it says it costs, call with a batch size): the ends, and one layer of each kind."""
+    if isinstance(model, ImageClassifier):
+        yield from _image_parts(model, tokens)
+        return
     embedding: Any = model.embedding
     looked_up: Callable[[int], Any] = lambda b: embedding.logits(embedding(torch.zeros(b, tokens, dtype=torch.long, device="meta")))  # noqa: E731
     yield "embedding+head", embedding, embedding.cost(tokens), looked_up
@@ -89,6 +94,18 @@ def _parts(model: Decoder | Encoder | EncoderDecoder, tokens: int) -> Iterator[P
     yield from _layers("layers", model.layers, tokens, model.config.width)
     if isinstance(model, Encoder):
         yield "head", model.head, model.head.cost(tokens), _on_rows(model.head, tokens, model.config.width)
+
+
+def _image_parts(model: ImageClassifier, tokens: int) -> Iterator[Part]:
+    embedding: Any = model.embedding
+    pooler: Any = model.pooler
+    head: Any = model.head
+    size = (embedding.config.channels, *model.config.image)
+    yield "embedding", embedding, embedding.cost(tokens), lambda b: embedding(torch.empty(b, *size, device="meta"))
+    inside = model.config.inside(tokens)
+    yield from _layers("layers", model.layers, inside, model.config.width)
+    yield "pooler", pooler, pooler.cost(inside), _on_rows(pooler, inside, model.config.width)
+    yield "head", head, head.cost(1), _on_rows(head, 1, model.config.width)  # one pooled vector an image
 
 
 def _layers(where: str, layers: nn.ModuleList, tokens: int, width: int) -> Iterator[Part]:

@@ -1,16 +1,19 @@
 """Named architectures: recipes of blocks with dials for size. Importing this package registers the built-in ones."""
 
-from arch_lab.architecture import custom, gemma, gemma4, gemma_encoder, hybrid, m2, m2_bert, t5gemma  # noqa: F401  registration
+from arch_lab.architecture import custom, gemma, gemma4, gemma_encoder, hybrid, m2, m2_bert, m2_vit, t5gemma, vit  # noqa: F401  registration
 from arch_lab.architecture.decoder import Decoder, DecoderConfig, LayerConfig, meta_model, on_meta
 from arch_lab.architecture.encoder import BidirectionalStack, Encoder, EncoderConfig, EncoderLayerConfig, meta_encoder
 from arch_lab.architecture.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, meta_encoder_decoder
+from arch_lab.architecture.image import ImageClassifier, ImageClassifierConfig, meta_image_classifier
 from arch_lab.architecture.recipe import (
     EncoderDecoderRecipe,
     EncoderRecipe,
+    ImageRecipe,
     Recipe,
     Shape,
     architectures,
     encoders,
+    image_classifiers,
     recipe,
     register_architecture,
 )
@@ -26,13 +29,18 @@ __all__ = [
     "EncoderDecoderRecipe",
     "EncoderLayerConfig",
     "EncoderRecipe",
+    "ImageClassifier",
+    "ImageClassifierConfig",
+    "ImageRecipe",
     "LayerConfig",
     "Recipe",
     "Shape",
     "architectures",
     "encoders",
+    "image_classifiers",
     "meta_encoder",
     "meta_encoder_decoder",
+    "meta_image_classifier",
     "meta_model",
     "on_meta",
     "recipe",

@@ -7,6 +7,8 @@ Gemma 1 and 2, 262,144 for Gemma 3 and 4, 64 more in Gemma 3's multimodal sizes;
 bert/yamls/pretrain. T5Gemma (arXiv 2504.06225, 2512.14856): the names say encoder-decoder. T5Gemma 2 is the text model: the vision
 tower (417 to 420 million parameters) and the one row of width D that its embedding holds beside the table (the end-of-image
 vector, so V·D + D in its released count) are left out, and windows and RoPE factor are those of the Gemma 3 of that size.
+ViT (arXiv 2010.11929, timm's vit_*_patch16_224) and Monarch Mixer's image model, 224 x 224 pixels, 1000 classes: ``vocabulary`` holds the
+classes and ``max_tokens`` the patches. What m2_vit's "45M" stands for is an inference, told in arch_lab.architecture.m2_vit.
 A name is not a budget: "2b" holds 2.5e9 parameters in Gemma 1 and 2.6e9 in Gemma 2, and the "parameter-matched" M2-BERT 110M is
 5.9 % above the BERT it was matched with. The counts below the names are exact and tested.
 """
@@ -61,6 +63,10 @@ def _gemma4(*sizes: int, **options: Any) -> Preset:
 def _m2_bert(d: int) -> Preset:
     # 12 layers at every size, the "large" ones too; 30,522 words padded to a multiple of 64
     return Preset(shape=Shape(width=d, depth=12, ffn_width=4 * d), vocabulary=30_528, max_tokens=128)
+
+
+def _image(d: int, depth: int, **options: Any) -> Preset:
+    return Preset(shape=Shape(width=d, depth=depth, ffn_width=4 * d), vocabulary=1000, max_tokens=196, options=options)
 
 
 def _t5gemma(sizes: tuple[int, ...], encoder: tuple[int, ...] | None = None) -> Preset:
@@ -127,6 +133,17 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "110m": _m2_bert(960),
         "260m": _m2_bert(1536),
         "341m": _m2_bert(1792),
+    },
+    "m2_vit": {
+        "b": _image(768, 12),
+        "hyena-b": _image(768, 12, mlp="dense"),
+    },
+    "vit": {
+        "ti": _image(192, 12),
+        "s": _image(384, 12),
+        "b": _image(768, 12),
+        "l": _image(1024, 24),
+        "monarch-b": _image(768, 12, linear="monarch"),
     },
 }
 

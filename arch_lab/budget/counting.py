@@ -13,9 +13,10 @@ from functools import lru_cache
 from arch_lab.accounting.ledger import TRAINING
 from arch_lab.architecture.decoder import Decoder, DecoderConfig, Layer, LayerConfig, SandwichLayer, on_meta
 from arch_lab.architecture.encoder import Encoder, EncoderConfig, EncoderLayer, EncoderLayerConfig
+from arch_lab.architecture.image import ImageClassifier, ImageClassifierConfig
 from blocks.cost import Cost, total
 
-Stack = DecoderConfig | EncoderConfig  # one stack of layers over one table: what a budget can be solved for
+Stack = DecoderConfig | EncoderConfig | ImageClassifierConfig  # one stack of layers: what a budget can be solved for
 AnyLayer = LayerConfig | EncoderLayerConfig
 
 
@@ -34,13 +35,14 @@ class Size:
 def measure(config: Stack, tokens: int) -> Size:
     """What ``without_memory(config)`` holds and costs, without building it whole."""
     parameters, cost = measure_ends(config, tokens)
+    inside = layer_tokens(config, tokens)
     counted: dict[AnyLayer, int] = {}
     try:
         for layer in config.layers:
             counted[layer] = counted.get(layer, 0) + 1
-        layers = [(measure_layer(layer, tokens), n) for layer, n in counted.items()]
+        layers = [(measure_layer(layer, inside), n) for layer, n in counted.items()]
     except TypeError:  # a third-party config holding a list or a dict: correct, only not remembered
-        layers = [(_build_layer(layer, tokens), 1) for layer in config.layers]
+        layers = [(_build_layer(layer, inside), 1) for layer in config.layers]
     body = sum(n * size for (size, _), n in layers)
     counts = {**parameters, "body": parameters["body"] + body, "total": parameters["total"] + body}
     return Size(counts, cost + total(n * c for (_, c), n in layers))
@@ -54,6 +56,11 @@ def measure_ends(config: Stack, tokens: int) -> tuple[dict[str, int], Cost]:
     except TypeError:
         parameters, cost = _build_ends(bare, tokens)
     return dict(parameters), cost
+
+
+def layer_tokens(config: Stack, tokens: int) -> int:
+    """What the layers of ``config`` read for ``tokens`` tokens: an image's class token comes on top of its patches."""
+    return config.inside(tokens) if isinstance(config, ImageClassifierConfig) else tokens
 
 
 def measure_layer(layer: AnyLayer, tokens: int) -> tuple[int, Cost]:
@@ -76,7 +83,11 @@ def _build_layer(layer: AnyLayer, tokens: int) -> tuple[int, Cost]:
 
 def _build_ends(bare: Stack, tokens: int) -> tuple[tuple[tuple[str, int], ...], Cost]:
     with on_meta():
-        built = Encoder(bare) if isinstance(bare, EncoderConfig) else Decoder(bare)
+        built: Encoder | ImageClassifier | Decoder
+        if isinstance(bare, ImageClassifierConfig):
+            built = ImageClassifier(bare)
+        else:
+            built = Encoder(bare) if isinstance(bare, EncoderConfig) else Decoder(bare)
     return tuple(built.parameter_counts().items()), built.cost(tokens)
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from arch_lab.accounting.ledger import without_memory
-from arch_lab.architecture.recipe import Shape
+from arch_lab.architecture.recipe import ImageRecipe, Shape
 from arch_lab.budget.budget import Budget
 from arch_lab.budget.solver import Candidate, Search, multiple
 
@@ -74,6 +74,8 @@ def _shorter(search: Search) -> str:
 
 
 def _fewer(search: Search) -> str:
+    if isinstance(search.recipe, ImageRecipe):
+        return ""  # rows are classes, which nobody may turn
     found = _first(lambda k: _turned(search, vocabulary=search.vocabulary >> k), max(0, search.vocabulary.bit_length() - 6))
     return f"vocabulary {search.vocabulary} -> {search.vocabulary >> found}" if found else ""
 
@@ -186,6 +188,8 @@ def _longer(search: Search, shape: Shape, everyone: Sequence[Search]) -> str:
 
 def _rows(search: Search, shape: Shape, everyone: Sequence[Search]) -> str:
     """The vocabulary at which both axes are met, by every arm: the head's matmul is FLOPs without counted parameters."""
+    if isinstance(search.recipe, ImageRecipe):
+        return ""
 
     def flops(rows: int) -> float:
         found = _turned(search, vocabulary=rows).exact(shape)

@@ -19,7 +19,7 @@ from arch_lab.accounting.ledger import TRAINING
 from arch_lab.architecture.encoder_decoder import EncoderDecoderConfig
 from arch_lab.architecture.recipe import EncoderDecoderRecipe, Recipe, Shape
 from arch_lab.budget.budget import Budget, BudgetError
-from arch_lab.budget.counting import Size, Stack, measure, measure_ends, measure_layer
+from arch_lab.budget.counting import Size, Stack, layer_tokens, measure, measure_ends, measure_layer
 from blocks.cost import Cost
 from blocks.errors import ConfigError
 
@@ -210,8 +210,8 @@ class Search:
         if narrow is None or wide is None:
             return []
         axes, targets = range(len(self.targets)), list(self.targets.values())
-        ends = self._values(*measure_ends(narrow, self.tokens))
-        layer, wider = self._layer(measure_layer(narrow.layers[0], self.tokens)), self._layer(measure_layer(wide.layers[0], self.tokens))
+        ends, inside = self._values(*measure_ends(narrow, self.tokens)), layer_tokens(narrow, self.tokens)
+        layer, wider = (self._layer(measure_layer(config.layers[0], inside)) for config in (narrow, wide))
         slope = [(wider[a] - layer[a]) / max(1, high - low) for a in axes]
         deepest = min(MAX_DEPTH, max(2, 2 * width))
         if not self.recipe.mixed:  # else later layers may be smaller than the first
@@ -223,7 +223,7 @@ class Search:
         # layers of one pattern differ in FLOPs, in parameters only where the recipe says so
         if own_end or self.recipe.mixed or len(targets) > 1 or "params" not in self.targets:
             deep = self.config(Shape(width=width, depth=deepest, ffn_width=low))
-            layers = [self._layer(measure_layer(each, self.tokens)) for each in deep.layers] if deep else layers
+            layers = [self._layer(measure_layer(each, inside)) for each in deep.layers] if deep else layers
         found, inner = [], ends
         for depth, each in enumerate(layers, start=1):
             sums = [s + v for s, v in zip(inner, layer if own_end else each, strict=True)]

@@ -63,6 +63,13 @@ MEASURED = {
         "The exponential of the same loss. It is no perplexity of a text: the model sees what comes after the token, so it must not be "
         "compared with a causal model's."
     ),
+    "nats per image": (
+        "The cross-entropy: minus the natural logarithm of the probability that the model gives the right class, averaged over the images; "
+        "2.303 is what guessing among ten classes gives. Lower is better."
+    ),
+    "top-1 accuracy": "The share of images whose class scores highest. Higher is better.",
+    "top-5 accuracy": "The share of images whose class is among the five that score highest. Higher is better.",
+    "training images per second": "By the median training step, optimizer included, data left out. Higher is better.",
     "masked accuracy": "The share of hidden tokens to which the model gives the highest probability. Higher is better.",
 }
 

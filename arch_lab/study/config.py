@@ -16,6 +16,7 @@ import yaml
 from arch_lab.architecture.recipe import Recipe, Shape, recipe
 from arch_lab.budget.budget import Budget
 from arch_lab.data import DataConfig
+from arch_lab.study.experiment import OwnData, load_experiment
 from arch_lab.training.optimizer import GroupRule
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError
@@ -92,7 +93,7 @@ class StudyConfig(BlockConfig):
     experiment: str = "perplexity"
     arms: list[Arm]
     budget: Budget
-    data: DataConfig
+    data: BlockConfig  # DataConfig, or the options of an experiment that does not read text
     objective: dict[str, Any] = field(default_factory=dict)  # options of the experiment, checked by it
     training: Training = field(default_factory=Training)
     learning_rates: list[float]
@@ -110,6 +111,16 @@ class StudyConfig(BlockConfig):
             raise ConfigError(f"study {self.name!r}: needs at least one seed")
         if self.tuning_seeds is not None and not (self.tuning_seeds and set(self.tuning_seeds) <= set(self.seeds)):
             raise ConfigError(f"study {self.name!r}: tuning_seeds must be some of seeds")
+
+    @classmethod
+    def from_options(cls, options: dict[str, Any], *, where: str = "") -> StudyConfig:
+        """As for every config; which options ``data`` has is the experiment's to say."""
+        data, name = options.get("data"), options.get("experiment", cls.experiment)
+        if isinstance(data, dict) and isinstance(name, str):
+            experiment = load_experiment(name)
+            kind = experiment.data if isinstance(experiment, OwnData) else DataConfig
+            options = {**options, "data": kind.from_options(data, where=f"{where or cls.__name__}.data")}
+        return super().from_options(options, where=where)
 
     @property
     def grid_seeds(self) -> list[int]:

@@ -1,7 +1,7 @@
 """What the engine asks of an experiment, and how it finds one: by name, at run time, never by a static import.
 
-``causal`` decides which architectures may stand in it: decoders, or bidirectional encoders. What an experiment's ``objective:``
-may say is a frozen config, strict like every other part of a study.
+``causal`` decides which architectures may stand in it: decoders, or bidirectional encoders; one that reads no text says itself
+(``OwnData``). What an experiment's ``objective:`` may say is a frozen config, strict like every other part of a study.
 """
 
 from __future__ import annotations
@@ -65,6 +65,19 @@ class Experiment(Protocol):
 
     def baselines(self, config: Any, data: Any) -> list[dict[str, Any]]:
         """Trivial models under the same scoring, worst first."""
+
+
+@runtime_checkable
+class OwnData(Protocol):
+    """Beside Experiment, of one that does not read text: its own ``data:`` options and its own kind of architecture."""
+
+    data: type[BlockConfig]
+
+    def resolve(self, config: Any) -> Any:
+        """The study (StudyConfig) with what its data decides filled in, before anything is planned.
+
+        Raises: ConfigError for an arm that is no architecture for this data, or options that contradict it.
+        """
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from arch_lab.architecture import Decoder, Encoder, EncoderDecoder, Shape, recipe
+from arch_lab.architecture import Decoder, Encoder, EncoderDecoder, ImageClassifier, Shape, recipe
 from arch_lab.data import Tokenizer, tokenizer_from
 from arch_lab.study import files
 from arch_lab.study.run import MODEL
@@ -24,7 +24,7 @@ class CheckpointError(UserError):
 class LoadedRun:
     """``model`` in evaluation mode on the CPU; ``config`` and ``result`` as stored; the tokenizer its ids belong to."""
 
-    model: Decoder | Encoder | EncoderDecoder
+    model: Decoder | Encoder | EncoderDecoder | ImageClassifier
     config: dict[str, Any]
     result: dict[str, Any]
     tokenizer: Tokenizer | None = None  # None: an experiment without text

@@ -16,11 +16,11 @@ import torch
 
 from arch_lab.accounting import Ledger, ledger
 from arch_lab.accounting.ledger import without_memory
-from arch_lab.architecture import EncoderDecoderRecipe, EncoderRecipe, Recipe, Shape, encoders, meta_encoder
+from arch_lab.architecture import EncoderDecoderRecipe, EncoderRecipe, ImageRecipe, Recipe, Shape, encoders, meta_encoder
 from arch_lab.budget import Budget, BudgetError, check, deviations, refuse, solve_together
 from arch_lab.report.measures import to_json
 from arch_lab.study.config import Arm, StudyConfig, load_study
-from arch_lab.study.experiment import load_experiment, own_engine
+from arch_lab.study.experiment import OwnData, load_experiment, own_engine
 from arch_lab.study.library import find_study
 from arch_lab.training.optimizer import groups
 from blocks.errors import ConfigError
@@ -42,8 +42,10 @@ def open_study(study: str, overrides: list[str] | None, data_root: str | None) -
     """Find, parse and validate a study, its experiment's own options included. Raises: ConfigError."""
     name, path = find_study(study)
     config = load_study(path, name=name, overrides=overrides or [], data_root=data_root)
-    options = load_experiment(config.experiment).objective.from_options(config.objective, where=f"study {config.name!r}.objective")
-    return replace(config, objective=asdict(options))
+    experiment = load_experiment(config.experiment)
+    options = experiment.objective.from_options(config.objective, where=f"study {config.name!r}.objective")
+    config = replace(config, objective=asdict(options))
+    return experiment.resolve(config) if isinstance(experiment, OwnData) else config
 
 
 def use_threads(threads: int | None) -> None:
@@ -63,7 +65,8 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
     experiment = load_experiment(config.experiment)
     vocabulary, tokens, batch = experiment.vocabulary(config.data), config.training.sequence_length, config.training.batch_size
     sizes = {"vocabulary": vocabulary, "tokens": tokens, "batch": batch}
-    found = solved(config.arms, config.experiment, config.budget, causal=experiment.causal, **sizes)
+    causal = None if isinstance(experiment, OwnData) else experiment.causal
+    found = solved(config.arms, config.experiment, config.budget, causal=causal, **sizes)
     arms = []
     for arm, (recipe_, shape) in zip(config.arms, found, strict=True):
         blueprint = recipe_.blueprint(shape, vocabulary=vocabulary, max_tokens=tokens)
@@ -98,15 +101,17 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
 
 
 def solved(
-    arms: Sequence[Arm], experiment: str, budget: Budget, *, vocabulary: int, tokens: int, batch: int = 1, causal: bool = True
+    arms: Sequence[Arm], experiment: str, budget: Budget, *, vocabulary: int, tokens: int, batch: int = 1, causal: bool | None = True
 ) -> list[tuple[Recipe, Shape]]:
     """Recipe and shape of every arm, found together where an arm does not fix its own.
 
+    ``causal`` None: the experiment has looked at the kind of its arms itself.
     Raises: BudgetError when one cannot meet the budget; ConfigError for an arm of the other direction, or options that do not fit.
     """
     recipes = [arm.recipe() for arm in arms]
     for arm, recipe_ in zip(arms, recipes, strict=True):
-        _check_direction(causal, recipe_, f"experiment {experiment!r}, arm {arm.name!r}: ")
+        if causal is not None:
+            _check_direction(causal, recipe_, f"experiment {experiment!r}, arm {arm.name!r}: ")
     free = [recipe_ for arm, recipe_ in zip(arms, recipes, strict=True) if arm.shape is None]
     candidates = iter(solve_together(free, budget, vocabulary=vocabulary, max_tokens=tokens, batch=batch) if free else [])
     return [(recipe_, arm.fixed() or next(candidates).shape) for arm, recipe_ in zip(arms, recipes, strict=True)]
@@ -115,9 +120,11 @@ def solved(
 def _check_direction(causal: bool, recipe_: Recipe, what: str) -> None:
     """Raises: ConfigError for an encoder where tokens are predicted in order, for a decoder where they are filled in."""
     if causal:
-        if isinstance(recipe_, (EncoderRecipe, EncoderDecoderRecipe)):
+        if isinstance(recipe_, (EncoderRecipe, EncoderDecoderRecipe, ImageRecipe)):
             raise recipe_.refuse_decoder(what)
     elif not isinstance(recipe_, EncoderRecipe):
+        if isinstance(recipe_, ImageRecipe):
+            raise ConfigError(f"{what}{recipe_.reads_pixels}; choose an encoder: {', '.join(encoders())}")
         kind = (
             "an encoder–decoder: it needs a source beside the tokens it fills in"
             if isinstance(recipe_, EncoderDecoderRecipe)
@@ -154,8 +161,9 @@ def _arm(
     tokens_per_step = book.tokens * book.batch
     per_step: dict[str, Fraction | float] = {"train_flops": book.training * tokens_per_step, "tokens": tokens_per_step}
     calibration: dict[str, Any] = {}
+    rows = getattr(model.config.embedding, "vocabulary", 0)  # logits of every token; an image has one answer
     if config.budget.seconds is not None:
-        guess = _estimate(book, shape, book.training * tokens_per_step, model.config.embedding.vocabulary)["seconds_per_run"]
+        guess = _estimate(book, shape, book.training * tokens_per_step, rows)["seconds_per_run"]
         per_step["seconds"] = guess if timing is None else timing
         calibration = {"calibration": {"seconds_per_step": per_step["seconds"], "source": ESTIMATED if timing is None else MEASURED}}
     steps = _steps(config, name, per_step)
@@ -178,7 +186,7 @@ def _arm(
         "conventions": book.conventions,
         "state_bytes": book.state_bytes,
         "optimizer_groups": {g.name: g.parameters for g in optimizer_groups},
-        "estimate": _estimate(book, shape, flops, model.config.embedding.vocabulary),
+        "estimate": _estimate(book, shape, flops, rows),
         **calibration,
     }
 

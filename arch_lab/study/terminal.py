@@ -38,7 +38,7 @@ class Terminal:
     def on_certificate(self, facts: dict[str, Any]) -> None:
         if facts["passed"]:
             lengths = ", ".join(map(str, facts["lengths"]))
-            what = "no answer in the input" if facts.get("kind") == "objective" else "causal"
+            what = {"objective": "no answer in the input", "images": "images apart"}.get(facts.get("kind", ""), "causal")
             self.notes.print(
                 f"[green]{what}[/green] {facts['arm']}: worst leak {facts['leak_ratio']:.0e} of the scale (float64, lengths {lengths})"
             )

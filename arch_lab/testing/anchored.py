@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from arch_lab.testing.pictures import Strip
 from blocks.contract import Block, CrossMixer, SequenceMixer
 from blocks.cost import Cost
+from blocks.vision.patches import PatchEmbedding
 
 MEMORY = 7  # S: odd, and shorter and longer than the sequences tried
 
@@ -51,10 +53,14 @@ class Anchored(SequenceMixer):
 
 
 def staged(block: Block) -> Block:
-    """``block`` as the laws call it: a cross mixer with its memory, any other block itself."""
+    """``block`` as the laws call it: a cross mixer with its memory, a patch embedding on strips, any other block itself."""
+    if isinstance(block, PatchEmbedding):
+        return Strip(block)
     return Anchored(block) if isinstance(block, CrossMixer) else block
 
 
 def bare(module: Any) -> Any:
     """The inverse of ``staged``."""
+    if isinstance(module, Strip):
+        return module.embedding
     return module.mixer if isinstance(module, Anchored) else module

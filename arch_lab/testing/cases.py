@@ -44,6 +44,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "window": [{"window": WINDOW, "kv_heads": 1}],
     "radius": [{"causal": False, "radius": 2}, {"causal": False, "radius": [1, 2]}],
     "kv_heads": [{"kv_heads": SMALL["heads"]}],
+    "short_taps": [{"short_taps": 5, "filter_inner": 1, "train_positions": False}],  # as in Hyena's image model
     "softcap": [{"softcap": None}, {"softcap": 2.0, "window": WINDOW}],
     "rope_factor": [{"rope_factor": 8.0, "query_scale": 0.7}],
     "rope_fraction": [{"rope_fraction": 0.5, "rope_drop": "high"}],

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from arch_lab.testing.anchored import bare, staged
 from arch_lab.testing.cases import LONGEST, Case
+from arch_lab.testing.pictures import Strip
 from blocks.attention.masks import sides
 from blocks.contract import Pooler, SequenceMixer
 from blocks.errors import ConfigError
@@ -52,7 +53,7 @@ class Subject:
 
     @property
     def reads_tokens(self) -> bool:
-        return self.kind == "embedding"
+        return self.kind == "embedding" and not isinstance(self.module, Strip)
 
     @property
     def silent_at_padding(self) -> bool:
@@ -83,10 +84,14 @@ class Subject:
 
     @property
     def longest(self) -> int:
+        if isinstance(self.module, Strip):
+            return min(LONGEST, self.module.longest or LONGEST)
         return min(LONGEST, getattr(self.module.config, "max_tokens", None) or LONGEST)
 
     @cached_property
     def width(self) -> int:
+        if isinstance(self.module, Strip):
+            return self.module.width
         names = (
             ("vocabulary",) if self.reads_tokens else ("in_features", "width", "vocabulary")
         )  # a head on logits is as wide as the vocabulary

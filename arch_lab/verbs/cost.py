@@ -14,27 +14,37 @@ if TYPE_CHECKING:
     from arch_lab.accounting import Ledger
     from arch_lab.architecture import Recipe, Shape
 
-VOCABULARY = 32_768
+VOCABULARY, CLASSES = 32_768, 1000
 DESCRIPTION = """Parameters are four lines: embedding (a tied table counts here, once), head, body, total.
 FLOPs per token are of the FORWARD pass: matmul and fft make the canonical number, elementwise stands apart. Training is
 3 x the canonical forward. The conventions of other papers (palm, six_nd, kaplan, chinchilla) are TRAINING FLOPs per token.
 State bytes: what one sequence keeps while decoding, after --seq-len tokens, in float32.
 An encoder-decoder splits the --seq-len tokens in two: the first half is its source, the second its target.
+An image model's tokens are the patches of one image (options image, channels, patch), so --seq-len is left out; V counts its classes.
 
   arch-lab cost gemma2 --preset 2b --seq-len 8192
   arch-lab cost m2_gpt --width 512 --depth 8 --seq-len 1024 --batch 8
   arch-lab cost t5gemma --preset 2b-2b --seq-len 8192
+  arch-lab cost m2_vit --preset b
+  arch-lab cost vit --width 128 --depth 4 --vocabulary 10 --options image=[32,32] patch=4
   arch-lab cost custom --options mixer=gated_long_conv --width 512 --depth 8 --seq-len 1024"""
 
 
 def main(verb: str, argv: list[str]) -> int:
     p = parser(verb, DESCRIPTION)
-    p.add_argument("architecture", metavar="ARCH", help="gemma1 … gemma4, gemma_encoder, t5gemma, m2_bert, m2_gpt, hybrid, custom, …")
-    p.add_argument("--preset", metavar="SIZE", help="a published size: 2b, 270m, 80m, …")
+    p.add_argument(
+        "architecture", metavar="ARCH", help="gemma1 … gemma4, gemma_encoder, t5gemma, m2_bert, m2_gpt, hybrid, m2_vit, vit, custom, …"
+    )
+    p.add_argument("--preset", metavar="SIZE", help="a published size: 2b, 270m, 80m, b, …")
     p.add_argument("--width", type=_count, metavar="W")
     p.add_argument("--depth", type=_count, metavar="L")
     p.add_argument("--ffn-width", type=_count, metavar="F", help="hidden width of one branch (default: the architecture's ratio times W)")
-    p.add_argument("--vocabulary", type=_count, metavar="V", help=f"rows of the table (default: as published, else {VOCABULARY})")
+    p.add_argument(
+        "--vocabulary",
+        type=_count,
+        metavar="V",
+        help=f"rows of the table, or classes (default: as published, else {VOCABULARY} or {CLASSES})",
+    )
     p.add_argument("--seq-len", type=_count, metavar="T", help="tokens of a sequence")
     p.add_argument("--batch", type=_count, default=1, metavar="B", help="sequences a forward; shares what is done once (default: 1)")
     p.add_argument(
@@ -42,13 +52,14 @@ def main(verb: str, argv: list[str]) -> int:
     )
     p.add_argument("--json", action="store_true", help="print as JSON")
     given = p.parse_args(argv)
-    _check_sizes(given)
+    _check_shape(given)
 
     from arch_lab.accounting import AccountingError, ledger, prove
     from arch_lab.accounting.ledger import without_memory
     from arch_lab.accounting.proof import Uncountable
 
     recipe, shape, vocabulary, published = _model(given)
+    _set_length(given, recipe)
     built_for = max(given.seq_len, published)
     config = recipe.blueprint(shape, vocabulary=vocabulary, max_tokens=built_for)
     model = without_memory(config)
@@ -77,10 +88,24 @@ def _count(text: str) -> int:
     return value
 
 
-def _check_sizes(given: argparse.Namespace) -> None:
-    """Raises: UsageError unless length and shape are given, the shape once. A vocabulary may go with either kind of shape."""
-    if given.seq_len is None:
+def _set_length(given: argparse.Namespace, recipe: Recipe) -> None:
+    """An image says how many tokens it is. Raises: UsageError when the length is missing, or is not the image's."""
+    from arch_lab.architecture import ImageRecipe
+
+    if isinstance(recipe, ImageRecipe):
+        if given.seq_len not in (None, recipe.tokens):
+            h, w = recipe.image
+            raise UsageError(
+                f"cost: an image of {h} x {w} pixels in patches of {recipe.patch} is {recipe.tokens} tokens, not {given.seq_len}: "
+                "leave out --seq-len, or change the options image and patch"
+            )
+        given.seq_len = recipe.tokens
+    elif given.seq_len is None:
         raise UsageError("cost: give --seq-len T, the tokens of a sequence: FLOPs and state depend on it")
+
+
+def _check_shape(given: argparse.Namespace) -> None:
+    """Raises: UsageError unless the shape is given, once. A vocabulary may go with either kind of shape."""
     dials = [f"--{name}" for name in ("width", "depth", "ffn-width") if getattr(given, name.replace("-", "_")) is not None]
     if given.preset and dials:
         raise UsageError(f"cost: --preset already says the shape; leave out {', '.join(dials)}")
@@ -91,18 +116,21 @@ def _check_sizes(given: argparse.Namespace) -> None:
 
 def _model(given: argparse.Namespace) -> tuple[Recipe, Shape, int, int]:
     """Recipe, shape, vocabulary, and the longest sequence the published model takes (0 without a preset)."""
-    from arch_lab.architecture import Shape, recipe
+    from arch_lab.architecture import ImageRecipe, Shape, recipe
     from arch_lab.architecture.presets import preset
 
     options = _options(given.options)
     if given.preset:
         found = preset(given.architecture, given.preset)
         chosen = recipe(given.architecture, {**found.options, **options})
-        return chosen, found.shape, given.vocabulary or found.vocabulary, found.max_tokens
+        # an image model is built for its image, whatever size the published one has
+        longest = 0 if isinstance(chosen, ImageRecipe) else found.max_tokens
+        return chosen, found.shape, given.vocabulary or found.vocabulary, longest
     chosen = recipe(given.architecture, options)
     step = chosen.ffn_multiple
+    vocabulary = given.vocabulary or (CLASSES if isinstance(chosen, ImageRecipe) else VOCABULARY)
     ffn = given.ffn_width or max(step, round(chosen.ffn_ratio * given.width / step) * step)
-    return chosen, Shape(width=given.width, depth=given.depth, ffn_width=ffn), given.vocabulary or VOCABULARY, 0
+    return chosen, Shape(width=given.width, depth=given.depth, ffn_width=ffn), vocabulary, 0
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
@@ -122,7 +150,7 @@ def _options(pairs: list[str]) -> dict[str, Any]:
 
 def _facts(given: argparse.Namespace, recipe: Recipe, shape: Shape, vocabulary: int, built_for: int, book: Ledger) -> dict[str, Any]:
     from arch_lab.accounting.ledger import halves
-    from arch_lab.architecture import EncoderDecoderRecipe
+    from arch_lab.architecture import EncoderDecoderRecipe, ImageRecipe
 
     facts: dict[str, Any] = {
         "architecture": given.architecture,
@@ -141,6 +169,9 @@ def _facts(given: argparse.Namespace, recipe: Recipe, shape: Shape, vocabulary: 
     if isinstance(recipe, EncoderDecoderRecipe):
         source, target = halves(given.seq_len)
         facts |= {"source_tokens": source, "target_tokens": target, "state_bytes": book.state_bytes}
+    elif isinstance(recipe, ImageRecipe):
+        facts["state_reason"] = "an image classifier reads whole images, so it keeps no state"
+        facts |= {"image": list(recipe.image), "channels": recipe.channels, "patch": recipe.patch}
     elif not recipe.causal:
         facts["state_reason"] = "a bidirectional encoder does not decode, so it keeps no state"
     facts["components"] = [vars(c) for c in book.components]
@@ -156,10 +187,13 @@ def _print(facts: dict[str, Any], published: int) -> None:
 
     out, tokens, training = console(), facts["seq_len"], facts["training_flops_per_token"]
     size = f" {facts['preset']}" if facts["preset"] else ""
+    counted = "classes" if "image" in facts else "vocabulary"
     out.print(
         f"{facts['architecture']}{size}: width {facts['width']}, depth {facts['depth']}, ffn_width {facts['ffn_width']}, "
-        f"vocabulary {facts['vocabulary']:,}; {facts['batch']} x {tokens:,} tokens"
+        f"{counted} {facts['vocabulary']:,}; {facts['batch']} x {tokens:,} tokens"
     )
+    if "image" in facts:
+        out.print(f"a token is a patch of {facts['patch']} x {facts['patch']} of {' x '.join(map(str, facts['image']))} pixels")
     if "source_tokens" in facts:
         out.print(f"of each row {facts['source_tokens']:,} tokens are source and {facts['target_tokens']:,} target")
     if 0 < published < tokens:

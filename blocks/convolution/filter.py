@@ -1,6 +1,6 @@
 """Implicit filter: a long convolution kernel written by a small network from its time index.
 
-Legend: T tokens (taps), D width (channels), E features of a position, R order (hidden width of the network).
+Legend: T tokens (taps), D width (channels), E features of a position, R order (hidden width of the network), n inner maps.
 Source: arXiv 2302.10866, section 3.3; HazyResearch/m2, bert/src/mm/hyena_utils.py (HyenaFilter, Sin,
 ExponentialModulation), whose numbers this file reproduces. Its dropout argument is never applied there and absent here.
 """
@@ -24,11 +24,13 @@ from blocks.monarch.block_diagonal import fan_in_uniform_
 DECAY_TARGET, FAST_DECAY, SLOW_DECAY = 0.01, 0.3, 1.5
 
 
-def check_filter(*, width: int, max_tokens: int, filter_order: int, filter_emb: int) -> None:
+def check_filter(*, width: int, max_tokens: int, filter_order: int, filter_emb: int, filter_inner: int = 2) -> None:
     """Raises: ConfigError for sizes no implicit filter has."""
     for name, value in (("width", width), ("max_tokens", max_tokens), ("filter_order", filter_order)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
+    if filter_inner < 0:
+        raise ConfigError(f"filter_inner must be 0 or more (maps between the first and the last), got {filter_inner}")
     if filter_emb < 3 or filter_emb % 2 == 0:
         raise ConfigError(f"filter_emb must be odd and at least 3 (time, then cosine and sine of each band), got {filter_emb}")
 
@@ -37,14 +39,17 @@ class ImplicitFilter(nn.Module):
     """kernel[t, d] = MLP(z[t])[d] · exp(-t/(max_tokens - 1) · |delta[d]|).
 
     ``forward(tokens) -> (tokens, D)``; ``forward(tokens, reverse=True)`` is the second kernel of a bidirectional filter.
-    z is *trained*; it starts as [t, cos, -sin] over (E - 1)/2 bands. The MLP is E -> R -> R -> R -> D with sin(frequency ·)
-    after the first three maps; one ``frequency`` vector serves all of them, in both directions; the last map has no bias.
+    z is *trained* unless ``train_positions`` is off; it starts as [t, cos, -sin] over (E - 1)/2 bands. The MLP is E -> R, then
+    ``inner`` maps R -> R (2 in the released language models, 1 in Hyena's image model), then R -> D, with sin(frequency ·) after
+    all but the last; one ``frequency`` vector serves all of them, in both directions; the last map has no bias.
     Time is normalised by ``max_tokens``, so the kernel of a shorter sequence is a prefix of the longer one's.
     Precision: float32 inside whatever the parameters' dtype (float64 stays): a kernel rounded to bf16 forgets its phase.
     Cost: ``cost(tokens)`` is paid once a forward, whatever the batch; elementwise 3 (bias, frequency, sine) a hidden
     value and 3 (product with the rate, exponential, product) a kernel value.
     Raises: ConfigError when more than ``max_tokens`` taps are asked for.
     """
+
+    positions: Tensor
 
     def __init__(
         self,
@@ -54,16 +59,22 @@ class ImplicitFilter(nn.Module):
         order: int = 64,
         emb: int = 5,
         sine_frequency: float = 10.0,
+        inner: int = 2,
+        train_positions: bool = True,
         reverse: bool = False,
         unit_energy: bool = False,
     ) -> None:
         super().__init__()
-        check_filter(width=width, max_tokens=max_tokens, filter_order=order, filter_emb=emb)
+        check_filter(width=width, max_tokens=max_tokens, filter_order=order, filter_emb=emb, filter_inner=inner)
         self.width, self.max_tokens, self.sine_frequency, self.unit_energy = width, max_tokens, sine_frequency, unit_energy
-        self.positions = nn.Parameter(torch.empty(max_tokens, emb))
+        positions = torch.empty(max_tokens, emb)
+        if train_positions:
+            self.positions = nn.Parameter(positions)
+        else:
+            self.register_buffer("positions", positions)
         self.frequency = nn.Parameter(torch.empty(order))
-        self.ahead = _maps(emb, order, width)
-        self.behind = _maps(emb, order, width) if reverse else None
+        self.ahead = _maps(emb, order, width, inner)
+        self.behind = _maps(emb, order, width, inner) if reverse else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -129,8 +140,8 @@ def decay_rates(width: int, device: torch.device | None = None) -> Tensor:
     return torch.linspace(log(DECAY_TARGET) / SLOW_DECAY, log(DECAY_TARGET) / FAST_DECAY, width, dtype=torch.float32, device=device).abs()
 
 
-def _maps(emb: int, order: int, width: int) -> nn.ModuleList:
-    sizes = (emb, order, order, order)
+def _maps(emb: int, order: int, width: int, inner: int) -> nn.ModuleList:
+    sizes = (emb, *(order,) * (inner + 1))
     hidden = [nn.Linear(a, b) for a, b in pairwise(sizes)]
     return nn.ModuleList([*hidden, nn.Linear(order, width, bias=False)])
 

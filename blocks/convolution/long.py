@@ -39,13 +39,23 @@ class LongConvolution(nn.Module):
         order: int,
         emb: int,
         sine_frequency: float,
+        inner: int = 2,
+        train_positions: bool = True,
         bidirectional: bool = False,
         unit_energy: bool = False,
     ) -> None:
         super().__init__()
         self.width, self.bidirectional = width, bidirectional
         self.filter = ImplicitFilter(
-            width, max_tokens, order=order, emb=emb, sine_frequency=sine_frequency, reverse=bidirectional, unit_energy=unit_energy
+            width,
+            max_tokens,
+            order=order,
+            emb=emb,
+            sine_frequency=sine_frequency,
+            inner=inner,
+            train_positions=train_positions,
+            reverse=bidirectional,
+            unit_energy=unit_energy,
         )
         self.skip = nn.Parameter(torch.empty(width))
         self.reset_parameters()

@@ -1,6 +1,6 @@
 """The sequence mixer of Monarch Mixer as released: short convolution, gate, long convolution, gate.
 
-Legend: B batch, T tokens, D width; inside, everything is channel-major (channels, B, T).
+Legend: B batch, T tokens, D width, W short taps; inside, everything is channel-major (channels, B, T).
 Source: arXiv 2310.12109; HazyResearch/m2, bert/src/mm/monarch_mixer_sequence_mixer.py (MonarchMixerSequenceMixing).
 
 Same as released, to 1e-10 in float64: formula, chunk order (x1 gates before the long convolution, x2 after it; other Hyena
@@ -33,9 +33,8 @@ from blocks.convolution.long import Kernels, LongConvolution, linear_cost, over_
 from blocks.convolution.online import OnlineState
 from blocks.convolution.short import ShortConvolution
 from blocks.cost import Cost
+from blocks.errors import ConfigError
 from blocks.registry import register
-
-SHORT_TAPS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,18 +45,29 @@ class M2MixerConfig(BlockConfig):
     filter_order: int = 64  # 128 in the released BERT
     filter_emb: int = 5
     sine_frequency: float = 10.0
+    filter_inner: int = 2  # hidden maps of the filter's network beside its first and last
+    train_positions: bool = True  # of the filter; they start at fixed waves
     residual_long_conv: bool = False  # True in the released BERT, which has no other skip around the mixer
+    short_taps: int = 3
     start: Literal["balanced", "released"] = "balanced"  # initial values, see the module's docstring
 
     def __post_init__(self) -> None:
-        check_filter(width=self.width, max_tokens=self.max_tokens, filter_order=self.filter_order, filter_emb=self.filter_emb)
+        check_filter(
+            width=self.width,
+            max_tokens=self.max_tokens,
+            filter_order=self.filter_order,
+            filter_emb=self.filter_emb,
+            filter_inner=self.filter_inner,
+        )
+        if self.short_taps < 1:
+            raise ConfigError(f"short_taps must be at least 1 (the token itself), got {self.short_taps}")
 
 
 @dataclass
 class M2MixerState:
-    """Everything the past can still say, of each long convolution and of the short one (its last 2 inputs)."""
+    """Everything the past can still say, of each long convolution and of the short one (its last W - 1 inputs)."""
 
-    short: Tensor  # (B, 3D, min(t, 2))
+    short: Tensor  # (B, 3D, min(t, W - 1))
     gated: OnlineState
     residual: OnlineState | None
     kernels: Kernels
@@ -69,10 +79,10 @@ class M2Mixer(SequenceMixer):
 
     y = W_out (after · long(before · value) + residual(x)) with (before, after, value) = short(W_in x).
     Shape: (B, T, D) -> (B, T, D), see SequenceMixer. Documents are convolved apart, exactly.
-    Cost: 8·D² + 18·D FLOPs a token in matmuls, two transforms of about 2T points a channel (four with the residual),
+    Cost: 8·D² + 6·W·D FLOPs a token in matmuls (W short taps), two transforms of about 2T points a channel (four with the residual),
     the filter once a forward; elementwise: gates, residual sum and biases, 1 each.
     State: D numbers a slot (2·D with the residual), slots doubling with t up to ``max_tokens`` (blocks.convolution.online), and
-    min(t, 2)·3·D of the short convolution: no fixed size. Generation costs O(T·log² T) for T tokens.
+    min(t, W - 1)·3·D of the short convolution: no fixed size. Generation costs O(T·log² T) for T tokens.
     Raises: ConfigError when a sequence exceeds ``max_tokens``, or on decoding a bidirectional mixer.
     """
 
@@ -81,7 +91,7 @@ class M2Mixer(SequenceMixer):
     def __init__(self, config: M2MixerConfig) -> None:
         super().__init__(config)
         self.in_linear = nn.Linear(config.width, 3 * config.width)
-        self.short = ShortConvolution(3 * config.width, SHORT_TAPS)
+        self.short = ShortConvolution(3 * config.width, config.short_taps)
         self.long = _long(config)
         self.residual = _long(config) if config.residual_long_conv else None
         self.out_linear = nn.Linear(config.width, config.width)
@@ -154,7 +164,7 @@ class M2Mixer(SequenceMixer):
 
     def state_bytes(self, tokens: int) -> int:
         convolutions = 1 if self.residual is None else 2
-        short = 3 * self.config.width * min(tokens, SHORT_TAPS - 1) * parameter_dtype(self).itemsize
+        short = 3 * self.config.width * min(tokens, self.config.short_taps - 1) * parameter_dtype(self).itemsize
         return convolutions * self.long.state_bytes(tokens) + short
 
     # --- the ledger ---------------------------------------------------------------------------------------------
@@ -174,6 +184,8 @@ def _long(config: M2MixerConfig) -> LongConvolution:
         order=config.filter_order,
         emb=config.filter_emb,
         sine_frequency=config.sine_frequency,
+        inner=config.filter_inner,
+        train_positions=config.train_positions,
         bidirectional=not config.causal,
         unit_energy=config.start == "balanced",
     )

@@ -53,12 +53,7 @@ class BlockDiagonalGLU(ChannelMixer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        for layer in (self.up, self.down):
-            layer.reset_parameters()
-            if self.config.start == "fan_in":
-                nn.init.normal_(layer.weight, std=layer.weight.shape[-1] ** -0.5)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        _reset((self.up, self.down), self.config.start)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.config.width % self.config.blocks == self.config.ffn_width % self.config.blocks == 0:
@@ -75,7 +70,9 @@ class BlockDiagonalMLPConfig(BlockConfig):
     width: int
     ffn_width: int
     blocks: int = 4
-    bias: bool = True  # of the map down; the map up has none, as released
+    bias: bool = True  # of the map down
+    up_bias: bool = False  # of the map up: none, as released
+    start: Literal["released", "fan_in"] = "released"
 
     def __post_init__(self) -> None:
         check_blocks(self.blocks, width=self.width, ffn_width=self.ffn_width)
@@ -86,25 +83,34 @@ class BlockDiagonalMLP(ChannelMixer):
     """down(gelu(up(x))), exact (erf) GELU, both maps block-diagonal.
 
     Shape: (..., D) -> (..., D). Without a shuffle the K channel groups never meet inside this mixer.
-    Cost: 4·D·F/K FLOPs a token; elementwise 1 a GELU, 1 a bias.
+    Cost: 4·D·F/K FLOPs a token; elementwise 1 a GELU, 1 a bias. Initialisation: ``start`` as in BlockDiagonalGLU.
     """
 
     config: BlockDiagonalMLPConfig
 
     def __init__(self, config: BlockDiagonalMLPConfig) -> None:
         super().__init__(config)
-        self.up = _linear(config.width, config.ffn_width, config.blocks, bias=False)
+        self.up = _linear(config.width, config.ffn_width, config.blocks, bias=config.up_bias)
         self.down = _linear(config.ffn_width, config.width, config.blocks, bias=config.bias)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        self.up.reset_parameters()
-        self.down.reset_parameters()
+        _reset((self.up, self.down), self.config.start)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(x)))
 
     def cost(self, tokens: int) -> Cost:
         return self.up.cost(tokens) + self.down.cost(tokens) + Cost(elementwise=tokens * self.config.ffn_width)
+
+
+def _reset(layers: tuple[BlockDiagonalLinear, ...], start: str) -> None:
+    for layer in layers:
+        layer.reset_parameters()
+        if start == "fan_in":
+            nn.init.normal_(layer.weight, std=layer.weight.shape[-1] ** -0.5)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def _linear(in_features: int, out_features: int, blocks: int, *, bias: bool) -> BlockDiagonalLinear:

@@ -1,6 +1,6 @@
 """Monarch Mixer's sequence mixer with a learned causal polynomial product in place of its long convolution.
 
-Legend: D width, B batch, T tokens, G groups; (s, b, ..., b) digits of the time index, p of them; n = s·b^(p-1) >= T.
+Legend: D width, B batch, T tokens, W short taps, G groups; (s, b, ..., b) digits of the time index, p of them; n = s·b^(p-1) >= T.
 Source: arXiv 2310.12109, section 4 (the paper trained only the convolution, its special case); theorem, conditions and the
 form computed here: blocks.monarch.polynomial. Everything around the product is ``m2_mixer``.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from blocks.contract import SequenceMixer, parameter_dtype
 from blocks.convolution.fft import causal_convolution
 from blocks.convolution.long import LongConvolution, project_in, project_out
-from blocks.convolution.mixer import SHORT_TAPS, M2Mixer, M2MixerConfig
+from blocks.convolution.mixer import M2Mixer, M2MixerConfig
 from blocks.convolution.short import ShortConvolution
 from blocks.cost import Cost
 from blocks.errors import ConfigError
@@ -58,6 +58,8 @@ class PolynomialConvolution(LongConvolution):
             order=config.filter_order,
             emb=config.filter_emb,
             sine_frequency=config.sine_frequency,
+            inner=config.filter_inner,
+            train_positions=config.train_positions,
             unit_energy=config.start == "balanced",
         )
         digits = digits_for(config.max_tokens, config.order, config.base)
@@ -136,9 +138,9 @@ class PolynomialConvolution(LongConvolution):
 
 @dataclass
 class MonarchPolynomialState:
-    """The past of one sequence: 2 tokens of the short convolution's input, t of everything the product reads."""
+    """The past of one sequence: W - 1 tokens of the short convolution's input, t of everything the product reads."""
 
-    short: Tensor  # (B, 3D, min(t, 2))
+    short: Tensor  # (B, 3D, min(t, W - 1))
     product: Tensor  # (B, 3, D, t): u, w = A_2 u and y
     residual: Tensor | None  # (B, D, t) input of the residual convolution
     taps: Taps
@@ -173,7 +175,7 @@ class MonarchPolynomial(SequenceMixer):
     Shape: (B, T, D) -> (B, T, D), see SequenceMixer. Documents are multiplied apart, exactly: each starts at time 0.
     Cost: that of m2_mixer plus 4·n·S·D FLOPs a sequence (n padded length, S sum of the digits: 2·sqrt(T) at order 2) and the
     kernel's share once a forward.
-    State: 3·t·D numbers (4·t·D with the residual) and min(t, 2)·3·D of the short convolution: no fixed size.
+    State: 3·t·D numbers (4·t·D with the residual) and min(t, W - 1)·3·D of the short convolution: no fixed size.
     Raises: ConfigError when a sequence exceeds ``max_tokens``.
     """
 
@@ -225,7 +227,7 @@ class MonarchPolynomial(SequenceMixer):
 
     def state_bytes(self, tokens: int) -> int:
         histories = 3 if self.body.residual is None else 4
-        numbers = self.config.width * (histories * tokens + 3 * min(tokens, SHORT_TAPS - 1))
+        numbers = self.config.width * (histories * tokens + 3 * min(tokens, self.config.short_taps - 1))
         return numbers * parameter_dtype(self).itemsize
 
 

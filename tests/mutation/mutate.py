@@ -119,8 +119,8 @@ MUTATIONS = (
     Mutation(
         "state bytes of one more tap",
         "blocks/convolution/mixer.py",
-        "min(tokens, SHORT_TAPS - 1)",
-        "min(tokens, SHORT_TAPS)",
+        "min(tokens, self.config.short_taps - 1)",
+        "min(tokens, self.config.short_taps)",
         ("tests/blocks/test_m2_mixer.py",),
     ),
     Mutation(

@@ -1,0 +1,88 @@
+"""Which images a study reads and how they become tokens and training batches: the ``data:`` part of an image study.
+
+A set has one size, so patches of it are a fixed number of tokens; ``patch`` is to images what a tokenizer is to text, the same for
+every arm.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from arch_lab.data.config import ROOT_VARIABLE
+from blocks.contract import BlockConfig
+from blocks.errors import ConfigError
+from blocks.vision.patches import image_grid
+
+Augmentation = Literal["none", "crop", "crop_flip"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """What is known of a set before a file is opened."""
+
+    channels: int
+    height: int
+    width: int
+    classes: tuple[str, ...]
+    mirrors: bool  # a mirrored image is an image of the same class
+
+
+SETS = {
+    "mnist": ImageSet(channels=1, height=28, width=28, classes=tuple("0123456789"), mirrors=False),
+    "cifar10": ImageSet(
+        channels=3,
+        height=32,
+        width=32,
+        classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        mirrors=True,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesConfig(BlockConfig):
+    """``tune_fraction`` of the training images, the same share of every class, is held out to choose learning rates.
+
+    ``augmentation``: none; crop (random crops of the image padded by an eighth of its side); crop_flip (and half of them mirrored).
+    Raises: ConfigError, also for an unknown key (with the nearest valid one).
+    """
+
+    source: Literal["mnist", "cifar10"]
+    root: str | None = None
+    patch: int = 4
+    tune_fraction: float = 0.1
+    augmentation: Augmentation = "none"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tune_fraction < 0.5:
+            raise ConfigError(f"data.tune_fraction: must lie between 0 and 0.5, got {self.tune_fraction:g}")
+        if self.patch < 1:
+            raise ConfigError(f"data.patch: must be at least 1, got {self.patch}")
+        self.grid  # noqa: B018  refused here, not at the first model
+        if self.augmentation == "crop_flip" and not self.set.mirrors:
+            raise ConfigError(
+                f"data.augmentation: crop_flip mirrors images, and a mirrored one of {self.source!r} is another sign; use crop"
+            )
+
+    @property
+    def set(self) -> ImageSet:
+        return SETS[self.source]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return image_grid(self.set.height, self.set.width, self.patch)
+
+    @property
+    def tokens(self) -> int:
+        """Patches of an image."""
+        rows, columns = self.grid
+        return rows * columns
+
+    @property
+    def folder(self) -> Path:
+        """Where the files lie: ``root``, else the variable ARCH_LAB_DATA, else the current folder."""
+        return Path(self.root or os.environ.get(ROOT_VARIABLE) or ".").expanduser()

@@ -1,0 +1,1 @@
+"""Which architecture classifies images better at equal parameters and equal training FLOPs?"""
