@@ -20,10 +20,15 @@ test: .venv/.installed ## tests that fit in a coffee break (WORKERS=2 processes)
 test-all: .venv/.installed ## the same and the slow ones; GPU tests where there is a GPU
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m ""
 
-bench-gpu: .venv/.installed ## Gemma 3 training steps against transformers, on CUDA; rows to runs/bench-gpu.json
+bench-gpu: .venv/.installed ## operations, layers and Gemma 3 training steps on CUDA against named peers; tables to runs/bench-gpu-*.{json,md}
 	@mkdir -p runs
-	@$(BIN)/arch-lab bench gemma_gpu --json > runs/bench-gpu.json.part || { code=$$?; rm -f runs/bench-gpu.json.part; exit $$code; }
-	@mv runs/bench-gpu.json.part runs/bench-gpu.json && echo runs/bench-gpu.json
+	@for suite in ops_gpu gemma_gpu; do \
+	  $(BIN)/arch-lab bench $$suite --json --markdown runs/bench-gpu-$$suite.md > runs/bench-gpu-$$suite.json.part \
+	    || { code=$$?; rm -f runs/bench-gpu-$$suite.json.part; exit $$code; }; \
+	  mv runs/bench-gpu-$$suite.json.part runs/bench-gpu-$$suite.json && echo runs/bench-gpu-$$suite.json runs/bench-gpu-$$suite.md; \
+	done
+	@if command -v compute-sanitizer >/dev/null; then compute-sanitizer --error-exitcode 1 $(BIN)/python -m pytest -m gpu tests/cuda -q -n0; \
+	else echo "compute-sanitizer is not on this machine: memory accesses of the kernels were not checked"; fi
 
 lint: .venv/.installed ## ruff and mypy
 	$(BIN)/ruff check .

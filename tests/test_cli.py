@@ -143,6 +143,21 @@ def test_env_json_names_versions_and_machine(capsys: pytest.CaptureFixture[str])
     assert found["cores"] >= 1 and found["memory"] > 2**20 and found["packages"]["lightning"]
 
 
+def test_env_says_which_code_runs_each_operation_and_why_the_others_do_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARCH_LAB_OPS", "causal_conv=reference")
+    assert cli.main(["env", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["ARCH_LAB_OPS"] == "causal_conv=reference"
+    convolution = found["operations"]["causal_conv"]["float32"]
+    assert convolution["runs"] == "reference" and set(convolution["others"]) == {"cpu", "triton", "cuda"}
+    assert cli.main(["env"]) == 0
+    text = capsys.readouterr().out
+    assert "; ARCH_LAB_OPS=causal_conv=reference" in text
+    assert all(f"\n{name} " in text for name in found["operations"])
+
+
 @pytest.mark.parametrize("how", [{"ARCH_LAB_DEBUG": "1"}, {}], ids=["variable", "option"])
 def test_debug_shows_the_traceback(how: dict[str, str]) -> None:
     done = run("compar", *([] if how else ["--debug"]), **how)

@@ -31,13 +31,17 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from blocks.attention.core import attention_recorder
+from blocks.convolution.short import short_flops
 from blocks.cost import fft_flops
 from blocks.errors import ConfigError
 
 aten = torch.ops.aten
+Charges = list[tuple[str, int]]
 
 # registered formulas whose FLOPs stand under ``fft``; every other registered formula is ``matmul``
-FFT_OPERATORS = {"blocks::circular_convolution", "blocks::circular_convolution_backward"}
+FFT_OPERATORS = {"blocks::circular_convolution", "blocks::circular_convolution_backward", "blocks::causal_conv_backward"}
+# registered formulas of both kinds: from the operator's arguments, the part under ``matmul``; the rest is ``fft``
+MATMUL_PART: dict[str, Callable[..., int]] = {"blocks::causal_conv": lambda z, weight, *_: short_flops(z.shape, weight.shape[1])}
 
 # aten operators heavier than elementwise that nothing here can price: names, and beginnings of names
 HEAVY = {
@@ -132,8 +136,8 @@ class _Counter(TorchDispatchMode):
                 return parts
         out = func(*args, **kwargs)
         if formula is not None:
-            kind, flops = formula(args, kwargs, out)
-            setattr(self, kind, getattr(self, kind) + flops)
+            for kind, flops in formula(args, kwargs, out):
+                setattr(self, kind, getattr(self, kind) + flops)
         elif _is_heavy(func):
             self.unknown.add(_name(func))
         return out
@@ -204,21 +208,21 @@ def _shown_pairs(q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool) -> 
     return int(seen.expand(*q.shape[:-1], keys).sum())
 
 
-# --- formulas: (args, kwargs, out) -> (kind, FLOPs) -----------------------------------------------------------------
+# --- formulas: (args, kwargs, out) -> [(kind, FLOPs), …] ------------------------------------------------------------
 
 
-def _r2c(args: Any, kwargs: Any, out: Tensor) -> tuple[str, int]:
+def _r2c(args: Any, kwargs: Any, out: Tensor) -> Charges:
     x, dims = args[0], args[1]
-    return "fft", _transform(x, dims[-1:], 1) + _transform(out, dims[:-1], 2)
+    return [("fft", _transform(x, dims[-1:], 1) + _transform(out, dims[:-1], 2))]
 
 
-def _c2r(args: Any, kwargs: Any, out: Tensor) -> tuple[str, int]:
+def _c2r(args: Any, kwargs: Any, out: Tensor) -> Charges:
     x, dims = args[0], args[1]
-    return "fft", _transform(out, dims[-1:], 1) + _transform(x, dims[:-1], 2)
+    return [("fft", _transform(out, dims[-1:], 1) + _transform(x, dims[:-1], 2))]
 
 
-def _c2c(args: Any, kwargs: Any, out: Tensor) -> tuple[str, int]:
-    return "fft", _transform(args[0], args[1], 2)
+def _c2c(args: Any, kwargs: Any, out: Tensor) -> Charges:
+    return [("fft", _transform(args[0], args[1], 2))]
 
 
 def _transform(x: Tensor, dims: list[int], real_parts: int) -> int:
@@ -226,24 +230,24 @@ def _transform(x: Tensor, dims: list[int], real_parts: int) -> int:
     return sum(real_parts * fft_flops(x.shape[d], x.numel() // x.shape[d]) for d in dims if x.numel())
 
 
-def _product(args: Any, kwargs: Any, out: Tensor) -> tuple[str, int]:
+def _product(args: Any, kwargs: Any, out: Tensor) -> Charges:
     spectra = all(isinstance(a, Tensor) and a.is_complex() and a.dim() > 0 for a in args[:2])
-    return "fft", 6 * out.numel() if spectra else 0
+    return [("fft", 6 * out.numel() if spectra else 0)]
 
 
-def _convolution_backward(args: Any, kwargs: Any, out: Any) -> tuple[str, int]:
+def _convolution_backward(args: Any, kwargs: Any, out: Any) -> Charges:
     """Two products for the forward's one; torch's formula forgets the groups and charges a depth-wise one C-fold."""
     gradient, x, weight, transposed, mask = args[0], args[1], args[2], args[7], args[10]
     product = 2 * (x if transposed else gradient).numel() * prod(weight.shape[1:])
-    return "matmul", _real_parts(weight) * sum(mask[:2]) * product
+    return [("matmul", _real_parts(weight) * sum(mask[:2]) * product)]
 
 
-def _triangular_solve(args: Any, kwargs: Any, out: Tensor) -> tuple[str, int]:
+def _triangular_solve(args: Any, kwargs: Any, out: Tensor) -> Charges:
     """By substitution: n(n - 1) additions and products and n divisions for each right-hand side of an n x n system."""
-    return "matmul", _real_parts(args[0]) * out.numel() * args[0].shape[-1]
+    return [("matmul", _real_parts(args[0]) * out.numel() * args[0].shape[-1])]
 
 
-FORMULAS: dict[str, Callable[[Any, Any, Any], tuple[str, int]]] = {
+FORMULAS: dict[str, Callable[[Any, Any, Any], Charges]] = {
     "aten::_fft_r2c": _r2c,
     "aten::_fft_c2r": _c2r,
     "aten::_fft_c2c": _c2c,
@@ -263,7 +267,7 @@ def _name(func: Any) -> str:
     return f"{namespace}::{name.rstrip('_') or name}"
 
 
-def _formula(func: Any) -> Callable[[Any, Any, Any], tuple[str, int]] | None:
+def _formula(func: Any) -> Callable[[Any, Any, Any], Charges] | None:
     name = _name(func)
     if name in FORMULAS:
         return FORMULAS[name]
@@ -274,9 +278,13 @@ def _formula(func: Any) -> Callable[[Any, Any, Any], tuple[str, int]] | None:
         return None
     kind = "fft" if name in FFT_OPERATORS else "matmul"
 
-    def priced(args: Any, kwargs: Any, out: Any) -> tuple[str, int]:
+    def priced(args: Any, kwargs: Any, out: Any) -> Charges:
         parts = _real_parts(args[0]) if short in COMPLEX_MATMULS else 1
-        return kind, parts * int(registered(*args, **kwargs, out_val=out))
+        flops = parts * int(registered(*args, **kwargs, out_val=out))
+        if name in MATMUL_PART:
+            products = MATMUL_PART[name](*args)
+            return [("matmul", products), ("fft", flops - products)]
+        return [(kind, flops)]
 
     return priced
 

@@ -15,6 +15,7 @@ from arch_lab.bench.algorithms import algorithms
 from arch_lab.bench.gemma import gemma as gemma_suite
 from arch_lab.bench.gemma_gpu import gemma_gpu
 from arch_lab.bench.monarch import monarch
+from arch_lab.bench.ops_gpu import ops_gpu
 from arch_lab.bench.protocol import Row, Skipped, measure, step_of
 from blocks import BlockDiagonalLinearConfig, Gemma3AttentionConfig, M2MixerConfig
 from blocks.convolution.fft import causal_convolution
@@ -66,6 +67,7 @@ SUITES: dict[str, Callable[[], Iterator[Row | Skipped]]] = {
     "mixer": mixer,
     "gemma": gemma_suite,
     "gemma_gpu": gemma_gpu,
+    "ops_gpu": ops_gpu,
     "monarch": monarch,
     "algorithms": algorithms,
 }

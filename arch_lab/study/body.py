@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from arch_lab.architecture import Decoder, Encoder, EncoderDecoder
+from arch_lab.architecture import Decoder, Encoder, EncoderDecoder, ImageClassifier
 from arch_lab.data import Tokenizer
 from arch_lab.study.load import load_run
 from blocks.errors import ConfigError
@@ -66,4 +66,6 @@ def load_body(run: str | Path, *, head: bool = False) -> Body:
     loaded = load_run(run)
     if isinstance(loaded.model, EncoderDecoder):
         raise ConfigError(f"{run}: an encoder–decoder has two stacks, so there is no one body of it")
+    if isinstance(loaded.model, ImageClassifier):
+        raise ConfigError(f"{run}: an image classifier reads pixels, so it is no body for tokens")
     return Body(loaded.model, loaded.tokenizer, loaded.config, head=head).eval()

@@ -10,6 +10,7 @@ from typing import Any
 from arch_lab.verbs import parser
 
 PACKAGES = ("torch", "lightning", "jsonargparse", "torchmetrics", "numpy", "einops", "datasets", "tokenizers", "tensorboard", "triton")
+OPERATIONS_VARIABLE = "ARCH_LAB_OPS"  # blocks.ops.dispatch.VARIABLE, without importing torch for --help
 
 
 def main(verb: str, argv: list[str]) -> int:
@@ -20,26 +21,36 @@ def main(verb: str, argv: list[str]) -> int:
     if given.json:
         print(json.dumps(found, indent=2))
         return 0
+    operations, wishes = found.pop("operations"), found.pop(OPERATIONS_VARIABLE)
     for key, value in found.items():
         if isinstance(value, dict):
             value = ", ".join(f"{k} {v}" for k, v in value.items())
         if isinstance(value, list):
             value = ", ".join(value)
         print(f"{key:<10}{'-' if value in (None, '') else value}")
+    print("\noperations (docs/ops.md): what runs here, and why the others do not" + (f"; {OPERATIONS_VARIABLE}={wishes}" if wishes else ""))
+    for name, by_dtype in operations.items():
+        for dtype, entry in by_dtype.items():
+            print(f"{name:<23}{dtype:<10}{entry['runs'] or 'nothing':<11}{entry['reason']}")
+            for other, reason in entry["others"].items():
+                print(f"{'':<33}{'not ' + other:<15}{reason}")
     return 0
 
 
 def describe() -> dict[str, Any]:
-    """What a study records about its environment, and memory in bytes, GPUs and package versions beside it."""
+    """What a study records about its environment; beside it memory in bytes, GPUs, package versions and which code runs the operations."""
     import torch
 
     from arch_lab.study.environment import environment
+    from blocks.ops import report
 
     return {
         **environment(),
         "memory": memory(),
         "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "packages": {name: v for name in PACKAGES if (v := _version(name))},
+        OPERATIONS_VARIABLE: os.environ.get(OPERATIONS_VARIABLE),
+        "operations": report(),
     }
 
 

@@ -48,14 +48,15 @@ def choose(
 
     Raises: ConfigError for a ``precision`` that is no floating type.
     """
-    algorithm, reason = _choose(
+    algorithm, reason = algorithm_for(
         batch=batch, tokens=tokens, taps=min(taps, tokens), causal=causal, narrow=_is_narrow(precision), device=device
     )
     flops = algorithm_flops(algorithm, batch=batch, channels=channels, tokens=tokens, taps=taps, causal=causal)
     return Choice(algorithm=algorithm, reason=reason, flops=flops)
 
 
-def _choose(*, batch: int, tokens: int, taps: int, causal: bool, narrow: bool, device: str) -> tuple[Algorithm, str]:
+def algorithm_for(*, batch: int, tokens: int, taps: int, causal: bool, narrow: bool, device: str) -> tuple[Algorithm, str]:
+    """``choose`` without the count, which costs more than the decision. ``taps`` of at most ``tokens``."""
     if device == "meta":
         return "fft", "only shapes are wanted: counted as the canonical algorithm"
     if narrow and causal:
@@ -86,7 +87,7 @@ def long_convolution(
     if algorithm is None:
         taps = max(k.shape[1], 0 if k_reverse is None else k_reverse.shape[1] + 1)
         b, _, t = u.shape
-        algorithm, _ = _choose(batch=b, tokens=t, taps=min(taps, t), causal=k_reverse is None, narrow=narrow, device=u.device.type)
+        algorithm, _ = algorithm_for(batch=b, tokens=t, taps=min(taps, t), causal=k_reverse is None, narrow=narrow, device=u.device.type)
     elif algorithm not in ALGORITHMS:
         raise ConfigError(f"unknown convolution algorithm {algorithm!r}{did_you_mean(algorithm, ALGORITHMS)}")
     if narrow and k_reverse is None and algorithm in TRANSFORMS:

@@ -176,15 +176,23 @@ _circular_convolution.register_autograd(_backward, setup_context=_keep)
 
 @register_flop_formula(torch.ops.blocks.circular_convolution)
 def _flops(u_shape: torch.Size, taps_shape: torch.Size, length: int, *_: Any, **__: Any) -> int:
-    d, b, _tokens = u_shape
-    return fft_flops(length, 2 * d * b + d) + 6 * (length // 2 + 1) * d * b
+    return forward_flops(u_shape, length)
 
 
 @register_flop_formula(torch.ops.blocks.circular_convolution_backward)
 def _backward_flops(
     g_shape: torch.Size, u_shape: torch.Size, taps_shape: torch.Size, length: int, for_taps: bool, *_: Any, **__: Any
 ) -> int:
+    return backward_flops(u_shape, length, for_taps)
+
+
+def forward_flops(u_shape: torch.Size, length: int) -> int:
+    """Signals there and back, kernels there, and the products of spectra, for u (D, B, T)."""
     d, b, _tokens = u_shape
-    bins = length // 2 + 1
-    for_u = fft_flops(length, 2 * d * b + d) + 6 * bins * d * b
-    return for_u + (fft_flops(length, d * b + d) + 6 * bins * d * b if for_taps else 0)
+    return fft_flops(length, 2 * d * b + d) + 6 * (length // 2 + 1) * d * b
+
+
+def backward_flops(u_shape: torch.Size, length: int, for_taps: bool) -> int:
+    d, b, _tokens = u_shape
+    more = fft_flops(length, d * b + d) + 6 * (length // 2 + 1) * d * b if for_taps else 0
+    return forward_flops(u_shape, length) + more

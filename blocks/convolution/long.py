@@ -15,7 +15,9 @@ from blocks.convolution.dispatch import Choice, choose, long_convolution
 from blocks.convolution.fft import fft_length
 from blocks.convolution.filter import ImplicitFilter
 from blocks.convolution.online import OnlineKernel, OnlineState, capacity, empty_state, extend, settle
+from blocks.convolution.short import ShortConvolution
 from blocks.cost import Cost, fft_flops
+from blocks.ops.causal_conv import gated_causal_conv
 
 
 class LongConvolution(nn.Module):
@@ -71,6 +73,10 @@ class LongConvolution(nn.Module):
         tokens = u.shape[-1]
         reverse = self.filter(tokens, reverse=True).mT if self.bidirectional else None
         return long_convolution(u.transpose(0, 1), self.taps(tokens), reverse).transpose(0, 1)
+
+    def gated(self, z: Tensor, short: ShortConvolution) -> Tensor:
+        """after · self(before · value) with (before, after, value) = short(z), in one operation: (3D, B, T) -> (D, B, T). Causal only."""
+        return gated_causal_conv(z, short.weight.to(z.dtype), short.bias.to(z.dtype), self.taps(z.shape[-1]))
 
     def choice(self, batch: int, tokens: int) -> Choice:
         """What ``forward`` takes for this shape on the parameters' device, and what it executes (``cost`` is canonical)."""

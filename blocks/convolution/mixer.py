@@ -120,10 +120,13 @@ class M2Mixer(SequenceMixer):
         def clean(z: Tensor) -> Tensor:
             return z if valid is None else z.masked_fill(~valid, 0)
 
-        # biases make padding non-zero twice; a causal kernel would not see it, a bidirectional one does
-        z = clean(self.short(clean(project_in(self.in_linear, x))))
-        before, after, value = z.chunk(3)
-        y = self.long(value * before) * after
+        z = clean(project_in(self.in_linear, x))
+        if self.causal:
+            y = self.long.gated(z, self.short)
+        else:
+            # the short convolution's bias makes padding non-zero again: behind every token, where this kernel sees it
+            before, after, value = clean(self.short(z)).chunk(3)
+            y = self.long(value * before) * after
         if self.residual is not None:
             y = y + self.residual(clean(x.permute(2, 0, 1).contiguous()))
         return project_out(self.out_linear, y)

@@ -20,12 +20,31 @@ from blocks.monarch.block_diagonal import fan_in_uniform_
 # multiply-adds are 2-4 times as fast, forward and backward. Its FLOPs are registered, so counted graphs still see them.
 
 
-@torch.library.custom_op("blocks::short_convolution", mutates_args=())
-def _short_convolution(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def shifted_taps(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """z (C, B, T), weight (C, W), bias (C,) -> (C, B, T)."""
     out = torch.addcmul(bias[:, None, None], z, weight[:, -1, None, None])
     for lag in range(1, min(weight.shape[1], z.shape[-1])):
         out[..., lag:].addcmul_(z[..., :-lag], weight[:, -1 - lag, None, None])
     return out
+
+
+def shifted_taps_backward(gradient: Tensor, z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of z, weight and bias."""
+    tokens, taps = z.shape[-1], weight.shape[1]
+    dz, dweight = gradient * weight[:, -1, None, None], [(gradient * z).sum((1, 2))]
+    for lag in range(1, taps):
+        if lag < tokens:
+            dz[..., :-lag].addcmul_(gradient[..., lag:], weight[:, -1 - lag, None, None])
+        # a lag no token has: the sum over an empty slice is its zero gradient
+        dweight.append((gradient[..., lag:] * z[..., : max(0, tokens - lag)]).sum((1, 2)))
+    return dz, torch.stack(dweight[::-1], dim=1), gradient.sum((1, 2))
+
+
+def short_flops(z_shape: torch.Size, taps: int) -> int:
+    return 2 * taps * z_shape.numel()
+
+
+_short_convolution = torch.library.custom_op("blocks::short_convolution", shifted_taps, mutates_args=())
 
 
 @_short_convolution.register_fake
@@ -38,15 +57,7 @@ def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> No
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    z, weight = ctx.saved_tensors
-    tokens, taps = z.shape[-1], weight.shape[1]
-    dz, dweight = gradient * weight[:, -1, None, None], [(gradient * z).sum((1, 2))]
-    for lag in range(1, taps):
-        if lag < tokens:
-            dz[..., :-lag].addcmul_(gradient[..., lag:], weight[:, -1 - lag, None, None])
-        # a lag no token has: the sum over an empty slice is its zero gradient
-        dweight.append((gradient[..., lag:] * z[..., : max(0, tokens - lag)]).sum((1, 2)))
-    return dz, torch.stack(dweight[::-1], dim=1), gradient.sum((1, 2))
+    return shifted_taps_backward(gradient, *ctx.saved_tensors)
 
 
 _short_convolution.register_autograd(_backward, setup_context=_keep)
@@ -54,7 +65,7 @@ _short_convolution.register_autograd(_backward, setup_context=_keep)
 
 @register_flop_formula(torch.ops.blocks.short_convolution)
 def _flops(z_shape: torch.Size, weight_shape: torch.Size, *_: Any, **__: Any) -> int:
-    return 2 * weight_shape[1] * z_shape.numel()
+    return short_flops(z_shape, weight_shape[1])
 
 
 class ShortConvolution(nn.Module):

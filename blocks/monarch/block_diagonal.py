@@ -7,94 +7,17 @@ Source: arXiv 2310.12109, section 3; index map and initialisation of HazyResearc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import einsum, rearrange
+from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.flop_counter import register_flop_formula
 
 from blocks.contract import Block, BlockConfig
 from blocks.cost import Cost
 from blocks.errors import ConfigError
+from blocks.ops.block_diagonal import block_diagonal_matmul
 from blocks.registry import register
-
-FEW_ROWS = 64  # below it an operator of our own costs more than the copy it saves
-
-
-def block_diagonal_matmul_reference(x: Tensor, weight: Tensor) -> Tensor:
-    """The definition: y[k·Q + i] = sum_j weight[k, i, j] x[k·P + j]. What ``block_diagonal_matmul`` must equal."""
-    blocks = rearrange(x, "... (k p) -> ... k p", k=weight.shape[0])
-    return rearrange(einsum(blocks, weight, "... k p, k q p -> ... k q"), "... k q -> ... (k q)")
-
-
-def block_diagonal_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (..., K·P), weight (K, Q, P), bias (K·Q,) -> (..., K·Q), real or complex.
-
-    One batched GEMM whose operands are strided views. Real ones of many rows also write their result in place, bias included:
-    without the copy that puts the blocks side by side, 1.2-4 times as fast on a CPU. Autocast is followed as by ``F.linear``.
-    Raises: ConfigError when the last size of x is not K·P.
-    """
-    k, q, p = weight.shape
-    if x.shape[-1] != k * p:
-        raise ConfigError(f"block-diagonal product: {k} blocks of {p} inputs need a last size of {k * p}, got {x.shape[-1]}")
-    device = x.device.type
-    if device != "meta" and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    rows = x.reshape(-1, k * p)
-    if len(rows) >= FEW_ROWS and not (x.is_complex() or weight.is_complex()):
-        return _side_by_side(rows, weight, bias).view(*x.shape[:-1], k * q)
-    y = torch.bmm(_blocks(rows, k), weight.mT).transpose(0, 1).reshape(*x.shape[:-1], k * q)
-    return y if bias is None else y + bias
-
-
-def _blocks(rows: Tensor, k: int) -> Tensor:
-    """(M, K·P) -> (K, M, P): rows of one block are K·P apart, which GEMM takes as it is."""
-    return rows.unflatten(-1, (k, -1)).transpose(0, 1)
-
-
-# An operator of its own because ``out=`` has no gradient. Its FLOPs are registered, so counted graphs still see them.
-
-
-@torch.library.custom_op("blocks::block_diagonal", mutates_args=())
-def _side_by_side(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    k, q, _ = weight.shape
-    y = rows.new_empty((len(rows), k, q))
-    if bias is None:
-        torch.bmm(_blocks(rows, k), weight.mT, out=y.transpose(0, 1))
-    else:
-        torch.baddbmm(bias.view(k, 1, q), _blocks(rows, k), weight.mT, out=y.transpose(0, 1))
-    return y.view(len(rows), k * q)
-
-
-@_side_by_side.register_fake
-def _(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return rows.new_empty((rows.shape[0], weight.shape[0] * weight.shape[1]))
-
-
-def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:2])
-
-
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    rows, weight = ctx.saved_tensors
-    k = weight.shape[0]
-    wanted = ctx.needs_input_grad
-    return (
-        block_diagonal_matmul(gradient, weight.mT) if wanted[0] else None,
-        torch.bmm(_blocks(gradient, k).mT, _blocks(rows, k)) if wanted[1] else None,
-        gradient.sum(dim=0) if wanted[2] else None,
-    )
-
-
-_side_by_side.register_autograd(_backward, setup_context=_keep)
-
-
-@register_flop_formula(torch.ops.blocks.block_diagonal)
-def _flops(rows_shape: torch.Size, weight_shape: torch.Size, *_: Any, **__: Any) -> int:
-    return 2 * rows_shape[0] * weight_shape.numel()
 
 
 def fan_in_uniform_(weight: Tensor, fan: int) -> None:

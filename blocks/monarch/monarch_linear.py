@@ -11,37 +11,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from blocks.contract import Block, BlockConfig
 from blocks.cost import Cost
-from blocks.errors import ConfigError
 from blocks.linear import Linear, LinearConfig
-from blocks.monarch.block_diagonal import block_diagonal_matmul, check_blocks, dense_weight, fan_in_uniform_
+from blocks.monarch.block_diagonal import check_blocks, dense_weight, fan_in_uniform_
 from blocks.monarch.projection import project_pair
+from blocks.ops.monarch import monarch_matmul
 from blocks.registry import register
-
-
-def monarch_multiply_reference(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
-    """The definition: h = blockdiag(w1) x; z[l, r] = h[r·L + l]; y[s·L + l] = sum_r w2[l, s, r] z[l, r]."""
-    h = einsum(rearrange(x, "... (k p) -> ... k p", k=w1.shape[0]), w1, "... k p, k q p -> ... k q")
-    z = rearrange(rearrange(h, "... k q -> ... (k q)"), "... (r l) -> ... l r", l=w2.shape[0])
-    return rearrange(einsum(z, w2, "... l r, l s r -> ... l s"), "... l s -> ... (s l)")
-
-
-def monarch_multiply(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
-    """x (..., K·P), w1 (K, Q, P), w2 (L, S, R) -> (..., L·S), real or complex: two batched GEMMs.
-
-    Raises: ConfigError when the factors do not chain (K·Q = L·R) or x does not fit the first.
-    """
-    (k, q, _), (length, s, r) = w1.shape, w2.shape
-    if k * q != length * r:
-        raise ConfigError(f"monarch product: the first factor gives {k * q} values, the second takes {length * r}")
-    h = block_diagonal_matmul(x, w1)
-    z = h.reshape(-1, r, length).permute(2, 0, 1)  # (L, M, R)
-    y = torch.bmm(z, w2.mT)  # (L, M, S)
-    return y.permute(1, 2, 0).reshape(*x.shape[:-1], s * length)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +97,7 @@ class MonarchLinear(Block):
         padding = self.first.shape[0] * self.first.shape[2] - self.config.in_features
         if padding:
             x = F.pad(x, (0, padding))
-        y = monarch_multiply(x, self.first, self.second)[..., : self.config.out_features]
+        y = monarch_matmul(x, self.first, self.second)[..., : self.config.out_features]
         return y if self.bias is None else y + self.bias
 
     def dense_weight(self) -> Tensor:

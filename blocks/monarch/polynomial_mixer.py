@@ -19,6 +19,7 @@ from blocks.contract import SequenceMixer, parameter_dtype
 from blocks.convolution.fft import causal_convolution
 from blocks.convolution.long import LongConvolution, project_in, project_out
 from blocks.convolution.mixer import M2Mixer, M2MixerConfig
+from blocks.convolution.short import ShortConvolution
 from blocks.cost import Cost
 from blocks.errors import ConfigError
 from blocks.monarch.polynomial import DigitTriangular, Factors, apply, digits_for, polynomial_product, solve
@@ -85,6 +86,10 @@ class PolynomialConvolution(LongConvolution):
             factors = self.factors(tokens)
             wide = u.to(torch.promote_types(u.dtype, factors[0][0].dtype))
             return polynomial_product(wide, self.kernel(tokens), *factors).to(u.dtype)
+
+    def gated(self, z: Tensor, short: ShortConvolution) -> Tensor:
+        before, after, value = short(z).chunk(3)
+        return self(value * before) * after  # type: ignore[no-any-return]
 
     def kernel(self, tokens: int) -> Tensor:
         """(D, tokens): k, the implicit filter with the skip at lag 0."""

@@ -10,13 +10,9 @@ from m2_goldens import close, golden
 
 from arch_lab.accounting import count_forward
 from blocks.errors import ConfigError
-from blocks.monarch.block_diagonal import (
-    FEW_ROWS,
-    BlockDiagonalLinear,
-    BlockDiagonalLinearConfig,
-    block_diagonal_matmul,
-    block_diagonal_matmul_reference,
-)
+from blocks.monarch.block_diagonal import BlockDiagonalLinear, BlockDiagonalLinearConfig
+from blocks.ops.block_diagonal import FEW_ROWS, block_diagonal_matmul
+from blocks.ops.block_diagonal import reference as block_diagonal_matmul_reference
 
 sizes = st.integers(1, 7)
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from m2_goldens import close, golden
 
 from blocks.errors import ConfigError
-from blocks.monarch.monarch_linear import MonarchLinear, MonarchLinearConfig, monarch_multiply, monarch_multiply_reference
+from blocks.monarch.monarch_linear import MonarchLinear, MonarchLinearConfig
+from blocks.ops.monarch import monarch_matmul
+from blocks.ops.monarch import reference as monarch_matmul_reference
 
 
 @settings(deadline=None, max_examples=25)
@@ -25,7 +27,7 @@ def test_the_fast_product_and_its_gradients_equal_the_definition(k: int, l: int,
     x = torch.randn(2, 3, k * p, dtype=dtype, requires_grad=True)
     w1 = torch.randn(k, l * scale, p, dtype=dtype, requires_grad=True)  # K·Q = L·R with Q = L·scale, R = K·scale
     w2 = torch.randn(l, s, k * scale, dtype=dtype, requires_grad=True)
-    fast, slow = monarch_multiply(x, w1, w2), monarch_multiply_reference(x, w1, w2)
+    fast, slow = monarch_matmul(x, w1, w2), monarch_matmul_reference(x, w1, w2)
     close(fast, slow, 1e-13)
     g = torch.randn_like(fast)
     for a, b in zip(torch.autograd.grad(fast, (x, w1, w2), g), torch.autograd.grad(slow, (x, w1, w2), g), strict=True):
@@ -38,12 +40,12 @@ def test_the_fast_product_and_its_gradients_equal_the_definition(k: int, l: int,
 def test_the_product_equals_the_released_one_with_gradients(name: str) -> None:
     g = golden(f"monarch_butterfly_{name}")
     inputs = [g[key].requires_grad_() for key in ("in.x", "in.w1_bfly", "in.w2_bfly")]
-    y = monarch_multiply(*inputs)
+    y = monarch_matmul(*inputs)
     close(y, g["out.y"])
     for gradient, key in zip(torch.autograd.grad(y, inputs, g["in.grad_out"]), ("x", "w1_bfly", "w2_bfly"), strict=True):
         close(gradient, g[f"grad.{key}"])
     eye = torch.eye(inputs[0].shape[-1], dtype=y.dtype)
-    close(monarch_multiply(eye, *inputs[1:]).mT, g["out.dense_matrix"])
+    close(monarch_matmul(eye, *inputs[1:]).mT, g["out.dense_matrix"])
 
 
 @pytest.mark.parametrize("name, i, o", [("expand", 12, 20), ("contract", 20, 12), ("square", 16, 16), ("pad", 10, 14)])
@@ -76,7 +78,7 @@ def test_four_blocks_hold_the_published_share_of_the_dense_weights(i: int, o: in
 
 def test_factors_that_do_not_chain_are_refused() -> None:
     with pytest.raises(ConfigError, match="first factor gives 6 values, the second takes 8"):
-        monarch_multiply(torch.zeros(1, 4), torch.zeros(2, 3, 2), torch.zeros(2, 3, 4))
+        monarch_matmul(torch.zeros(1, 4), torch.zeros(2, 3, 2), torch.zeros(2, 3, 4))
 
 
 def test_more_blocks_than_channels_are_refused() -> None:

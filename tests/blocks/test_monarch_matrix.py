@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from blocks.errors import ConfigError
 from blocks.monarch.matrix import MonarchShape, balanced_factors, dense, multiply, multiply_reference, transpose_multiply
-from blocks.monarch.monarch_linear import monarch_multiply
+from blocks.ops.monarch import monarch_matmul
 
 digit = st.integers(1, 4)
 GOLDENS = ["square_n16_f64", "square_n16_c128", "rect_24_to_30_f64", "rect_24_to_15_uneven_f64", "expand_12_to_48_f64"]
@@ -73,7 +73,7 @@ def test_at_order_two_it_is_the_two_factor_product_however_the_hidden_values_are
     w1 = torch.randn(k, l * more, p, dtype=torch.float64)
     w2 = torch.randn(l, s, k * more, dtype=torch.float64)
     x = torch.randn(2, k * p, dtype=torch.float64)
-    close(multiply(x, (w1, w2)), monarch_multiply(x, w1, w2), 1e-13)
+    close(multiply(x, (w1, w2)), monarch_matmul(x, w1, w2), 1e-13)
 
 
 @settings(deadline=None, max_examples=20)

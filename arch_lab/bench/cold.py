@@ -1,0 +1,170 @@
+"""Timing on a GPU as one meets it: contenders interleaved, the cache flushed before each call, the roof measured in the same run.
+
+Legend: "ours" is the first contender of a group, every other a peer.
+Each round calls every contender once; the ratio of a peer is the median over rounds of its time by ours, so a drifting clock reaches
+both. Between calls a buffer larger than any L2 cache is overwritten: what is timed reads its operands from memory ("cold"), as in a
+model whose layers evict each other. Events, not the processor's clock, bracket a call, so a queue of launches costs nothing. Off
+CUDA, where only tests go, the processor's clock stands in and nothing is flushed.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from arch_lab.bench.protocol import Call, Row, Skipped, middle, peak_bytes
+
+FLUSHED = 512 * 2**20  # bytes; the L2 cache of an H200 holds 50 MB
+WARM_UPS = 3
+DRIFT = 0.03  # ours at the end of the rounds against ours at their beginning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roof:
+    """What this machine gave in this run: bytes a second of a large copy, FLOPs a second of a large product."""
+
+    bytes_per_s: float
+    flops_per_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColdRow(Row):
+    """A row with bytes and FLOPs by formula, the share of the nearer measured roof, and the memory each side took beyond its inputs."""
+
+    bytes_moved: int  # the least an implementation can move
+    flops: int
+    roof: str  # "copy bandwidth" or "GEMM rate", whichever takes longer for these bytes and FLOPs
+    share_of_roof: float
+    ours_peak_bytes: int
+    peer_peak_bytes: int
+    drift: float
+
+
+def measure_cold(
+    name: str,
+    shape: str,
+    contenders: Mapping[str, Call],
+    *,
+    bytes_moved: int,
+    flops: int,
+    roof: Roof,
+    rounds: int = 50,
+    device: str = "cuda",
+) -> list[ColdRow | Skipped]:
+    """One row a peer. A peer that fails (a compiler, memory) becomes a line with its reason; ours that fails raises."""
+    (ours, call), *peers = contenders.items()
+    running, rows = {ours: call}, list[ColdRow | Skipped]()
+    _warm(call)
+    for peer, theirs in peers:
+        try:
+            _warm(theirs)
+            running[peer] = theirs
+        except Exception as error:  # whatever stops a peer must not stop the others
+            rows.append(Skipped(name=f"{name} against {peer}", reason=f"the peer cannot run: {type(error).__name__}: {first_line(error)}"))
+    times = _interleaved(running, rounds, device)
+    peaks = {who: _peak(each, device) for who, each in running.items()}
+    mine, third = times.pop(ours), max(1, rounds // 3)
+    ours_ms = statistics.median(mine)
+    drift = statistics.median(mine[-third:]) / statistics.median(mine[:third]) - 1
+    limit, share = _nearer_roof(ours_ms, bytes_moved, flops, roof)
+    for peer, theirs_ms in times.items():
+        ratio, low, high = middle([b / a for a, b in zip(mine, theirs_ms, strict=True)])
+        rows.append(
+            ColdRow(
+                name=name,
+                shape=shape,
+                ours_ms=ours_ms,
+                peer=peer,
+                peer_ms=statistics.median(theirs_ms),
+                ratio=ratio,
+                ratio_low=low,
+                ratio_high=high,
+                bytes_moved=bytes_moved,
+                flops=flops,
+                roof=limit,
+                share_of_roof=share,
+                ours_peak_bytes=peaks[ours],
+                peer_peak_bytes=peaks[peer],
+                drift=drift,
+            )
+        )
+    if abs(drift) > DRIFT and device == "cuda":
+        rows.append(Skipped(name=f"{name}, {shape}", reason=f"ours drifted by {drift:+.1%} while it was timed: run it again"))
+    return rows
+
+
+def _warm(call: Call) -> None:
+    for _ in range(WARM_UPS):
+        call()
+
+
+def _interleaved(running: Mapping[str, Call], rounds: int, device: str) -> dict[str, list[float]]:
+    """Milliseconds of every contender in every round."""
+    flushed = torch.empty(FLUSHED if device == "cuda" else 1, dtype=torch.int8, device=device)
+    times: dict[str, list[float]] = {who: [] for who in running}
+    for _ in range(rounds):
+        for who, call in running.items():
+            flushed.zero_()
+            times[who].append(_ms(call, device))
+    return times
+
+
+def _nearer_roof(ms: float, bytes_moved: int, flops: int, roof: Roof) -> tuple[str, float]:
+    by_memory, by_products = bytes_moved / roof.bytes_per_s, flops / roof.flops_per_s
+    return "copy bandwidth" if by_memory >= by_products else "GEMM rate", max(by_memory, by_products) / (ms / 1e3)
+
+
+def measure_roof(device: str = "cuda", dtype: torch.dtype = torch.bfloat16) -> Roof:
+    """A copy of 1 GiB (read and write counted) and a square product; toy sizes off CUDA."""
+    size, n = (2**30, 8192) if device == "cuda" else (2**20, 128)
+    source = torch.empty(size, dtype=torch.int8, device=device).random_(1, 100)
+    target = torch.empty_like(source)
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    # not zeros: those multiply faster than numbers do
+    copies, products = [], []
+    for _ in range(WARM_UPS + 10):
+        copies.append(_ms(lambda: target.copy_(source), device))
+        products.append(_ms(lambda: a @ b, device))
+    copy, product = (statistics.median(times[WARM_UPS:]) / 1e3 for times in (copies, products))
+    return Roof(bytes_per_s=2 * size / copy, flops_per_s=2 * n**3 / product)
+
+
+def _ms(call: Call, device: str) -> float:
+    if device != "cuda":
+        start = time.perf_counter()
+        call()
+        return 1e3 * (time.perf_counter() - start)
+    before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    before.record()
+    call()
+    after.record()
+    after.synchronize()
+    return before.elapsed_time(after)
+
+
+def _peak(call: Call, device: str) -> int:
+    if device != "cuda":
+        return peak_bytes(call)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - held
+
+
+def release(device: str) -> None:
+    """Give memory back before the next group is built."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
+def first_line(error: BaseException) -> str:
+    """Compilers write pages."""
+    return next(iter(str(error).strip().splitlines()), "no message")

@@ -1,0 +1,225 @@
+"""Gated causal convolution, the sequence half of Monarch Mixer between its projections:
+
+    before, after, value = short(z)        y = after · (kernel * (before · value)), causal
+
+Legend: D channels, B sequences, T tokens, W taps of the short convolution, S taps of the kernel. Channel-major, see blocks.convolution.fft.
+The skip of the mixer stands in the kernel's lag 0. Sums of the long convolution run in float32 at least, whatever z's dtype: a transform
+in low precision would carry the future into the past by rounding. Which algorithm plain torch takes: blocks.convolution.dispatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from blocks.convolution import fft
+from blocks.convolution.direct import shifted_sum, shifted_sum_backward
+from blocks.convolution.dispatch import algorithm_for, long_convolution
+from blocks.convolution.short import shifted_taps, shifted_taps_backward, short_flops
+from blocks.convolution.toeplitz import toeplitz_convolution
+from blocks.errors import ConfigError
+from blocks.ops.dispatch import Operation, Sizes, run_kernel, say, triton
+from blocks.ops.gradients import attach, or_empty, with_kept
+from blocks.ops.inputs import check_alike, check_rank
+
+
+def _algorithm(batch: int, tokens: int, taps: int, device: str) -> tuple[str, str]:
+    return algorithm_for(batch=batch, tokens=tokens, taps=min(taps, tokens), causal=True, narrow=False, device=device)
+
+
+def _cpu_reason(sizes: Sizes) -> str:
+    algorithm, why = _algorithm(sizes["batch"], sizes["tokens"], sizes["taps"], "cpu")
+    return f"gates fused with the {algorithm} convolution, {why}"
+
+
+OPERATION = Operation(
+    name="causal_conv",
+    example={"channels": 256, "batch": 4, "tokens": 1024, "taps": 1024, "short_taps": 3},
+    cpu_reason=_cpu_reason,
+    kernels={"triton": triton("causal_conv", "gated", "gated_forward", "gated_backward")},
+)
+
+
+def gated_causal_conv(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor, *, implementation: str | None = None) -> Tensor:
+    """z (3D, B, T), short_weight (3D, W), short_bias (3D,), kernel (D, S) -> (D, B, T) in z's dtype; taps beyond T are ignored.
+
+    Raises: ConfigError when shapes, dtypes or devices do not fit, or ``implementation`` cannot run. The kernel may be wider than z.
+    """
+    sizes = _check(z, short_weight, short_bias, kernel)
+    kernel = kernel[:, : z.shape[2]]
+    choice = OPERATION.choose(z.device.type, z.dtype, sizes, implementation)
+    say(OPERATION, choice)
+    if choice.implementation == "reference":
+        return reference(z, short_weight, short_bias, kernel)
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (z, short_weight, short_bias, kernel))
+    return _operator(z, short_weight, short_bias, kernel, choice.token, keep)[0]  # type: ignore[no-any-return]
+
+
+def _check(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor) -> dict[str, int]:
+    name = "gated causal convolution"
+    check_rank(
+        name,
+        z=(z, "3D B T"),
+        short_weight=(short_weight, "3D W"),
+        short_bias=(short_bias, "3D"),
+        kernel=(kernel, "D S"),
+    )
+    check_alike(name, z, short_weight=short_weight, short_bias=short_bias)
+    check_alike(name, z, same_dtype=False, kernel=kernel)
+    if not (z.is_floating_point() and kernel.is_floating_point()):
+        raise ConfigError(f"{name}: z and kernel must be floating, got {z.dtype} and {kernel.dtype}")
+    (three, batch, tokens), (channels, taps), short_taps = z.shape, kernel.shape, short_weight.shape[1]
+    if not three == short_weight.shape[0] == short_bias.shape[0] == 3 * channels:
+        got = f"{three}, {short_weight.shape[0]}, {short_bias.shape[0]}"
+        raise ConfigError(f"{name}: a kernel of {channels} channels needs z, short_weight and short_bias of {3 * channels}, got {got}")
+    if not (taps and short_taps):
+        raise ConfigError(f"{name}: both kernels need at least one tap, got {short_taps} and {taps}")
+    return {"channels": channels, "batch": batch, "tokens": tokens, "taps": min(taps, tokens), "short_taps": short_taps}
+
+
+def reference(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor) -> Tensor:
+    """The definition; what every implementation must equal.
+
+    Its long convolution is the library's own, held to the O(T²) sum by tests: a transform left to torch's differentiation gets silently
+    false gradients in compiled graphs (blocks.convolution.fft).
+    """
+    padded = F.pad(rearrange(z, "c b t -> b c t"), (short_weight.shape[1] - 1, 0))
+    c = F.conv1d(padded, rearrange(short_weight, "c w -> c 1 w"), short_bias, groups=len(short_weight))
+    before, after, value = rearrange(c, "b (three d) t -> three b d t", three=3)
+    return rearrange(after * long_convolution(before * value, kernel), "b d t -> d b t")
+
+
+# --- cpu ------------------------------------------------------------------------------------------------------------
+
+
+def gated_forward(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """y, and what the backward pass would compute again: the short convolution (3D, B, T) and the long one (D, B, T)."""
+    short = shifted_taps(z.contiguous(), short_weight, short_bias)
+    before, after, value = short.chunk(3)
+    long = _convolve(value * before, kernel)
+    return long * after, short, long
+
+
+def gated_backward(
+    gradient: Tensor,
+    z: Tensor,
+    short_weight: Tensor,
+    short_bias: Tensor,
+    kernel: Tensor,
+    need: Sequence[bool],
+    short: Tensor,
+    long: Tensor,
+) -> tuple[Tensor | None, ...]:
+    if not short.numel():
+        _, short, long = gated_forward(z, short_weight, short_bias, kernel)
+    gradient = gradient.contiguous()  # a projection's arrives transposed, and four passes follow
+    before, after, value = short.chunk(3)
+    dlong = gradient * after
+    du, dkernel = _correlate(dlong, value * before, kernel, need[3])
+    if not any(need[:3]):
+        return None, None, None, dkernel
+    dshort = torch.empty_like(short)
+    for out, a, b in zip(dshort.chunk(3), (du, gradient, du), (value, long, before), strict=True):
+        torch.mul(a, b, out=out)
+    dz, dweight, dbias = shifted_taps_backward(dshort, z, short_weight)
+    return dz, dweight, dbias, dkernel
+
+
+def _convolve(u: Tensor, kernel: Tensor) -> Tensor:
+    """u (D, B, T), kernel (D, S <= T) -> (D, B, T) in u's dtype."""
+    if u.numel() == 0:
+        return torch.empty_like(u)
+    batch, tokens = u.shape[1:]
+    algorithm, _ = _algorithm(batch, tokens, kernel.shape[1], u.device.type)
+    if algorithm == "toeplitz":
+        return toeplitz_convolution(u.transpose(0, 1), kernel).transpose(0, 1).contiguous()
+    wide = _wide(u, kernel)
+    if algorithm == "direct":
+        return shifted_sum(u.to(wide), kernel.to(wide)).to(u.dtype)
+    return fft.convolve_in_groups(u.to(wide), kernel.to(wide), fft.fft_length(tokens)).to(u.dtype)
+
+
+def _correlate(gradient: Tensor, u: Tensor, kernel: Tensor, for_taps: bool) -> tuple[Tensor, Tensor | None]:
+    """Gradients of u, in its dtype, and of the kernel (None unless ``for_taps``). No block-Toeplitz form: these need not be causal."""
+    if u.numel() == 0:
+        return torch.empty_like(u), torch.zeros_like(kernel) if for_taps else None
+    batch, tokens = u.shape[1:]
+    wide = _wide(u, kernel)
+    given = gradient.to(wide), u.to(wide), kernel.to(wide)
+    if _algorithm(batch, tokens, kernel.shape[1], u.device.type)[0] == "direct":
+        du, dkernel = shifted_sum_backward(*given, for_taps)
+    else:
+        du, dkernel = fft.correlate_in_groups(*given, fft.fft_length(tokens), for_taps)
+    return du.to(u.dtype), dkernel.to(kernel.dtype) if for_taps else None
+
+
+def _wide(u: Tensor, kernel: Tensor) -> torch.dtype:
+    return torch.promote_types(torch.promote_types(u.dtype, kernel.dtype), torch.float32)
+
+
+# --- the operator ---------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("blocks::causal_conv", mutates_args=())
+def _operator(
+    z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor, choice: str, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    found = run_kernel(OPERATION, "forward", choice, gated_forward, z, short_weight, short_bias, kernel)
+    return with_kept(found, keep and choice == "cpu", z, 2)  # type: ignore[return-value]
+
+
+@torch.library.custom_op("blocks::causal_conv_backward", mutates_args=())
+def _backward(
+    gradient: Tensor,
+    z: Tensor,
+    short_weight: Tensor,
+    short_bias: Tensor,
+    kernel: Tensor,
+    short: Tensor,
+    long: Tensor,
+    need: Sequence[bool],
+    choice: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    plain = partial(gated_backward, short=short, long=long)
+    found = run_kernel(OPERATION, "backward", choice, plain, gradient, z, short_weight, short_bias, kernel, tuple(need))
+    return or_empty((g if wanted else None for g, wanted in zip(found, need, strict=True)), z)  # type: ignore[return-value]
+
+
+@_operator.register_fake
+def _(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor, choice: str, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (kernel.shape[0], *z.shape[1:])
+    kept = keep and choice == "cpu"
+    return z.new_empty(shape), z.new_empty(z.shape if kept else 0), z.new_empty(shape if kept else 0)
+
+
+attach(_operator, _backward, reference, tensors=4, kept=2)
+
+
+@register_flop_formula(torch.ops.blocks.causal_conv)
+def _flops(z_shape: torch.Size, short_shape: torch.Size, bias: Any, kernel_shape: torch.Size, *_: Any, **__: Any) -> int:
+    """Canonical, as a transform whatever runs (docs/accounting.md): of it ``short_flops`` are a product's."""
+    shape = torch.Size((kernel_shape[0], *z_shape[1:]))
+    return short_flops(z_shape, short_shape[1]) + fft.forward_flops(shape, fft.fft_length(z_shape[2]))
+
+
+@register_flop_formula(torch.ops.blocks.causal_conv_backward)
+def _backward_flops(
+    gradient_shape: torch.Size,
+    z_shape: Any,
+    short_shape: Any,
+    bias: Any,
+    kernel_shape: Any,
+    short: Any,
+    long: Any,
+    need: Sequence[bool],
+    *_: Any,
+    **__: Any,
+) -> int:
+    return fft.backward_flops(gradient_shape, fft.fft_length(gradient_shape[2]), need[3])

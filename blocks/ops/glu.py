@@ -1,0 +1,164 @@
+"""Gated unit with block-diagonal maps: down(gelu(gate) · value) + bias, gate and value the halves of one map up; exact (erf) GELU.
+
+Legend: M rows, D width, F hidden channels of one branch, K blocks, which divide D and F.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from blocks.errors import ConfigError
+from blocks.ops import block_diagonal as product
+from blocks.ops.dispatch import Operation, run_kernel, say, triton
+from blocks.ops.gradients import attach, or_empty, with_kept
+from blocks.ops.inputs import check_alike, check_rank, follow_autocast
+
+OPERATION = Operation(
+    name="block_diagonal_glu",
+    example={"rows": 4096, "width": 768, "ffn_width": 3072, "k": 4},
+    cpu_reason=product.by_rows,
+    kernels={"triton": triton("block_diagonal", "glu", "glu_forward", "glu_backward")},
+)
+
+
+def block_diagonal_glu(x: Tensor, up: Tensor, down: Tensor, bias: Tensor | None = None, *, implementation: str | None = None) -> Tensor:
+    """x (..., D), up (K, 2F/K, D/K), down (K, D/K, F/K), bias (D,) -> (..., D). Autocast is followed as by ``F.linear``.
+
+    Raises: ConfigError when shapes, dtypes or devices do not fit, or ``implementation`` cannot run.
+    """
+    x, up, down, bias = follow_autocast(x, up, down, bias)
+    width, ffn_width, k = _check(x, up, down, bias)
+    rows = x.reshape(x.shape[:-1].numel(), width)
+    sizes = {"rows": rows.shape[0], "width": width, "ffn_width": ffn_width, "k": k}
+    choice = OPERATION.choose(x.device.type, x.dtype, sizes, implementation)
+    say(OPERATION, choice)
+    if choice.implementation == "reference":
+        return reference(x, up, down, bias)
+    if choice.implementation == "cpu" and rows.shape[0] < product.FEW_ROWS:
+        gate, value = product.few_rows(rows, up).chunk(2, dim=-1)
+        return product.few_rows(F.gelu(gate) * value, down, bias).view(x.shape)
+    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, up, down, bias))
+    return _operator(rows, up, down, bias, choice.token, keep)[0].view(x.shape)  # type: ignore[no-any-return]
+
+
+def _check(x: Tensor, up: Tensor, down: Tensor, bias: Tensor | None) -> tuple[int, int, int]:
+    name = "block-diagonal GLU"
+    check_rank(name, up=(up, "K 2F/K D/K"), down=(down, "K D/K F/K"), bias=(bias, "D"))
+    check_alike(name, x, up=up, down=down, bias=bias)
+    (k, twice, p), (l, q, r) = up.shape, down.shape
+    if (l, q, 2 * r) != (k, p, twice):
+        raise ConfigError(f"{name}: up {tuple(up.shape)} needs down ({k}, {p}, {twice / 2:g}), got {tuple(down.shape)}")
+    if x.dim() == 0 or x.shape[-1] != k * p:
+        raise ConfigError(f"{name}: {k} blocks of {p} inputs need a last size of {k * p}, got {x.shape[-1] if x.dim() else 'a number'}")
+    if bias is not None and bias.shape[0] != k * p:
+        raise ConfigError(f"{name}: the bias has {bias.shape[0]} values for {k * p} outputs")
+    return k * p, k * r, k
+
+
+def reference(x: Tensor, up: Tensor, down: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The definition; what every implementation must equal."""
+    gate, value = rearrange(product.reference(x, up), "... (two f) -> two ... f", two=2)
+    return product.reference(F.gelu(gate) * value, down, bias)
+
+
+# --- cpu ------------------------------------------------------------------------------------------------------------
+
+
+def glu_forward(rows: Tensor, up: Tensor, down: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """y, and what the backward pass would compute again: the map up (M, 2F) and the activated gate (M, F)."""
+    hidden = product.linear_forward(rows, up, None)
+    gate, value = hidden.chunk(2, dim=-1)
+    activated = F.gelu(gate)
+    return product.linear_forward(activated * value, down, bias), hidden, activated
+
+
+def glu_backward(
+    gradient: Tensor, rows: Tensor, up: Tensor, down: Tensor, need: Sequence[bool], hidden: Tensor, activated: Tensor
+) -> tuple[Tensor | None, ...]:
+    k = len(up)
+    if not hidden.numel():
+        hidden = product.linear_forward(rows, up, None)
+        activated = F.gelu(hidden.chunk(2, dim=-1)[0])
+    gate, value = hidden.chunk(2, dim=-1)
+    ddown = product.weight_gradient(gradient, activated * value, k) if need[2] else None
+    dbias = gradient.sum(dim=0) if need[3] else None
+    if not (need[0] or need[1]):
+        return None, None, ddown, dbias
+    dproduct = product.linear_forward(gradient, down.mT, None)
+    dhidden = torch.empty_like(hidden)
+    dgate, dvalue = dhidden.chunk(2, dim=-1)
+    torch.mul(dproduct, activated, out=dvalue)
+    torch.ops.aten.gelu_backward.grad_input(dproduct.mul_(value), gate, grad_input=dgate)
+    return (
+        product.linear_forward(dhidden, up.mT, None) if need[0] else None,
+        product.weight_gradient(dhidden, rows, k) if need[1] else None,
+        ddown,
+        dbias,
+    )
+
+
+# --- the operator ---------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("blocks::block_diagonal_glu", mutates_args=())
+def _operator(rows: Tensor, up: Tensor, down: Tensor, bias: Tensor | None, choice: str, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    found = run_kernel(OPERATION, "forward", choice, glu_forward, rows, up, down, bias)
+    return with_kept(found, keep and choice == "cpu", rows, 2)  # type: ignore[return-value]
+
+
+@torch.library.custom_op("blocks::block_diagonal_glu_backward", mutates_args=())
+def _backward(
+    gradient: Tensor,
+    rows: Tensor,
+    up: Tensor,
+    down: Tensor,
+    bias: Tensor | None,
+    hidden: Tensor,
+    activated: Tensor,
+    need: Sequence[bool],
+    choice: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    plain = partial(glu_backward, hidden=hidden, activated=activated)
+    return or_empty(run_kernel(OPERATION, "backward", choice, plain, gradient, rows, up, down, tuple(need)), rows)  # type: ignore[return-value]
+
+
+@_operator.register_fake
+def _(rows: Tensor, up: Tensor, down: Tensor, bias: Tensor | None, choice: str, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    ffn_width = up.shape[0] * up.shape[1] // 2
+    kept = keep and choice == "cpu"
+    hidden, activated = ((rows.shape[0], 2 * ffn_width), (rows.shape[0], ffn_width)) if kept else ((0,), (0,))
+    return rows.new_empty(rows.shape), rows.new_empty(hidden), rows.new_empty(activated)
+
+
+attach(_operator, _backward, reference, tensors=4, kept=2)
+
+
+@register_flop_formula(torch.ops.blocks.block_diagonal_glu)
+def _flops(rows_shape: torch.Size, up_shape: torch.Size, down_shape: torch.Size, *_: Any, **__: Any) -> int:
+    return 2 * rows_shape[0] * (up_shape.numel() + down_shape.numel())
+
+
+@register_flop_formula(torch.ops.blocks.block_diagonal_glu_backward)
+def _backward_flops(
+    gradient: Any,
+    rows_shape: torch.Size,
+    up_shape: torch.Size,
+    down_shape: torch.Size,
+    bias: Any,
+    hidden: Any,
+    activated: Any,
+    need: Sequence[bool],
+    *_: Any,
+    **__: Any,
+) -> int:
+    """Two products for each of the forward's; recomputed hidden values are not charged, as nowhere else."""
+    through = need[0] or need[1]
+    return 2 * rows_shape[0] * (up_shape.numel() * (need[0] + need[1]) + down_shape.numel() * (need[2] + through))

@@ -1,0 +1,84 @@
+"""One way to differentiate every operator: by its backward operator, and that one again by the reference.
+
+The forward operator takes its tensors, the choice (and what else it wants); it returns y and further outputs kept for the backward pass.
+The backward operator takes the gradient of y, the tensors, what was kept, which gradients are needed, and the choice; it returns one
+gradient a tensor, empty where none is needed. It is itself differentiated through the reference: rare, so readable wins over fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def attach(forward: Any, backward: Any, reference: Callable[..., Tensor], *, tensors: int, kept: int = 0) -> None:
+    """Give both operators their gradients, and the backward one its fake.
+
+    ``tensors``: how many leading inputs are tensors; ``kept``: how many outputs follow y.
+    """
+
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        extra = output[1:] if kept else ()
+        ctx.mark_non_differentiable(*extra)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[:tensors], *extra)
+        ctx.choice, ctx.inputs = inputs[tensors], len(inputs)
+
+    def pull(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if gradient is None:
+            return (None,) * ctx.inputs
+        need = list(ctx.needs_input_grad[:tensors])
+        found = backward(gradient, *ctx.saved_tensors, need, ctx.choice)
+        return (*(g if wanted else None for g, wanted in zip(found, need, strict=True)), *(None,) * (ctx.inputs - tensors))
+
+    def keep_again(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs[: 1 + tensors])
+        ctx.set_materialize_grads(False)
+        ctx.need, ctx.inputs = inputs[1 + tensors + kept], len(inputs)
+
+    def pull_again(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        gradient, *given = ctx.saved_tensors
+        asked = [i for i in range(tensors) if ctx.need[i] and cotangents[i] is not None]
+        present = [i for i in range(tensors) if given[i] is not None]
+        if not asked:
+            return (None,) * ctx.inputs
+
+        def first(gradient: Tensor, *some: Tensor) -> tuple[Tensor, ...]:
+            def call(*wanted: Tensor) -> Tensor:
+                full = list(given)
+                for i, t in zip([*present, *asked], [*some, *wanted], strict=True):
+                    full[i] = t
+                return reference(*full)
+
+            pull_one: Any = torch.func.vjp(call, *(some[present.index(i)] for i in asked))[1]
+            return tuple(pull_one(gradient))
+
+        pull_two: Any = torch.func.vjp(first, gradient, *(given[i] for i in present))[1]
+        of_gradient, *of_tensors = pull_two(tuple(cotangents[i] for i in asked))
+        found: list[Tensor | None] = [None] * ctx.inputs
+        found[0] = of_gradient
+        for i, t in zip(present, of_tensors, strict=True):
+            found[1 + i] = t
+        return tuple(found)
+
+    def fake(gradient: Tensor, *given: Any) -> tuple[Tensor, ...]:
+        need = given[tensors + kept]
+        return tuple(t.new_empty(t.shape) if wanted else gradient.new_empty(0) for t, wanted in zip(given[:tensors], need, strict=True))
+
+    backward.register_fake(fake)
+    forward.register_autograd(pull, setup_context=keep)
+    backward.register_autograd(pull_again, setup_context=keep_again)
+
+
+def with_kept(found: Any, keep: bool, like: Tensor, kept: int) -> tuple[Tensor, ...]:
+    """An operator's outputs from an implementation's: y and ``kept`` more, or y alone, as of kernels. Empty where none is kept."""
+    y, *extra = found if isinstance(found, tuple) else (found,)
+    return (y, *(extra if keep else (like.new_empty(0) for _ in range(kept))))
+
+
+def or_empty(gradients: Any, like: Tensor) -> tuple[Tensor, ...]:
+    """An operator returns tensors only: an empty one stands for a gradient nobody needs."""
+    return tuple(like.new_empty(0) if g is None else g for g in gradients)
