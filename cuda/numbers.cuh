@@ -1,7 +1,7 @@
 // float, Bf16 and Fp16 on both sides of the compiler, and chunks of 16 bytes of them.
 //
 // BOTH marks what nvcc compiles for host and device; a plain C++ compiler, which builds the host twins alone, sees an inline function.
-// Rounding is to nearest, ties to even, everywhere; the host's own conversions are compared with torch's by every twin test in 16 bits.
+// Rounding is to nearest, ties to even, on both.
 #pragma once
 
 #include <cmath>
