@@ -46,7 +46,7 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "order": st.integers(2, 4),
     "base": st.sampled_from([None, 2, 5]),
     "members": st.sampled_from(["separate", "shared"]),
-    "classes": st.integers(1, 9),
+    "classes": st.integers(2, 9),
     "outputs": st.integers(1, 4),
     "entities": st.integers(1, 9),
     "entity_width": st.none() | st.integers(1, 9),
@@ -67,8 +67,8 @@ def built(draw: st.DrawFn, name: str) -> Any:
     entry = ENTRIES[name]
     known = {f.name for f in fields(entry.config)}
     options = {key: draw(values) for key, values in OPTIONS.items() if key in known}
-    if name == "entity_library":
-        options["hidden"] = None  # its projection is entity_width
+    if name in ("entity_library", "triplet"):
+        options["hidden"] = None  # one dense layer, whose width is another option
     if "kv_heads" in known:
         options["kv_heads"] = draw(st.integers(1, 2))
         options["heads"] = options["kv_heads"] * draw(st.integers(1, 3))
