@@ -120,7 +120,7 @@ def test_the_judge_refuses_arms_that_were_changed_after_the_plan(tmp_path: Path)
     """The last door before study.json: it asks the counts again, so a planned "matched" does not open it."""
     study = json.loads((edited(tmp_path, fatter) / "study.json").read_text())
     with pytest.raises(BudgetError, match="on params"):
-        engine._judge(study, study["results"], [0.004], None, None, engine.silent)  # type: ignore[arg-type]
+        engine._judge(study, None, study["results"], [0.004], None, None, engine.silent)  # type: ignore[arg-type]
 
 
 def test_every_given_axis_has_a_deviation_of_its_own() -> None:
