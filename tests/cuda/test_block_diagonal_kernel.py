@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from host_twin import call, guards_hold, placed, poisoned, twin
 from torch import Tensor
 
-from blocks.monarch.block_diagonal import block_diagonal_matmul_reference
+from blocks.ops.block_diagonal import reference as block_diagonal_matmul_reference
 from blocks.ops.cuda_library import block_diagonal, serves
 
 SOURCE = "block_diagonal_gemm.cu"

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blocks.monarch.block_diagonal import block_diagonal_matmul_reference
 from blocks.monarch.glu import BlockDiagonalGLU, BlockDiagonalGLUConfig
 from blocks.monarch.matrix import multiply_reference
+from blocks.ops.block_diagonal import reference as block_diagonal_matmul_reference
 from blocks.ops.sources import triton_kernels
 
 Case = dict[str, Any]
