@@ -19,15 +19,20 @@ from blocks.norm import RMSNormConfig
 from blocks.registry import lookup
 
 
-@register_architecture("custom", source="pre-norm residual decoder, arXiv:2002.04745")
 @dataclass(frozen=True, kw_only=True)
-class Custom(Recipe):
-    """Pre-norm residual layers of one mixer and one channel mixer, RMSNorm, tied embedding scaled by sqrt(width)."""
+class Chosen(BlockConfig):
+    """Which blocks, by name or import path, and their options beside those that follow from the shape."""
 
     mixer: str
     mixer_options: dict[str, Any] = field(default_factory=dict)
     channel: str = "geglu"
     channel_options: dict[str, Any] = field(default_factory=dict)
+
+
+@register_architecture("custom", source="pre-norm residual decoder, arXiv:2002.04745")
+@dataclass(frozen=True, kw_only=True)
+class Custom(Chosen, Recipe):
+    """Pre-norm residual layers of one mixer and one channel mixer, RMSNorm, tied embedding scaled by sqrt(width)."""
 
     def decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
         return _stack(self, shape, vocabulary=vocabulary, max_tokens=max_tokens, causal=True)
@@ -35,16 +40,11 @@ class Custom(Recipe):
 
 @register_architecture("custom_encoder", source="pre-norm residual encoder, arXiv:2002.04745")
 @dataclass(frozen=True, kw_only=True)
-class CustomEncoder(EncoderRecipe):
+class CustomEncoder(Chosen, EncoderRecipe):
     """The same layers reading in both directions: ``causal: false`` reaches every block whose config has the option.
 
     A mixer that stays causal is refused when the model is built. No position encoding is added: the mixer brings its own.
     """
-
-    mixer: str
-    mixer_options: dict[str, Any] = field(default_factory=dict)
-    channel: str = "geglu"
-    channel_options: dict[str, Any] = field(default_factory=dict)
 
     def encoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
         return _stack(self, shape, vocabulary=vocabulary, max_tokens=max_tokens, causal=False)

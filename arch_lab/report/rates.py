@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-POINTS = 60  # of a line: the file stays small, and a smoothed curve has no more to say
+POINTS = 48  # of a line: the file stays small, and a smoothed curve has no more to say
 WIDTH, HEIGHT = 4.6, 3.0  # inches, of a panel
 SPAN = 1 / 20  # of the records: how far the training loss is smoothed
 
@@ -126,6 +126,7 @@ def _dress(panel: Axes) -> None:
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     panel.grid(color="#dddddd", linewidth=0.6)
     panel.set_axisbelow(True)
+    panel.tick_params(left=False, bottom=False)  # the grid shows where they would be, and a file of many panels stays small
     panel.spines[["top", "right"]].set_visible(False)
 
 
@@ -141,11 +142,13 @@ def _panels(columns: int) -> tuple[Figure, Any]:
 
 
 def _svg(figure: Figure, salt: str) -> str:
-    """Text kept as text, on white (the file is shown on pages of either colour), coordinates to a hundredth of a point."""
+    """Text kept as text, on white (the file is shown on pages of either colour), coordinates to a tenth of a point."""
     import matplotlib
 
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", buffer.getvalue(), flags=re.S)
+    text = re.sub(r"\n\s+", "\n", text)
     # in coordinates only: a label's digits are meant
-    return re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda found: re.sub(r"(\d+\.\d\d)\d+", r"\1", found[0]), buffer.getvalue())
+    return re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda found: re.sub(r"(\d+\.\d)\d+", r"\1", found[0]), text)

@@ -61,11 +61,11 @@ class Body(nn.Module):
 def load_body(run: str | Path, *, head: bool = False) -> Body:
     """The body of a finished run of ``arch-lab compare``, in evaluation mode on the CPU, to be trained further or read.
 
-    Raises: CheckpointError naming what is missing or damaged; ConfigError for an encoder–decoder, which has two bodies.
+    Raises: CheckpointError naming what is missing or damaged; ConfigError for an encoder–decoder, which has two bodies, and for images.
     """
     loaded = load_run(run)
     if isinstance(loaded.model, EncoderDecoder):
         raise ConfigError(f"{run}: an encoder–decoder has two stacks, so there is no one body of it")
     if isinstance(loaded.model, ImageClassifier):
-        raise ConfigError(f"{run}: an image classifier reads pixels, so it is no body for tokens")
+        raise ConfigError(f"{run}: an image classifier reads pixels; a body is loaded from a run over text")
     return Body(loaded.model, loaded.tokenizer, loaded.config, head=head).eval()

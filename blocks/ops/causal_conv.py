@@ -85,7 +85,7 @@ def _check(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor) 
 
 
 def reference(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor) -> Tensor:
-    """The definition; what every implementation must equal.
+    """What every implementation must equal.
 
     Its long convolution is the library's own, held to the O(T²) sum by tests: a transform left to torch's differentiation gets silently
     false gradients in compiled graphs (blocks.convolution.fft).

@@ -64,7 +64,7 @@ def _check(x: Tensor, up: Tensor, down: Tensor, bias: Tensor | None) -> tuple[in
 
 
 def reference(x: Tensor, up: Tensor, down: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The definition; what every implementation must equal."""
+    """What every implementation must equal."""
     gate, value = rearrange(product.reference(x, up), "... (two f) -> two ... f", two=2)
     return product.reference(F.gelu(gate) * value, down, bias)
 

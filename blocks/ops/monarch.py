@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from einops import einsum, rearrange
+from einops import rearrange
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
@@ -69,10 +69,12 @@ def _check(x: Tensor, first: Tensor, second: Tensor) -> dict[str, int]:
 
 
 def reference(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """The definition; what every implementation must equal."""
-    h = einsum(rearrange(x, "... (k p) -> ... k p", k=first.shape[0]), first, "... k p, k q p -> ... k q")
-    z = rearrange(rearrange(h, "... k q -> ... (k q)"), "... (r l) -> ... l r", l=second.shape[0])
-    return rearrange(einsum(z, second, "... l r, l s r -> ... l s"), "... l s -> ... (s l)")
+    """What every implementation must equal."""
+    l, s, r = second.shape
+    h = product.reference(x, first)
+    z = rearrange(h.reshape(h.shape[:-1].numel(), l * r), "m (r l) -> l m r", l=l)
+    y = rearrange(torch.bmm(z, rearrange(second, "l s r -> l r s")), "l m s -> m (s l)")
+    return y.view(*x.shape[:-1], s * l)
 
 
 # --- cpu ------------------------------------------------------------------------------------------------------------

@@ -163,9 +163,20 @@ def test_a_table_that_outgrows_a_total_budget_is_named_with_a_vocabulary_that_fi
     assert fewer and solve(recipe("gemma3"), budget, vocabulary=int(fewer[1]), max_tokens=256)
 
 
-def test_an_encoder_is_refused_as_what_it_is() -> None:
-    with pytest.raises(ConfigError, match="'m2_bert' is a bidirectional encoder"):
-        solve(recipe("m2_bert"), Budget(params=10**6, tokens=1), vocabulary=512, max_tokens=64)
+@pytest.mark.parametrize(("name", "options"), [("m2_bert", {}), ("gemma_encoder", {}), ("custom_encoder", {"mixer": "m2_mixer"})])
+def test_an_encoder_is_sized_by_its_built_model(name: str, options: dict[str, Any]) -> None:
+    chosen = recipe(name, options)
+    found = solve(chosen, Budget(params=2 * 10**5, tokens=1), vocabulary=512, max_tokens=64)
+    built = chosen.network(found.shape, vocabulary=512, max_tokens=64)
+    assert found.parameters == built.parameter_counts()
+    assert found.parameters["body"] + found.parameters["head"] == pytest.approx(2 * 10**5, rel=0.01)
+    book = ledger(chosen.blueprint(found.shape, vocabulary=512, max_tokens=64), tokens=64, batch=1, model=built)
+    assert found.flops_per_token == float(book.training)
+
+
+def test_an_encoder_decoder_is_refused_as_what_it_is() -> None:
+    with pytest.raises(ConfigError, match="'t5gemma' is an encoder–decoder"):
+        solve(recipe("t5gemma"), Budget(params=10**6, tokens=1), vocabulary=512, max_tokens=64)
 
 
 def _arm(name: str, params: float, flops: float) -> dict[str, Any]:

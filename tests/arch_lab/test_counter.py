@@ -16,13 +16,16 @@ import blocks
 from arch_lab.accounting import count_forward, count_training
 from arch_lab.accounting.ledger import without_memory
 from arch_lab.architecture import EncoderDecoder, Shape, architectures, on_meta, recipe
+from arch_lab.architecture.recipe import ImageRecipe
 from blocks.contract import CrossMixer
 from blocks.convolution.fft import convolve_in_groups, correlate_in_groups, fft_length
 from blocks.cost import fft_flops
 from blocks.errors import ConfigError
+from blocks.vision.patches import PatchEmbedding
 
 ENTRIES = {e.name: e for e in blocks.entries() if e.block.__module__.startswith("blocks.")}
-ARCHITECTURES = [name for name in architectures() if name != "custom"]  # custom is a frame for one of the mixers above
+# custom ones are frames for one of the mixers above; what reads images is counted in test_image_architectures.py
+ARCHITECTURES = [name for name in architectures() if not name.startswith("custom") and not isinstance(recipe(name), ImageRecipe)]
 
 OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "width": st.integers(5, 24),
@@ -43,6 +46,17 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "order": st.integers(2, 4),
     "base": st.sampled_from([None, 2, 5]),
     "members": st.sampled_from(["separate", "shared"]),
+    "classes": st.integers(2, 9),
+    "outputs": st.integers(1, 4),
+    "entities": st.integers(1, 9),
+    "entity_width": st.none() | st.integers(1, 9),
+    "embedding_width": st.integers(1, 9),
+    "hidden": st.none() | st.integers(1, 9),
+    "slots": st.integers(2, 9),
+    "patch": st.integers(1, 5),
+    "channels": st.integers(1, 4),
+    "yes": st.just(0),
+    "no": st.just(1),
 }
 BATCHES, LENGTHS = st.integers(1, 3), st.integers(1, 70)
 
@@ -53,6 +67,8 @@ def built(draw: st.DrawFn, name: str) -> Any:
     entry = ENTRIES[name]
     known = {f.name for f in fields(entry.config)}
     options = {key: draw(values) for key, values in OPTIONS.items() if key in known}
+    if name in ("entity_library", "triplet"):
+        options["hidden"] = None  # one dense layer, whose width is another option
     if "kv_heads" in known:
         options["kv_heads"] = draw(st.integers(1, 2))
         options["heads"] = options["kv_heads"] * draw(st.integers(1, 3))
@@ -60,6 +76,9 @@ def built(draw: st.DrawFn, name: str) -> Any:
         span = "window" if options.get("causal", True) else "radius"
         if span in known:
             options[span] = draw(st.none() | st.integers(1, 40))
+    elif "heads" in known:
+        options["heads"] = draw(st.integers(1, 3))
+        options["width"] = options["heads"] * draw(st.integers(1, 8))
     with on_meta():
         return blocks.build(name, **options)
 
@@ -67,7 +86,10 @@ def built(draw: st.DrawFn, name: str) -> Any:
 def run(block: Any, batch: int, tokens: int) -> Tensor:
     if hasattr(block, "logits"):
         return block.logits(block(torch.zeros(batch, tokens, dtype=torch.long, device="meta")))
-    width = getattr(block.config, "width", None) or block.config.in_features
+    if isinstance(block, PatchEmbedding):  # one row of patches
+        side, channels = block.config.patch, block.config.channels
+        return block(torch.empty(batch, channels, side, side * tokens, device="meta", requires_grad=True))
+    width = next(getattr(block.config, name) for name in ("width", "in_features", "vocabulary") if hasattr(block.config, name))
     x = torch.empty(batch, tokens, width, device="meta", requires_grad=True)
     if isinstance(block, CrossMixer):  # a memory of as many tokens, which is what cost(tokens) means
         return block(x, torch.empty(batch, tokens, block.memory_width, device="meta", requires_grad=True))

@@ -115,7 +115,7 @@ def test_number_type_architecture_and_version_each_have_a_library(nvcc: Path) ->
     assert len(libraries) == 7 == len(calls(nvcc))
 
 
-@pytest.mark.parametrize("changed", [SOURCE, "block_gemm.cuh", "tile.cuh"])
+@pytest.mark.parametrize("changed", [SOURCE, "block_gemm.cuh", "tile.cuh", "numbers.cuh"])
 def test_a_changed_source_or_header_is_built_again(nvcc: Path, changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / "cuda"
     shutil.copytree(kernel_source(SOURCE).parent, copy)

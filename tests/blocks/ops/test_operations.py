@@ -28,8 +28,7 @@ from blocks.ops.monarch import monarch_matmul
 from blocks.registry import entries
 
 every = pytest.mark.parametrize("call, name", FORCED, ids=FORCED_IDS)
-# einsum writes a contraction over one number as a broadcast product, which counts nothing
-PRODUCTS = [call for call in CALLS if call.operation != "causal_conv" and call.shapes[1] != (1, 1, 1)]
+PRODUCTS = [call for call in CALLS if call.operation != "causal_conv"]
 THROUGH_OPERATORS = [call for call in CALLS if call.sizes.get("rows", FEW_ROWS) >= FEW_ROWS]
 ONE_EACH = list({call.operation: call for call in THROUGH_OPERATORS}.values())
 
@@ -158,7 +157,8 @@ def test_complex_numbers_and_empty_batches_take_the_same_call(rows: int, dtype: 
     assert [g.shape for g in torch.autograd.grad(y.abs().sum(), (x, first, second))] == [x.shape, first.shape, second.shape]
     expected = "nothing to compute" if rows == 0 else "complex128 is for the reference" if dtype.is_complex else "rows"
     sizes = {"rows": 2 * rows, "k": 3, "q": 4, "p": 5, "l": 2, "s": 3, "r": 6}
-    assert expected in operation("monarch_matmul").choose("cpu", dtype, sizes).reason
+    with forced(""):  # whatever the environment names
+        assert expected in operation("monarch_matmul").choose("cpu", dtype, sizes).reason
 
 
 @pytest.mark.parametrize("batch, tokens", [(0, 9), (2, 0)])
