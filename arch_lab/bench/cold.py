@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from arch_lab.bench.protocol import Call, Row, Skipped, middle, peak_bytes
+from arch_lab.bench.protocol import Call, Row, Skipped, cuda_peak, middle, peak_bytes
 
 FLUSHED = 512 * 2**20  # bytes; the L2 cache of an H200 holds 50 MB
 WARM_UPS = 3
@@ -67,7 +67,7 @@ def measure_cold(
         except Exception as error:  # whatever stops a peer must not stop the others
             rows.append(Skipped(name=f"{name} against {peer}", reason=f"the peer cannot run: {type(error).__name__}: {first_line(error)}"))
     times = _interleaved(running, rounds, device)
-    peaks = {who: _peak(each, device) for who, each in running.items()}
+    peaks = {who: (cuda_peak if device == "cuda" else peak_bytes)(each) for who, each in running.items()}
     mine, third = times.pop(ours), max(1, rounds // 3)
     ours_ms = statistics.median(mine)
     drift = statistics.median(mine[-third:]) / statistics.median(mine[:third]) - 1
@@ -145,17 +145,6 @@ def _ms(call: Call, device: str) -> float:
     after.record()
     after.synchronize()
     return before.elapsed_time(after)
-
-
-def _peak(call: Call, device: str) -> int:
-    if device != "cuda":
-        return peak_bytes(call)
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    held = torch.cuda.memory_allocated()
-    call()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - held
 
 
 def release(device: str) -> None:

@@ -141,3 +141,13 @@ def recorded_peak(call: Call) -> int:
             held += event.nbytes()
             most = max(most, held)
     return most
+
+
+def cuda_peak(call: Call) -> int:
+    """As ``recorded_peak``, of a GPU's memory."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from arch_lab.architecture import Shape, recipe
 from arch_lab.architecture.decoder import Decoder, DecoderConfig, Layer, LayerConfig, SandwichLayer
-from arch_lab.bench.protocol import Call, recorded_peak, seconds_of
+from arch_lab.bench.protocol import Call, cuda_peak, recorded_peak, seconds_of
 from arch_lab.throughput.config import Group, ThroughputConfig
 from arch_lab.throughput.work import kinds
 from blocks.contract import tensors_nbytes
@@ -71,15 +71,6 @@ class Contender:
     def peak(self, device: str) -> int:
         """Calls each part once. Most bytes that tensors made by a call held, weights not among them."""
         return max((cuda_peak if device == "cuda" else recorded_peak)(call) for _, call in self.parts)
-
-
-def cuda_peak(call: Call) -> int:
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
 
 
 def contender(arm: dict[str, Any], group: Group, settings: Settings) -> Contender:
