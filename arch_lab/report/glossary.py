@@ -41,7 +41,7 @@ TERMS = {
         "A run whose loss became infinite or undefined. It is left out of means, counted and shown; a learning rate where a "
         "seed diverged is not chosen."
     ),
-    "tuning split": "Text on which the learning rate is chosen. The reported numbers come from another split, the validation split.",
+    "tuning split": "Data on which the learning rate is chosen. The reported numbers come from another, held-out split.",
     "unigram, bigram, trigram": (
         "Count-based predictors of the next token from zero, one or two tokens before it: the floor a trained model must pass. "
         "Where tokens are masked, the bigram sees the token on the left as the model does, masked or not."

@@ -143,7 +143,7 @@ def results(study: Study) -> Raw:
         rows.append([b["name"], "", *values, "", tag("span", "(baseline that only counts)", class_="soft")])
     heads = ["arm", "learning rate", *(m.label for m in (judged, *others)), "seeds finished", "better than"]
     note = (
-        "Mean over seeds on the validation split, at the learning rate chosen on the tuning split; ± and brackets are 95 %"
+        "Mean over seeds on the held-out split, at the learning rate chosen on the tuning split; ± and brackets are 95 %"
         " Student-t intervals (perplexities on the logarithm). Lower is better unless a column says otherwise."
         " “Better than” lists baselines outside the interval and arms"
         " whose paired difference is distinguishable."

@@ -69,7 +69,7 @@ def render_plan(plan: Study, console: Console) -> None:
 def render_results(study: Study, console: Console) -> None:
     """Results, cost, learning rates and verdict of study.json."""
     _budget_line(study, console)
-    _show(console, "results", _results_table(study), "validation split, mean ± 95 % interval over seeds, lower is better (↑: higher)")
+    _show(console, "results", _results_table(study), "held-out split, mean ± 95 % interval over seeds, lower is better (↑: higher)")
     _arms_tables(study, console)
     note = f"tuning {primary(study).name}, mean over seeds; * chosen, × diverged"
     _show(console, "learning rates", _sensitivity_table(study), note)
