@@ -6,10 +6,10 @@ BIN := .venv/bin
 PACKAGES := arch_lab blocks experiments
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test test-all bench-gpu lint format wheel clean setup
+.PHONY: help compare test test-all test-reference bench-gpu lint format wheel clean setup
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 compare: .venv/.installed ## run a study (STUDY=quickstart) and write its report to runs/
 	$(BIN)/arch-lab compare $(STUDY)
@@ -19,6 +19,9 @@ test: .venv/.installed ## tests that fit in a coffee break (WORKERS=2 processes)
 
 test-all: .venv/.installed ## the same and the slow ones; GPU tests where there is a GPU
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m ""
+
+test-reference: .venv/.installed ## blocks, laws and accounting again with every operation on plain torch, as where no kernel runs
+	ARCH_LAB_OPS=reference $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/blocks tests/contracts tests/arch_lab/test_counter.py tests/arch_lab/test_accounting.py
 
 bench-gpu: .venv/.installed ## operations, layers and Gemma 3 training steps on CUDA against named peers; tables to runs/bench-gpu-*.{json,md}
 	@mkdir -p runs
