@@ -5,6 +5,7 @@ Legend: B batch, C channels, H x W pixels, N classes.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,8 +37,9 @@ class ImageSums(Metric):
         for name in ("sum", "images"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
+    @abstractmethod
     def of(self, scores: Tensor, labels: Tensor) -> Tensor:
-        raise NotImplementedError
+        """(B,): one number an image, to be summed."""
 
     def update(self, scores: Tensor, labels: Tensor) -> None:
         self.sum += self.of(scores, labels).double().sum()

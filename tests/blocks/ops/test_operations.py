@@ -275,8 +275,6 @@ def test_compiled_and_eager_agree_in_every_gradient(call: Call) -> None:
 @pytest.mark.skipif(INTERPRETED, reason="this is the interpreted run")
 def test_the_triton_kernels_hold_all_this_in_their_interpreter() -> None:
     pytest.importorskip("triton")
-    if not any((Path(__file__).resolve().parents[3] / "cuda").glob("*_triton.py")):
-        pytest.skip("no Triton kernel in this checkout")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__)), "-k", "triton"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"})
     assert done.returncode == 0, done.stdout[-4000:]
