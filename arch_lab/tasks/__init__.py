@@ -1,0 +1,5 @@
+"""Studies over several tasks: one engine for GLUE, triplets and retrieval."""
+
+from arch_lab.tasks.contract import Cell, Fitted, Method, Prepared, Task, TaskExperiment, TaskStudyConfig
+
+__all__ = ["Cell", "Fitted", "Method", "Prepared", "Task", "TaskExperiment", "TaskStudyConfig"]
