@@ -57,13 +57,14 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
 
 
 def _row(separator: int, parts: tuple[np.ndarray, ...], most: int, joint: bool) -> EncodedRow:
-    lengths = [len(part) for part in parts]
+    lengths = tuple(len(part) for part in parts)
+    kept: tuple[int, ...]
     if len(parts) == 2 and joint:
         kept = shares(lengths[0], lengths[1], most - 2)
     else:
         kept = tuple(min(length, most - 1) for length in lengths)
     rows = tuple(np.concatenate([[separator], part[:length]]) for part, length in zip(parts, kept, strict=True))
-    cut = kept != tuple(lengths)
+    cut = kept != lengths
     if len(rows) == 2 and joint:
         return EncodedRow((np.concatenate(rows),), len(rows[0]), cut)
     return EncodedRow(rows, None, cut)
@@ -118,10 +119,16 @@ def collate(rows: Sequence[EncodedRow], index: np.ndarray, *, types: bool, limit
 class TrainingLoader:
     """All batches of all epochs, in order; ``__len__`` keeps Lightning from fetching one ahead."""
 
-    def __init__(
-        self, rows: Sequence[EncodedRow], targets: Tensor, *, batch: int, epochs: int, seed: int, types: bool, limit: int
-    ) -> None:
-        self.rows, self.targets, self.batch, self.epochs, self.seed, self.types, self.limit = rows, targets, batch, epochs, seed, types, limit
+    def __init__(self, rows: Sequence[EncodedRow], targets: Tensor, *, batch: int, epochs: int, seed: int, types: bool, limit: int) -> None:
+        self.rows, self.targets, self.batch, self.epochs, self.seed, self.types, self.limit = (
+            rows,
+            targets,
+            batch,
+            epochs,
+            seed,
+            types,
+            limit,
+        )
 
     def __len__(self) -> int:
         return self.epochs * -(-len(self.rows) // self.batch)

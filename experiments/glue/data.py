@@ -7,7 +7,7 @@ round and a premise with several hypotheses stay on one side. The dev set is rep
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ WORDS = {
     "spearman": "Spearman correlation",
 }
 Rows = list[GlueRow]
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ class GlueSet:
         _, metrics_of, _ = _scored(self.name)[0]
         return _metrics(metrics_of, predictions, self.tuning)[_first(self.name)]
 
-    def scores(self, predictions: dict[str, Sequence[float]]) -> dict[str, float]:
+    def scores(self, predictions: Mapping[str, Sequence[float]]) -> dict[str, float]:
         """Every measure, from the predictions of each reported split."""
         found = {}
         for split, (suffix, metrics_of) in _halves(self.name).items():
@@ -84,7 +85,9 @@ def read_set(name: str, config: GlueStudyConfig) -> GlueSet:
     """The files of one task, its tuning split held out. Raises: DataError, one line, for what cannot be scored."""
     layout = GLUE_TASKS[name]
     dev = tuple(split for split in layout.rows if split.startswith(("dev", "validation")))
-    facts: dict[str, Any] = {"scores": f"official {' and '.join(dev)}" if name != "mnli_subset" else "its own validation file, not MNLI's dev sets"}
+    facts: dict[str, Any] = {
+        "scores": f"official {' and '.join(dev)}" if name != "mnli_subset" else "its own validation file, not MNLI's dev sets"
+    }
     rows = {split: _read(name, split, config) for split in ("train", *dev)}
     short = [f"{split} has {len(rows[split]):,} of {layout.rows[split]:,} rows" for split in rows if len(rows[split]) != layout.rows[split]]
     if short and name not in config.data.incomplete:
@@ -97,6 +100,8 @@ def read_set(name: str, config: GlueStudyConfig) -> GlueSet:
     most = config.finetuning.rows_of(name)
     kept = train if most is None else sorted(train, key=lambda row: _hash(name, row, "rows"))[:most]
     submitted, why = _submitted(name, config) if config.submission else ({}, "")
+    recipe = config.finetuning
+    facts |= {"read": f"{recipe.pairs}, {recipe.pooler}" if layout.pair else recipe.pooler, "epochs": recipe.epochs_of(name)}
     facts |= {"train": len(kept), "tuning": len(tuning)} | {split: len(rows[split]) for split in dev}
     facts |= {"left_out_by_max_rows": len(train) - len(kept)} if len(kept) < len(train) else {}
     facts |= {"no_submission": why} if why else {}
@@ -190,9 +195,6 @@ def sentences(rows: Rows) -> tuple[list[str], list[str] | None]:
     """First and second sentences; None where the task has one."""
     seconds = [row.pair for row in rows if row.pair is not None]
     return [row.text for row in rows], seconds or None
-
-
-Tell = Callable[[str], None]
 
 
 def read_sets(config: GlueStudyConfig, tell: Tell) -> tuple[dict[str, GlueSet], dict[str, str]]:

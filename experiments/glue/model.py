@@ -164,7 +164,8 @@ def fine_tune(
             return Outcome(None, tuple(curve.rows), steps)
         scored = {name: split for name, split in rows.splits.items() if name != "train"}
         found = {
-            name: _predict(trainer, module, ScoringLoader(split, batch=FASTER * recipe.batch_size, **shape)) for name, split in scored.items()
+            name: _predict(trainer, module, ScoringLoader(split, batch=FASTER * recipe.batch_size, **shape))
+            for name, split in scored.items()
         }
     return Outcome(found, tuple(curve.rows), steps)
 
