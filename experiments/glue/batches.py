@@ -71,11 +71,11 @@ def _row(separator: int, parts: tuple[np.ndarray, ...], most: int, joint: bool) 
 
 
 def shares(first: int, second: int, most: int) -> tuple[int, int]:
-    """How many tokens of each are kept when the longer loses its last one until both fit."""
+    """How many tokens of each are kept when the longer (of equals the second, as in BERT's own code) loses its last one until both fit."""
     if first + second <= most:
         return first, second
-    short = min(first, second, most // 2)
-    return (short, most - short) if first <= second else (most - short, short)
+    kept = min(first, max(most - second, -(-most // 2)))
+    return kept, most - kept
 
 
 def ordered(rows: Sequence[EncodedRow], batch: int, *, seed: int, epoch: int) -> list[np.ndarray]:

@@ -212,11 +212,13 @@ class Glue:
             mnli = read_set(config.from_mnli.source, replace(config, submission=False))
         if config.baselines:
             require_sklearn()
-        from experiments.glue.model import pooler_config
+        from experiments.glue.model import head_config, pooler_config
         from experiments.glue.pretrained import open_arms
 
         arms = open_arms(config)
-        pooler_config(config.finetuning, next(iter(arms.values())).width)
+        for arm in arms.values():  # built here only to be refused here
+            pooler_config(config.finetuning, arm.width)
+            head_config(config.finetuning, arm.width, 2)
         taken = {f"{name}{SCRATCH}" for name in arms} if config.scratch else set()
         clash = (set(arms) & (taken | {"majority", "tf_idf"})) if config.baselines else set(arms) & taken
         if clash:

@@ -20,6 +20,7 @@ from arch_lab.study.body import Body
 from arch_lab.study.run import _quiet
 from arch_lab.training.callbacks import Divergence
 from arch_lab.training.optimizer import adamw, warmup_cosine
+from blocks.contract import BlockConfig
 from blocks.errors import ConfigError
 from blocks.heads.base import TaskHead
 from blocks.heads.classification import ClassificationHeadConfig
@@ -43,9 +44,7 @@ class PairClassifier(nn.Module):
         super().__init__()
         self.body, self.apart = body, apart
         self.pooler = pooler_config(recipe, body.width).build()
-        sizes: dict[str, Any] = {"width": body.width * (4 if apart else 1), "hidden": recipe.hidden, "dropout": recipe.dropout}
-        config = ClassificationHeadConfig(classes=classes, **sizes) if classes else RangeRegressionHeadConfig(**sizes)
-        self.head: TaskHead = config.build()  # type: ignore[assignment]
+        self.head: TaskHead = head_config(recipe, body.width * (4 if apart else 1), classes).build()  # type: ignore[assignment]
 
     def features(self, batch: Batch) -> Tensor:
         """(B, D) or (B, 4·D): what the head reads."""
@@ -57,12 +56,18 @@ class PairClassifier(nn.Module):
         return torch.cat([u, v, (u - v).abs(), u * v], dim=1)
 
 
-def pooler_config(recipe: Finetuning, width: int) -> Any:
+def pooler_config(recipe: Finetuning, width: int) -> BlockConfig:
     """Raises: ConfigError when the name is that of another kind of block, with the nearest pooler for a wrong one."""
     entry = lookup(recipe.pooler)
     if entry.kind != "pooler":
         raise ConfigError(f"finetuning.pooler: {recipe.pooler!r} is a {entry.kind}, not a pooler (arch-lab blocks lists all)")
     return configure(recipe.pooler, width=width, **recipe.pooler_options)
+
+
+def head_config(recipe: Finetuning, width: int, classes: int) -> BlockConfig:
+    """Logits of ``classes``, or a number from 0 to 5 where there are none."""
+    sizes: dict[str, Any] = {"width": width, "hidden": recipe.hidden, "dropout": recipe.dropout}
+    return ClassificationHeadConfig(classes=classes, **sizes) if classes else RangeRegressionHeadConfig(**sizes)
 
 
 class FineTuning(pl.LightningModule):
