@@ -1,7 +1,9 @@
 """Sentences as token rows: cut to length, batched with rows of similar length, padded to their longest.
 
-Legend: n rows of a set, B rows (or pairs) a batch, R rows of tokens a batch (2·B where the sentences of a pair are read apart), T tokens.
-Padding changes no output (law 4), so how rows are batched changes speed and rounding alone. The order is a function of (seed, epoch):
+Legend: B rows (or pairs) a batch, T tokens.
+Padding changes no output (law 4), so how rows are batched changes speed and rounding alone. On a CPU the cost is that of the tokens,
+padding included, whatever T is (16 or 17 tokens: the same number a second), so lengths are not rounded and the sentences of a pair
+that are read apart are padded apart: RTE's second ones are six times shorter than the first. The order is a function of (seed, epoch):
 raw words of Philox-4x64 with that key, as in arch_lab.data.order.
 """
 
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,9 +19,8 @@ from torch import Tensor
 
 from arch_lab.data.tokenizer import Tokenizer
 
-MULTIPLE = 8  # lengths are rounded up to it: fewer shapes, and the FFTs of a convolution have small factors
 BUCKET = 16  # batches that are sorted by length together
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]  # sides: one dict of tensors, or two where sentences are read apart; index and targets (B,)
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class EncodedRow:
 
     @property
     def length(self) -> int:
-        return max(len(part) for part in self.tokens)
+        return sum(len(part) for part in self.tokens)
 
 
 def encode(
@@ -96,39 +97,33 @@ def by_length(rows: Sequence[EncodedRow], batch: int) -> list[np.ndarray]:
     return [order[at : at + batch] for at in range(0, len(rows), batch)]
 
 
-def collate(rows: Sequence[EncodedRow], index: np.ndarray, *, types: bool, limit: int, targets: Tensor | None = None) -> Batch:
-    """``tokens`` and ``segments`` (R, T), first sentences before second ones; ``types`` if asked for; ``index`` and ``targets`` (B,)."""
+def collate(rows: Sequence[EncodedRow], index: np.ndarray, *, types: bool, targets: Tensor | None = None) -> Batch:
+    """Each side: ``tokens`` and ``segments`` (B, T), and ``types`` if asked for; ``index`` (B,) says which rows these are."""
     chosen = [rows[i] for i in index]
-    parts = [row.tokens[side] for side in range(len(chosen[0].tokens)) for row in chosen]
-    longest = max(len(part) for part in parts)
-    length = max(longest, min(limit, -(-longest // MULTIPLE) * MULTIPLE))
-    tokens = np.zeros((len(parts), length), np.int64)
+    sides = [_padded([row.tokens[side] for row in chosen]) for side in range(len(chosen[0].tokens))]
+    if types:
+        length = sides[0]["tokens"].shape[1]
+        starts = torch.tensor([length if row.second is None else row.second for row in chosen])
+        sides[0]["types"] = (torch.arange(length)[None] >= starts[:, None]).long()
+    found: Batch = {"sides": sides, "index": torch.from_numpy(np.asarray(index))}
+    return found if targets is None else {**found, "targets": targets[found["index"]]}
+
+
+def _padded(parts: Sequence[np.ndarray]) -> dict[str, Tensor]:
+    tokens = np.zeros((len(parts), max(len(part) for part in parts)), np.int64)
     segments = np.zeros_like(tokens)
     for at, part in enumerate(parts):
         tokens[at, : len(part)] = part
         segments[at, : len(part)] = 1
-    found = {"tokens": torch.from_numpy(tokens), "segments": torch.from_numpy(segments), "index": torch.from_numpy(np.asarray(index))}
-    if types:
-        starts = torch.tensor([length if row.second is None else row.second for row in chosen] * (len(parts) // len(chosen)))
-        found["types"] = (torch.arange(length)[None] >= starts[:, None]).long()
-    if targets is not None:
-        found["targets"] = targets[found["index"]]
-    return found
+    return {"tokens": torch.from_numpy(tokens), "segments": torch.from_numpy(segments)}
 
 
 class TrainingLoader:
     """All batches of all epochs, in order; ``__len__`` keeps Lightning from fetching one ahead."""
 
-    def __init__(self, rows: Sequence[EncodedRow], targets: Tensor, *, batch: int, epochs: int, seed: int, types: bool, limit: int) -> None:
-        self.rows, self.targets, self.batch, self.epochs, self.seed, self.types, self.limit = (
-            rows,
-            targets,
-            batch,
-            epochs,
-            seed,
-            types,
-            limit,
-        )
+    def __init__(self, rows: Sequence[EncodedRow], targets: Tensor, *, batch: int, epochs: int, seed: int, types: bool) -> None:
+        self.rows, self.targets, self.types = rows, targets, types
+        self.batch, self.epochs, self.seed = batch, epochs, seed
 
     def __len__(self) -> int:
         return self.epochs * -(-len(self.rows) // self.batch)
@@ -136,14 +131,14 @@ class TrainingLoader:
     def __iter__(self) -> Iterator[Batch]:
         for epoch in range(self.epochs):
             for index in ordered(self.rows, self.batch, seed=self.seed, epoch=epoch):
-                yield collate(self.rows, index, types=self.types, limit=self.limit, targets=self.targets)
+                yield collate(self.rows, index, types=self.types, targets=self.targets)
 
 
 class ScoringLoader:
     """Every row once, in batches of similar length."""
 
-    def __init__(self, rows: Sequence[EncodedRow], *, batch: int, types: bool, limit: int) -> None:
-        self.rows, self.types, self.limit = rows, types, limit
+    def __init__(self, rows: Sequence[EncodedRow], *, batch: int, types: bool) -> None:
+        self.rows, self.types = rows, types
         self.batches = by_length(rows, batch)
 
     def __len__(self) -> int:
@@ -151,4 +146,4 @@ class ScoringLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         for index in self.batches:
-            yield collate(self.rows, index, types=self.types, limit=self.limit)
+            yield collate(self.rows, index, types=self.types)

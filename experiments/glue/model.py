@@ -1,6 +1,6 @@
 """A pretrained body under a fresh head, and its training.
 
-Legend: B rows or pairs, R rows of tokens, T tokens, D width.
+Legend: B rows or pairs, T tokens, D width.
 """
 
 from __future__ import annotations
@@ -48,12 +48,16 @@ class PairClassifier(nn.Module):
 
     def features(self, batch: Batch) -> Tensor:
         """(B, D) or (B, 4·D): what the head reads."""
-        segments = batch["segments"]
-        pooled: Tensor = self.pooler(self.body(batch["tokens"], segments, batch.get("types")), segments != 0)
+        pooled = [self._pooled(side) for side in batch["sides"]]
         if not self.apart:
-            return pooled
-        u, v = pooled.chunk(2)
+            return pooled[0]
+        u, v = pooled
         return torch.cat([u, v, (u - v).abs(), u * v], dim=1)
+
+    def _pooled(self, side: dict[str, Tensor]) -> Tensor:
+        states = self.body(side["tokens"], side["segments"], side.get("types"))
+        pooled: Tensor = self.pooler(states, side["segments"] != 0)
+        return pooled
 
 
 def pooler_config(recipe: Finetuning, width: int) -> BlockConfig:
@@ -152,9 +156,8 @@ def fine_tune(
     apart = data.paired and recipe.pairs == "separate"
     model = PairClassifier(body, recipe, classes=data.classes, apart=apart).train()
     types = bool(body.types) and data.paired and not apart
-    shape: dict[str, Any] = {"types": types, "limit": body.max_tokens}
     loader = TrainingLoader(
-        rows.splits["train"], rows.targets, batch=recipe.batch_size, epochs=recipe.epochs_of(data.name), seed=seed, **shape
+        rows.splits["train"], rows.targets, batch=recipe.batch_size, epochs=recipe.epochs_of(data.name), seed=seed, types=types
     )
     module = FineTuning(model, recipe, learning_rate=learning_rate, steps=len(loader))
     curve, divergence = LossCurve(len(loader)), Divergence(math.log(max(2, data.classes)))
@@ -169,7 +172,7 @@ def fine_tune(
             return Outcome(None, tuple(curve.rows), steps)
         scored = {name: split for name, split in rows.splits.items() if name != "train"}
         found = {
-            name: _predict(trainer, module, ScoringLoader(split, batch=FASTER * recipe.batch_size, **shape))
+            name: _predict(trainer, module, ScoringLoader(split, batch=FASTER * recipe.batch_size, types=types))
             for name, split in scored.items()
         }
     return Outcome(found, tuple(curve.rows), steps)

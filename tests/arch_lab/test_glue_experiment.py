@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -181,9 +182,10 @@ def test_padding_to_another_length_changes_no_feature(made: Made, arm: str, pair
     rows = encode(body.tokenizer, ["a cat", "the dog sat"], ["one", "two of us"], most=40, pairs=pairs)
     model = PairClassifier(body, prepared.config.finetuning, classes=2, apart=pairs == "separate").eval()
     types = bool(body.types) and pairs == "joint"
-    short = collate(rows, torch.arange(2).numpy(), types=types, limit=48)
-    long = {k: torch.nn.functional.pad(v, (0, 48 - v.shape[1])) if v.ndim == 2 else v for k, v in short.items()}
-    assert long["tokens"].shape[1] > short["tokens"].shape[1]
+    short = collate(rows, np.arange(2), types=types)
+    wider = [{k: torch.nn.functional.pad(v, (0, 48 - v.shape[1])) for k, v in side.items()} for side in short["sides"]]
+    assert all(a["tokens"].shape[1] < b["tokens"].shape[1] for a, b in zip(short["sides"], wider, strict=True))
+    long = {**short, "sides": wider}
     torch.testing.assert_close(model.features(long), model.features(short), atol=2e-5, rtol=0)
     assert model.features(short).shape == (2, body.width * (4 if pairs == "separate" else 1))
 

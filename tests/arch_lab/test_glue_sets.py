@@ -76,14 +76,15 @@ def test_epochs_and_seeds_have_orders_of_their_own_and_batches_rows_of_one_lengt
 
 def test_loaders_hand_every_row_with_its_own_target() -> None:
     encoded = [EncodedRow((np.full(n + 1, n),), None, False) for n in range(1, 38)]
-    loader = TrainingLoader(encoded, torch.arange(1, 38), batch=5, epochs=2, seed=3, types=False, limit=64)
+    loader = TrainingLoader(encoded, torch.arange(1, 38), batch=5, epochs=2, seed=3, types=False)
     batches = list(loader)
     assert len(batches) == len(loader) == 2 * 8
     assert sorted(torch.cat([b["targets"] for b in batches]).tolist()) == sorted([*range(1, 38)] * 2)
     for batch in batches:
-        assert torch.equal(batch["tokens"][:, 0], batch["targets"]) and batch["tokens"].shape[1] % 8 == 0
-        assert torch.equal(batch["segments"].sum(dim=1), batch["targets"] + 1)
-    scored = torch.cat([b["index"] for b in ScoringLoader(encoded, batch=5, types=False, limit=64)])
+        (side,) = batch["sides"]
+        assert torch.equal(side["tokens"][:, 0], batch["targets"]) and side["tokens"].shape[1] == batch["targets"].max() + 1
+        assert torch.equal(side["segments"].sum(dim=1), batch["targets"] + 1)
+    scored = torch.cat([b["index"] for b in ScoringLoader(encoded, batch=5, types=False)])
     assert sorted(scored.tolist()) == list(range(37))
 
 
@@ -101,12 +102,13 @@ def test_a_joint_row_holds_both_sentences_and_separate_ones_a_row_each() -> None
     joint = encode(tokenizer, first, second, most=10, pairs="joint")
     assert [bytes(joint[0].tokens[0].tolist()[1:6]), joint[0].tokens[0][0], joint[0].tokens[0][6]] == [b" abcd", 256, 256]
     assert joint[0].length == 10 and joint[0].cut and not joint[1].cut and joint[0].second == 6
-    batch = collate(joint, np.array([0, 1]), types=True, limit=32)
-    assert batch["types"][0].tolist() == [0] * 6 + [1] * 10 and batch["segments"][1].sum() == 8
+    (side,) = collate(joint, np.array([0, 1]), types=True)["sides"]
+    assert side["types"][0].tolist() == [0] * 6 + [1] * 4 and side["types"][1].tolist() == [0] * 4 + [1] * 6
+    assert side["segments"].tolist() == [[1] * 10, [1] * 8 + [0] * 2]
     apart = encode(tokenizer, first, second, most=6, pairs="separate")
-    batch = collate(apart, np.array([0, 1]), types=False, limit=32)
-    assert batch["tokens"].shape == (4, 8) and batch["tokens"][2, 1:4].tolist() == list(b" xy") and apart[0].cut
-    assert collate(apart, np.array([0]), types=False, limit=6)["tokens"].shape == (2, 6)  # never beyond what the body reads
+    one, other = collate(apart, np.array([0, 1]), types=False)["sides"]
+    assert one["tokens"].shape == (2, 6) and other["tokens"].shape == (2, 4) and other["tokens"][1, 1:].tolist() == list(b" xy")
+    assert apart[0].cut and not apart[1].cut
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
