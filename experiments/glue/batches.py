@@ -2,9 +2,9 @@
 
 Legend: B rows (or pairs) a batch, T tokens.
 Padding changes no output (law 4), so how rows are batched changes speed and rounding alone. On a CPU the cost is that of the tokens,
-padding included, whatever T is (16 or 17 tokens: the same number a second), so lengths are not rounded and the sentences of a pair
-that are read apart are padded apart: RTE's second ones are six times shorter than the first. The order is a function of (seed, epoch):
-raw words of Philox-4x64 with that key, as in arch_lab.data.order.
+padding included, whatever T is (16 or 17 tokens: the same number a second). So lengths are not rounded, and of the sentences of pairs
+that are read apart the shorter half stands in one tensor and the longer in another: RTE's second ones are six times shorter than the
+first. The order is a function of (seed, epoch): raw words of Philox-4x64 with that key, as in arch_lab.data.order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from arch_lab.data.tokenizer import Tokenizer
 
 BUCKET = 16  # batches that are sorted by length together
-Batch = dict[str, Any]  # sides: one dict of tensors, or two where sentences are read apart; index and targets (B,)
+Batch = dict[str, Any]  # what ``collate`` returns
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class EncodedRow:
 
     @property
     def length(self) -> int:
-        return sum(len(part) for part in self.tokens)
+        return max(len(part) for part in self.tokens)
 
 
 def encode(
@@ -98,14 +98,19 @@ def by_length(rows: Sequence[EncodedRow], batch: int) -> list[np.ndarray]:
 
 
 def collate(rows: Sequence[EncodedRow], index: np.ndarray, *, types: bool, targets: Tensor | None = None) -> Batch:
-    """Each side: ``tokens`` and ``segments`` (B, T), and ``types`` if asked for; ``index`` (B,) says which rows these are."""
+    """``parts``: dicts of ``tokens`` and ``segments`` (·, T) and, if asked for, ``types``, one part a sentence of a row;
+    ``place``: where in them all the first sentence of each row stands, then the second; ``index`` (B,): which rows these are.
+    """
     chosen = [rows[i] for i in index]
-    sides = [_padded([row.tokens[side] for row in chosen]) for side in range(len(chosen[0].tokens))]
+    texts = [row.tokens[side] for side in range(len(chosen[0].tokens)) for row in chosen]
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    parts = [_padded([texts[i] for i in half]) for half in np.array_split(order, len(chosen[0].tokens))]
     if types:
-        length = sides[0]["tokens"].shape[1]
-        starts = torch.tensor([length if row.second is None else row.second for row in chosen])
-        sides[0]["types"] = (torch.arange(length)[None] >= starts[:, None]).long()
-    found: Batch = {"sides": sides, "index": torch.from_numpy(np.asarray(index))}
+        (part,) = parts
+        length = part["tokens"].shape[1]
+        starts = torch.tensor([chosen[i].second or length for i in order])
+        part["types"] = (torch.arange(length)[None] >= starts[:, None]).long()
+    found: Batch = {"parts": parts, "place": torch.from_numpy(np.argsort(order)), "index": torch.from_numpy(np.asarray(index))}
     return found if targets is None else {**found, "targets": targets[found["index"]]}
 
 

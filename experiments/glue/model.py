@@ -48,15 +48,15 @@ class PairClassifier(nn.Module):
 
     def features(self, batch: Batch) -> Tensor:
         """(B, D) or (B, 4·D): what the head reads."""
-        pooled = [self._pooled(side) for side in batch["sides"]]
+        pooled = torch.cat([self._pooled(part) for part in batch["parts"]])[batch["place"]]
         if not self.apart:
-            return pooled[0]
-        u, v = pooled
+            return pooled
+        u, v = pooled.chunk(2)
         return torch.cat([u, v, (u - v).abs(), u * v], dim=1)
 
-    def _pooled(self, side: dict[str, Tensor]) -> Tensor:
-        states = self.body(side["tokens"], side["segments"], side.get("types"))
-        pooled: Tensor = self.pooler(states, side["segments"] != 0)
+    def _pooled(self, part: dict[str, Tensor]) -> Tensor:
+        states = self.body(part["tokens"], part["segments"], part.get("types"))
+        pooled: Tensor = self.pooler(states, part["segments"] != 0)
         return pooled
 
 

@@ -174,7 +174,7 @@ def test_a_seed_that_was_not_pretrained_starts_from_the_first_one(made: Made) ->
 
 @pytest.mark.parametrize("pairs", ["joint", "separate"])
 @pytest.mark.parametrize("arm", ["gemma_encoder", "m2_bert"])
-def test_padding_to_another_length_changes_no_feature(made: Made, arm: str, pairs: Any) -> None:
+def test_padding_and_the_order_of_rows_change_no_feature(made: Made, arm: str, pairs: Any) -> None:
     """float32: the order of sums differs with the length, nothing else; features are of order 1."""
     prepared = opened(made, finetuning={"pairs": pairs})
     body = prepared.arms[arm].body(0)
@@ -183,10 +183,12 @@ def test_padding_to_another_length_changes_no_feature(made: Made, arm: str, pair
     model = PairClassifier(body, prepared.config.finetuning, classes=2, apart=pairs == "separate").eval()
     types = bool(body.types) and pairs == "joint"
     short = collate(rows, np.arange(2), types=types)
-    wider = [{k: torch.nn.functional.pad(v, (0, 48 - v.shape[1])) for k, v in side.items()} for side in short["sides"]]
-    assert all(a["tokens"].shape[1] < b["tokens"].shape[1] for a, b in zip(short["sides"], wider, strict=True))
-    long = {**short, "sides": wider}
+    wider = [{k: torch.nn.functional.pad(v, (0, 48 - v.shape[1])) for k, v in part.items()} for part in short["parts"]]
+    assert all(a["tokens"].shape[1] < b["tokens"].shape[1] for a, b in zip(short["parts"], wider, strict=True))
+    long = {**short, "parts": wider}
     torch.testing.assert_close(model.features(long), model.features(short), atol=2e-5, rtol=0)
+    turned = model.features(collate(rows, np.array([1, 0]), types=types))
+    torch.testing.assert_close(turned.flip(0), model.features(short), atol=2e-5, rtol=0)
     assert model.features(short).shape == (2, body.width * (4 if pairs == "separate" else 1))
 
 
