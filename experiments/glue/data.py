@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from arch_lab.data.errors import DataError
@@ -75,7 +76,7 @@ class GlueSet:
                 found[key + suffix] = value
         return {key: found[key] for key, _, _ in _scored(self.name)}
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         parts = [self.train, self.tuning, *self.reported.values(), *self.submitted.values()]
         return hashlib.sha256(repr([[asdict(row) for row in part] for part in parts]).encode()).hexdigest()[:16]

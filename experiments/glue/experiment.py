@@ -56,7 +56,7 @@ class GluePrepared:
         return tuple(found)
 
     def fingerprint(self, task: str) -> str:
-        weights = {name: arm.fingerprint(self.config.seeds) for name, arm in self.arms.items()}
+        weights = {name: [arm.fingerprint(seed) for seed in arm.runs] for name, arm in self.arms.items()}
         mnli = self.mnli.fingerprint if self._starts_from_mnli(task) and self.mnli is not None else None
         return files.digest([self.sets[task].fingerprint, weights, mnli])
 
@@ -156,7 +156,7 @@ class GluePrepared:
         body = arm.body(cell.seed, scratch=scratch)
         path = study_folder(folder) / "from_mnli" / f"{cell.method}_seed-{cell.seed}.pt"
         settings = [asdict(self.config.from_mnli), asdict(self.config.finetuning), cell.method, cell.seed]
-        identity = files.digest([settings, mnli.fingerprint, arm.fingerprint([cell.seed])])
+        identity = files.digest([settings, mnli.fingerprint, arm.fingerprint(cell.seed)])
         kept = _kept(path)
         if kept.get("identity") == identity:
             body.load_state_dict(kept["body"])

@@ -49,9 +49,9 @@ class PretrainedArm:
         )
         return Body(network, found.tokenizer, config).eval()  # type: ignore[arg-type]
 
-    def fingerprint(self, seeds: list[int]) -> list[str]:
-        """Of the weights that these fine-tuning seeds start from."""
-        return [_checksum(self.runs[self.seed(seed)]) for seed in seeds]
+    def fingerprint(self, seed: int) -> str:
+        """Of the weights that fine-tuning seed starts from."""
+        return (self.runs[self.seed(seed)] / f"{MODEL}.sha256").read_text(encoding="utf-8").strip()
 
 
 def open_arms(config: GlueStudyConfig) -> dict[str, PretrainedArm]:
@@ -90,7 +90,3 @@ def _arm(folder: Path, study: dict[str, Any], arm: dict[str, Any]) -> Pretrained
         "pretraining": f"{bits:.3f} bits per masked token at {rate:g}, seeds {', '.join(map(str, runs))}",
     }
     return PretrainedArm(name=name, width=arm["width"], runs=runs, facts=facts)
-
-
-def _checksum(run: Path) -> str:
-    return (run / f"{MODEL}.sha256").read_text(encoding="utf-8").strip()

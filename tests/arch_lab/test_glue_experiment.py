@@ -169,7 +169,7 @@ def test_a_fresh_body_is_the_same_blocks_with_other_weights(made: Made, tmp_path
 
 def test_a_seed_that_was_not_pretrained_starts_from_the_first_one(made: Made) -> None:
     arm = opened(made).arms["m2_bert"]
-    assert arm.seed(0) == arm.seed(7) == 0 and len(set(arm.fingerprint([0, 7]))) == 1
+    assert arm.seed(0) == arm.seed(7) == 0 and arm.fingerprint(0) == arm.fingerprint(7)
 
 
 @pytest.mark.parametrize("pairs", ["joint", "separate"])

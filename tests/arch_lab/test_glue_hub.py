@@ -10,7 +10,8 @@ import pytest
 from arch_lab.data.errors import DataError
 from arch_lab.data.glue import read_glue
 from arch_lab.data.glue_hub import read_glue_hub
-from tests.small_glue import write
+from experiments.glue.data import read_sets
+from tests.small_glue import config, write
 
 datasets = pytest.importorskip("datasets")
 ROWS = {"sentence1": ["a", "c"], "sentence2": ["b", "d"], "label": [1, 0], "idx": [0, 1]}
@@ -55,6 +56,15 @@ def test_what_is_wrong_with_a_copy_is_one_line(tmp_path: Path) -> None:
         read_glue_hub("rte", "dve", dataset="copy", root=tmp_path)
     with pytest.raises(DataError, match="not on the hub"):
         read_glue_hub("mnli_subset", "train")
+
+
+def test_a_study_reads_its_sets_from_a_local_copy(tmp_path: Path) -> None:
+    many = {"sentence1": [f"premise {i}" for i in range(30)], "sentence2": ["so"] * 30, "label": [i % 2 for i in range(30)]}
+    saved(tmp_path, train=many, validation=ROWS)
+    data = {"source": "hub", "hub": "copy", "incomplete": ["rte"]}
+    found, absent = read_sets(config(Path("no-study"), tmp_path, tasks=["rte", "cola"], data=data), lambda _: None)
+    assert (len(found["rte"].train), len(found["rte"].tuning), len(found["rte"].reported["dev"])) == (27, 3, 2)
+    assert "no split 'test'" in found["rte"].facts["no_submission"] and "cola" in absent
 
 
 def test_out_of_reach_is_said_at_once_with_the_way_round(tmp_path: Path) -> None:
