@@ -14,7 +14,7 @@ from arch_lab.tasks import TaskStudyConfig
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError, did_you_mean
 
-FROM_MNLI = ("rte", "mrpc", "stsb")  # arXiv 2010.... see the README; the released M2-BERT recipe starts these three from MNLI
+FROM_MNLI = ("rte", "mrpc", "stsb")  # arXiv 2104.07705, and the released M2-BERT recipe after it
 NAMES = tuple(GLUE_TASKS)
 
 

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from arch_lab.data.errors import DataError
@@ -157,7 +158,7 @@ def _read(name: str, split: str, config: GlueStudyConfig, *, rows: int | None = 
     return read_glue(name, split, _root(config), rows=rows)
 
 
-def _root(config: GlueStudyConfig) -> Any:
+def _root(config: GlueStudyConfig) -> Path:
     """``--data-root`` may name the folder that holds glue/ or glue/ itself."""
     inside = config.folder / config.data.folder
     return inside if inside.is_dir() or not any((config.folder / t.folder).is_dir() for t in GLUE_TASKS.values()) else config.folder

@@ -5,7 +5,7 @@ The learning rate is chosen on rows held out of each task's training file; score
 
 from __future__ import annotations
 
-import os
+import io
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arch_lab.data.glue import write_submission
+from arch_lab.data.store import write_atomically
 from arch_lab.metrics.classification import confusion_matrix
 from arch_lab.study import files
+from arch_lab.study.environment import code_fingerprint
 from arch_lab.tasks import Cell, Fitted, Method, Task, TaskEngine, TaskStudyConfig
+from arch_lab.tasks.engine import experiment_fingerprint
 from blocks.errors import ConfigError
 from experiments.glue.baselines import majority, require_sklearn, tf_idf
 from experiments.glue.config import GlueStudyConfig
@@ -156,7 +159,8 @@ class GluePrepared:
         body = arm.body(cell.seed, scratch=scratch)
         path = study_folder(folder) / "from_mnli" / f"{cell.method}_seed-{cell.seed}.pt"
         settings = [asdict(self.config.from_mnli), asdict(self.config.finetuning), cell.method, cell.seed]
-        identity = files.digest([settings, mnli.fingerprint, arm.fingerprint(cell.seed)])
+        code = [code_fingerprint(), experiment_fingerprint("glue")]
+        identity = files.digest([settings, code, mnli.fingerprint, arm.fingerprint(cell.seed)])
         kept = _kept(path)
         if kept.get("identity") == identity:
             body.load_state_dict(kept["body"])
@@ -176,10 +180,13 @@ class GluePrepared:
             raise ConfigError(
                 f"from_mnli: {cell.method} seed {cell.seed} diverged at learning rate {rate:g}; set from_mnli.learning_rate lower"
             )
-        scores = mnli.scores(outcome.predictions)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"identity": identity, "body": body.state_dict(), "scores": scores}, path.with_name(path.name + ".part"))
-        os.replace(path.with_name(path.name + ".part"), path)
+        buffer = io.BytesIO()
+        torch.save({"identity": identity, "body": body.state_dict(), "scores": mnli.scores(outcome.predictions)}, buffer)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, buffer.getvalue())
+        except OSError as error:
+            raise files.OutputError(f"cannot write {path}: {error.strerror or error}; free space or choose another --output") from None
         return body.eval()
 
 
@@ -208,8 +215,7 @@ class Glue:
         sets, absent = read_sets(config, tell)
         mnli = None
         if config.from_mnli is not None:
-            # every row is a training row of some other task here: no test file of it is wanted
-            mnli = read_set(config.from_mnli.source, replace(config, submission=False))
+            mnli = read_set(config.from_mnli.source, replace(config, submission=False))  # nothing of it is handed in
         if config.baselines:
             require_sklearn()
         from experiments.glue.model import head_config, pooler_config
