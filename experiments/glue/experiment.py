@@ -125,7 +125,12 @@ class GluePrepared:
                 seed=cell.seed,
                 report=lambda step, steps: tell(f"step {step:,} of {steps:,}"),
             )
-        facts = {"steps": outcome.steps, **rows.facts, "pretraining_seed": None if scratch else arm.seed(cell.seed)}
+        facts = {
+            "steps": outcome.steps,
+            **rows.facts,
+            "pretraining_seed": None if scratch else arm.seed(cell.seed),
+            "before": outcome.before,
+        }
         return outcome.predictions, facts, outcome.curve
 
     def _arm(self, method: str) -> tuple[PretrainedArm, bool]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
@@ -26,11 +27,12 @@ from blocks.heads.base import TaskHead
 from blocks.heads.classification import ClassificationHeadConfig
 from blocks.heads.range_regression import RangeRegressionHeadConfig
 from blocks.registry import configure, lookup
-from experiments.glue.batches import Batch, EncodedRow, ScoringLoader, TrainingLoader, encode
+from experiments.glue.batches import Batch, EncodedRow, ScoringLoader, TrainingLoader, collate, encode
 from experiments.glue.config import Finetuning
 from experiments.glue.data import GlueSet, sentences
 
 POINTS = 100  # of the loss curve
+LOOKED_AT = 256  # rows
 FASTER = 4  # scored batches are that much larger: no gradient is kept
 
 
@@ -48,16 +50,32 @@ class PairClassifier(nn.Module):
 
     def features(self, batch: Batch) -> Tensor:
         """(B, D) or (B, 4·D): what the head reads."""
-        pooled = torch.cat([self._pooled(part) for part in batch["parts"]])[batch["place"]]
+        pooled = self.pooled(batch)
         if not self.apart:
             return pooled
         u, v = pooled.chunk(2)
         return torch.cat([u, v, (u - v).abs(), u * v], dim=1)
 
-    def _pooled(self, part: dict[str, Tensor]) -> Tensor:
-        states = self.body(part["tokens"], part["segments"], part.get("types"))
-        pooled: Tensor = self.pooler(states, part["segments"] != 0)
-        return pooled
+    def pooled(self, batch: Batch) -> Tensor:
+        """(B, D) or (2·B, D): a vector a row of tokens, first sentences before second ones."""
+        read = [(part["segments"], self.body(part["tokens"], part["segments"], part.get("types"))) for part in batch["parts"]]
+        return torch.cat([self.pooler(states, segments != 0) for segments, states in read])[batch["place"]]
+
+
+@torch.no_grad()
+def spread(model: PairClassifier, rows: Sequence[EncodedRow], *, types: bool) -> dict[str, float]:
+    """How far the pooled vectors of sentences lie apart: a head learns little from vectors that do not differ.
+
+    ``cosine_of_strangers``: mean of each row's vector with the next one's; ``differing_share``: of the squared norm, what is not
+    the mean vector's. Over at most ``LOOKED_AT`` rows, their first sentences.
+    """
+    index = np.arange(min(LOOKED_AT, len(rows)))
+    was = model.training
+    found = model.eval().pooled(collate(rows, index, types=types))[: len(index)].double()
+    model.train(was)
+    away = found - found.mean(dim=0)
+    cosine = torch.cosine_similarity(found, found.roll(1, dims=0)).mean()
+    return {"cosine_of_strangers": round(float(cosine), 4), "differing_share": round(float(away.square().sum() / found.square().sum()), 4)}
 
 
 def pooler_config(recipe: Finetuning, width: int) -> BlockConfig:
@@ -139,9 +157,12 @@ def encoded(data: GlueSet, tokenizer: Tokenizer, recipe: Finetuning, *, most: in
 
 @dataclass(frozen=True)
 class Outcome:
-    """``predictions`` of every split but train, in the order of its rows; None when the training diverged."""
+    """``predictions`` of every split but train, in the order of its rows; None when the training diverged. ``before``: ``spread``
+    of the tuning rows before the first step.
+    """
 
     predictions: dict[str, list[float]] | None
+    before: dict[str, float]
     curve: tuple[tuple[int, str, float], ...]
     steps: int
 
@@ -156,6 +177,7 @@ def fine_tune(
     apart = data.paired and recipe.pairs == "separate"
     model = PairClassifier(body, recipe, classes=data.classes, apart=apart).train()
     types = bool(body.types) and data.paired and not apart
+    before = spread(model, rows.splits["tuning"], types=types)
     loader = TrainingLoader(
         rows.splits["train"], rows.targets, batch=recipe.batch_size, epochs=recipe.epochs_of(data.name), seed=seed, types=types
     )
@@ -169,13 +191,13 @@ def fine_tune(
             raise KeyboardInterrupt from None
         steps = trainer.global_step
         if divergence.diverged:
-            return Outcome(None, tuple(curve.rows), steps)
+            return Outcome(None, before, tuple(curve.rows), steps)
         scored = {name: split for name, split in rows.splits.items() if name != "train"}
         found = {
             name: _predict(trainer, module, ScoringLoader(split, batch=FASTER * recipe.batch_size, types=types))
             for name, split in scored.items()
         }
-    return Outcome(found, tuple(curve.rows), steps)
+    return Outcome(found, before, tuple(curve.rows), steps)
 
 
 def _predict(trainer: pl.Trainer, module: FineTuning, loader: ScoringLoader) -> list[float]:

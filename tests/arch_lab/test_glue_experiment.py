@@ -19,7 +19,7 @@ from arch_lab.tasks import Cell
 from blocks.errors import ConfigError, UserError
 from experiments.glue.batches import collate, encode
 from experiments.glue.experiment import Glue, GluePrepared
-from experiments.glue.model import PairClassifier
+from experiments.glue.model import PairClassifier, spread
 from tests.small_glue import config, glue_files, options, pretrained, write
 
 pytest.importorskip("sklearn")
@@ -132,7 +132,8 @@ def test_a_fit_is_a_function_of_its_cell_and_leaves_the_generator_alone(made: Ma
     fit(prepared, tmp_path, seed=1)
     again = fit(opened(made), tmp_path)
     assert (one.scores, one.tuned, one.curve) == (again.scores, again.tuned, again.curve)
-    assert one.facts["steps"] == 5 and one.facts["pretraining_seed"] == 0 and sum(map(sum, one.facts["confusion"]["dev"])) == 30
+    assert one.facts["steps"] == 5 and set(one.facts["before"]) == {"cosine_of_strangers", "differing_share"}
+    assert one.facts["pretraining_seed"] == 0 and sum(map(sum, one.facts["confusion"]["dev"])) == 30
     assert fit(prepared, tmp_path, seed=1).curve != one.curve
 
 
@@ -190,6 +191,21 @@ def test_padding_and_the_order_of_rows_change_no_feature(made: Made, arm: str, p
     turned = model.features(collate(rows, np.array([1, 0]), types=types))
     torch.testing.assert_close(turned.flip(0), model.features(short), atol=2e-5, rtol=0)
     assert model.features(short).shape == (2, body.width * (4 if pairs == "separate" else 1))
+
+
+def test_vectors_that_do_not_differ_are_told_before_the_first_step(made: Made) -> None:
+    prepared = opened(made)
+    body = prepared.arms["m2_bert"].body(0)
+    assert body.tokenizer is not None
+    model = PairClassifier(body, prepared.config.finetuning, classes=2, apart=False).train()
+
+    def of(*texts: str) -> dict[str, float]:
+        assert body.tokenizer is not None
+        return spread(model, encode(body.tokenizer, texts, None, most=40, pairs="separate"), types=False)
+
+    assert of("the same", "the same", "the same") == {"cosine_of_strangers": 1.0, "differing_share": 0.0} and model.training
+    found = of("a cat", "seven dogs sat there", "no")
+    assert found["cosine_of_strangers"] < 1.0 and 0.0 < found["differing_share"] < 1.0
 
 
 def test_joint_rows_and_scores_from_0_to_5_are_learned_too(made: Made, tmp_path: Path) -> None:
