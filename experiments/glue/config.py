@@ -115,6 +115,9 @@ class GlueStudyConfig(TaskStudyConfig):
     and TF-IDF with logistic regression. ``submission``: predict the test sets too, for GLUE's server.
     """
 
+    # the weights behind ``pretrained`` are in the fingerprint, wherever their folder lies
+    CHOOSES = (*TaskStudyConfig.CHOOSES, "arms", "scratch", "baselines", "pretrained")
+
     pretrained: str
     arms: list[str] = field(default_factory=list)
     data: GlueData = field(default_factory=GlueData)
