@@ -44,7 +44,7 @@ def pairwise_m2(queries: Tensor, positives: Tensor, negatives: Tensor) -> Tensor
 
     Raises: ConfigError for shapes that do not fit.
     """
-    if queries.shape != positives.shape or negatives.ndim != 3 or negatives[:, :1].shape[::2] != queries.shape:
+    if queries.shape != positives.shape or negatives.ndim != 3 or negatives.shape[::2] != queries.shape:
         shapes = f"{tuple(queries.shape)}, {tuple(positives.shape)}, {tuple(negatives.shape)}"
         raise ConfigError(f"pairwise loss: queries and positives (N, E) and negatives (N, K, E) do not fit: {shapes}")
     wide = widened(queries.dtype)

@@ -16,10 +16,10 @@ from blocks.errors import UserError
 
 
 class BM25Index:
-    """``index(queries, documents)``: scores (Q, N) by id. Raises: UserError, on construction, when bm25s is not installed."""
+    """``index(queries, documents)``: scores (Q, N) by id."""
 
     def __init__(self, documents: Mapping[str, str], queries: Mapping[str, str], *, k1: float, b: float) -> None:
-        bm25s = _library()
+        bm25s = bm25s_library()
         self.column = {document: at for at, document in enumerate(documents)}
         self.index = bm25s.BM25(method="lucene", k1=k1, b=b, backend="numpy", csc_backend="numpy")
         self.index.index(self._words(list(documents.values())), show_progress=False)
@@ -36,7 +36,7 @@ class BM25Index:
         return scores
 
     def _words(self, texts: list[str]) -> list[list[str]]:
-        words: list[list[str]] = _library().tokenize(texts, stopwords="en", return_ids=False, show_progress=False, allow_empty=False)
+        words: list[list[str]] = bm25s_library().tokenize(texts, stopwords="en", return_ids=False, show_progress=False, allow_empty=False)
         return words
 
 
@@ -53,7 +53,8 @@ class Chance:
         return np.stack([np.random.default_rng([self.seed, self.row[query]]).random(len(self.column))[columns] for query in queries])
 
 
-def _library() -> Any:
+def bm25s_library() -> Any:
+    """Raises: UserError when it is not installed."""
     try:
         import bm25s
     except ImportError:

@@ -80,14 +80,14 @@ class TextEncoder(nn.Module):
         pooled = self.pooler(self.body(tokens, segments), None if segments is None else segments != 0)
         return F.normalize((pooled if self.projection is None else self.projection(pooled)).float(), dim=-1)
 
-    def flops(self, tokens: int, texts: int = 1) -> float:
-        """Canonical forward FLOPs of one text of ``tokens`` tokens among ``texts`` (a long kernel is made once for all of them)."""
+    def flops(self, tokens: int) -> int:
+        """Canonical forward FLOPs of one text of ``tokens`` tokens, read alone: what is made once a batch is counted in full."""
         from arch_lab.accounting import count_forward
 
         twin = copy.deepcopy(self).to("meta")
-        counted = count_forward(lambda: twin(torch.empty((texts, tokens), dtype=torch.long, device="meta")))
+        counted = count_forward(lambda: twin(torch.empty((1, tokens), dtype=torch.long, device="meta")))
         assert not counted.unknown, counted.unknown
-        return counted.total / texts
+        return counted.total
 
     @torch.no_grad()
     def encode(self, rows: Sequence[np.ndarray], *, most: int, device: str = "cpu") -> np.ndarray:

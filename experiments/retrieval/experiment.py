@@ -23,7 +23,7 @@ from arch_lab.study.run import MODEL
 from arch_lab.tasks import TaskEngine
 from arch_lab.tasks.contract import Cell, Fitted, Method, Task, Tell
 from blocks.errors import ConfigError
-from experiments.retrieval.baselines import BM25Index, Chance
+from experiments.retrieval.baselines import BM25Index, Chance, bm25s_library
 from experiments.retrieval.config import RetrievalStudyConfig, RetrievalTraining
 from experiments.retrieval.encoder import PretrainedArm, TextEncoder, pretrained_arms, text_encoder, token_rows
 from experiments.retrieval.scoring import NDCG, evaluate, measures_of
@@ -74,7 +74,7 @@ class PreparedRetrieval:
                         f"{task}: texts of {longest} tokens, but {name} was pretrained on {encoder.body.max_tokens}; "
                         "lower training.document_tokens or training.query_tokens"
                     )
-            if config.zero_shot and (config.training.projection is not None or any(encoder.pooler.parameters())):
+            if config.zero_shot and (config.training.projection is not None or next(encoder.pooler.parameters(), None) is not None):
                 raise ConfigError(
                     f"zero_shot: pooler {config.training.pooler!r} or the projection has weights that pretraining did not train; "
                     "set zero_shot: false"
@@ -84,18 +84,18 @@ class PreparedRetrieval:
             Task(name=name, measures=measures_of(each.data), counted=(NDCG.key,), facts=dict(each.facts))
             for name, each in self.shown.items()
         )
-        parts = [each.data.fingerprint for each in self.shown.values()]
-        parts += [tokenizer.fingerprint, *(f"{arm.name} {file_hash(arm.run / MODEL)}" for arm in arms)]
-        self.fingerprint = hashlib.sha256(" ".join(parts).encode()).hexdigest()
+        self._bodies = [tokenizer.fingerprint, *(f"{arm.name} {file_hash(arm.run / MODEL)}" for arm in arms)]
         self._indices: dict[tuple[str, bool], BM25Index] = {}
+
+    def fingerprint(self, task: str) -> str:
+        return hashlib.sha256(" ".join([self.shown[task].data.fingerprint, *self._bodies]).encode()).hexdigest()
 
     def _methods(self, encoders: Mapping[str, TextEncoder]) -> tuple[Method, ...]:
         lengths = [(each.training.query_tokens, each.training.document_tokens) for each in self.shown.values()]
         found = []
         for arm in self.arms:
             encoder = encoders[arm.name]
-            costs = {f"query FLOPs at {n} tokens": encoder.flops(n) for n in sorted({q for q, _ in lengths})}
-            costs |= {f"document FLOPs at {n} tokens": encoder.flops(n) for n in sorted({d for _, d in lengths})}
+            costs = {f"FLOPs of a text of {n} tokens": encoder.flops(n) for n in sorted({n for both in lengths for n in both})}
             facts = {
                 "parameters": sum(p.numel() for p in encoder.parameters()),
                 "embedding": arm.entry["parameters"]["embedding"],
@@ -146,12 +146,11 @@ class PreparedRetrieval:
             if cell.learning_rate is not None:
                 order = PairOrder(each.data, each.training, self._pools(cell.task), seed=cell.seed)
                 loader = PairLoader(each.data, order, each.training, queries=each.query_rows, documents=each.document_rows)
-                say = lambda text: tell(f"{cell.label}: {text}")  # noqa: E731
-                losses = fine_tune(encoder, loader, each.training, learning_rate=cell.learning_rate, say=say)
+                losses = fine_tune(encoder, loader, each.training, learning_rate=cell.learning_rate, tell=tell)
                 facts = {"steps": order.steps, "pairs": len(order.pairs), "training seconds": time.perf_counter() - started}
             if losses is None:
                 return Fitted(scores=None, facts={**facts, "seconds": time.perf_counter() - started})
-            tell(f"{cell.label}: encoding {len(each.scored):,} documents")
+            tell(f"encoding {len(each.scored):,} documents")
             scorer = Cosine(encoder, each)
         return Fitted(
             scores=evaluate(each.data, "test", scorer),
@@ -231,7 +230,7 @@ def shown(data: RetrievalSet, training: RetrievalTraining, tokenizer: Tokenizer)
         "document tokens": f"{training.document_tokens} ({long_documents / len(data.documents):.0%} cut)",
         "loss": training.loss,
         "negatives a query": training.negatives,
-        "notes": list(data.notes),
+        "notes": "; ".join(data.notes),
     }
     return Shown(
         data=data,
@@ -250,6 +249,7 @@ class Retrieval:
     config = RetrievalStudyConfig
 
     def open(self, config: RetrievalStudyConfig, cache: Path, tell: Tell) -> PreparedRetrieval:
+        bm25s_library()  # asked for now, not after an hour
         arms = pretrained_arms(config.pretrained, config.arms)
         taken = {*BASELINES, *(arm.name + ZERO_SHOT for arm in arms)} & {arm.name for arm in arms}
         if taken:

@@ -6,7 +6,7 @@ Legend: B pairs of a step, K negatives a query, M = B·(1 + K) documents of a st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -18,11 +18,11 @@ from torch import Tensor
 from arch_lab.data.errors import DataError
 from arch_lab.data.retrieval import RetrievalSet
 from arch_lab.study.run import _quiet
+from arch_lab.tasks.contract import Tell
 from arch_lab.training.optimizer import adamw, warmup_cosine
 from blocks.retrieval.losses import in_batch_nce, pairwise_m2
 from experiments.retrieval.config import RetrievalTraining
 from experiments.retrieval.encoder import TextEncoder, padded
-
 
 Rows = Mapping[str, np.ndarray]  # id -> token ids
 
@@ -114,9 +114,9 @@ class RetrievalModule(pl.LightningModule):
 class Watch(Callback):
     """The losses of a run; ends it where one is not a number, says where it stands after every epoch."""
 
-    def __init__(self, steps: int, steps_per_epoch: int, say: Callable[[str], None]) -> None:
+    def __init__(self, steps: int, steps_per_epoch: int, tell: Tell) -> None:
         self.losses: list[float] = []
-        self.steps, self.steps_per_epoch, self.say = steps, steps_per_epoch, say
+        self.steps, self.steps_per_epoch, self.tell = steps, steps_per_epoch, tell
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int) -> None:
         self.losses.append(float(outputs["loss"]))
@@ -124,7 +124,7 @@ class Watch(Callback):
             trainer.should_stop = True
         elif trainer.global_step % self.steps_per_epoch == 0:
             recent = float(np.mean(self.losses[-self.steps_per_epoch :]))
-            self.say(f"step {trainer.global_step:,} of {self.steps:,}, mean loss of the epoch {recent:.3f}")
+            self.tell(f"step {trainer.global_step:,} of {self.steps:,}, mean loss of the epoch {recent:.3f}")
 
     @property
     def diverged(self) -> bool:
@@ -132,10 +132,10 @@ class Watch(Callback):
 
 
 def fine_tune(
-    encoder: TextEncoder, loader: PairLoader, training: RetrievalTraining, *, learning_rate: float, say: Callable[[str], None]
+    encoder: TextEncoder, loader: PairLoader, training: RetrievalTraining, *, learning_rate: float, tell: Tell
 ) -> list[float] | None:
     """Train ``encoder`` in place; its losses step by step, None when it diverged. Raises: KeyboardInterrupt after Ctrl-C."""
-    watch = Watch(len(loader), loader.order.steps_per_epoch, say)
+    watch = Watch(len(loader), loader.order.steps_per_epoch, tell)
     module = RetrievalModule(encoder, training, learning_rate=learning_rate, steps=len(loader))
     with _quiet():
         trainer = pl.Trainer(
