@@ -21,7 +21,7 @@ from arch_lab.data.files import file_hash
 from arch_lab.data.retrieval import RetrievalSet, read_retrieval
 from arch_lab.study.run import MODEL
 from arch_lab.tasks import TaskEngine
-from arch_lab.tasks.contract import Cell, Fitted, Method, Task, Tell
+from arch_lab.tasks.contract import Cell, Fitted, Method, Task, TaskStudyConfig, Tell
 from blocks.errors import ConfigError
 from experiments.retrieval.baselines import BM25Index, Chance, bm25s_library
 from experiments.retrieval.config import RetrievalStudyConfig, RetrievalTraining
@@ -95,23 +95,20 @@ class PreparedRetrieval:
         found = []
         for arm in self.arms:
             encoder = encoders[arm.name]
-            costs = {f"FLOPs of a text of {n} tokens": encoder.flops(n) for n in sorted({n for both in lengths for n in both})}
+            costs = {f"FLOPs, {n} tokens": encoder.flops(n) for n in sorted({n for both in lengths for n in both})}
             facts = {
+                "texts": "cut",
                 "parameters": sum(p.numel() for p in encoder.parameters()),
                 "embedding": arm.entry["parameters"]["embedding"],
                 **costs,
-                "pretrained at learning rate": arm.learning_rate,
-                "pretrained with seed": arm.seed,
+                "pretrained": f"learning rate {arm.learning_rate:g}, seed {arm.seed}",
             }
             found.append(Method(name=arm.name, facts=facts))
             if self.config.zero_shot:
-                facts = {**facts, "fine-tuned": "no"}
                 found.append(Method(name=arm.name + ZERO_SHOT, tuned=False, seeded=False, baseline=True, facts=facts))
-        constants = {"k1": self.config.bm25.k1, "b": self.config.bm25.b}
-        cut = {"texts": "cut as for the encoders"}
         found += [
-            Method(name="bm25", tuned=False, seeded=False, baseline=True, facts={**constants, **cut}),
-            Method(name="bm25_whole", tuned=False, seeded=False, baseline=True, facts={**constants, "texts": "whole"}),
+            Method(name="bm25", tuned=False, seeded=False, baseline=True, facts={"texts": "cut, as for the encoders"}),
+            Method(name="bm25_whole", tuned=False, seeded=False, baseline=True, facts={"texts": "whole"}),
             Method(name="random", tuned=False, baseline=True),
         ]
         # the arms first, as in the verdict
@@ -130,7 +127,9 @@ class PreparedRetrieval:
         return Fitted(scores=evaluate(each.data, "test", scorer), facts={"seconds": time.perf_counter() - started})
 
     def finish(self, chosen: dict[tuple[str, str], list[Path]], folder: Path, tell: Tell) -> list[str]:
-        return []
+        constants = self.config.bm25
+        notes = [f"{name}: {note}" for name, each in self.shown.items() for note in each.data.notes]
+        return [*notes, f"bm25: Lucene's formula, k1 {constants.k1:g}, b {constants.b:g}, not tuned"]
 
     def _encoder(self, cell: Cell, each: Shown, arm: PretrainedArm, tell: Tell) -> Fitted:
         from lightning.pytorch.utilities.seed import isolate_rng
@@ -220,17 +219,14 @@ def shown(data: RetrievalSet, training: RetrievalTraining, tokenizer: Tokenizer)
     query_rows, long_queries = token_rows(tokenizer, list(asked.values()), most=training.query_tokens)
     documents = dict(zip(data.documents, document_rows, strict=True))
     queries = dict(zip(asked, query_rows, strict=True))
-    ranked = "its own candidates" if data.candidates is not None else "all documents"
     facts = {
-        **{f"{split} queries": len(each) for split, each in data.queries.items()},
-        "training pairs": len(data.pairs("train")),
+        "train / tune / reported": " / ".join(str(len(each)) for each in data.queries.values()),
+        "pairs": len(data.pairs("train")),
         "documents": len(data.documents),
-        "a query ranks": ranked,
-        "query tokens": f"{training.query_tokens} ({long_queries / len(asked):.0%} cut)",
-        "document tokens": f"{training.document_tokens} ({long_documents / len(data.documents):.0%} cut)",
-        "loss": training.loss,
-        "negatives a query": training.negatives,
-        "notes": "; ".join(data.notes),
+        "ranks": "all" if data.candidates is None else "own candidates",
+        "query": f"{training.query_tokens} tokens ({long_queries / len(asked):.0%} cut)",
+        "document": f"{training.document_tokens} tokens ({long_documents / len(data.documents):.0%} cut)",
+        "loss": f"{training.loss}, {training.negatives} negatives",
     }
     return Shown(
         data=data,
@@ -246,7 +242,7 @@ def shown(data: RetrievalSet, training: RetrievalTraining, tokenizer: Tokenizer)
 class Retrieval:
     """The experiment as the engine of task studies sees it (arch_lab.tasks.contract.TaskExperiment)."""
 
-    config = RetrievalStudyConfig
+    config: type[TaskStudyConfig] = RetrievalStudyConfig
 
     def open(self, config: RetrievalStudyConfig, cache: Path, tell: Tell) -> PreparedRetrieval:
         bm25s_library()  # asked for now, not after an hour

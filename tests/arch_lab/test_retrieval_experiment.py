@@ -233,7 +233,7 @@ def test_the_flops_of_a_text_are_the_body_less_its_head(world: Path, prepared: P
         cost = sum((c.forward(1) for name, _, c in whole.components(24) if "head" not in name), start=0)
         assert encoder.flops(24) == cost
         method = next(m for m in prepared.methods if m.name == arm.name)
-        assert method.facts["FLOPs of a text of 24 tokens"] == cost
+        assert method.facts["FLOPs, 24 tokens"] == cost
 
 
 def _shape(entry: dict[str, Any]) -> Any:
@@ -363,7 +363,7 @@ def test_a_set_that_cannot_be_read_is_left_out_with_its_reason(world: Path, tmp_
 def test_a_cell_of_other_data_or_other_weights_has_another_fingerprint(world: Path, prepared: PreparedRetrieval, tmp_path: Path) -> None:
     made.all_sets(tmp_path)
     assert opened(world, root=str(tmp_path)).fingerprint("trec_qa") == prepared.fingerprint("trec_qa")
-    made.trec_qa(tmp_path, train=made.table([("who sat", 1, "a"), ("who sat", 0, "b"), ("who sat", 1, "c")]))
+    made.trec_qa(tmp_path, train=made.table([("who stood", 1, "a"), ("who stood", 0, "b"), ("who stood", 1, "c")]))
     other = opened(world, root=str(tmp_path))
     assert other.fingerprint("trec_qa") != prepared.fingerprint("trec_qa") and other.fingerprint("scifact") == prepared.fingerprint(
         "scifact"
@@ -399,9 +399,10 @@ def test_a_study_is_fitted_judged_and_reported_from_the_command_line(world: Path
     assert {p["task"] for p in study["pairs"]} == {*TASKS, "average"} and all(
         {p["a"], p["b"]} == {"gemma_encoder", "m2_bert"} for p in study["pairs"]
     )
-    assert study["tasks"][2]["facts"]["negatives a query"] == 2 and study["tasks"][0]["facts"]["negatives a query"] == 1
+    assert [task["facts"]["loss"] for task in study["tasks"]] == ["nce, 1 negatives", "nce, 1 negatives", "nce, 2 negatives"]
+    assert "trec_qa: a question ranks its own candidates only" in study["notes"]
     page = (world / "runs/tiny/report.html").read_text()
-    assert all(word in page for word in ("nDCG@10", "MRR@10", "bm25_whole", "FLOPs of a text of 32 tokens", "24 ("))
+    assert all(word in page for word in ("nDCG@10", "MRR@10", "bm25_whole", "FLOPs, 32 tokens", "24 tokens ("))
     kept: list[str] = []
     run["observer"] = lambda event, facts: kept.append(event)
     assert EXPERIMENT.compare(str(path), **run)["rows"] == study["rows"]
