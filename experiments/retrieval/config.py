@@ -13,6 +13,8 @@ from arch_lab.tasks.contract import TaskStudyConfig
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError, did_you_mean
 
+ENCODER = ("pooler", "pooler_options", "projection")  # options of training that say what the encoder is
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalTraining(BlockConfig):
@@ -97,7 +99,9 @@ class RetrievalStudyConfig(TaskStudyConfig):
         for name in (*self.tasks, *self.for_task):
             if name not in RETRIEVAL_SETS:
                 raise ConfigError(f"study {self.name!r}: unknown retrieval set {name!r}{did_you_mean(name, RETRIEVAL_SETS)}")
-        for name in self.tasks:
+        if self.arms is not None and (not self.arms or len(set(self.arms)) != len(self.arms)):
+            raise ConfigError(f"study {self.name!r}: arms must name at least one, and none twice; got {self.arms}")
+        for name in (*self.tasks, *self.for_task):
             self.training_of(name)
 
     def training_of(self, task: str) -> RetrievalTraining:
@@ -105,6 +109,9 @@ class RetrievalStudyConfig(TaskStudyConfig):
         changed = self.for_task.get(task, {})
         if not isinstance(changed, dict):
             raise ConfigError(f"for_task.{task}: expected options of training, got {changed!r}")
+        fixed = next((option for option in ENCODER if option in changed), None)
+        if fixed is not None:
+            raise ConfigError(f"for_task.{task}: {fixed} makes the encoder, which is one for all sets; set training.{fixed}")
         return RetrievalTraining.from_options({**asdict(self.training), **changed}, where=f"for_task.{task}")
 
     @property

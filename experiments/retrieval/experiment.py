@@ -213,7 +213,10 @@ def one_tokenizer(encoders: Mapping[str, TextEncoder]) -> Tokenizer:
 
 
 def shown(data: RetrievalSet, training: RetrievalTraining, tokenizer: Tokenizer) -> Shown:
-    """The set, cut where ``training`` says, the same for whoever asks."""
+    """The set, cut where ``training`` says, the same for whoever asks. Raises: DataError for fewer training pairs than a batch takes."""
+    pairs = len(data.pairs("train"))
+    if pairs < training.batch_size:
+        raise DataError(f"{data.name}: {pairs} training pairs, fewer than training.batch_size {training.batch_size}")
     asked = {query: text for split in data.queries.values() for query, text in split.items()}
     document_rows, long_documents = token_rows(tokenizer, list(data.documents.values()), most=training.document_tokens)
     query_rows, long_queries = token_rows(tokenizer, list(asked.values()), most=training.query_tokens)
@@ -221,7 +224,7 @@ def shown(data: RetrievalSet, training: RetrievalTraining, tokenizer: Tokenizer)
     queries = dict(zip(asked, query_rows, strict=True))
     facts = {
         "train / tune / reported": " / ".join(str(len(each)) for each in data.queries.values()),
-        "pairs": len(data.pairs("train")),
+        "pairs": pairs,
         "documents": len(data.documents),
         "ranks": "all" if data.candidates is None else "own candidates",
         "query": f"{training.query_tokens} tokens ({long_queries / len(asked):.0%} cut)",

@@ -15,7 +15,6 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from arch_lab.data.errors import DataError
 from arch_lab.data.retrieval import RetrievalSet
 from arch_lab.study.run import _quiet
 from arch_lab.tasks.contract import Tell
@@ -31,15 +30,12 @@ class PairOrder:
     """Which pairs and negatives stand in which step: a function of (seed, step), equal for every arm and learning rate.
 
     ``pools``: query -> the documents its negatives are drawn from, with replacement, anew in every epoch. The pairs of an epoch
-    that fill no whole batch are dropped, others in each.
-    Raises: DataError for fewer pairs than a batch takes.
+    that fill no whole batch are dropped, others in each. There must be at least a batch of them.
     """
 
     def __init__(self, data: RetrievalSet, training: RetrievalTraining, pools: Mapping[str, Sequence[str]], *, seed: int) -> None:
         self.pairs, self.pools, self.seed = data.pairs("train"), pools, seed
         self.batch_size, self.negatives = training.batch_size, training.negatives
-        if len(self.pairs) < self.batch_size:
-            raise DataError(f"{data.name}: {len(self.pairs)} training pairs, fewer than training.batch_size {self.batch_size}")
         self.steps_per_epoch = len(self.pairs) // self.batch_size
         self.steps = training.epochs * self.steps_per_epoch
         self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None  # epoch, permutation, draws: a memo, not state

@@ -50,7 +50,6 @@ def read_cranfield(root: Path, *, counts: Mapping[str, int] | None = None) -> Re
             f"{len(empty)} documents without text left out, with {gone} judgements that call one relevant",
             f"{len(texts) - len(relevance)} queries left out, which have no relevant document",
         ),
-        counts=numbers,
     )
 
 

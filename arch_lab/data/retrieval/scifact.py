@@ -33,7 +33,7 @@ def read_scifact(root: Path, *, counts: Mapping[str, int] | None = None) -> Retr
     reported = {text for text, _ in claims["validation"].values()}
     train, tune = _divided({claim: both for claim, both in claims["train"].items() if both[0] not in reported})
     chosen = {"train": train, "tune": tune, "test": claims["validation"]}
-    cited = {split: {document for _, names in found_.values() for document in names} for split, found_ in chosen.items()}
+    cited = {split: {document for _, names in part.values() for document in names} for split, part in chosen.items()}
     seen = sum(bool(cited["train"] & set(names)) for _, names in chosen["test"].values())
     twice = len(claims["train"]) - len(train) - len(tune)
     numbers = {
@@ -54,7 +54,6 @@ def read_scifact(root: Path, *, counts: Mapping[str, int] | None = None) -> Retr
             f"{seen} of the {len(chosen['test'])} reported claims cite an abstract that a training claim cites too, as published",
             f"{twice} training claims left out, whose text is a validation claim",
         ),
-        counts=numbers,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from arch_lab.data.errors import DataError
@@ -34,7 +34,6 @@ class RetrievalSet:
     candidates: Mapping[str, Sequence[str]] | None = None
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
-    counts: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if tuple(self.queries) != SPLITS or not all(self.queries.values()):

@@ -57,7 +57,6 @@ def read_trec_qa(root: Path, *, counts: Mapping[str, int] | None = None) -> Retr
         candidates=candidates,
         fingerprint=fingerprint(paths.values()),
         notes=tuple(notes),
-        counts=numbers,
     )
 
 
