@@ -88,5 +88,6 @@ def trec_qa(root: Path, **changes: str) -> Path:
 
 
 def all_sets(root: Path) -> Path:
-    scifact(root), cranfield(root), trec_qa(root)
+    for write in (scifact, cranfield, trec_qa):
+        write(root)
     return root

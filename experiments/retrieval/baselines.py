@@ -58,5 +58,5 @@ def bm25s_library() -> Any:
     try:
         import bm25s
     except ImportError:
-        raise UserError("the BM25 row needs the package bm25s (pip install bm25s)") from None
+        raise UserError("the BM25 row needs the package bm25s (pip install 'arch-lab[tasks]')") from None
     return bm25s
