@@ -26,7 +26,7 @@ from experiments.retrieval.baselines import BM25Index, Chance
 from experiments.retrieval.config import RetrievalStudyConfig, RetrievalTraining
 from experiments.retrieval.encoder import TextEncoder, padded, pretrained_arms, token_rows
 from experiments.retrieval.experiment import EXPERIMENT, PreparedRetrieval, Retrieval
-from experiments.retrieval.scoring import evaluate, measures_of
+from experiments.retrieval.scoring import evaluate, measures_of, unseen
 from experiments.retrieval.training import PairLoader, PairOrder
 from tests import retrieval_files as made
 from tests.small_study import small_study
@@ -274,6 +274,21 @@ def test_recall_at_100_is_reported_only_where_more_than_100_documents_are_ranked
     assert "recall100" not in [m.key for m in measures_of(data)]
     many = replace(data, documents={**data.documents, **{f"more-{i}": "text" for i in range(95)}})
     assert "recall100" in [m.key for m in measures_of(many)]
+
+
+def test_queries_of_unseen_documents_are_scored_apart_where_some_documents_are_shared(world: Path) -> None:
+    data = read_retrieval("scifact", world, complete=False)
+    trained = {d for q in data.queries["train"] for d in data.relevance[q]}
+    assert unseen(data) == ["claim-3"] and "11" in trained and "16" not in trained
+
+    def knows_only_the_shared(queries: list[str], documents: list[str]) -> np.ndarray:
+        return np.array([[float(d == "11") for d in documents] for _ in queries])
+
+    scores = evaluate(data, "test", knows_only_the_shared)
+    assert scores["unseen_ndcg10"] < scores["ndcg10"]
+    assert "unseen_ndcg10" not in evaluate(data, "tune", knows_only_the_shared)
+    apart = replace(data, relevance={**data.relevance, "claim-1": {"16": 1.0}})
+    assert len(unseen(apart)) == 2 and "unseen_ndcg10" not in [m.key for m in measures_of(apart)]  # it would be the score itself
 
 
 def test_bm25_is_lucenes_formula_written_out() -> None:
