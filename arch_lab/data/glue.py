@@ -8,7 +8,7 @@ Labels are numbers in the order of ``GlueTask.names`` (that of the Hugging Face 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -133,12 +133,22 @@ def read_glue(name: str, split: str, root: Path, *, rows: int | None = None) -> 
     """
     task = glue_task(name)
     path = _find(task, name, split, root)
-    hidden = split.startswith("test")
-    found = [_row(task, at, *columns, hidden) for at, columns in enumerate(_columns(task, path, split))]
+    return typed_rows(name, split, _columns(task, path, split), str(path), rows=rows)
+
+
+def typed_rows(
+    name: str, split: str, columns: Iterable[tuple[str, Mapping[str, Any]]], source: str, *, rows: int | None = None
+) -> list[GlueRow]:
+    """Rows of one split, wherever their ``columns`` ((where, value by column) of each) were read.
+
+    Raises: DataError, one line, for what is wrong with a row and for a number of them other than ``rows``.
+    """
+    task, hidden = glue_task(name), split.startswith("test")
+    found = [_row(task, at, *each, hidden) for at, each in enumerate(columns)]
     if not found:
-        raise DataError(f"{path}: no rows")
+        raise DataError(f"{source}: no rows")
     if rows is not None and len(found) != rows:
-        raise DataError(f"{path}: {len(found)} rows, expected {rows}; is the file cut off or of another version?")
+        raise DataError(f"{source}: {len(found)} rows, expected {rows}; is the file cut off or of another version?")
     return found
 
 
@@ -219,7 +229,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path} row {number}", row
 
 
-def _row(task: GlueTask, index: int, where: str, values: dict[str, Any], hidden: bool) -> GlueRow:
+def _row(task: GlueTask, index: int, where: str, values: Mapping[str, Any], hidden: bool) -> GlueRow:
     text = _sentence(_value(values, task.text, where), where)
     pair = _sentence(_value(values, task.pair, where), where) if task.pair else None
     label: int | float | None = None

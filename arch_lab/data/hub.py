@@ -21,6 +21,7 @@ from arch_lab.data.errors import DataError
 from arch_lab.data.files import from_rows
 from blocks.errors import did_you_mean
 
+INSTEAD = "use source 'files' with a copy on disk, or 'embedded', which needs no download"
 PATIENCE = 4.0  # seconds for the first answer of the hub
 _FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 _TRUE = ("1", "ON", "YES", "TRUE")  # what huggingface_hub takes for true
@@ -34,7 +35,7 @@ def read_hub(config: DataConfig) -> Splits:
         name = getattr(config.hub, split)
         if name is not None:
             where = f"hub dataset {config.hub.name!r} split {name!r}"
-            rows = _load(config, name)
+            rows = load_rows(config, name)
             documents = from_rows(_texts(rows, config, where), config.document_start, where)
             splits[split] = [document for document in documents if document.strip()]
     return splits
@@ -77,7 +78,8 @@ def reachable(address: str, patience: float = PATIENCE) -> bool:
     return answered.is_set()
 
 
-def _load(config: DataConfig, split: str) -> Any:
+def load_rows(config: DataConfig, split: str, *, instead: str = INSTEAD) -> Any:
+    """The rows of one split as ``datasets`` gives them. ``instead``: what to use when the hub is out of reach. Raises: DataError."""
     try:
         import datasets
         from huggingface_hub import constants
@@ -90,7 +92,7 @@ def _load(config: DataConfig, split: str) -> Any:
         offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE
         # set after the import the variable has no effect on the client, which would then try the network
         if (offline and not constants.HF_HUB_OFFLINE) or not (offline or reachable(os.environ.get("HF_ENDPOINT", constants.ENDPOINT))):
-            raise _out_of_reach(hub, offline)
+            raise _out_of_reach(hub, offline, instead)
     try:
         if local is not None and local.is_dir() and any((local / name).exists() for name in ("dataset_dict.json", "state.json")):
             loaded = datasets.load_from_disk(str(local))
@@ -102,15 +104,15 @@ def _load(config: DataConfig, split: str) -> Any:
     except DataError:
         raise
     except ConnectionError:
-        raise _out_of_reach(hub, bool(constants.HF_HUB_OFFLINE)) from None
+        raise _out_of_reach(hub, bool(constants.HF_HUB_OFFLINE), instead) from None
     except Exception as error:  # the library raises its own and its readers' many types for one and the same cause
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"hub dataset {hub.name!r}, split {split!r}, cannot be loaded: {reason}") from None
 
 
-def _out_of_reach(hub: HubConfig, offline: bool) -> DataError:
+def _out_of_reach(hub: HubConfig, offline: bool, instead: str) -> DataError:
     why = "HF_HUB_OFFLINE is set and it is not in the local cache" if offline else "the hub does not answer"
-    return DataError(f"hub dataset {hub.name!r}: {why}; use source 'files' with a copy on disk, or 'embedded', which needs no download")
+    return DataError(f"hub dataset {hub.name!r}: {why}; {instead}")
 
 
 def _split_of(loaded: Any, hub: HubConfig, split: str) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from arch_lab.report.measures import Measure
 from blocks.contract import BlockConfig
@@ -26,7 +26,10 @@ class TaskStudyConfig(BlockConfig):
     ``learning_rates``, ``seeds`` and ``tuning_seeds`` as in StudyConfig: every method that has a rate gets the same grid, each
     tuning seed at each rate, the other seeds at the chosen rate only; ``widen``: how often the grid of a task may grow, for all
     methods, when an optimum sits on its edge. ``root``: where relative data paths begin (``--data-root``).
+    ``CHOOSES``: keys that say which cells there are and determine the numbers of none; a subclass adds its own, such as ``arms``.
     """
+
+    CHOOSES: ClassVar[tuple[str, ...]] = ("name", "description", "tasks", "seeds", "tuning_seeds", "learning_rates", "widen", "root")
 
     name: str
     description: str = ""

@@ -27,9 +27,6 @@ from arch_lab.study.stages import wider
 from arch_lab.tasks import results
 from arch_lab.tasks.contract import Cell, Fitted, Method, Prepared, Task, TaskExperiment, TaskStudyConfig
 
-# keys of a study that choose cells or name it, and so determine no cell's numbers
-CHOOSING = ("name", "description", "tasks", "seeds", "tuning_seeds", "learning_rates", "widen", "root")
-
 
 class TaskEngine:
     """A StudyEngine (arch_lab.study.experiment) around one TaskExperiment."""
@@ -192,7 +189,7 @@ class Study:
 
     def identity(self, cell: Cell) -> dict[str, Any]:
         """Everything that determines a cell's numbers."""
-        settings = {k: v for k, v in plain(asdict(self.config)).items() if k not in CHOOSING}
+        settings = {k: v for k, v in plain(asdict(self.config)).items() if k not in self.config.CHOOSES}
         return {"cell": asdict(cell), "settings": settings, "data": self.prepared.fingerprint(cell.task), "code": self.code}
 
     def _fit(self, cell: Cell) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 import arch_lab
-from arch_lab.study.config import load_study
-from arch_lab.study.library import find_study, list_studies
+from arch_lab.study.config import load_study, read_study
+from arch_lab.study.experiment import own_engine
+from arch_lab.study.library import find_study, studies
 from arch_lab.study.planning import build_plan
+from arch_lab.tasks import TaskEngine
 from blocks.errors import ConfigError, UserError
 from tests.small_study import small_study
 
@@ -60,12 +62,21 @@ def test_overrides_reach_the_plan(tmp_path: Path) -> None:
     assert plan["sequence_length"] == 16 and plan["budget"]["params"] == 70_000
 
 
-@pytest.mark.parametrize("name", [name for name, _, _ in list_studies()])
+SHIPPED = {name: read_study(path, name=name) for name, path in studies().items()}
+
+
+@pytest.mark.parametrize("name", [name for name, content in SHIPPED.items() if "tasks" not in content])
 def test_every_shipped_study_plans_within_its_tolerance(name: str) -> None:
     plan = arch_lab.plan(name)
     assert plan["matched"] is True
     for arm in plan["arms"]:
         assert all(abs(d) <= plan["tolerance"] for d in arm["deviation"].values())
+
+
+@pytest.mark.parametrize("name", [name for name, content in SHIPPED.items() if "tasks" in content])
+def test_every_shipped_study_over_tasks_says_what_its_experiment_understands(name: str) -> None:
+    engine = own_engine(name)  # its plan reads data that this machine may not have
+    assert isinstance(engine, TaskEngine) and engine.experiment.config.from_options(SHIPPED[name], where=name).name == name
 
 
 def test_optimizer_groups_stand_in_the_plan_and_one_that_reaches_nothing_is_refused(tmp_path: Path) -> None:

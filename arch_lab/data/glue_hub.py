@@ -1,0 +1,49 @@
+"""GLUE from the Hugging Face hub, or from a local copy of its dataset: the same typed rows as ``read_glue``.
+
+Source: the dataset ``nyu-mll/glue``, one configuration a task; its splits say ``validation`` where the benchmark's files say ``dev``.
+Out of reach is said at once (arch_lab.data.hub). The hub has no ``mnli_subset``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from arch_lab.data.config import DataConfig, HubConfig
+from arch_lab.data.errors import DataError
+from arch_lab.data.glue import GLUE_TASKS, GlueRow, glue_task, typed_rows
+from arch_lab.data.hub import load_rows
+from blocks.errors import did_you_mean
+
+HUB_NAME = "nyu-mll/glue"
+
+
+def read_glue_hub(
+    name: str, split: str, *, dataset: str = HUB_NAME, root: Path = Path("."), revision: str | None = None, rows: int | None = None
+) -> list[GlueRow]:
+    """The rows of one split (``dev`` as in ``read_glue``) of one task.
+
+    ``dataset``: its name on the hub, or a folder under ``root``: a copy of the hub's repository, or one folder a task as
+    ``save_to_disk`` writes it. Raises: DataError, one line; at once when the hub is out of reach.
+    """
+    task = glue_task(name)
+    if split not in task.rows:
+        raise DataError(f"GLUE task {name!r} has no split {split!r}{did_you_mean(split, task.rows)}")
+    if name not in HUB_TASKS:
+        raise DataError(f"GLUE task {name!r} is not on the hub; read it from files")
+    saved = root / Path(dataset).expanduser() / name
+    whole = (saved / "dataset_dict.json").exists()
+    hub = HubConfig(name=str(Path(dataset) / name) if whole else dataset, subset=None if whole else name, revision=revision)
+    config = DataConfig(source="hub", root=str(root), hub=hub)
+    found = load_rows(config, split.replace("dev", "validation"), instead="use source 'files' with a copy of GLUE on disk")
+    where = f"hub dataset {dataset!r}, {name}, {split}"
+    return typed_rows(name, split, _columns(found, where), where, rows=rows)
+
+
+HUB_TASKS = tuple(name for name in GLUE_TASKS if name != "mnli_subset")
+
+
+def _columns(found: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, row in enumerate(found):
+        yield f"{where} row {number}", dict(row)

@@ -1,0 +1,86 @@
+"""What a fine-tuned encoder must beat: always the same answer, and a linear model on counted words.
+
+Both see the rows the encoders see. Predictions are of every split but train, in the order of its rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from blocks.errors import UserError
+from experiments.glue.data import GlueSet, sentences
+
+STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # C, the inverse of the penalty; for scores ridge's alpha is 1 / C
+Predictions = dict[str, list[float]]
+
+
+def majority(data: GlueSet) -> Predictions:
+    """The most frequent class of train (of equally frequent ones the first), or the mean score."""
+    labels = [row.label for row in data.train if row.label is not None]
+    answer = float(np.mean(labels)) if not data.classes else min(Counter(labels).items(), key=lambda item: (-item[1], item[0]))[0]
+    return {name: [answer] * len(rows) for name, rows in _scored(data)}
+
+
+def require_sklearn() -> None:
+    """Raises: UserError before anything is fitted."""
+    if find_spec("sklearn") is None:
+        raise UserError("the baseline tf_idf needs scikit-learn (pip install scikit-learn); baselines: false does without")
+
+
+def tf_idf(data: GlueSet) -> tuple[Predictions, dict[str, Any]]:
+    """Logistic regression (for scores: ridge regression) on TF-IDF of words and word pairs; C by the tuning split.
+
+    Of a pair the features are both vectors, their absolute difference, their product by word, and their cosine.
+    """
+    labels = np.array([row.label for row in data.train])
+    if data.classes and len(set(labels.tolist())) == 1:
+        return majority(data), {"strength": None}
+    features = _features(data)
+    best: tuple[float, float, Any] | None = None
+    for strength in STRENGTHS:
+        model = _model(data, strength).fit(features["train"], labels)
+        tuned = data.tuned(_answers(model, features["tuning"], data))
+        if best is None or tuned > best[0]:
+            best = tuned, strength, model
+    assert best is not None
+    found = {name: _answers(best[2], features[name], data).tolist() for name, _ in _scored(data)}
+    return found, {"strength": best[1], "features": features["train"].shape[1]}
+
+
+def _model(data: GlueSet, strength: float) -> Any:
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    return LogisticRegression(C=strength, max_iter=2000) if data.classes else Ridge(alpha=1 / strength, solver="lsqr")
+
+
+def _answers(model: Any, features: Any, data: GlueSet) -> Any:
+    found = model.predict(features)
+    return found if data.classes else np.clip(found, 0.0, 5.0)
+
+
+def _features(data: GlueSet) -> dict[str, Any]:
+    from scipy import sparse
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    first, second = sentences(data.train)
+    counted = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b").fit([*first, *(second or [])])
+    found = {}
+    for name, rows in [("train", data.train), *_scored(data)]:
+        first, second = sentences(rows)
+        u = counted.transform(first)
+        if second is None:
+            found[name] = u
+            continue
+        v = counted.transform(second)
+        product = u.multiply(v).tocsr()  # rows have length 1, so its sum is the cosine
+        found[name] = sparse.hstack([u, v, abs(u - v), product, product.sum(axis=1)]).tocsr()
+    return found
+
+
+def _scored(data: GlueSet) -> Iterable[tuple[str, Any]]:
+    return {"tuning": data.tuning, **data.reported, **data.submitted}.items()

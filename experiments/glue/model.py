@@ -1,0 +1,232 @@
+"""A pretrained body under a fresh head, and its training.
+
+Legend: B rows or pairs, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+from arch_lab.data.tokenizer import Tokenizer
+from arch_lab.study.body import Body
+from arch_lab.study.run import _quiet
+from arch_lab.training.callbacks import Divergence
+from arch_lab.training.optimizer import adamw, warmup_cosine
+from blocks.contract import BlockConfig
+from blocks.errors import ConfigError
+from blocks.heads.base import TaskHead
+from blocks.heads.classification import ClassificationHeadConfig
+from blocks.heads.range_regression import RangeRegressionHeadConfig
+from blocks.registry import configure, lookup
+from experiments.glue.batches import Batch, EncodedRow, ScoringLoader, TrainingLoader, collate, encode
+from experiments.glue.config import Finetuning
+from experiments.glue.data import GlueSet, sentences
+
+POINTS = 100  # of the loss curve
+LOOKED_AT = 256  # rows
+FASTER = 4  # scored batches are that much larger: no gradient is kept
+
+
+class PairClassifier(nn.Module):
+    """``body`` and a pooler give a vector a row; where the sentences of a pair are read apart the head reads [u; v; |u - v|; u·v].
+
+    ``batch`` as ``batches.collate`` makes it. Parameters of pooler and head are drawn from torch's global generator.
+    """
+
+    def __init__(self, body: Body, recipe: Finetuning, *, classes: int, apart: bool) -> None:
+        super().__init__()
+        self.body, self.apart = body, apart
+        self.pooler = pooler_config(recipe, body.width).build()
+        self.head: TaskHead = head_config(recipe, body.width * (4 if apart else 1), classes).build()  # type: ignore[assignment]
+
+    def features(self, batch: Batch) -> Tensor:
+        """(B, D) or (B, 4·D): what the head reads."""
+        pooled = self.pooled(batch)
+        if not self.apart:
+            return pooled
+        u, v = pooled.chunk(2)
+        return torch.cat([u, v, (u - v).abs(), u * v], dim=1)
+
+    def pooled(self, batch: Batch) -> Tensor:
+        """(B, D) or (2·B, D): a vector a row of tokens, first sentences before second ones."""
+        read = [(part["segments"], self.body(part["tokens"], part["segments"], part.get("types"))) for part in batch["parts"]]
+        return torch.cat([self.pooler(states, segments != 0) for segments, states in read])[batch["place"]]
+
+
+@torch.no_grad()
+def spread(model: PairClassifier, rows: Sequence[EncodedRow], *, types: bool) -> dict[str, float]:
+    """How far the pooled vectors of sentences lie apart: a head learns little from vectors that do not differ.
+
+    ``cosine_of_strangers``: mean of each row's vector with the next one's; ``differing_share``: of the squared norm, what is not
+    the mean vector's. Over at most ``LOOKED_AT`` rows, their first sentences.
+    """
+    index = np.arange(min(LOOKED_AT, len(rows)))
+    was = model.training
+    found = model.eval().pooled(collate(rows, index, types=types))[: len(index)].double()
+    model.train(was)
+    away = found - found.mean(dim=0)
+    cosine = torch.cosine_similarity(found, found.roll(1, dims=0)).mean()
+    return {"cosine_of_strangers": round(float(cosine), 4), "differing_share": round(float(away.square().sum() / found.square().sum()), 4)}
+
+
+def pooler_config(recipe: Finetuning, width: int) -> BlockConfig:
+    """Raises: ConfigError when the name is that of another kind of block, with the nearest pooler for a wrong one."""
+    entry = lookup(recipe.pooler)
+    if entry.kind != "pooler":
+        raise ConfigError(f"finetuning.pooler: {recipe.pooler!r} is a {entry.kind}, not a pooler (arch-lab blocks lists all)")
+    return configure(recipe.pooler, width=width, **recipe.pooler_options)
+
+
+def head_config(recipe: Finetuning, width: int, classes: int) -> BlockConfig:
+    """Logits of ``classes``, or a number from 0 to 5 where there are none."""
+    sizes: dict[str, Any] = {"width": width, "hidden": recipe.hidden, "dropout": recipe.dropout}
+    return ClassificationHeadConfig(classes=classes, **sizes) if classes else RangeRegressionHeadConfig(**sizes)
+
+
+class FineTuning(pl.LightningModule):
+    """One fine-tuning: body, pooler and head at one peak rate, warm-up, cosine to zero; the last step counts."""
+
+    def __init__(self, model: PairClassifier, recipe: Finetuning, *, learning_rate: float, steps: int) -> None:
+        super().__init__()
+        self.model, self.recipe, self.learning_rate, self.steps = model, recipe, learning_rate, steps
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        loss: Tensor = self.model.head.loss(self.model.features(batch), batch["targets"])  # type: ignore[operator]
+        return loss
+
+    def predict_step(self, batch: Batch, batch_index: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return batch["index"], self.model.head.predict(self.model.features(batch))
+
+    def configure_optimizers(self) -> Any:
+        recipe = self.recipe
+        optimizer = adamw(
+            self.model, learning_rate=self.learning_rate, betas=(recipe.beta1, recipe.beta2), weight_decay=recipe.weight_decay
+        )
+        schedule = warmup_cosine(self.steps, warmup_fraction=recipe.warmup_fraction, final_fraction=0.0)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class LossCurve(Callback):
+    """Means of the training loss over equal stretches of steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.every = max(1, steps // POINTS)
+        self.losses: list[Tensor] = []
+        self.rows: list[tuple[int, str, float]] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int) -> None:
+        self.losses.append(outputs["loss"].detach())
+        if trainer.global_step % self.every == 0:
+            self.rows.append((trainer.global_step, "train/loss", float(torch.stack(self.losses).mean())))
+            self.losses = []
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A set in the ids of one tokenizer: the rows of every split, and the targets of the training rows."""
+
+    splits: dict[str, list[EncodedRow]]
+    targets: Tensor
+    facts: dict[str, Any]
+
+
+def encoded(data: GlueSet, tokenizer: Tokenizer, recipe: Finetuning, *, most: int) -> Encoded:
+    named = {"train": data.train, "tuning": data.tuning, **data.reported, **data.submitted}
+    splits = {
+        name: encode(tokenizer, *sentences(rows), most=min(most, recipe.max_tokens), pairs=recipe.pairs) for name, rows in named.items()
+    }
+    labels = [row.label for row in data.train]
+    targets = torch.tensor(labels, dtype=torch.long if data.classes else torch.float32)
+    shown = ("train", "tuning", *data.reported)
+    facts = {
+        "tokens_a_row": round(sum(len(part) for row in splits["train"] for part in row.tokens) / len(labels), 1),
+        "rows_cut": {name: sum(row.cut for row in splits[name]) for name in shown},
+    }
+    return Encoded(splits, targets, facts)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``predictions`` of every split but train, in the order of its rows; None when the training diverged. ``before``: ``spread``
+    of the tuning rows before the first step.
+    """
+
+    predictions: dict[str, list[float]] | None
+    before: dict[str, float]
+    curve: tuple[tuple[int, str, float], ...]
+    steps: int
+
+
+def fine_tune(
+    body: Body, data: GlueSet, rows: Encoded, recipe: Finetuning, *, learning_rate: float, seed: int, report: Callable[[int, int], None]
+) -> Outcome:
+    """Train ``body`` (in place) and a fresh head on ``data``, then predict. ``report(step, steps)`` now and then.
+
+    Draws from torch's global generator, which the caller seeds.
+    """
+    apart = data.paired and recipe.pairs == "separate"
+    model = PairClassifier(body, recipe, classes=data.classes, apart=apart).train()
+    types = bool(body.types) and data.paired and not apart
+    before = spread(model, rows.splits["tuning"], types=types)
+    loader = TrainingLoader(
+        rows.splits["train"], rows.targets, batch=recipe.batch_size, epochs=recipe.epochs_of(data.name), seed=seed, types=types
+    )
+    module = FineTuning(model, recipe, learning_rate=learning_rate, steps=len(loader))
+    curve, divergence = LossCurve(len(loader)), Divergence(math.log(max(2, data.classes)))
+    with _quiet():
+        trainer = _trainer(len(loader), recipe.clip_norm, [curve, divergence, _Progress(report, len(loader))])
+        try:
+            trainer.fit(module, train_dataloaders=loader)
+        except SystemExit:  # how Lightning ends after Ctrl-C
+            raise KeyboardInterrupt from None
+        steps = trainer.global_step
+        if divergence.diverged:
+            return Outcome(None, before, tuple(curve.rows), steps)
+        scored = {name: split for name, split in rows.splits.items() if name != "train"}
+        found = {
+            name: _predict(trainer, module, ScoringLoader(split, batch=FASTER * recipe.batch_size, types=types))
+            for name, split in scored.items()
+        }
+    return Outcome(found, before, tuple(curve.rows), steps)
+
+
+def _predict(trainer: pl.Trainer, module: FineTuning, loader: ScoringLoader) -> list[float]:
+    made: Sequence[Any] = trainer.predict(module, dataloaders=loader) or []
+    order = torch.cat([index for index, _ in made]).argsort()
+    found: list[float] = torch.cat([prediction for _, prediction in made])[order].tolist()
+    return found
+
+
+class _Progress(Callback):
+    def __init__(self, report: Callable[[int, int], None], steps: int) -> None:
+        self.report, self.steps = report, steps
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int) -> None:
+        if trainer.global_step % max(1, self.steps // 4) == 0:
+            self.report(trainer.global_step, self.steps)
+
+
+def _trainer(steps: int, clip_norm: float, callbacks: list[Callback]) -> pl.Trainer:
+    return pl.Trainer(
+        max_steps=steps,
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        devices=1,
+        gradient_clip_val=clip_norm,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        callbacks=callbacks,
+    )
