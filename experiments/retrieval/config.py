@@ -86,6 +86,8 @@ class RetrievalStudyConfig(TaskStudyConfig):
     comes from pretraining. ``complete``: the sets must hold as much as was published.
     """
 
+    CHOOSES = (*TaskStudyConfig.CHOOSES, "pretrained", "zero_shot", "complete")  # weights and files are known by their bytes
+
     pretrained: str
     arms: list[str] | None = None
     training: RetrievalTraining = field(default_factory=RetrievalTraining)
