@@ -1,0 +1,117 @@
+"""Cranfield: 1,400 abstracts on aerodynamics, 225 questions, judgements of all of them.
+
+``cranfield/cran.all.1400.xml.gz`` (``<doc>`` after ``<doc>``), ``cran.qry.xml`` and ``cranqrel.trec.txt``. Judgements name a query by
+its position, 1 to 225, and not by its ``<num>``, which runs to 365; a value above 0 is relevant, and how far above says nothing.
+There are no splits: a query goes to training, tuning or test by a hash of its text, two, one and two parts of five.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from arch_lab.data.errors import DataError
+from arch_lab.data.retrieval.sets import RetrievalSet, bucket, check_counts, fingerprint, found, one_line, text_of
+
+COUNTS = {"documents": 1400, "queries": 225, "judgements": 1837}
+WITHOUT_TEXT = ("471", "995")  # published so: neither title nor text
+SPLIT_OF_PART = ("train", "train", "tune", "test", "test")
+
+
+def read_cranfield(root: Path, *, counts: Mapping[str, int] | None = None) -> RetrievalSet:
+    """``counts``: what must be found (COUNTS: the published set), None for any. Raises: DataError, one line."""
+    folder = root / "cranfield"
+    paths = [
+        found(folder, "cran.all.1400.xml.gz", also=["cran.all.1400.xml"]),
+        found(folder, "cran.qry.xml", also=["cran.qry.xml.gz"]),
+        found(folder, "cranqrel.trec.txt", also=["cranqrel.trec.txt.gz"]),
+    ]
+    documents, empty = _documents(paths[0])
+    texts = {str(at): text for at, text in enumerate(_queries(paths[1]), start=1)}
+    judged = _judgements(paths[2], {*documents, *empty}, texts)
+    relevance = {
+        query: grades for query in texts if (grades := {d: 1.0 for d, v in judged.get(query, {}).items() if v > 0 and d in documents})
+    }
+    numbers = {"documents": len(documents) + len(empty), "queries": len(texts), "judgements": sum(map(len, judged.values()))}
+    check_counts(str(folder), numbers, counts)
+    splits: dict[str, dict[str, str]] = {"train": {}, "tune": {}, "test": {}}
+    for query in relevance:
+        splits[SPLIT_OF_PART[bucket(texts[query], len(SPLIT_OF_PART))]][query] = texts[query]
+    gone = sum(v > 0 and d in empty for grades in judged.values() for d, v in grades.items())
+    return RetrievalSet(
+        name="cranfield",
+        documents=documents,
+        queries=splits,
+        relevance=relevance,
+        fingerprint=fingerprint(paths),
+        notes=(
+            "no published splits: queries by a hash of their text, two fifths training, one tuning, two reported",
+            f"{len(empty)} documents without text left out, with {gone} judgements that call one relevant",
+            f"{len(texts) - len(relevance)} queries left out, which have no relevant document",
+        ),
+    )
+
+
+def _documents(path: Path) -> tuple[dict[str, str], set[str]]:
+    """Id -> text (which begins with the title), and the ids of those that are published without one."""
+    documents: dict[str, str] = {}
+    empty: set[str] = set()
+    for at, element in enumerate(_elements(path, "doc"), start=1):
+        key = one_line(element.findtext("docno") or "")
+        if not key:
+            raise DataError(f"{path}: document {at} has no <docno>")
+        if key in documents or key in empty:
+            raise DataError(f"{path}: document {key} stands there twice")
+        text = one_line(element.findtext("text") or "")
+        if text:
+            documents[key] = text
+        elif key in WITHOUT_TEXT:
+            empty.add(key)
+        else:
+            raise DataError(f"{path}: document {key} has no text")
+    return documents, empty
+
+
+def _queries(path: Path) -> Iterator[str]:
+    for at, element in enumerate(_elements(path, "top"), start=1):
+        text = one_line(element.findtext("title") or "")
+        if not text:
+            raise DataError(f"{path}: query {at} has no text")
+        yield text
+
+
+def _elements(path: Path, tag: str) -> list[ET.Element]:
+    """Every element of that name; the file may be a row of them without a root, which is no XML document."""
+    text = text_of(path)
+    if text.startswith("<?xml"):
+        text = text.partition("?>")[2]
+    try:
+        elements = list(ET.fromstring(f"<all>{text}</all>").iter(tag))
+    except ET.ParseError as error:
+        raise DataError(f"{path}: not sound XML ({error}); is the file cut off?") from None
+    if not elements:
+        raise DataError(f"{path}: no <{tag}> in it")
+    return elements
+
+
+def _judgements(path: Path, documents: set[str], queries: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    """Query -> {document: value}, from lines ``query 0 document value``."""
+    judged: dict[str, dict[str, int]] = {}
+    for at, line in enumerate(text_of(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where, columns = f"{path} line {at}", line.split()
+        if len(columns) != 4:
+            raise DataError(f"{where}: {len(columns)} columns, expected 4 (query, 0, document, value)")
+        query, _, document, value = columns
+        if query not in queries:
+            raise DataError(f"{where}: query {query!r} is none of the {len(queries)} positions in the file of queries")
+        if document not in documents:
+            raise DataError(f"{where}: document {document!r} does not exist")
+        if not value.removeprefix("-").isdecimal():
+            raise DataError(f"{where}: value {value!r} is not a whole number")
+        if document in judged.setdefault(query, {}):
+            raise DataError(f"{where}: document {document} is judged for query {query} a second time")
+        judged[query][document] = int(value)
+    return judged

@@ -1,0 +1,133 @@
+"""SciFact: scientific claims that cite abstracts; the claim is the query, the abstracts it cites are relevant.
+
+Source: arXiv 2004.14974. ``scifact/scifact.zip`` holds claims_{train,validation}.csv (one row a claim and piece of evidence) and
+corpus_train.csv; claims_test.csv cites nothing. Reported are the validation claims. A tuning part is held out of the training
+claims, whole groups of claims that cite a common abstract (many are each other's negation); a training claim whose
+text is also a validation claim is left out.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from arch_lab.data.errors import DataError
+from arch_lab.data.retrieval.sets import RetrievalSet, bucket, check_counts, fingerprint, found, one_line
+from arch_lab.data.retrieval.tables import number, rows
+
+COUNTS = {"documents": 5183, "training claims": 809, "validation claims": 300, "citations": 919 + 339}
+TUNE_PARTS = 5  # one of so many groups of training claims is held out to choose a learning rate
+CITED = re.compile(r"\[[\s\d]*\]")
+SENTENCE = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
+
+
+def read_scifact(root: Path, *, counts: Mapping[str, int] | None = None) -> RetrievalSet:
+    """``counts``: what must be found (COUNTS: the published set), None for any. Raises: DataError, one line."""
+    path = found(root / "scifact", "scifact.zip")
+    documents = _documents(path)
+    claims = {split: _claims(path, f"claims_{split}.csv", documents) for split in ("train", "validation")}
+    reported = {text for text, _ in claims["validation"].values()}
+    train, tune = _divided({claim: both for claim, both in claims["train"].items() if both[0] not in reported})
+    chosen = {"train": train, "tune": tune, "test": claims["validation"]}
+    cited = {split: {document for _, names in part.values() for document in names} for split, part in chosen.items()}
+    seen = sum(bool(cited["train"] & set(names)) for _, names in chosen["test"].values())
+    twice = len(claims["train"]) - len(train) - len(tune)
+    numbers = {
+        "documents": len(documents),
+        "training claims": len(claims["train"]),
+        "validation claims": len(claims["validation"]),
+        "citations": sum(len(names) for split in claims.values() for _, names in split.values()),
+    }
+    check_counts(str(path), numbers, counts)
+    return RetrievalSet(
+        name="scifact",
+        documents=documents,
+        queries={split: {claim: text for claim, (text, _) in part.items()} for split, part in chosen.items()},
+        relevance={claim: dict.fromkeys(names, 1.0) for part in chosen.values() for claim, (_, names) in part.items()},
+        fingerprint=fingerprint([path]),
+        notes=(
+            "reported: the validation claims (the test claims cite nothing)",
+            f"{seen} of the {len(chosen['test'])} reported claims cite an abstract that a training claim cites too, as published",
+            f"{twice} training claims left out, whose text is a validation claim",
+        ),
+    )
+
+
+Claims = dict[str, tuple[str, tuple[str, ...]]]  # id -> text, documents cited
+
+
+def _documents(path: Path) -> dict[str, str]:
+    documents: dict[str, str] = {}
+    for place, row in rows(_member(path, "corpus_train.csv"), f"{path}: corpus_train.csv", ("doc_id", "title", "abstract")):
+        key = str(number(row["doc_id"], place, "doc_id"))
+        if key in documents:
+            raise DataError(f"{place}: doc_id {key} stands there twice")
+        text = one_line(f"{row['title']} {_abstract(row['abstract'], place)}")
+        if not text:
+            raise DataError(f"{place}: document {key} has neither title nor abstract")
+        documents[key] = text
+    return documents
+
+
+def _abstract(value: str, place: str) -> str:
+    """Sentences out of a printed array of them, ``['A b.'\\n "C's d."]``: quoted as Python does, nothing but blanks between."""
+    inside = value.strip()
+    if not (inside.startswith("[") and inside.endswith("]")) or SENTENCE.sub("", inside[1:-1]).strip():
+        raise DataError(f"{place}: abstract {value[:40]!r}… is not a printed list of sentences")
+    try:
+        return " ".join(str(ast.literal_eval(sentence)) for sentence in SENTENCE.findall(inside))
+    except (SyntaxError, ValueError):
+        raise DataError(f"{place}: abstract {value[:40]!r}… is not a printed list of sentences") from None
+
+
+def _claims(path: Path, member: str, documents: Mapping[str, str]) -> Claims:
+    claims: Claims = {}
+    for place, row in rows(_member(path, member), f"{path}: {member}", ("id", "claim", "cited_doc_ids")):
+        key, text = f"claim-{number(row['id'], place, 'id')}", one_line(row["claim"])
+        if not text:
+            raise DataError(f"{place}: the claim has no text")
+        if not CITED.fullmatch(row["cited_doc_ids"].strip()):
+            raise DataError(f"{place}: cited_doc_ids {row['cited_doc_ids']!r} is not a list of numbers in brackets")
+        cited = tuple(dict.fromkeys(re.findall(r"\d+", row["cited_doc_ids"])))
+        if not cited:
+            raise DataError(f"{place}: the claim cites no document")
+        for document in cited:
+            if document not in documents:
+                raise DataError(f"{place}: cites document {document}, which is not in corpus_train.csv")
+        if claims.setdefault(key, (text, cited)) != (text, cited):
+            raise DataError(f"{place}: {key.replace('-', ' ')} differs from its row above")
+    return claims
+
+
+def _divided(claims: Claims) -> tuple[Claims, Claims]:
+    """(training, tuning): claims that cite a common document, also by way of others, stay together."""
+    group: dict[str, str] = {}  # document -> the group's representative, found by following
+
+    def root(document: str) -> str:
+        while group.setdefault(document, document) != document:
+            document = group[document]
+        return document
+
+    for _, cited in claims.values():
+        first, *others = sorted(map(root, cited))
+        group.update(dict.fromkeys(others, first))
+    held = {claim for claim, (_, cited) in claims.items() if bucket(root(cited[0]), TUNE_PARTS) == 0}
+    return {c: both for c, both in claims.items() if c not in held}, {c: both for c, both in claims.items() if c in held}
+
+
+def _member(path: Path, name: str) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if name not in archive.namelist():
+                raise DataError(f"{path}: no {name} in it")
+            return archive.read(name).decode("utf-8").removeprefix("\ufeff")
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise DataError(f"{path}: not a sound zip file ({error}); fetch it again") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: {name} is not UTF-8 at byte {error.start}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None

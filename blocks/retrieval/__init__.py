@@ -1,0 +1,1 @@
+"""Retrieval: losses over embeddings of queries and documents."""

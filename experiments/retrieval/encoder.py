@@ -1,0 +1,129 @@
+"""From a finished masked study to encoders of texts: the arms, their bodies, one unit vector a text.
+
+Legend: B texts, T tokens, D width, E embedding width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from arch_lab.data import Tokenizer
+from arch_lab.study.body import Body, load_body
+from blocks.errors import ConfigError, UserError, did_you_mean
+from blocks.linear import Linear, LinearConfig
+from blocks.registry import build, lookup
+
+ROUND = 8  # rows are padded to a multiple of so many tokens: fewer different shapes
+ENCODED = 64  # texts at a time without gradients
+
+
+@dataclass(frozen=True)
+class PretrainedArm:
+    """``run``: the folder of its run at the learning rate the study chose; ``entry``: what study.json says of the arm."""
+
+    name: str
+    run: Path
+    learning_rate: float
+    seed: int
+    entry: dict[str, Any]
+
+
+def pretrained_arms(folder: str | Path, names: Sequence[str] | None = None) -> list[PretrainedArm]:
+    """The arms of a finished study at the rate chosen on its tuning split, of its seeds the first that finished there.
+
+    ``names``: which of them, None: all. Raises: UserError when the study is absent or damaged, an arm is none of its arms or never
+    finished; BudgetError when its arms are not matched.
+    """
+    from arch_lab.report.html import load
+
+    folder = Path(folder).expanduser()
+    study = load(folder)
+    entries = {arm["name"]: arm for arm in study["arms"]}
+    found = []
+    for name in entries if names is None else names:
+        if name not in entries:
+            raise ConfigError(f"arms: {folder} has no arm {name!r}{did_you_mean(name, entries)}")
+        rate = study["selected"].get(name)
+        runs = [r for r in study["results"] if r["arm"] == name and r["learning_rate"] == rate and r["status"] == "finished"]
+        if not runs:
+            raise UserError(f"{folder}: arm {name!r} has no finished run at its chosen learning rate; leave it out of arms")
+        seed = min(r["seed"] for r in runs)
+        run = folder / "runs" / name / f"lr-{rate:g}_seed-{seed}"
+        found.append(PretrainedArm(name=name, run=run, learning_rate=rate, seed=seed, entry=entries[name]))
+    return found
+
+
+class TextEncoder(nn.Module):
+    """tokens (B, T) -> unit vectors (B, E), float32: body, pooler, and a bias-free map where ``projection`` asks for one.
+
+    ``segments`` (B, T): 1 at tokens, 0 at padding, one text a row; None: no padding.
+    """
+
+    def __init__(self, body: Body, *, pooler: str = "mean", options: dict[str, Any] | None = None, projection: int | None = None) -> None:
+        super().__init__()
+        self.body = body
+        if lookup(pooler).kind != "pooler":
+            raise ConfigError(f"training.pooler: {pooler!r} is a {lookup(pooler).kind.replace('_', ' ')}, not a pooler")
+        self.pooler = build(pooler, width=body.width, **(options or {}))
+        self.projection = None if projection is None else Linear(LinearConfig(in_features=body.width, out_features=projection, bias=False))
+
+    def forward(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
+        pooled = self.pooler(self.body(tokens, segments), None if segments is None else segments != 0)
+        return F.normalize((pooled if self.projection is None else self.projection(pooled)).float(), dim=-1)
+
+    def flops(self, tokens: int) -> int:
+        """Canonical forward FLOPs of one text of ``tokens`` tokens, read alone: what is made once a batch is counted in full."""
+        from arch_lab.accounting import count_forward
+
+        twin = copy.deepcopy(self).to("meta")
+        counted = count_forward(lambda: twin(torch.empty((1, tokens), dtype=torch.long, device="meta")))
+        assert not counted.unknown, counted.unknown
+        return counted.total
+
+    @torch.no_grad()
+    def encode(self, rows: Sequence[np.ndarray], *, most: int, device: str = "cpu") -> np.ndarray:
+        """(len(rows), E) float32, texts of like length together; a row's vector does not depend on the others'."""
+        was_training = self.training
+        self.eval().to(device)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        parts = []
+        for start in range(0, len(order), ENCODED):
+            tokens, segments = padded([rows[i] for i in order[start : start + ENCODED]], most=most)
+            parts.append(self(tokens.to(device), None if segments is None else segments.to(device)).cpu())
+        self.train(was_training).to("cpu")
+        vectors = torch.cat(parts).numpy()
+        out = np.empty_like(vectors)
+        out[order] = vectors
+        return out
+
+
+def text_encoder(arm: PretrainedArm, training: Any) -> TextEncoder:
+    """The arm's encoder as the study (RetrievalTraining) describes it; what is new in it is drawn from torch's generator."""
+    return TextEncoder(load_body(arm.run), pooler=training.pooler, options=training.pooler_options, projection=training.projection)
+
+
+def token_rows(tokenizer: Tokenizer, texts: Sequence[str], *, most: int) -> tuple[list[np.ndarray], int]:
+    """The separator and the ids of each text, cut at ``most`` tokens in all; and how many of them were cut."""
+    ids = tokenizer.encode(texts)
+    rows = [np.concatenate([np.array([tokenizer.separator], np.int64), each[: most - 1]]) for each in ids]
+    return rows, sum(len(each) > most - 1 for each in ids)
+
+
+def padded(rows: Sequence[np.ndarray], *, most: int) -> tuple[Tensor, Tensor | None]:
+    """tokens (B, T) and segments (B, T), or None where nothing is padded; T: the longest, rounded up, at most ``most``."""
+    lengths = np.array([len(row) for row in rows])
+    longest = max(int(lengths.max()), min(most, -(-int(lengths.max()) // ROUND) * ROUND))
+    tokens = np.zeros((len(rows), longest), np.int64)
+    for at, row in enumerate(rows):
+        tokens[at, : len(row)] = row
+    inside = np.arange(longest) < lengths[:, None]
+    return torch.from_numpy(tokens), None if inside.all() else torch.from_numpy(inside.astype(np.int64))

@@ -1,0 +1,69 @@
+"""Measures of a ranking, query by query: exhaustive, ties broken against the method (arch_lab.metrics.ranking)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from arch_lab.data.retrieval import RetrievalSet
+from arch_lab.metrics import ndcg, recall, reciprocal_rank
+from arch_lab.report.measures import Measure
+
+NDCG = Measure(key="ndcg10", name="nDCG@10", short="nDCG@10 ↑", higher_is_better=True)
+MEASURES = (
+    NDCG,
+    Measure(key="mrr10", name="MRR@10", short="MRR@10 ↑", higher_is_better=True),
+    Measure(key="recall10", name="recall@10", short="recall@10 ↑", higher_is_better=True),
+    Measure(key="recall100", name="recall@100", short="recall@100 ↑", higher_is_better=True),
+)
+# where documents are shared between splits, a score over all queries also rewards remembering them
+UNSEEN = Measure(key="unseen_ndcg10", name="nDCG@10, unseen documents", short="unseen\nnDCG@10 ↑", higher_is_better=True)
+VALUES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "ndcg10": lambda scores, relevance: ndcg(scores, relevance, 10),
+    "mrr10": lambda scores, relevance: reciprocal_rank(scores, relevance, 10),
+    "recall10": lambda scores, relevance: recall(scores, relevance, 10),
+    "recall100": lambda scores, relevance: recall(scores, relevance, 100),
+}
+Scorer = Callable[[list[str], list[str]], np.ndarray]  # queries, documents -> scores (Q, N), more is better
+
+
+def measures_of(data: RetrievalSet) -> tuple[Measure, ...]:
+    """Those that say something: recall@100 is 1 for everybody where a query ranks a few dozen candidates."""
+    least = min(len(data.ranked(query)) for query in data.queries["test"])
+    shared = data.candidates is None and 0 < len(unseen(data)) < len(data.queries["test"])
+    return (*(MEASURES if least > 100 else MEASURES[:3]), *((UNSEEN,) if shared else ()))
+
+
+def unseen(data: RetrievalSet) -> list[str]:
+    """Reported queries none of whose relevant documents is relevant to a training query."""
+    trained = {document for query in data.queries["train"] for document in data.relevance[query]}
+    return [query for query in data.queries["test"] if not trained & data.relevance[query].keys()]
+
+
+def evaluate(data: RetrievalSet, split: str, scorer: Scorer) -> dict[str, float]:
+    """Mean over the queries of a split, each ranking all documents or its own candidates; UNSEEN of the reported split alone."""
+    queries = list(data.queries[split])
+    wanted = [measure.key for measure in measures_of(data) if measure is not UNSEEN]
+    if data.candidates is None:
+        documents = list(data.documents)
+        column = {document: at for at, document in enumerate(documents)}
+        scores = scorer(queries, documents)
+        relevance = np.zeros((len(queries), len(documents)))
+        for row, query in enumerate(queries):
+            for document, grade in data.relevance[query].items():
+                relevance[row, column[document]] = grade
+        found = {key: VALUES[key](scores, relevance) for key in wanted}
+        if split == "test" and UNSEEN in measures_of(data):
+            few = set(unseen(data))
+            rows = [row for row, query in enumerate(queries) if query in few]
+            found[UNSEEN.key] = ndcg(scores[rows], relevance[rows], 10)
+        return found
+    each: dict[str, list[float]] = {key: [] for key in wanted}
+    for query in queries:
+        documents = list(data.candidates[query])
+        scores = scorer([query], documents)
+        relevance = np.array([[data.relevance[query].get(document, 0.0) for document in documents]])
+        for key, values in each.items():
+            values.append(VALUES[key](scores, relevance))
+    return {key: float(np.mean(values)) for key, values in each.items()}

@@ -1,0 +1,155 @@
+"""Fine-tuning of one encoder on pairs of a query and a relevant document: the order of pairs, the objective, the run.
+
+Legend: B pairs of a step, K negatives a query, M = B·(1 + K) documents of a step, T tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from arch_lab.data.retrieval import RetrievalSet
+from arch_lab.study.run import _quiet
+from arch_lab.tasks.contract import Tell
+from arch_lab.training.optimizer import adamw, warmup_cosine
+from blocks.retrieval.losses import in_batch_nce, pairwise_m2
+from experiments.retrieval.config import RetrievalTraining
+from experiments.retrieval.encoder import TextEncoder, padded
+
+Rows = Mapping[str, np.ndarray]  # id -> token ids
+
+
+class PairOrder:
+    """Which pairs and negatives stand in which step: a function of (seed, step), equal for every arm and learning rate.
+
+    ``pools``: query -> the documents its negatives are drawn from, with replacement, anew in every epoch. The pairs of an epoch
+    that fill no whole batch are dropped, others in each. There must be at least a batch of them.
+    """
+
+    def __init__(self, data: RetrievalSet, training: RetrievalTraining, pools: Mapping[str, Sequence[str]], *, seed: int) -> None:
+        self.pairs, self.pools, self.seed = data.pairs("train"), pools, seed
+        self.batch_size, self.negatives = training.batch_size, training.negatives
+        self.steps_per_epoch = len(self.pairs) // self.batch_size
+        self.steps = training.epochs * self.steps_per_epoch
+        self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None  # epoch, permutation, draws: a memo, not state
+
+    def step(self, step: int) -> tuple[list[str], list[str], list[str]]:
+        """(B queries, B positives, B·K negatives, those of the first query first)."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        permutation, draws = self._cut(epoch)
+        chosen = permutation[index * self.batch_size : (index + 1) * self.batch_size]
+        queries, positives = (list(column) for column in zip(*(self.pairs[i] for i in chosen), strict=True))
+        negatives = [self._negative(self.pairs[i][0], int(word)) for i in chosen for word in draws[i]]
+        return queries, positives, negatives
+
+    def _negative(self, query: str, word: int) -> str:
+        pool = self.pools[query]
+        return pool[word % len(pool)]  # 64 random bits: which of a few thousand is as good as even
+
+    def _cut(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        if self._epoch is None or self._epoch[0] != epoch:
+            n = len(self.pairs)
+            # raw words of Philox, whose stream is promised to stay the same between numpy versions (as in arch_lab.data.order)
+            words = np.random.Philox(key=np.array([self.seed, epoch], np.uint64)).random_raw(n * (1 + self.negatives))
+            self._epoch = epoch, np.argsort(words[:n], kind="stable"), words[n:].reshape(n, self.negatives)
+        return self._epoch[1], self._epoch[2]
+
+
+class PairLoader:
+    """Batches of a whole training, ready for the module."""
+
+    def __init__(self, data: RetrievalSet, order: PairOrder, training: RetrievalTraining, *, queries: Rows, documents: Rows) -> None:
+        self.data, self.order, self.training, self.queries, self.documents = data, order, training, queries, documents
+
+    def __len__(self) -> int:
+        return self.order.steps
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for step in range(len(self)):
+            queries, positives, negatives = self.order.step(step)
+            documents = [*positives, *negatives]
+            relevant = [[document in self.data.relevance[query] for document in documents] for query in queries]
+            yield {
+                "queries": padded([self.queries[q] for q in queries], most=self.training.query_tokens),
+                "documents": padded([self.documents[d] for d in documents], most=self.training.document_tokens),
+                "relevant": torch.tensor(relevant),
+            }
+
+
+class RetrievalModule(pl.LightningModule):
+    """One encoder for queries and documents under the loss that ``training`` names."""
+
+    def __init__(self, encoder: TextEncoder, training: RetrievalTraining, *, learning_rate: float, steps: int) -> None:
+        super().__init__()
+        self.encoder, self.chosen, self.learning_rate, self.steps = encoder, training, learning_rate, steps
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+        queries, documents = self.encoder(*batch["queries"]), self.encoder(*batch["documents"])
+        n, k = len(queries), self.chosen.negatives
+        if self.chosen.loss == "m2":
+            return pairwise_m2(queries, documents[:n], documents[n:].unflatten(0, (n, k)))
+        own = torch.arange(n, device=queries.device)  # the positives stand first
+        # a document that is relevant to the query is not its negative, whoever it was put into the batch for
+        return in_batch_nce(queries, documents, own, temperature=self.chosen.temperature, left_out=batch["relevant"])
+
+    def configure_optimizers(self) -> Any:
+        t = self.chosen
+        optimizer = adamw(self.encoder, learning_rate=self.learning_rate, betas=(t.beta1, t.beta2), weight_decay=t.weight_decay)
+        schedule = warmup_cosine(self.steps, warmup_fraction=t.warmup_fraction, final_fraction=t.final_fraction)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class Watch(Callback):
+    """The losses of a run; ends it where one is not a number, says where it stands after every epoch."""
+
+    def __init__(self, steps: int, steps_per_epoch: int, tell: Tell) -> None:
+        self.losses: list[float] = []
+        self.steps, self.steps_per_epoch, self.tell = steps, steps_per_epoch, tell
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int) -> None:
+        self.losses.append(float(outputs["loss"]))
+        if self.diverged:
+            trainer.should_stop = True
+        elif trainer.global_step % self.steps_per_epoch == 0:
+            recent = float(np.mean(self.losses[-self.steps_per_epoch :]))
+            self.tell(f"step {trainer.global_step:,} of {self.steps:,}, mean loss of the epoch {recent:.3f}")
+
+    @property
+    def diverged(self) -> bool:
+        return not math.isfinite(self.losses[-1])
+
+
+def fine_tune(
+    encoder: TextEncoder, loader: PairLoader, training: RetrievalTraining, *, learning_rate: float, tell: Tell
+) -> list[float] | None:
+    """Train ``encoder`` in place; its losses step by step, None when it diverged. Raises: KeyboardInterrupt after Ctrl-C."""
+    watch = Watch(len(loader), loader.order.steps_per_epoch, tell)
+    module = RetrievalModule(encoder, training, learning_rate=learning_rate, steps=len(loader))
+    with _quiet():
+        trainer = pl.Trainer(
+            max_steps=len(loader),
+            accelerator="gpu" if torch.cuda.is_available() else "cpu",
+            devices=1,
+            gradient_clip_val=training.clip_norm,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            callbacks=[watch],
+        )
+        try:
+            trainer.fit(module.train(), train_dataloaders=loader)
+        except SystemExit:  # how Lightning ends after Ctrl-C
+            raise KeyboardInterrupt from None
+    finite = not watch.diverged and all(bool(p.isfinite().all()) for p in encoder.parameters())
+    return watch.losses if finite else None
