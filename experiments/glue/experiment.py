@@ -26,8 +26,8 @@ from experiments.glue.data import GlueSet, read_set, read_sets
 
 if TYPE_CHECKING:  # torch and Lightning take seconds to load, and no refusal of data should wait for them
     from arch_lab.study.body import Body
+    from arch_lab.study.pretrained import PretrainedArm
     from experiments.glue.model import Encoded
-    from experiments.glue.pretrained import PretrainedArm
 
 SCRATCH = "_scratch"
 PREDICTIONS = "predictions.json"  # of the test files, in the cell's folder
@@ -223,10 +223,10 @@ class Glue:
             mnli = read_set(config.from_mnli.source, replace(config, submission=False))  # nothing of it is handed in
         if config.baselines:
             require_sklearn()
+        from arch_lab.study.pretrained import pretrained_arms
         from experiments.glue.model import head_config, pooler_config
-        from experiments.glue.pretrained import open_arms
 
-        arms = open_arms(config)
+        arms = pretrained_arms(config.pretrained, config.arms)
         for arm in arms.values():  # built here only to be refused here
             pooler_config(config.finetuning, arm.width)
             head_config(config.finetuning, arm.width, 2)

@@ -1,4 +1,4 @@
-"""From a finished masked study to encoders of texts: the arms, their bodies, one unit vector a text.
+"""From a pretrained body to an encoder of texts: one unit vector a text.
 
 Legend: B texts, T tokens, D width, E embedding width.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,48 +16,13 @@ from torch.nn import functional as F
 
 from arch_lab.data import Tokenizer
 from arch_lab.study.body import Body, load_body
-from blocks.errors import ConfigError, UserError, did_you_mean
+from arch_lab.study.pretrained import PretrainedArm
+from blocks.errors import ConfigError
 from blocks.linear import Linear, LinearConfig
 from blocks.registry import build, lookup
 
 ROUND = 8  # rows are padded to a multiple of so many tokens: fewer different shapes
 ENCODED = 64  # texts at a time without gradients
-
-
-@dataclass(frozen=True)
-class PretrainedArm:
-    """``run``: the folder of its run at the learning rate the study chose; ``entry``: what study.json says of the arm."""
-
-    name: str
-    run: Path
-    learning_rate: float
-    seed: int
-    entry: dict[str, Any]
-
-
-def pretrained_arms(folder: str | Path, names: Sequence[str] | None = None) -> list[PretrainedArm]:
-    """The arms of a finished study at the rate chosen on its tuning split, of its seeds the first that finished there.
-
-    ``names``: which of them, None: all. Raises: UserError when the study is absent or damaged, an arm is none of its arms or never
-    finished; BudgetError when its arms are not matched.
-    """
-    from arch_lab.report.html import load
-
-    folder = Path(folder).expanduser()
-    study = load(folder)
-    entries = {arm["name"]: arm for arm in study["arms"]}
-    found = []
-    for name in entries if names is None else names:
-        if name not in entries:
-            raise ConfigError(f"arms: {folder} has no arm {name!r}{did_you_mean(name, entries)}")
-        rate = study["selected"].get(name)
-        runs = [r for r in study["results"] if r["arm"] == name and r["learning_rate"] == rate and r["status"] == "finished"]
-        if not runs:
-            raise UserError(f"{folder}: arm {name!r} has no finished run at its chosen learning rate; leave it out of arms")
-        seed = min(r["seed"] for r in runs)
-        run = folder / "runs" / name / f"lr-{rate:g}_seed-{seed}"
-        found.append(PretrainedArm(name=name, run=run, learning_rate=rate, seed=seed, entry=entries[name]))
-    return found
 
 
 class TextEncoder(nn.Module):
@@ -108,7 +71,7 @@ class TextEncoder(nn.Module):
 
 def text_encoder(arm: PretrainedArm, training: Any) -> TextEncoder:
     """The arm's encoder as the study (RetrievalTraining) describes it; what is new in it is drawn from torch's generator."""
-    return TextEncoder(load_body(arm.run), pooler=training.pooler, options=training.pooler_options, projection=training.projection)
+    return TextEncoder(load_body(arm.first), pooler=training.pooler, options=training.pooler_options, projection=training.projection)
 
 
 def token_rows(tokenizer: Tokenizer, texts: Sequence[str], *, most: int) -> tuple[list[np.ndarray], int]:

@@ -19,13 +19,14 @@ import torch
 from arch_lab.data import DataError, Tokenizer
 from arch_lab.data.files import file_hash
 from arch_lab.data.retrieval import RetrievalSet, read_retrieval
+from arch_lab.study.pretrained import PretrainedArm, pretrained_arms
 from arch_lab.study.run import MODEL
 from arch_lab.tasks import TaskEngine
 from arch_lab.tasks.contract import Cell, Fitted, Method, Task, TaskStudyConfig, Tell
 from blocks.errors import ConfigError
 from experiments.retrieval.baselines import BM25Index, Chance, bm25s_library
 from experiments.retrieval.config import RetrievalStudyConfig, RetrievalTraining
-from experiments.retrieval.encoder import PretrainedArm, TextEncoder, pretrained_arms, text_encoder, token_rows
+from experiments.retrieval.encoder import TextEncoder, text_encoder, token_rows
 from experiments.retrieval.scoring import NDCG, evaluate, measures_of
 
 ZERO_SHOT = "_zero_shot"  # behind the name of an arm
@@ -84,7 +85,7 @@ class PreparedRetrieval:
             Task(name=name, measures=measures_of(each.data), counted=(NDCG.key,), facts=dict(each.facts))
             for name, each in self.shown.items()
         )
-        self._bodies = [tokenizer.fingerprint, *(f"{arm.name} {file_hash(arm.run / MODEL)}" for arm in arms)]
+        self._bodies = [tokenizer.fingerprint, *(f"{arm.name} {file_hash(arm.first / MODEL)}" for arm in arms)]
         self._indices: dict[tuple[str, bool], BM25Index] = {}
 
     def fingerprint(self, task: str) -> str:
@@ -101,7 +102,7 @@ class PreparedRetrieval:
                 "parameters": sum(p.numel() for p in encoder.parameters()),
                 "embedding": arm.entry["parameters"]["embedding"],
                 **costs,
-                "pretrained": f"learning rate {arm.learning_rate:g}, seed {arm.seed}",
+                "pretrained": f"{arm.score} at {arm.learning_rate:g}, seed {next(iter(arm.runs))}",
             }
             found.append(Method(name=arm.name, facts=facts))
             if self.config.zero_shot:
@@ -249,7 +250,7 @@ class Retrieval:
 
     def open(self, config: RetrievalStudyConfig, cache: Path, tell: Tell) -> PreparedRetrieval:
         bm25s_library()  # asked for now, not after an hour
-        arms = pretrained_arms(config.pretrained, config.arms)
+        arms = list(pretrained_arms(config.pretrained, config.arms).values())
         taken = {*BASELINES, *(arm.name + ZERO_SHOT for arm in arms)} & {arm.name for arm in arms}
         if taken:
             raise ConfigError(f"arm {sorted(taken)[0]!r} has the name of a baseline; rename it in the study {config.pretrained}")

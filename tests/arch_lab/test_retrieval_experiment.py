@@ -20,11 +20,12 @@ from arch_lab.data import ByteTokenizer
 from arch_lab.data.retrieval import read_retrieval
 from arch_lab.study.body import load_body
 from arch_lab.study.engine import silent
+from arch_lab.study.pretrained import pretrained_arms
 from arch_lab.tasks import Cell, Fitted
 from blocks.errors import ConfigError, UserError
 from experiments.retrieval.baselines import BM25Index, Chance
 from experiments.retrieval.config import RetrievalStudyConfig, RetrievalTraining
-from experiments.retrieval.encoder import TextEncoder, padded, pretrained_arms, token_rows
+from experiments.retrieval.encoder import TextEncoder, padded, token_rows
 from experiments.retrieval.experiment import EXPERIMENT, PreparedRetrieval, Retrieval
 from experiments.retrieval.scoring import evaluate, measures_of, unseen
 from experiments.retrieval.training import PairLoader, PairOrder
@@ -211,7 +212,7 @@ def test_negatives_are_a_questions_own_candidates_or_what_bm25_ranks_highest(wor
 
 @pytest.mark.parametrize("architecture", ["m2_bert", "gemma_encoder"])
 def test_a_vector_depends_neither_on_padding_nor_on_the_texts_beside_it(architecture: str, world: Path) -> None:
-    encoder = TextEncoder(load_body(next(arm.run for arm in pretrained_arms(world / "runs/small", [architecture]))), projection=8)
+    encoder = TextEncoder(load_body(pretrained_arms(world / "runs/small", [architecture])[architecture].first), projection=8)
     texts = ["short", "a longer text than that", "no", "one that is cut because it is far too long"]
     rows, cut = token_rows(ByteTokenizer(), texts, most=27)
     together = encoder.encode(rows, most=27)

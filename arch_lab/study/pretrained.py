@@ -1,11 +1,12 @@
-"""The arms: bodies of a finished masked study, each at the learning rate that study chose for it.
+"""The arms of a finished study as bodies to go on from, each at the learning rate that study chose for it.
 
-A study whose arms do not meet one budget is refused here: what is fine-tuned must have cost the same before.
+A study whose arms do not meet one budget is refused here: what is compared further on must have cost the same before.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,38 @@ import torch
 
 from arch_lab.architecture import Shape, recipe
 from arch_lab.report import html
+from arch_lab.report.measures import measures
 from arch_lab.study import files
 from arch_lab.study.body import Body, load_body
 from arch_lab.study.load import CheckpointError
 from arch_lab.study.run import MODEL
 from arch_lab.training.callbacks import intact
 from blocks.errors import ConfigError, did_you_mean
-from experiments.glue.config import GlueStudyConfig
 
 FRESH = 1 << 40  # added to the seed of a fresh body, so that its numbers are not those of the head above it
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedArm:
-    """``runs``: pretraining seed -> folder, the first one standing in for seeds that were not pretrained."""
+    """``runs``: pretraining seed -> folder; ``entry``: what study.json says of the arm; ``score``: its primary measure there, in words."""
 
     name: str
-    width: int
     runs: dict[int, Path]
-    facts: dict[str, Any] = field(default_factory=dict)
+    learning_rate: float
+    entry: dict[str, Any]
+    score: str
+
+    @property
+    def width(self) -> int:
+        return int(self.entry["width"])
+
+    @property
+    def first(self) -> Path:
+        """The run of the first seed that finished."""
+        return next(iter(self.runs.values()))
 
     def seed(self, seed: int) -> int:
+        """The pretraining seed that stands behind ``seed``: itself, or the first where it was not pretrained."""
         return seed if seed in self.runs else next(iter(self.runs))
 
     def body(self, seed: int, *, scratch: bool = False) -> Body:
@@ -50,20 +62,33 @@ class PretrainedArm:
         return Body(network, found.tokenizer, config).eval()  # type: ignore[arg-type]
 
     def fingerprint(self, seed: int) -> str:
-        """Of the weights that fine-tuning seed starts from."""
+        """Of the weights that ``seed`` starts from."""
         return (self.runs[self.seed(seed)] / f"{MODEL}.sha256").read_text(encoding="utf-8").strip()
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a reader must know of it, for the tables."""
+        shape, counts = f"{self.entry['width']} × {self.entry['depth']}", self.entry["parameters"]
+        about = {"architecture": self.entry["architecture"], "shape": shape, "body": counts["body"], "embedding": counts["embedding"]}
+        return {**about, "pretraining": f"{self.score} at {self.learning_rate:g}, seeds {', '.join(map(str, self.runs))}"}
 
-def open_arms(config: GlueStudyConfig) -> dict[str, PretrainedArm]:
-    """Raises: UserError, one line: no such study, not a masked one, arms that are not matched or not there, weights that are damaged."""
-    folder = Path(config.pretrained).expanduser()
+
+def pretrained_arms(folder: str | Path, names: Sequence[str] = (), *, experiment: str = "masked") -> dict[str, PretrainedArm]:
+    """Arms of the study in ``folder`` by name: ``names``, or all.
+
+    Raises: UserError, one line: no such study, one of another ``experiment``, arms that are not matched or not there or never finished,
+    weights that are damaged.
+    """
+    folder = Path(folder).expanduser()
     said = files.read_json(folder / "study.json")
-    kind = said.get("experiment") if isinstance(said, dict) else "masked"
-    if kind != "masked":
-        raise ConfigError(f"pretrained: {folder} is a study of experiment {kind!r}; GLUE starts from a masked one (experiments/masked)")
+    kind = said.get("experiment") if isinstance(said, dict) else experiment
+    if kind != experiment:
+        raise ConfigError(
+            f"pretrained: {folder} is a study of experiment {kind!r}; needed is one of {experiment!r} (experiments/{experiment})"
+        )
     study = html.load(folder)
     known = {arm["name"]: arm for arm in study["arms"]}
-    wanted = config.arms or list(known)
+    wanted = list(names) or list(known)
     for name in wanted:
         if name not in known:
             raise ConfigError(f"arms: {folder} has no arm {name!r}{did_you_mean(name, known)}")
@@ -75,18 +100,12 @@ def _arm(folder: Path, study: dict[str, Any], arm: dict[str, Any]) -> Pretrained
     finished = [r for r in study["results"] if r["arm"] == name and r["learning_rate"] == rate and r["status"] == "finished"]
     if rate is None or not finished:
         raise ConfigError(
-            f"pretrained: arm {name!r} of {folder} has no finished run, so there is nothing to fine-tune; leave it out of arms"
+            f"pretrained: arm {name!r} of {folder} has no finished run, so there is nothing to go on from; leave it out of arms"
         )
     runs = {r["seed"]: folder / "runs" / name / f"lr-{rate:g}_seed-{r['seed']}" for r in sorted(finished, key=lambda r: r["seed"])}
     for run in runs.values():
         if not intact(run / MODEL):
             raise CheckpointError(f"{run / MODEL} is missing or damaged; run arch-lab compare on that study again")
-    bits = sum(r["masked_bits"] for r in finished) / len(finished)
-    facts = {
-        "architecture": arm["architecture"],
-        "shape": f"{arm['width']} × {arm['depth']}",
-        "body": arm["parameters"]["body"],
-        "embedding": arm["parameters"]["embedding"],
-        "pretraining": f"{bits:.3f} bits per masked token at {rate:g}, seeds {', '.join(map(str, runs))}",
-    }
-    return PretrainedArm(name=name, width=arm["width"], runs=runs, facts=facts)
+    judged = measures(study)[0]
+    mean = sum(r[judged.key] for r in finished) / len(finished)
+    return PretrainedArm(name=name, runs=runs, learning_rate=rate, entry=arm, score=f"{mean:.3f} {judged.name}")
