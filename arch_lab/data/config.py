@@ -55,7 +55,8 @@ class TokenizerConfig(BlockConfig):
 class FilesConfig(BlockConfig):
     """Files per split: one path or a list, relative to the data root.
 
-    ``.jsonl`` and ``.parquet`` hold one document a row, anything else is text; ``.gz`` of these is read as well.
+    ``.jsonl`` and ``.parquet`` hold one document a row, ``.tar`` and ``.tar.gz`` text files, a document each; anything else is
+    text. ``.gz`` of these is read as well.
     """
 
     train: str | tuple[str, ...]
@@ -97,7 +98,8 @@ class DataConfig(BlockConfig):
     """Text, its splits and its tokenizer.
 
     ``document_start``: regular expression found in the first line of every document (``^ = [^=].* = $`` for
-    WikiText); rows of a row format then count as lines. Without it a text file or a row is one document.
+    WikiText); rows of a row format then count as lines. Without it a text file or a row is one document; a file in an
+    archive always is.
     ``tune_fraction`` of the training bytes, whole documents chosen by a hash of their text, is held out to choose
     learning rates; so is ``validation_fraction`` when the source has no validation split.
     ``count_line_ends``: each line adds one word, as the token counts published for WikiText do.

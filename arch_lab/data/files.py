@@ -1,4 +1,4 @@
-"""Text, JSON lines and parquet on disk, plain or gzipped.
+"""Text, JSON lines and parquet on disk, plain or gzipped, and archives of text files.
 
 A byte-order mark at the start of a text file is dropped and CRLF becomes LF, so one text has one byte count on every system.
 """
@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import json
+import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,8 @@ def file_hash(path: Path) -> str:
 def documents_of(path: Path, config: DataConfig) -> list[str]:
     """Documents of one file, those without any text left out. Raises: DataError."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes[-1:] in ([".tar"], [".tgz"]) or suffixes[-2:] == [".tar", ".gz"]:
+        return _archived(path)
     kind = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else suffixes[-1] if suffixes else ""
     raw = _bytes(path)
     if not raw:
@@ -76,6 +79,25 @@ def documents_of(path: Path, config: DataConfig) -> list[str]:
     documents = [document for document in documents if document.strip()]
     if not documents:
         raise DataError(f"{path}: no document with text in it")
+    return documents
+
+
+def _archived(path: Path) -> list[str]:
+    """The text files of a tar archive, a document each, by name and not by their place in it. Raises: DataError."""
+    texts: dict[str, str] = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                handle = archive.extractfile(member) if member.isfile() else None
+                if handle is not None:
+                    texts[member.name] = _decode(Path(f"{path}:{member.name}"), handle.read())
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: not a sound tar archive ({str(error).splitlines()[0]}); fetch it again") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    documents = [texts[name] for name in sorted(texts) if texts[name].strip()]
+    if not documents:
+        raise DataError(f"{path}: no file with text in it")
     return documents
 
 

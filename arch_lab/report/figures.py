@@ -107,7 +107,7 @@ def svg(figure: Figure, name: str, title: str) -> str:
     return head + text[text.index(">") + 1 :]
 
 
-def _axes(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, np.ndarray]:
+def subplots(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, np.ndarray]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -138,7 +138,7 @@ def losses(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
             curves[key, arm] = arm_curve(study_dir, runs, key, judged)
     if all(curve is None for curve in curves.values()):
         return None
-    figure, axes = _axes(2, 3, (11, 6.2), sharex="col", sharey="row")
+    figure, axes = subplots(2, 3, (11, 6.2), sharex="col", sharey="row")
     for row, (key, label) in enumerate(rows.items()):
         for column, axis in enumerate(AXES):
             panel = axes[row, column]
@@ -177,7 +177,7 @@ def sensitivity(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
     values = [r[judged.tuned] for r in results if not diverged(r, judged) and finite(r.get(judged.tuned))]
     if not rates or not values:
         return None
-    figure, axes = _axes(1, 1, (9.4, 3.9))
+    figure, axes = subplots(1, 1, (9.4, 3.9))
     panel = axes[0, 0]
     names = _names(study)
     step = float(np.min(np.diff(np.log2(rates)))) if len(rates) > 1 else 1.0
@@ -227,7 +227,7 @@ def differences(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
     pairs = [p for p in study["verdict"]["pairs"] if finite(p["difference"])]
     if not pairs:
         return None
-    figure, axes = _axes(1, 1, (9.4, 1.0 + 0.5 * len(pairs)))
+    figure, axes = subplots(1, 1, (9.4, 1.0 + 0.5 * len(pairs)))
     panel = axes[0, 0]
     panel.axvline(0, color=INK, linewidth=1)
     for row, p in enumerate(pairs):
@@ -261,7 +261,7 @@ def components(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
                 shares[c["name"]] = max(shares.get(c["name"], 0.0), c[key] / whole)
     keep = sorted(shares, key=lambda n: -shares[n])[: len(COMPONENT_COLOURS) - 1]
     names = [n for n in shares if n in keep] + (["other"] if len(shares) > len(keep) else [])
-    figure, axes = _axes(1, 2, (11, 1.3 + 0.5 * len(arms)), sharey=True)
+    figure, axes = subplots(1, 2, (11, 1.3 + 0.5 * len(arms)), sharey=True)
     for panel, (key, label) in zip(axes[0], panels.items(), strict=True):
         left = np.zeros(len(arms))
         for i, name in enumerate(names):
@@ -298,7 +298,7 @@ def speed(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
     data = {(arm, key): [r[key] / scale[key] for r in chosen if r["arm"] == arm and finite(r.get(key))] for arm in names for key in panels}
     if not any(data.values()):
         return None
-    figure, axes = _axes(1, 2, (11, 0.9 + 0.45 * len(names)), sharey=True)
+    figure, axes = subplots(1, 2, (11, 0.9 + 0.45 * len(names)), sharey=True)
     for panel, (key, (label, words)) in zip(axes[0], panels.items(), strict=True):
         for row, arm in enumerate(names):
             values = data[arm, key]

@@ -75,10 +75,10 @@ class RunWriter:
             return self._writer
         from tensorboard.plugins.hparams import summary_v2 as hp
 
-        self._writer = _open(self._folder, "run")
+        self._writer = open_events(self._folder, "run")
         known = {k: str(v) if HPARAMS[k][0] else v for k, v in self._hparams.items() if k in HPARAMS and v is not None}
         trial = "/".join(self._folder.resolve().parts[-4:])  # study/runs/arm/run: stable over resumes, unique over studies
-        _summary(self._writer, hp.hparams_pb(known, trial_id=trial))
+        write_summary(self._writer, hp.hparams_pb(known, trial_id=trial))
         for record in read_metrics(self._folder / "metrics.jsonl"):
             if (record["step"], tuning_key(record) is not None) != before:
                 self.scalars(record["step"], record)
@@ -130,8 +130,20 @@ def write_experiment(
 ) -> None:
     """The study's one experiment record. Calling it again replaces it.
 
+    What the study spans is written as a text summary beside it.
+    """
+    listed = range(seeds) if isinstance(seeds, int) else seeds
+    held = {"arms": arms, "learning rates": [f"{rate:g}" for rate in learning_rates], "seeds": listed}
+    write_columns(study_dir, HPARAMS, columns(measured), held)
+
+
+def write_columns(
+    study_dir: Path, hparams: Mapping[str, tuple[bool, str]], metrics: Mapping[str, str], held: Mapping[str, Sequence[Any]]
+) -> None:
+    """The experiment record of a study: hyperparameters (name -> is text, display name), metrics (tag -> name), what it spans.
+
     The columns carry types but no domains: with the study's own names as domain, another study's runs would fall outside
-    and vanish from a table over several studies. What this study spans is written as a text summary instead.
+    and vanish from a table over several studies.
     """
     from tensorboard.plugins.hparams import api_pb2
     from tensorboard.plugins.hparams import summary_v2 as hp
@@ -152,13 +164,11 @@ def write_experiment(
         def update_hparam_info(self, hparam_info: Any) -> None:
             hparam_info.type = api_pb2.DATA_TYPE_STRING if self.is_text else api_pb2.DATA_TYPE_FLOAT64
 
-    given = [hp.HParam(name, Typed(text), display_name=shown) for name, (text, shown) in HPARAMS.items()]
-    metrics = [hp.Metric(tag, display_name=shown) for tag, shown in columns(measured).items()]
-    writer = _open(Path(study_dir), "experiment")
-    _summary(writer, hp.hparams_config_pb(hparams=given, metrics=metrics))
-    listed = range(seeds) if isinstance(seeds, int) else seeds
-    rows = [("arms", arms), ("learning rates", [f"{rate:g}" for rate in learning_rates]), ("seeds", listed)]
-    lines = ["| held in this study | |", "|---|---|", *(f"| {name} | {', '.join(map(str, values))} |" for name, values in rows)]
+    given = [hp.HParam(name, Typed(text), display_name=shown) for name, (text, shown) in hparams.items()]
+    shown_metrics = [hp.Metric(tag, display_name=shown) for tag, shown in metrics.items()]
+    writer = open_events(Path(study_dir), "experiment")
+    write_summary(writer, hp.hparams_config_pb(hparams=given, metrics=shown_metrics))
+    lines = ["| held in this study | |", "|---|---|", *(f"| {name} | {', '.join(map(str, values))} |" for name, values in held.items())]
     writer.add_text("study", "\n".join(lines))
     writer.close()
 
@@ -171,7 +181,7 @@ def write_figures(study_dir: Path, study: Mapping[str, Any]) -> None:
     from arch_lab.report import figures
 
     drawn = figures.build(Path(study_dir), study)
-    writer = _open(Path(study_dir), "figures")
+    writer = open_events(Path(study_dir), "figures")
     for name, figure in drawn.items():
         figure.set_dpi(110)
         writer.add_figure(f"report/{name}", figure)
@@ -179,11 +189,11 @@ def write_figures(study_dir: Path, study: Mapping[str, Any]) -> None:
     writer.close()
 
 
-def _summary(writer: SummaryWriter, record: Any) -> None:
+def write_summary(writer: SummaryWriter, record: Any) -> None:
     writer.file_writer.add_summary(record)  # type: ignore[attr-defined]  # set in the writer's constructor
 
 
-def _open(folder: Path, kind: str) -> SummaryWriter:
+def open_events(folder: Path, kind: str) -> SummaryWriter:
     """A writer whose file name ends in ``kind``; earlier files of that kind in the folder are ours and are dropped."""
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -82,7 +82,7 @@ class OwnData(Protocol):
 
 @runtime_checkable
 class StudyEngine(Protocol):
-    """An experiment that trains nothing, such as a timing: it reads, plans, runs and reports its own kind of study."""
+    """An experiment whose study is not one training an arm: timings, many tasks. It reads, plans, runs and reports its own kind."""
 
     def plan(self, study: str, *, overrides: list[str], data_root: str | None, threads: int | None) -> dict[str, Any]:
         """What would be measured, as plain JSON values. Raises: UserError."""

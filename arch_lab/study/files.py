@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from arch_lab.report.markup import flatten
 from blocks.errors import UserError
 
 
@@ -21,6 +22,12 @@ class OutputError(UserError):
 def digest(content: Any) -> str:
     """Short hash of plain JSON content, key order immaterial."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(a: Any, b: Any) -> list[str]:
+    """Dotted keys at which two plain contents differ."""
+    one, two = ({key: digest(value) for key, value in flatten(side)} for side in (a, b))
+    return sorted(key for key in {*one, *two} if one.get(key) != two.get(key))
 
 
 def write_text(path: Path, text: str) -> None:

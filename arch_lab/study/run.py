@@ -76,21 +76,13 @@ def finished(spec: RunSpec, folder: Path, data: Any) -> dict[str, Any] | None:
     kept = files.read_json(folder / "config.json")
     identity = spec.identity(data)
     if kept is not None and files.digest(kept) != files.digest(identity):
-        changed = sorted(_differences(kept, identity))
+        changed = files.differences(kept, identity)
         raise files.OutputError(
             f"{folder} holds a run of another configuration ({', '.join(changed[:3])} changed); results are never mixed: "
             "choose another --output, or delete the folder"
         )
     result = files.read_json(folder / "result.json") if kept is not None else None
     return result if result and result.get("status") in ("finished", "diverged") else None
-
-
-def _differences(a: Any, b: Any, path: str = "") -> Iterator[str]:
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in sorted({*a, *b}):
-            yield from _differences(a.get(key), b.get(key), f"{path}.{key}" if path else key)
-    elif files.digest(a) != files.digest(b):
-        yield path
 
 
 def train(spec: RunSpec, folder: Path, data: Any, experiment: Experiment, *, progress: Callable[[int], None]) -> dict[str, Any]:

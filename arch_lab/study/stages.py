@@ -30,7 +30,7 @@ def train_all(
     _run_jobs(jobs, results, config, folder, data, experiment, observer)
     for _ in range(config.widen):
         chosen = statistics.select(list(results.values()), arms, primary)
-        more = _wider(rates, [r for r in chosen.values() if r is not None])
+        more = wider(rates, [r for r in chosen.values() if r is not None])
         if not more:
             break
         observer("widen", {"learning_rates": more})
@@ -52,7 +52,7 @@ def train_all(
     return list(results.values()), rates
 
 
-def _wider(rates: list[float], chosen: list[float]) -> list[float]:
+def wider(rates: list[float], chosen: list[float]) -> list[float]:
     """One more rate, a factor of the grid's own step, at each edge an optimum sits on."""
     step = rates[1] / rates[0] if len(rates) > 1 else 2.0
     more = []

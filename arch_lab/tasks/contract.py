@@ -24,7 +24,8 @@ class TaskStudyConfig(BlockConfig):
     """What every such study says; an experiment adds its own keys in a subclass.
 
     ``learning_rates``, ``seeds`` and ``tuning_seeds`` as in StudyConfig: every method that has a rate gets the same grid, each
-    tuning seed at each rate, the other seeds at the chosen rate only. ``root``: where relative data paths begin (``--data-root``).
+    tuning seed at each rate, the other seeds at the chosen rate only; ``widen``: how often the grid of a task may grow, for all
+    methods, when an optimum sits on its edge. ``root``: where relative data paths begin (``--data-root``).
     """
 
     name: str
@@ -35,6 +36,7 @@ class TaskStudyConfig(BlockConfig):
     learning_rates: list[float]
     seeds: list[int]
     tuning_seeds: list[int] | None = None
+    widen: int = 0
 
     def __post_init__(self) -> None:
         where = f"study {self.name!r}"
@@ -46,6 +48,8 @@ class TaskStudyConfig(BlockConfig):
             raise ConfigError(f"{where}: learning_rates must be positive, got {min(self.learning_rates):g}")
         if self.tuning_seeds is not None and not (self.tuning_seeds and set(self.tuning_seeds) <= set(self.seeds)):
             raise ConfigError(f"{where}: tuning_seeds must be some of seeds")
+        if self.widen < 0:
+            raise ConfigError(f"{where}: widen must be at least 0, got {self.widen}")
 
     @property
     def grid_seeds(self) -> list[int]:
@@ -130,9 +134,8 @@ class Prepared(Protocol):
     @property
     def methods(self) -> tuple[Method, ...]: ...
 
-    @property
-    def fingerprint(self) -> str:
-        """Of everything beside configuration and code that determines a score: files, pretrained weights."""
+    def fingerprint(self, task: str) -> str:
+        """Of everything beside configuration and code that determines a score on this task: its files, pretrained weights."""
 
     def fit(self, cell: Cell, folder: Path, tell: Tell) -> Fitted:
         """Fit and score one cell, a function of the cell alone. ``folder`` exists and is the cell's: files of its own may go there.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from arch_lab.report.figures import INK, _axes, style
+from arch_lab.report.figures import INK, style, subplots
 from arch_lab.report.units import memory as bytes_words
 from arch_lab.report.units import short
 from arch_lab.throughput.crossover import CROSSES
@@ -31,7 +31,7 @@ def speed(study: Study) -> Figure | None:
     modes = [m for m in MODES if _rows(study, "model", m)]
     if not modes:
         return None
-    drawn, axes = _axes(1, len(modes), (3.3 * len(modes) + 0.6, 3.9))
+    drawn, axes = subplots(1, len(modes), (3.3 * len(modes) + 0.6, 3.9))
     for panel, mode in zip(axes[0], modes, strict=True):
         for i, arm in enumerate(study["arms"]):
             rows = [r for r in _rows(study, "model", mode) if r["arm"] == arm["name"]]
@@ -56,7 +56,7 @@ def ratio_panels(study: Study) -> Figure | None:
     levels = [lv for lv in LEVELS if any(r["level"] == lv for r in pairs)]
     if not pairs:
         return None
-    drawn, axes = _axes(len(levels), len(modes), (3.1 * len(modes) + 0.6, 2.6 * len(levels) + 0.6), sharex=True)
+    drawn, axes = subplots(len(levels), len(modes), (3.1 * len(modes) + 0.6, 2.6 * len(levels) + 0.6), sharex=True)
     names = [arm["name"] for arm in study["arms"]]
     compiled = pairs[0]["compiled"]
     for i, level in enumerate(levels):
@@ -92,7 +92,7 @@ def memory(study: Study) -> Figure | None:
     shown = [s for s in shown if any(r[s[1]] for r in _rows(study, "model", s[0]))]
     if not shown:
         return None
-    drawn, axes = _axes(1, len(shown), (3.3 * len(shown) + 0.6, 3.6))
+    drawn, axes = subplots(1, len(shown), (3.3 * len(shown) + 0.6, 3.6))
     for panel, (mode, key, title) in zip(axes[0], shown, strict=True):
         for i, arm in enumerate(study["arms"]):
             good = [r for r in _rows(study, "model", mode) if r["arm"] == arm["name"] and r[key]]

@@ -128,10 +128,10 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def write_events(folder: Path, study: Mapping[str, Any]) -> None:
     """Scalars over T, one folder an arm, so that TensorBoard overlays the arms. Calling it again replaces them."""
-    from arch_lab.report.tensorboard import _open
+    from arch_lab.report.tensorboard import open_events
 
     for arm in study["arms"]:
-        writer = _open(folder / "tensorboard" / arm["name"], "throughput")
+        writer = open_events(folder / "tensorboard" / arm["name"], "throughput")
         for row in study["rows"]:
             if row["arm"] == arm["name"] and row["status"] == MEASURED:
                 place = f"{row['level']}_{row['mode']}{'_compiled' if row['compiled'] else ''}"

@@ -20,7 +20,6 @@ import yaml
 from arch_lab.accounting import ledger
 from arch_lab.budget import check, deviations, refuse
 from arch_lab.causality import certify_model
-from arch_lab.report.markup import flatten
 from arch_lab.study import files
 from arch_lab.study.engine import Observer, command_of, verify
 from arch_lab.study.environment import PACKAGE_ROOT, code_fingerprint, cpu_name
@@ -202,8 +201,7 @@ def _same_or_refused(folder: Path, now: dict[str, Any]) -> None:
     """Raises: OutputError when the folder holds cells that something else timed."""
     before = files.read_json(folder / IDENTITY)
     if before is not None and (folder / CELLS).is_file():
-        a, b = dict(flatten(before)), dict(flatten(json.loads(json.dumps(now))))
-        changed = sorted(key for key in {*a, *b} if a.get(key) != b.get(key))
+        changed = files.differences(before, now)
         if changed:
             raise files.OutputError(
                 f"{folder} holds times of another configuration ({', '.join(changed[:3])} changed); results are never mixed: "

@@ -6,10 +6,11 @@ Rows run over sequence lengths, columns over arms. A cell that could not be meas
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from arch_lab.report import units
+from arch_lab.report.cells import Table, readme
 from arch_lab.throughput.crossover import words
 from arch_lab.throughput.results import LEVELS, MODES
 from arch_lab.throughput.timing import MEASURED
@@ -17,22 +18,6 @@ from arch_lab.throughput.timing import MEASURED
 Study = Mapping[str, Any]
 TITLES = {"mixer": "sequence mixer alone (mean layer)", "layer": "one layer (mean layer)", "model": "whole model"}
 UNITS = {"forward": "forward", "step": "training step", "prefill": "prefill of one prompt", "decode": "decoding after T tokens"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """``words``: columns of text, the rest are numbers. ``drawing``: the figure that shows the same, see ``charts.build``."""
-
-    title: str
-    headers: list[str]
-    rows: list[list[str]]
-    note: str = ""
-    words: tuple[int, ...] = (0,)
-    drawing: str = ""
-
-    @property
-    def heading(self) -> str:
-        return self.title[:1].upper() + self.title[1:]
 
 
 def series_of(study: Study) -> list[tuple[str, str, bool]]:
@@ -177,14 +162,4 @@ def _share(value: float | None) -> str:
 
 def markdown(study: Study) -> str:
     """Every table, for a README, under the command that made them."""
-    e = study["environment"]
-    machine = f"{e['threads']} of {e['cores']} cores, {e['cpu'] if e['device'] == 'cpu' else e['device']}"
-    made = f"`{study['command']}`, {study['clock']} time, {machine}, torch {e['torch']}, commit {e['commit']}, {e['date']}."
-    parts = [study["verdict"]["text"], made]
-    for table in all_tables(study):
-        align = ["---" if i in table.words else "---:" for i in range(len(table.headers))]
-        lines = [table.headers, align, *table.rows]
-        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        parts.append(f"**{table.heading}**" + (f" ({table.note})" if table.note else "") + f":\n\n{body}")
-    parts += [f"Warning of the study: {line}." for line in study["warnings"]]
-    return "\n\n".join(parts) + "\n"
+    return readme(study, all_tables(study), f"{study['clock']} time")

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from arch_lab.console import duration, table
 from arch_lab.report import units
+from arch_lab.report.cells import show
 from arch_lab.study import terminal
 from arch_lab.throughput import tables
 from arch_lab.throughput.timing import MEASURED
@@ -53,12 +53,6 @@ class Terminal(terminal.Terminal):
         render_results(facts["study"], self.out)
         self.out.print(f"report:       {facts['report']}", soft_wrap=True)
         self.out.print(f"tensorboard:  tensorboard --logdir {facts['folder']}/tensorboard", soft_wrap=True)
-
-
-def show(found: tables.Table, console: Console) -> None:
-    console.print(f"\n[bold]{escape(found.title)}[/bold]" + (f" [dim]({escape(found.note)})[/dim]" if found.note else ""), highlight=False)
-    numeric = [head for i, head in enumerate(found.headers) if i not in found.words]
-    console.print(table(found.headers, found.rows, numeric=numeric))
 
 
 def render_plan(plan: Mapping[str, Any], console: Console) -> None:

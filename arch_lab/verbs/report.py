@@ -18,7 +18,7 @@ def main(verb: str, argv: list[str]) -> int:
         "--curves", metavar="SVG", type=Path, help="write training and tuning curves at every learning rate to this file instead"
     )
     p.add_argument("--arm", metavar="NAME", dest="arms", action="append", default=[], help="with --curves: this arm only (repeatable)")
-    p.add_argument("--markdown", action="store_true", help="print the tables for a README instead (studies of speed)")
+    p.add_argument("--markdown", action="store_true", help="print the tables for a README instead (studies of speed and of tasks)")
     given = p.parse_args(argv)
     folder: Path = given.folder
     if given.arms and given.curves is None:
@@ -41,7 +41,7 @@ def main(verb: str, argv: list[str]) -> int:
     study = read_json(folder / "study.json")
     engine = engine_named(study.get("experiment")) if isinstance(study, dict) else None
     if given.markdown and engine is None:
-        raise UsageError(f"report: {folder}: --markdown is for studies of speed, such as throughput; this one has report.html")
+        raise UsageError(f"report: {folder}: --markdown is for studies of speed and of tasks, such as throughput; this one has report.html")
     if engine is not None and given.markdown:
         print(engine.markdown(folder), end="")
     else:

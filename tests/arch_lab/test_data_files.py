@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import tarfile
 
 import pytest
 
@@ -44,6 +46,46 @@ def test_parquet_holds_one_document_a_row(tmp_path):
 def test_a_text_file_is_one_document(tmp_path, suffix):
     names = [write(tmp_path / f"{i}{suffix}", text) for i, text in enumerate(DOCUMENTS)]
     assert read_files(config(tmp_path, names))["train"] == DOCUMENTS
+
+
+def archive(path, members):
+    with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as tar:
+        for name, content in members:
+            raw = content if isinstance(content, bytes) else content.encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(raw)
+            tar.addfile(info, io.BytesIO(raw))
+    return path.name
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tgz"])
+def test_a_file_in_an_archive_is_one_document_wherever_it_stands_in_it(tmp_path, name):
+    members = [("novels/b.txt", DOCUMENTS[1]), ("novels/a.txt", "\ufeff" + DOCUMENTS[0].replace("\n", "\r\n")), ("novels/blank.txt", " \n")]
+    found = read_files(config(tmp_path, archive(tmp_path / name, members), document_start="^ = "))["train"]
+    assert found == DOCUMENTS[:2]
+    assert read_files(config(tmp_path, archive(tmp_path / name, members[::-1])))["train"] == found
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda raw: raw[: len(raw) // 2], "not a sound tar archive"),
+        (lambda raw: b"text and no archive", "not a sound tar archive"),
+    ],
+)
+def test_a_damaged_archive_ends_in_one_line(tmp_path, damage, message):
+    archive(tmp_path / "a.tar.gz", [("a.txt", "".join(map(chr, range(32, 3000))))])
+    (tmp_path / "a.tar.gz").write_bytes(damage((tmp_path / "a.tar.gz").read_bytes()))
+    with pytest.raises(DataError, match=message) as caught:
+        read_files(config(tmp_path, "a.tar.gz"))
+    assert "a.tar.gz" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_archive_names_the_file_in_it_that_is_no_text_and_refuses_to_be_empty(tmp_path):
+    with pytest.raises(DataError, match=r"a\.tar:deep/b\.txt: not UTF-8 at byte 1"):
+        read_files(config(tmp_path, archive(tmp_path / "a.tar", [("deep/b.txt", b"a\xff")])))
+    with pytest.raises(DataError, match="no file with text"):
+        read_files(config(tmp_path, archive(tmp_path / "a.tar", [])))
 
 
 def test_byte_order_mark_and_carriage_returns_do_not_count(tmp_path):

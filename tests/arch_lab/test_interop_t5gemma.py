@@ -7,7 +7,6 @@ Both are saved by ``transformers``: balanced, and unbalanced with an encoder wid
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from arch_lab.interop.convert import convert
 from arch_lab.interop.folder import load_encoder_decoder, load_model, read_manifest
 from arch_lab.interop.t5gemma_config import HEAD, TABLE
 from blocks.errors import ConfigError
+from tests.conversions import assert_a_second_round_writes_the_same_files, assert_equal_bit_for_bit, copied, edit, refusal, there_and_back
 
 V, W, R = 97, 6, 4
 STACK: dict[str, Any] = {
@@ -70,13 +70,9 @@ def their_model(case: str) -> nn.Module:
 
 @pytest.fixture(scope="module", params=CASES)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
-    """A model of transformers and a folder with ``theirs`` (saved), ``ours`` (converted) and ``back`` (converted back)."""
-    folder = tmp_path_factory.mktemp(request.param)
+    """A model of transformers and its folder, as ``there_and_back`` leaves it."""
     model = their_model(request.param)
-    model.save_pretrained(folder / "theirs")  # type: ignore[operator]
-    convert(folder / "theirs", folder / "ours")
-    convert(folder / "ours", folder / "back", to="huggingface")
-    return model, folder
+    return model, there_and_back(model, tmp_path_factory.mktemp(request.param))
 
 
 def tokens(t: int, seed: int) -> Tensor:
@@ -101,10 +97,7 @@ def test_a_converted_model_computes_the_logits_of_transformers(pair: tuple[nn.Mo
 
 
 def test_there_and_back_every_tensor_is_bit_for_bit_the_same(pair: tuple[nn.Module, Path]) -> None:
-    _, folder = pair
-    first, last = load_file(folder / "theirs/model.safetensors"), load_file(folder / "back/model.safetensors")
-    assert first.keys() == last.keys()
-    assert all(torch.equal(first[name], last[name]) and first[name].dtype == last[name].dtype for name in first)
+    assert_equal_bit_for_bit(pair[1] / "theirs", pair[1] / "back")
 
 
 @torch.no_grad()
@@ -122,12 +115,7 @@ def test_transformers_loads_what_is_written_back_and_finds_its_own_configuration
 
 
 def test_a_second_round_writes_the_same_files(pair: tuple[nn.Module, Path], tmp_path: Path) -> None:
-    _, folder = pair
-    convert(folder / "back", tmp_path / "ours")
-    convert(tmp_path / "ours", tmp_path / "back", to="huggingface")
-    for name in ("config.json", "model.safetensors"):
-        assert (tmp_path / "back" / name).read_bytes() == (folder / "back" / name).read_bytes()
-    assert (tmp_path / "ours/arch-lab.json").read_bytes() == (folder / "ours/arch-lab.json").read_bytes()
+    assert_a_second_round_writes_the_same_files(pair[1], tmp_path)
 
 
 # --- files and fields -----------------------------------------------------------------------------------------------
@@ -142,29 +130,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def source(saved: Path, tmp_path: Path) -> Path:
-    """A copy that a test may spoil."""
-    return Path(shutil.copytree(saved, tmp_path / "source"))
-
-
-def edit(folder: Path, changes: dict[str, Any], file: str = "config.json") -> None:
-    """Sets fields by their dotted names."""
-    content = json.loads((folder / file).read_text())
-    for name, value in changes.items():
-        *path, last = name.split(".")
-        inner = content
-        for part in path:
-            inner = inner[part]
-        inner[last] = value
-    (folder / file).write_text(json.dumps(content))
-
-
-def refusal(source: Path, target: Path, **options: Any) -> str:
-    """The one line a conversion that must fail ends with; nothing may be left behind."""
-    before = sorted(target.parent.iterdir())
-    with pytest.raises(InteropError) as error:
-        convert(source, target, **options)
-    assert sorted(target.parent.iterdir()) == before and "\n" not in str(error.value)
-    return str(error.value)
+    return copied(saved, tmp_path)
 
 
 UNSUPPORTED: list[tuple[str, Any]] = [
