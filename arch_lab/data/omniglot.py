@@ -3,7 +3,8 @@
 Legend: N drawings, S x S pixels of a reduced one.
 Source: brendenlake/omniglot, python/ (Lake, Salakhutdinov and Tenenbaum 2015): <set>/<alphabet>/character<nn>/<id>_<drawer>.png, 105 x 105,
 ink black, 20 drawings a character; run<nn>/class_labels.txt names the training file that each test file shares its character with.
-Greek and Latin stand in both small sets, drawing for drawing.
+Greek and Latin stand in both small sets, drawing for drawing. A drawing is cut out around its ink, brought to S x S and blurred by a
+pixel: where on the paper somebody wrote, and how large, says nothing about what (cosines of raw pixels name half as many characters).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from arch_lab.data.regression import Array
 
 FOLDER = "omniglot"
 SIDE = 105
+FRAME = 1.2  # side of the square that is cut out, in longer sides of the ink
 TRIALS = 20  # classes and test items of a one-shot run
 
 
@@ -135,19 +137,27 @@ class _Archive:
 
 def _decoder() -> Callable[[Path, str, bytes, int], Array]:
     try:
-        from PIL import Image
+        from PIL import Image, ImageFilter, ImageOps
     except ImportError:
         raise DataError("reading PNG needs Pillow; install it (pip install pillow)") from None
 
     def decode(path: Path, name: str, content: bytes, side: int) -> Array:
         try:
             with Image.open(io.BytesIO(content)) as image:
-                if image.size != (SIDE, SIDE):
-                    raise DataError(f"{path}: member {name!r} has {image.size[0]} x {image.size[1]} pixels, expected {SIDE} x {SIDE}")
-                small = image.convert("L").resize((side, side), Image.Resampling.BOX)  # the mean of the pixels that fall together
-                pixels: np.ndarray[Any, Any] = np.asarray(small)
+                ink = ImageOps.invert(image.convert("L"))
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for files it cannot read
             raise DataError(f"{path}: member {name!r} is no image that can be decoded ({' '.join(str(error).split())})") from None
-        return 1 - pixels.astype(np.float64) / 255
+        if ink.size != (SIDE, SIDE):
+            raise DataError(f"{path}: member {name!r} has {ink.size[0]} x {ink.size[1]} pixels, expected {SIDE} x {SIDE}")
+        box = ink.getbbox()
+        if box is None:
+            raise DataError(f"{path}: member {name!r} holds no ink")
+        left, top, right, bottom = box
+        half = FRAME * max(right - left, bottom - top) / 2
+        x, y = (left + right) / 2, (top + bottom) / 2
+        square = ink.crop((round(x - half), round(y - half), round(x + half), round(y + half)))  # beyond the paper there is no ink
+        small = square.resize((side, side), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(1))
+        pixels: np.ndarray[Any, Any] = np.asarray(small)
+        return pixels.astype(np.float64) / 255
 
     return decode

@@ -73,7 +73,9 @@ class UciArchive:
         columns = self._indices(known.folder, "index_features.txt", data.shape[1])
         target = self._indices(known.folder, "index_target.txt", data.shape[1])
         if len(target) != 1 or target[0] in columns:
-            raise DataError(f"{self.path}: {known.folder}/data/index_target.txt: expected one column that is no feature, got {target.tolist()}")
+            raise DataError(
+                f"{self.path}: {known.folder}/data/index_target.txt: expected one column that is no feature, got {target.tolist()}"
+            )
         labels = data[:, target[0]]
         within(labels, known.low, known.high, where)
         found = RegressionSet(

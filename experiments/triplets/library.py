@@ -19,4 +19,6 @@ def library(name: str) -> Any:
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "sklearn":
             raise
-        raise MissingLibrary("experiment triplets needs scikit-learn for its peers and readouts; install it (pip install scikit-learn)") from None
+        raise MissingLibrary(
+            "experiment triplets needs scikit-learn for its peers and readouts; install it (pip install scikit-learn)"
+        ) from None

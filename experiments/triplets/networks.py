@@ -50,13 +50,6 @@ class TripletNetwork(Embedder):
         return loss
 
 
-class Untrained(Embedder):
-    """The layer as drawn: what training must beat."""
-
-    def loss(self, *batch: Tensor) -> Tensor:
-        raise NotImplementedError("an untrained network has no objective")
-
-
 class Autoencoder(Embedder):
     """Rows (B, F), told back through one linear map; mean squared error. The labels are not looked at."""
 

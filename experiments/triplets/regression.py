@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from arch_lab.data.regression import Array, RegressionSet
 from arch_lab.metrics import spearman
@@ -23,7 +22,8 @@ from arch_lab.report.measures import Measure
 from arch_lab.tasks.contract import Cell, Fitted, Method, Task
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError
-from blocks.triplet.mining import RegressionTripletMiner, Triplets
+from blocks.triplet.mining import RegressionTripletMiner
+from experiments.triplets.effort import Effort
 from experiments.triplets.library import library
 
 MEASURES = (
@@ -91,7 +91,7 @@ def fold(data: RegressionSet, protocol: RegressionProtocol, seed: int) -> Fold:
 
 
 def check_radii(data: RegressionSet, protocol: RegressionProtocol, seed: int) -> None:
-    """Raises: ConfigError when no training row of the split has both a pair and a negative: what the miner would say, before any training."""
+    """Raises: ConfigError when no training row of the split has both a pair and a negative, before anything is trained."""
     rows = np.sort(fold(data, protocol, seed).train[1].astype(np.float64))
     near = np.searchsorted(rows, rows + protocol.pos_radius, "right") - np.searchsorted(rows, rows - protocol.pos_radius, "left")
     far = np.searchsorted(rows, rows - protocol.neg_radius, "right") + len(rows) - np.searchsorted(rows, rows + protocol.neg_radius, "left")
@@ -104,8 +104,8 @@ def check_radii(data: RegressionSet, protocol: RegressionProtocol, seed: int) ->
             )
     if ((near < 2) | (far < 1)).all():
         raise ConfigError(
-            f"{data.name}: no training label of split {seed} has both a neighbour within regression.pos_radius {protocol.pos_radius:g} and one "
-            f"regression.neg_radius {protocol.neg_radius:g} away; the labels lie in {rows[0]:g} … {rows[-1]:g}"
+            f"{data.name}: no training label of split {seed} has both a neighbour within regression.pos_radius {protocol.pos_radius:g} "
+            f"and one regression.neg_radius {protocol.neg_radius:g} away; the labels lie in {rows[0]:g} … {rows[-1]:g}"
         )
 
 
@@ -128,7 +128,7 @@ def task(data: RegressionSet, protocol: RegressionProtocol) -> Task:
     return Task(name=data.name, measures=MEASURES, counted=("r2_gbm",), facts={**data.facts, **shape, **rows, "scores are of": "test rows"})
 
 
-def fit(data: RegressionSet, protocol: RegressionProtocol, effort: Any, cell: Cell) -> Fitted:
+def fit(data: RegressionSet, protocol: RegressionProtocol, effort: Effort, cell: Cell) -> Fitted:
     """One cell; every random draw follows from its seed."""
     part = fold(data, protocol, cell.seed)
     x, y = (torch.from_numpy(a) for a in part.train)
@@ -137,33 +137,30 @@ def fit(data: RegressionSet, protocol: RegressionProtocol, effort: Any, cell: Ce
     width = protocol.width(x.shape[1])
     if cell.method == "pca":
         components = library("sklearn.decomposition").PCA(n_components=width, random_state=cell.seed).fit(part.train[0])
-        return Fitted(scores=readouts(part, components.transform, cell.seed), facts={"variance kept": float(components.explained_variance_ratio_.sum())})
+        return Fitted(
+            scores=readouts(part, components.transform, cell.seed),
+            facts={"variance kept": float(components.explained_variance_ratio_.sum())},
+        )
     from experiments.triplets import networks
-    from experiments.triplets.training import Labelled, Mined, train
+    from experiments.triplets.training import LabelledSteps, Source, TripletSteps, train
 
+    steps = (x, y, protocol.miner(), effort, cell.seed)
     rate = cell.learning_rate or 0.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell.seed)
-        if cell.method == "untrained":
-            network: networks.Embedder = networks.Untrained(x.shape[1], width, rate)
-            return Fitted(scores=readouts(part, partial(embedded, network), cell.seed))
-        mined = Mined(x, partial(_mine, protocol.miner(), y), effort, cell.seed)
-        source: Mined | Labelled = mined
-        if cell.method == "triplets":
-            network = networks.TripletNetwork(x.shape[1], width, rate, margin=protocol.margin)
+        if cell.method in ("triplets", "untrained"):
+            network: networks.Embedder = networks.TripletNetwork(x.shape[1], width, rate, margin=protocol.margin)
+            if cell.method == "untrained":
+                return Fitted(scores=readouts(part, partial(embedded, network), cell.seed))
+            source: Source = TripletSteps(*steps)
         else:
             kind = {"supervised": networks.Regressor, "autoencoder": networks.Autoencoder}[cell.method]
-            network = kind(x.shape[1], width, rate)
-            source = Labelled(x, y, [len(mined.steps(i)) for i in range(effort.rounds)], effort, cell.seed)
+            network, source = kind(x.shape[1], width, rate), LabelledSteps(*steps)
         trained = train(network, source, effort.rounds, lambda network: boosted(part, partial(embedded, network), part.valid, cell.seed)[0])
     if not trained.usable:
         return Fitted(scores=None, facts=trained.facts, curve=trained.curve)
     scores = readouts(part, partial(embedded, network), cell.seed)
     return Fitted(scores=scores, tuned=trained.best, facts=trained.facts, curve=trained.curve)
-
-
-def _mine(miner: RegressionTripletMiner, labels: Tensor, rows: Tensor, seed: int) -> Triplets:
-    return miner.mine(labels[rows], seed)
 
 
 def embedded(network: Any, rows: Array) -> Array:

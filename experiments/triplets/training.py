@@ -1,90 +1,101 @@
 """Rounds of training: fresh batches each, a look at the validation rows after each, and the best round's weights at the end.
 
 Legend: N rows, T triplets of a round, B of a step.
-Published (KinWaiCheuk/IJCNN2020_music_emotion, MCE2018): re-mine, train some epochs, fit the readout, again; the round is then chosen on the
-*test* fold. Here it is chosen on rows held out of the training split, and the test rows are not within reach of this file.
+Published (KinWaiCheuk/IJCNN2020_music_emotion, MCE2018): mine, train some epochs, fit the readout, and again; the round is then chosen on
+the *test* fold. Here it is chosen on rows held out of the training split, and the test rows are not within reach of this file.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf, isfinite
-from typing import Any
+from typing import Any, Protocol
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from arch_lab.study.run import _quiet
-from blocks.contract import BlockConfig
-from blocks.errors import ConfigError
 from blocks.triplet.mining import Triplets
+from experiments.triplets.effort import Effort
 from experiments.triplets.networks import Embedder
 
 Rows = tuple[Tensor, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Effort(BlockConfig):
-    """What every trained network gets: ``rounds`` x ``epochs`` passes over at most ``triplets`` triplets, ``batch`` a step.
+class Miner(Protocol):
+    """What blocks.triplet.mining has of these: frozen, so that two with the same options are one."""
 
-    ``rows``: from how many of the training rows a round's triplets are mined (drawn anew each round; all where there are fewer).
-    A peer that has no triplets takes as many steps, with 3·batch rows in each: a step of triplets shows it as many.
-    """
-
-    rounds: int = 12
-    epochs: int = 2
-    triplets: int = 12_800
-    batch: int = 128
-    rows: int = 512
-
-    def __post_init__(self) -> None:
-        for name in ("rounds", "epochs", "triplets", "batch", "rows"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"effort: {name} must be at least 1, got {getattr(self, name)}")
+    def mine(self, labels: Tensor, seed: int) -> Triplets: ...
+    def __hash__(self) -> int: ...
 
 
-class Mined:
-    """Triplets of every round. ``mine(rows, seed)``: from those rows of ``items``, in rising order."""
+def mined(labels: Tensor, miner: Miner, effort: Effort, seed: int) -> tuple[Triplets, Tensor]:
+    """What the miner made of a round's rows, and (3, T) row indices of at most ``effort.triplets`` of it: a function of labels and seed."""
+    draw = torch.Generator().manual_seed(seed)
+    # in rising order: the miner's runs follow each other by index
+    rows = torch.randperm(len(labels), generator=draw)[: effort.rows].sort().values
+    found = miner.mine(labels[rows], seed)
+    triplets = torch.stack([rows[found.anchor], rows[found.positive], rows[found.negative]])
+    return found, triplets[:, torch.randperm(len(found), generator=draw)[: effort.triplets]]
 
-    def __init__(self, items: Tensor, mine: Callable[[Tensor, int], Triplets], effort: Effort, seed: int) -> None:
-        self.items, self.mine, self.effort, self.seed = items, mine, effort, seed
+
+@lru_cache(maxsize=32)
+def _step_counts(labels: bytes, kind: str, miner: Miner, effort: Effort, seed: int) -> tuple[int, ...]:
+    """Of every round. Kept, because each peer and rate asks the same; bytes, because tensors have no hash by value."""
+    values = torch.from_numpy(np.frombuffer(labels, kind).copy())
+    counts = (mined(values, miner, effort, _round_seed(seed, number))[1].shape[1] for number in range(effort.rounds))
+    return tuple(effort.epochs * -(-count // effort.batch) for count in counts)
+
+
+def _round_seed(seed: int, number: int) -> int:
+    return 10_000 * seed + number
+
+
+class TripletSteps:
+    """Batches of anchors, positives and negatives, mined anew in every round."""
+
+    def __init__(self, items: Tensor, labels: Tensor, miner: Miner, effort: Effort, seed: int) -> None:
+        self.items, self.labels, self.miner, self.effort, self.seed = items, labels, miner, effort, seed
         self.facts: dict[str, Any] = {}
 
     def steps(self, number: int) -> list[Rows]:
         """The batches of one round: a function of (seed, number)."""
-        seed = 10_000 * self.seed + number
-        draw = torch.Generator().manual_seed(seed)
-        # in rising order: the miner's runs follow each other by index
-        rows = torch.randperm(len(self.items), generator=draw)[: self.effort.rows].sort().values
-        found = self.mine(rows, seed)
+        seed = _round_seed(self.seed, number)
+        found, triplets = mined(self.labels, self.miner, self.effort, seed)
         counts = {"triplets mined": len(found), "centres": found.centres, "without a pair": found.no_pair}
         self.facts = self.facts or {**counts, "without a negative": found.no_negative}  # of the first round
-        triplets = torch.stack([rows[found.anchor], rows[found.positive], rows[found.negative]])
-        triplets = triplets[:, torch.randperm(len(found), generator=draw)[: self.effort.triplets]]
-        batches = []
+        draw = torch.Generator().manual_seed(seed)
+        batches: list[Rows] = []
         for _ in range(self.effort.epochs):
             mixed = triplets[:, torch.randperm(triplets.shape[1], generator=draw)]
             batches += [tuple(self.items[i] for i in part) for part in mixed.split(self.effort.batch, dim=1)]
         return batches
 
 
-class Labelled:
-    """Rows and labels in passes without end, cut into as many steps as rounds of triplets have."""
+class LabelledSteps:
+    """Rows and labels in passes without end, cut into as many steps as the rounds of triplets have."""
 
-    def __init__(self, items: Tensor, labels: Tensor, steps: Sequence[int], effort: Effort, seed: int) -> None:
-        self.items, self.labels, self.counts, self.size, self.seed = items, labels, steps, 3 * effort.batch, seed
+    def __init__(self, items: Tensor, labels: Tensor, miner: Miner, effort: Effort, seed: int) -> None:
+        self.items, self.labels, self.size, self.seed = items, labels, 3 * effort.batch, seed
+        array = labels.numpy()
+        self.counts = _step_counts(array.tobytes(), array.dtype.str, miner, effort, seed)
         self.facts: dict[str, Any] = {}
 
     def steps(self, number: int) -> list[Rows]:
-        draw = torch.Generator().manual_seed(10_000 * self.seed + number)
+        draw = torch.Generator().manual_seed(_round_seed(self.seed, number))
         needed = self.counts[number] * self.size
         passes = [torch.randperm(len(self.items), generator=draw) for _ in range(-(-needed // len(self.items)))]
         order = torch.cat(passes)[:needed]
         return [(self.items[part], self.labels[part]) for part in order.split(self.size)]
+
+
+Source = TripletSteps | LabelledSteps
 
 
 class RoundLoader:
@@ -101,7 +112,7 @@ class RoundLoader:
 
 
 class Rounds(pl.LightningDataModule):
-    def __init__(self, source: Mined | Labelled) -> None:
+    def __init__(self, source: Source) -> None:
         super().__init__()
         self.source = source
 
@@ -154,7 +165,7 @@ class Trained:
 
 
 def train(
-    network: Embedder, source: Mined | Labelled, rounds: int, judge: Callable[[Embedder], float], told: Callable[[float], float] = float
+    network: Embedder, source: Source, rounds: int, judge: Callable[[Embedder], float], told: Callable[[float], float] = float
 ) -> Trained:
     """Train ``rounds`` rounds, leave the best one's weights in ``network``. ``told``: the judge's number as the curve shows it."""
     choice = Choice(judge, told)
