@@ -34,7 +34,10 @@ def read_utterances(root: Path, split: str) -> Utterances:
     """``split`` train or test. Raises: DataError, one line: the file, the line and what is wrong with it."""
     path = find_in(root, FOLDER, f"ae.{split}.gz")
     frames: list[Array] = []
-    start, lines = 0, _decode(path, _bytes(path)).rstrip("\n").split("\n")
+    text = _decode(path, _bytes(path)).rstrip()
+    if not text:
+        raise DataError(f"{path}: the file is empty")
+    start, lines = 0, text.split("\n")
     for number, line in enumerate([*lines, ""], start=1):
         if line.strip():
             continue
