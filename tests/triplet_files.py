@@ -51,7 +51,7 @@ def write_music(root: Path, songs: int = 10, rows: list[str] | None = None) -> P
     draw = np.random.default_rng(0)
     lines = ["Class,_A,_B,_C"]
     for mood, place in MOODS.items():
-        for point in draw.normal(size=(songs, 3)) + (*place, 0):
+        for point in draw.normal(size=(songs, 3)) + np.array([*place, 0]):
             lines.append(",".join(f'"{cell}"' for cell in (mood, *(f"{v:.3f}" for v in point))))
     path = root / "turkish_music_emotion" / "Acoustic_Features.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def drawing(strokes: int, wobble: int, size: int = 105) -> bytes:
     image = Image.new("1", (size, size), 1)
     pen, hand = np.random.default_rng(strokes), np.random.default_rng([strokes, wobble])
     shift = hand.integers(-8, 8, size=2)
-    points = pen.integers(20, size - 20, size=(4, 2)) + hand.integers(-3, 4, size=(4, 2)) + shift
+    points = pen.integers(24, size - 24, size=(4, 2)) + hand.integers(-4, 5, size=(4, 2)) + shift
     ImageDraw.Draw(image).line([tuple(p) for p in points.tolist()], fill=0, width=3)
     out = io.BytesIO()
     image.save(out, "PNG")

@@ -81,13 +81,13 @@ def test_missing_damaged_and_empty_archives_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the archive holds no drawings"):
         read_drawings(tmp_path, 1, 10)
     path.write_bytes(b"PK no")
-    with pytest.raises(DataError, match="cannot be opened .* the archive is damaged or not zip"):
+    with pytest.raises(DataError, match=r"cannot be opened .* the archive is damaged or not zip"):
         read_drawings(tmp_path, 1, 10)
     content = bytearray(write_zip(tmp_path, SMALL, character_members(1, {"Alpha": 1}, drawings=1)).read_bytes())
     at = content.index(b"IDAT")
     content[at + 4] ^= 0xFF  # a byte of the drawing: the checksum of the member no longer fits
     path.write_bytes(content)
-    with pytest.raises(DataError, match="cannot be unpacked .* the archive is damaged"):
+    with pytest.raises(DataError, match=r"cannot be unpacked .* the archive is damaged"):
         read_drawings(tmp_path, 1, 10)
 
 
@@ -107,7 +107,7 @@ def test_a_wrong_run_is_one_line(change: dict[str, bytes], message: str, tmp_pat
 
 def test_an_archive_without_runs_is_refused(tmp_path: Path) -> None:
     write_zip(tmp_path, "all_runs.zip", {"readme.txt": b""})
-    with pytest.raises(DataError, match="no member class_labels.txt"):
+    with pytest.raises(DataError, match=r"no member class_labels.txt"):
         read_one_shot(tmp_path, 10)
 
 

@@ -90,7 +90,7 @@ def test_missing_and_damaged_archives_and_unknown_sets_are_named(tmp_path: Path)
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"no archive"):
         path.write_bytes(content)
-        with pytest.raises(DataError, match="cannot be unpacked .* the archive is damaged"):
+        with pytest.raises(DataError, match=r"cannot be unpacked .* the archive is damaged"):
             UciArchive(tmp_path)
 
 
@@ -144,7 +144,7 @@ def test_an_empty_mood_and_a_foreign_header_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="class 'sad' has 0 songs"):
         read_music(tmp_path)
     path.write_text("Mood" + text.removeprefix("Class"))
-    with pytest.raises(DataError, match="line 1: expected a header that starts with 'Class', got .'Mood'."):
+    with pytest.raises(DataError, match=r"line 1: expected a header that starts with 'Class', got .'Mood'."):
         read_music(tmp_path)
 
 
