@@ -4,7 +4,8 @@ Legend: N drawings, S x S pixels of a reduced one.
 Source: brendenlake/omniglot, python/ (Lake, Salakhutdinov and Tenenbaum 2015): <set>/<alphabet>/character<nn>/<id>_<drawer>.png, 105 x 105,
 ink black, 20 drawings a character; run<nn>/class_labels.txt names the training file that each test file shares its character with.
 Greek and Latin stand in both small sets, drawing for drawing. A drawing is cut out around its ink, brought to S x S and blurred by a
-pixel: where on the paper somebody wrote, and how large, says nothing about what (cosines of raw pixels name half as many characters).
+pixel: where on the paper somebody wrote, and how large, says nothing about what (cosines of raw pixels name less than half as many
+one-shot drawings).
 """
 
 from __future__ import annotations

@@ -321,5 +321,5 @@ def test_without_scikit_learn_one_line_says_what_to_install(yacht: RegressionSet
     for name in [n for n in sys.modules if n.partition(".")[0] == "sklearn"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(UserError, match=r"needs scikit-learn .* \(pip install scikit-learn\)"):
+    with pytest.raises(UserError, match=r"needs scikit-learn .* \(pip install 'arch-lab\[tasks\]'\)"):
         regression.fit(yacht, RegressionProtocol(), SMALL, cell("yacht", "pca", None))
