@@ -81,7 +81,7 @@ class Terminal:
 
     def on_baselines(self, facts: dict[str, Any]) -> None:
         self.bar.stop()
-        self.notes.print("[dim]scoring n-gram baselines[/dim]")
+        self.notes.print("[dim]scoring baselines[/dim]")
 
     def on_report(self, facts: dict[str, Any]) -> None:
         tables.render_results(facts["study"], self.out)
