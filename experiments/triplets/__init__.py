@@ -1,0 +1,1 @@
+"""What is an embedding trained on triplets worth, against simpler maps of the same width?"""

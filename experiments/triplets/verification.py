@@ -1,0 +1,165 @@
+"""Verification on triplets (arXiv 1910.01463): is this item of anybody on the list, and of whom?
+
+Legend: N items, F features, E = F embedding width, S classes on the list.
+Published and kept: unit-length inputs, unordered pairs of a class against negatives of all others, margin 0.5 on squared distances, one
+dense layer with ReLU as wide as its input, re-mined every round, the cosine with the mean embedding of each class. Not kept: the choice of
+the round on the test set. Which of a dataset's classes do what is in cohorts.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from math import nan
+from typing import Any
+
+import numpy as np
+import torch
+
+from arch_lab.data.regression import Array
+from arch_lab.metrics import CentroidCosineScorer, MetricError, top1_eer_with_confusion, top_s_eer
+from arch_lab.report.measures import Measure
+from arch_lab.tasks.contract import Cell, Fitted, Method, Task
+from blocks.contract import BlockConfig
+from blocks.errors import ConfigError
+from blocks.triplet.mining import ClassTripletMiner
+from experiments.triplets.cohorts import BACKGROUND, Characters, Cohort, Draw, Speakers, unit
+from experiments.triplets.effort import Effort
+from experiments.triplets.library import library
+
+MEASURES = (
+    Measure(key="top_s_eer", name="Top-S EER"),
+    Measure(key="top1_eer", name="Top-1 EER"),
+    Measure(key="confusions", name="share of wanted items named wrongly", short="confusions"),
+)
+ONE_SHOT = Measure(key="one_shot", name="one-shot accuracy, 20-way", short="one-shot ↑", higher_is_better=True)
+NEIGHBOURS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerificationProtocol(BlockConfig):
+    """``ap_pairs`` pairs a class (6 with the published development set), crossed with ``an_pairs`` negatives."""
+
+    margin: float = 0.5
+    ap_pairs: int = 6
+    an_pairs: int = 50
+    speakers: Speakers = field(default_factory=Speakers)
+    omniglot: Characters = field(default_factory=Characters)
+
+    def __post_init__(self) -> None:
+        if not self.margin > 0:
+            raise ConfigError(f"verification.margin must be positive, got {self.margin:g}")
+        self.miner()
+
+    def miner(self) -> ClassTripletMiner:
+        return ClassTripletMiner(ap_pairs=self.ap_pairs, an_pairs=self.an_pairs)
+
+
+def methods() -> tuple[Method, ...]:
+    layer = "dense + ReLU, F to F"
+    return (
+        Method(name="triplets", facts={"map": layer, "trained on": "triplets, margin on squared distances"}),
+        Method(name="softmax", facts={"map": layer, "trained on": "classes, cross-entropy"}),
+        Method(name="lda", tuned=False, facts={"map": "linear discriminants, shrinkage by Ledoit and Wolf", "trained on": "classes"}),
+        Method(name="cosine", tuned=False, facts={"map": "none"}),
+        Method(name="knn", tuned=False, facts={"map": "none", "scored by": f"the {NEIGHBOURS} nearest enrolled items, not by class means"}),
+        Method(name="untrained", tuned=False, baseline=True, facts={"map": layer, "trained on": "nothing"}),
+    )
+
+
+def task(name: str, draw: Draw) -> Task:
+    cohorts = {"validation": draw.valid, "test": draw.test}
+    facts: dict[str, Any] = {
+        "features": draw.train.shape[1],
+        "training items": len(draw.train),
+        "training classes": int(draw.labels.max()) + 1,
+    }
+    for split, cohort in cohorts.items():
+        known = f"{len(cohort.enrol)} items of {len(np.unique(cohort.classes))} classes"
+        facts[split] = (
+            f"{known} enrolled; {(cohort.who != BACKGROUND).sum()} wanted and {(cohort.who == BACKGROUND).sum()} background probes"
+        )
+    shots = sum(len(answer) for _, _, answer in draw.runs)
+    facts |= {"one-shot trials": shots} if shots else {}
+    measures = (*MEASURES, ONE_SHOT) if shots else MEASURES
+    return Task(name=name, measures=measures, facts={**facts, "counts are of": "the first seed", "scores are of": "test probes"})
+
+
+def fit(draw: Draw, protocol: VerificationProtocol, effort: Effort, cell: Cell) -> Fitted:
+    """One cell; every random draw follows from its seed."""
+    if cell.method in ("cosine", "knn"):
+        return Fitted(scores=scored(draw, lambda a: a, nearest if cell.method == "knn" else centroids))
+    if cell.method == "lda":
+        analysis = library("sklearn.discriminant_analysis").LinearDiscriminantAnalysis(solver="eigen", shrinkage="auto")
+        analysis.fit(draw.train.astype(np.float64), draw.labels)
+        return Fitted(scores=scored(draw, analysis.transform), facts={"embedding": int(analysis.transform(draw.train[:1]).shape[1])})
+    from experiments.triplets import networks
+    from experiments.triplets.training import LabelledSteps, Source, TripletSteps, train
+
+    x, labels = torch.from_numpy(draw.train), torch.from_numpy(draw.labels)
+    steps = (x, labels, protocol.miner(), effort, cell.seed)
+    features, rate = x.shape[1], cell.learning_rate or 0.0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cell.seed)
+        if cell.method in ("triplets", "untrained"):
+            network: networks.Embedder = networks.TripletNetwork(features, features, rate, margin=protocol.margin)
+            if cell.method == "untrained":
+                return Fitted(scores=scored(draw, partial(embedded, network)))
+            source: Source = TripletSteps(*steps)
+        else:
+            network = networks.Classifier(features, features, rate, classes=int(labels.max()) + 1)
+            source = LabelledSteps(*steps)
+        # the judge of rounds likes more, an error rate is better when it is less
+        trained = train(network, source, effort.rounds, lambda network: -judged(draw.valid, partial(embedded, network)), told=lambda v: -v)
+    if not trained.usable:
+        return Fitted(scores=None, facts=trained.facts, curve=trained.curve)
+    scores = scored(draw, partial(embedded, network))
+    return Fitted(scores=scores, tuned=-trained.best, facts=trained.facts, curve=trained.curve)
+
+
+def embedded(network: Any, items: Array) -> Array:
+    found: Array = network.embed(torch.from_numpy(items)).numpy()
+    return found
+
+
+def judged(cohort: Cohort, embed: Callable[[Array], Array]) -> float:
+    """Top-S EER, NaN where the embedding has collapsed or is not finite."""
+    try:
+        best, _ = centroids(embed(cohort.enrol), cohort.classes, embed(cohort.probes))
+        return top_s_eer(best, cohort.who != BACKGROUND).rate
+    except MetricError:
+        return nan
+
+
+def centroids(enrol: Array, classes: Array, probes: Array) -> tuple[Array, Array]:
+    return CentroidCosineScorer(enrol, classes).best(probes)
+
+
+def nearest(enrol: Array, classes: Array, probes: Array) -> tuple[Array, Array]:
+    """Mean cosine with the three nearest enrolled items, and the class most of them are of (of tied ones the nearest's)."""
+    cosines = unit(probes) @ unit(enrol).T
+    close = np.argsort(-cosines, axis=1, kind="stable")[:, :NEIGHBOURS]
+    named = classes[close]
+    votes = (named[:, :, None] == named[:, None, :]).sum(axis=2)
+    scores: Array = np.take_along_axis(cosines, close, axis=1).mean(axis=1)
+    return scores, np.take_along_axis(named, votes.argmax(axis=1)[:, None], axis=1)[:, 0]
+
+
+def scored(
+    draw: Draw, embed: Callable[[Array], Array], scorer: Callable[[Array, Array, Array], tuple[Array, Array]] = centroids
+) -> dict[str, float]:
+    """Every measure on the test cohort; NaN, a failed fit, for an embedding that lost a class or names nobody rightly."""
+    try:
+        best, named = scorer(embed(draw.test.enrol), draw.test.classes, embed(draw.test.probes))
+        wanted = draw.test.who != BACKGROUND
+        confused = wanted & (named != draw.test.who)
+        found = {
+            "top_s_eer": top_s_eer(best, wanted).rate,
+            "top1_eer": top1_eer_with_confusion(best, wanted, confused).rate,
+            "confusions": float(confused.sum() / wanted.sum()),
+        }
+        right = [scorer(embed(known), np.arange(len(known)), embed(asked))[1] == answer for known, asked, answer in draw.runs]
+    except MetricError:
+        return dict.fromkeys(("top_s_eer", "top1_eer", "confusions", *(["one_shot"] if draw.runs else [])), nan)
+    return {**found, "one_shot": float(np.concatenate(right).mean())} if right else found
