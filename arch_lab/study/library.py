@@ -19,7 +19,8 @@ def studies() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in _folders():
         for path in sorted(folder.glob("*.yaml")):
-            if "arms:" in path.read_text(encoding="utf-8"):  # a folder also holds single-run configurations
+            text = path.read_text(encoding="utf-8")
+            if "\narms:" in text or "\ntasks:" in text:  # a folder also holds single-run configurations
                 found[path.stem] = path
     return found
 

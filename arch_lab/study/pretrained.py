@@ -84,7 +84,7 @@ def pretrained_arms(folder: str | Path, names: Sequence[str] = (), *, experiment
     kind = said.get("experiment") if isinstance(said, dict) else experiment
     if kind != experiment:
         raise ConfigError(
-            f"pretrained: {folder} is a study of experiment {kind!r}; needed is one of {experiment!r} (experiments/{experiment})"
+            f"pretrained: {folder} is a study of experiment {kind!r}; needed is a {experiment} one (experiments/{experiment})"
         )
     study = html.load(folder)
     known = {arm["name"]: arm for arm in study["arms"]}

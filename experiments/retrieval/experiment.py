@@ -250,7 +250,7 @@ class Retrieval:
 
     def open(self, config: RetrievalStudyConfig, cache: Path, tell: Tell) -> PreparedRetrieval:
         bm25s_library()  # asked for now, not after an hour
-        arms = list(pretrained_arms(config.pretrained, config.arms).values())
+        arms = list(pretrained_arms(config.pretrained, config.arms or ()).values())
         taken = {*BASELINES, *(arm.name + ZERO_SHOT for arm in arms)} & {arm.name for arm in arms}
         if taken:
             raise ConfigError(f"arm {sorted(taken)[0]!r} has the name of a baseline; rename it in the study {config.pretrained}")

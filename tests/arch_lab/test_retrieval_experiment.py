@@ -145,7 +145,7 @@ def test_a_fit_that_diverges_says_so_and_has_no_scores(prepared: PreparedRetriev
 
 def test_zero_shot_is_the_pretrained_body_itself(prepared: PreparedRetrieval, world: Path) -> None:
     each = prepared.shown["scifact"]
-    body = load_body(next(arm.run for arm in prepared.arms if arm.name == "m2_bert"))
+    body = load_body(next(arm.first for arm in prepared.arms if arm.name == "m2_bert"))
 
     def vector(text: str, most: int) -> np.ndarray:
         ids = [256, *text.encode()][:most]
@@ -227,7 +227,7 @@ def test_a_vector_depends_neither_on_padding_nor_on_the_texts_beside_it(architec
 
 def test_the_flops_of_a_text_are_the_body_less_its_head(world: Path, prepared: PreparedRetrieval) -> None:
     for arm in prepared.arms:
-        encoder = TextEncoder(load_body(arm.run))
+        encoder = TextEncoder(load_body(arm.first))
         entry = arm.entry
         shape = Shape(width=entry["width"], depth=entry["depth"], ffn_width=entry["ffn_width"])
         whole = recipe(entry["architecture"], entry["options"]).network(shape, vocabulary=258, max_tokens=32)
