@@ -233,7 +233,7 @@ def _verdict(planned: Mapping[str, Any], rows: Sequence[Row], found: Mapping[str
 
 
 def _clauses(pairs: Sequence[Mapping[str, Any]], task: str) -> str:
-    """'a is better than b and c; b and c are not distinguishable'."""
+    """'a is better than b and c; b and c are not distinguishable'; many undecided pairs in one clause, the table has them."""
     beaten: dict[str, list[str]] = {}
     undecided, untested = [], []
     for p in (p for p in pairs if p["task"] == task):
@@ -246,5 +246,8 @@ def _clauses(pairs: Sequence[Mapping[str, Any]], task: str) -> str:
     said = [f"{better} is better than {words(worse)}" for better, worse in sorted(beaten.items(), key=lambda item: -len(item[1]))]
     if undecided and not said and not untested and len(undecided) > 1:
         return f"no two of {words(list(dict.fromkeys(n for pair in undecided for n in pair)))} are distinguishable"
-    said += [f"{b} and {a} are not distinguishable" for b, a in undecided]
+    if len(undecided) > 2:
+        said.append("no other two are distinguishable")
+    else:
+        said += [f"{b} and {a} are not distinguishable" for b, a in undecided]
     return "; ".join(said + untested)
