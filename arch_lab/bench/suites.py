@@ -14,6 +14,7 @@ from torch import nn
 from arch_lab.bench.algorithms import algorithms
 from arch_lab.bench.gemma import gemma as gemma_suite
 from arch_lab.bench.gemma_gpu import gemma_gpu
+from arch_lab.bench.images import images
 from arch_lab.bench.monarch import monarch
 from arch_lab.bench.ops_gpu import ops_gpu
 from arch_lab.bench.protocol import Row, Skipped, measure, step_of
@@ -70,6 +71,7 @@ SUITES: dict[str, Callable[[], Iterator[Row | Skipped]]] = {
     "ops_gpu": ops_gpu,
     "monarch": monarch,
     "algorithms": algorithms,
+    "images": images,
 }
 
 

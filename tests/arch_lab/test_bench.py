@@ -95,3 +95,19 @@ def test_a_model_that_differs_from_the_peer_is_not_timed(monkeypatch: pytest.Mon
     monkeypatch.setitem(gemma.NAMES, "channel_norm", "input_layernorm")
     with pytest.raises(GateError, match="differ by"):
         next(gemma.gemma())
+
+
+def test_the_image_suite_times_models_of_equal_parameters() -> None:
+    from arch_lab.accounting import ledger
+    from arch_lab.architecture import recipe
+    from arch_lab.bench.images import CLASSES, M2_VIT, PATCH, VIT
+
+    size = {"image": [32, 32], "channels": 3, "patch": PATCH}
+    options = {"m2_vit": (size, M2_VIT), "vit": ({**size, "head_width": 32, "pool": "mean"}, VIT)}
+    counts = {}
+    for name, (given, shape) in options.items():
+        counted = ledger(recipe(name, given).network(shape, vocabulary=CLASSES, max_tokens=64), tokens=64, batch=1).parameters
+        counts[name] = counted["body"] + counted["head"]
+    assert all(abs(count / 1e6 - 1) < 0.01 for count in counts.values()), counts
+    rows = [row for row in run_suite("images") if isinstance(row, Row)]
+    assert [row.name for row in rows] == ["m2_vit forward", "m2_vit training step"] * 2 and all(row.ratio > 0 for row in rows)
