@@ -18,8 +18,9 @@ from lightning.pytorch.callbacks import Callback
 from arch_lab.study.config import StudyConfig
 from arch_lab.study.experiment import Experiment
 from arch_lab.study.planning import MEASURED
-from arch_lab.study.run import _quiet, _trainer
+from arch_lab.study.run import _trainer
 from arch_lab.study.stages import _spec
+from arch_lab.training.trainer import quiet_lightning
 
 WARM_UP = 3  # steps not counted: allocators, caches and kernels settle
 LEAST_STEPS, LEAST_SECONDS, MOST_STEPS = 10, 2.0, 200
@@ -55,7 +56,7 @@ def seconds_per_step(arm: dict[str, Any], config: StudyConfig, data: Any, experi
     spec = _spec(arm, config.learning_rates[0], config.seeds[0], config, data)
     spec = replace(spec, steps=WARM_UP + MOST_STEPS, training=replace(config.training, evaluations=1))
     clock = _Clock()
-    with _quiet():
+    with quiet_lightning():
         pl.seed_everything(spec.seed, verbose=False)
         _trainer(spec, [clock]).fit(experiment.module(spec), datamodule=experiment.datamodule(spec, data))
     return median(clock.seconds[WARM_UP:])

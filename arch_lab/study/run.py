@@ -6,11 +6,8 @@ everything that determines it and kept.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from arch_lab.study.environment import code_fingerprint
 from arch_lab.study.experiment import Experiment
 from arch_lab.study.memory import PeakMemory
 from arch_lab.training.callbacks import CHECKPOINT, Divergence, Keeper, RandomState, RunLog, discard, intact, save
+from arch_lab.training.trainer import plain_trainer, quiet_lightning
 
 MODEL = "model.ckpt"
 
@@ -103,7 +101,7 @@ def train(spec: RunSpec, folder: Path, data: Any, experiment: Experiment, *, pro
 
 
 def _train(spec: RunSpec, folder: Path, data: Any, experiment: Experiment, progress: Callable[[int], None]) -> dict[str, Any]:
-    t, quiet = spec.training, _quiet()
+    t, quiet = spec.training, quiet_lightning()
     with quiet, PeakMemory() as memory:
         pl.seed_everything(spec.seed, verbose=False)
         module, source = experiment.module(spec), experiment.datamodule(spec, data)
@@ -149,20 +147,12 @@ def _train(spec: RunSpec, folder: Path, data: Any, experiment: Experiment, progr
 
 
 def _trainer(spec: RunSpec, callbacks: list[Any]) -> pl.Trainer:
-    return pl.Trainer(
+    return plain_trainer(
         max_steps=spec.steps,
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
-        devices=1,
         precision=spec.training.precision,
         gradient_clip_val=spec.training.clip_norm,
         val_check_interval=max(1, spec.steps // spec.training.evaluations),
         check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
         callbacks=callbacks,
     )
 
@@ -188,20 +178,3 @@ def _hparams(spec: RunSpec, module: pl.LightningModule) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in module.parameters()),
         "train_flops": spec.steps * spec.training.batch_size * spec.training.sequence_length * spec.flops_per_token,
     }
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning's tips and its advice about loaders and workers say nothing about this study."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            warnings.filterwarnings("ignore", message=".*(num_workers|IterableDataset|sampler|batch_size|lr_scheduler|LeafSpec|treespec).*")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from arch_lab.data.tokenizer import Tokenizer
 from arch_lab.study.body import Body
-from arch_lab.study.run import _quiet
 from arch_lab.training.callbacks import Divergence
 from arch_lab.training.optimizer import adamw, warmup_cosine
+from arch_lab.training.trainer import plain_trainer, quiet_lightning
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError
 from blocks.heads.base import TaskHead
@@ -183,8 +183,9 @@ def fine_tune(
     )
     module = FineTuning(model, recipe, learning_rate=learning_rate, steps=len(loader))
     curve, divergence = LossCurve(len(loader)), Divergence(math.log(max(2, data.classes)))
-    with _quiet():
-        trainer = _trainer(len(loader), recipe.clip_norm, [curve, divergence, _Progress(report, len(loader))])
+    with quiet_lightning():
+        callbacks = [curve, divergence, _Progress(report, len(loader))]
+        trainer = plain_trainer(max_steps=len(loader), gradient_clip_val=recipe.clip_norm, callbacks=callbacks)
         try:
             trainer.fit(module, train_dataloaders=loader)
         except SystemExit:  # how Lightning ends after Ctrl-C
@@ -214,19 +215,3 @@ class _Progress(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int) -> None:
         if trainer.global_step % max(1, self.steps // 4) == 0:
             self.report(trainer.global_step, self.steps)
-
-
-def _trainer(steps: int, clip_norm: float, callbacks: list[Callback]) -> pl.Trainer:
-    return pl.Trainer(
-        max_steps=steps,
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
-        devices=1,
-        gradient_clip_val=clip_norm,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        callbacks=callbacks,
-    )

@@ -16,9 +16,9 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from arch_lab.data.retrieval import RetrievalSet
-from arch_lab.study.run import _quiet
 from arch_lab.tasks.contract import Tell
 from arch_lab.training.optimizer import adamw, warmup_cosine
+from arch_lab.training.trainer import plain_trainer, quiet_lightning
 from blocks.retrieval.losses import in_batch_nce, pairwise_m2
 from experiments.retrieval.config import RetrievalTraining
 from experiments.retrieval.encoder import TextEncoder, padded
@@ -133,20 +133,8 @@ def fine_tune(
     """Train ``encoder`` in place; its losses step by step, None when it diverged. Raises: KeyboardInterrupt after Ctrl-C."""
     watch = Watch(len(loader), loader.order.steps_per_epoch, tell)
     module = RetrievalModule(encoder, training, learning_rate=learning_rate, steps=len(loader))
-    with _quiet():
-        trainer = pl.Trainer(
-            max_steps=len(loader),
-            accelerator="gpu" if torch.cuda.is_available() else "cpu",
-            devices=1,
-            gradient_clip_val=training.clip_norm,
-            num_sanity_val_steps=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            callbacks=[watch],
-        )
+    with quiet_lightning():
+        trainer = plain_trainer(max_steps=len(loader), gradient_clip_val=training.clip_norm, callbacks=[watch])
         try:
             trainer.fit(module.train(), train_dataloaders=loader)
         except SystemExit:  # how Lightning ends after Ctrl-C

@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from arch_lab.study.run import _quiet
+from arch_lab.training.trainer import plain_trainer, quiet_lightning
 from blocks.triplet.mining import Triplets
 from experiments.triplets.effort import Effort
 from experiments.triplets.networks import Embedder
@@ -170,19 +170,8 @@ def train(
     """Train ``rounds`` rounds, leave the best one's weights in ``network``. ``told``: the judge's number as the curve shows it."""
     choice = Choice(judge, told)
     started = time.perf_counter()
-    with _quiet():
-        trainer = pl.Trainer(
-            max_epochs=rounds,
-            reload_dataloaders_every_n_epochs=1,
-            accelerator="gpu" if torch.cuda.is_available() else "cpu",
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            callbacks=[choice],
-        )
+    with quiet_lightning():
+        trainer = plain_trainer(max_epochs=rounds, reload_dataloaders_every_n_epochs=1, callbacks=[choice])
         try:
             trainer.fit(network, datamodule=Rounds(source))
         except SystemExit:  # how Lightning ends after Ctrl-C
