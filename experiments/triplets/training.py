@@ -142,9 +142,9 @@ class Choice(Callback):
             trainer.should_stop = True
             return
         value = self.judge(module)
-        self.curve.append((trainer.global_step, "train_loss", loss))
+        self.curve.append((trainer.global_step, "train/loss", loss))
         if isfinite(value):
-            self.curve.append((trainer.global_step, "tune", self.told(value)))
+            self.curve.append((trainer.global_step, "tune/score", self.told(value)))
         if value > self.best:
             self.best, self.round = value, trainer.current_epoch + 1
             self.weights = {name: weight.detach().clone() for name, weight in module.state_dict().items()}

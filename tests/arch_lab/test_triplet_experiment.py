@@ -142,7 +142,7 @@ def test_every_method_of_regression_scores_every_measure_and_triplets_beat_the_l
         assert set(found[method.name].scores) == {m.key for m in task.measures}
         assert (found[method.name].tuned is not None) == method.tuned
     assert found["triplets"].scores["r2_gbm"] > found["untrained"].scores["r2_gbm"] + 0.1
-    assert found["triplets"].tuned == max(v for _, tag, v in found["triplets"].curve if tag == "tune")
+    assert found["triplets"].tuned == max(v for _, tag, v in found["triplets"].curve if tag == "tune/score")
 
 
 @pytest.mark.parametrize("task", ["speakers", "omniglot"])
@@ -157,7 +157,7 @@ def test_every_method_of_verification_scores_every_measure(task: str, root: Path
     assert ("one_shot" in found["triplets"].scores) == (task == "omniglot")
     if task == "speakers":  # eight characters of random strokes teach nothing about others
         assert found["triplets"].scores["top1_eer"] < found["untrained"].scores["top1_eer"]
-    assert found["triplets"].tuned == min(v for _, tag, v in found["triplets"].curve if tag == "tune")  # an error rate
+    assert found["triplets"].tuned == min(v for _, tag, v in found["triplets"].curve if tag == "tune/score")  # an error rate
 
 
 def test_peers_take_as_many_steps_as_triplets_on_as_many_rows(yacht: RegressionSet) -> None:
