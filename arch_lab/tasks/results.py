@@ -205,6 +205,8 @@ def _warnings(planned: Mapping[str, Any], rows: Sequence[Row], chosen: Mapping[s
                 continue
             if len(rates) == 1:
                 said.append(f"{name}: {method} was given one learning rate only ({rate(lr)}), so it is not tuned")
+            elif len({_tuned(rows, name, method, rate_) for rate_ in rates}) == 1:
+                said.append(f"{name}: {method} scores the same at every learning rate tried, so {rate(lr)} is no choice")
             elif lr in (rates[0], rates[-1]):
                 side = "smallest" if lr == rates[0] else "largest"
                 said.append(f"{name}: the best learning rate of {method}, {rate(lr)}, is the {side} tried; its optimum may lie outside")
@@ -212,6 +214,12 @@ def _warnings(planned: Mapping[str, Any], rows: Sequence[Row], chosen: Mapping[s
     if lost:
         said.append(f"diverged and left out, {len(lost)} of {len(rows)} fits: {'; '.join(lost)}")
     return said
+
+
+def _tuned(rows: Sequence[Row], task: str, method: str, learning_rate: float) -> tuple[float | None, ...]:
+    """Tuning scores at one rate, of the first seed: each tuning seed would do."""
+    mine = [r for r in rows if (r["task"], r["method"], r["learning_rate"]) == (task, method, learning_rate)]
+    return tuple(r["tuned"] for r in mine[:1])
 
 
 def _verdict(planned: Mapping[str, Any], rows: Sequence[Row], found: Mapping[str, Any]) -> str:
@@ -238,16 +246,17 @@ def _clauses(pairs: Sequence[Mapping[str, Any]], task: str) -> str:
     undecided, untested = [], []
     for p in (p for p in pairs if p["task"] == task):
         if p["p_adjusted"] is None:
-            untested.append(f"{p['b']} and {p['a']} cannot be judged")
+            untested.append((p["b"], p["a"]))
         elif p["better"]:
             beaten.setdefault(p["better"], []).append(p["b"] if p["better"] == p["a"] else p["a"])
         else:
             undecided.append((p["b"], p["a"]))
     said = [f"{better} is better than {words(worse)}" for better, worse in sorted(beaten.items(), key=lambda item: -len(item[1]))]
-    if undecided and not said and not untested and len(undecided) > 1:
-        return f"no two of {words(list(dict.fromkeys(n for pair in undecided for n in pair)))} are distinguishable"
+    for alone, how in ((undecided, "are distinguishable"), (untested, "can be judged")):
+        if len(alone) > 1 and len(alone) == len(undecided) + len(untested) and not said:
+            return f"no two of {words(list(dict.fromkeys(n for pair in alone for n in pair)))} {how}"
     if len(undecided) > 2:
         said.append("no other two are distinguishable")
     else:
         said += [f"{b} and {a} are not distinguishable" for b, a in undecided]
-    return "; ".join(said + untested)
+    return "; ".join(said + [f"{b} and {a} cannot be judged" for b, a in untested])

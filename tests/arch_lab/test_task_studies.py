@@ -216,6 +216,21 @@ def test_an_optimum_on_the_edge_a_single_rate_and_a_diverged_fit_are_said(tmp_pa
     assert "weak" not in {a["method"] for a in study["averages"] if a["mean"] is not None}
 
 
+def test_what_scores_the_same_everywhere_is_no_choice_and_no_verdict(finished: Any) -> None:
+    _, _, study = finished
+    rows = [{**r, "tuned": 0.5, "scores": dict.fromkeys(r["scores"], 0.5)} for r in study["rows"] if r["task"] == "hard"]
+    planned = {**study, "tasks": [t for t in study["tasks"] if t["name"] == "hard"]}
+    judged = summarise(planned, rows, {"hard": {"weak": 0.001, "strong": 0.001, "constant": None}})
+    assert "hard: strong scores the same at every learning rate tried, so 0.001 is no choice" in judged["warnings"]
+    assert (
+        "strong and weak cannot be judged" in judged["verdict"]["text"] or "weak and strong cannot be judged" in judged["verdict"]["text"]
+    )
+    three = {**planned, "methods": [*planned["methods"], {**planned["methods"][0], "name": "third"}]}
+    rows += [{**r, "method": "third"} for r in rows if r["method"] == "weak"]
+    judged = summarise(three, rows, {"hard": {"weak": 0.001, "strong": 0.001, "constant": None, "third": 0.001}})
+    assert "hard (error): no two of weak, strong and third can be judged" in judged["verdict"]["text"]
+
+
 def test_a_rate_where_a_seed_diverged_loses_and_ties_go_to_the_smaller() -> None:
     def row(rate: float, seed: int, tuned: float | None) -> dict[str, Any]:
         status = "finished" if tuned is not None else "diverged"
