@@ -98,10 +98,13 @@ def test_a_fit_is_a_function_of_its_cell_alone_and_moves_with_the_seed(task: str
     torch.manual_seed(6)
     again = fit(prepared, task)
     assert first.scores == again.scores and first.tuned == again.tuned and first.curve == again.curve
-    # of two pairs and a few negatives, some seeds draw the same: another one must not, by more than rounding
-    losses = torch.tensor([value for _, _, value in first.curve])
-    others = (torch.tensor([value for _, _, value in fit(prepared, task, seed=seed).curve]) for seed in range(1, 8))
-    assert any((other - losses).abs().max() > 1e-3 for other in others)
+    each = prepared.shown[task]
+    if len(each.data.pairs("train")) > each.training.batch_size:  # or every seed has the same pairs in its only batch
+        losses = torch.tensor([value for _, _, value in first.curve])
+        others = (torch.tensor([value for _, _, value in fit(prepared, task, seed=seed).curve]) for seed in range(1, 8))
+        assert any((other - losses).abs().max() > 1e-3 for other in others)
+    else:
+        assert task == "trec_qa"
     assert first.scores is not None and first.tuned is not None and first.facts["steps"] == len(first.curve) > 0
     assert all(0 <= value <= 1 for value in (*first.scores.values(), first.tuned))
 
