@@ -29,6 +29,14 @@ def silent(event: str, facts: dict[str, Any]) -> None:
     """The observer that shows nothing."""
 
 
+def followed(terminal: Any, call: Callable[[Observer], dict[str, Any]]) -> dict[str, Any]:
+    """``call`` with a terminal as its observer, which is closed however it ends."""
+    try:
+        return call(terminal)
+    finally:
+        terminal.close()
+
+
 def compare(
     study: str,
     *,
@@ -53,11 +61,8 @@ def compare(
     if observer is None and not quiet:
         from arch_lab.study.terminal import Terminal
 
-        terminal = Terminal()
-        try:
-            return compare(study, overrides=overrides, output=output, data_root=data_root, threads=threads, cache=cache, observer=terminal)
-        finally:
-            terminal.close()
+        given: dict[str, Any] = {"overrides": overrides, "output": output, "data_root": data_root, "threads": threads, "cache": cache}
+        return followed(Terminal(), lambda terminal: compare(study, **given, observer=terminal))
     observer = observer or silent
     use_threads(threads)
     config = open_study(study, overrides, data_root)

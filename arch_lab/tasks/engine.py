@@ -19,7 +19,7 @@ import yaml
 from arch_lab.report.measures import to_json
 from arch_lab.study import files
 from arch_lab.study.config import plain, read_study
-from arch_lab.study.engine import Observer, cache_folder, command_of
+from arch_lab.study.engine import Observer, cache_folder, command_of, followed
 from arch_lab.study.environment import PACKAGE_ROOT, code_fingerprint, environment
 from arch_lab.study.library import find_study
 from arch_lab.study.planning import use_threads
@@ -52,11 +52,8 @@ class TaskEngine:
         if observer is None:
             from arch_lab.tasks.terminal import Terminal
 
-            terminal = Terminal()
-            try:
-                return self.compare(study, overrides=overrides, output=output, data_root=data_root, threads=threads, observer=terminal)
-            finally:
-                terminal.close()
+            given: dict[str, Any] = {"overrides": overrides, "output": output, "data_root": data_root, "threads": threads}
+            return followed(Terminal(), lambda terminal: self.compare(study, **given, observer=terminal))
         use_threads(threads)
         config = self._config(study, overrides, data_root)
         prepared = self.experiment.open(config, cache_folder(), lambda line: observer("data", {"text": line}))

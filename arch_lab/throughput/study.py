@@ -21,7 +21,7 @@ from arch_lab.accounting import ledger
 from arch_lab.budget import check, deviations, refuse
 from arch_lab.causality import certify_model
 from arch_lab.study import files
-from arch_lab.study.engine import Observer, command_of, verify
+from arch_lab.study.engine import Observer, command_of, followed, verify
 from arch_lab.study.environment import PACKAGE_ROOT, code_fingerprint, cpu_name
 from arch_lab.study.planning import UTILISATION, gemm_rate, solved, use_threads
 from arch_lab.throughput.config import DECODING, LEAST_REPEATS, Group, ThroughputConfig, open_throughput
@@ -54,11 +54,8 @@ class Throughput:
         if observer is None:
             from arch_lab.throughput.terminal import Terminal
 
-            terminal = Terminal()
-            try:
-                return self.compare(study, overrides=overrides, output=output, data_root=data_root, threads=threads, observer=terminal)
-            finally:
-                terminal.close()
+            given: dict[str, Any] = {"overrides": overrides, "output": output, "data_root": data_root, "threads": threads}
+            return followed(Terminal(), lambda terminal: self.compare(study, **given, observer=terminal))
         config = _open(study, overrides, data_root, threads)
         return run(config, Path(output) / config.name, observer, command_of(study, overrides, None))
 
