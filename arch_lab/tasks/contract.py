@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from arch_lab.data.located import data_root
 from arch_lab.report.measures import Measure
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError
@@ -53,6 +54,11 @@ class TaskStudyConfig(BlockConfig):
             raise ConfigError(f"{where}: tuning_seeds must be some of seeds")
         if self.widen < 0:
             raise ConfigError(f"{where}: widen must be at least 0, got {self.widen}")
+
+    @property
+    def folder(self) -> Path:
+        """Where relative data paths begin: ``root``, else the variable ARCH_LAB_DATA, else the current folder."""
+        return data_root(self.root)
 
     @property
     def grid_seeds(self) -> list[int]:

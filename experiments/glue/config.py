@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from arch_lab.data.config import ROOT_VARIABLE
 from arch_lab.data.glue import GLUE_TASKS, glue_task
 from arch_lab.data.glue_hub import HUB_NAME
 from arch_lab.tasks import TaskStudyConfig
@@ -133,11 +130,6 @@ class GlueStudyConfig(TaskStudyConfig):
             glue_task(task)
         if len(set(self.arms)) != len(self.arms):
             raise ConfigError(f"study {self.name!r}: arms must not repeat")
-
-    @property
-    def folder(self) -> Path:
-        """Where relative data paths begin: ``root``, else the variable ARCH_LAB_DATA, else the current folder."""
-        return Path(self.root or os.environ.get(ROOT_VARIABLE) or ".").expanduser()
 
 
 def _at_least_one(where: str, value: Any) -> None:

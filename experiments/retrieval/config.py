@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from arch_lab.data.config import ROOT_VARIABLE
 from arch_lab.data.retrieval import RETRIEVAL_SETS
 from arch_lab.tasks.contract import TaskStudyConfig
 from blocks.contract import BlockConfig
@@ -115,8 +112,3 @@ class RetrievalStudyConfig(TaskStudyConfig):
         if fixed is not None:
             raise ConfigError(f"for_task.{task}: {fixed} makes the encoder, which is one for all sets; set training.{fixed}")
         return RetrievalTraining.from_options({**asdict(self.training), **changed}, where=f"for_task.{task}")
-
-    @property
-    def folder(self) -> Path:
-        """Where the sets lie: ``root``, else the variable ARCH_LAB_DATA, else the current folder."""
-        return Path(self.root or os.environ.get(ROOT_VARIABLE) or ".").expanduser()

@@ -15,7 +15,7 @@ from arch_lab.data import DataError
 from arch_lab.data.files import file_hash
 from arch_lab.data.japanese_vowels import FOLDER as VOWELS
 from arch_lab.data.japanese_vowels import read_utterances
-from arch_lab.data.located import data_root, find_in
+from arch_lab.data.located import find_in
 from arch_lab.data.music import AXES, read_music
 from arch_lab.data.music import FILE as MUSIC_FILE
 from arch_lab.data.music import FOLDER as MUSIC
@@ -64,7 +64,7 @@ class PreparedTriplets:
     """Sets that are read and checked (arch_lab.tasks.contract.Prepared)."""
 
     def __init__(self, config: TripletsConfig, tell: Tell) -> None:
-        self.config, self.root = config, data_root(config.root)
+        self.config, self.root = config, config.folder
         self.absent: dict[str, str] = {}
         self._sets: dict[str, Any] = {}
         self._hashes: dict[str, str] = {}
