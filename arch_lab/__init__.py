@@ -41,3 +41,8 @@ def __getattr__(name: str) -> Any:
 
         return convert
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, so that a notebook completes them before they are imported."""
+    return sorted({*globals(), *__all__})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from pathlib import Path
 
 import torch
 
 
 class PeakMemory:
-    """``with PeakMemory() as memory: …; memory.peak()`` in bytes.
+    """``with PeakMemory() as memory: …; memory.peak()`` in bytes; None where the platform does not tell (Windows).
 
     On a CPU this is the whole process (interpreter and libraries included, several hundred MiB), reset at the start
     where Linux allows it; compare arms, not machines.
@@ -26,7 +27,7 @@ class PeakMemory:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def peak(self) -> int:
+    def peak(self) -> int | None:
         if torch.cuda.is_available():
             return torch.cuda.max_memory_allocated()
         try:
@@ -35,6 +36,9 @@ class PeakMemory:
                     return int(line.split()[1]) * 1024
         except OSError:
             pass
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        try:
+            import resource  # absent on Windows
+        except ImportError:
+            return None
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere (getrusage(2))
