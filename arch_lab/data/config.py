@@ -53,7 +53,8 @@ class TokenizerConfig(BlockConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FilesConfig(BlockConfig):
-    """Files per split: one path or a list, relative to the data root.
+    """Files per split: one path or a list, relative to the data root. A folder stands for the text files below it, a pattern
+    such as ``texts/**/*.txt`` for the files that it matches.
 
     ``.jsonl`` and ``.parquet`` hold one document a row, ``.tar`` and ``.tar.gz`` text files, a document each; anything else is
     text. ``.gz`` of these is read as well.

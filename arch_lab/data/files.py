@@ -17,40 +17,42 @@ from pathlib import Path
 from arch_lab.data.config import ROOT_VARIABLE, DataConfig
 from arch_lab.data.documents import SPLITS, Splits, check_text, cut_documents, lines_of
 from arch_lab.data.errors import DataError
+from arch_lab.data.paths import expand_paths
 from blocks.errors import did_you_mean
 
 
 def read_files(config: DataConfig) -> Splits:
     """The documents of every split that has files. Raises: DataError, one line that names the file."""
+    return {
+        split: [document for path in paths for document in documents_of(path, config)] for split, paths in files_of_splits(config).items()
+    }
+
+
+def files_of_splits(config: DataConfig) -> dict[str, list[Path]]:
+    """The files behind the names, folders and patterns of every split. Raises: DataError, also for a file in two splits."""
     assert config.files is not None
-    splits: Splits = {}
+    splits: dict[str, list[Path]] = {}
+    owners: dict[Path, str] = {}
     for split in SPLITS:
-        paths = config.files.of(split)
-        if paths:
-            splits[split] = [document for path in paths for document in documents_of(resolve(config, path, f"data.files.{split}"), config)]
+        names = config.files.of(split)
+        if not names:
+            continue
+        hint = f" set data.root or the variable {ROOT_VARIABLE} to the folder it lies in"
+        splits[split] = expand_paths(names, config.folder, option=f"data.files.{split}", hint=hint)
+        for path in splits[split]:
+            owner = owners.setdefault(path.resolve(), split)
+            if owner != split:
+                raise DataError(
+                    f"data.files: {path} is in both {owner} and {split}; give each split files of its own, "
+                    f"or leave {split} out to have whole documents of train held out"
+                )
     return splits
-
-
-def resolve(config: DataConfig, name: str, option: str) -> Path:
-    """The file behind a configured path. Raises: DataError with the folder searched and the nearest name in it."""
-    path = config.folder / Path(name).expanduser()
-    if path.is_file():
-        return path
-    if path.is_dir():
-        raise DataError(f"{option}: {path} is a folder; name the files in it")
-    near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
-    near = near if "did you mean" in near else ""
-    where = f"no file {name!r} in {config.folder.resolve()}{near or ';'}"
-    raise DataError(f"{option}: {where} set data.root or the variable {ROOT_VARIABLE} to the folder it lies in")
 
 
 def content_keys(config: DataConfig) -> dict[str, list[str]]:
     """sha256 of every file of every split: same bytes, same key, wherever they lie."""
-    assert config.files is not None
-    keys: dict[str, list[str]] = {}
-    for split in SPLITS:
-        keys[split] = [Path(name).name + ":" + file_hash(resolve(config, name, f"data.files.{split}")) for name in config.files.of(split)]
-    return keys
+    paths = files_of_splits(config)
+    return {split: [f"{path.name}:{file_hash(path)}" for path in paths.get(split, ())] for split in SPLITS}
 
 
 def file_hash(path: Path) -> str:

@@ -1,0 +1,134 @@
+"""Own text as folders, patterns and files: what is read, in which order, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from arch_lab.cli import main
+from arch_lab.data import DataError
+from arch_lab.data.files import expand_paths
+from tests.small_study import small_study
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Six text files, two hidden ones and a picture in three folders."""
+    for name in ("b.txt", "a.md", "deep/c.txt", "deep/er/d.txt", "deep/e.jsonl", ".hidden.txt", ".git/f.txt", "deep/picture.png", "B.txt"):
+        file = tmp_path / "corpus" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f'{{"text": "{name}"}}\n')
+    return tmp_path / "corpus"
+
+
+def names(patterns, root: Path, **options) -> list[str]:
+    return [path.relative_to(root).as_posix() for path in expand_paths(patterns, root, **options)]
+
+
+ALL = ["B.txt", "a.md", "b.txt", "deep/c.txt", "deep/e.jsonl", "deep/er/d.txt"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        (".", ALL),
+        ("*.txt", ["B.txt", "b.txt"]),
+        ("**/*.txt", ["B.txt", "b.txt", "deep/c.txt", "deep/er/d.txt"]),
+        ("deep/**", ["deep/c.txt", "deep/e.jsonl", "deep/er/d.txt"]),
+        ("d*", ["deep/c.txt", "deep/e.jsonl", "deep/er/d.txt"]),
+        ("**/[cd].txt", ["deep/c.txt", "deep/er/d.txt"]),
+        ("?.md", ["a.md"]),
+        (["deep/er", "b.txt", "*.txt"], ["deep/er/d.txt", "b.txt", "B.txt"]),
+        ("deep/picture.png", ["deep/picture.png"]),
+        (".hidden.txt", [".hidden.txt"]),
+        ("**/**/d.txt", ["deep/er/d.txt"]),
+    ],
+)
+def test_patterns_stand_for_sorted_visible_files(corpus, patterns, expected):
+    assert names(patterns, corpus) == expected
+
+
+def test_the_order_does_not_depend_on_how_the_folder_lists(corpus, monkeypatch):
+    listing = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda self: reversed(list(listing(self))))
+    assert names(".", corpus) == ALL
+
+
+def test_loops_of_links_end_and_a_linked_file_is_read_once(corpus):
+    os.symlink(corpus, corpus / "deep" / "again")
+    os.symlink(corpus / "self", corpus / "self")
+    os.symlink(corpus / "b.txt", corpus / "z.txt")
+    assert names(".", corpus) == ALL
+    assert names("**/*.txt", corpus) == ["B.txt", "b.txt", "deep/c.txt", "deep/er/d.txt"]
+
+
+def test_a_name_with_brackets_is_first_a_name(corpus):
+    (corpus / "notes[1].txt").write_text("x")
+    assert names("notes[1].txt", corpus) == ["notes[1].txt"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        ("tezts/*.txt", r"^--text: no file matches 'tezts/\*.txt': there is no folder '.*tezts'; did you mean 'texts'\?"),
+        ("texts/*.csv", r"no file matches 'texts/\*.csv' below .*texts, which holds no such file"),
+        ("texts/one.tx", r"no file 'texts/one.tx' in .*did you mean 'one.txt'"),
+        ("pictures", r"pictures holds no file that is read in folders \(.txt, .*\.parquet.*each also with .gz or .zst\)"),
+        ("blank", r"--text: 2 files are empty: .*blank/1.txt, .*blank/2.txt; fill or remove them"),
+        ("blank/1.txt", r"the file is empty: .*1.txt"),
+        ("pipe", "neither a file nor a folder"),
+        ("", "is no path"),
+        ("a\0b", "is no path"),
+        ("x" * 5000, "cannot be read"),
+        ("*" * 5000, "cannot be read"),
+        ("~nobody_at_all/x", "nobody_at_all"),
+        ([], "the list is empty"),
+    ],
+)
+def test_what_stands_for_no_file_is_refused_in_one_line(tmp_path, patterns, message):
+    for folder in ("texts", "pictures", "blank"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "texts" / "one.txt").write_text("text")
+    (tmp_path / "pictures" / "a.png").write_text("text")
+    for name in ("1.txt", "2.txt"):
+        (tmp_path / "blank" / name).touch()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match=message) as refusal:
+        expand_paths(patterns, tmp_path, option="--text")
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 700
+
+
+def study_over(folder: Path, **files) -> Path:
+    data = {"source": "files", "root": str(folder), "files": files, "tokenizer": {"kind": "bytes"}}
+    arms = [{"architecture": "gemma3", "options": {"window": 8, "pattern": "LG"}}]
+    path = small_study(folder, data=data, arms=arms, budget={"params": 6.0e4, "train_flops": 6.7e8, "tolerance": 0.02})
+    for number, part in enumerate((folder / "text.txt").read_text(encoding="utf-8").split("\n# ")):
+        (folder / "parts" / f"group{number % 3}").mkdir(parents=True, exist_ok=True)
+        (folder / "parts" / f"group{number % 3}" / f"{number:02}.md").write_text(part, encoding="utf-8")
+    return path
+
+
+def compare(study: Path, capsys, monkeypatch) -> tuple[int, str, str]:
+    monkeypatch.setenv("ARCH_LAB_CACHE", str(study.parent / "cache"))
+    code = main(["compare", str(study), "--output", str(study.parent / "runs"), "--json"])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_a_study_trains_on_folders_and_patterns(tmp_path, capsys, monkeypatch):
+    study = study_over(tmp_path, train=["parts/group0", "parts/**/*1.md"], validation="parts/group2/*2.md")
+    code, out, err = compare(study, capsys, monkeypatch)
+    assert code == 0, err
+    splits = json.loads(out)["data"]["splits"]
+    # file n lies in group n % 3: group 0 holds 10 of the 30 files and 21.md, group 2 holds 02.md alone of those that end in 2
+    assert splits["train"]["documents"] + splits["tune"]["documents"] == 10 + len({1, 11})
+    assert splits["validation"]["documents"] == len({2})
+
+
+def test_one_file_in_two_splits_is_refused_by_name(tmp_path, capsys, monkeypatch):
+    code, _, err = compare(study_over(tmp_path, train="parts", validation="parts/group1/01.md"), capsys, monkeypatch)
+    assert code == 2 and "01.md is in both train and validation" in err.splitlines()[-1]
+    assert "Traceback" not in err
