@@ -14,6 +14,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from arch_lab import files
 from arch_lab.data.errors import DataError
 from arch_lab.data.files import _bytes, _decode
 from blocks.errors import did_you_mean
@@ -173,9 +174,8 @@ def write_submission(name: str, predictions: Sequence[Any], folder: Path, *, spl
         if not (isfinite(number) and number == int(number) and 0 <= number < len(task.names)):
             raise DataError(f"GLUE task {name!r}: prediction {value} at position {i} is not in 0 … {len(task.names) - 1}")
         lines.append(f"{i}\t{task.names[int(number)]}")
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / task.submission[split]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    files.write_text(path, "\n".join(lines) + "\n")
     return path
 
 

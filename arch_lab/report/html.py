@@ -7,12 +7,11 @@ comes first, in words; the evidence follows in the order a doubter would ask for
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from arch_lab import files
 from arch_lab.report import figures, sections
 from arch_lab.report.markup import Raw, figure, items, join, paragraph, section, tag
 from arch_lab.report.page_style import CSS
@@ -77,15 +76,7 @@ def write(study_dir: Path) -> Path:
 def replace_page(study_dir: Path, content: str) -> Path:
     """``study_dir/report.html`` holds ``content``, whole or not at all."""
     target = study_dir / "report.html"
-    handle, temporary = tempfile.mkstemp(dir=study_dir, prefix=".report-", suffix=".html")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(content)
-        os.chmod(temporary, 0o644)  # mkstemp makes it private; a report is for others
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    files.write_text(target, content)
     return target
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from arch_lab import files
 from arch_lab.report.curves import read_metrics, run_path, series, smooth
 from arch_lab.report.measures import primary
 from arch_lab.report.statistics import diverged
@@ -35,10 +36,8 @@ def write_rates(study_dir: Path, study: Mapping[str, Any], path: Path, arms: Seq
     in a cross. The same study gives the same bytes. Raises: UserError for an unknown arm, or when no run left metrics.
     """
     text = _svg(draw(study_dir, study, arms), study["study"])
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
+    files.write_text(path, text)
+    return Path(path)
 
 
 def draw(study_dir: Path, study: Mapping[str, Any], arms: Sequence[str] = ()) -> Figure:

@@ -6,7 +6,7 @@ Names fold onto a second line rather than end in an ellipsis; what is wide becom
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from arch_lab import files
 from arch_lab.report import units
 from arch_lab.report.measures import measures, primary
 from arch_lab.report.statistics import diverged, finite
@@ -173,13 +174,11 @@ def _warnings(study: Study, console: Console) -> None:
 
 def write_csv(study: Study, path: Path) -> Path:
     """``results.csv``: one row per run, diverged ones with empty values; replaced atomically. Returns ``path``."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
-        measured = [m.key for m in measures(study)] + [primary(study).tuned]
-        writer = csv.DictWriter(stream, [*CSV_FIRST, *measured, *CSV_LAST], extrasaction="ignore", restval="")
-        writer.writeheader()
-        for r in study["results"]:
-            writer.writerow({**r, "selected": int(study["selected"].get(r["arm"]) == r["learning_rate"])})
-    os.replace(temporary, path)
-    return path
+    stream = io.StringIO()
+    measured = [m.key for m in measures(study)] + [primary(study).tuned]
+    writer = csv.DictWriter(stream, [*CSV_FIRST, *measured, *CSV_LAST], extrasaction="ignore", restval="")
+    writer.writeheader()
+    for r in study["results"]:
+        writer.writerow({**r, "selected": int(study["selected"].get(r["arm"]) == r["learning_rate"])})
+    files.write_text(path, stream.getvalue())
+    return Path(path)

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from arch_lab import files
 from arch_lab.architecture import Shape, recipe
 from arch_lab.budget import require_matched
 from arch_lab.causality import LeakError
 from arch_lab.report import statistics
-from arch_lab.study import files
 from arch_lab.study.config import StudyConfig
 from arch_lab.study.environment import code_fingerprint, environment
 from arch_lab.study.experiment import Certificate, Experiment, load_experiment, own_engine

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from arch_lab import files
 from arch_lab.architecture import Decoder, Encoder, EncoderDecoder, ImageClassifier, Shape, recipe
 from arch_lab.data import Tokenizer, tokenizer_from
-from arch_lab.study import files
 from arch_lab.study.run import MODEL
 from arch_lab.training.callbacks import intact
 from blocks.errors import UserError

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from arch_lab import files
 from arch_lab.architecture import Shape, recipe
 from arch_lab.report import html
 from arch_lab.report.measures import measures
-from arch_lab.study import files
 from arch_lab.study.body import Body, load_body
 from arch_lab.study.load import CheckpointError
 from arch_lab.study.run import MODEL

@@ -15,11 +15,12 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from arch_lab import files
 from arch_lab.report.tensorboard import RunWriter
-from arch_lab.study import files
 from arch_lab.study.config import Training
 from arch_lab.study.environment import code_fingerprint
 from arch_lab.study.experiment import Experiment
+from arch_lab.study.identity import differences, digest
 from arch_lab.study.memory import PeakMemory
 from arch_lab.training.callbacks import CHECKPOINT, Divergence, Keeper, RandomState, RunLog, discard, intact, save
 from arch_lab.training.trainer import plain_trainer, quiet_lightning
@@ -73,8 +74,8 @@ def finished(spec: RunSpec, folder: Path, data: Any) -> dict[str, Any] | None:
     """The result of this very run, or None. Raises: OutputError when the folder holds another run's result."""
     kept = files.read_json(folder / "config.json")
     identity = spec.identity(data)
-    if kept is not None and files.digest(kept) != files.digest(identity):
-        changed = files.differences(kept, identity)
+    if kept is not None and digest(kept) != digest(identity):
+        changed = differences(kept, identity)
         raise files.OutputError(
             f"{folder} holds a run of another configuration ({', '.join(changed[:3])} changed); results are never mixed: "
             "choose another --output, or delete the folder"

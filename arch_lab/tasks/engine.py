@@ -16,11 +16,12 @@ from typing import Any
 
 import yaml
 
+from arch_lab import files
 from arch_lab.report.measures import to_json
-from arch_lab.study import files
 from arch_lab.study.config import plain, read_study
 from arch_lab.study.engine import Observer, cache_folder, command_of, followed
 from arch_lab.study.environment import PACKAGE_ROOT, code_fingerprint, environment
+from arch_lab.study.identity import differences, digest
 from arch_lab.study.library import find_study
 from arch_lab.study.planning import use_threads
 from arch_lab.study.stages import wider
@@ -123,7 +124,7 @@ class Study:
     def __init__(self, config: TaskStudyConfig, prepared: Prepared, folder: Path, observer: Observer) -> None:
         self.config, self.prepared, self.folder, self.observer = config, prepared, folder, observer
         self.rows: list[dict[str, Any]] = []
-        self.code = files.digest([code_fingerprint(), experiment_fingerprint(config.experiment)])
+        self.code = digest([code_fingerprint(), experiment_fingerprint(config.experiment)])
 
     def run(self, command: str) -> dict[str, Any]:
         config, folder = self.config, self.folder
@@ -192,7 +193,7 @@ class Study:
     def _fit(self, cell: Cell) -> None:
         where, identity = cell.folder(self.folder), self.identity(cell)
         before = files.read_json(where / "config.json")
-        changed = files.differences(before, identity) if before is not None else []
+        changed = differences(before, identity) if before is not None else []
         if changed:
             raise files.OutputError(
                 f"{where} holds a fit of another configuration ({', '.join(changed[:3])} changed); results are never mixed: "

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arch_lab import files
 from arch_lab.report import figures, sections
 from arch_lab.report.html import document, replace_page
 from arch_lab.report.markup import Raw, figure, items, join, paragraph, section, table, tag
-from arch_lab.study import files
 from arch_lab.tasks import tables
 from arch_lab.tasks.results import measures_of
 from blocks.errors import UserError
@@ -72,7 +72,7 @@ def write(folder: Path) -> Path:
         drawing = figures.svg(drawn, "scores", CAPTION)
         buffer = io.BytesIO()
         drawn.savefig(buffer, format="png", dpi=130, facecolor="white")
-    (folder / "scores.png").write_bytes(buffer.getvalue())
+    files.write_bytes(folder / "scores.png", buffer.getvalue())
     return replace_page(folder, document(study["study"], _parts(folder, study, drawing)))
 
 

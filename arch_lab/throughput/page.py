@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from arch_lab import files
 from arch_lab.report import figures, sections
 from arch_lab.report.html import document, replace_page
 from arch_lab.report.markup import Raw, figure, items, join, paragraph, section, table, tag
@@ -55,9 +55,7 @@ def write(folder: Path) -> Path:
 def _save(drawn: Any, path: Path) -> None:
     buffer = io.BytesIO()
     drawn.savefig(buffer, format="png", dpi=130, facecolor="white")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(buffer.getvalue())
-    os.replace(temporary, path)
+    files.write_bytes(path, buffer.getvalue())
 
 
 def _parts(folder: Path, study: Mapping[str, Any], drawings: Mapping[str, str]) -> list[Raw]:

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from arch_lab import files
 from arch_lab.budget import Budget, BudgetError, check, deviations
 from arch_lab.report import units
-from arch_lab.study import files
 from arch_lab.study.environment import environment
 from arch_lab.throughput.crossover import crossovers, ratios, words
 from arch_lab.throughput.timing import MEASURED

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 import yaml
 
+from arch_lab import files
 from arch_lab.accounting import ledger
 from arch_lab.budget import check, deviations, refuse
 from arch_lab.causality import certify_model
-from arch_lab.study import files
 from arch_lab.study.engine import Observer, command_of, followed, verify
 from arch_lab.study.environment import PACKAGE_ROOT, code_fingerprint, cpu_name
+from arch_lab.study.identity import differences, digest
 from arch_lab.study.planning import UTILISATION, gemm_rate, solved, use_threads
 from arch_lab.throughput.config import DECODING, LEAST_REPEATS, Group, ThroughputConfig, open_throughput
 from arch_lab.throughput.contenders import Settings
@@ -187,18 +188,18 @@ def run(config: ThroughputConfig, folder: Path, observer: Observer, command: str
 def identity(config: ThroughputConfig) -> dict[str, Any]:
     """Everything that determines a time, as far as a file can say it."""
     said = {k: v for k, v in config.to_dict().items() if k not in ("description", "threads")}
-    own = {p.name: files.digest(p.read_text(encoding="utf-8")) for p in sorted((PACKAGE_ROOT / "arch_lab/throughput").glob("*.py"))}
+    own = {p.name: digest(p.read_text(encoding="utf-8")) for p in sorted((PACKAGE_ROOT / "arch_lab/throughput").glob("*.py"))}
     timing = {name: own[f"{name}.py"] for name in ("config", "contenders", "timing", "work")}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
     machine = {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
-    return {**said, **machine, "code": files.digest([code_fingerprint(), timing])}
+    return {**said, **machine, "code": digest([code_fingerprint(), timing])}
 
 
 def _same_or_refused(folder: Path, now: dict[str, Any]) -> None:
     """Raises: OutputError when the folder holds cells that something else timed."""
     before = files.read_json(folder / IDENTITY)
     if before is not None and (folder / CELLS).is_file():
-        changed = files.differences(before, now)
+        changed = differences(before, now)
         if changed:
             raise files.OutputError(
                 f"{folder} holds times of another configuration ({', '.join(changed[:3])} changed); results are never mixed: "

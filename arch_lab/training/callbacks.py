@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import signal
 import threading
 import time
@@ -21,6 +20,8 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+
+from arch_lab import files
 
 CHECKPOINT = "last.ckpt"
 
@@ -138,8 +139,7 @@ class RunLog(Callback):
         self.write(record)
 
     def _rewrite(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text("".join(json.dumps(r) + "\n" for r in self.records), encoding="utf-8")
+        files.write_text(self.path, "".join(json.dumps(r) + "\n" for r in self.records))
 
     def median_step_seconds(self) -> float:
         settled = sorted(self.step_seconds[3:] or self.step_seconds)  # the first steps pay for warm-up of caches
@@ -193,13 +193,11 @@ class Keeper(Callback):
 
 def save(trainer: pl.Trainer, path: Path) -> None:
     """Checkpoint through a temporary name, then its SHA-256: a half-written file is never taken for a whole one."""
-    part = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    trainer.save_checkpoint(part)
-    checksum = _sha256(part)
-    _hash_path(path).unlink(missing_ok=True)
-    os.replace(part, path)
-    _hash_path(path).write_text(checksum + "\n", encoding="utf-8")
+    with files.atomic_path(path) as part:
+        trainer.save_checkpoint(part)
+        checksum = _sha256(part)
+        _hash_path(path).unlink(missing_ok=True)
+    files.write_text(_hash_path(path), checksum + "\n")
 
 
 def intact(path: Path) -> bool:

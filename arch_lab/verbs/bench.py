@@ -31,6 +31,7 @@ def main(verb: str, argv: list[str]) -> int:
     if given.suite == "throughput":
         return throughput(given)
 
+    from arch_lab import files
     from arch_lab.bench import Row, Skipped, run_suite
     from arch_lab.console import console, table
     from arch_lab.study.environment import environment
@@ -48,7 +49,7 @@ def main(verb: str, argv: list[str]) -> int:
     if not rows:
         return 2  # every reason has been said
     if given.markdown is not None:
-        given.markdown.write_text(markdown(rows, skipped), encoding="utf-8")
+        files.write_text(given.markdown, markdown(rows, skipped))
     if given.json:
         printed: dict[str, Any] = {"environment": environment(), "rows": [asdict(row) for row in rows]}
         if skipped:

@@ -34,9 +34,9 @@ def main(verb: str, argv: list[str]) -> int:
         print(write_rates(folder, load(folder), given.curves, given.arms))
         return 0
 
+    from arch_lab.files import read_json
     from arch_lab.report import write
     from arch_lab.study.experiment import engine_named
-    from arch_lab.study.files import read_json
 
     study = read_json(folder / "study.json")
     engine = engine_named(study.get("experiment")) if isinstance(study, dict) else None

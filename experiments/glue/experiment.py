@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arch_lab import files
 from arch_lab.data.glue import write_submission
-from arch_lab.data.store import write_atomically
 from arch_lab.metrics.classification import confusion_matrix
-from arch_lab.study import files
 from arch_lab.study.environment import code_fingerprint
+from arch_lab.study.identity import digest
 from arch_lab.tasks import Cell, Fitted, Method, Task, TaskEngine, TaskStudyConfig
 from arch_lab.tasks.engine import experiment_fingerprint
 from blocks.errors import ConfigError
@@ -61,7 +61,7 @@ class GluePrepared:
     def fingerprint(self, task: str) -> str:
         weights = {name: [arm.fingerprint(seed) for seed in arm.runs] for name, arm in self.arms.items()}
         mnli = self.mnli.fingerprint if self._starts_from_mnli(task) and self.mnli is not None else None
-        return files.digest([self.sets[task].fingerprint, weights, mnli])
+        return digest([self.sets[task].fingerprint, weights, mnli])
 
     def fit(self, cell: Cell, folder: Path, tell: Tell) -> Fitted:
         data, started = self.sets[cell.task], time.monotonic()
@@ -165,7 +165,7 @@ class GluePrepared:
         path = study_folder(folder) / "from_mnli" / f"{cell.method}_seed-{cell.seed}.pt"
         settings = [asdict(self.config.from_mnli), asdict(self.config.finetuning), cell.method, cell.seed]
         code = [code_fingerprint(), experiment_fingerprint("glue")]
-        identity = files.digest([settings, code, mnli.fingerprint, arm.fingerprint(cell.seed)])
+        identity = digest([settings, code, mnli.fingerprint, arm.fingerprint(cell.seed)])
         kept = _kept(path)
         if kept.get("identity") == identity:
             body.load_state_dict(kept["body"])
@@ -187,11 +187,7 @@ class GluePrepared:
             )
         buffer = io.BytesIO()
         torch.save({"identity": identity, "body": body.state_dict(), "scores": mnli.scores(outcome.predictions)}, buffer)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, buffer.getvalue())
-        except OSError as error:
-            raise files.OutputError(f"cannot write {path}: {error.strerror or error}; free space or choose another --output") from None
+        files.write_bytes(path, buffer.getvalue())
         return body.eval()
 
 

@@ -24,7 +24,7 @@ from arch_lab.data.omniglot import read_drawings, read_one_shot
 from arch_lab.data.regression import RegressionSet
 from arch_lab.data.uci import ARCHIVE, UCI_SETS, UciArchive
 from arch_lab.data.uci import FOLDER as UCI
-from arch_lab.study.files import digest
+from arch_lab.study.identity import digest
 from arch_lab.tasks import Cell, Fitted, Method, Task, TaskEngine, TaskStudyConfig, Tell
 from blocks.errors import ConfigError, did_you_mean
 from experiments.triplets import regression, verification

@@ -14,8 +14,8 @@ import arch_lab
 from arch_lab.architecture import Shape, recipe
 from arch_lab.budget import BudgetError
 from arch_lab.causality import LeakError
+from arch_lab.files import OutputError
 from arch_lab.report.rates import write_rates
-from arch_lab.study.files import OutputError
 from blocks.errors import ConfigError, UserError
 from tests.small_study import small_study
 

@@ -20,7 +20,7 @@ import arch_lab
 from arch_lab.architecture import Shape, recipe
 from arch_lab.budget import BudgetError
 from arch_lab.causality import LeakError
-from arch_lab.study.files import OutputError
+from arch_lab.files import OutputError
 from arch_lab.study.load import CheckpointError
 from blocks.errors import UserError
 from tests.small_study import small_study

@@ -13,10 +13,10 @@ import pytest
 import yaml
 from rich.console import Console
 
+from arch_lab.files import OutputError
 from arch_lab.report.measures import Measure
 from arch_lab.study.config import read_study
 from arch_lab.study.engine import silent
-from arch_lab.study.files import OutputError
 from arch_lab.tasks import Cell, Fitted, Method, Task, TaskEngine, TaskStudyConfig
 from arch_lab.tasks.engine import Study
 from arch_lab.tasks.results import choose, paired, summarise

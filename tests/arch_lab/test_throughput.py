@@ -18,9 +18,9 @@ from rich.console import Console
 
 import arch_lab
 from arch_lab.cli import main
+from arch_lab.files import OutputError
 from arch_lab.study import library
 from arch_lab.study.engine import silent
-from arch_lab.study.files import OutputError
 from arch_lab.throughput import contenders, timing
 from arch_lab.throughput.config import Group, open_throughput
 from arch_lab.throughput.contenders import Contender
