@@ -9,113 +9,26 @@ round trip) are property tests run over every registered block.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from blocks.config import Config
 from blocks.cost import Cost
-from blocks.errors import ConfigError, did_you_mean
-
-C = TypeVar("C", bound="BlockConfig")
+from blocks.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockConfig:
-    """Base of every block's configuration: frozen, keyword-only, made of plain values so it survives JSON.
-
-    A subclass states its invariants in ``__post_init__`` and raises ConfigError, one line, when they do not hold.
-    """
+class BlockConfig(Config):
+    """Base of every block's configuration (see ``blocks.config`` for bounds and documentation of fields)."""
 
     block: ClassVar[type[Block]]  # set by the registration of the block this configures
 
     def build(self) -> Block:
         """The block itself, parameters drawn from torch's global generator."""
         return self.block(self)
-
-    @classmethod
-    def from_options(cls: type[C], options: dict[str, Any], *, where: str = "") -> C:
-        """Strict construction from a mapping (YAML, JSON).
-
-        Raises: ConfigError for an unknown key (with the nearest valid name), a missing one or a wrong type.
-        """
-        where = where or cls.__name__
-        known = {f.name: f for f in fields(cls)}
-        for key in options:
-            if key not in known:
-                raise ConfigError(f"{where}: unknown option {key!r}{did_you_mean(key, known)}")
-        missing = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING and n not in options]
-        if missing:
-            raise ConfigError(f"{where}: option {missing[0]!r} is required")
-        hints = get_type_hints(cls)
-        return cls(**{key: coerce(value, hints[key], f"{where}.{key}") for key, value in options.items()})
-
-
-def coerce(value: Any, hint: Any, where: str) -> Any:
-    """``value`` as the annotated type: ints for whole floats (YAML's ``1e6``), tuples for lists; else ConfigError."""
-    import types
-    import typing
-
-    origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        for option in (a for a in arguments if a is not type(None)):
-            try:
-                return coerce(value, option, where)
-            except ConfigError as error:
-                last = error
-        raise last
-    if origin is typing.Literal:
-        if value in arguments:
-            return value
-        raise ConfigError(f"{where}: {value!r} is not one of {', '.join(map(repr, arguments))}{_near(value, arguments)}")
-    if origin in (tuple, list):
-        if isinstance(value, (list, tuple)):
-            inner = arguments[0] if arguments else Any
-            return origin(coerce(v, inner, f"{where}[{i}]") for i, v in enumerate(value))
-        raise ConfigError(f"{where}: expected a list, got {value!r}")
-    if origin is dict or hint is dict:
-        if isinstance(value, dict):
-            return dict(value)
-        raise ConfigError(f"{where}: expected a mapping, got {value!r}")
-    if is_dataclass(hint) and isinstance(value, dict) and hasattr(hint, "from_options"):
-        return hint.from_options(value, where=where)
-    if hint is bool and isinstance(value, bool):
-        return value
-    if hint is int and not isinstance(value, bool):
-        # YAML reads 1e6 as text and 1.0e6 as a float; both mean the integer somebody wrote
-        number = _number(value)
-        if number is not None and number == int(number):
-            return int(number)
-        raise ConfigError(f"{where}: expected a whole number, got {value!r}")
-    if hint is float and not isinstance(value, bool):
-        number = _number(value)
-        if number is not None:
-            return float(number)
-        raise ConfigError(f"{where}: expected a number, got {value!r}")
-    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        return value
-    raise ConfigError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
-
-
-def _near(value: Any, choices: tuple[Any, ...]) -> str:
-    tail = did_you_mean(str(value), [str(c) for c in choices])
-    return tail if "did you mean" in tail else ""
-
-
-def _number(value: Any) -> float | int | None:
-    if isinstance(value, (int, float)):
-        return value if value == value and abs(value) != float("inf") else None
-    if isinstance(value, str):
-        try:
-            return _number(float(value))
-        except ValueError:
-            return None
-    return None
 
 
 class Block(nn.Module, ABC):

@@ -6,6 +6,7 @@ The command line prints the message and exits with ``exit_code``; a traceback fo
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 
@@ -19,10 +20,25 @@ class ConfigError(UserError):
     """A configuration that names something unknown or asks for something impossible."""
 
 
-def did_you_mean(name: str, choices: Iterable[str]) -> str:
+def did_you_mean(name: object, choices: Iterable[object]) -> str:
     """The tail of an error message: the nearest valid name, or all of them when none is near."""
-    known = sorted(choices)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    known = sorted(map(str, choices))
+    near = difflib.get_close_matches(name[:200], known, n=1, cutoff=0.5) if isinstance(name, str) else []
     if near:
         return f"; did you mean {near[0]!r}?"
     return f"; valid: {', '.join(known)}" if known else ""
+
+
+def shown(value: object) -> str:
+    """``value`` for an error message: its repr, cut where it is long, whatever the value is."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"an integer of {value.bit_length():,} bits"  # Python refuses to print thousands of digits
+    try:
+        return _SHORT.repr(value)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} too large to print"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict = 3, 8, 8, 6
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 100
