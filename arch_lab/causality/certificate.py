@@ -1,35 +1,45 @@
-"""The causality law on a built model, before it may write a perplexity.
+"""The causality law on a built model, before any score of it is written.
 
-Legend: T tokens, s position changed, t position that reacted, D width.
-Protocol: float64, parameters re-drawn at order 1 (initial values hide leaks: zeroed projections, fast decays). Every
-single position s is changed (all s for short T, a spread of them beyond the longest window), then every suffix at
-once; nothing before s may move by more than 1e-9 of the scale. Witnesses beside it: the gradient of y[t] with respect
-to later embeddings is zero; a shorter sequence gives the same outputs; and position s itself *does* react, so a dead
-block cannot pass. Whoever leaks is named with the first leaking pair (t, s).
-Why relative and in float64: an FFT padded to 2T-2 leaks 6.6e-6 of the scale at T = 8192, which a loose float32
-tolerance would pass; rounding of a correct one stays below 1e-15.
+Legend: B rows of one call, T tokens, s split (tokens from s on, or s alone, are changed), t output that moved.
+Protocol (``PROTOCOL``): float64 on a copy, parameters re-drawn at order 1 (initial values hide leaks: zeroed projections, fast
+decays), in evaluation mode and in training mode with gradients recorded. Lengths are those the model trains and is scored at, one
+token less, every power of two below, and the window and chunk sizes of its blocks (``arch_lab.causality.lengths``). At each length
+rows of one batch are changed from different splits on, spread over the whole row; nothing before s may move by more than 1e-9 of the
+scale. Witnesses beside it: the gradient of y[:s] with respect to later embeddings is zero; a shorter row gives the first outputs of a
+longer one; a row gives the same outputs whatever stands in the other rows, and again after other calls; and position s itself *does*
+react, so a dead block cannot pass.
+Cost: layers configured alike are probed once, and rows per length follow from a FLOP budget, so that long rows of a wide model are
+probed at few positions. The certificate says which. A training step at that length costs more.
+Why relative and in float64: an FFT padded to 2T-2 leaks 6.6e-6 of the scale at T = 8192, which a loose float32 tolerance would pass;
+rounding of a correct one stays below 1e-15.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from random import Random
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from arch_lab.architecture.decoder import Decoder
+from arch_lab.causality.lengths import SHORT, probe_lengths, sizes_of, splits
+from arch_lab.causality.probe import EVALUATION, MODES, TINY, Mode, Probe, kept_random_state, moved, redraw
 from blocks.errors import UserError
 
+__all__ = ["LEAK", "LIVE", "TINY", "Certificate", "LeakError", "certify_model", "redraw", "require_causal"]
+
+PROTOCOL = 2  # raised with every change of what is probed: certificates of another protocol are not kept
 LEAK = 1e-9  # of max |hidden|, float64, whole models (depth amplifies rounding; a single block is held to 1e-12)
 GRADIENT_LEAK = 1e-9
 LIVE = 1e-6  # a position must move by at least this share of the scale when its own token changes
-TINY = 1e-300  # keeps an all-zero output from dividing by zero; it then fails as not live
-SHORT = 48  # every position is changed up to this length
-SPREAD = (1, 2, 3, 7, 15, 16, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
+UNKNOWN = 48  # tokens probed where nobody says how long rows are
+WORK = 5e8  # FLOPs of the changed rows of one length in one mode
+TARGET, NEAR = 6, 2  # times as many at the lengths that train and are scored; one token less, and half of them
+MOST = 32  # splits of one length in one mode
+WHOLE = 2e10  # FLOPs spent on the model with all of its layers
+BATCH = 4
 
 
 class LeakError(UserError):
@@ -38,178 +48,312 @@ class LeakError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
-    """What was checked and what was found. ``leak`` names block, t, s and size when the model is not causal."""
+    """What was checked and what came out. ``leak`` names block, t, s, size, length and mode when the model is not causal.
+
+    ``positions``: the splits of each length, both modes together; ``flops``: what all probes together cost by the blocks' own formulas.
+    """
 
     passed: bool
+    protocol: int = PROTOCOL
     lengths: tuple[int, ...]
+    whole_model_lengths: tuple[int, ...] = ()  # where all layers ran, not only one of each configuration
+    modes: tuple[str, ...] = tuple(mode.name for mode in MODES)
+    positions: dict[str, list[int]] = field(default_factory=dict)
     dtype: str = "float64"
     threshold: float = LEAK
+    flops: float = 0.0
     leak_ratio: float
     gradient_ratio: float
     prefix_ratio: float
     live_ratio: float
+    noise_in_training: bool = False
     blocks: tuple[str, ...]
     leak: dict[str, Any] | None = None
     reason: str = ""
-    details: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def certify_model(model: Decoder, *, vocabulary: int, seed: int = 0) -> Certificate:
-    """Run the protocol on a copy of ``model``; never changes it. ``passed`` is False with a reason on any failure."""
-    probe = copy.deepcopy(model).double().eval()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        redraw(probe)
-        blocks = tuple(
-            sorted({type(layer.mixer).__name__ for layer in probe.layers} | {type(layer.channel).__name__ for layer in probe.layers})
-        )
-        worst = {"leak": 0.0, "gradient": 0.0, "prefix": 0.0}
-        live, leak, reason = float("inf"), None, ""
-        for tokens in _lengths(probe):
-            row = torch.randint(vocabulary, (1, tokens))
-            base = probe.hidden(row)
-            positions = range(tokens) if tokens <= SHORT else sorted({*(p for p in SPREAD if p < tokens), tokens // 2, tokens - 1})
-            found = _change_positions(probe, row, base, list(positions), vocabulary)
-            worst["leak"] = max(worst["leak"], found.ratio)
-            live = min(live, found.live)
-            worst["prefix"] = max(worst["prefix"], _prefix_ratio(probe, row, base))
-            worst["gradient"] = max(worst["gradient"], _gradient_ratio(probe, row))
-            if found.pair is not None:
-                leak = {**found.pair, "length": tokens}
-                reason = (
-                    f"block {leak['block']} is not causal: changing token {leak['s']} moves output {leak['t']} "
-                    f"by {leak['size']:.1e} of the scale (first leaking pair t={leak['t']}, s={leak['s']}; length {tokens})"
-                )
-                break
-        reason = reason or _other_failure(worst, live)
-    return Certificate(
-        passed=not reason,
-        lengths=tuple(_lengths(probe)),
-        leak_ratio=worst["leak"],
-        gradient_ratio=worst["gradient"],
-        prefix_ratio=worst["prefix"],
-        live_ratio=live,
-        blocks=blocks,
-        leak=leak,
-        reason=reason,
-    )
+def require_causal(
+    model: nn.Module,
+    *,
+    vocabulary: int,
+    lengths: Sequence[int],
+    training_length: int | None = None,
+    batch: int | None = None,
+    name: str = "the model",
+) -> Certificate:
+    """The certificate of ``model``, which must pass before any score of it is shown.
+
+    ``lengths``: tokens of the rows it is scored on; ``training_length``: of those it trains on; ``batch``: rows of one call there.
+    Raises: LeakError, one line with block, positions, length and mode.
+    """
+    certificate = certify_model(model, vocabulary=vocabulary, lengths=lengths, training_length=training_length, batch=batch)
+    if not certificate.passed:
+        raise LeakError(f"refused: {name}: {certificate.reason}; no score is written")
+    return certificate
 
 
-def _other_failure(worst: dict[str, float], live: float) -> str:
-    if not worst["gradient"] <= GRADIENT_LEAK:
-        return f"the gradient of an output with respect to later tokens is {worst['gradient']:.1e} of the scale: not causal"
-    if not worst["prefix"] <= LEAK:
-        return f"a shorter sequence gives other outputs ({worst['prefix']:.1e} of the scale): something depends on the sequence's length"
-    if not live >= LIVE:
-        return f"outputs hardly react to their own token ({live:.1e} of the scale): the check would be blind"
-    return ""
+def certify_model(
+    model: nn.Module,
+    *,
+    vocabulary: int,
+    lengths: Iterable[int] = (),
+    training_length: int | None = None,
+    batch: int | None = None,
+    seed: int = 0,
+) -> Certificate:
+    """Run the protocol on copies of ``model``; never changes it. ``passed`` is False with a reason on any failure."""
+    longest = getattr(getattr(model, "config", None), "max_tokens", None)
+    targets = {*lengths, *([training_length] if training_length else [])} or {min(longest or UNKNOWN, UNKNOWN)}
+    targets = {min(t, longest) if longest else t for t in targets}
+    with kept_random_state(seed):
+        return _Examination(model, targets, vocabulary=vocabulary, longest=longest, batch=batch or BATCH, seed=seed).certificate()
 
 
-def _lengths(model: Decoder) -> list[int]:
-    """Short, odd, and one past the longest window (as far as the model goes)."""
-    longest = model.config.max_tokens
-    windows = [w for w in (getattr(layer.mixer.config, "window", None) for layer in model.layers) if w]
-    wanted = {1 + SHORT // 3, SHORT, *(w + 1 for w in windows), *(2 * w + 1 for w in windows)}
-    lengths = sorted({min(longest, w) for w in wanted if w <= 4 * 1024})
-    return lengths or [min(longest, SHORT)]
+class _Failure(Exception):
+    """A reason why the model does not pass, with the leak where there is one."""
 
-
-@torch.no_grad()
-def redraw(model: nn.Module) -> None:
-    """Parameters of order 1 in place: initial values hide leaks."""
-    for parameter in model.parameters():
-        fan_in = parameter.shape[-1] if parameter.ndim >= 2 else 4
-        spread = parameter.std(correction=0).item() if parameter.numel() > 1 else 0.0
-        parameter.add_(torch.randn_like(parameter) * max(spread, fan_in**-0.5))
+    def __init__(self, reason: str, leak: dict[str, Any] | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.leak = reason, leak
 
 
 @dataclass
-class _Found:
-    ratio: float
-    live: float
-    pair: dict[str, Any] | None
+class _Worst:
+    leak: float = 0.0
+    gradient: float = 0.0
+    prefix: float = 0.0
+    live: float = float("inf")
 
 
-@torch.no_grad()
-def _change_positions(model: Decoder, row: Tensor, base: Tensor, positions: list[int], vocabulary: int) -> _Found:
-    """Row i of the batch differs from ``row`` at positions[i] only; a second batch differs from there to the end."""
-    scale = max(base.abs().max().item(), TINY)
-    t = torch.arange(row.shape[1])
-    s = torch.tensor(positions)[:, None]
-    other = (row + torch.randint(1, vocabulary, (len(positions), row.shape[1]))) % vocabulary
-    ratio, live, pair = 0.0, float("inf"), None
-    for changed in (t == s, t >= s):
-        rows = torch.where(changed, other, row)
-        moved = (model.hidden(rows) - base).abs().amax(dim=-1) / scale
-        moved = torch.nan_to_num(moved, nan=float("inf"))
-        before = torch.where(t < s, moved, 0.0)
-        ratio = max(ratio, before.max().item())
-        if pair is None and before.max() > LEAK:
-            first_t = int((before > LEAK).any(dim=0).nonzero()[0])
-            i = int((before[:, first_t] > LEAK).nonzero()[0])
-            block = _blame(model, row, rows[i : i + 1], positions[i])
-            pair = {"t": first_t, "s": positions[i], "size": before[i, first_t].item(), "block": block}
-        own = moved[torch.arange(len(positions)), s[:, 0]]
-        live = min(live, own.min().item())
-    return _Found(ratio=ratio, live=live, pair=pair)
+class _Examination:
+    """One run of the protocol: one mode after the other, lengths in rising order."""
+
+    def __init__(self, model: nn.Module, targets: set[int], *, vocabulary: int, longest: int | None, batch: int, seed: int) -> None:
+        self.model, self.targets, self.vocabulary, self.batch = model, targets, vocabulary, batch
+        self.sizes = sizes_of(model, max(targets))
+        self.lengths = probe_lengths(targets, self.sizes, most=longest)
+        self.draw = Random(seed)
+        self.row = torch.randint(vocabulary, (1, max(self.lengths)))
+        self.worst, self.flops, self.noisy = _Worst(), 0.0, False
+        self.positions: dict[str, list[int]] = {}
+        self.whole_lengths: list[int] = []
+        self.place = ""  # what is being run, for an exception of the model
+
+    def certificate(self) -> Certificate:
+        failure: _Failure | None = None
+        try:
+            self._examine()
+        except _Failure as error:
+            failure = error
+        except Exception as error:  # the model's own code: anything may happen in it, and none of it may train
+            failure = _Failure(f"the model raised {type(error).__name__}{self.place}: {' '.join(str(error).split())[:300]}")
+        return Certificate(
+            passed=failure is None,
+            lengths=tuple(self.lengths),
+            whole_model_lengths=tuple(self.whole_lengths),
+            positions=self.positions,
+            flops=self.flops,
+            leak_ratio=self.worst.leak,
+            gradient_ratio=self.worst.gradient,
+            prefix_ratio=self.worst.prefix,
+            live_ratio=self.worst.live,
+            noise_in_training=self.noisy,
+            blocks=_block_names(self.model),
+            leak=None if failure is None else failure.leak,
+            reason="" if failure is None else failure.reason,
+        )
+
+    def _examine(self) -> None:
+        thin = Probe(self.model, thin=True)
+        self._repeats(thin)
+        self._all(thin, self.lengths)
+        if thin.skips:
+            whole = Probe(self.model)
+            fits = [n for n in self.lengths if 12 * whole.flops(n) <= WHOLE]
+            self.whole_lengths = sorted({*fits[-1:], *(n for n in fits if n == SHORT)})
+            self._all(whole, self.whole_lengths, least=True)
+        else:
+            self.whole_lengths = self.lengths
+
+    # --- the same call twice ------------------------------------------------------------------------------------------
+
+    def _repeats(self, probe: Probe) -> None:
+        """Another seed may change outputs in training mode only (dropout); the same seed and row never may."""
+        tokens = self.row[:, : min(SHORT, self.row.shape[1])]
+        for mode in MODES:
+            first = probe(tokens, mode)
+            self._unchanged(probe, tokens, first, mode)
+            if not moved(probe(tokens, mode, seed=1), first).max() <= LEAK:
+                if mode is EVALUATION:
+                    raise _Failure("evaluation mode draws random numbers: the same row scores differently each time")
+                self.noisy = True
+
+    def _unchanged(self, probe: Probe, rows: Tensor, base: Tensor, mode: Mode) -> None:
+        again = moved(probe(rows, mode), base)
+        if not again.max() <= LEAK:
+            t, tokens = int((~(again <= LEAK)).any(dim=0).nonzero()[0]), rows.shape[1]
+            block = self._blame(probe, rows, rows, 0, tokens, mode)
+            raise _Failure(
+                f"block {block} remembers earlier calls: output {t} of the same {tokens} tokens differs the second time ({mode})"
+            )
+
+    # --- lengths and modes --------------------------------------------------------------------------------------------
+
+    def _all(self, probe: Probe, lengths: Sequence[int], *, least: bool = False) -> None:
+        for mode in MODES:  # evaluation first: training may move running statistics
+            shorter: Tensor | None = None
+            for length in lengths:
+                base = self._length(probe, length, mode, least=least)
+                if mode is EVALUATION or not self.noisy:
+                    self._prefix(probe, base, shorter, mode)
+                    shorter = base
+
+    def _length(self, probe: Probe, length: int, mode: Mode, *, least: bool) -> Tensor:
+        """Every probe of one length in one mode; the outputs (1, T, D) of the unchanged row. Raises: _Failure."""
+        self.place = f" at {length} tokens in {mode}"
+        target, cost = length in self.targets, probe.flops(length)
+        chosen = splits(length, self._count(length, cost, least=least), self.draw, self.sizes)
+        # a suffix shows what a single token hides (selections), a single token what a suffix drowns (a wrapped transform)
+        changes = [(s, True) for s in chosen] + [(s, False) for s in chosen[:: 1 if length == SHORT else 3] if s < length - 1]
+        batch = max(2, min(self.batch, len(changes)))
+        rows = self.row[:, :length].expand(batch, -1)
+        base, gradients = self._base(probe, rows, mode, chosen)
+        for first in range(0, len(changes), batch):
+            self._change(probe, rows, base, changes[first : first + batch], mode)
+        if gradients is not None:
+            self._gradient(probe, rows, *gradients, mode)
+        if target or not changes:
+            self._unchanged(probe, rows, base, mode)
+        self.flops += cost * (batch * (3 if mode.train else 1) + len(changes) + batch * target)
+        key = str(length)
+        self.positions[key] = sorted({*self.positions.get(key, []), *chosen})
+        return base[:1]
+
+    def _count(self, length: int, cost: float, *, least: bool) -> int:
+        """How many splits: as many as the budget pays for, all of a short row."""
+        target = length in self.targets
+        smallest = 2 if target else 1
+        if length == SHORT:
+            return SHORT
+        if least:
+            return smallest
+        share = TARGET if target else NEAR if length + 1 in self.targets or 2 * length in self.targets else 1
+        return max(smallest, min(MOST if target else MOST // 2, int(share * WORK / cost)))
+
+    def _base(self, probe: Probe, rows: Tensor, mode: Mode, chosen: list[int]) -> tuple[Tensor, tuple[Tensor, list[int]] | None]:
+        """Outputs of the unchanged rows; in training mode also (sizes, splits) of the gradient witness, one split a row."""
+        y, witness = None, None
+        if mode.train and chosen:
+            some = [chosen[i * len(chosen) // len(rows)] for i in range(len(rows))]
+            y, sizes = probe.gradients(rows, some, mode)
+            witness = None if sizes is None else (sizes, some)
+        y = probe(rows, mode) if y is None else y
+        if not y.isfinite().all():
+            raise _Failure(f"outputs are not finite ({rows.shape[1]} tokens, {mode})")
+        return y, witness
+
+    # --- witnesses ----------------------------------------------------------------------------------------------------
+
+    def _change(self, probe: Probe, rows: Tensor, base: Tensor, changes: list[tuple[int, bool]], mode: Mode) -> None:
+        """Row i differs from the base row at changes[i] only; nothing before may move, the position itself must."""
+        t = torch.arange(rows.shape[1])
+        changes = changes + [changes[-1]] * (len(rows) - len(changes))
+        s = torch.tensor([position for position, _ in changes])[:, None]
+        suffix = torch.tensor([whole for _, whole in changes])[:, None]
+        other = (rows + torch.randint(1, self.vocabulary, rows.shape)) % self.vocabulary
+        changed = torch.where((t == s) | ((t > s) & suffix), other, rows)
+        move = moved(probe(changed, mode), base)
+        before = torch.where(t < s, move, 0.0)
+        self.worst.leak = max(self.worst.leak, before.max().item())
+        if not before.max() <= LEAK:
+            first_t = int((~(before <= LEAK)).any(dim=0).nonzero()[0])
+            i = int((~(before[:, first_t] <= LEAK)).nonzero()[0])
+            self._explain(probe, rows, base, changed, i, changes[i], first_t, before[i, first_t].item(), mode)
+        if mode is EVALUATION:
+            live = move[torch.arange(len(rows)), s[:, 0]].min().item()
+            self.worst.live = min(self.worst.live, live)
+            if not live >= LIVE:
+                raise _Failure(f"outputs hardly react to their own token ({live:.1e} of the scale): the check would be blind")
+
+    def _explain(
+        self, probe: Probe, rows: Tensor, base: Tensor, changed: Tensor, i: int, change: tuple[int, bool], t: int, size: float, mode: Mode
+    ) -> None:
+        """Time, another row, or an earlier call? Always raises: _Failure."""
+        self._unchanged(probe, rows, base, mode)
+        alone = rows.clone()
+        alone[i] = changed[i]
+        s, suffix = change
+        tokens = rows.shape[1]
+        where = f"{tokens} tokens, {mode}"
+        if not moved(probe(alone, mode), base)[i, :s].max() > LEAK:
+            changed[i] = rows[i]
+            block = self._blame(probe, rows, changed, i, tokens, mode)
+            raise _Failure(f"block {block} mixes the rows of a batch: other rows move output {t} by {size:.1e} of the scale ({where})")
+        block = self._blame(probe, rows, alone, i, s, mode)
+        what = f"the tokens from {s} on" if suffix and s < tokens - 1 else f"token {s}"
+        raise _Failure(
+            f"block {block} is not causal: changing {what} moves output {t} by {size:.1e} of the scale "
+            f"(first leaking pair t={t}, s={s}; {where})",
+            {"t": t, "s": s, "size": size, "block": block, "length": tokens, "mode": mode.name},
+        )
+
+    def _blame(self, probe: Probe, rows: Tensor, changed: Tensor, i: int, before: int, mode: Mode) -> str:
+        """The first part, in the order they run, whose output moves in row i before ``before``: the one that let it in."""
+        return _first_to_move(probe, probe.outputs(rows, mode), probe.outputs(changed, mode), i, before)
+
+    def _gradient(self, probe: Probe, rows: Tensor, sizes: Tensor, chosen: list[int], mode: Mode) -> None:
+        """``sizes`` (B, T) of d y[i, :chosen[i]] / d x[i, t]: zero from chosen[i] on."""
+        if not sizes.isfinite().all():
+            raise _Failure(f"gradients are not finite ({rows.shape[1]} tokens, {mode})")
+        later = torch.arange(rows.shape[1]) >= torch.tensor(chosen)[:, None]
+        share = torch.where(later, sizes, 0.0) / max(sizes.max().item(), TINY)
+        self.worst.gradient = max(self.worst.gradient, share.max().item())
+        if share.max() <= GRADIENT_LEAK:
+            return
+        i = int((share > GRADIENT_LEAK).any(dim=1).nonzero()[0])
+        s, size = int((share[i] > GRADIENT_LEAK).nonzero()[0]), share[i].max().item()
+        where = f"{rows.shape[1]} tokens, {mode}"
+        alone = [chosen[i] if row == i else 0 for row in range(len(rows))]
+        _, own = probe.gradients(rows, alone, mode)
+        if own is not None and not own[i, chosen[i] :].max() > GRADIENT_LEAK * own.max():
+            raise _Failure(f"a block mixes the rows of a batch: outputs of one have a gradient with respect to another ({where})")
+        block = probe.gradient_blame(rows, chosen[i], mode, GRADIENT_LEAK)
+        raise _Failure(
+            f"block {block} is not causal: outputs before {chosen[i]} have a gradient with respect to the later token {s}, "
+            f"{size:.1e} of the largest (t<{chosen[i]}, s={s}; {where})",
+            {"t": chosen[i] - 1, "s": s, "size": size, "block": block, "length": rows.shape[1], "mode": mode.name},
+        )
+
+    def _prefix(self, probe: Probe, base: Tensor, shorter: Tensor | None, mode: Mode) -> None:
+        """The outputs of a shorter row are the first outputs of a longer one."""
+        if shorter is None:
+            return
+        n = shorter.shape[1]
+        move = moved(base[:, :n], shorter)
+        self.worst.prefix = max(self.worst.prefix, move.max().item())
+        if not move.max() <= LEAK:
+            t, tokens = int((~(move[0] <= LEAK)).nonzero()[0]), base.shape[1]
+            few, many = (probe.outputs(self.row[:, :length], mode) for length in (n, tokens))
+            block = _first_to_move(probe, few, {name: y[:, :n] for name, y in many.items()}, 0, n)
+            raise _Failure(
+                f"block {block} depends on the length of the row: output {t} of {n} tokens is another one "
+                f"in a row of {tokens} ({move.max().item():.1e} of the scale, {mode})",
+                {"t": t, "s": n, "size": move.max().item(), "block": block, "length": tokens, "mode": mode.name},
+            )
 
 
-def _blame(model: Decoder, row: Tensor, changed: Tensor, s: int) -> str:
-    """The first module, in the order they run, whose output before s moves: the one that let the future in."""
-    with _outputs(model) as base:
-        model.hidden(row)
-    with _outputs(model) as after:
-        model.hidden(changed)
-    for name, y in base.items():
-        if s and (after[name] - y)[:, :s].abs().max() > LEAK * y.abs().max():
-            return f"{name} ({type(model.get_submodule(name)).__name__})"
+def _first_to_move(probe: Probe, before: dict[str, Tensor], after: dict[str, Tensor], row: int, end: int) -> str:
+    for name, y in before.items():
+        if y.ndim == 3 and after[name].shape == y.shape and not moved(after[name], y)[row, :end].max() <= LEAK:
+            return f"{name} ({type(probe.model.get_submodule(name)).__name__})"
     return "(the model outside its layers)"
 
 
-@contextmanager
-def _outputs(model: Decoder) -> Iterator[dict[str, Tensor]]:
-    kept: dict[str, Tensor] = {}
-    hooks = []
-    for i, layer in enumerate(model.layers):
-        for child_name, child in layer.named_children():
-            name = f"layers.{i}.{child_name}"
-            hooks.append(child.register_forward_hook(lambda _m, _a, y, name=name: kept.setdefault(name, y.detach())))
-    try:
-        yield kept
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@torch.no_grad()
-def _prefix_ratio(model: Decoder, row: Tensor, base: Tensor) -> float:
-    scale = max(base.abs().max().item(), TINY)
-    lengths = sorted({n for n in (1, 2, 5, row.shape[1] // 2, row.shape[1] - 1) if 0 < n < row.shape[1]})
-    return max(((model.hidden(row[:, :n]) - base[:, :n]).abs().max().item() / scale for n in lengths), default=0.0)
-
-
-def _gradient_ratio(model: Decoder, row: Tensor) -> float:
-    """Largest |d y[t] / d x[>t]| relative to the largest gradient, for a few t, through the embeddings."""
-    kept: list[Tensor] = []
-
-    def keep(_module: nn.Module, _args: Any, x: Tensor) -> Tensor:
-        kept.append(x.detach().requires_grad_())
-        return kept[-1]
-
-    hook = model.embedding.register_forward_hook(keep)
-    try:
-        with torch.enable_grad():
-            y = model.hidden(row)
-    finally:
-        hook.remove()
-    worst = 0.0
-    for t in sorted({0, row.shape[1] // 3, row.shape[1] // 2, row.shape[1] - 2} & set(range(row.shape[1]))):
-        (g,) = torch.autograd.grad((y[:, t] * torch.randn_like(y[:, t])).sum(), kept[0], retain_graph=True)
-        if not torch.isfinite(g).all():
-            return float("inf")
-        if t + 1 < row.shape[1]:
-            worst = max(worst, g[:, t + 1 :].abs().max().item() / max(g.abs().max().item(), TINY))
-    return worst
+def _block_names(model: nn.Module) -> tuple[str, ...]:
+    layers = getattr(model, "layers", [])
+    return tuple(
+        sorted({type(child).__name__ for layer in layers for name, child in layer.named_children() if name in ("mixer", "channel")})
+    )

@@ -15,7 +15,7 @@ from typing import Any
 from arch_lab import files
 from arch_lab.architecture import Shape, recipe
 from arch_lab.budget import require_matched
-from arch_lab.causality import LeakError
+from arch_lab.causality import PROTOCOL, LeakError
 from arch_lab.report import statistics
 from arch_lab.study.config import StudyConfig
 from arch_lab.study.environment import code_fingerprint, environment
@@ -82,6 +82,7 @@ def compare(
         max_tokens=planned["sequence_length"],
         certify=lambda model: experiment.certify(model, config, data),
         objective=config.objective,
+        batch=config.training.batch_size,
         observer=observer,
     )
     # imported here: Lightning and TensorBoard take seconds, and no refusal should wait for them
@@ -139,12 +140,13 @@ def verify(
     certify: Callable[[Any], Certificate],
     observer: Observer,
     objective: dict[str, Any] | None = None,
+    batch: int | None = None,
 ) -> None:
     """The certificate of every built model. Raises: LeakError with the arm and what leaks; no metric exists yet."""
     for arm in arms:
         path = folder / "certificates" / f"{arm['name']}.json"
         identity = {k: arm[k] for k in ("architecture", "options", "width", "depth", "ffn_width")}
-        identity |= {"vocabulary": vocabulary, "max_tokens": max_tokens, "code": code_fingerprint()}
+        identity |= {"vocabulary": vocabulary, "max_tokens": max_tokens, "batch": batch, "protocol": PROTOCOL, "code": code_fingerprint()}
         identity |= {"objective": objective} if objective else {}
         kept = files.read_json(path)
         if kept and kept.get("passed") and kept.get("identity") == identity and not _is_third_party(arm):

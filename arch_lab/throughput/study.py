@@ -162,7 +162,8 @@ def run(config: ThroughputConfig, folder: Path, observer: Observer, command: str
     files.write_text(folder / "study.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
     files.write_json(folder / "plan.json", planned)
     sizes: dict[str, Any] = {"vocabulary": config.vocabulary, "max_tokens": config.match_length}
-    verify(planned["arms"], folder, **sizes, certify=partial(certify_model, vocabulary=config.vocabulary), observer=observer)
+    certify = partial(certify_model, vocabulary=config.vocabulary, training_length=config.match_length)
+    verify(planned["arms"], folder, **sizes, certify=certify, observer=observer)
     rows = kept(folder, config)
     names = {(r["level"], r["mode"], r["tokens"], r["compiled"]) for r in rows}
     clock = timer(config, planned["arms"], rows)

@@ -45,7 +45,10 @@ class Perplexity:
         return data
 
     def certify(self, model: Any, config: Any, data: PreparedData) -> Certificate:
-        return certify_model(model, vocabulary=data.vocabulary)
+        t = config.training  # a window is as long in scoring as in training
+        return certify_model(
+            model, vocabulary=data.vocabulary, training_length=t.sequence_length, lengths=[t.sequence_length], batch=t.batch_size
+        )
 
     def module(self, spec: Any) -> LanguageModel:
         from arch_lab.training.module import LanguageModel

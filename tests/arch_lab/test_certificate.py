@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from arch_lab.architecture import Decoder, Shape, recipe
-from arch_lab.causality import certify_model
+from arch_lab.causality import LeakError, certify_model, require_causal
 from blocks import Cost
 from blocks.contract import ChannelMixer
 
@@ -63,3 +63,17 @@ def test_certifying_changes_neither_the_model_nor_the_random_stream() -> None:
     certify_model(model, vocabulary=61)
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_a_leak_ends_in_one_line_with_block_positions_length_and_mode() -> None:
+    model = tiny("custom", mixer="tests.leaky_blocks:CircularConvolution")
+    with pytest.raises(LeakError, match=r"layers.0.mixer \(CircularConvolution\).*t=\d+, s=\d+; \d+ tokens, evaluation mode") as error:
+        require_causal(model, vocabulary=61, lengths=[48], training_length=40, name="arm 'mine'")
+    assert "arm 'mine'" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_lengths_that_train_and_score_are_probed_in_both_modes() -> None:
+    certificate = require_causal(tiny("gemma1"), vocabulary=61, lengths=[48], training_length=40)
+    assert {40, 48, 39, 47, 32, 16} <= set(certificate.lengths)
+    assert certificate.modes == ("evaluation", "training")
+    assert set(certificate.positions) == {str(n) for n in certificate.lengths}
