@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -49,6 +51,13 @@ class Entry:
 
 _entries: dict[str, Entry] = {}
 _plugins_loaded = False
+# modules whose import paths are followed; None: all, for a study file or command line that its user wrote
+_importable: ContextVar[frozenset[str] | None] = ContextVar("importable", default=None)
+_trusted: ContextVar[frozenset[str]] = ContextVar("trusted", default=frozenset())
+
+
+class TrustError(ConfigError):
+    """An import path whose module the user has not named."""
 
 
 def register(
@@ -123,12 +132,52 @@ def lookup(name: str) -> Entry:
     raise ConfigError(f"unknown block {name!r}{did_you_mean(name, _entries)} (arch-lab blocks lists all)")
 
 
+@contextmanager
+def trusting(modules: Iterable[str]) -> Iterator[None]:
+    """Inside, ``import_only`` also allows these modules and what lies below them. Raises: ConfigError for a name that is none."""
+    names = frozenset(name.partition(":")[0] for name in modules)
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ConfigError(f"--trust {name!r}: expected the name of a module, for example my_package.blocks")
+    token = _trusted.set(_trusted.get() | names)
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
+@contextmanager
+def import_only(modules: Iterable[str] = ()) -> Iterator[None]:
+    """Inside, import paths reach these modules, trusted ones and those already imported; others raise TrustError.
+
+    For options that come from a file somebody else may have written, such as a checkpoint.
+    """
+    with trusting(modules):
+        token = _importable.set(_trusted.get())
+        try:
+            yield
+        finally:
+            _importable.reset(token)
+
+
+def _check_trust(path: str, module: str) -> None:
+    allowed = _importable.get()
+    if allowed is None or module in sys.modules:
+        return
+    if not any(module == name or module.startswith(f"{name}.") for name in allowed):
+        raise TrustError(
+            f"it uses {path!r}, and opening a checkpoint imports no module that you have not named; "
+            f"if you trust that code, add --trust {module} (Python: trust=({module!r},))"
+        )
+
+
 def import_object(path: str) -> Any:
     """The object at ``package.module:name``; the working folder counts as importable, as it does for python itself.
 
-    Raises: ConfigError naming the part that does not exist.
+    Raises: ConfigError naming the part that does not exist; TrustError inside ``import_only``.
     """
     module_name, _, attribute = path.partition(":")
+    _check_trust(path, module_name)
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -137,7 +186,8 @@ def import_object(path: str) -> Any:
     except ConfigError:
         raise
     except ImportError as error:
-        raise ConfigError(f"{path!r}: cannot import module {module_name!r} ({error})") from None
+        where = ", looked for in the current folder and on PYTHONPATH" if error.name and module_name.startswith(error.name) else ""
+        raise ConfigError(f"{path!r}: cannot import module {module_name!r} ({error}{where})") from None
     if not hasattr(module, attribute):
         raise ConfigError(f"{path!r}: module {module_name!r} has no {attribute!r}{did_you_mean(attribute, _public(module))}")
     return getattr(module, attribute)

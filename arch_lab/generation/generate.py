@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from arch_lab.checkpoints import Checkpoint, CheckpointError, open_decoder
 from arch_lab.data import Tokenizer
-from arch_lab.generation.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from arch_lab.generation.decode import Meter, decode
 from arch_lab.generation.sampling import Sampling
 from blocks.errors import UserError
@@ -46,11 +46,12 @@ def generate(
     top_p: float | None = None,
     seed: int = 0,
     write: Callable[[str], None] | None = None,
+    trust: Sequence[str] = (),
 ) -> Generation:
     """Continue ``prompt``: greedy, or drawn when ``temperature`` or ``top_p`` is given (the other one is then 1).
 
     ``max_tokens``: new tokens, 64 or as many as the model has room for. ``write`` receives the text piece by piece, as it
-    is chosen; a character of several tokens arrives whole.
+    is chosen; a character of several tokens arrives whole. ``trust``: modules that the checkpoint's options may name.
     Raises: UserError (one line) for impossible options, an empty or too long prompt, or a path that is no decoder's checkpoint.
     """
     if temperature is None and top_p is not None:
@@ -62,7 +63,7 @@ def generate(
         raise UserError(f"seed must be a whole number from 0 to 2^63 - 1, got {seed}")
     if not prompt:
         raise UserError("the prompt is empty; give at least one character to continue")
-    opened = checkpoint if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
+    opened = checkpoint if isinstance(checkpoint, Checkpoint) else open_decoder(checkpoint, trust)
     tokenizer = opened.tokenizer
     if tokenizer is None:
         raise CheckpointError(f"{opened.path} holds no tokenizer, so a prompt cannot be encoded; put the model's tokenizer.json there")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,12 +10,12 @@ from typing import Any, Literal
 from torch import Tensor
 
 from arch_lab.data import ByteTokenizer, Tokenizer
-from arch_lab.generation.checkpoint import open_checkpoint
 from arch_lab.interop.family import Blueprint, InteropError
 from arch_lab.interop.folder import MANIFEST, Manifest, copy_tokenizer, read_manifest, write_manifest
 from arch_lab.interop.huggingface import CONFIG, is_huggingface, read_config, read_tensors, write_huggingface
 from arch_lab.interop.m2_bert import ARCHITECTURE, read_released, skeleton, write_released
 from arch_lab.interop.tensors import SINGLE, TensorFiles, check_shapes, new_folder, write_tensors
+from blocks.registry import import_only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +41,19 @@ def convert(
     *,
     to: Literal["arch-lab", "huggingface", "m2-bert"] = "arch-lab",
     source_format: Literal["huggingface", "m2-bert"] = "huggingface",
+    trust: Sequence[str] = (),
 ) -> Conversion:
     """Write the checkpoint at ``source`` to the new folder ``target``.
 
     To "arch-lab": ``source`` is a Hugging Face folder, or with ``source_format="m2-bert"`` a released M2-BERT state dict (a file,
     or a folder with pytorch_model.bin). To "m2-bert": a folder made here that holds an ``m2_bert``. To "huggingface": a folder
     made here, or a run or checkpoint trained here whose architecture that format knows. Tensors are copied bit for bit; nothing
-    appears at ``target`` unless all is well.
+    appears at ``target`` unless all is well. ``trust``: modules that a checkpoint's options may name.
     Raises: UserError, one line: the field, tensor or file that cannot be translated.
     """
     source, target = Path(source), Path(target)
-    manifest, tensors, texts = _read(source, to, source_format)
+    with import_only(trust):
+        manifest, tensors, texts = _read(source, to, source_format)
     with new_folder(target) as folder:
         if to == "arch-lab":
             write_manifest(folder, manifest)
@@ -118,7 +121,9 @@ def _read_ours(source: Path) -> tuple[Manifest, dict[str, Tensor], Path | Tokeni
         return manifest, {name: files.read(name) for name in shapes}, source
     if source.is_dir() and is_huggingface(source):
         raise InteropError(f"{source} already is a Hugging Face folder; leave out --to huggingface to convert it to ours")
-    opened = open_checkpoint(source)
+    from arch_lab.checkpoints import open_decoder  # which itself reads the formats of this package
+
+    opened = open_decoder(source)
     blueprint = Blueprint(
         architecture=opened.architecture,
         options=opened.options,

@@ -21,12 +21,11 @@ from arch_lab.architecture import (
     EncoderDecoder,
     EncoderDecoderRecipe,
     EncoderRecipe,
-    Shape,
-    on_meta,
-    recipe,
 )
+from arch_lab.architecture.recipe import Network
 from arch_lab.data import Tokenizer
 from arch_lab.data.tokenizer import load_tokenizer, read_tokenizer
+from arch_lab.interop.blueprint import LARGEST, lay_out, read_blueprint, recipe_of, refuse_non_decoder, require_decoder
 from arch_lab.interop.family import Blueprint, InteropError
 from arch_lab.interop.tensors import SINGLE, TensorFiles, check_shapes, read_object, write_object
 
@@ -74,20 +73,20 @@ def read_manifest(folder: Path) -> Manifest:
     content = read_object(path)
     if content.get("format") != FORMAT:
         raise InteropError(f"{path}: format {content.get('format')!r} is not known, this version reads {FORMAT}")
-    try:
-        blueprint = Blueprint(
-            architecture=content["architecture"],
-            options=dict(content["options"]),
-            shape=Shape(**content["shape"]),
-            vocabulary=int(content["vocabulary"]),
-            max_tokens=int(content["max_tokens"]),
-        )
-        tokens = dict(content["tokens"])
-        return Manifest(blueprint=blueprint, **tokens)
-    except KeyError as error:
-        raise InteropError(f"{path}: {error.args[0]!r} is missing") from None
-    except (TypeError, ValueError) as error:
-        raise InteropError(f"{path}: {error}") from None
+    shape, tokens = content.get("shape"), content.get("tokens")
+    for name, value in (("shape", shape), ("tokens", tokens)):
+        if not isinstance(value, dict):
+            raise InteropError(f"{path}: {name!r} is missing, or no object")
+    blueprint = read_blueprint({**content, **dict(shape or {})}, str(path))
+    ids = {name: _checked_ids(name, value, path) for name, value in dict(tokens or {}).items()}
+    return Manifest(blueprint=blueprint, **ids)
+
+
+def _checked_ids(name: str, value: Any, path: Path) -> Ids:
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if name not in ("begin_text", "end_text", "padding") or not all(type(i) is int and 0 <= i <= LARGEST for i in ids):
+        raise InteropError(f"{path}: tokens.{name} is no id, list of ids or null of begin_text, end_text and padding")
+    return value  # type: ignore[no-any-return]
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -99,44 +98,38 @@ def load_model(folder: Path, manifest: Manifest) -> Decoder:
 
     Raises: InteropError when tensors do not fit, ConfigError when the folder holds no decoder.
     """
-    blueprint = manifest.blueprint
-    chosen = recipe(blueprint.architecture, blueprint.options)
-    if isinstance(chosen, EncoderDecoderRecipe):
-        raise chosen.refuse_decoder(f"{folder}: ")
-    with on_meta():  # no memory, and no random draw, for what the file replaces
-        model = chosen.model(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
-    return _filled(model, folder)
+    where = str(folder / MANIFEST)
+    refuse_non_decoder(recipe_of(manifest.blueprint, where), where)
+    return require_decoder(load_network(folder, manifest), where)
 
 
 def load_encoder(folder: Path) -> Encoder | BidirectionalStack:
     """The encoder of a folder, as ``load_model`` gives a decoder. Raises: InteropError when it holds none, or tensors do not fit."""
-    blueprint = read_manifest(folder).blueprint
-    chosen = recipe(blueprint.architecture, blueprint.options)
-    if not isinstance(chosen, EncoderRecipe):
-        raise InteropError(f"{folder} holds {blueprint.architecture!r}, which is no encoder")
-    with on_meta():
-        model = chosen.encoder_model(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
-    return _filled(model, folder)
+    manifest = read_manifest(folder)
+    if not isinstance(recipe_of(manifest.blueprint, str(folder / MANIFEST)), EncoderRecipe):
+        raise InteropError(f"{folder} holds {manifest.blueprint.architecture!r}, which is no encoder")
+    return load_network(folder, manifest)  # type: ignore[return-value]
 
 
 def load_encoder_decoder(folder: Path, manifest: Manifest) -> EncoderDecoder:
     """Both stacks in evaluation mode, in the dtype of the file. Raises: InteropError when the folder holds something else."""
-    blueprint = manifest.blueprint
-    chosen = recipe(blueprint.architecture, blueprint.options)
-    if not isinstance(chosen, EncoderDecoderRecipe):
-        raise InteropError(f"{folder}: architecture {blueprint.architecture!r} is no encoder–decoder; load_model reads it")
-    with on_meta():
-        model = chosen.encoder_decoder_model(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
-    return _filled(model, folder)
+    if not isinstance(recipe_of(manifest.blueprint, str(folder / MANIFEST)), EncoderDecoderRecipe):
+        raise InteropError(f"{folder}: architecture {manifest.blueprint.architecture!r} is no encoder–decoder; load_model reads it")
+    return load_network(folder, manifest)  # type: ignore[return-value]
 
 
-def _filled(model: Model, folder: Path) -> Model:
-    """A model of the meta device with the tensors of a folder. Raises: InteropError when they do not fit."""
+def load_network(folder: Path, manifest: Manifest) -> Network:
+    """The model of a folder, of whatever kind, in evaluation mode. Raises: UserError when settings and tensors do not fit."""
     tensors = TensorFiles(folder)
+    model = lay_out(manifest.blueprint, str(folder / MANIFEST), len(tensors.where))
     check_shapes(tensors.shapes(), {name: tuple(value.shape) for name, value in model.state_dict().items()}, folder / SINGLE)
-    weights: dict[str, Tensor] = {name: tensors.read(name) for name in tensors.where}
+    return fill(model, {name: tensors.read(name) for name in tensors.where})
+
+
+def fill(model: Model, weights: dict[str, Tensor]) -> Model:
+    """A model of the meta device with these tensors, in their dtype; of several dtypes the widest computes the same."""
     dtypes = {value.dtype for value in weights.values()}
-    if len(dtypes) > 1:  # norms kept in float32 beside bfloat16 matrices: one dtype, the widest, computes the same
+    if len(dtypes) > 1:  # norms kept in float32 beside bfloat16 matrices
         widest = torch.float32 if torch.float64 not in dtypes else torch.float64
         weights = {name: value.to(widest) for name, value in weights.items()}
     model.load_state_dict(weights, assign=True)

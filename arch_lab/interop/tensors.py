@@ -84,6 +84,8 @@ def read_object(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InteropError(f"{path} is missing") from None
+    except RecursionError:
+        raise InteropError(f"{path}: not readable as JSON (nested too deeply)") from None
     except (OSError, ValueError) as error:
         raise InteropError(f"{path}: not readable as JSON ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):

@@ -8,6 +8,7 @@ Legend: B batch, T tokens, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,14 @@ class Body(nn.Module):
         return found
 
 
-def load_body(run: str | Path, *, head: bool = False) -> Body:
+def load_body(run: str | Path, *, head: bool = False, trust: Sequence[str] = ()) -> Body:
     """The body of a finished run of ``arch-lab compare``, in evaluation mode on the CPU, to be trained further or read.
+
+    ``trust``: modules of your own that its blocks come from.
 
     Raises: CheckpointError naming what is missing or damaged; ConfigError for an encoder–decoder, which has two bodies, and for images.
     """
-    loaded = load_run(run)
+    loaded = load_run(run, trust)
     if isinstance(loaded.model, EncoderDecoder):
         raise ConfigError(f"{run}: an encoder–decoder has two stacks, so there is no one body of it")
     if isinstance(loaded.model, ImageClassifier):

@@ -73,3 +73,14 @@ def parser(verb: str, description: str = "", **options: Any) -> Parser:
     text = VERBS[verb].help[:1].upper() + VERBS[verb].help[1:] + "."
     formatter = argparse.RawDescriptionHelpFormatter
     return Parser(prog=f"arch-lab {verb}", description="\n\n".join(filter(None, [text, description])), formatter_class=formatter, **options)
+
+
+def add_trust(p: argparse.ArgumentParser) -> None:
+    """``--trust MODULE``, of the verbs that open a checkpoint."""
+    p.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module of yours that the checkpoint's blocks come from; no other is imported (may be repeated)",
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from arch_lab.verbs import parser
+from arch_lab.verbs import add_trust, parser
 
 TEXT = """SOURCE: a Hugging Face folder of Gemma 1, 2 or 3 (text) or T5Gemma: config.json and safetensors, sharded or not. With --to
 huggingface: a folder made by this command, or a run or checkpoint trained here. TARGET must not exist. Tensors are copied bit for bit; a
@@ -26,11 +26,12 @@ def main(verb: str, argv: list[str]) -> int:
     p.add_argument("--from", dest="source_format", choices=formats, default="huggingface", help="format to read (default: huggingface)")
     p.add_argument("--to", choices=("arch-lab", *formats), default="arch-lab", help="format to write (default: arch-lab)")
     p.add_argument("--json", action="store_true", help="print {source, target, to, architecture, tensors, parameters, dtype}")
+    add_trust(p)
     given = p.parse_args(argv)
 
     from arch_lab.interop.convert import convert
 
-    done = convert(given.source, given.target, to=given.to, source_format=given.source_format)
+    done = convert(given.source, given.target, to=given.to, source_format=given.source_format, trust=given.trust)
     if given.json:
         print(json.dumps(done.to_dict(), indent=2))
     else:

@@ -17,7 +17,8 @@ HELP = """usage: arch-lab {verb} [--config FILE ...] [--KEY VALUE ...]
 
   --config FILE              YAML with the keys below; given twice, the later file wins
   --print_config             print the configuration that results, and stop
-  --ckpt_path FILE           checkpoint to start from (fit: resume; else: the model to run)
+  --ckpt_path PATH           checkpoint, or folder of a run or fit (fit: resume; else: the model to run)
+  --trust MODULE             a module of yours that the checkpoint's blocks come from; no other is imported
   --seed_everything N        seed of weights and order
 
   --model.architecture NAME  gemma1, gemma2, gemma3, m2_gpt, hybrid, custom

@@ -7,14 +7,14 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from arch_lab.verbs import UsageError, parser
+from arch_lab.verbs import UsageError, add_trust, parser
 
 if TYPE_CHECKING:
     from arch_lab.generation import Generation
 
-TEXT = """CHECKPOINT: the folder of a finished run (runs/<study>/runs/<arm>/lr-…), a .ckpt file or version folder of arch-lab fit, or a
-folder made by arch-lab convert. Greedy unless --temperature or --top-p is given. The text goes to standard output as it is
-chosen, speed and state to standard error.
+TEXT = """CHECKPOINT: the folder of a finished run (runs/<study>/runs/<arm>/lr-…), a .ckpt file or version folder of arch-lab fit, a
+folder made by arch-lab convert, or a Hugging Face folder. Greedy unless --temperature or --top-p is given. The text goes to
+standard output as it is chosen, speed and state to standard error.
 
   arch-lab generate runs/quickstart/runs/gemma3/lr-0.008_seed-0 --prompt "The statement"
   arch-lab generate gemma-3-1b --prompt "Once" --temperature 0.8 --top-p 0.95 --seed 3 --max-tokens 200"""
@@ -36,6 +36,7 @@ def main(verb: str, argv: list[str]) -> int:
         action="store_true",
         help="print {prompt, text, tokens, tokens_per_second, prefill_tokens_per_second, state_bytes, seed} and nothing else",
     )
+    add_trust(p)
     given = p.parse_args(argv)
     if given.greedy and (given.temperature is not None or given.top_p is not None):
         raise UsageError(f"{verb}: --greedy draws nothing; leave it out, or leave out --temperature and --top-p")
@@ -50,6 +51,7 @@ def main(verb: str, argv: list[str]) -> int:
         top_p=given.top_p,
         seed=given.seed,
         write=None if given.json else _say,
+        trust=given.trust,
     )
     if given.json:
         print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))

@@ -18,6 +18,7 @@ import yaml
 from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from arch_lab.checkpoints.opening import checkpoint_file, read_file
 from arch_lab.training.datamodule import TextDataModule
 from arch_lab.training.module import LanguageModel
 from arch_lab.verbs import UsageError, nearest
@@ -30,9 +31,12 @@ LOGGER = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_arg
 
 def start(verb: str, argv: list[str]) -> LightningCLI:
     """Parse ``argv`` and run ``verb``. Raises: UsageError, one line, for anything wrong with the arguments."""
+    trust, argv = trusted(argv)
     for file in config_files(argv):
         check_yaml(Path(file))
-    cls = type("CommandLine", (CommandLine,), {"verb": verb, "group": next((g for g in GROUPS if f"--{g}.help" in argv), None)})
+    cls = type(
+        "CommandLine", (CommandLine,), {"verb": verb, "trust": trust, "group": next((g for g in GROUPS if f"--{g}.help" in argv), None)}
+    )
     return cls(
         LanguageModel,
         TextDataModule,
@@ -52,6 +56,7 @@ class Parser(LightningArgumentParser):
 class CommandLine(LightningCLI):
     verb: str
     group: str | None
+    trust: list[str]  # modules that the checkpoint's options may name
 
     def init_parser(self, **options: Any) -> LightningArgumentParser:
         parser = Parser(**options)
@@ -75,9 +80,11 @@ class CommandLine(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """The model's shape comes from its checkpoint; Lightning's own version trips over linked settings."""
         path = self.config[self.verb].get("ckpt_path")
-        settings = checkpoint_settings(path) if path else {}
-        if settings:
-            self.config = self.parser.parse_object({self.verb: {"model": settings}}, self.config)
+        if not path or path in KEYWORDS or path.startswith("registry"):
+            return
+        file, _ = checkpoint_file(path, self.trust)
+        given = {"model": checkpoint_settings(file), "ckpt_path": str(file)}
+        self.config = self.parser.parse_object({self.verb: given}, self.config)
 
     def after_fit(self) -> None:
         scores = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
@@ -97,27 +104,25 @@ def _vocabulary(data: TextDataModule) -> int:
     return data.vocabulary
 
 
-def checkpoint_settings(path: str) -> dict[str, Any]:
-    """Settings of the model inside a checkpoint file, without those that come from the data.
-
-    Raises: UsageError when there is no such file or it is not a readable checkpoint.
-    """
-    if path in KEYWORDS or path.startswith("registry"):
-        return {}
-    file = Path(path)
-    if not file.is_file():
-        near = nearest(file.name, [f.name for f in file.parent.glob("*.ckpt")]) if file.parent.is_dir() else ""
-        raise UsageError(f"--ckpt_path: {path}: no such file{near}")
-    try:
-        found = torch.load(file, weights_only=True, map_location="cpu")
-        settings = dict(found["hyper_parameters"])
-    except OSError:
-        raise
-    except Exception as error:  # torch raises half a dozen types for damaged files
-        raise UsageError(
-            f"--ckpt_path: {path}: not a readable checkpoint ({type(error).__name__}); it may be cut short: use another one"
-        ) from error
+def checkpoint_settings(file: Path) -> dict[str, Any]:
+    """Settings of the model inside a checkpoint file, without those that come from the data."""
+    settings = read_file(file)["hyper_parameters"]
     return {key: value for key, value in settings.items() if not key.startswith("_") and key not in LINKED}
+
+
+def trusted(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The modules of ``--trust MODULE``, and the other arguments. Raises: UsageError for one without a module."""
+    modules, rest, words = [], [], iter(argv)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option != "--trust":
+            rest.append(word)
+            continue
+        module = value if equals else next(words, "")
+        if not module or module.startswith("-"):
+            raise UsageError("--trust: expected the name of a module, for example --trust my_module")
+        modules.append(module)
+    return modules, rest
 
 
 def config_files(argv: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from arch_lab import cli
 from arch_lab.architecture import Encoder
-from arch_lab.generation.checkpoint import open_checkpoint
+from arch_lab.generation import generate
 from arch_lab.interop import InteropError
 from arch_lab.interop.convert import convert
 from arch_lab.interop.folder import load_encoder, read_manifest
@@ -158,7 +158,7 @@ def test_a_converted_encoder_reads_text_and_writes_none(tmp_path: Path) -> None:
     convert(saved(released(), tmp_path), tmp_path / "ours", source_format="m2-bert")
     assert load_encoder(tmp_path / "ours")(torch.randint(V, (2, 9))).shape == (2, 9, V)
     with pytest.raises(UserError, match="'m2_bert' is a bidirectional encoder"):
-        open_checkpoint(tmp_path / "ours")
+        generate(tmp_path / "ours", "x")
 
 
 def without(*names: str) -> Callable[[dict[str, Tensor]], Any]:

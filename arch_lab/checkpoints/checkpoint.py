@@ -1,0 +1,71 @@
+"""What an open checkpoint is, whichever kind of file it came from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from arch_lab.architecture import Shape
+from arch_lab.data import Tokenizer
+from blocks.errors import UserError
+
+Kind = Literal["run", "fit", "converted", "huggingface"]
+
+
+class CheckpointError(UserError):
+    """A path that holds no checkpoint, or not a whole one."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the text a model was trained on was cut into documents and counted; the keys are those of a study's ``data:``."""
+
+    document_start: str | None = None
+    text_column: str = "text"
+    count_line_ends: bool = False
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model in evaluation mode on the CPU and what its ids mean.
+
+    ``begin`` goes before every document and prompt, an id of ``end`` ends a text; ``architecture``, ``options`` and ``shape``
+    rebuild the model. ``context``: tokens of a training sequence, None where the checkpoint does not say.
+    """
+
+    path: Path
+    model: Any  # Decoder, Encoder, EncoderDecoder or ImageClassifier
+    tokenizer: Tokenizer | None
+    begin: tuple[int, ...]
+    end: frozenset[int]
+    max_tokens: int
+    vocabulary: int
+    architecture: str
+    options: dict[str, Any]
+    shape: Shape
+    kind: Kind = "fit"
+    context: int | None = None
+    reading: Reading = field(default_factory=Reading)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of settings and weights: equal for a run, its converted folder and any copy of either."""
+        settings = [self.architecture, sorted(self.options.items(), key=str), vars(self.shape), self.vocabulary, self.max_tokens]
+        return weights_hash(self.model.state_dict(), salt=repr(settings))
+
+
+def weights_hash(weights: Mapping[str, Tensor], *, salt: str = "") -> str:
+    """SHA-256 of names, types, shapes and values, whatever their order."""
+    digest = hashlib.sha256(salt.encode())
+    for name in sorted(weights):
+        value = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

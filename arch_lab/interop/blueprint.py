@@ -1,0 +1,188 @@
+"""Settings of a stored model, read without trust: bounded before anything is built, then built and filled.
+
+A header can be edited or damaged. So each value is checked first, the model is laid out without memory, and its
+parameters are compared with the tensors of the file; only then is memory taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from arch_lab.architecture import Decoder, Recipe, Shape, on_meta, recipe
+from arch_lab.architecture.recipe import Network
+from arch_lab.interop.family import Blueprint, InteropError
+from blocks.errors import ConfigError, UserError
+from blocks.registry import TrustError
+
+LARGEST = 2**31 - 1  # of any whole number in a header
+MOST_OPTIONS, DEEPEST = 10_000, 20  # values in the options, and how deep they may be nested
+SPARE = 2**28  # bytes of buffers a model may hold beyond what its file does
+SIZES = ("width", "depth", "ffn_width")
+
+
+def read_blueprint(content: Mapping[str, Any], where: str) -> Blueprint:
+    """The settings of a model, each of the right type and size. Raises: InteropError naming the first that is not."""
+    for name in ("architecture", "options", *SIZES, "vocabulary", "max_tokens"):
+        if name not in content:
+            raise InteropError(f"{where}: its settings lack {name!r}, so the model cannot be rebuilt")
+    architecture, options = content["architecture"], content["options"]
+    if not isinstance(architecture, str) or len(architecture) > 100:
+        raise InteropError(f"{where}: architecture {_short(architecture)} is no name")
+    options = {} if options is None else options
+    if not isinstance(options, dict):
+        raise InteropError(f"{where}: options {_short(options)} are no mapping")
+    _check_options(options, where)
+    numbers = {name: _whole(content[name], name, where) for name in (*SIZES, "vocabulary", "max_tokens")}
+    return Blueprint(
+        architecture=architecture,
+        options=options,
+        shape=Shape(**{name: numbers[name] for name in SIZES}),
+        vocabulary=numbers["vocabulary"],
+        max_tokens=numbers["max_tokens"],
+    )
+
+
+def recipe_of(blueprint: Blueprint, where: str) -> Recipe:
+    """The architecture with the stored options. Raises: ConfigError for an unknown name or option."""
+    try:
+        return recipe(blueprint.architecture, blueprint.options)
+    except UserError as error:
+        raise _named(error, where) from None
+    except Exception as error:
+        raise _no_model(where, error) from None
+
+
+def lay_out(blueprint: Blueprint, where: str, tensors: int) -> Network:
+    """The model on the meta device. ``tensors``: how many the file holds; each layer needs at least one.
+
+    Raises: UserError, one line, for settings that describe no model, or a deeper one than the file can fill.
+    """
+    chosen = recipe_of(blueprint, where)
+    if blueprint.shape.depth > max(tensors, 1):
+        raise InteropError(f"{where}: depth {blueprint.shape.depth:,} does not fit the file, which holds {tensors} tensors")
+    try:
+        with on_meta():
+            return chosen.network(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
+    except UserError as error:
+        raise _named(error, where) from None
+    except Exception as error:  # an option of the right type may still make no model: a head of 0 channels, a negative window
+        raise _no_model(where, error) from None
+
+
+def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raises: InteropError for the first tensor that is missing, of another shape or kind, or superfluous."""
+    expected = model.state_dict()
+    for name, value in expected.items():
+        if name not in tensors:
+            raise InteropError(f"{where}: tensor {name!r} is missing ({len(expected)} are needed, {len(tensors)} are there)")
+        stored = tensors[name]
+        if stored.shape != value.shape:
+            raise InteropError(f"{where}: tensor {name!r} has shape {list(stored.shape)}, its settings say {list(value.shape)}")
+        if (stored.is_floating_point(), stored.is_complex()) != (value.is_floating_point(), value.is_complex()):
+            raise InteropError(f"{where}: tensor {name!r} is {_dtype(stored)}, expected {_dtype(value)}")
+    extra = sorted(set(tensors) - set(expected))
+    if extra:
+        raise InteropError(f"{where}: tensor {extra[0]!r} belongs to no part of this model ({len(extra)} such)")
+
+
+def build_filled(blueprint: Blueprint, tensors: Mapping[str, Tensor], where: str) -> Network:
+    """The model in evaluation mode with these weights. Raises: UserError, one line, when they do not fit each other."""
+    layout = lay_out(blueprint, where, len(tensors))
+    check_tensors(layout, tensors, where)
+    _check_memory(layout, tensors, where)
+    try:
+        with torch.random.fork_rng(devices=[]):  # initial values are drawn and replaced; nobody's random numbers move
+            model = recipe_of(blueprint, where).network(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
+        model.load_state_dict(dict(tensors))
+    except UserError as error:
+        raise _named(error, where) from None
+    except Exception as error:
+        raise _no_model(where, error) from None
+    return model.eval()
+
+
+def refuse_non_decoder(chosen: Recipe, where: str) -> None:
+    """Raises: ConfigError unless the architecture predicts the next token of a text."""
+    if chosen.causal:
+        return
+    refuse = getattr(chosen, "refuse_decoder", None)
+    raise refuse(f"{where}: ") if refuse else ConfigError(f"{where}: architecture {chosen.name!r} is no decoder")
+
+
+def require_decoder(model: Network, where: str) -> Decoder:
+    """``model``, which must predict the next token. Raises: ConfigError."""
+    if not isinstance(model, Decoder) or not model.causal:
+        raise ConfigError(f"{where}: {type(model).__name__} is bidirectional: it sees the tokens it would have to predict")
+    return model
+
+
+def _check_memory(layout: Network, tensors: Mapping[str, Tensor], where: str) -> None:
+    needed = sum(value.numel() * value.element_size() for value in (*layout.parameters(), *layout.buffers()))
+    stored = sum(value.numel() * max(4, value.element_size()) for value in tensors.values())
+    if needed > stored + SPARE:
+        raise InteropError(f"{where}: its settings ask for {needed:,} bytes of memory, its tensors hold {stored:,}")
+
+
+def _check_options(options: dict[Any, Any], where: str) -> None:
+    todo: list[tuple[Any, int]] = [(options, 0)]
+    for count in range(MOST_OPTIONS):
+        if not todo:
+            return
+        value, depth = todo.pop()
+        if depth > DEEPEST:
+            raise InteropError(f"{where}: options are nested more than {DEEPEST} levels deep")
+        if isinstance(value, dict):
+            _check_names(value, where)
+            todo += [(inner, depth + 1) for inner in list(value.values())[: MOST_OPTIONS - count]]
+        elif isinstance(value, (list, tuple)):
+            todo += [(inner, depth + 1) for inner in value[: MOST_OPTIONS - count]]
+        else:
+            _check_option(value, where)
+    raise InteropError(f"{where}: options hold more than {MOST_OPTIONS:,} values")
+
+
+def _check_names(options: dict[Any, Any], where: str) -> None:
+    wrong = [name for name in options if not isinstance(name, str)]
+    if wrong:
+        raise InteropError(f"{where}: option {_short(wrong[0])} is no name")
+
+
+def _check_option(value: Any, where: str) -> None:
+    if not (value is None or isinstance(value, (bool, int, float, str))):
+        raise InteropError(f"{where}: options hold a {type(value).__name__}, expected plain values")
+    if (isinstance(value, int) and abs(value) > LARGEST) or (isinstance(value, float) and not math.isfinite(value)):
+        raise InteropError(f"{where}: options hold {_short(value)}, expected finite numbers up to {LARGEST:,}")
+
+
+def _whole(value: Any, name: str, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
+        raise InteropError(f"{where}: {name} {_short(value)} is no whole number from 1 to {LARGEST:,}")
+    return value
+
+
+def _named(error: UserError, where: str) -> UserError:
+    """The same refusal, beginning with the file it is about."""
+    kind = type(error) if isinstance(error, (TrustError, InteropError)) else ConfigError
+    return kind(f"{where}: {error}")
+
+
+def _no_model(where: str, error: Exception) -> InteropError:
+    reason = " ".join(str(error).split())[:200]
+    return InteropError(f"{where}: its settings describe no model that can be built ({type(error).__name__}: {reason})")
+
+
+def _dtype(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # whole numbers of thousands of digits, endless nesting
+        text = f"a {type(value).__name__} too large to print"
+    return text if len(text) <= 60 else f"{text[:57]}…"
