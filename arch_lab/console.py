@@ -5,53 +5,222 @@ Results go to standard output, progress and warnings to standard error, so that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType
     from rich.progress import Progress
-    from rich.table import Table
+    from rich.text import Text
+
+GAP = 2  # blanks between two columns
+PIPE = 160  # columns of a table that goes to a file or a pipe
+YEAR = 365.25 * 86400  # seconds
+PROSE = re.compile(r"[^\W\d_]{3,}")  # a word: a column whose cells hold three is no column of numbers
+BAR = 30  # columns of a progress bar at most
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A terminal, or plain text of 160 columns when output goes to a file: tables must not be cut there."""
+    """A terminal, or plain text for a pipe: lines are not wrapped there and a table has 160 columns.
+
+    Square brackets are printed as they are; colours are given by ``style=`` or ``Text``, never by markup in a string.
+    """
     from rich.console import Console
 
-    out = Console(stderr=stderr, highlight=False)
+    out = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not out.is_terminal:
-        out = Console(stderr=stderr, highlight=False, width=160)
+        out = Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=PIPE, soft_wrap=True)
     return out
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None, numeric: Sequence[str] = ()) -> Table:
-    """A table of plain values; the columns named in ``numeric`` stand right-aligned. Cells are text, never markup."""
-    from rich import box
-    from rich.table import Table
+def say(console: Console, *parts: str | tuple[str, str]) -> None:
+    """One line: strings as they are, or (string, style)."""
     from rich.text import Text
 
-    out = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    for name in columns:
-        out.add_column(name, justify="right" if name in numeric else "left", no_wrap=name in numeric)
+    console.print(Text.assemble(*parts))
+
+
+def show_verdict(console: Console, text: str) -> None:
+    """The verdict in a box, or as plain lines in a pipe."""
+    from rich.panel import Panel
+    from rich.text import Text
+
+    if console.soft_wrap:
+        say(console, f"verdict: {text}")
+    else:
+        console.print(Panel(Text(text), title="verdict", title_align="left", border_style="bold"))
+
+
+class Table:
+    """Rows under a head, laid out to fit: no name is cut, no number or word of a head is broken.
+
+    The first column holds names and keeps its width. Where the others do not fit beside it, text wraps between words,
+    then the columns of ``drop`` go (least needed first, named in a line below), then the table is printed in parts,
+    each with the first column again. ``words``: columns of text, left-aligned; the rest are numbers.
+    """
+
+    def __init__(self, heads: Sequence[str], *, words: Sequence[int] = (0,), title: str = "", drop: Sequence[str] = ()) -> None:
+        self.heads, self.words, self.title, self.drop = list(heads), set(words), title, list(drop)
+        self.rows: list[list[Text]] = []
+        self.styles: list[str] = []
+
+    def add(self, *cells: Any, style: str = "") -> None:
+        """One row. A cell is rich ``Text``, or any value shown as plain text; None is a dash."""
+        from rich.text import Text
+
+        self.rows.append([cell if isinstance(cell, Text) else Text("-" if cell is None else str(cell)) for cell in cells])
+        self.styles.append(style)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        from rich.text import Text
+
+        if self.title:
+            yield Text(self.title, style="bold")
+        width = options.max_width
+        columns = [_Column([row[i] for row in self.rows], head, i in self.words, name=i == 0) for i, head in enumerate(self.heads)]
+        shown, hidden = _without(columns, self.drop, width)
+        for i, part in enumerate(_parts(shown, width)):
+            if i:
+                yield Text("")
+            yield from self._part(part, width)
+        if hidden:
+            them = "it" if len(hidden) == 1 else "them"
+            yield Text(f"not shown: {', '.join(hidden)} (a wider terminal or --json shows {them})", style="dim")
+
+    def _part(self, part: list[_Column], width: int) -> Iterator[RenderableType]:
+        from rich import box, table
+
+        if sum(column.least for column in part) + GAP * (len(part) - 1) > width:
+            yield from self._stacked(part)
+            return
+        out = table.Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, GAP - 1, 0, 0))
+        for column, space in zip(part, _widths(part, width), strict=True):
+            out.add_column(column.head, justify="left" if column.text else "right", width=space, no_wrap=column.name, overflow="fold")
+        for i, style in enumerate(self.styles):
+            out.add_row(*(column.cells[i] for column in part), style=style)
+        yield out
+
+    def _stacked(self, part: list[_Column]) -> Iterator[RenderableType]:
+        """One line per value, for a terminal narrower than a name and a number."""
+        from rich.text import Text
+
+        for i in range(len(self.rows)):
+            yield Text(part[0].cells[i].plain, overflow="fold")
+            for column in part[1:]:
+                yield Text(f"  {' '.join(column.head.split())}: {column.cells[i].plain}", overflow="fold")
+
+
+class _Column:
+    """One column of a table and the widths it can take."""
+
+    def __init__(self, cells: list[Text], head: str, text: bool, *, name: bool) -> None:
+        lines = [line for cell in cells for line in cell.plain.split("\n")]
+        self.cells, self.name = cells, name
+        self.text = text = text or any(len(PROSE.findall(line)) >= 3 for line in lines)
+        # one blank between the words of a head: where to break it is decided by the width
+        self.head = " ".join(head.split())
+        self.natural = _widest([self.head, *lines])
+        whole = [] if text and not name else lines
+        self.least = _widest([*self.head.split(), *whole, *(word for line in lines for word in line.split())])
+        if whole != lines:
+            self.least = min(self.natural, max(self.least, 12))
+
+
+def _widest(texts: Sequence[str]) -> int:
+    from rich.cells import cell_len
+
+    return max(map(cell_len, texts), default=0)
+
+
+def _without(columns: list[_Column], drop: Sequence[str], width: int) -> tuple[list[_Column], list[str]]:
+    """The columns left when those of ``drop`` go, one after the other, until the rest fits; heads of the others."""
+    shown, hidden = list(columns), list[str]()
+    for head in drop:
+        if sum(column.least for column in shown) + GAP * (len(shown) - 1) <= width:
+            break
+        shown = [column for column in shown if column.head != head]
+        hidden.append(head)
+    return shown, hidden
+
+
+def _parts(columns: list[_Column], width: int) -> list[list[_Column]]:
+    """Columns in as few groups as fit the width, each led by the first column, and as even as that allows."""
+    parts = _groups(columns, width)
+    for narrower in range(width - 1, 0, -1):
+        even = _groups(columns, narrower)
+        if len(even) > len(parts):
+            break
+        parts = even
+    return parts
+
+
+def _groups(columns: list[_Column], width: int) -> list[list[_Column]]:
+    """Columns in order, as many to a group as fit the width beside the first one."""
+    first, groups = columns[0], [[columns[0]]]
+    for column in columns[1:]:
+        used = sum(c.least + GAP for c in groups[-1])
+        if len(groups[-1]) > 1 and used + column.least > width:
+            groups.append([first, column])
+        else:
+            groups[-1].append(column)
+    return groups
+
+
+def _widths(part: list[_Column], width: int) -> list[int]:
+    """Natural widths where they fit; else the room beyond the least widths is shared by what each column lacks."""
+    free = width - sum(column.least for column in part) - GAP * (len(part) - 1)
+    lacking = [column.natural - column.least for column in part]
+    if sum(lacking) <= free:
+        return [column.natural for column in part]
+    shares = [free * want // sum(lacking) for want in lacking]
+    return [column.least + share for column, share in zip(part, shares, strict=True)]
+
+
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "", numeric: Sequence[str] = (), drop: Sequence[str] = ()
+) -> Table:
+    """A table of plain values; the columns named in ``numeric`` are right-aligned. See ``Table`` for ``drop``."""
+    out = Table(columns, words=[i for i, name in enumerate(columns) if name not in numeric], title=title, drop=drop)
     for row in rows:
-        out.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))
+        out.add(*row)
     return out
 
 
 def progress(*, quiet: bool = False) -> Progress:
-    """Bars with elapsed time and time left, on standard error; silent when ``quiet`` or not in a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    """Live lines on standard error (``live_line``); silent when ``quiet`` or not in a terminal.
+
+    A task's field ``facts`` holds what stands beside its name, most needed first; without it, done / total.
+    """
+    from rich.progress import Progress, ProgressColumn
 
     out = console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=out, disable=quiet or not out.is_terminal, transient=True)
+
+    class Line(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            facts = task.fields.get("facts") or [f"{task.completed:,.0f}/{task.total:,.0f}"]
+            facts = [*facts, duration(task.elapsed)] if task.fields.get("clock") and task.elapsed else facts
+            return live_line(task.description, facts, task.completed / task.total if task.total else None, out.width - 1)
+
+    live = not quiet and out.is_terminal
+    return Progress(Line(), console=out, disable=not live, transient=True, redirect_stdout=sys.stdout.isatty())
+
+
+def live_line(name: str, facts: Sequence[str], share: float | None, width: int) -> Text:
+    """``name ━━━━━─── facts`` in one line: the bar shrinks first, then facts go from the right; the name stays."""
+    from rich.text import Text
+
+    facts = list(facts)
+    while facts and len(name) + 2 + len(", ".join(facts)) > width:
+        facts.pop()
+    words = ", ".join(facts)
+    room = min(BAR, width - len(name) - len(words) - 4)
+    line = Text(name, no_wrap=True)
+    if share is not None and room >= 8:
+        full = round(room * min(1.0, max(0.0, share)))
+        line.append(" ").append("━" * full, style="cyan").append("━" * (room - full), style="bright_black")
+    return line.append("  " + words if words else "")
 
 
 def si(value: float, digits: int = 3) -> str:
@@ -64,7 +233,9 @@ def si(value: float, digits: int = 3) -> str:
 
 
 def duration(seconds: float) -> str:
-    """75 -> '1m 15s'; two units at most."""
+    """75 -> '1m 15s'; two units at most; years beyond two of them."""
+    if seconds >= 2 * YEAR:
+        return years(seconds)
     whole = round(seconds)
     if whole < 1:
         return f"{seconds:.2g}s"
@@ -74,3 +245,8 @@ def duration(seconds: float) -> str:
     parts = [f"{n}{unit}" for n, unit in ((days, "d"), (hours, "h"), (minutes, "m"), (secs, "s"))]
     first = next(i for i, n in enumerate((days, hours, minutes, secs)) if n)
     return " ".join(part for part in parts[first : first + 2] if not part.startswith("0"))
+
+
+def years(seconds: float) -> str:
+    """4.8e9 -> '152 years'; beyond 10,000 of them the number says nothing more."""
+    return f"{seconds / YEAR:,.0f} years" if seconds < 1e4 * YEAR else "more than 10,000 years"

@@ -25,13 +25,13 @@ class Table:
 
 def show(found: Table, console: Any) -> None:
     """On a rich console."""
-    from rich.markup import escape
+    from arch_lab import console as terminal
 
-    from arch_lab.console import table
-
-    console.print(f"\n[bold]{escape(found.title)}[/bold]" + (f" [dim]({escape(found.note)})[/dim]" if found.note else ""), highlight=False)
-    numeric = [head for i, head in enumerate(found.headers) if i not in found.words]
-    console.print(table(found.headers, found.rows, numeric=numeric))
+    terminal.say(console, "\n", (found.title, "bold"), (f" ({found.note})" if found.note else "", "dim"))
+    out = terminal.Table(found.headers, words=found.words)
+    for row in found.rows:
+        out.add(*row)
+    console.print(out)
 
 
 def markdown(found: Table) -> str:

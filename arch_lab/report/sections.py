@@ -10,7 +10,7 @@ from arch_lab.report.figures import style
 from arch_lab.report.glossary import terms
 from arch_lab.report.markup import Raw, flatten, items, join, paragraph, section, table, tag
 from arch_lab.report.measures import measures
-from arch_lab.report.statistics import diverged, finite
+from arch_lab.report.statistics import better_than, diverged, finite
 
 Study = Mapping[str, Any]
 
@@ -29,11 +29,13 @@ def seeds_of(study: Study) -> list[int]:
 def header(study: Study) -> Raw:
     seeds, arms = seeds_of(study), [arm["name"] for arm in study["arms"]]
     rates = {r["learning_rate"] for r in study["results"]}
-    facts = f"Experiment {study['experiment']}: {units.words(arms)}; {_plural(len(rates), 'learning rate')} × {_plural(len(seeds), 'seed')}"
-    facts += f", {_plural(len(study['results']), 'run')} in all."
+    facts = f"Experiment {study['experiment']}: {units.words(arms)}; {units.counted(len(study['results']), 'run')}"
+    facts += f" at {units.counted(len(rates), 'learning rate')} and {units.counted(len(seeds), 'seed')}"
+    full = len(arms) * len(rates) * len(seeds)
+    facts += " (not every seed at every rate)." if len(study["results"]) < full else "."
     found = len(study.get("warnings") or [])
     if found:
-        facts = join([facts, " ", tag("a", f"{_plural(found, 'warning')} below.", href="#warnings")])
+        facts = join([facts, " ", tag("a", f"{units.counted(found, 'warning')} below.", href="#warnings")])
     about = [paragraph(study["description"])] if study.get("description") else []
     parts = [
         tag("h1", f"Study: {study['study']}"),
@@ -42,10 +44,6 @@ def header(study: Study) -> Raw:
         paragraph(study["verdict"]["text"], kind="verdict"),
     ]
     return join(parts)
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def banner(study: Study) -> Raw:
@@ -133,8 +131,7 @@ def results(study: Study) -> Raw:
     rows: list[list[Any]] = []
     judged, *others = measures(study)
     for s in sorted(study["summary"], key=lambda s: (s[judged.key]["mean"] is None, s[judged.key]["mean"])):
-        rivals = [b for a, b in better_than(study) if a == s["arm"]]
-        beats = units.words([*s.get("beats", []), *rivals]) or "nothing shown"
+        beats = units.words(better_than(study, s["arm"])) or "nothing shown"
         values = [tag("strong", units.plus_minus(s[judged.key])), *(units.bounded(s[m.key]) for m in others)]
         finished = f"{s[judged.key]['n']} of {len(seeds_of(study))}"
         rows.append([arm_label(study, s["arm"]), units.rate(s["learning_rate"]), *values, finished, beats])
@@ -151,11 +148,6 @@ def results(study: Study) -> Raw:
     if not study.get("baselines"):
         note += " This study measured no count-based baselines."
     return section("Results", table(heads, rows, words=(0, len(heads) - 1), kind="results"), paragraph(note, kind="soft"), anchor="results")
-
-
-def better_than(study: Study) -> list[tuple[str, str]]:
-    pairs = [p for p in study["verdict"]["pairs"] if p["distinguishable"]]
-    return [(p["b"], p["a"]) if p["difference"] > 0 else (p["a"], p["b"]) for p in pairs]
 
 
 def runs(study: Study) -> Raw:
@@ -182,7 +174,7 @@ def runs(study: Study) -> Raw:
         "time",
     ]
     lost = sum(diverged(r, judged) for r in study["results"])
-    count = f"{_plural(len(rows), 'run')}, {lost} of them diverged."
+    count = f"{units.counted(len(rows), 'run')}, {lost} of them diverged."
     return section("Every run", paragraph(count), table(heads, rows, words=(0, 3)), anchor="runs")
 
 

@@ -316,6 +316,16 @@ def _sentence(
     return f"{at}, {'; '.join(clauses)} (95 % level, {over} paired seeds{corrected})."
 
 
+def better_than(study: Mapping[str, Any], arm: str) -> list[str]:
+    """What an arm is better than: baselines outside its interval, arms whose paired difference is distinguishable."""
+    beaten = [name for s in study["summary"] if s["arm"] == arm for name in s.get("beats") or []]
+    for pair in study["verdict"]["pairs"]:
+        if pair["distinguishable"]:
+            better, worse = (pair["b"], pair["a"]) if pair["difference"] > 0 else (pair["a"], pair["b"])
+            beaten += [worse] if better == arm else []
+    return beaten
+
+
 def _failures(results: Sequence[Result], primary: Measure) -> str:
     lost: dict[tuple[str, float], list[int]] = {}
     for r in (r for r in results if diverged(r, primary)):

@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from arch_lab.console import YEAR, years
+
 DASH = "–"
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
@@ -48,15 +50,20 @@ def memory(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """'48 s', '12 min 05 s', '3 h 20 min'."""
+    """'48 s', '12 min 05 s', '3 h 20 min', '4 days 6 h', '152 years'."""
     if missing(seconds):
         return DASH
-    whole = round(seconds)  # type: ignore[arg-type]
+    assert seconds is not None
+    if seconds >= 2 * YEAR:
+        return years(seconds)
+    whole = round(seconds)
     if whole < 60:
         return f"{whole} s" if whole >= 10 else f"{seconds:.2g} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole < 2 * 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} days {whole % 86400 // 3600} h"
 
 
 def percent(fraction: float | None) -> str:
@@ -121,6 +128,11 @@ def budget_words(budget: Mapping[str, Any]) -> str:
     if not missing(budget.get("seconds")):
         held.append(f"{duration(budget['seconds'])} of training steps")
     return words(held) or "the same budget"
+
+
+def counted(number: int, thing: str) -> str:
+    """'1 task', '3 tasks'."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def words(items: list[str]) -> str:

@@ -84,8 +84,10 @@ def finished(spec: RunSpec, folder: Path, data: Any) -> dict[str, Any] | None:
     return result if result and result.get("status") in ("finished", "diverged") else None
 
 
-def train(spec: RunSpec, folder: Path, data: Any, experiment: Experiment, *, progress: Callable[[int], None]) -> dict[str, Any]:
-    """Train, score on the tuning and the held-out split, write result.json. ``progress(step)`` after every step.
+def train(
+    spec: RunSpec, folder: Path, data: Any, experiment: Experiment, *, progress: Callable[[int, float | None], None]
+) -> dict[str, Any]:
+    """Train, score on the tuning and the held-out split, write result.json. ``progress(step, loss)`` after every step.
 
     Raises: KeyboardInterrupt after saving a checkpoint when interrupted; OutputError when the disk refuses.
     """
@@ -101,7 +103,7 @@ def train(spec: RunSpec, folder: Path, data: Any, experiment: Experiment, *, pro
         ) from None
 
 
-def _train(spec: RunSpec, folder: Path, data: Any, experiment: Experiment, progress: Callable[[int], None]) -> dict[str, Any]:
+def _train(spec: RunSpec, folder: Path, data: Any, experiment: Experiment, progress: Callable[[int, float | None], None]) -> dict[str, Any]:
     t, quiet = spec.training, quiet_lightning()
     with quiet, PeakMemory() as memory:
         pl.seed_everything(spec.seed, verbose=False)

@@ -87,8 +87,8 @@ def _run_jobs(
             started = time.monotonic()
             work = spec.flops_per_token
 
-            def progress(step: int, facts: dict[str, Any] = facts) -> None:
-                observer("step", {**facts, "step": step})
+            def progress(step: int, loss: float | None, facts: dict[str, Any] = facts) -> None:
+                observer("step", {**facts, "step": step, "loss": loss})
 
             result = train(spec, where, data, experiment, progress=progress)
             observer("ran", {**facts, "result": result, "wall": time.monotonic() - started, "flops_per_token": work})

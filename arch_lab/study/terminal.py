@@ -1,25 +1,37 @@
-"""A study as its user watches it: the plan, the certificates, one line a run with the time left, the verdict."""
+"""A study as its user watches it: the plan, the certificates, one line per run with the time left, the verdict."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-from arch_lab.console import console, duration, progress
+from arch_lab.console import console, duration, progress, say, si
 from arch_lab.report import tables
 from arch_lab.report.measures import BITS_PER_BYTE, primary
 
+SILENCE = 10.0  # seconds between two lines on preparing data where nothing can be overwritten
+CERTIFIED = {"objective": "the input does not hold its answer", "images": "images do not mix"}
+
 
 class Terminal:
-    """Observer of a study (see ``engine.compare``). Progress goes to standard error, results to standard output."""
+    """Observer of a study (see ``engine.compare``). Progress goes to standard error, results to standard output.
+
+    In a terminal two live lines stand at the bottom: the run of now and the study. Finished runs scroll by above them.
+    """
+
+    unit = "runs"
 
     def __init__(self) -> None:
-        self.out, self.notes = console(), console(stderr=True)
-        self.bar = progress()
-        self.task: Any = None
-        self.left = self.total = 0.0  # FLOPs still to train, of this batch of jobs
-        self.count = self.done = 0
-        self.rates: list[float] = []  # FLOPs a second of the runs done here
-        self.base = 0.0
+        self.out, self.bar = console(), progress()
+        self.notes = self.bar.console  # one console for lines and bars, or they would run into each other
+        self.now: Any = None
+        self.all: Any = None
+        self.count = self.done = self.kept = 0  # runs of the whole study; those found finished, not yet mentioned
+        self.total = self.left = 0.0  # FLOPs of the whole study
+        self.rates: list[float] = []  # FLOPs per second of the runs done here
+        self.tokens_per_step = 0
+        self.started = self.spoken = 0.0
+        self.widened = False
         self.primary = BITS_PER_BYTE
 
     def __call__(self, event: str, facts: dict[str, Any]) -> None:
@@ -28,62 +40,145 @@ class Terminal:
     def close(self) -> None:
         self.bar.stop()
 
+    # --- live lines ---------------------------------------------------------------------------------------------------
+
+    def show(self, name: str, facts: list[str], *, completed: float = 0.0, total: float | None = None) -> None:
+        """The live line of what happens now."""
+        if self.now is None:
+            self.bar.start()
+            self.now = self.bar.add_task(name, total=total, facts=facts)
+        self.bar.update(self.now, description=name, completed=completed, total=total, facts=facts)
+
+    def show_all(self) -> None:
+        """The live line of the whole study."""
+        facts = [f"{self.done}/{self.count}"]
+        left = self.seconds_left()
+        facts += [f"about {duration(left)} left"] if left else []
+        if self.all is None:
+            self.bar.start()
+            self.all = self.bar.add_task(self.unit, clock=True)
+        self.bar.update(self.all, completed=self.total - self.left, total=self.total or 1, facts=facts)
+
+    def hide(self) -> None:
+        """No live lines: what comes next goes to standard output."""
+        for task in (self.now, self.all):
+            if task is not None:
+                self.bar.remove_task(task)
+        self.now = self.all = None
+        self.bar.stop()
+
+    def note(self, *parts: str | tuple[str, str]) -> None:
+        """A line that stays, above the live ones."""
+        say(self.notes, *parts)
+
+    def seconds_left(self) -> float:
+        """0 when unknown."""
+        recent = sorted(self.rates)[len(self.rates) // 2] if self.rates else 0.0
+        return self.left / recent if recent and self.left > 1e-6 * self.total else 0.0
+
+    def finish(self, label: str, what: str | tuple[str, str], how: str) -> None:
+        """Count one run and write its line."""
+        self.say_kept()
+        self.done += 1
+        left = self.seconds_left()
+        self.note(f"[{self.done}/{self.count}] {label}: ", what, f" ({how})" + (f"; about {duration(left)} left" if left >= 1 else ""))
+        self.show_all()
+
+    def keep(self) -> None:
+        """Count one run that an earlier call finished; all of them are mentioned together."""
+        self.done += 1
+        self.kept += 1
+        self.show_all()
+
+    def say_kept(self) -> None:
+        if self.kept:
+            first = self.done - self.kept + 1
+            span = f"{first}/{self.count}" if self.kept == 1 else f"{first}-{self.done}/{self.count}"
+            self.note(f"[{span}] kept from an earlier call")
+        self.kept = 0
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
     def on_plan(self, plan: dict[str, Any]) -> None:
+        self.hide()
         self.primary = primary(plan)
+        self.count = plan["runs"]
+        self.tokens_per_step = plan["sequence_length"] * plan["batch_size"]
         tables.render_plan(plan, self.out)
 
     def on_data(self, facts: dict[str, Any]) -> None:
-        self.notes.print(f"[dim]data: {facts['text']}[/dim]")
+        """Preparing data is many short lines: the live one where there is one, else one now and then."""
+        self.show(f"data: {facts['text']}", [" "])
+        if not self.notes.is_terminal and time.monotonic() - self.spoken > SILENCE:
+            self.spoken = time.monotonic()
+            self.note(f"data: {facts['text']}")
 
     def on_certificate(self, facts: dict[str, Any]) -> None:
         if facts["passed"]:
-            lengths = ", ".join(map(str, facts["lengths"]))
-            what = {"objective": "no answer in the input", "images": "images apart"}.get(facts.get("kind", ""), "causal")
-            self.notes.print(
-                f"[green]{what}[/green] {facts['arm']}: worst leak {facts['leak_ratio']:.0e} of the scale (float64, lengths {lengths})"
-            )
+            lengths = facts["lengths"]
+            what = CERTIFIED.get(facts.get("kind", ""), "causal")
+            leak = f"{facts['leak_ratio']:.0e}" if facts["leak_ratio"] else "0"
+            span = f"{len(lengths)} lengths up to {max(lengths)}" if len(lengths) > 3 else f"length {', '.join(map(str, lengths))}"
+            self.note(f"{facts['arm']}: ", (what, "green"), f" (largest leak {leak} of the output scale, float64, {span})")
 
     def on_widen(self, facts: dict[str, Any]) -> None:
         rates = ", ".join(f"{r:g}" for r in facts["learning_rates"])
-        self.notes.print(f"an optimum sits on the edge of the learning-rate grid: adding {rates} for every arm")
+        self.widened = True
+        self.note(f"an optimum sits on the edge of the learning-rate grid: adding {rates} for every arm")
 
     def on_jobs(self, facts: dict[str, Any]) -> None:
-        self.count, self.done = len(facts["work"]), 0
-        self.total = self.left = sum(facts["work"])
-        self.bar.start()
-        if self.task is not None:
-            self.bar.remove_task(self.task)
-        self.task = self.bar.add_task("training", total=self.total or 1)
+        """A batch of runs: the grid, what was added to it, or the other seeds of the chosen rates."""
+        self.say_kept()
+        jobs = len(facts["work"])
+        if self.widened:
+            self.count += jobs
+        elif self.done:
+            self.count = self.done + jobs  # the last batch: an arm without a usable rate has no runs in it
+        self.widened = False
+        after = max(0, self.count - self.done - jobs)
+        work = sum(facts["work"]) * (1 + after / jobs if jobs else 1)
+        self.total, self.left = self.total - self.left + work, work
+        self.show_all()
 
     def on_run(self, facts: dict[str, Any]) -> None:
-        self.base = self.total - self.left
-        self.bar.update(self.task, description=f"{facts['label']} ({self.done + 1}/{self.count})")
+        self.say_kept()
+        self.started = time.monotonic()
+        self.show(facts["label"], [f"0/{facts['steps']:,} steps"], total=facts["steps"])
 
     def on_step(self, facts: dict[str, Any]) -> None:
-        self.bar.update(self.task, completed=self.base + facts["work"] * facts["step"] / facts["steps"])
+        step, steps = facts["step"], facts["steps"]
+        speed = step * self.tokens_per_step / max(time.monotonic() - self.started, 1e-9)
+        words = [f"{step:,}/{steps:,} steps"] if step < steps else ["scoring"]
+        words += [f"{si(speed)} tokens/s"] if self.tokens_per_step else []
+        words += [f"loss {facts['loss']:.3f}"] if facts.get("loss") is not None else []
+        self.show(facts["label"], words, completed=step, total=steps)
 
     def on_ran(self, facts: dict[str, Any]) -> None:
         self.rates.append(facts["work"] / max(facts["wall"], 1e-9))
-        self._advance(facts, f"{duration(facts['wall'])}, {facts['result']['tokens_per_second']:,.0f} tokens/s")
+        self.left -= facts["work"]
+        result = facts["result"]
+        finished = result["status"] == "finished"
+        score = f"{result[self.primary.key]:.4f} {self.primary.name}" if finished else ("diverged", "red")
+        self.finish(facts["label"], score, f"{duration(facts['wall'])}, {result['tokens_per_second']:,.0f} tokens/s")
 
     def on_kept(self, facts: dict[str, Any]) -> None:
-        self._advance(facts, "kept from an earlier call")
-
-    def _advance(self, facts: dict[str, Any], how: str) -> None:
-        self.done += 1
         self.left -= facts["work"]
-        self.bar.update(self.task, completed=self.total - self.left)
-        result = facts["result"]
-        score = f"{result[self.primary.key]:.4f} {self.primary.name}" if result["status"] == "finished" else "[red]diverged[/red]"
-        recent = sorted(self.rates)[len(self.rates) // 2] if self.rates else 0.0
-        left = f"; about {duration(self.left / recent)} left" if recent and self.left > 0 else ""
-        self.notes.print(f"[{self.done}/{self.count}] {facts['label']}: {score} ({how}){left}")
+        self.keep()
 
     def on_baselines(self, facts: dict[str, Any]) -> None:
-        self.bar.stop()
-        self.notes.print("[dim]scoring baselines[/dim]")
+        self.say_kept()
+        self.show("scoring baselines", [" "])
 
     def on_report(self, facts: dict[str, Any]) -> None:
-        tables.render_results(facts["study"], self.out)
-        self.out.print(f"report:       {facts['report']}", soft_wrap=True)
-        self.out.print(f"tensorboard:  tensorboard --logdir {facts['folder']}", soft_wrap=True)
+        self.say_kept()
+        self.hide()
+        self.render(facts["study"])
+        say(self.out, f"report:       {facts['report']}")
+        say(self.out, f"tensorboard:  tensorboard --logdir {self.events(facts['folder'])}")
+
+    def render(self, study: dict[str, Any]) -> None:
+        tables.render_results(study, self.out)
+
+    def events(self, folder: str) -> str:
+        """Folder of the TensorBoard events."""
+        return folder

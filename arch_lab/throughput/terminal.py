@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from arch_lab.console import duration, table
+from arch_lab.console import duration, say, show_verdict, table
 from arch_lab.report import units
 from arch_lab.report.cells import show
 from arch_lab.study import terminal
@@ -19,48 +19,46 @@ from arch_lab.throughput.timing import MEASURED
 class Terminal(terminal.Terminal):
     """Observer of a throughput study. Progress goes to standard error, results to standard output."""
 
+    unit = "groups"
+
     def on_plan(self, plan: dict[str, Any]) -> None:
+        self.hide()
         render_plan(plan, self.out)
 
     def on_groups(self, facts: dict[str, Any]) -> None:
         self.total = self.left = sum(facts["work"])
-        self.count, self.done, self.work_timed, self.started = len(facts["work"]), 0, 0.0, time.monotonic()
-        self.bar.start()
-        self.task = self.bar.add_task("timing", total=self.total or 1)
+        self.count, self.clock, self.work_timed = len(facts["work"]), time.monotonic(), 0.0
+        self.show_all()
 
     def on_group(self, facts: dict[str, Any]) -> None:
-        self.bar.update(self.task, description=f"{facts['label']} ({self.done + 1}/{self.count})")
+        self.say_kept()
+        self.show(facts["label"], [" "])
 
     def on_timed(self, facts: dict[str, Any]) -> None:
         rows = facts["rows"]
         speeds = ", ".join(f"{r['arm']} {units.short(r['tokens_per_second']) if r['status'] == MEASURED else r['status']}" for r in rows)
         self.work_timed += facts["work"]
-        rate = (time.monotonic() - self.started) / self.work_timed if self.work_timed else 0.0
-        left = self.left - facts["work"]
-        self._move(facts, f"{speeds} tokens/s" + (f"; about {duration(left * rate)} left" if left > 1e-6 * self.total else ""))
+        self.left -= facts["work"]
+        elapsed = time.monotonic() - self.clock
+        self.rates = [self.work_timed / max(elapsed, 1e-9)]
+        self.finish(facts["label"], speeds, "tokens/s")
 
     def on_kept(self, facts: dict[str, Any]) -> None:
-        self._move(facts, "kept from an earlier call")
-
-    def _move(self, facts: dict[str, Any], how: str) -> None:
-        self.done += 1
         self.left -= facts["work"]
-        self.bar.update(self.task, completed=self.total - self.left)
-        self.notes.print(f"[{self.done}/{self.count}] {facts['label']}: {how}", markup=False)
+        self.keep()
 
-    def on_report(self, facts: dict[str, Any]) -> None:
-        self.bar.stop()
-        render_results(facts["study"], self.out)
-        self.out.print(f"report:       {facts['report']}", soft_wrap=True)
-        self.out.print(f"tensorboard:  tensorboard --logdir {facts['folder']}/tensorboard", soft_wrap=True)
+    def render(self, study: dict[str, Any]) -> None:
+        render_results(study, self.out)
+
+    def events(self, folder: str) -> str:
+        return f"{folder}/tensorboard"
 
 
 def render_plan(plan: Mapping[str, Any], console: Console) -> None:
     """Shapes and what will be timed; nothing has been timed but one matrix product."""
-    console.print(
-        f"[bold]{plan['study']}[/bold]: {units.budget_words(plan['budget'])} within {100 * plan['tolerance']:g} %", highlight=False
-    )
+    say(console, (str(plan["study"]), "bold"), f": {units.budget_words(plan['budget'])} within {100 * plan['tolerance']:g} %")
     show(tables.arms(plan), console)
+    say(console)
     lengths: dict[tuple[str, str, bool], list[int]] = {}
     seconds: dict[tuple[str, str, bool], float] = {}
     for group in plan["groups"]:
@@ -72,19 +70,18 @@ def render_plan(plan: Mapping[str, Any], console: Console) -> None:
         for key, at in lengths.items()
     ]
     console.print(table(["timed", "sequence lengths", "about"], rows, numeric=["about"]))
-    console.print(
+    say(console)
+    say(
+        console,
         f"{plan['cells']} cells; about {duration(sum(seconds.values()))} in all, a rough estimate; no cell takes much more than "
         f"{plan['cell_seconds']:g} s for its arm",
-        highlight=False,
     )
 
 
 def render_results(study: Mapping[str, Any], console: Console) -> None:
-    from rich.panel import Panel
-    from rich.text import Text
-
     for found in tables.all_tables(study):
         show(found, console)
+    say(console)
     for line in study["warnings"]:
-        console.print(f"warning: {line}", markup=False, highlight=False, style="yellow")
-    console.print(Panel(Text(study["verdict"]["text"]), title="verdict", title_align="left", border_style="bold"))
+        say(console, (f"warning: {line}", "yellow"))
+    show_verdict(console, study["verdict"]["text"])

@@ -77,8 +77,8 @@ class Divergence(Callback):
 class RunLog(Callback):
     """Writes metrics.jsonl and hands scalars on; its clock and its place in the file survive a resume.
 
-    ``write(record)`` is called with every record, ``progress(step)`` after every step; ``primary`` is what the tuning split is
-    looked at for.
+    ``write(record)`` is called with every record, ``progress(step, loss)`` after every step with the latest logged loss (None
+    before there is one); ``primary`` is what the tuning split is looked at for.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class RunLog(Callback):
         flops_per_token: float,
         every: int,
         write: Callable[[dict[str, Any]], None],
-        progress: Callable[[int], None],
+        progress: Callable[[int, float | None], None],
         primary: str = "bits_per_byte",
     ) -> None:
         self.primary = primary
@@ -99,6 +99,7 @@ class RunLog(Callback):
         self.step_seconds: list[float] = []
         self.seconds = 0.0  # training only: evaluation, checkpoints and data are not on this clock
         self.gradient_norm = float("nan")
+        self.loss: float | None = None
         self._started = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -120,7 +121,8 @@ class RunLog(Callback):
         if loss is not None:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             self.add({**self.axes(trainer.global_step), "train_loss": loss, "learning_rate": rate, "gradient_norm": self.gradient_norm})
-        self.progress(trainer.global_step)
+            self.loss = loss
+        self.progress(trainer.global_step, self.loss)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         value = trainer.callback_metrics.get(f"tune/{self.primary}")

@@ -33,7 +33,7 @@ def main(verb: str, argv: list[str]) -> int:
 
     from arch_lab import files
     from arch_lab.bench import Row, Skipped, run_suite
-    from arch_lab.console import console, table
+    from arch_lab.console import console, say, table
     from arch_lab.study.environment import environment
     from arch_lab.study.planning import use_threads
 
@@ -42,10 +42,10 @@ def main(verb: str, argv: list[str]) -> int:
     for row in run_suite(given.suite):
         if not isinstance(row, Row):
             skipped.append(row)
-            notes.print(f"{row.name}: skipped, {row.reason}", soft_wrap=True, markup=False)
+            say(notes, f"{row.name}: skipped, {row.reason}")
             continue
         rows.append(row)
-        notes.print(f"[dim]{row.name} ({row.shape}): {row.ratio:.2f} x {row.peer}[/dim]")
+        say(notes, (f"{row.name} ({row.shape}): {row.ratio:.2f} x {row.peer}", "dim"))
     if not rows:
         return 2  # every reason has been said
     if given.markdown is not None:

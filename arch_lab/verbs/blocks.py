@@ -28,5 +28,5 @@ def main(verb: str, argv: list[str]) -> int:
     from arch_lab.console import console, table
 
     rows = [[e.name, e.kind, "yes" if e.causal else "no", e.complexity, e.source] for e in found]
-    console().print(table(["block", "kind", "causal", "cost", "source"], rows))
+    console().print(table(["block", "kind", "causal", "cost", "source"], rows, drop=("source", "causal", "cost")))
     return 0

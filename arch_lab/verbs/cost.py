@@ -183,7 +183,7 @@ def _plain(value: Fraction) -> int | float:
 
 
 def _print(facts: dict[str, Any], published: int) -> None:
-    from arch_lab.console import console, si, table
+    from arch_lab.console import console, say, si, table
 
     out, tokens, training = console(), facts["seq_len"], facts["training_flops_per_token"]
     size = f" {facts['preset']}" if facts["preset"] else ""
@@ -205,11 +205,15 @@ def _print(facts: dict[str, Any], published: int) -> None:
     columns = ["part", "count", "parameters", "matmul", "fft", "elementwise", "of training"]
     rows = [row(c["name"], c["count"], c["parameters"], c, c["flops_per_token"] / training) for c in facts["components"]]
     rows.append(row("total", "", facts["parameters"]["total"], facts["flops_per_token"], 1.0))
-    out.print(table(columns, rows, title="forward FLOPs per token", numeric=columns[1:]))
+    say(out)
+    out.print(table(columns, rows, title="forward FLOPs per token", numeric=columns[1:], drop=("elementwise", "fft")))
+    say(out)
     out.print(table(["parameters", ""], [[name, f"{n:,}"] for name, n in facts["parameters"].items()], numeric=[""]))
+    say(out)
     named = [["canonical (3 x forward)", si(training, 4), ""]]
     named += [[name, si(value, 4), f"{value / training - 1:+.1%}"] for name, value in facts["conventions"].items()]
     out.print(table(["training FLOPs per token", "", "off canonical"], named, numeric=["", "off canonical"]))
+    say(out)
     if facts["state_bytes"] is None:
         out.print(f"state: none; {facts['state_reason']}")
     else:
