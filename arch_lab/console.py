@@ -35,11 +35,11 @@ def console(*, stderr: bool = False) -> Console:
     return out
 
 
-def say(console: Console, *parts: str | tuple[str, str]) -> None:
-    """One line: strings as they are, or (string, style)."""
+def say(console: Console, *parts: str | tuple[str, str], whole: bool = False) -> None:
+    """One line: strings as they are, or (string, style). ``whole``: not wrapped, so that a path can be copied."""
     from rich.text import Text
 
-    console.print(Text.assemble(*parts))
+    console.print(Text.assemble(*parts), soft_wrap=whole or None)
 
 
 def show_verdict(console: Console, text: str) -> None:
@@ -200,7 +200,7 @@ def progress(*, quiet: bool = False) -> Progress:
     class Line(ProgressColumn):
         def render(self, task: Any) -> Text:
             facts = task.fields.get("facts") or [f"{task.completed:,.0f}/{task.total:,.0f}"]
-            facts = [*facts, duration(task.elapsed)] if task.fields.get("clock") and task.elapsed else facts
+            facts = [*facts, duration(task.elapsed)] if task.fields.get("clock") and (task.elapsed or 0) >= 1 else facts
             return live_line(task.description, facts, task.completed / task.total if task.total else None, out.width - 1)
 
     live = not quiet and out.is_terminal

@@ -56,7 +56,7 @@ class Terminal:
         facts += [f"about {duration(left)} left"] if left else []
         if self.all is None:
             self.bar.start()
-            self.all = self.bar.add_task(self.unit, clock=True)
+            self.all = self.bar.add_task(self.unit, clock=True, facts=facts)
         self.bar.update(self.all, completed=self.total - self.left, total=self.total or 1, facts=facts)
 
     def hide(self) -> None:
@@ -80,7 +80,7 @@ class Terminal:
         """Count one run and write its line."""
         self.say_kept()
         self.done += 1
-        left = self.seconds_left()
+        left = 0 if self.notes.is_terminal else self.seconds_left()  # a terminal has a live line for it
         self.note(f"[{self.done}/{self.count}] {label}: ", what, f" ({how})" + (f"; about {duration(left)} left" if left >= 1 else ""))
         self.show_all()
 
@@ -172,9 +172,10 @@ class Terminal:
     def on_report(self, facts: dict[str, Any]) -> None:
         self.say_kept()
         self.hide()
+        say(self.out)
         self.render(facts["study"])
-        say(self.out, f"report:       {facts['report']}")
-        say(self.out, f"tensorboard:  tensorboard --logdir {self.events(facts['folder'])}")
+        say(self.out, f"report:       {facts['report']}", whole=True)
+        say(self.out, f"tensorboard:  tensorboard --logdir {self.events(facts['folder'])}", whole=True)
 
     def render(self, study: dict[str, Any]) -> None:
         tables.render_results(study, self.out)
