@@ -56,8 +56,8 @@ class FilesConfig(BlockConfig):
     """Files per split: one path or a list, relative to the data root. A folder stands for the text files below it, a pattern
     such as ``texts/**/*.txt`` for the files that it matches.
 
-    ``.jsonl`` and ``.parquet`` hold one document a row, ``.tar`` and ``.tar.gz`` text files, a document each; anything else is
-    text. ``.gz`` of these is read as well.
+    ``.jsonl`` and ``.parquet`` hold one document per row, ``.tar`` text files, one document each; anything else is text. Each is
+    also read compressed, with the suffix ``.gz`` or ``.zst`` behind its own.
     """
 
     train: str | tuple[str, ...]

@@ -15,6 +15,17 @@ from arch_lab.data.errors import DataError
 
 SPLITS = ("train", "tune", "validation", "test")
 Splits = dict[str, list[str]]
+_FOREIGN = {
+    b"\x1f\x8b": "gzip; end its name in .gz",
+    b"\x28\xb5\x2f\xfd": "zstandard; end its name in .zst",
+    b"PAR1": "parquet; end its name in .parquet",
+    b"PK\x03\x04": "a zip archive or an office document; extract its text",
+    b"BZh": "bzip2; decompress it",
+    b"\xfd7zXZ": "xz; decompress it",
+    b"%PDF": "PDF; extract its text",
+    b"\xff\xfe": "UTF-16; convert it with iconv -f utf-16 -t utf-8",
+    b"\xfe\xff": "UTF-16; convert it with iconv -f utf-16 -t utf-8",
+}
 
 
 @dataclass(frozen=True)
@@ -71,8 +82,28 @@ def cut_documents(lines: Iterable[str], start: str, where: str) -> list[str]:
     return ["".join(document) for document in documents]
 
 
+def decode(raw: bytes | bytearray, where: str) -> str:
+    """Text of a file: UTF-8, without a byte-order mark, CRLF as LF. Raises: DataError naming ``where``, the line and a remedy."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        place = f"byte {error.start} (0x{raw[error.start]:02x}), line {line}"
+        raise DataError(f"{where}: not UTF-8 at {place}; {_remedy(raw)}") from None
+    return text.removeprefix("\ufeff").replace("\r\n", "\n")
+
+
+def _remedy(raw: bytes | bytearray) -> str:
+    for start, kind in _FOREIGN.items():
+        if raw.startswith(start):
+            return f"it looks like {kind}"
+    return "convert it, for example with iconv -f latin1 -t utf-8"
+
+
 def check_text(text: object, where: str) -> str:
     """``text`` if it can be written as UTF-8. Raises: DataError naming ``where``."""
+    if text is None:
+        raise DataError(f"{where}: the text is null; drop such rows, or name another column with data.text_column")
     if not isinstance(text, str):
         raise DataError(f"{where}: expected text, got {type(text).__name__}; name the right column with data.text_column")
     try:

@@ -1,24 +1,27 @@
-"""Text, JSON lines and parquet on disk, plain or gzipped, and archives of text files.
+"""Text, JSON lines and parquet on disk, plain, gzipped or zstandard, and archives of text files.
 
 A byte-order mark at the start of a text file is dropped and CRLF becomes LF, so one text has one byte count on every system.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import json
-import tarfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from arch_lab.data.archives import read_archive
 from arch_lab.data.config import ROOT_VARIABLE, DataConfig
-from arch_lab.data.documents import SPLITS, Splits, check_text, cut_documents, lines_of
+from arch_lab.data.documents import SPLITS, Splits, check_text, cut_documents, decode, lines_of
 from arch_lab.data.errors import DataError
+from arch_lab.data.formats import format_of
 from arch_lab.data.paths import expand_paths
+from arch_lab.data.streams import most_bytes, read_stream, readable, too_large
 from blocks.errors import did_you_mean
+
+_ROWS = 256  # of a parquet file, read at once
 
 
 def read_files(config: DataConfig) -> Splits:
@@ -56,50 +59,33 @@ def content_keys(config: DataConfig) -> dict[str, list[str]]:
 
 
 def file_hash(path: Path) -> str:
-    try:
-        with path.open("rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    with readable(path), path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def documents_of(path: Path, config: DataConfig) -> list[str]:
     """Documents of one file, those without any text left out. Raises: DataError."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes[-1:] in ([".tar"], [".tgz"]) or suffixes[-2:] == [".tar", ".gz"]:
-        return _archived(path)
-    kind = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else suffixes[-1] if suffixes else ""
-    raw = _bytes(path)
-    if not raw:
-        raise DataError(f"{path}: the file is empty")
-    if kind in (".jsonl", ".parquet"):
-        rows = _json_rows(path, raw, config.text_column) if kind == ".jsonl" else _parquet_rows(path, raw, config.text_column)
-        documents = from_rows(rows, config.document_start, str(path))
+    return read_documents(path, text_column=config.text_column, document_start=config.document_start)
+
+
+def read_documents(path: Path, *, text_column: str = "text", document_start: str | None = None) -> list[str]:
+    """Documents of one file of any format of ``formats``, those without any text left out; options as in ``DataConfig``.
+
+    Raises: DataError, one line that names the file, and the line or row where there is one.
+    """
+    form = format_of(path)
+    if form.kind == ".tar":
+        documents = read_archive(path, form.compression)
+    elif form.kind == ".parquet":
+        documents = from_rows(_parquet_rows(path, form.compression, text_column), document_start, str(path))
+    elif form.kind == ".jsonl":
+        documents = from_rows(_json_rows(path, text_column), document_start, str(path))
     else:
-        text = _decode(path, raw)
-        documents = [text] if config.document_start is None else cut_documents(lines_of(text), config.document_start, str(path))
+        text = read_text(path)
+        documents = [text] if document_start is None else cut_documents(lines_of(text), document_start, str(path))
     documents = [document for document in documents if document.strip()]
     if not documents:
         raise DataError(f"{path}: no document with text in it")
-    return documents
-
-
-def _archived(path: Path) -> list[str]:
-    """The text files of a tar archive, a document each, by name and not by their place in it. Raises: DataError."""
-    texts: dict[str, str] = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                handle = archive.extractfile(member) if member.isfile() else None
-                if handle is not None:
-                    texts[member.name] = _decode(Path(f"{path}:{member.name}"), handle.read())
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: not a sound tar archive ({str(error).splitlines()[0]}); fetch it again") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    documents = [texts[name] for name in sorted(texts) if texts[name].strip()]
-    if not documents:
-        raise DataError(f"{path}: no file with text in it")
     return documents
 
 
@@ -110,32 +96,23 @@ def from_rows(rows: Iterator[str], document_start: str | None, where: str) -> li
     return cut_documents((row if row.endswith("\n") else row + "\n" for row in rows), document_start, where)
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if path.suffix.lower() == ".gz" and raw else raw
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: not a sound gzip file ({error}); fetch it again") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+def read_text(path: Path) -> str:
+    """The text of one plain or compressed file: UTF-8, line ends as LF. Raises: DataError, also for an empty file."""
+    raw = read_stream(path, format_of(path).compression)
+    if not raw:
+        raise DataError(f"{path}: the file is empty")
+    return decode(raw, str(path))
 
 
-def _decode(path: Path, raw: bytes) -> str:
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        found = f"byte {error.start} (0x{raw[error.start]:02x})"
-        raise DataError(f"{path}: not UTF-8 at {found}; convert it, for example with iconv -f latin1 -t utf-8") from None
-    return text.removeprefix("\ufeff").replace("\r\n", "\n")
-
-
-def _json_rows(path: Path, raw: bytes, column: str) -> Iterator[str]:
-    for number, line in enumerate(lines_of(_decode(path, raw)), start=1):
+def _json_rows(path: Path, column: str) -> Iterator[str]:
+    for number, line in enumerate(lines_of(read_text(path)), start=1):
         if not line.strip():
             continue
         where = f"{path} line {number}"
         try:
             row = json.loads(line)
+        except RecursionError:
+            raise DataError(f"{where}: JSON nested too deeply; one object with the key {column!r} is expected on each line") from None
         except ValueError as error:
             raise DataError(f"{where}: not JSON ({error})") from None
         if not isinstance(row, dict) or column not in row:
@@ -144,18 +121,33 @@ def _json_rows(path: Path, raw: bytes, column: str) -> Iterator[str]:
         yield check_text(row[column], where)
 
 
-def _parquet_rows(path: Path, raw: bytes, column: str) -> Iterator[str]:
+def _parquet_rows(path: Path, compression: str, column: str) -> Iterator[str]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
         raise DataError(f"{path}: reading parquet needs pyarrow (pip install pyarrow)") from None
+    number = size = 0
+    largest = most_bytes()
     try:
-        table = pq.ParquetFile(io.BytesIO(raw))
-        if column not in table.schema_arrow.names:
-            raise DataError(f"{path}: no column {column!r} (data.text_column){did_you_mean(column, table.schema_arrow.names)}")
-        values = table.read(columns=[column]).column(0).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a sound parquet file ({str(error).splitlines()[0]})") from None
-    for number, value in enumerate(values):
-        yield check_text(value, f"{path} row {number}")
+        source: Any = io.BytesIO(read_stream(path, compression)) if compression else str(path)
+        with pq.ParquetFile(source) as table:
+            if column not in table.schema_arrow.names:
+                raise DataError(f"{path}: no column {column!r} (data.text_column){did_you_mean(column, table.schema_arrow.names)}")
+            for batch in table.iter_batches(batch_size=_ROWS, columns=[column]):
+                size += batch.nbytes
+                if size > largest:
+                    raise too_large(path, size, largest)
+                for value in batch.column(0):
+                    yield check_text(_parquet_value(value, f"{path} row {number}"), f"{path} row {number}")
+                    number += 1
+    except (pa.ArrowException, OSError, MemoryError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{path}: not a sound parquet file ({reason})") from None
+
+
+def _parquet_value(value: Any, where: str) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 at byte {error.start}; write the column again as UTF-8 text") from None

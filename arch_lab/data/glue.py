@@ -16,7 +16,7 @@ from typing import Any
 
 from arch_lab import files
 from arch_lab.data.errors import DataError
-from arch_lab.data.files import _bytes, _decode
+from arch_lab.data.files import read_text
 from blocks.errors import did_you_mean
 
 ENTAILMENT = ("entailment", "not_entailment")
@@ -126,14 +126,14 @@ def glue_task(name: str) -> GlueTask:
     return GLUE_TASKS[name]
 
 
-def read_glue(name: str, split: str, root: Path, *, rows: int | None = None) -> list[GlueRow]:
+def read_glue(name: str, split: str, root: str | Path, *, rows: int | None = None) -> list[GlueRow]:
     """The rows of one split of one task under ``root`` (…/CoLA/train.tsv, .tsv.gz or .parquet).
 
     ``rows``: how many there must be, None for any number (``GLUE_TASKS[name].rows[split]`` is the official one).
     Raises: DataError, one line: the file, the line and what is wrong with it.
     """
     task = glue_task(name)
-    path = _find(task, name, split, root)
+    path = _find(task, name, split, Path(root))
     return typed_rows(name, split, _columns(task, path, split), str(path), rows=rows)
 
 
@@ -194,10 +194,7 @@ def _columns(task: GlueTask, path: Path, split: str) -> Iterator[tuple[str, dict
     if path.suffix == ".parquet":
         yield from _parquet(path)
         return
-    raw = _bytes(path)
-    if not raw:
-        raise DataError(f"{path}: the file is empty")
-    lines = _decode(path, raw).split("\n")  # never splitlines: U+2028 and others occur inside sentences
+    lines = read_text(path).split("\n")  # never splitlines: U+2028 and others occur inside sentences
     if lines[-1] == "":
         lines.pop()
     bare = STS_COLUMNS if path.name == STS_FILE else task.bare.get(split)

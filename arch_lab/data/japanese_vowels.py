@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from arch_lab.data.errors import DataError
-from arch_lab.data.files import _bytes, _decode
+from arch_lab.data.files import read_text
 from arch_lab.data.located import find_in
 from arch_lab.data.regression import Array, table
 
@@ -30,11 +30,11 @@ class Utterances:
     speakers: Array
 
 
-def read_utterances(root: Path, split: str) -> Utterances:
+def read_utterances(root: str | Path, split: str) -> Utterances:
     """``split`` train or test. Raises: DataError, one line: the file, the line and what is wrong with it."""
     path = find_in(root, FOLDER, f"ae.{split}.gz")
     frames: list[Array] = []
-    text = _decode(path, _bytes(path)).rstrip()
+    text = read_text(path).rstrip()
     if not text:
         raise DataError(f"{path}: the file is empty")
     start, lines = 0, text.split("\n")

@@ -15,8 +15,9 @@ def data_root(root: str | Path | None) -> Path:
     return Path(root or os.environ.get(ROOT_VARIABLE) or ".").expanduser()
 
 
-def find_in(root: Path, folder: str, name: str) -> Path:
+def find_in(root: str | Path, folder: str, name: str) -> Path:
     """Raises: DataError naming the file, the folders searched and what to set."""
+    root = Path(root)
     for place in (root / folder, root):
         if (place / name).is_file():
             return place / name

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from arch_lab.data.errors import DataError
-from arch_lab.data.files import _bytes, _decode
+from arch_lab.data.files import read_text
 from arch_lab.data.located import find_in
 from arch_lab.data.regression import Array, RegressionSet, finite
 from blocks.errors import did_you_mean
@@ -27,10 +27,10 @@ MOODS = {"happy": (1.0, 1.0), "angry": (1.0, -1.0), "relax": (-1.0, 1.0), "sad":
 SPLITS, TEST_SHARE = 20, 0.2
 
 
-def read_music(root: Path) -> dict[str, RegressionSet]:
+def read_music(root: str | Path) -> dict[str, RegressionSet]:
     """``music_arousal`` and ``music_valence``: the same songs and splits under two targets. Raises: DataError, one line."""
     path = find_in(root, FOLDER, FILE)
-    rows = list(csv.reader(io.StringIO(_decode(path, _bytes(path)))))
+    rows = list(csv.reader(io.StringIO(read_text(path))))
     if not rows or rows[0][0] != "Class":
         raise DataError(f"{path} line 1: expected a header that starts with 'Class', got {(rows or [['']])[0][:1]}")
     moods: list[str] = []

@@ -41,7 +41,7 @@ class Drawings:
     alphabets: tuple[str, ...]
 
 
-def read_drawings(root: Path, which: int, side: int) -> Drawings:
+def read_drawings(root: str | Path, which: int, side: int) -> Drawings:
     """images_background_small<which>, reduced to ``side``. Raises: DataError, one line, also for a character without a drawing."""
     path = find_in(root, FOLDER, f"images_background_small{which}.zip")
     with _Archive(path) as archive:
@@ -80,7 +80,7 @@ class OneShot:
     answer: Array
 
 
-def read_one_shot(root: Path, side: int) -> list[OneShot]:
+def read_one_shot(root: str | Path, side: int) -> list[OneShot]:
     """The runs of all_runs.zip, in order. Raises: DataError, one line."""
     path = find_in(root, FOLDER, "all_runs.zip")
     runs = []

@@ -49,7 +49,7 @@ UCI_SETS = {
 class UciArchive:
     """The members of the archive under ``root``, read once. Raises: DataError when there is none, or a damaged one."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: str | Path) -> None:
         self.path = find_in(root, FOLDER, ARCHIVE)
         self._members: dict[tuple[str, str], bytes] = {}
         try:

@@ -69,8 +69,10 @@ def test_a_file_in_an_archive_is_one_document_wherever_it_stands_in_it(tmp_path,
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda raw: raw[: len(raw) // 2], "not a sound tar archive"),
-        (lambda raw: b"text and no archive", "not a sound tar archive"),
+        (lambda raw: raw[: len(raw) // 2], "not a sound gzip file"),
+        (lambda raw: b"text and no archive", "not a sound gzip file"),
+        (lambda raw: gzip.compress(b"text and no archive"), "not a sound tar archive"),
+        (lambda raw: gzip.compress(gzip.decompress(raw)[:-9000]), "not a sound tar archive"),
     ],
 )
 def test_a_damaged_archive_ends_in_one_line(tmp_path, damage, message):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import pytest
 
 from arch_lab.cli import main
-from arch_lab.data import DataError
+from arch_lab.data import DataConfig, DataError, prepare
 from arch_lab.data.files import expand_paths
 from tests.small_study import small_study
 
@@ -101,34 +101,37 @@ def test_what_stands_for_no_file_is_refused_in_one_line(tmp_path, patterns, mess
     assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 700
 
 
-def study_over(folder: Path, **files) -> Path:
-    data = {"source": "files", "root": str(folder), "files": files, "tokenizer": {"kind": "bytes"}}
-    arms = [{"architecture": "gemma3", "options": {"window": 8, "pattern": "LG"}}]
-    path = small_study(folder, data=data, arms=arms, budget={"params": 6.0e4, "train_flops": 6.7e8, "tolerance": 0.02})
-    for number, part in enumerate((folder / "text.txt").read_text(encoding="utf-8").split("\n# ")):
-        (folder / "parts" / f"group{number % 3}").mkdir(parents=True, exist_ok=True)
-        (folder / "parts" / f"group{number % 3}" / f"{number:02}.md").write_text(part, encoding="utf-8")
-    return path
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    """Thirty files in three groups: file n lies in group n % 3."""
+    for number, key in enumerate(sorted(topics)[:30]):
+        file = tmp_path / "parts" / f"group{number % 3}" / f"{number:02}.md"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(topics[key], encoding="utf-8")
+    return tmp_path
 
 
-def compare(study: Path, capsys, monkeypatch) -> tuple[int, str, str]:
-    monkeypatch.setenv("ARCH_LAB_CACHE", str(study.parent / "cache"))
-    code = main(["compare", str(study), "--output", str(study.parent / "runs"), "--json"])
+def over(folder: Path, **files) -> dict:
+    return {"source": "files", "root": str(folder), "files": files, "tokenizer": {"kind": "bytes"}}
+
+
+def test_splits_are_read_from_folders_and_patterns(parts):
+    options = over(parts, train=["parts/group0", "parts/**/*1.md"], validation="parts/group2/*2.md")
+    data = prepare(DataConfig.from_options(options), parts / "cache")
+    assert data.train.documents + data.tune.documents == 10 + len({1, 11})  # 21 lies in group 0
+    assert data.validation.documents == len({2})  # 12 and 22 lie elsewhere
+
+
+def test_the_fingerprint_is_that_of_the_files_named_one_by_one(parts):
+    listed = sorted(path.relative_to(parts).as_posix() for path in parts.rglob("*.md"))
+    ways = ["parts", "parts/*", "parts/**/*.md", listed]
+    assert len({prepare(DataConfig.from_options(over(parts, train=way)), parts / "cache").fingerprint for way in ways}) == 1
+
+
+def test_one_file_in_two_splits_is_refused_by_name(parts, capsys, monkeypatch):
+    study = small_study(parts, data=over(parts, train="parts", validation="parts/group1/01.md"))
+    monkeypatch.setenv("ARCH_LAB_CACHE", str(parts / "cache"))
+    assert main(["compare", str(study), "--output", str(parts / "runs"), "--json"]) == 2
     captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def test_a_study_trains_on_folders_and_patterns(tmp_path, capsys, monkeypatch):
-    study = study_over(tmp_path, train=["parts/group0", "parts/**/*1.md"], validation="parts/group2/*2.md")
-    code, out, err = compare(study, capsys, monkeypatch)
-    assert code == 0, err
-    splits = json.loads(out)["data"]["splits"]
-    # file n lies in group n % 3: group 0 holds 10 of the 30 files and 21.md, group 2 holds 02.md alone of those that end in 2
-    assert splits["train"]["documents"] + splits["tune"]["documents"] == 10 + len({1, 11})
-    assert splits["validation"]["documents"] == len({2})
-
-
-def test_one_file_in_two_splits_is_refused_by_name(tmp_path, capsys, monkeypatch):
-    code, _, err = compare(study_over(tmp_path, train="parts", validation="parts/group1/01.md"), capsys, monkeypatch)
-    assert code == 2 and "01.md is in both train and validation" in err.splitlines()[-1]
-    assert "Traceback" not in err
+    assert "01.md is in both train and validation" in captured.err.splitlines()[-1]
+    assert "Traceback" not in captured.err

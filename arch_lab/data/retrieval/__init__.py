@@ -18,12 +18,12 @@ RETRIEVAL_SETS: dict[str, tuple[Reader, Mapping[str, int]]] = {  # name -> reade
 }
 
 
-def read_retrieval(name: str, root: Path, *, complete: bool = True) -> RetrievalSet:
+def read_retrieval(name: str, root: str | Path, *, complete: bool = True) -> RetrievalSet:
     """The set of that name under ``root``. ``complete``: it must hold what was published. Raises: DataError, one line."""
     if name not in RETRIEVAL_SETS:
         raise DataError(f"unknown retrieval set {name!r}{did_you_mean(name, RETRIEVAL_SETS)}")
     read, counts = RETRIEVAL_SETS[name]
-    return read(root, counts=counts if complete else None)
+    return read(Path(root), counts=counts if complete else None)
 
 
 __all__ = ["RETRIEVAL_SETS", "RetrievalSet", "read_retrieval"]

@@ -12,16 +12,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from arch_lab.data.errors import DataError
-from arch_lab.data.retrieval.sets import RetrievalSet, bucket, check_counts, fingerprint, found, one_line, text_of
+from arch_lab.data.files import read_text
+from arch_lab.data.retrieval.sets import RetrievalSet, bucket, check_counts, fingerprint, found, one_line
 
 COUNTS = {"documents": 1400, "queries": 225, "judgements": 1837}
 WITHOUT_TEXT = ("471", "995")  # published so: neither title nor text
 SPLIT_OF_PART = ("train", "train", "tune", "test", "test")
 
 
-def read_cranfield(root: Path, *, counts: Mapping[str, int] | None = None) -> RetrievalSet:
+def read_cranfield(root: str | Path, *, counts: Mapping[str, int] | None = None) -> RetrievalSet:
     """``counts``: what must be found (COUNTS: the published set), None for any. Raises: DataError, one line."""
-    folder = root / "cranfield"
+    folder = Path(root) / "cranfield"
     paths = [
         found(folder, "cran.all.1400.xml.gz", also=["cran.all.1400.xml"]),
         found(folder, "cran.qry.xml", also=["cran.qry.xml.gz"]),
@@ -83,7 +84,7 @@ def _queries(path: Path) -> Iterator[str]:
 
 def _elements(path: Path, tag: str) -> list[ET.Element]:
     """Every element of that name; the file may be a row of them without a root, which is no XML document."""
-    text = text_of(path)
+    text = read_text(path)
     if text.startswith("<?xml"):
         text = text.partition("?>")[2]
     try:
@@ -98,7 +99,7 @@ def _elements(path: Path, tag: str) -> list[ET.Element]:
 def _judgements(path: Path, documents: set[str], queries: Mapping[str, str]) -> dict[str, dict[str, int]]:
     """Query -> {document: value}, from lines ``query 0 document value``."""
     judged: dict[str, dict[str, int]] = {}
-    for at, line in enumerate(text_of(path).split("\n"), start=1):
+    for at, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         where, columns = f"{path} line {at}", line.split()

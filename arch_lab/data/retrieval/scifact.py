@@ -25,9 +25,9 @@ CITED = re.compile(r"\[[\s\d]*\]")
 SENTENCE = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 
 
-def read_scifact(root: Path, *, counts: Mapping[str, int] | None = None) -> RetrievalSet:
+def read_scifact(root: str | Path, *, counts: Mapping[str, int] | None = None) -> RetrievalSet:
     """``counts``: what must be found (COUNTS: the published set), None for any. Raises: DataError, one line."""
-    path = found(root / "scifact", "scifact.zip")
+    path = found(Path(root) / "scifact", "scifact.zip")
     documents = _documents(path)
     claims = {split: _claims(path, f"claims_{split}.csv", documents) for split in ("train", "validation")}
     reported = {text for text, _ in claims["validation"].values()}

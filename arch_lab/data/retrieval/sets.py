@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arch_lab.data.errors import DataError
-from arch_lab.data.files import _bytes, _decode, file_hash
+from arch_lab.data.files import file_hash
 
 SPLITS = ("train", "tune", "test")
 
@@ -83,14 +83,6 @@ def found(folder: Path, name: str, *, also: Iterable[str] = ()) -> Path:
         if (folder / each).is_file():
             return folder / each
     raise DataError(f"no {' or '.join(names)} in {folder}")
-
-
-def text_of(path: Path) -> str:
-    """The file's text, gunzipped, UTF-8, line ends as LF. Raises: DataError, also for an empty file."""
-    raw = _bytes(path)
-    if not raw:
-        raise DataError(f"{path}: the file is empty")
-    return _decode(path, raw)
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

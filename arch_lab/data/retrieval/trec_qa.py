@@ -11,16 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from arch_lab.data.errors import DataError
-from arch_lab.data.retrieval.sets import RetrievalSet, check_counts, fingerprint, found, one_line, text_of
+from arch_lab.data.files import read_text
+from arch_lab.data.retrieval.sets import RetrievalSet, check_counts, fingerprint, found, one_line
 from arch_lab.data.retrieval.tables import rows
 
 COUNTS = {"train pairs": 4718, "dev pairs": 1148, "test pairs": 1517, "train questions": 93, "dev questions": 81, "test questions": 95}
 FILES = {"train": "train", "tune": "dev", "test": "test"}
 
 
-def read_trec_qa(root: Path, *, counts: Mapping[str, int] | None = None) -> RetrievalSet:
+def read_trec_qa(root: str | Path, *, counts: Mapping[str, int] | None = None) -> RetrievalSet:
     """``counts``: what must be found (COUNTS: the published set), None for any. Raises: DataError, one line."""
-    folder = root / "trecqa_wang"
+    folder = Path(root) / "trecqa_wang"
     paths = {split: found(folder, f"{name}.csv.gz", also=[f"{name}.csv"]) for split, name in FILES.items()}
     documents: dict[str, str] = {}
     queries: dict[str, dict[str, str]] = {split: {} for split in FILES}
@@ -63,7 +64,7 @@ def read_trec_qa(root: Path, *, counts: Mapping[str, int] | None = None) -> Retr
 def _questions(path: Path) -> dict[str, tuple[dict[str, bool], int]]:
     """Question -> ({candidate: whether it answers}, rows); a candidate that comes again counts once."""
     questions: dict[str, tuple[dict[str, bool], int]] = {}
-    for place, row in rows(text_of(path), str(path), ("qtext", "label", "atext")):
+    for place, row in rows(read_text(path), str(path), ("qtext", "label", "atext")):
         question, answer = one_line(row["qtext"]), one_line(row["atext"])
         if not question or not answer:
             raise DataError(f"{place}: the {'question' if not question else 'answer'} has no text")

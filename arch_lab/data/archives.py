@@ -1,0 +1,64 @@
+"""Tar archives of text files: one document per file, ordered by name and not by place."""
+
+from __future__ import annotations
+
+import itertools
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from arch_lab.data.documents import decode
+from arch_lab.data.errors import DataError
+from arch_lab.data.streams import CHUNK, ByteReader, chunks, most_bytes, too_large
+
+
+def read_archive(path: Path, compression: str) -> list[str]:
+    """The text of every file with any in the archive. Raises: DataError."""
+    texts = dict(_members(path, compression))
+    documents = [texts[name] for name in sorted(texts) if texts[name].strip()]
+    if not documents:
+        raise DataError(f"{path}: no file with text in it")
+    return documents
+
+
+def _members(path: Path, compression: str) -> Iterator[tuple[str, str]]:
+    stream = chunks(path, compression)
+    first = next(stream, b"")
+    if not compression and first.startswith(b"\x1f\x8b"):  # gzipped under the name .tar
+        yield from _members(path, ".gz")
+        return
+    largest, total = most_bytes(), 0
+    try:
+        with tarfile.open(fileobj=ByteReader(itertools.chain([first], stream)), mode="r|") as archive:  # type: ignore[call-overload]
+            for member in archive:
+                archive.members.clear()  # tarfile remembers every header: memory that an archive of empty files fills
+                handle = archive.extractfile(member) if member.isfile() else None
+                if handle is None:
+                    continue
+                if member.size > largest - total:
+                    raise _cut_or_too_large(path, member, compression, largest)
+                raw = _content(handle, member)
+                total += len(raw)
+                yield member.name, decode(raw, f"{path}:{member.name}")
+    except (tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError, RecursionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{path}: not a sound tar archive ({reason}); fetch it again") from None
+
+
+def _content(handle: IO[bytes], member: tarfile.TarInfo) -> bytearray:
+    """All bytes of a member, in pieces: asked for at once, the claimed size would be allocated first."""
+    content = bytearray()
+    while chunk := handle.read(min(CHUNK, member.size - len(content))):
+        content += chunk
+    if len(content) < member.size:
+        raise tarfile.ReadError(f"{member.name} claims {member.size} bytes, {len(content)} are there")
+    return content
+
+
+def _cut_or_too_large(path: Path, member: tarfile.TarInfo, compression: str, largest: int) -> DataError:
+    if not compression and member.size > path.stat().st_size:
+        claim = f"{member.name} claims {member.size} bytes, more than the archive holds"
+        return DataError(f"{path}: not a sound tar archive ({claim}); fetch it again")
+    return too_large(path, member.size, largest)
