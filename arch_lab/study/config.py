@@ -11,15 +11,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from arch_lab.architecture.recipe import Recipe, Shape, recipe
 from arch_lab.budget.budget import Budget
 from arch_lab.data import DataConfig
 from arch_lab.study.experiment import OwnData, load_experiment
 from arch_lab.training.optimizer import GroupRule
+from arch_lab.yaml_files import DEEPEST, load_yaml, parse_yaml
 from blocks.contract import BlockConfig
-from blocks.errors import ConfigError
+from blocks.errors import ConfigError, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,17 +158,7 @@ def load_study(path: Path, *, name: str, overrides: Sequence[str] = (), data_roo
 
 def read_study(path: Path, *, name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The mapping in a study file, overrides applied, not yet validated. Raises: ConfigError naming the file."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError(f"{path}: {where}{getattr(error, 'problem', None) or 'not valid YAML'}") from None
+    content = load_yaml(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a study is a mapping of keys (arms, budget, data, …), got {type(content).__name__}")
     for override in overrides:
@@ -181,26 +170,29 @@ def read_study(path: Path, *, name: str, overrides: Sequence[str] = ()) -> dict[
 def _apply(content: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set {override!r}: expected key.path=value, e.g. training.batch_size=4")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override!r}: the value is not valid YAML") from None
+        raise ConfigError(f"--set {shown(override)}: expected key.path=value, e.g. training.batch_size=4")
+    value = parse_yaml(text, where=f"--set {key}")
     *parents, last = key.split(".")
+    if len(parents) >= DEEPEST:
+        raise ConfigError(f"--set {shown(key)}: nested deeper than {DEEPEST} levels")
     node: Any = content
     for part in parents:
-        node = node[int(part)] if isinstance(node, list) and part.isdigit() and int(part) < len(node) else _child(node, part, override)
-    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
+        node = node[int(part)] if _is_index(node, part) else _child(node, part, override)
+    if _is_index(node, last):
         node[int(last)] = value
     elif isinstance(node, dict):
         node[last] = value
     else:
-        raise ConfigError(f"--set {override!r}: {last!r} does not exist there")
+        raise ConfigError(f"--set {shown(override)}: {shown(last)} does not exist there")
+
+
+def _is_index(node: Any, part: str) -> bool:
+    return isinstance(node, list) and part.isascii() and part.isdigit() and len(part) < 9 and int(part) < len(node)
 
 
 def _child(node: Any, part: str, override: str) -> Any:
     if not isinstance(node, dict):
-        raise ConfigError(f"--set {override!r}: {part!r} does not exist there")
+        raise ConfigError(f"--set {shown(override)}: {shown(part)} does not exist there")
     if node.get(part) is None:
         node[part] = {}
     return node[part]

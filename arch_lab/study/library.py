@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
-from blocks.errors import ConfigError, did_you_mean
+from arch_lab.yaml_files import load_yaml
+from blocks.errors import ConfigError, did_you_mean, shown
 
 
 def _folders() -> list[Path]:
@@ -29,7 +28,7 @@ def list_studies() -> list[tuple[str, Path, str]]:
     """(name, file, one-line description) of every study."""
     rows = []
     for name, path in studies().items():
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = load_yaml(path) or {}
         rows.append((name, path, str(content.get("description", "")).strip().split("\n")[0]))
     return rows
 
@@ -39,9 +38,19 @@ def find_study(study: str) -> tuple[str, Path]:
     if study.endswith((".yaml", ".yml")) or "/" in study:
         path = Path(study)
         if not path.is_file():
-            raise ConfigError(f"study file {study!r} not found")
+            raise ConfigError(f"study file {shown(study)} not found{_near_file(path)}")
         return path.stem, path
     known = studies()
     if study not in known:
-        raise ConfigError(f"study {study!r} not found{did_you_mean(study, known)} (arch-lab compare --list shows all)")
+        raise ConfigError(f"study {shown(study)} not found{did_you_mean(study, known)} (arch-lab compare --list shows all)")
     return study, known[study]
+
+
+def _near_file(path: Path) -> str:
+    """The nearest YAML file in the folder, or what is wrong with the path."""
+    if path.is_dir():
+        return " (it is a folder; name the YAML file)"
+    if not path.parent.is_dir():
+        return f" (there is no folder {shown(str(path.parent))})"
+    near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")][:1000])
+    return near if near.startswith("; did you mean") else ""

@@ -134,17 +134,14 @@ def _model(given: argparse.Namespace) -> tuple[Recipe, Shape, int, int]:
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
-    import yaml
+    from arch_lab.yaml_files import parse_yaml
 
     found: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise UsageError(f"cost: --options {pair!r}: expected key=value, e.g. window=1024")
-        try:
-            found[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UsageError(f"cost: --options {pair!r}: the value is not valid YAML") from None
+        found[key] = parse_yaml(text, where=f"cost: --options {key}")
     return found
 
 
