@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from blocks import user_code
 from blocks.contract import Block, BlockConfig, ChannelMixer, CrossMixer, Pooler, SequenceMixer
 from blocks.errors import ConfigError, did_you_mean
 
@@ -104,7 +106,8 @@ def _load_plugins() -> None:
         except ConfigError:
             raise
         except Exception as error:  # third-party import: anything may happen, the user must learn which package
-            print(f"warning: package entry {point.name} = {point.value} of group {ENTRY_POINT_GROUP} failed: {error}", file=sys.stderr)
+            what = user_code.describe(error)
+            print(f"warning: package entry {point.name} = {point.value} of group {ENTRY_POINT_GROUP} failed: {what}", file=sys.stderr)
 
 
 def entries(kind: Kind | None = None) -> list[Entry]:
@@ -177,20 +180,29 @@ def import_object(path: str) -> Any:
     Raises: ConfigError naming the part that does not exist; TrustError inside ``import_only``.
     """
     module_name, _, attribute = path.partition(":")
+    if not attribute or not all(part.isidentifier() for part in module_name.split(".")):
+        raise ConfigError(f"{path!r}: expected an import path package.module:Class")
     _check_trust(path, module_name)
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    try:
-        module = importlib.import_module(module_name)
-    except ConfigError:
-        raise
-    except ImportError as error:
-        where = ", looked for in the current folder and on PYTHONPATH" if error.name and module_name.startswith(error.name) else ""
-        raise ConfigError(f"{path!r}: cannot import module {module_name!r} ({error}{where})") from None
+    module = _imported(path, module_name)
     if not hasattr(module, attribute):
         raise ConfigError(f"{path!r}: module {module_name!r} has no {attribute!r}{did_you_mean(attribute, _public(module))}")
     return getattr(module, attribute)
+
+
+def _imported(path: str, name: str) -> Any:
+    """The module of an import path. Raises: ConfigError with the file and line of whatever its own code raises."""
+    try:
+        return importlib.import_module(name)
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's own code
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+            where = f"the current folder ({Path.cwd()}), PYTHONPATH ({os.environ.get('PYTHONPATH') or 'not set'}) and installed packages"
+            raise ConfigError(f"{path!r}: cannot import module {name!r}: no {error.name!r} in {where}") from None
+        raise ConfigError(f"{user_code.describe(error)} (importing {path!r}; --debug shows the traceback)") from error
 
 
 def _public(module: Any) -> Iterator[str]:

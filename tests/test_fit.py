@@ -61,15 +61,13 @@ def test_predictions_are_kept(text: list[str], capsys: pytest.CaptureFixture[str
 
 
 def test_the_example_configuration_is_valid(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["fit", "--config", str(CONFIG), "--print_config"])
-    assert not stop.value.code and "architecture: gemma3" in capsys.readouterr().out
+    assert cli.main(["fit", "--config", str(CONFIG), "--print_config"]) == 0
+    assert "architecture: gemma3" in capsys.readouterr().out
 
 
 def test_every_key_the_short_help_names_exists(capsys: pytest.CaptureFixture[str]) -> None:
     for group in ("model", "data", "trainer"):
-        with pytest.raises(SystemExit):
-            cli.main(["fit", f"--{group}.help"])
+        assert cli.main(["fit", f"--{group}.help"]) == 0
         listed = set(re.findall(r"^  --([\w.]+) ", capsys.readouterr().out, flags=re.MULTILINE))
         named = {key for key in re.findall(rf"--({group}\.\w+)", HELP) if not key.endswith(".help")}
         assert named and named <= listed

@@ -20,6 +20,7 @@ from arch_lab.architecture.image import ImageClassifier
 from blocks.contract import CrossMixer
 from blocks.cost import Cost
 from blocks.errors import UserError
+from blocks.user_code import describe
 
 LONGEST = 4097  # beyond the widest published window and odd; longer rows would only repeat the proof
 
@@ -72,7 +73,7 @@ def _counted(name: str, block: nn.Module, call: Callable[[int], Any], batch: int
     except Exception as error:  # a third-party block may do anything, .item() above all
         raise Uncountable(
             f"accounting: {name} ({type(block).__name__}) cannot run on the meta device, so its formula is not proven "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+            f"({describe(error, limit=120)})"
         ) from error
 
 

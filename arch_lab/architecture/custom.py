@@ -8,7 +8,7 @@ shares with the model (width, ffn_width, max_tokens, causal) are filled in from 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Self
 
 from arch_lab.architecture.decoder import DecoderConfig, LayerConfig
 from arch_lab.architecture.recipe import EncoderRecipe, Recipe, Shape, register_architecture
@@ -27,6 +27,20 @@ class Chosen(BlockConfig):
     mixer_options: dict[str, Any] = field(default_factory=dict)
     channel: str = "geglu"
     channel_options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_options(cls, options: dict[str, Any], *, where: str = "") -> Self:
+        """As ``Config.from_options``; an option of the mixer that stands beside it is told where it belongs."""
+        known = {f.name for f in fields(cls)}
+        strange = [key for key in options if key not in known]
+        if strange and isinstance(options.get("mixer"), str):
+            own = [f.name for f in fields(lookup(options["mixer"]).config)]
+            if strange[0] in own:
+                raise ConfigError(
+                    f"{where or cls.__name__}: {strange[0]!r} is an option of the block {options['mixer']!r}; "
+                    f"write mixer_options: {{{strange[0]}: {options[strange[0]]!r}}}"
+                )
+        return super().from_options(options, where=where)
 
 
 @register_architecture("custom", source="pre-norm residual decoder, arXiv:2002.04745")

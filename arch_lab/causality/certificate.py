@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from random import Random
 from typing import Any
 
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from arch_lab.causality.lengths import SHORT, probe_lengths, sizes_of, splits
 from arch_lab.causality.probe import EVALUATION, MODES, TINY, Mode, Probe, kept_random_state, moved, redraw
 from blocks.errors import UserError
+from blocks.user_code import describe
 
 __all__ = ["LEAK", "LIVE", "TINY", "Certificate", "LeakError", "certify_model", "redraw", "require_causal"]
 
@@ -72,7 +74,8 @@ class Certificate:
     reason: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain JSON values; a number that was never measured is None."""
+        return {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in asdict(self).items()}
 
 
 def require_causal(
@@ -149,7 +152,7 @@ class _Examination:
         except _Failure as error:
             failure = error
         except Exception as error:  # the model's own code: anything may happen in it, and none of it may train
-            failure = _Failure(f"the model raised {type(error).__name__}{self.place}: {' '.join(str(error).split())[:300]}")
+            failure = _Failure(f"the model raised an error{self.place}: {describe(error)}")
         return Certificate(
             passed=failure is None,
             lengths=tuple(self.lengths),

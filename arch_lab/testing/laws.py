@@ -26,6 +26,7 @@ from arch_lab.testing.subject import Subject, subject_of
 from blocks.contract import Block
 from blocks.errors import ConfigError, did_you_mean
 from blocks.registry import Entry, lookup
+from blocks.user_code import describe
 
 CHEAP = 17  # tokens up to which every draw and batch size is tried
 Probe = Callable[[Subject, int, int, int], float]
@@ -171,7 +172,7 @@ def attempt(law: Law, subject: Subject, batch: int, tokens: int, seed: int) -> f
     except Exception as error:  # third-party code: anything may happen, and it happens to the law being tried
         # raised while a law compared what came back: an output of the wrong kind, say
         where = "the outputs could not be checked" if Path(_innermost(error)).parent == Path(__file__).parent else "the block raised"
-        return Broken(f"{where}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        return Broken(f"{where}: {describe(error)}")
 
 
 def _innermost(error: BaseException) -> str:
@@ -237,7 +238,7 @@ def _built(entry: Entry, tried: list[Case]) -> tuple[list[Subject], dict[str, La
         try:
             subjects.append(subject_of(entry, case))
         except Exception as error:
-            what = f"the block cannot be built: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            what = f"the block cannot be built: {describe(error)}"
             example = Example(case=case.name, options=case.options, batch=0, tokens=0, what=what)
             return [], {name: LawResult(law=name, status="failed", example=example) for name in LAWS}
     return subjects, {}
