@@ -153,6 +153,7 @@ def verify(
             observer("certificate", {"arm": arm["name"], **kept})
             continue
         model = recipe(arm["architecture"], arm["options"]).network(_shape(arm), vocabulary=vocabulary, max_tokens=max_tokens)
+        observer("data", {"text": f"certifying {arm['name']}"})
         certificate = certify(model)
         files.write_json(path, {"identity": identity, **certificate.to_dict()})
         observer("certificate", {"arm": arm["name"], **certificate.to_dict()})

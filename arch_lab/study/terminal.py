@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from arch_lab.causality.wording import certificate_line
 from arch_lab.console import console, duration, progress, say, si
 from arch_lab.report import tables
 from arch_lab.report.measures import BITS_PER_BYTE, primary
 
 SILENCE = 10.0  # seconds between two lines on preparing data where nothing can be overwritten
-CERTIFIED = {"objective": "the input does not hold its answer", "images": "images do not mix"}
 
 
 class Terminal:
@@ -115,11 +115,7 @@ class Terminal:
 
     def on_certificate(self, facts: dict[str, Any]) -> None:
         if facts["passed"]:
-            lengths = facts["lengths"]
-            what = CERTIFIED.get(facts.get("kind", ""), "causal")
-            leak = f"{facts['leak_ratio']:.0e}" if facts["leak_ratio"] else "0"
-            span = f"{len(lengths)} lengths up to {max(lengths)}" if len(lengths) > 3 else f"length {', '.join(map(str, lengths))}"
-            self.note(f"{facts['arm']}: ", (what, "green"), f" (largest leak {leak} of the output scale, float64, {span})")
+            self.note(f"{facts['arm']}: ", ("certified", "green"), f": {certificate_line(facts)}")
 
     def on_widen(self, facts: dict[str, Any]) -> None:
         rates = ", ".join(f"{r:g}" for r in facts["learning_rates"])

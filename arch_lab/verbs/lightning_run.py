@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +21,7 @@ from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from arch_lab.checkpoints.opening import checkpoint_file, read_file
+from arch_lab.training.certification import Certification
 from arch_lab.training.datamodule import TextDataModule
 from arch_lab.training.module import LanguageModel
 from arch_lab.verbs import UsageError, nearest
@@ -44,7 +47,12 @@ def start(verb: str, argv: list[str]) -> LightningCLI:
         seed_everything_default=0,
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
-        trainer_defaults={"logger": LOGGER, "enable_model_summary": False, "max_steps": 1000},  # Lightning's own end is epoch 1000
+        trainer_defaults={
+            "logger": LOGGER,
+            "enable_model_summary": False,
+            "max_steps": 1000,  # Lightning's own end is epoch 1000
+            "callbacks": [Certification(partial(print, file=sys.stderr))],
+        },
     )
 
 
