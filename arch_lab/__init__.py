@@ -8,6 +8,7 @@ The command line's twin for notebooks::
     arch_lab.load("runs/quickstart/runs/gemma3/lr-0.002_seed-0").model
     arch_lab.load_body("runs/quickmask/runs/m2_bert/lr-0.002_seed-0")(tokens)  # hidden states (B, T, D), to fine-tune
     arch_lab.generate("runs/quickstart/runs/gemma3/lr-0.002_seed-0", "The statement").text
+    arch_lab.score("runs/quickstart/runs/gemma3/lr-0.002_seed-0", "held_out.txt").bits_per_byte
     arch_lab.convert("gemma-3-1b-pt", "gemma-3-1b")
 """
 
@@ -24,7 +25,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compare", "convert", "generate", "load", "load_body", "plan"]
+__all__ = ["__version__", "compare", "convert", "generate", "load", "load_body", "plan", "score"]
 
 
 def __getattr__(name: str) -> Any:
@@ -36,6 +37,10 @@ def __getattr__(name: str) -> Any:
         from arch_lab.generation import generate
 
         return generate
+    if name == "score":
+        from arch_lab.checkpoints.score import score
+
+        return score
     if name == "convert":
         from arch_lab.interop.convert import convert
 

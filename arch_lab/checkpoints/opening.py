@@ -137,6 +137,7 @@ def _from_file(path: Path, kind: Kind, decoder: bool) -> Checkpoint:
     model = build_filled(blueprint, _weights(content), where)
     tokenizer = tokenizer_of(content, where)
     separator = () if tokenizer is None else (tokenizer.separator,)
+    reading, context = reading_of(content, where)
     return _checkpoint(
         path if kind == "fit" else path.parent,
         model,
@@ -145,7 +146,8 @@ def _from_file(path: Path, kind: Kind, decoder: bool) -> Checkpoint:
         begin=separator,
         end=frozenset(separator),
         kind=kind,
-        context=blueprint.max_tokens,
+        context=min(context or blueprint.max_tokens, blueprint.max_tokens),
+        reading=reading,
     )
 
 
@@ -190,6 +192,21 @@ def tokenizer_of(content: dict[str, Any], where: str) -> Tokenizer | None:
         raise CheckpointError(f"{where}: {error}") from None
     except Exception as error:
         raise CheckpointError(f"{where}: its tokenizer is unreadable ({type(error).__name__})") from None
+
+
+def reading_of(content: dict[str, Any], where: str) -> tuple[Reading, int | None]:
+    """How the text of training was read, and the tokens of a sequence; None in files that do not say. Raises: CheckpointError."""
+    stored = content.get("reading")
+    if stored is None:
+        return Reading(), None
+    types = {"document_start": (str, type(None)), "text_column": (str,), "count_line_ends": (bool,), "sequence_length": (int,)}
+    if not isinstance(stored, dict) or set(stored) != set(types) or not all(isinstance(stored[k], t) for k, t in types.items()):
+        raise CheckpointError(f"{where}: what it says about the reading of text is damaged")
+    values = dict(stored)
+    length = values.pop("sequence_length")
+    if length < 1:
+        raise CheckpointError(f"{where}: sequence_length {length} is no whole number of at least 1")
+    return Reading(**values), length
 
 
 def _converted(path: Path, decoder: bool) -> Checkpoint:

@@ -101,28 +101,32 @@ class OrderedLoader:
         return {"seed": order.seed, "batch": order.batch_size, "tokens": order.tokens, "fingerprint": order.split.fingerprint}
 
 
-def evaluation_batches(split: TokenSplit, *, tokens: int, batch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def evaluation_batches(split: TokenSplit, *, tokens: int, batch: int, stride: int | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(inputs (b, T) int64, targets (b, T) int64, valid (b, T) bool): every token but the first is a target exactly once.
 
-    Windows follow each other at a stride of T and see nothing before their start, so the mean context is (T+1)/2 tokens. What a
+    Windows follow each other at a stride of T and see nothing before their start, so the mean context is (T+1)/2 tokens. At a
+    smaller ``stride`` they overlap, and all but the first are scored on their last ``stride`` targets only. What a
     window holds does not depend on ``batch``; only the last window is padded (id 0, not valid), at its end.
     Separators are valid targets: the metric leaves their nats out, by ``token_bytes``.
     Raises: DataError when there is nothing to score.
     """
-    for name, value in (("tokens", tokens), ("batch", batch)):
+    step = tokens if stride is None else stride
+    for name, value in (("tokens", tokens), ("batch", batch), ("stride", step)):
         if value < 1:
             raise ConfigError(f"evaluation: {name} must be at least 1, got {value}")
     split.require(2, "scoring")
     targets = split.tokens - 1
-    windows = evaluation_windows(split, tokens=tokens)
+    windows = evaluation_windows(split, tokens=tokens, stride=step)
     for first in range(0, windows, batch):
-        places = np.arange(first, min(first + batch, windows))[:, None] * tokens + np.arange(tokens)
-        valid = places < targets
-        inside = np.where(valid, places, 0)
-        read = [np.where(valid, split.ids[inside + shift].astype(np.int64), 0) for shift in (0, 1)]
+        number = np.arange(first, min(first + batch, windows))[:, None]
+        places = number * step + np.arange(tokens)
+        present = places < targets
+        inside = np.where(present, places, 0)
+        read = [np.where(present, split.ids[inside + shift].astype(np.int64), 0) for shift in (0, 1)]
+        valid = present & ((number == 0) | (np.arange(tokens) >= tokens - step))
         yield torch.from_numpy(read[0]), torch.from_numpy(read[1]), torch.from_numpy(valid)
 
 
-def evaluation_windows(split: TokenSplit, *, tokens: int) -> int:
+def evaluation_windows(split: TokenSplit, *, tokens: int, stride: int | None = None) -> int:
     """How many windows ``evaluation_batches`` goes through, for progress."""
-    return -(-(split.tokens - 1) // tokens)
+    return 1 + max(0, -(-(split.tokens - 1 - tokens) // (stride or tokens)))

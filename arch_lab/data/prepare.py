@@ -45,6 +45,7 @@ class PreparedData:
     test: TokenSplit | None
     fingerprint: str
     about: dict[str, Any]  # source, dropped documents, versions
+    config: DataConfig | None = None  # what it was prepared from
 
     @property
     def vocabulary(self) -> int:
@@ -80,14 +81,14 @@ def prepare(config: DataConfig, cache: Path, progress: Progress | None = None) -
     folder = cache / f"{config.source}-{key[:20]}"
     if (folder / "data.json").exists():  # written last: a build that was killed is simply done again
         try:
-            return _open(folder, key)
+            return dataclasses.replace(_open(folder, key), config=config)
         except Corrupt as damage:
             _log.warning("warning: cached data is damaged and will be built again: %s", damage)
     with cache_errors(cache):
         folder.mkdir(parents=True, exist_ok=True)
     _build(config, folder, key, tell)
     try:
-        return _open(folder, key)
+        return dataclasses.replace(_open(folder, key), config=config)
     except Corrupt as damage:
         raise DataError(f"the data cache does not keep what is written to it: {damage}; choose another cache folder") from None
 

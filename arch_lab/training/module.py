@@ -17,6 +17,7 @@ from arch_lab.training.metrics import language_metrics
 from arch_lab.training.optimizer import GroupRule, adamw, warmup_cosine
 
 TOKENIZER = "tokenizer"  # key of a checkpoint: Tokenizer.to_dict()
+READING = "reading"  # key of a checkpoint: how its text was cut into documents and counted, and the tokens of a sequence
 
 
 class LanguageModel(pl.LightningModule):
@@ -80,6 +81,10 @@ class LanguageModel(pl.LightningModule):
         tokenizer = getattr(data, "tokenizer", None)
         if tokenizer is not None:
             checkpoint[TOKENIZER] = tokenizer.to_dict()
+        config = getattr(data, "config", None)
+        if config is not None:
+            cut = {name: getattr(config, name) for name in ("document_start", "text_column", "count_line_ends")}
+            checkpoint[READING] = {**cut, "sequence_length": self.trainer.datamodule.tokens}  # type: ignore[attr-defined]
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.model(tokens)

@@ -31,6 +31,7 @@ VERBS = {
     "test": Verb("fit", "score one model on the validation split"),
     "predict": Verb("fit", "run one model and keep what it returns"),
     "generate": Verb("generate", "continue a text with a trained model, and time it"),
+    "score": Verb("score", "bits per byte and perplexity of any checkpoint on any text"),
     "convert": Verb("convert", "a Hugging Face checkpoint of Gemma into ours, or ours back"),
     "env": Verb("env", "versions, processor, memory: what to attach to a question"),
 }
