@@ -59,11 +59,14 @@ class SequenceMixer(Block):
 
     ``forward(x, segments=None) -> y``: x and y (B, T, D), any floating dtype. ``segments`` (B, T) integer document
     ids, 0 = padding: positions of different documents never meet, a document is a maximal run of one id, outputs at
-    padding are zero. ``segments=None`` means one document a row.
+    padding are zero. ``segments=None`` means one document a row. A mixer with ``takes_positions`` also accepts
+    ``positions`` (B, T) integers, where each token stands.
 
     Decoding state (causal mixers): ``init_state`` makes it, ``prefill`` feeds any number of tokens, ``step`` one.
     Feeding a sequence in any chunking gives the outputs of the parallel forward.
     """
+
+    takes_positions: ClassVar[bool] = False  # forward has the argument ``positions``
 
     @property
     @abstractmethod
@@ -168,6 +171,15 @@ class Pooler(Block):
 
     @abstractmethod
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor: ...
+
+
+def tokens_seen(state: Any) -> int:
+    """Tokens in a decoding state whose parts count them as ``position``; 0 for others. Reads no tensor."""
+    position = getattr(state, "position", 0)
+    if isinstance(position, int) and position:
+        return position
+    parts = state if isinstance(state, (list, tuple)) else ()
+    return max(map(tokens_seen, parts), default=0)
 
 
 def tensors_nbytes(state: Any) -> int:

@@ -13,10 +13,10 @@ from torch import Tensor
 from blocks.errors import ConfigError
 
 
-def check(segments: Tensor, x: Tensor) -> None:
+def check(segments: Tensor, x: Tensor, *, name: str = "segments") -> None:
     """Raises: ConfigError unless ``segments`` is an integer tensor of x's first two sizes."""
     if segments.shape != x.shape[:2] or segments.is_floating_point() or segments.dtype == torch.bool:
-        raise ConfigError(f"segments must be integers of shape {tuple(x.shape[:2])}, got {segments.dtype} {tuple(segments.shape)}")
+        raise ConfigError(f"{name} must be integers of shape {tuple(x.shape[:2])}, got {segments.dtype} {tuple(segments.shape)}")
 
 
 def runs(segments: Tensor) -> Tensor:
@@ -28,6 +28,38 @@ def positions(segments: Tensor) -> Tensor:
     """(B, T) positions counted from 0 in each document (and in each run of padding)."""
     t = torch.arange(segments.shape[1], device=segments.device)
     return t - torch.where(_starts(segments), t, 0).cummax(dim=1).values
+
+
+def positions_of(x: Tensor, segments: Tensor | None = None, explicit: Tensor | None = None, *, start: int = 0) -> Tensor:
+    """Positions of the tokens of x (B, T, D): ``explicit`` (B, T), or counted in each document, or (T,) from ``start``.
+
+    Raises: ConfigError unless ``explicit`` holds integers of x's first two sizes.
+    """
+    if explicit is not None:
+        check(explicit, x, name="positions")
+        return explicit
+    return torch.arange(start, start + x.shape[1], device=x.device) if segments is None else positions(segments)
+
+
+def refuse_holes(segments: Tensor) -> None:
+    """Raises: ConfigError when a document id comes back after padding: an attention mask with a hole.
+
+    Attention masks of other libraries join both sides of a hole; here they would be two documents. Reads one number
+    off the device. Inside torch.compile nothing is read and nothing refused.
+    """
+    if segments.is_meta or torch.compiler.is_compiling():
+        return
+    place = torch.arange(segments.shape[1], device=segments.device)
+    last = torch.where(segments != 0, place, -1).cummax(dim=1).values  # the last token that is no padding
+    before = last.roll(1, dims=1)
+    before[:, :1] = -1
+    returns = (segments != 0) & (before >= 0) & (before < place - 1) & (segments.gather(1, before.clamp(min=0)) == segments)
+    if bool(returns.any()):
+        row, token = returns.nonzero()[0].tolist()
+        raise ConfigError(
+            f"segments: row {row} has padding inside document {int(segments[row, token])} (before token {token}); "
+            "number the documents apart, or leave the padding out"
+        )
 
 
 def _starts(segments: Tensor) -> Tensor:

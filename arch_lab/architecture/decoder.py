@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from blocks.contract import BlockConfig, SequenceMixer
+from blocks.contract import BlockConfig, SequenceMixer, tokens_seen
 from blocks.cost import Cost, total
 from blocks.errors import ConfigError
+from blocks.segments import check, refuse_holes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +68,9 @@ class Layer(nn.Module):
         x = x + self.after_channel(self.channel(self.channel_norm(x)))
         return x if self.scale is None else self.scale(x)
 
-    def forward(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
-        return self._finish(x, self.mixer(self.mixer_norm(x), segments))
+    def forward(self, x: Tensor, segments: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        options = {} if positions is None else {"positions": positions}
+        return self._finish(x, self.mixer(self.mixer_norm(x), segments, **options))
 
     def prefill(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         mixed, state = self.mixer.prefill(self.mixer_norm(x), state)
@@ -97,7 +99,9 @@ class SandwichLayer(Layer):
 class Decoder(nn.Module):
     """Tokens in, next-token logits out: tokens (B, T) int64 -> (B, T, V).
 
-    ``segments`` (B, T) as in blocks.SequenceMixer. Raises: ConfigError when T exceeds ``max_tokens``.
+    ``segments`` (B, T) as in blocks.SequenceMixer. ``positions`` (B, T) int64: where each token stands, None for counting
+    in each document. Raises: ConfigError when T exceeds ``max_tokens``, for padding inside a document, and for positions
+    where a mixer takes none.
     """
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -107,17 +111,27 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList((SandwichLayer if layer.sandwich else Layer)(layer) for layer in config.layers)
         self.norm = config.norm.build()
 
-    def forward(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
-        return self.embedding.logits(self.hidden(tokens, segments))
+    def forward(self, tokens: Tensor, segments: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        return self.embedding.logits(self.hidden(tokens, segments, positions))
 
-    def hidden(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, segments: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Final normed hidden states (B, T, D), what the head multiplies."""
-        if tokens.shape[1] > self.config.max_tokens:
-            raise ConfigError(f"sequence of {tokens.shape[1]} tokens exceeds max_tokens {self.config.max_tokens} this model was built for")
+        check_length(tokens.shape[1], self.config.max_tokens)
+        if segments is not None:
+            check(segments, tokens)
+            refuse_holes(segments)
+        if positions is not None:
+            self._check_positions()
         x = self.embedding(tokens)
         for layer in self.layers:
-            x = layer(x, segments)
+            x = layer(x, segments, positions)
         return self.norm(x)
+
+    def _check_positions(self) -> None:
+        """Raises: ConfigError when a mixer takes no positions."""
+        for i, layer in enumerate(self.layers):
+            if not layer.mixer.takes_positions:
+                raise ConfigError(f"layer {i}: {type(layer.mixer).__name__} takes no positions; leave them out")
 
     @property
     def causal(self) -> bool:
@@ -135,7 +149,9 @@ class Decoder(nn.Module):
         """Logits (B, t, V) of the next t tokens (B, t), and the state after them.
 
         ``last_only``: those of the last token alone, (B, 1, V); of a long prompt the others are the larger part of the memory.
+        Raises: ConfigError when the sequence grows beyond ``max_tokens``.
         """
+        check_length(tokens_seen(state) + tokens.shape[1], self.config.max_tokens)
         x, after = self.embedding(tokens), []
         for layer, s in zip(self.layers, state, strict=True):
             x, s = layer.prefill(x, s)
@@ -145,6 +161,7 @@ class Decoder(nn.Module):
 
     def step(self, tokens: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
         """Logits (B, V) after one more token (B,), and the next state."""
+        check_length(tokens_seen(state) + 1, self.config.max_tokens)
         x, after = self.embedding(tokens), []
         for layer, s in zip(self.layers, state, strict=True):
             x, s = layer.step(x, s)
@@ -177,6 +194,12 @@ class Decoder(nn.Module):
         everything = _size(self)
         head = 0  # the table is counted once, as embedding; its matmul is counted in ``cost``
         return {"embedding": embedding, "head": head, "body": everything - embedding - head, "total": everything}
+
+
+def check_length(tokens: int, max_tokens: int) -> None:
+    """Raises: ConfigError for a sequence longer than the model was built for."""
+    if tokens > max_tokens:
+        raise ConfigError(f"sequence of {tokens} tokens exceeds max_tokens {max_tokens} this model was built for")
 
 
 def _size(module: nn.Module) -> int:

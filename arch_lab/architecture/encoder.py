@@ -16,6 +16,7 @@ from blocks.bert.embedding import BertEmbeddingConfig
 from blocks.contract import BlockConfig, SequenceMixer
 from blocks.cost import Cost, total
 from blocks.errors import ConfigError
+from blocks.segments import check, refuse_holes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,9 @@ class Encoder(nn.Module):
 
     def hidden(self, tokens: Tensor, segments: Tensor | None = None, types: Tensor | None = None) -> Tensor:
         """What the last layer returns (B, T, D): the representation that heads of other tasks read."""
+        if segments is not None:
+            check(segments, tokens)
+            refuse_holes(segments)
         x: Tensor = self.embedding(tokens, segments, types)
         for layer in self.layers:
             x = layer(x, segments)

@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from arch_lab.architecture.decoder import Layer, LayerConfig, SandwichLayer, on_meta
-from blocks.contract import BlockConfig, CrossMixer
+from arch_lab.architecture.decoder import Layer, LayerConfig, SandwichLayer, check_length, on_meta
+from blocks.contract import BlockConfig, CrossMixer, tokens_seen
 from blocks.cost import Cost, total
 from blocks.errors import ConfigError
+from blocks.segments import check, refuse_holes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,18 +167,21 @@ class EncoderDecoder(nn.Module):
         self, source: Tensor, target: Tensor, source_segments: Tensor | None = None, target_segments: Tensor | None = None
     ) -> Tensor:
         memory = self.encode(source, source_segments)
-        hidden = self.decoder(self.embedding(self._fitting(target)), memory, target_segments, source_segments)
+        self._check(target, target_segments)
+        hidden = self.decoder(self.embedding(target), memory, target_segments, source_segments)
         return self.embedding.logits(hidden)  # type: ignore[no-any-return]
 
     def encode(self, source: Tensor, source_segments: Tensor | None = None) -> Tensor:
         """What the decoder reads (B, S, M): final normed states of the encoder; those at padding mean nothing."""
+        self._check(source, source_segments)
         table = self.embedding if self.source_embedding is None else self.source_embedding
-        return self.encoder(table(self._fitting(source)), source_segments)  # type: ignore[no-any-return]
+        return self.encoder(table(source), source_segments)  # type: ignore[no-any-return]
 
-    def _fitting(self, tokens: Tensor) -> Tensor:
-        if tokens.shape[1] > self.config.max_tokens:
-            raise ConfigError(f"sequence of {tokens.shape[1]} tokens exceeds max_tokens {self.config.max_tokens} this model was built for")
-        return tokens
+    def _check(self, tokens: Tensor, segments: Tensor | None) -> None:
+        check_length(tokens.shape[1], self.config.max_tokens)
+        if segments is not None:
+            check(segments, tokens)
+            refuse_holes(segments)
 
     # --- decoding -----------------------------------------------------------------------------------------------
 
@@ -187,7 +191,11 @@ class EncoderDecoder(nn.Module):
         return [layer.init_state(memory, max_tokens or self.config.max_tokens, source_segments) for layer in self.decoder.layers]  # type: ignore[operator]
 
     def prefill(self, tokens: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
-        """Logits (B, t, V) of the next t target tokens (B, t), and the state after them."""
+        """Logits (B, t, V) of the next t target tokens (B, t), and the state after them.
+
+        Raises: ConfigError when the target grows beyond ``max_tokens``.
+        """
+        check_length(tokens_seen(state) + tokens.shape[1], self.config.max_tokens)
         x, after = self.embedding(tokens), []
         for layer, s in zip(self.decoder.layers, state, strict=True):
             x, s = layer.prefill(x, s)  # type: ignore[operator]

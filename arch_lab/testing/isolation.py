@@ -82,18 +82,28 @@ def _pooled(subject: Subject, x: Tensor, y: Tensor) -> float:
 
 
 def documents(tokens: int, seed: int) -> list[tuple[int, int, int]]:
-    """(first, last + 1, id) of each document of a row, pads (id 0) included. Ids come back: a new run is a new document."""
+    """(first, last + 1, id) of each document of a row, pads (id 0) included. Ids come back: a new run is a new document.
+
+    Never the same id on both sides of padding: models refuse that as a hole.
+    """
     draw = Random(seed)
     found: list[tuple[int, int, int]] = []
     start = 0
     while start < tokens:
         size = min(tokens - start, draw.randint(1, max(1, tokens // 2)))
         identity = draw.choice([0, 1, 2, 3]) if found else 1
-        if found and identity == found[-1][2]:
-            identity = (identity + 1) % 4
+        if identity in _barred(found):
+            identity = next(other for other in (1, 2, 3) if other not in _barred(found))
         found.append((start, start + size, identity))
         start += size
     return found
+
+
+def _barred(plan: list[tuple[int, int, int]]) -> set[int]:
+    """Ids the next document may not have: the last one's, and behind padding also that of the document before."""
+    if not plan:
+        return set()
+    return {identity for _, _, identity in plan[-1 if plan[-1][2] else -2 :]}
 
 
 def _packed(subject: Subject, batch: int, tokens: int, seed: int) -> float:

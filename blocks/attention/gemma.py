@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -25,7 +24,7 @@ from blocks.cost import Cost, total
 from blocks.linear import dense
 from blocks.norm import RMSNormConfig
 from blocks.registry import register
-from blocks.segments import check
+from blocks.segments import check, positions_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +53,13 @@ class GemmaAttention(SequenceMixer):
     exactly (``attended_pairs``). Elementwise, per pair and head: 1 scale, 5 softmax (maximum, subtract, exponential, sum,
     divide), 3 soft-cap; per rotated number, 2n of the C of a query or key, 3 (two products, one sum); per normed number 4, 3
     without gain.
-    Raises: ConfigError for segments of another shape than the input's.
+    Rotation: by the positions given, else by those inside each document (``segments``), else by those in the row. The
+    distance of two tokens of a document is the same either way; float32 angles are exact only while positions are small.
+    Raises: ConfigError for segments or positions of another shape than the input's.
     """
 
     config: AttentionConfig
+    takes_positions = True
     qk_norm: ClassVar[bool] = False
     head_norm: ClassVar[type[RMSNormConfig]] = RMSNormConfig  # over the head width, where a generation norms heads
 
@@ -87,17 +89,17 @@ class GemmaAttention(SequenceMixer):
             if isinstance(block, Block):
                 block.reset_parameters()
 
-    def forward(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, segments: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         if segments is not None:
             check(segments, x)
             # a masked key has weight 0, but 0 times the infinity or NaN somebody left in the padding is NaN
             x = x.masked_fill((segments == 0)[..., None], 0)
-        q, k, v = self._heads(x, start=0)
+        q, k, v = self._heads(x, positions_of(x, segments, positions))
         y = self._attend(q, k, v, segments=segments)
         return self.out(rearrange(y, "b h t c -> b t (h c)"))
 
-    def _heads(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Normed and rotated q (B, H, T, C) and k, normed v (B, K, T, C) of tokens at positions start, start+1, …"""
+    def _heads(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normed and rotated q (B, H, T, C) and k, normed v (B, K, T, C) of tokens at ``positions`` (T,) or (B, T)."""
         config, c = self.config, self.config.channels
         projected = rearrange(self.key(x), "b t (k c) -> b k t c", c=c)
         q = self.query_norm(rearrange(self.query(x), "b t (h c) -> b h t c", c=c))
@@ -105,9 +107,7 @@ class GemmaAttention(SequenceMixer):
         v = self.value_norm(projected if self.value is None else rearrange(self.value(x), "b t (k c) -> b k t c", c=c))
         if rotated_pairs(c, config.rope_fraction) == 0:
             return q, k, v
-        # Positions run on through the row: RoPE sees differences only, so a document needs no reset where it starts
-        positions = torch.arange(start, start + x.shape[1], device=x.device)
-        cos, sin = rope_tables(
+        turn = rope_tables(
             positions,
             c,
             base=config.rope_base,
@@ -116,6 +116,7 @@ class GemmaAttention(SequenceMixer):
             drop=config.rope_drop,
             dtype=x.dtype,
         )
+        cos, sin = (table if table.dim() == 2 else table[:, None] for table in turn)  # one for all heads
         return rotate(q, cos, sin, drop=config.rope_drop), rotate(k, cos, sin, drop=config.rope_drop), v
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, segments: Tensor | None = None, offset: int = 0) -> Tensor:
@@ -159,14 +160,14 @@ class GemmaAttention(SequenceMixer):
     def prefill(self, x: Tensor, state: KeyValueState) -> tuple[Tensor, KeyValueState]:
         if not self.causal:
             raise self.refuse_decoding()
-        q, k, v = self._heads(x, start=state.position)
+        q, k, v = self._heads(x, positions_of(x, start=state.position))
         k, v, state = extend(state, k, v)
         y = self._attend(q, k.to(q.dtype), v.to(q.dtype), offset=k.shape[2] - x.shape[1])
         return self.out(rearrange(y, "b h t c -> b t (h c)")), state
 
     def step(self, x: Tensor, state: KeyValueState) -> tuple[Tensor, KeyValueState]:
         """One token, O(1) writes: nothing is shifted, no key is repeated, no mask is built."""
-        q, k, v = self._heads(x[:, None], start=state.position)
+        q, k, v = self._heads(x[:, None], positions_of(x[:, None], start=state.position))
         state = push(state, k, v)
         y = attend_to_all(q, *state.held, scale=self.scale, softcap=self.softcap)
         return self.out(rearrange(y, "b h 1 c -> b (h c)")), state

@@ -26,7 +26,7 @@ from blocks.cost import Cost, total
 from blocks.linear import dense
 from blocks.norm import RMSNorm, RMSNormConfig
 from blocks.registry import register
-from blocks.segments import check, positions
+from blocks.segments import check, positions_of
 
 Turn = tuple[Tensor, Tensor]  # cosines and sines, broadcast over heads
 
@@ -107,12 +107,9 @@ class GemmaMergedAttention(CrossMixer):
 
     def _turns(self, x: Tensor, start: int, segments: Tensor | None = None) -> Turn:
         """Cosines and sines at positions start, start + 1, …, or at those within each document."""
-        config, places = self.config, torch.arange(start, start + x.shape[1], device=x.device)
+        config, places = self.config, positions_of(x, segments, start=start)
         cos, sin = rope_tables(places, config.channels, base=config.rope_base, factor=config.rope_factor, dtype=x.dtype)
-        if segments is None:
-            return cos, sin
-        within = positions(segments)
-        return cos[within][:, None], sin[within][:, None]  # one for all heads
+        return (cos, sin) if segments is None else (cos[:, None], sin[:, None])  # one for all heads
 
     def _keys(self, x: Tensor, turn: Turn | None) -> tuple[Tensor, Tensor]:
         """Normed keys and plain values (B, K, n, C); the memory's (``turn`` None) are not rotated."""

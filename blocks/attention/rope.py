@@ -46,14 +46,14 @@ def rope_tables(
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the angles ``position / factor * base^(-2i/C)`` of the pairs i that rotate.
 
-    These are i = 0 .. n-1, the fastest, or with ``drop="high"`` the last n. ``positions``: (T,) integers. ``factor``
+    These are i = 0 .. n-1, the fastest, or with ``drop="high"`` the last n. ``positions``: (..., T) integers. ``factor``
     stretches positions linearly (8 on the global layers of Gemma 3 4B and up).
-    Returns two (T, n) tensors in float32, or float64 when ``dtype`` (the activations') is float64.
+    Returns two (..., T, n) tensors in float32, or float64 when ``dtype`` (the activations') is float64.
     """
     wide, n = widened(dtype), rotated_pairs(head_width, fraction)
     first = 0 if drop == "low" else head_width // 2 - n
     exponents = torch.arange(2 * first, 2 * (first + n), 2, device=positions.device, dtype=wide) / head_width
-    angles = positions.to(wide)[:, None] * (base**-exponents / factor)
+    angles = positions.to(wide)[..., None] * (base**-exponents / factor)
     return angles.cos(), angles.sin()
 
 
