@@ -148,6 +148,7 @@ class SubwordTokenizer(Tokenizer):
         inner.encode_special_tokens = True  # text that looks like a special token stays text
         inner.no_padding()
         inner.no_truncation()
+        inner.post_processor = None  # whether and where others put special tokens changes no encoding here
         self._inner = inner
         self.separator_name = name
         self.separator = inner.token_to_id(name)
@@ -293,7 +294,7 @@ def _batches(documents: Sequence[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _byte_of_character() -> dict[str, int]:
+def byte_of_character() -> dict[str, int]:
     """The alphabet of byte-level BPE: printable Latin-1 bytes stand for themselves, the others follow from U+0100 on."""
     printable = set(chain(range(0x21, 0x7F), range(0xA1, 0xAD), range(0xAE, 0x100)))
     others = (value for value in range(256) if value not in printable)
@@ -306,7 +307,7 @@ def _pieces(inner: Any) -> list[bytes]:
     byte_level = any('"ByteLevel"' in json.dumps(layout.get(part)) for part in ("pre_tokenizer", "decoder"))
     entries = inner.get_vocab(with_added_tokens=True)
     pieces = [b""] * (max(entries.values()) + 1)
-    alphabet = _byte_of_character()
+    alphabet = byte_of_character()
     for token, number in entries.items():
         if number in added:
             pieces[number] = b"" if added[number]["special"] else token.encode()

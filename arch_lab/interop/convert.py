@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from arch_lab.data import ByteTokenizer, Tokenizer
+from arch_lab.data import Tokenizer
 from arch_lab.interop.family import Blueprint, InteropError
 from arch_lab.interop.folder import MANIFEST, Manifest, copy_tokenizer, read_manifest, write_manifest
 from arch_lab.interop.huggingface import CONFIG, is_huggingface, read_config, read_tensors, write_huggingface
 from arch_lab.interop.m2_bert import ARCHITECTURE, read_released, skeleton, write_released
 from arch_lab.interop.tensors import SINGLE, TensorFiles, check_shapes, new_folder, write_tensors
+from arch_lab.interop.tokenizer import write_tokenizer
 from blocks.registry import import_only
 
 
@@ -64,8 +65,8 @@ def convert(
             write_huggingface(folder, manifest, tensors)
         if isinstance(texts, Path):
             copy_tokenizer(texts, folder)
-        elif texts is not None and not isinstance(texts, ByteTokenizer):  # bytes have no tokenizer.json that others read
-            texts.save(folder)
+        elif texts is not None:
+            write_tokenizer(folder, texts, manifest.blueprint.max_tokens)
     dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in tensors.values()})
     return Conversion(
         source=str(source),

@@ -76,6 +76,7 @@ def check_shapes(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[in
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     save_file({name: value.contiguous() for name, value in tensors.items()}, path, metadata={"format": "pt"})
+    path.chmod(0o666 & ~_umask())  # the library writes 0600
 
 
 def read_object(path: Path) -> dict[str, Any]:
