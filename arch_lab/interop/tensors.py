@@ -104,17 +104,39 @@ def new_folder(target: Path) -> Iterator[Path]:
 
     Raises: InteropError when ``target`` already holds something.
     """
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise InteropError(f"{target} exists and is not empty; choose another target, or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".part", dir=target.parent))
+    part = _part_of(target)
     try:
         yield part
         part.chmod(0o777 & ~_umask())  # mkdtemp's 0700 would shut out others
-        os.replace(part, target)
+        _appear(part, target)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def _part_of(target: Path) -> Path:
+    """A fresh folder beside ``target``. Raises: UserError when none can be made there, or ``target`` is taken."""
+    try:
+        if target.is_symlink():
+            raise InteropError(f"{target} is a link; name the folder it leads to, or remove it")
+        if target.is_file() or (target.is_dir() and any(target.iterdir())):
+            raise InteropError(f"{target} exists and is not empty; choose another target, or remove it")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}-", suffix=".part", dir=target.parent))
+    except (OSError, ValueError) as error:  # a name too long, or with a zero byte
+        raise _no_target(target, error) from None
+
+
+def _appear(part: Path, target: Path) -> None:
+    try:
+        os.replace(part, target)
+    except OSError as error:
+        raise _no_target(target, error) from None
+
+
+def _no_target(target: Path, error: Exception) -> InteropError:
+    reason = getattr(error, "strerror", None) or error
+    return InteropError(f"cannot write {str(target)[:200]}: {reason}; choose another target")
 
 
 @contextmanager

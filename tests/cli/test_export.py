@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from arch_lab import cli
-from arch_lab.generation import open_checkpoint
+from arch_lab.checkpoints import open_checkpoint
 from tests.exports import GEMMAS, KINDS, checkpoint_with, prose, tokenizer_of
 from tests.small_study import small_study
 
@@ -88,6 +88,16 @@ def test_files_of_a_conversion_have_the_mode_of_the_umask(to: str, tmp_path: Pat
         os.umask(before)
     assert {oct(path.stat().st_mode & 0o777) for path in out.iterdir()} == {"0o640"}
     assert oct(out.stat().st_mode & 0o777) == "0o750"
+
+
+@pytest.mark.parametrize("leads_to", ["an empty folder", "nothing", "itself"])
+def test_a_link_as_target_is_one_line(leads_to: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "an empty folder").mkdir()
+    link = tmp_path / ("itself" if leads_to == "itself" else "link")
+    link.symlink_to(tmp_path / leads_to)
+    source = checkpoint_with(tokenizer_of("bytes", tmp_path), tmp_path)
+    assert cli.main(["convert", str(source), str(link), "--to", "huggingface"]) == 2
+    assert capsys.readouterr().err == f"error: {link} is a link; name the folder it leads to, or remove it\n"
 
 
 # --- lm-evaluation-harness --------------------------------------------------------------------------------------------
