@@ -104,7 +104,7 @@ class DataConfig(BlockConfig):
     ``tune_fraction`` of the training bytes, whole documents chosen by a hash of their text, is held out to choose
     learning rates; so is ``validation_fraction`` when the source has no validation split.
     ``count_line_ends``: each line adds one word, as the token counts published for WikiText do.
-    ``limit_bytes``: how much training text to keep.
+    ``limit_bytes``: how much text of the train source to keep; shares of that are held out.
     Raises: ConfigError, also for an unknown key (with the nearest valid one).
     """
 

@@ -7,14 +7,18 @@ machine and does not depend on the order in which files are listed.
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+
+import regex
 
 from arch_lab.data.errors import DataError
 
 SPLITS = ("train", "tune", "validation", "test")
 Splits = dict[str, list[str]]
+_MATCHING = 1.0  # seconds of processor that finding document starts may take, and per character of the text:
+_MATCHING_CHARACTER = 2e-6
 _FOREIGN = {
     b"\x1f\x8b": "gzip; end its name in .gz",
     b"\x28\xb5\x2f\xfd": "zstandard; end its name in .zst",
@@ -66,13 +70,13 @@ def cut_documents(lines: Iterable[str], start: str, where: str) -> list[str]:
     """Documents that begin at each line in which ``start`` is found; joined they are the lines, byte for byte.
 
     Blank lines before the first heading belong to the first document, other text there is a document of its own.
-    Raises: DataError when no line matches.
+    Raises: DataError when no line matches, or when matching takes too long.
     """
-    pattern = re.compile(start)
+    is_start = _matcher(start, where)
     documents: list[list[str]] = [[]]
     found = False
     for line in lines:
-        if pattern.search(line.rstrip("\n")):
+        if is_start(line.rstrip("\n")):
             if found or any(text.strip() for text in documents[-1]):
                 documents.append([])
             found = True
@@ -80,6 +84,34 @@ def cut_documents(lines: Iterable[str], start: str, where: str) -> list[str]:
     if not found:
         raise DataError(f"{where}: no line matches document_start {start!r}; correct it, or leave it out for one document a file")
     return ["".join(document) for document in documents]
+
+
+def _matcher(start: str, where: str) -> Callable[[str], bool]:
+    """Whether a line holds ``start``; backtracking without end is a DataError after a few seconds."""
+    try:
+        pattern = regex.compile(start)
+    except (regex.error, RecursionError, MemoryError, OverflowError) as error:
+        raise DataError(f"data.document_start: {start!r} cannot be used ({error}); simplify it") from None
+    allowed, spent, number = _MATCHING, 0.0, 0
+
+    def is_start(line: str) -> bool:
+        nonlocal allowed, spent, number
+        number += 1
+        allowed += len(line) * _MATCHING_CHARACTER
+        began = time.thread_time()
+        try:
+            match = pattern.search(line, timeout=_MATCHING)
+        except TimeoutError:
+            match, spent = None, allowed
+        spent += time.thread_time() - began
+        if spent > allowed:
+            raise DataError(
+                f"{where} line {number}: matching document_start {start!r} takes seconds, so it backtracks without end; "
+                "write it without repeats inside repeats such as (a+)+"
+            )
+        return match is not None
+
+    return is_start
 
 
 def decode(raw: bytes | bytearray, where: str) -> str:
@@ -161,7 +193,8 @@ def limit(documents: list[str], size: int) -> list[str]:
 def complete(given: Splits, *, tune_fraction: float, validation_fraction: float, limit_bytes: int | None) -> tuple[Splits, int]:
     """All splits, with no document in two of them, and how many training documents that cost.
 
-    A document that a held-out split also has is dropped from train (and from tune), never from what is reported on.
+    A document that a held-out split also has is dropped from train (and from tune), never from what is reported on. ``limit_bytes``
+    of the training documents are kept before shares of them are held out.
     """
     splits = {name: list(given.get(name, ())) for name in SPLITS}
     for name, documents in splits.items():
@@ -173,12 +206,12 @@ def complete(given: Splits, *, tune_fraction: float, validation_fraction: float,
     seen = reported | {document_hash(text) for text in splits["tune"]}
     splits["train"] = [text for text in splits["train"] if document_hash(text) not in seen]
     dropped = before - len(splits["train"])
+    if limit_bytes is not None:
+        splits["train"] = limit(splits["train"], limit_bytes)
     if not splits["validation"]:
         splits["train"], splits["validation"] = hold_out(splits["train"], validation_fraction, "validation")
     if not splits["tune"]:
         splits["train"], splits["tune"] = hold_out(splits["train"], tune_fraction, "tune")
-    if limit_bytes is not None:
-        splits["train"] = limit(splits["train"], limit_bytes)
     if not splits["train"]:
         raise DataError("no training document is left: every one is also in a held-out split")
     return {name: documents for name, documents in splits.items() if documents}, dropped

@@ -87,10 +87,10 @@ def read_embedded(progress: Progress | None = None) -> list[str]:
     documents = []
     collecting = gc.isenabled()
     gc.disable()  # syntax trees are millions of objects without cycles: collecting among them doubles the time
+    if progress is not None:
+        progress(f"reading the docstrings of Python and {len(roots()) - 1} packages, once for all studies")
     try:
-        for name, root in roots():
-            if progress is not None:
-                progress(f"reading the docstrings of {name}")
+        for _, root in roots():
             texts = (text for path in _sources(root) for text in _strings(path))
             documents += [document for document in (clean(text, seen) for text in texts) if document is not None]
         documents = without_variants(documents)
