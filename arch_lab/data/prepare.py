@@ -23,10 +23,11 @@ from arch_lab.data import embedded, files, hub
 from arch_lab.data.config import DataConfig
 from arch_lab.data.documents import SPLITS, Splits, complete, count, document_hash
 from arch_lab.data.errors import DataError
-from arch_lab.data.store import Corrupt, TokenSplit, cache_errors, open_split, read_json, write_atomically, write_split
+from arch_lab.data.store import Corrupt, TokenSplit, cache_errors, open_split, read_json, write_split
 from arch_lab.data.tokenizer import Tokenizer, load_tokenizer, make_tokenizer
+from arch_lab.files import write_json
 
-_FORMAT = 1  # counts up when the meaning of the stored files changes
+_FORMAT = 2  # counts up when the meaning of the stored files changes
 _log = logging.getLogger("arch_lab.data")
 Progress = Callable[[str], None]
 
@@ -125,28 +126,31 @@ def _build(config: DataConfig, folder: Path, key: str, tell: Progress) -> None:
         about["environment"] = embedded.environment()
     with cache_errors(folder):
         tokenizer.save(folder)
+    seals = {}
     for name, documents in splits.items():
-        tell(f"encoding the {name} split ({len(documents)} documents)")
+        tell(f"encoding the {name} split ({len(documents)} document{'s' * (len(documents) != 1)})")
         ids = tokenizer.encode_documents(documents)
         tokenizer.verify(documents, ids, f"the {name} split")
         with cache_errors(folder):
-            write_split(folder, name, ids, count(documents, line_ends=config.count_line_ends), key)
+            seals[name] = write_split(folder, name, ids, count(documents, line_ends=config.count_line_ends), key)
     tokenizer_files = {name: files.file_hash(folder / name) for name in ("tokenizer.json", "tokenizer_kind.json")}
-    manifest = {"key": key, "about": about, "splits": list(splits), "tokenizer": tokenizer_files}
+    manifest = {"key": key, "about": about, "splits": seals, "tokenizer": tokenizer_files}
     with cache_errors(folder):
-        write_atomically(folder / "data.json", json.dumps(manifest, indent=1).encode())
+        write_json(folder / "data.json", {**manifest, "sha256": _hash(manifest)})
 
 
 def _open(folder: Path, key: str) -> PreparedData:
     manifest = read_json(folder / "data.json")
     try:
+        if manifest.pop("sha256") != _hash(manifest):
+            raise Corrupt(f"{folder / 'data.json'} has changed")
         if manifest["key"] != key:
             raise Corrupt(f"{folder} belongs to other data")
         for name, digest in manifest["tokenizer"].items():
             if files.file_hash(folder / name) != digest:
                 raise Corrupt(f"{folder / name} has changed")
-        splits = {name: open_split(folder, name, key) for name in manifest["splits"]}
-        tokenizer = load_tokenizer(folder)
+        splits = {name: open_split(folder, name, key, seal) for name, seal in manifest["splits"].items()}
+        tokenizer = load_tokenizer(folder, is_own=True)
         if any(len(split.ids) and int(split.ids.max()) >= tokenizer.vocabulary for split in splits.values()):
             raise Corrupt(f"{folder} holds ids beyond its vocabulary")
         content = {name: [split.fingerprint, split.bytes, split.words, split.documents] for name, split in splits.items()}
@@ -185,7 +189,7 @@ def _embedded(cache: Path, tell: Progress) -> list[str]:
         _log.warning("warning: cached embedded text is damaged and will be built again: %s", path)
     documents = embedded.read_embedded(tell)
     with cache_errors(cache):
-        write_atomically(path, json.dumps({"fingerprint": _text_fingerprint(documents), "documents": documents}).encode())
+        write_json(path, {"fingerprint": _text_fingerprint(documents), "documents": documents})
     return documents
 
 

@@ -1,7 +1,7 @@
-"""Token ids on disk: memory-mapped, fingerprinted, written whole or not at all.
+"""Token ids on disk: fingerprinted, written whole or not at all, read into memory or mapped.
 
 A split is two files: ``<name>.bin`` (little-endian ids, uint16 or uint32) and ``<name>.json`` beside it (the sidecar), which holds
-the sha256 of the former. What does not agree with its sidecar is never used.
+the sha256 of the former; ``data.json`` of the folder holds the sha256 of the sidecars. What does not agree is never used.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,9 @@ import numpy as np
 
 from arch_lab.data.documents import Counts
 from arch_lab.data.errors import DataError
-from arch_lab.data.files import file_hash
+from arch_lab.files import OutputError, write_bytes
+
+MAPPED_FROM = 256 << 20  # bytes of a split beyond which it is mapped instead of read
 
 
 class Corrupt(Exception):
@@ -29,7 +29,7 @@ class Corrupt(Exception):
 
 @dataclass(frozen=True)
 class TokenSplit:
-    """One split as ids, a memory map of uint16 or uint32 (tokens,); every document follows one separator.
+    """One split as ids, uint16 or uint32 (tokens,), not writable; every document follows one separator.
 
     ``bytes`` and ``words`` are those of the text. ``fingerprint`` is the sha256 of the ids.
     """
@@ -63,10 +63,13 @@ class TokenSplit:
         }
 
 
-def write_split(folder: Path, name: str, ids: np.ndarray, counts: Counts, fingerprint: str) -> None:
-    """Ids, then the sidecar that vouches for them. ``fingerprint`` is that of the data and tokenizer they come from."""
+def write_split(folder: Path, name: str, ids: np.ndarray, counts: Counts, fingerprint: str) -> str:
+    """Ids, then the sidecar that vouches for them; returns the sha256 of the sidecar, which vouches for that.
+
+    ``fingerprint`` is that of the data and tokenizer they come from.
+    """
     raw = ids.astype(ids.dtype.newbyteorder("<"), copy=False).tobytes()
-    write_atomically(folder / f"{name}.bin", raw)
+    write_bytes(folder / f"{name}.bin", raw)
     sidecar = {
         "dtype": ids.dtype.name,
         "tokens": len(ids),
@@ -76,51 +79,51 @@ def write_split(folder: Path, name: str, ids: np.ndarray, counts: Counts, finger
         "sha256": hashlib.sha256(raw).hexdigest(),
         "fingerprint": fingerprint,
     }
-    write_atomically(folder / f"{name}.json", json.dumps(sidecar, indent=1).encode())
+    content = json.dumps(sidecar, indent=1).encode()
+    write_bytes(folder / f"{name}.json", content)
+    return hashlib.sha256(content).hexdigest()
 
 
-def open_split(folder: Path, name: str, fingerprint: str) -> TokenSplit:
-    """The split as written, checked against size and sha256. Raises: Corrupt."""
-    sidecar = read_json(folder / f"{name}.json")
+def open_split(folder: Path, name: str, fingerprint: str, seal: str) -> TokenSplit:
+    """The split as written: its sidecar checked against ``seal``, its ids against size and sha256. Raises: Corrupt."""
+    sidecar = read_json(folder / f"{name}.json", seal)
     path = folder / f"{name}.bin"
     try:
         dtype: np.dtype[Any] = np.dtype({"uint16": "<u2", "uint32": "<u4"}[sidecar["dtype"]])
         numbers = {key: int(sidecar[key]) for key in ("tokens", "bytes", "words", "documents")}
         if sidecar["fingerprint"] != fingerprint:
             raise Corrupt(f"{path} belongs to other data")
-        if path.stat().st_size != numbers["tokens"] * dtype.itemsize or file_hash(path) != sidecar["sha256"]:
-            raise Corrupt(f"{path} is not what its sidecar says")
-        ids = np.memmap(path, dtype, mode="r", shape=(numbers.pop("tokens"),))
+        ids = _read_ids(path, dtype, numbers.pop("tokens"), sidecar["sha256"])
     except (KeyError, TypeError, ValueError, OSError, DataError) as error:
         raise Corrupt(f"{path} is incomplete ({error})") from None
     return TokenSplit(name=name, ids=ids, fingerprint=sidecar["sha256"], **numbers)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises: Corrupt unless the file holds a JSON object."""
+def _read_ids(path: Path, dtype: np.dtype[Any], tokens: int, digest: str) -> np.ndarray:
+    """Ids in memory, or mapped where they are many. A mapped file that somebody cuts ends the process, one in memory cannot."""
+    size = tokens * dtype.itemsize
+    if path.stat().st_size == size:
+        if size > MAPPED_FROM:
+            ids: np.ndarray = np.memmap(path, dtype, mode="r", shape=(tokens,))
+        else:
+            ids = np.frombuffer(path.read_bytes(), dtype)
+        if len(ids) == tokens and hashlib.sha256(ids.data).hexdigest() == digest:
+            return ids
+    raise Corrupt(f"{path} is not what its sidecar says")
+
+
+def read_json(path: Path, seal: str | None = None) -> dict[str, Any]:
+    """Raises: Corrupt unless the file holds a JSON object and has the sha256 ``seal``, if one is given."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        raw = path.read_bytes()
+        content = json.loads(raw)
+    except (OSError, ValueError, RecursionError) as error:
         raise Corrupt(f"{path} is unreadable ({type(error).__name__})") from None
+    if seal is not None and hashlib.sha256(raw).hexdigest() != seal:
+        raise Corrupt(f"{path} has changed")
     if not isinstance(content, dict):
         raise Corrupt(f"{path} holds no object")
     return content
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """The file appears complete or stays as it was, also when the process is killed or the disk is full."""
-    handle, name = tempfile.mkstemp(prefix=path.name + ".", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp's 0600 would shut out others who share the cache
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
 
 
 @contextlib.contextmanager
@@ -128,12 +131,7 @@ def cache_errors(folder: Path) -> Iterator[None]:
     """A cache that cannot be written ends in one line. Raises: DataError."""
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, OutputError) as error:
+        cause = error.__context__ if isinstance(error, OutputError) else error
+        reason = getattr(cause, "strerror", None) or error
         raise DataError(f"cannot write the data cache {folder} ({reason}); free space or choose another cache folder") from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -13,13 +13,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from arch_lab.data.config import TokenizerConfig
 from arch_lab.data.errors import DataError
-from arch_lab.data.store import write_atomically
+from arch_lab.data.tokenizer_file import check_file, check_layout, rust_errors
+from arch_lab.files import write_bytes
 
 SEPARATOR = "<|document|>"
 MASK = "[MASK]"
@@ -38,8 +39,16 @@ class Tokenizer(ABC):
     separator: int
     mask: int | None = None
 
+    @overload
+    def encode(self, text: str) -> np.ndarray: ...  # type: ignore[overload-overlap]  # a str is a sequence of str as well
+    @overload
+    def encode(self, text: Sequence[str]) -> list[np.ndarray]: ...
+    def encode(self, text: str | Sequence[str]) -> np.ndarray | list[np.ndarray]:
+        """Ids (int64) without separators: an array for one text, a list of arrays for a sequence of texts."""
+        return self.encode_each([text])[0] if isinstance(text, str) else self.encode_each(text)
+
     @abstractmethod
-    def encode(self, documents: Sequence[str]) -> list[np.ndarray]:
+    def encode_each(self, documents: Sequence[str]) -> list[np.ndarray]:
         """Ids (int64) of each document, without separators."""
 
     @abstractmethod
@@ -57,8 +66,8 @@ class Tokenizer(ABC):
     def save(self, folder: Path) -> None:
         """Writes ``tokenizer.json`` and ``tokenizer_kind.json``; ``load_tokenizer`` reads them."""
         parts = self.to_dict()
-        write_atomically(folder / "tokenizer.json", parts.pop("json").encode())
-        write_atomically(folder / "tokenizer_kind.json", json.dumps(parts).encode())
+        write_bytes(folder / "tokenizer.json", parts.pop("json").encode())
+        write_bytes(folder / "tokenizer_kind.json", json.dumps(parts).encode())
 
     @property
     @abstractmethod
@@ -69,7 +78,7 @@ class Tokenizer(ABC):
         """All documents in a row, each preceded by one separator. Ids in uint16, or uint32 where V needs it."""
         parts = [np.empty(0, self.dtype)]
         for batch in _batches(documents):
-            for ids in self.encode(batch):
+            for ids in self.encode_each(batch):
                 parts += [np.array([self.separator], self.dtype), ids.astype(self.dtype)]
         return np.concatenate(parts)
 
@@ -78,7 +87,10 @@ class Tokenizer(ABC):
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        return b"".join(map(self.pieces().__getitem__, np.asarray(ids).reshape(-1).tolist()))
+        flat = np.asarray(ids).reshape(-1)
+        piece = self.pieces().__getitem__
+        parts = (flat[start : start + _BATCH].tolist() for start in range(0, len(flat), _BATCH))  # a list takes 8 times the array
+        return b"".join(b"".join(map(piece, part)) for part in parts)
 
     def token_bytes(self) -> np.ndarray:
         """int32 (V,): bytes of each token, 0 for special ones. What bits per byte and the mask of scored tokens need."""
@@ -118,8 +130,21 @@ class ByteTokenizer(Tokenizer):
     def with_mask(self) -> ByteTokenizer:
         return ByteTokenizer(mask=True)
 
-    def encode(self, documents: Sequence[str]) -> list[np.ndarray]:
+    def encode_each(self, documents: Sequence[str]) -> list[np.ndarray]:
         return [np.frombuffer(text.encode(), np.uint8).astype(np.int64) for text in documents]
+
+    def encode_documents(self, documents: Sequence[str]) -> np.ndarray:
+        """As of every tokenizer, without an int64 copy of a long document."""
+        parts = [np.empty(0, self.dtype)]
+        for text in documents:
+            parts += [np.array([self.separator], self.dtype), np.frombuffer(text.encode(), np.uint8).astype(self.dtype)]
+        return np.concatenate(parts)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        flat = np.asarray(ids).reshape(-1)
+        if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < self.vocabulary:
+            raise IndexError(f"ids must lie in 0 … {self.vocabulary - 1}")
+        return flat[flat < 256].astype(np.uint8).tobytes()
 
     def pieces(self) -> list[bytes]:
         return self._pieces
@@ -156,9 +181,10 @@ class SubwordTokenizer(Tokenizer):
         self._pieces = _pieces(inner)
         self.vocabulary = len(self._pieces)
 
-    def encode(self, documents: Sequence[str]) -> list[np.ndarray]:
+    def encode_each(self, documents: Sequence[str]) -> list[np.ndarray]:
         fast = getattr(self._inner, "encode_batch_fast", self._inner.encode_batch)  # the fast one keeps no offsets
-        return [np.array(encoding.ids, np.int64) for encoding in fast(list(documents), add_special_tokens=False)]
+        with rust_errors("the tokenizer cannot encode this text"):
+            return [np.array(encoding.ids, np.int64) for encoding in fast(list(documents), add_special_tokens=False)]
 
     def pieces(self) -> list[bytes]:
         return self._pieces
@@ -221,28 +247,27 @@ def train_bpe(documents: Sequence[str], vocabulary: int) -> SubwordTokenizer:
     return SubwordTokenizer(inner, kind="bpe")
 
 
-def read_tokenizer(path: Path, separator: str | None = None, mask: str | None = None) -> SubwordTokenizer:
-    """A saved ``tokenizer.json``. Raises: DataError."""
+def read_tokenizer(path: Path, separator: str | None = None, mask: str | None = None, *, is_own: bool = False) -> SubwordTokenizer:
+    """A saved ``tokenizer.json``; unless it ``is_own``, a broken or random one is found out first. Raises: DataError."""
     tokenizers = _library()
     if not path.is_file():
         raise DataError(f"tokenizer.path: no file {path}; name a tokenizer.json")
-    try:
-        inner = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception
-        raise DataError(f"tokenizer.path: {path} is no tokenizer.json ({str(error).splitlines()[0]})") from None
-    return SubwordTokenizer(inner, kind="file", separator=separator, mask=mask)
+    if not is_own:
+        check_file(path)
+    with rust_errors(f"tokenizer.path: {path} is no tokenizer.json"):
+        return SubwordTokenizer(tokenizers.Tokenizer.from_file(str(path)), kind="file", separator=separator, mask=mask)
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """What ``save`` wrote there. Raises: DataError."""
+def load_tokenizer(folder: Path, *, is_own: bool = False) -> Tokenizer:
+    """What ``save`` wrote there; ``is_own``: the files are known to be unchanged. Raises: DataError."""
     try:
         about = json.loads((folder / "tokenizer_kind.json").read_text(encoding="utf-8"))
         kind, separator, mask = about["kind"], about["separator"], about.get("mask")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise DataError(f"{folder}: no saved tokenizer there (tokenizer.json and tokenizer_kind.json)") from None
     if kind == "bytes":
         return ByteTokenizer(mask=mask is not None)
-    tokenizer = read_tokenizer(folder / "tokenizer.json", separator, mask)
+    tokenizer = read_tokenizer(folder / "tokenizer.json", separator, mask, is_own=is_own)
     tokenizer.kind = kind
     return tokenizer
 
@@ -255,13 +280,11 @@ def tokenizer_from(parts: dict[str, str]) -> Tokenizer:
         raise DataError("the checkpoint's tokenizer is incomplete (kind, separator and json are needed)") from None
     if kind == "bytes":
         return ByteTokenizer(mask=mask is not None)
-    try:
-        inner = _library().Tokenizer.from_str(text)
-    except DataError:
-        raise
-    except Exception as error:  # the library raises plain Exception
-        raise DataError(f"the checkpoint's tokenizer is unreadable ({str(error).splitlines()[0]})") from None
-    return SubwordTokenizer(inner, kind=kind, separator=separator, mask=mask)
+    if not all(isinstance(part, str) for part in (kind, separator, text)):
+        raise DataError("the checkpoint's tokenizer is damaged (kind, separator and json must be text)")
+    check_layout(text, "the checkpoint's tokenizer")
+    with rust_errors("the checkpoint's tokenizer is unreadable"):
+        return SubwordTokenizer(_library().Tokenizer.from_str(text), kind=kind, separator=separator, mask=mask)
 
 
 def id_dtype(vocabulary: int) -> type[np.unsignedinteger[Any]]:

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pytest
 
-from arch_lab.data import DataConfig, DataError, prepare
+from arch_lab.data import DataConfig, DataError, prepare, store
 from arch_lab.data.documents import Counts
 from arch_lab.data.store import open_split, write_split
 
@@ -30,15 +30,18 @@ def test_the_second_call_reads_no_text(options, tmp_path):
     assert second.fingerprint == first.fingerprint and np.array_equal(second.train.ids, first.train.ids)
 
 
-def test_ids_are_mapped_from_disk_in_two_bytes_each(options, tmp_path):
+@pytest.mark.parametrize("mapped", [False, True])
+def test_ids_take_two_bytes_each_and_large_splits_are_mapped(options, tmp_path, mapped, monkeypatch):
+    monkeypatch.setattr(store, "MAPPED_FROM", 0 if mapped else store.MAPPED_FROM)
     data = prepare(DataConfig.from_options(options), tmp_path / "cache")
-    assert isinstance(data.train.ids, np.memmap) and data.train.ids.dtype == np.uint16
+    assert isinstance(data.train.ids, np.memmap) == mapped and data.train.ids.dtype == np.uint16
+    assert not data.train.ids.flags.writeable
 
 
 def test_large_vocabularies_are_stored_in_four_bytes(tmp_path):
     ids = np.array([0, 70_000], np.uint32)
-    write_split(tmp_path, "train", ids, Counts(1, 2, 3), "f")
-    assert np.array_equal(open_split(tmp_path, "train", "f").ids, ids)
+    seal = write_split(tmp_path, "train", ids, Counts(1, 2, 3), "f")
+    assert np.array_equal(open_split(tmp_path, "train", "f", seal).ids, ids)
 
 
 def test_equal_data_has_one_fingerprint_wherever_it_lies(options, tmp_path):

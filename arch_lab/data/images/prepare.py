@@ -22,7 +22,8 @@ from arch_lab.data.errors import DataError
 from arch_lab.data.files import file_hash
 from arch_lab.data.images.config import Augmentation, ImagesConfig, ImageSet
 from arch_lab.data.images.read import Labelled, located, read_split
-from arch_lab.data.store import Corrupt, cache_errors, read_json, write_atomically
+from arch_lab.data.store import Corrupt, cache_errors, read_json
+from arch_lab.files import write_bytes
 
 _FORMAT = 1  # counts up when the meaning of the stored files changes
 _log = logging.getLogger("arch_lab.data")
@@ -118,11 +119,11 @@ def _build(config: ImagesConfig, files: dict[str, tuple[Path, ...]], folder: Pat
         tell(f"storing {len(labels):,} images of the {name} split")
         with cache_errors(folder):
             for ending, array in (("pixels", pixels), ("labels", labels)):
-                write_atomically(folder / f"{name}.{ending}", np.ascontiguousarray(array).tobytes())
+                write_bytes(folder / f"{name}.{ending}", np.ascontiguousarray(array).tobytes())
         digests = {ending: file_hash(folder / f"{name}.{ending}") for ending in ("pixels", "labels")}
         manifest["splits"][name] = {"images": len(labels), **digests}
     with cache_errors(folder):
-        write_atomically(folder / "images.json", json.dumps(manifest, indent=1).encode())
+        write_bytes(folder / "images.json", json.dumps(manifest, indent=1).encode())
 
 
 def held_out(whole: Labelled, fraction: float) -> tuple[Labelled, Labelled]:
