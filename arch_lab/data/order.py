@@ -64,8 +64,9 @@ class WindowOrder:
 
 
 class OrderedLoader:
-    """Batches ``{"tokens": (B/world, T+1) int64}`` of steps 0 … steps-1; its state is the next step.
+    """Batches ``{"tokens": (B/world, T+1) int64}``, ``steps`` of them in a pass; its state is the next step.
 
+    A pass goes on where the one before it ended: the order has no end, so no pass is empty.
     ``__len__`` is what keeps Lightning from fetching a batch ahead, which would make the saved step one too high.
     Raises: ConfigError when ``world`` does not divide the batch, or for a state of another order.
     """
@@ -82,7 +83,8 @@ class OrderedLoader:
         return self.steps
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        while self.step < self.steps:
+        end = (self.step // self.steps + 1) * self.steps
+        while self.step < end:
             step = self.step
             self.step += 1  # before the yield: a checkpoint taken in this step resumes at the next batch
             yield {"tokens": self.order.batch(step, rank=self.rank, world=self.world)}

@@ -13,23 +13,37 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import Tensor
 
-from arch_lab.data import DataConfig, OrderedLoader, PreparedData, WindowOrder, evaluation_batches, prepare
+from arch_lab.data import DataConfig, OrderedLoader, PreparedData, WindowOrder, evaluation_batches, evaluation_windows, prepare
+from arch_lab.training.scoring import slice_rows
 
 SCORED_TOKENS = 8192
 
 
 class SplitLoader:
-    """Every token of a split but its first scored once; a fresh pass at each iteration."""
+    """Every token of a split but its first scored once; a fresh pass at each iteration.
 
-    def __init__(self, split: Any, *, tokens: int, batch: int) -> None:
-        self.split, self.tokens, self.batch = split, tokens, batch
+    Rank r of ``world`` gets batches r, r + world, … Every rank gets as many, because a collective in the forward pass waits for
+    all: where a batch is missing, one without valid targets takes its place.
+    """
+
+    def __init__(self, split: Any, *, tokens: int, batch: int, rank: int = 0, world: int = 1) -> None:
+        self.split, self.tokens, self.batch, self.rank, self.world = split, tokens, batch, rank, world
 
     def __len__(self) -> int:
-        windows = -(-(self.split.tokens - 1) // self.tokens)
-        return -(-windows // self.batch)
+        batches = -(-evaluation_windows(self.split, tokens=self.tokens) // self.batch)
+        return -(-batches // self.world)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        return evaluation_batches(self.split, tokens=self.tokens, batch=self.batch)
+        # the first batch of each round is always there
+        round_of: list[tuple[Tensor, Tensor, Tensor]] = []
+        for batch in evaluation_batches(self.split, tokens=self.tokens, batch=self.batch):
+            round_of.append(batch)
+            if len(round_of) == self.world:
+                yield round_of[self.rank]
+                round_of = []
+        if round_of:
+            inputs, targets, valid = round_of[min(self.rank, len(round_of) - 1)]
+            yield inputs, targets, valid & (self.rank < len(round_of))
 
 
 class PreparedDataModule(pl.LightningDataModule):
@@ -40,20 +54,31 @@ class PreparedDataModule(pl.LightningDataModule):
         self.data, self.tokens, self.batch, self.seed, self.steps = data, tokens, batch, seed, steps
 
     def train_dataloader(self) -> OrderedLoader:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world = self.rank_and_world
         order = WindowOrder(self.data.train, tokens=self.tokens, batch=self.batch, seed=self.seed)
         return OrderedLoader(order, steps=self.steps, rank=rank, world=world)
 
     def val_dataloader(self) -> SplitLoader:
-        return SplitLoader(self.data.tune, tokens=self.tokens, batch=self.scored_at_once)
+        return self._scoring(self.data.tune)
 
     def test_dataloader(self) -> SplitLoader:
-        return SplitLoader(self.data.validation, tokens=self.tokens, batch=self.scored_at_once)
+        return self._scoring(self.data.validation)
+
+    def _scoring(self, split: Any) -> SplitLoader:
+        rank, world = self.rank_and_world
+        return SplitLoader(split, tokens=self.tokens, batch=self.scored_at_once, rank=rank, world=world)
+
+    @property
+    def rank_and_world(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     @property
     def scored_at_once(self) -> int:
-        """Windows per scoring batch: no metric depends on it, so it is as large as a cache likes, however small training's is."""
-        return max(self.batch, SCORED_TOKENS // self.tokens)
+        """Windows per scoring batch: no metric depends on it, so it is as large as a cache likes, however small training's is.
+
+        With a large vocabulary, as many as ``LOGIT_BYTES`` of logits allow.
+        """
+        return min(max(self.batch, SCORED_TOKENS // self.tokens), max(1, slice_rows(self.data.vocabulary) // self.tokens))
 
     def predict_dataloader(self) -> SplitLoader:
         return self.test_dataloader()

@@ -10,11 +10,13 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from arch_lab.architecture import Recipe, Shape, recipe
 from arch_lab.training.metrics import language_metrics
 from arch_lab.training.optimizer import GroupRule, adamw, warmup_cosine
+from arch_lab.training.scoring import at_least_float32, token_nats
 
 TOKENIZER = "tokenizer"  # key of a checkpoint: Tokenizer.to_dict()
 READING = "reading"  # key of a checkpoint: how its text was cut into documents and counted, and the tokens of a sequence
@@ -93,9 +95,9 @@ class LanguageModel(pl.LightningModule):
         tokens = batch["tokens"]
         logits = self.model(tokens[:, :-1])
         # every window is full, so the mean over this batch is the mean over the global batch under equal shards
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+        loss = F.cross_entropy(at_least_float32(logits.flatten(0, 1)), tokens[:, 1:].flatten())
         if self.trainer.loggers:  # a single run (fit); the runs of a study write their own log
-            self.log("train/loss", loss, prog_bar=True)
+            self.log("train/loss", loss, prog_bar=True, sync_dist=self.trainer.world_size > 1)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> None:
@@ -106,7 +108,7 @@ class LanguageModel(pl.LightningModule):
 
     def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> Tensor:
         """Nats of each target (B, T)."""
-        return self._nats(batch[0], batch[1])
+        return token_nats(self.model, batch[0], batch[1])
 
     def on_validation_epoch_end(self) -> None:
         self._report(self.tune_metrics, "tune")
@@ -114,22 +116,39 @@ class LanguageModel(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._report(self.final_metrics, "final")
 
-    def _nats(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        logits = self.model(inputs).float()
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
-
     def _score(self, batch: tuple[Tensor, Tensor, Tensor], metrics: Any) -> None:
         inputs, targets, valid = batch
-        metrics.update(self._nats(inputs, targets), targets, valid)
+        metrics.update(token_nats(self.model, inputs, targets), targets, valid)
 
     def _report(self, metrics: Any, prefix: str) -> None:
         self.log_dict({f"{prefix}/{name}": value.float() for name, value in metrics.compute().items()})
         metrics.reset()
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """As Lightning clips, also in bfloat16: there is no loss scale to undo, though its plug-in assumes one of a fused optimizer."""
+        plugin = self.trainer.precision_plugin
+        if gradient_clip_val and isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            if gradient_clip_algorithm == "value":
+                torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+            else:
+                torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            return
+        self.clip_gradients(optimizer, gradient_clip_val=gradient_clip_val, gradient_clip_algorithm=gradient_clip_algorithm)
+
     def configure_optimizers(self) -> Any:
         h: Any = self.hparams  # torch types it as a plain mapping; Lightning gives it attributes
         rules = [GroupRule.from_options(options, where="groups") for options in h.groups or []]
-        optimizer = adamw(self.model, learning_rate=h.learning_rate, betas=(h.beta1, h.beta2), weight_decay=h.weight_decay, rules=rules)
+        # float16 has a loss scale, which must be undone before gradients are clipped: a fused step would undo it after
+        optimizer = adamw(
+            self.model,
+            learning_rate=h.learning_rate,
+            betas=(h.beta1, h.beta2),
+            weight_decay=h.weight_decay,
+            rules=rules,
+            fused=self.trainer.precision != "16-mixed",
+        )
         steps = h.total_steps or self.trainer.max_steps
         if steps < 1:
             steps = int(self.trainer.estimated_stepping_batches)

@@ -87,14 +87,15 @@ def adamw(
     weight_decay: float,
     no_decay: Sequence[str] = NO_DECAY,
     rules: Sequence[GroupRule] = (),
+    fused: bool = True,
 ) -> AdamW:
-    """Fused AdamW over ``groups``; eps 1e-8."""
+    """AdamW over ``groups``; eps 1e-8."""
     parameters = dict(model.named_parameters())
     declared: list[dict[str, Any]] = [
         {"params": [parameters[n] for n in g.names], "weight_decay": g.weight_decay, "name": g.name, "lr": learning_rate * g.rate}
         for g in groups(model, weight_decay=weight_decay, no_decay=no_decay, rules=rules)
     ]
-    return AdamW(declared, lr=learning_rate, betas=betas, eps=1e-8, fused=True)
+    return AdamW(declared, lr=learning_rate, betas=betas, eps=1e-8, fused=fused)
 
 
 def warmup_cosine(total_steps: int, *, warmup_fraction: float, final_fraction: float) -> Callable[[int], float]:
