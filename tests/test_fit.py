@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -13,20 +12,6 @@ from arch_lab.verbs.fit import HELP
 from arch_lab.verbs.lightning_run import nearest_key, reword
 
 CONFIG = Path(__file__).resolve().parent.parent / "experiments" / "perplexity" / "fit.yaml"
-SMALL = ["--model.width", "32", "--model.depth", "1", "--model.ffn_width", "64", "--model.max_tokens", "16"]
-TRAINER = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
-
-
-@pytest.fixture
-def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Options for a data source that is there at once; the working folder is a scratch one."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("train", "held_out"):
-        rows = (json.dumps({"text": f"Paragraph {i} of the {name} text says little."}) for i in range(200))
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
-    files = {"source": "files", "train": "train.jsonl", "validation": "held_out.jsonl", "root": str(tmp_path)}
-    data = {**files, "sequence_length": "16", "batch_size": "4"}
-    return [part for key, value in data.items() for part in (f"--data.{key}", value)]
 
 
 def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -36,28 +21,6 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     printed = capsys.readouterr()
     assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
     return printed.err
-
-
-def test_a_run_trains_is_scored_again_from_its_checkpoint_and_keeps_its_config(text: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["fit", *text, *SMALL, *TRAINER, "--trainer.max_steps", "3", "--trainer.limit_val_batches", "2"]) == 0
-    folder = Path("runs/fit/version_0")
-    assert f"results: {folder}" in capsys.readouterr().out
-    checkpoint = next(folder.glob("checkpoints/*.ckpt"))
-    # the model's shape comes from the checkpoint: no --model option is repeated
-    assert (
-        cli.main(["test", "--ckpt_path", str(checkpoint), "--config", str(folder / "config.yaml"), "--trainer.limit_test_batches", "2"])
-        == 0
-    )
-    assert "bits_per_byte" in capsys.readouterr().out
-
-
-def test_predictions_are_kept(text: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    import torch
-
-    assert cli.main(["predict", *text, *SMALL, *TRAINER, "--trainer.limit_predict_batches", "2"]) == 0
-    batches = torch.load(capsys.readouterr().out.strip().splitlines()[-1])
-    assert len(batches) == 2 and all(b.shape[1] == 16 for b in batches)
-    assert all(torch.isfinite(b).all() for b in batches)
 
 
 def test_the_example_configuration_is_valid(capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,7 @@ class RandomState(Callback):
         checkpoint["rng"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.saved = checkpoint["rng"]
+        self.saved = checkpoint.get("rng")  # a checkpoint may be older than this callback
 
     def on_train_batch_start(self, *_: Any) -> None:
         if self.saved is not None:

@@ -7,6 +7,7 @@ Legend: B batch, T tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +48,22 @@ class SplitLoader:
 
 
 class PreparedDataModule(pl.LightningDataModule):
-    """Data that is already tokenized; several runs of a study share one."""
+    """Data that is already tokenized; several runs of a study share one. ``steps`` of None follows the trainer's ``max_steps``."""
 
-    def __init__(self, data: PreparedData, *, tokens: int, batch: int, seed: int, steps: int) -> None:
+    def __init__(self, data: PreparedData, *, tokens: int, batch: int, seed: int, steps: int | None) -> None:
         super().__init__()
         self.data, self.tokens, self.batch, self.seed, self.steps = data, tokens, batch, seed, steps
 
     def train_dataloader(self) -> OrderedLoader:
         rank, world = self.rank_and_world
         order = WindowOrder(self.data.train, tokens=self.tokens, batch=self.batch, seed=self.seed)
-        return OrderedLoader(order, steps=self.steps, rank=rank, world=world)
+        accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
+        return OrderedLoader(order, steps=self.steps_of(order) * accumulated, rank=rank, world=world)
+
+    def steps_of(self, order: WindowOrder) -> int:
+        """Optimizer steps to train; one pass over the split where nothing says."""
+        limit = self.trainer.max_steps if self.trainer else -1
+        return self.steps or (limit if limit > 0 else order.steps_per_epoch)
 
     def val_dataloader(self) -> SplitLoader:
         return self._scoring(self.data.tune)
@@ -87,19 +94,23 @@ class PreparedDataModule(pl.LightningDataModule):
 class TextDataModule(PreparedDataModule):
     """Text for a single run: prepares (or finds in the cache) and serves it.
 
+    The keys before ``sequence_length`` are those of a study's ``data:`` block (arch_lab.data.config).
+
     Args:
         source: embedded, files or hub.
-        train: training file(s), for source files.
-        validation: held-out file(s), for source files.
         root: folder that relative paths start from.
+        files: train, validation, tune and test, each a file or a list, for source files.
+        hub: name, subset, revision, splits, streaming and limit_documents, for source hub.
+        text_column: key of the text in jsonl, parquet and hub rows.
         document_start: regular expression found in the first line of each document of a text file.
-        hub_name: dataset on the Hugging Face hub, for source hub.
-        tokenizer: bytes, bpe or file.
-        vocabulary: tokens of a trained BPE.
-        tokenizer_path: tokenizer.json, for tokenizer file.
+        count_line_ends: each line adds one word.
+        tune_fraction: share of the training bytes that fit and validate are scored on.
+        validation_fraction: share held out for test where the source has no validation split.
+        limit_bytes: how much training text to keep.
+        tokenizer: kind (bytes, bpe or file), vocabulary, path and separator; bytes when not given.
         sequence_length: tokens of a window.
-        batch_size: windows a step.
-        steps: batches of an epoch.
+        batch_size: windows of a batch, over all devices.
+        steps: optimizer steps; follows trainer.max_steps when not given, and the lower of the two ends the run.
         seed: of the order.
         cache: where token files are kept.
     """
@@ -107,31 +118,30 @@ class TextDataModule(PreparedDataModule):
     def __init__(
         self,
         source: str = "embedded",
-        train: str | None = None,
-        validation: str | None = None,
         root: str | None = None,
+        files: dict[str, Any] | None = None,
+        hub: dict[str, Any] | None = None,
+        text_column: str = "text",
         document_start: str | None = None,
-        hub_name: str | None = None,
-        tokenizer: str = "bytes",
-        vocabulary: int = 1024,
-        tokenizer_path: str | None = None,
+        count_line_ends: bool = False,
+        tune_fraction: float = 0.05,
+        validation_fraction: float = 0.05,
+        limit_bytes: int | None = None,
+        tokenizer: dict[str, Any] | None = None,
         sequence_length: int = 256,
         batch_size: int = 16,
-        steps: int = 200,
+        steps: int | None = None,
         seed: int = 0,
         cache: str = ".cache/arch_lab",
     ) -> None:
-        text = {"tokenizer": {"kind": tokenizer, "vocabulary": vocabulary if tokenizer == "bpe" else None, "path": tokenizer_path}}
-        where = {"files": {"train": train, "validation": validation}, "hub": {"name": hub_name}}
-        options = {
-            "source": source,
-            "root": root,
-            "document_start": document_start,
-            **text,
-            **({source: where[source]} if source in where else {}),
-        }
+        arguments = locals()
+        options = {field.name: arguments[field.name] for field in fields(DataConfig) if field.name in arguments}
+        options["tokenizer"] = tokenizer or {"kind": "bytes"}
         config = DataConfig.from_options(options, where="data")
         super().__init__(prepare(config, Path(cache)), tokens=sequence_length, batch=batch_size, seed=seed, steps=steps)
+        root = str(config.folder.resolve()) if source == "files" else root
+        sizes = {"sequence_length": sequence_length, "batch_size": batch_size, "seed": seed}
+        self.settings: dict[str, Any] = {**options, "root": root, **sizes}  # a checkpoint carries them
 
     @property
     def vocabulary(self) -> int:

@@ -130,7 +130,7 @@ class MaskedDataModule(PreparedDataModule):
         if self.trainer:
             rank, world, accumulate = self.trainer.global_rank, self.trainer.world_size, self.trainer.accumulate_grad_batches
         order = WindowOrder(self.data.train, tokens=self.tokens, batch=self.batch, seed=self.seed)
-        return MaskedLoader(OrderedLoader(order, steps=self.steps, rank=rank, world=world), self.masking, accumulate=accumulate)
+        return MaskedLoader(OrderedLoader(order, steps=self.steps_of(order), rank=rank, world=world), self.masking, accumulate=accumulate)
 
     def val_dataloader(self) -> ScoringLoader:  # type: ignore[override]
         return self._scored(self.data.tune)

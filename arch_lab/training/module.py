@@ -20,6 +20,7 @@ from arch_lab.training.scoring import at_least_float32, token_nats
 
 TOKENIZER = "tokenizer"  # key of a checkpoint: Tokenizer.to_dict()
 READING = "reading"  # key of a checkpoint: how its text was cut into documents and counted, and the tokens of a sequence
+RUN = "run"  # key of a checkpoint of fit: {data: options, fingerprint, precision}, all that scoring it again needs
 
 
 class LanguageModel(pl.LightningModule):
@@ -78,15 +79,19 @@ class LanguageModel(pl.LightningModule):
         self.final_metrics = language_metrics(widths, words=data.validation.words, text_bytes=data.validation.bytes).to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint can be read aloud wherever it is copied: it carries the tokenizer its ids mean something in."""
-        data = getattr(getattr(self.trainer, "datamodule", None), "data", None)
+        """A checkpoint stands alone: it carries the tokenizer of its ids, and one of fit the options of its data."""
+        source: Any = getattr(self.trainer, "datamodule", None)
+        data = getattr(source, "data", None)
         tokenizer = getattr(data, "tokenizer", None)
         if tokenizer is not None:
             checkpoint[TOKENIZER] = tokenizer.to_dict()
         config = getattr(data, "config", None)
         if config is not None:
             cut = {name: getattr(config, name) for name in ("document_start", "text_column", "count_line_ends")}
-            checkpoint[READING] = {**cut, "sequence_length": self.trainer.datamodule.tokens}  # type: ignore[attr-defined]
+            checkpoint[READING] = {**cut, "sequence_length": source.tokens}
+        settings = getattr(source, "settings", None)
+        if data is not None and settings is not None:
+            checkpoint[RUN] = {"data": settings, "fingerprint": data.fingerprint, "precision": str(self.trainer.precision)}
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.model(tokens)
@@ -124,6 +129,17 @@ class LanguageModel(pl.LightningModule):
         self.log_dict({f"{prefix}/{name}": value.float() for name, value in metrics.compute().items()})
         metrics.reset()
 
+    def on_train_start(self) -> None:
+        """The peak of the schedule follows a rate that a callback chose after the optimizer was built (LearningRateFinder)."""
+        ratio = self.hparams["learning_rate"] / self._peak_rate
+        if ratio == 1:
+            return
+        for config in self.trainer.lr_scheduler_configs:
+            scheduler: Any = config.scheduler
+            scheduler.base_lrs = [rate * ratio for rate in scheduler.base_lrs]
+            for group, rate, factor in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+                group["initial_lr"], group["lr"] = rate, rate * factor(scheduler.last_epoch)
+
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
@@ -149,6 +165,7 @@ class LanguageModel(pl.LightningModule):
             rules=rules,
             fused=self.trainer.precision != "16-mixed",
         )
+        self._peak_rate = h.learning_rate
         steps = h.total_steps or self.trainer.max_steps
         if steps < 1:
             steps = int(self.trainer.estimated_stepping_batches)

@@ -1,0 +1,74 @@
+"""What a checkpoint file says about the run that wrote it: model, data, precision, tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from arch_lab.checkpoints.opening import checkpoint_file, read_file
+from arch_lab.data import PreparedData, tokenizer_from
+from arch_lab.training.module import RUN, TOKENIZER
+from arch_lab.verbs import UsageError
+from arch_lab.verbs.fit_options import LINKED, names_no_file
+from arch_lab.yaml_files import load_json, load_yaml
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """Settings of a checkpoint. ``data`` is empty where it does not say on what it was trained."""
+
+    path: str
+    model: dict[str, Any]
+    vocabulary: int | None
+    data: dict[str, Any] = field(default_factory=dict)
+    precision: str | None = None
+    fingerprint: str | None = None
+    tokenizer: str | None = None
+
+    def check_data(self, data: PreparedData) -> None:
+        """Raises: UsageError when these tokens are not the ones the model was trained on."""
+        other = self.tokenizer is not None and self.tokenizer != data.tokenizer.fingerprint
+        if other or self.vocabulary not in (None, data.vocabulary):
+            raise UsageError(
+                f"--ckpt_path: {self.path}: the model was trained with another tokenizer ({self.vocabulary} tokens; "
+                f"this data has {data.tokenizer.kind}, {data.vocabulary}); give the data options it was trained with"
+            )
+
+
+def read_checkpoint(path: str, trust: Sequence[str] = ()) -> SavedRun | None:
+    """Of the file that ``path`` is or holds; None for a name that Lightning resolves itself.
+
+    Raises: UserError when it is no checkpoint of a training, or names a module that ``trust`` does not.
+    """
+    if names_no_file(path):
+        return None
+    file, _ = checkpoint_file(path, trust)
+    content = read_file(file)
+    settings = content["hyper_parameters"]
+    run = content.get(RUN)
+    run = run if isinstance(run, dict) else _study_run(file)
+    return SavedRun(
+        path=str(file),
+        model={key: value for key, value in settings.items() if not key.startswith("_") and key not in LINKED},
+        vocabulary=settings.get("vocabulary"),
+        data=dict(run.get("data") or {}),
+        precision=run.get("precision"),
+        fingerprint=run.get("fingerprint"),
+        tokenizer=tokenizer_from(content[TOKENIZER]).fingerprint if TOKENIZER in content else None,
+    )
+
+
+def _study_run(file: Path) -> dict[str, Any]:
+    """The same of a study's run, from the files beside its model; empty when they are not there."""
+    run, study = file.parent / "config.json", file.parent / "../../../study.yaml"
+    if not (run.is_file() and study.is_file()):
+        return {}
+    try:
+        identity, data = load_json(run), load_yaml(study)["data"]
+        training = identity["training"]
+        sizes = {name: training[name] for name in ("sequence_length", "batch_size")}
+        return {"data": {**data, **sizes, "seed": identity["seed"]}, "precision": training["precision"], "fingerprint": identity["data"]}
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"--ckpt_path: {run} and {study} do not say on what the run was trained ({error}); give --data options") from None
