@@ -240,10 +240,10 @@ def _walk(value: Any, hint: Any, rules: Sequence[Rule], where: str, *, exact: bo
     if origin in (typing.Union, types.UnionType):
         return _first_that_fits(value, arguments, rules, where, exact=exact)
     if hint is int:
-        return _hold(_whole(value, where, exact=exact), [*rules, Bounds(-LARGEST, LARGEST)], where)
+        return _hold(_whole(value, where, exact=exact), [*rules, Bounds(-LARGEST, LARGEST)], where, value)
     if hint is float:
-        return _hold(_real(value, where, exact=exact), [*rules, Bounds()], where)
-    return _hold(_plain(value, hint, origin, arguments, where, exact=exact), rules, where)
+        return _hold(_real(value, where, exact=exact), [*rules, Bounds()], where, value)
+    return _hold(_plain(value, hint, origin, arguments, where, exact=exact), rules, where, value)
 
 
 def _first_that_fits(value: Any, choices: Sequence[Any], rules: Sequence[Rule], where: str, *, exact: bool) -> Any:
@@ -291,11 +291,11 @@ def _mapping(value: Any, arguments: Sequence[Any], where: str, *, exact: bool) -
     return {key: _walk(v, inner, (), f"{where}.{key}", exact=exact) for key, v in value.items()}
 
 
-def _hold(value: Any, rules: Sequence[Rule], where: str) -> Any:
+def _hold(value: Any, rules: Sequence[Rule], where: str, original: Any) -> Any:
     for rule in rules:
         problem = rule.problem(value)
         if problem is not None:
-            raise ConfigError(f"{where}: {problem}, got {shown(value)}")
+            raise ConfigError(f"{where}: {problem}, got {shown(original)}")
     return value
 
 
@@ -342,5 +342,5 @@ def _kind(hint: Any) -> str:
 
 
 def number_text(value: float) -> str:
-    """``1e+06`` as 1,000,000, ``0.5`` as it is."""
-    return f"{value:,}" if isinstance(value, int) and abs(value) < 10**7 else f"{value:g}" if isinstance(value, float) else str(value)
+    """Whole numbers with separators, others as short as they are exact."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"

@@ -9,9 +9,9 @@ Letters: N parameters, F training FLOPs a token, C training FLOPs of a run, n it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from blocks.contract import BlockConfig
+from blocks.config import Bounds, Config, Doc
 from blocks.errors import ConfigError, UserError
 
 MatchOn = Literal["body+head", "body", "total"]
@@ -24,7 +24,7 @@ class BudgetError(UserError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget(BlockConfig):
+class Budget(Config):
     """One or two axes of size (``params`` of ``match_on``, ``flops_per_token``) and one of length (``train_flops``, ``tokens``,
     ``seconds``). ``train_flops`` together with ``tokens`` says what a token costs, so the pair is an axis of size as well.
 
@@ -32,21 +32,18 @@ class Budget(BlockConfig):
     Raises: ConfigError when the axes leave the size or the length open, or contradict each other.
     """
 
-    params: int | None = None
-    train_flops: float | None = None
-    tokens: int | None = None
-    flops_per_token: float | None = None  # training, 3 x forward
-    seconds: float | None = None  # in training steps, one run
-    match_on: MatchOn = "body+head"
-    tolerance: float = 0.01
-    allow_unmatched: bool = False
+    params: Annotated[int | None, Bounds(minimum=1, maximum=10**13), Doc("Parameters of an arm, counted as match_on says.")] = None
+    train_flops: Annotated[
+        float | None, Bounds(above=0, maximum=1e30), Doc("FLOPs of one training run, 3 times those of the forward passes.")
+    ] = None
+    tokens: Annotated[int | None, Bounds(minimum=1, maximum=10**16), Doc("Training tokens of one run.")] = None
+    flops_per_token: Annotated[float | None, Bounds(above=0, maximum=1e20), Doc("Training FLOPs per token.")] = None
+    seconds: Annotated[float | None, Bounds(above=0, maximum=1e9), Doc("Seconds of one run spent in training steps.")] = None
+    match_on: Annotated[MatchOn, Doc("Which parameters are held equal.")] = "body+head"
+    tolerance: Annotated[float, Bounds(above=0, maximum=0.1), Doc("Relative deviation from the budget that an arm may have.")] = 0.01
+    allow_unmatched: Annotated[bool, Doc("Run even if an arm misses the budget; the report then carries a red banner.")] = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.tolerance <= 0.1:
-            raise ConfigError(f"budget.tolerance must lie in (0, 0.1], got {self.tolerance}")
-        for axis in self.axes:
-            if not self.target(axis) > 0:
-                raise ConfigError(f"budget.{axis} must be positive, got {getattr(self, axis)}")
         length = [axis for axis in LENGTH if axis in self.axes]
         if not length:
             raise ConfigError("budget: nothing says how long to train; add one of train_flops, tokens, seconds")

@@ -9,28 +9,34 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from blocks.contract import BlockConfig
+from arch_lab.fields import HeldOutFraction, PathText
+from blocks.config import Bounds, Config, Doc, Length
 from blocks.errors import ConfigError
 
 ROOT_VARIABLE = "ARCH_LAB_DATA"
+Paths = PathText | Annotated[tuple[PathText, ...], Length(1, 100_000)]
 SMALLEST_BPE = 257  # 256 bytes and the separator: below this some text could not be written
 DEFAULT_BPE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerConfig(BlockConfig):
+class TokenizerConfig(Config):
     """Bytes, BPE trained on the training split, or a saved ``tokenizer.json``.
 
     ``separator`` names the special token put before every document of a saved tokenizer (default: its own
     end-of-text token, or ``<|document|>`` added behind its vocabulary).
     """
 
-    kind: Literal["bytes", "bpe", "file"] = "bpe"
-    vocabulary: int | None = None  # bpe: entries, the separator included (4096 when not given)
-    path: str | None = None
-    separator: str | None = None
+    kind: Annotated[Literal["bytes", "bpe", "file"], Doc("Bytes, BPE trained on the training split, or a saved tokenizer.json.")] = "bpe"
+    vocabulary: Annotated[int | None, Bounds(minimum=1, maximum=2**24), Doc("Entries of a BPE, the separator included; null: 4,096.")] = (
+        None
+    )
+    path: Annotated[PathText | None, Doc("The saved tokenizer.json, for kind file.")] = None
+    separator: Annotated[
+        str | None, Length(1, 1000), Doc("Token put before every document, for kind file; null: its own end-of-text token.")
+    ] = None
 
     def __post_init__(self) -> None:
         if (self.kind == "file") != (self.path is not None):
@@ -52,7 +58,7 @@ class TokenizerConfig(BlockConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilesConfig(BlockConfig):
+class FilesConfig(Config):
     """Files per split: one path or a list, relative to the data root. A folder stands for the text files below it, a pattern
     such as ``texts/**/*.txt`` for the files that it matches.
 
@@ -60,10 +66,10 @@ class FilesConfig(BlockConfig):
     also read compressed, with the suffix ``.gz`` or ``.zst`` behind its own.
     """
 
-    train: str | tuple[str, ...]
-    validation: str | tuple[str, ...] | None = None
-    tune: str | tuple[str, ...] | None = None
-    test: str | tuple[str, ...] | None = None
+    train: Annotated[Paths, Doc("Training text: a file, a folder, a pattern such as texts/**/*.txt, or a list of these.")]
+    validation: Annotated[Paths | None, Doc("Text that is reported on; null: held out of the training text.")] = None
+    tune: Annotated[Paths | None, Doc("Text that learning rates are chosen on; null: held out of the training text.")] = None
+    test: Annotated[Paths | None, Doc("Text that is never trained on or chosen by.")] = None
 
     def of(self, split: str) -> tuple[str, ...]:
         paths = getattr(self, split)
@@ -71,31 +77,31 @@ class FilesConfig(BlockConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HubConfig(BlockConfig):
+class HubConfig(Config):
     """A Hugging Face dataset: its name, or the path of a local one. ``validation``/``tune``/``test`` are split names.
 
     ``streaming`` reads rows without downloading the whole; ``limit_documents`` stops after that many rows a split.
     """
 
-    name: str
-    subset: str | None = None
-    revision: str | None = None  # pins the version; without it the first download is kept in the cache
-    train: str = "train"
-    validation: str | None = None
-    tune: str | None = None
-    test: str | None = None
-    streaming: bool = False
-    limit_documents: int | None = None
+    name: Annotated[PathText, Doc("Name of the dataset on Hugging Face, or path of a local copy.")]
+    subset: Annotated[str | None, Length(1, 1000), Doc("Configuration of the dataset.")] = None
+    revision: Annotated[
+        str | None, Length(1, 1000), Doc("Version to read; null: the newest at the first download, then the one in the cache.")
+    ] = None
+    train: Annotated[str, Length(1, 1000), Doc("Split to train on.")] = "train"
+    validation: Annotated[str | None, Length(1, 1000), Doc("Split that is reported on; null: held out of the training split.")] = None
+    tune: Annotated[str | None, Length(1, 1000), Doc("Split that rates are chosen on; null: held out of the training split.")] = None
+    test: Annotated[str | None, Length(1, 1000), Doc("Split that is never trained on or chosen by.")] = None
+    streaming: Annotated[bool, Doc("Read rows without downloading the whole; needs limit_documents.")] = False
+    limit_documents: Annotated[int | None, Bounds(minimum=1), Doc("Rows to read of each split; null: all.")] = None
 
     def __post_init__(self) -> None:
         if self.streaming and self.limit_documents is None:
             raise ConfigError("data.hub: streaming needs limit_documents (how many rows of a split to read)")
-        if self.limit_documents is not None and self.limit_documents < 1:
-            raise ConfigError(f"data.hub.limit_documents: must be at least 1, got {self.limit_documents}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(BlockConfig):
+class DataConfig(Config):
     """Text, its splits and its tokenizer.
 
     ``document_start``: regular expression found in the first line of every document (``^ = [^=].* = $`` for
@@ -108,27 +114,29 @@ class DataConfig(BlockConfig):
     Raises: ConfigError, also for an unknown key (with the nearest valid one).
     """
 
-    source: Literal["embedded", "files", "hub"] = "embedded"
-    root: str | None = None
-    files: FilesConfig | None = None
-    hub: HubConfig | None = None
-    text_column: str = "text"  # key of the text in jsonl, parquet and hub rows
-    document_start: str | None = None
-    count_line_ends: bool = False
-    tune_fraction: float = 0.05
-    validation_fraction: float = 0.05
-    limit_bytes: int | None = None
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    source: Annotated[
+        Literal["embedded", "files", "hub"],
+        Doc("English prose from installed documentation (no download), your files, or a Hugging Face dataset."),
+    ] = "embedded"
+    root: Annotated[PathText | None, Doc("Folder that relative paths start from; null: ARCH_LAB_DATA, else the current one.")] = None
+    files: Annotated[FilesConfig | None, Doc("Files per split, for source files.")] = None
+    hub: Annotated[HubConfig | None, Doc("The dataset, for source hub.")] = None
+    text_column: Annotated[str, Length(1, 1000), Doc("Key of the text in JSONL, parquet and hub rows.")] = "text"
+    document_start: Annotated[
+        str | None, Length(0, 1000), Doc("Regular expression for the first line of a document; null: a file or row is a document.")
+    ] = None
+    count_line_ends: Annotated[bool, Doc("Count one word per line end, as the published counts of WikiText do.")] = False
+    tune_fraction: Annotated[HeldOutFraction, Doc("Share of the training bytes held out to choose learning rates.")] = 0.05
+    validation_fraction: Annotated[
+        HeldOutFraction, Doc("Share of the training bytes held out to report on, where the source has no such split.")
+    ] = 0.05
+    limit_bytes: Annotated[int | None, Bounds(minimum=1), Doc("Bytes of training text to use; null: all.")] = None
+    tokenizer: Annotated[TokenizerConfig, Doc("How text becomes tokens.")] = field(default_factory=TokenizerConfig)
 
     def __post_init__(self) -> None:
         for source in ("files", "hub"):
             if (self.source == source) != (getattr(self, source) is not None):
                 raise ConfigError(f"data: source {source!r} and the option {source!r} go together; give both or neither")
-        for name in ("tune_fraction", "validation_fraction"):
-            if not 0 < getattr(self, name) < 0.5:
-                raise ConfigError(f"data.{name}: must lie between 0 and 0.5, got {getattr(self, name):g}")
-        if self.limit_bytes is not None and self.limit_bytes < 1:
-            raise ConfigError(f"data.limit_bytes: must be at least 1, got {self.limit_bytes}")
         if self.document_start is not None:
             try:
                 re.compile(self.document_start)

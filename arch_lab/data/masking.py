@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from arch_lab.data.order import OrderedLoader
 from arch_lab.data.store import TokenSplit
 from arch_lab.data.tokenizer import Tokenizer
-from blocks.contract import BlockConfig
+from blocks.config import Bounds, Config, Doc
 from blocks.errors import ConfigError
 
 IGNORED = -100  # the label of a token that is not asked for, as cross_entropy knows it; 0 would be a token
@@ -30,7 +30,7 @@ _WHITESPACE = b" \t\n\r\v\f"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedObjective(BlockConfig):
+class MaskedObjective(Config):
     """The ``objective:`` of a masked study.
 
     ``mask_share``: 0.15 is BERT's, 0.30 the released M2-BERT's in training. ``evaluation_share``: in scoring (None: the same; M2-BERT
@@ -38,18 +38,12 @@ class MaskedObjective(BlockConfig):
     ``evaluation_windows``: at most so many windows of a split are scored, evenly spread (None: all).
     """
 
-    mask_share: float = 0.15
-    evaluation_share: float | None = None
-    whole_word: bool = False
-    evaluation_windows: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("mask_share", "evaluation_share"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < 1:
-                raise ConfigError(f"objective.{name} must lie between 0 and 1, got {value:g}")
-        if self.evaluation_windows is not None and self.evaluation_windows < 1:
-            raise ConfigError(f"objective.evaluation_windows must be at least 1, got {self.evaluation_windows}")
+    mask_share: Annotated[float, Bounds(above=0, below=1), Doc("Share of the tokens hidden in training.")] = 0.15
+    evaluation_share: Annotated[
+        float | None, Bounds(above=0, below=1), Doc("Share of the tokens hidden in scoring; null: as in training.")
+    ] = None
+    whole_word: Annotated[bool, Doc("Hide whole words, as white space separates them.")] = False
+    evaluation_windows: Annotated[int | None, Bounds(minimum=1), Doc("Windows scored of each split, evenly spread; null: all.")] = None
 
     @property
     def scored_share(self) -> float:

@@ -9,41 +9,58 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from arch_lab.architecture.recipe import Recipe, Shape, recipe
 from arch_lab.budget.budget import Budget
 from arch_lab.data import DataConfig
+from arch_lab.fields import (
+    BatchSize,
+    Beta,
+    ClipNorm,
+    FinalFraction,
+    LearningRates,
+    Name,
+    OptionalName,
+    Seconds,
+    Seeds,
+    Text,
+    Tokens,
+    WarmupFraction,
+    WeightDecay,
+    Widen,
+    tuning_seeds_problem,
+)
 from arch_lab.study.experiment import OwnData, load_experiment
 from arch_lab.training.optimizer import GroupRule
 from arch_lab.yaml_files import DEEPEST, load_yaml, parse_yaml
-from blocks.contract import BlockConfig
+from blocks.config import Bounds, Config, Doc, Length
 from blocks.errors import ConfigError, shown
 
 
 @dataclass(frozen=True, kw_only=True)
-class FixedShape(BlockConfig):
+class FixedShape(Config):
     """A shape the user insists on; the gate still judges it."""
 
-    width: int
-    depth: int
-    ffn_width: int
+    width: Annotated[int, Bounds(minimum=1, maximum=2**17), Doc("Numbers in the vector of a token.")]
+    depth: Annotated[int, Bounds(minimum=1, maximum=512), Doc("Layers.")]
+    ffn_width: Annotated[int, Bounds(minimum=1, maximum=2**20), Doc("Hidden width of the channel mixers.")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm(BlockConfig):
+class Arm(Config):
     """One side of the comparison. ``name`` defaults to the architecture; ``shape`` to what the solver finds."""
 
-    architecture: str
-    name: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
-    shape: FixedShape | None = None
+    architecture: Annotated[Name, Doc("What to build: gemma3, m2_gpt, custom (your own mixer) and others.")]
+    name: Annotated[OptionalName, Doc("Name in tables and folders; empty: that of the architecture.")] = ""
+    options: Annotated[dict[str, Any], Doc("Options of the architecture (arch-lab keys arms.options lists them).")] = field(
+        default_factory=dict
+    )
+    shape: Annotated[FixedShape | None, Doc("A shape to use as it is; null: the largest equal one that meets the budget.")] = None
 
     def __post_init__(self) -> None:
         if not self.name:
             object.__setattr__(self, "name", self.architecture)
-        if not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-            raise ConfigError(f"arm name {self.name!r}: letters, digits, '.', '_' and '-' only (it names a folder)")
 
     def recipe(self) -> Recipe:
         return recipe(self.architecture, self.options)
@@ -53,63 +70,58 @@ class Arm(BlockConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(BlockConfig):
+class Training(Config):
     """What every arm shares while training. Declared once, printed in the plan."""
 
-    sequence_length: int = 256
-    batch_size: int = 16  # sequences a step
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
-    warmup_fraction: float = 0.05
-    final_fraction: float = 0.1
-    clip_norm: float = 1.0
-    evaluations: int = 4  # looks at the tuning split, the last one at the end
-    checkpoint_seconds: float = 120  # how much work a kill may cost
-    groups: list[GroupRule] = field(default_factory=list)  # rates and decays by parameter name, the same rules for every arm
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"  # bf16 is for GPUs: 16-60x slower on most CPUs
+    sequence_length: Annotated[Tokens, Doc("Tokens of one training sequence.")] = 256
+    batch_size: Annotated[BatchSize, Doc("Sequences per step.")] = 16
+    weight_decay: Annotated[WeightDecay, Doc("Decay of AdamW for matrices; vectors and tables do not decay.")] = 0.1
+    beta1: Annotated[Beta, Doc("Decay of AdamW's mean of gradients.")] = 0.9
+    beta2: Annotated[Beta, Doc("Decay of AdamW's mean of squared gradients.")] = 0.95
+    warmup_fraction: Annotated[WarmupFraction, Doc("Share of the steps over which the learning rate rises from zero.")] = 0.05
+    final_fraction: Annotated[FinalFraction, Doc("Learning rate of the last step as a share of the highest.")] = 0.1
+    clip_norm: Annotated[ClipNorm, Doc("Norm that longer gradients are cut to.")] = 1.0
+    evaluations: Annotated[
+        int, Bounds(minimum=1, maximum=10_000), Doc("How often to score the tuning split, the last time at the end.")
+    ] = 4
+    checkpoint_seconds: Annotated[Seconds, Doc("Seconds between checkpoints: the work that a kill may cost.")] = 120
+    groups: Annotated[
+        list[GroupRule], Length(0, 100), Doc("Learning rates and decays by parameter name, the same rules for every arm.")
+    ] = field(default_factory=list)
+    precision: Annotated[
+        Literal["32-true", "bf16-mixed"], Doc("Number format; bf16-mixed is for GPUs, 16 to 60 times slower on most CPUs.")
+    ] = "32-true"
 
     def __post_init__(self) -> None:
-        for name in ("sequence_length", "batch_size", "evaluations"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"training.{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.warmup_fraction < 1 or not 0 <= self.final_fraction <= 1:
-            raise ConfigError("training: warmup_fraction must lie in [0, 1) and final_fraction in [0, 1]")
         names = [rule.name for rule in self.groups]
         if len(set(names)) != len(names):
             raise ConfigError("training.groups: two groups have the same name")
-        for name in ("clip_norm", "checkpoint_seconds"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"training.{name} must be positive, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyConfig(BlockConfig):
+class StudyConfig(Config):
     """A whole study. ``widen`` is how often the learning-rate grid may grow when an arm's optimum sits on its edge."""
 
-    name: str
-    description: str = ""
-    experiment: str = "perplexity"
-    arms: list[Arm]
-    budget: Budget
-    data: BlockConfig  # DataConfig, or the options of an experiment that does not read text
-    objective: dict[str, Any] = field(default_factory=dict)  # options of the experiment, checked by it
-    training: Training = field(default_factory=Training)
-    learning_rates: list[float]
-    seeds: list[int]
-    tuning_seeds: list[int] | None = None  # None: every seed at every rate; else the others run at the chosen rate only
-    widen: int = 0
+    name: Annotated[Name, Doc("Name of the study and of its folder; the name of the file where it is not given.")]
+    description: Annotated[Text, Doc("The question in one line, shown in lists and reports.")] = ""
+    experiment: Annotated[Name, Doc("What is learned and scored, and on what kind of data.")] = "perplexity"
+    arms: Annotated[list[Arm], Length(1, 100), Doc("The architectures to compare.")]
+    budget: Annotated[Budget, Doc("What every arm gets the same of.")]
+    data: Annotated[Config, Doc("What to train on; an experiment that does not read text has keys of its own.")]
+    objective: Annotated[dict[str, Any], Doc("Options of the experiment.")] = field(default_factory=dict)
+    training: Annotated[Training, Doc("How every arm is trained.")] = field(default_factory=Training)
+    learning_rates: Annotated[LearningRates, Doc("Rates that every arm is trained at; the best on the tuning split is reported.")]
+    seeds: Annotated[Seeds, Doc("Seeds of weights and data order; a verdict needs at least three.")]
+    tuning_seeds: Annotated[Seeds | None, Doc("Seeds trained at every rate; the others run at the chosen rate only. null: all seeds.")] = (
+        None
+    )
+    widen: Annotated[Widen, Doc("How often the grid of rates may grow when the best rate is at its edge.")] = 0
 
     def __post_init__(self) -> None:
         check_arms(self.name, self.arms)
-        if not self.learning_rates or any(rate <= 0 for rate in self.learning_rates):
-            raise ConfigError(f"study {self.name!r}: learning_rates must be a list of positive numbers")
-        if len(set(self.learning_rates)) != len(self.learning_rates) or len(set(self.seeds)) != len(self.seeds):
-            raise ConfigError(f"study {self.name!r}: learning_rates and seeds must not repeat")
-        if not self.seeds:
-            raise ConfigError(f"study {self.name!r}: needs at least one seed")
-        if self.tuning_seeds is not None and not (self.tuning_seeds and set(self.tuning_seeds) <= set(self.seeds)):
-            raise ConfigError(f"study {self.name!r}: tuning_seeds must be some of seeds")
+        problem = tuning_seeds_problem(self.tuning_seeds, self.seeds)
+        if problem:
+            raise ConfigError(f"study {self.name!r}: {problem}")
 
     @classmethod
     def from_options(cls, options: dict[str, Any], *, where: str = "") -> StudyConfig:
@@ -131,9 +143,7 @@ class StudyConfig(BlockConfig):
 
 
 def check_arms(study: str, arms: Sequence[Arm]) -> None:
-    """Raises: ConfigError when there is none, or when two share a name."""
-    if not arms:
-        raise ConfigError(f"study {study!r}: needs at least one arm")
+    """Raises: ConfigError when two share a name."""
     names = [a.name for a in arms]
     twice = {n for n in names if names.count(n) > 1}
     if twice:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from arch_lab.report.measures import Measure
-from blocks.contract import BlockConfig
+from blocks.config import Config
 from blocks.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:  # seconds to import, and finding an experiment needs none of it
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # seconds to import, and finding an experiment needs none of 
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoOptions(BlockConfig):
+class NoOptions(Config):
     """The ``objective:`` of an experiment that has nothing to choose."""
 
 
@@ -43,7 +43,7 @@ class Experiment(Protocol):
 
     measures: tuple[Measure, ...]
     causal: bool
-    objective: type[BlockConfig]
+    objective: type[Config]
 
     def vocabulary(self, data: Any) -> int:
         """Rows of the token table (DataConfig), before any text is read."""
@@ -71,7 +71,7 @@ class Experiment(Protocol):
 class OwnData(Protocol):
     """Beside Experiment, of one that does not read text: its own ``data:`` options and its own kind of architecture."""
 
-    data: type[BlockConfig]
+    data: type[Config]
 
     def resolve(self, config: Any) -> Any:
         """The study (StudyConfig) with what its data decides filled in, before anything is planned.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from arch_lab.fields import folder_name
 from arch_lab.yaml_files import load_yaml
 from blocks.errors import ConfigError, did_you_mean, shown
 
@@ -39,7 +40,7 @@ def find_study(study: str) -> tuple[str, Path]:
         path = Path(study)
         if not path.is_file():
             raise ConfigError(f"study file {shown(study)} not found{_near_file(path)}")
-        return path.stem, path
+        return folder_name(path.stem), path
     known = studies()
     if study not in known:
         raise ConfigError(f"study {shown(study)} not found{did_you_mean(study, known)} (arch-lab compare --list shows all)")

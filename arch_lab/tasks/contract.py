@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 from arch_lab.data.located import data_root
+from arch_lab.fields import LearningRates, Name, PathText, Seeds, Text, Widen, tuning_seeds_problem
 from arch_lab.report.measures import Measure
-from blocks.contract import BlockConfig
+from blocks.config import Config, Doc, Length, Unique
 from blocks.errors import ConfigError
 
 Tell = Callable[[str], None]  # one line of progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskStudyConfig(BlockConfig):
+class TaskStudyConfig(Config):
     """What every such study says; an experiment adds its own keys in a subclass.
 
     ``learning_rates``, ``seeds`` and ``tuning_seeds`` as in StudyConfig: every method that has a rate gets the same grid, each
@@ -32,28 +33,22 @@ class TaskStudyConfig(BlockConfig):
 
     CHOOSES: ClassVar[tuple[str, ...]] = ("name", "description", "tasks", "seeds", "tuning_seeds", "learning_rates", "widen", "root")
 
-    name: str
-    description: str = ""
-    experiment: str
-    tasks: list[str]
-    root: str | None = None
-    learning_rates: list[float]
-    seeds: list[int]
-    tuning_seeds: list[int] | None = None
-    widen: int = 0
+    name: Annotated[Name, Doc("Name of the study and of its folder; the name of the file where it is not given.")]
+    description: Annotated[Text, Doc("The question in one line, shown in lists and reports.")] = ""
+    experiment: Annotated[Name, Doc("What is learned and scored, and on what kind of data.")]
+    tasks: Annotated[list[Name], Length(1, 1000), Unique(), Doc("The tasks to score.")]
+    root: Annotated[PathText | None, Doc("Folder that relative data paths start from; null: ARCH_LAB_DATA, else the current one.")] = None
+    learning_rates: Annotated[LearningRates, Doc("Rates that every method is fitted at; the best on held-out training rows is reported.")]
+    seeds: Annotated[Seeds, Doc("Seeds of every fit; a verdict needs at least three.")]
+    tuning_seeds: Annotated[Seeds | None, Doc("Seeds fitted at every rate; the others run at the chosen rate only. null: all seeds.")] = (
+        None
+    )
+    widen: Annotated[Widen, Doc("How often the grid of rates may grow when the best rate is at its edge.")] = 0
 
     def __post_init__(self) -> None:
-        where = f"study {self.name!r}"
-        for name in ("tasks", "learning_rates", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ConfigError(f"{where}: {name} must name at least one, and none twice; got {values}")
-        if min(self.learning_rates) <= 0:
-            raise ConfigError(f"{where}: learning_rates must be positive, got {min(self.learning_rates):g}")
-        if self.tuning_seeds is not None and not (self.tuning_seeds and set(self.tuning_seeds) <= set(self.seeds)):
-            raise ConfigError(f"{where}: tuning_seeds must be some of seeds")
-        if self.widen < 0:
-            raise ConfigError(f"{where}: widen must be at least 0, got {self.widen}")
+        problem = tuning_seeds_problem(self.tuning_seeds, self.seeds)
+        if problem:
+            raise ConfigError(f"study {self.name!r}: {problem}")
 
     @property
     def folder(self) -> Path:

@@ -9,13 +9,14 @@ logits without gradients; ``step``, forward, cross-entropy, backward and AdamW (
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from arch_lab.budget import Budget
 from arch_lab.budget.budget import MatchOn
+from arch_lab.fields import Name, OptionalName, Seconds, Text
 from arch_lab.study.config import Arm, check_arms, plain, read_study
 from arch_lab.study.library import find_study
-from blocks.contract import BlockConfig
+from blocks.config import Bounds, Config, Doc, Length, Unique
 from blocks.errors import ConfigError, did_you_mean
 
 Level = Literal["mixer", "layer", "model"]
@@ -25,16 +26,13 @@ LEAST_REPEATS = 3  # fewer have no quartiles; what cannot be called this often w
 
 
 @dataclass(frozen=True, kw_only=True)
-class SizeBudget(BlockConfig):
+class SizeBudget(Config):
     """What is held equal: parameters. Nothing is trained, so there is no axis of length. Keys as in ``arch_lab.budget.Budget``."""
 
-    params: int
-    match_on: MatchOn = "body+head"
-    tolerance: float = 0.01
-    allow_unmatched: bool = False
-
-    def __post_init__(self) -> None:
-        self.for_solver()  # its checks are ours
+    params: Annotated[int, Bounds(minimum=1, maximum=10**13), Doc("Parameters of an arm, counted as match_on says.")]
+    match_on: Annotated[MatchOn, Doc("Which parameters are held equal.")] = "body+head"
+    tolerance: Annotated[float, Bounds(above=0, maximum=0.1), Doc("Relative deviation from the budget that an arm may have.")] = 0.01
+    allow_unmatched: Annotated[bool, Doc("Run even if an arm misses the budget; the report then carries a red banner.")] = False
 
     def for_solver(self) -> Budget:
         # a budget needs a length; one token settles that without a say in any shape
@@ -45,46 +43,43 @@ class SizeBudget(BlockConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThroughputConfig(BlockConfig):
+class ThroughputConfig(Config):
     """A whole study. ``subject`` is the arm whose speed is stated as a ratio to every other; the last one by default."""
 
-    name: str
-    description: str = ""
-    experiment: Literal["throughput"] = "throughput"
-    arms: list[Arm]
-    budget: SizeBudget
-    vocabulary: int = 1024
-    match_length: int = 1024  # shapes are solved here, once, and serve every T; parameters that grow with T are listed
-    lengths: list[int]
-    levels: list[Level] = field(default_factory=lambda: ["mixer", "layer", "model"])  # type: ignore[arg-type]
-    modes: list[Mode] = field(default_factory=lambda: ["forward", "step", "prefill", "decode"])  # type: ignore[arg-type]
-    compiled: list[bool] = field(default_factory=lambda: [False])  # torch.compile takes 20 to 60 s a shape on a CPU
-    tokens_per_step: int = 4096
-    decode_tokens: int = 64
-    repeats: int = 7  # interleaved rounds, fewer where ``cell_seconds`` does not allow them
-    cell_seconds: float = 60  # one arm at one length, level and mode, warm-up included
-    subject: str = ""
-    threads: int | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast, for GPUs
+    name: Annotated[Name, Doc("Name of the study and of its folder; the name of the file where it is not given.")]
+    description: Annotated[Text, Doc("The question in one line, shown in lists and reports.")] = ""
+    experiment: Annotated[Literal["throughput"], Doc("What is measured.")] = "throughput"
+    arms: Annotated[list[Arm], Length(1, 100), Doc("The architectures to time.")]
+    budget: Annotated[SizeBudget, Doc("What every arm has the same of: parameters.")]
+    vocabulary: Annotated[int, Bounds(minimum=2, maximum=2**24), Doc("Tokens the models know.")] = 1024
+    match_length: Annotated[
+        int, Bounds(minimum=2, maximum=2**20), Doc("Sequence length at which shapes are solved, once for every length timed.")
+    ] = 1024
+    lengths: Annotated[
+        list[Annotated[int, Bounds(minimum=2, maximum=2**24)]], Length(1, 100), Unique(), Doc("Sequence lengths to time, in tokens.")
+    ]
+    levels: Annotated[list[Level], Length(1), Unique(), Doc("What is timed: a mixer, a whole layer, a model.")] = field(
+        default_factory=lambda: ["mixer", "layer", "model"]  # type: ignore[arg-type]
+    )
+    modes: Annotated[list[Mode], Length(1), Unique(), Doc("What it does: forward, a training step, prefill of a prompt, decoding.")] = (
+        field(default_factory=lambda: ["forward", "step", "prefill", "decode"])
+    )  # type: ignore[arg-type]
+    compiled: Annotated[
+        list[bool], Length(1), Unique(), Doc("Whether to use torch.compile, 20 to 60 s per shape on a CPU; both may be listed.")
+    ] = field(default_factory=lambda: [False])
+    tokens_per_step: Annotated[int, Bounds(minimum=2, maximum=2**30), Doc("Tokens of one call: the batch is this over the length.")] = 4096
+    decode_tokens: Annotated[int, Bounds(minimum=2, maximum=2**20), Doc("Tokens decoded after each prompt.")] = 64
+    repeats: Annotated[
+        int, Bounds(minimum=LEAST_REPEATS, maximum=10_000), Doc("Interleaved rounds; fewer where cell_seconds allows no more.")
+    ] = 7
+    cell_seconds: Annotated[Seconds, Doc("Seconds for one arm at one length, level and mode, warm-up included.")] = 60
+    subject: Annotated[OptionalName, Doc("The arm whose speed is stated as a ratio to every other; empty: the last one.")] = ""
+    threads: Annotated[int | None, Bounds(minimum=1, maximum=4096), Doc("Processor threads; null: what torch chooses.")] = None
+    dtype: Annotated[Literal["float32", "bfloat16"], Doc("Number format; bfloat16 is autocast, for GPUs.")] = "float32"
 
     def __post_init__(self) -> None:
         where = f"study {self.name!r}"
         check_arms(self.name, self.arms)
-        for name in ("vocabulary", "match_length", "tokens_per_step", "decode_tokens"):
-            if getattr(self, name) < 2:
-                raise ConfigError(f"{where}: {name} must be at least 2, got {getattr(self, name)}")
-        if self.repeats < LEAST_REPEATS:
-            raise ConfigError(f"{where}: repeats must be at least {LEAST_REPEATS}, or there are no quartiles; got {self.repeats}")
-        if self.cell_seconds <= 0:
-            raise ConfigError(f"{where}: cell_seconds must be positive, got {self.cell_seconds}")
-        if self.threads is not None and self.threads < 1:
-            raise ConfigError(f"{where}: threads must be at least 1, got {self.threads}")
-        for name in ("lengths", "levels", "modes", "compiled"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ConfigError(f"{where}: {name} must name at least one, and none twice; got {values}")
-        if min(self.lengths) < 2:
-            raise ConfigError(f"{where}: lengths must be at least 2 tokens, got {min(self.lengths)}")
         names = [arm.name for arm in self.arms]
         if not self.subject:
             object.__setattr__(self, "subject", names[-1])

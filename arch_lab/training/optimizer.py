@@ -12,12 +12,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 from torch.optim import AdamW
 
-from blocks.contract import BlockConfig
+from blocks.config import Bounds, Config, Doc, Length
 from blocks.errors import ConfigError
 
 # vectors (norms, biases, gains) never decay; these are matrices that are tables of positions or of tokens
@@ -25,22 +25,22 @@ NO_DECAY = ("*embedding*", "*positions*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupRule(BlockConfig):
+class GroupRule(Config):
     """Parameters with a rate or decay of their own, by name: ``{name: filters, match: ["*.filter.*"], rate: 0.1}``.
 
     A parameter belongs to the first rule that matches it. ``rate`` multiplies the learning rate, so that a grid stays a grid.
     """
 
-    name: str
-    match: tuple[str, ...]  # shell patterns over full names, e.g. layers.0.mixer.long.filter.positions
-    rate: float = 1.0
-    weight_decay: float | None = None  # None: as for parameters without a rule
+    name: Annotated[str, Length(1, 100), Doc("Name of the group in plans; not decay or no_decay.")]
+    match: Annotated[
+        tuple[str, ...], Length(1, 100), Doc("Shell patterns over parameter names, such as layers.0.mixer.long.filter.positions.")
+    ]
+    rate: Annotated[float, Bounds(above=0, maximum=1e6), Doc("Factor on the learning rate.")] = 1.0
+    weight_decay: Annotated[float | None, Bounds(minimum=0, maximum=1e3), Doc("Decay of the group; null: as without a rule.")] = None
 
     def __post_init__(self) -> None:
-        if self.rate <= 0 or (self.weight_decay is not None and self.weight_decay < 0):
-            raise ConfigError(f"optimizer group {self.name!r}: rate must be positive and weight_decay not negative")
-        if not self.match or self.name in ("", "decay", "no_decay"):
-            raise ConfigError(f"optimizer group {self.name!r}: needs a name other than decay and no_decay, and a pattern to match")
+        if self.name in ("decay", "no_decay"):
+            raise ConfigError(f"optimizer group {self.name!r}: the name is taken; choose one other than decay and no_decay")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,43 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from arch_lab.data.glue import GLUE_TASKS, glue_task
 from arch_lab.data.glue_hub import HUB_NAME
+from arch_lab.fields import BatchSize, Beta, ClipNorm, Count, HeldOutFraction, LearningRate, Name, PathText, WarmupFraction, WeightDecay
 from arch_lab.tasks import TaskStudyConfig
-from blocks.contract import BlockConfig
+from blocks.config import Bounds, Config, Doc, Length, Unique
 from blocks.errors import ConfigError, did_you_mean
 
 FROM_MNLI = ("rte", "mrpc", "stsb")  # arXiv 2104.07705, and the released M2-BERT recipe after it
 NAMES = tuple(GLUE_TASKS)
+Epochs = Annotated[int, Bounds(minimum=1, maximum=10_000)]
+GlueTask = Annotated[str, Length(1, 100)]  # its name is checked against the table of tasks
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlueData(BlockConfig):
+class GlueData(Config):
     """``folder``: under the data root, the layout of the benchmark (CoLA/train.tsv, .tsv.gz or .parquet, …).
 
     ``hub``: the dataset's name, or a local copy of it under the data root. ``incomplete``: tasks that are scored although their
     files do not hold the official number of rows; their facts say so.
     """
 
-    source: Literal["files", "hub"] = "files"
-    folder: str = "glue"
-    hub: str = HUB_NAME
-    revision: str | None = None
-    incomplete: list[str] = field(default_factory=list)
-    tuning_fraction: float = 0.1
-    tuning_rows: int = 1000  # at most
+    source: Annotated[Literal["files", "hub"], Doc("Your files, or the dataset on Hugging Face.")] = "files"
+    folder: Annotated[PathText, Doc("Folder of the benchmark's files, under the data root.")] = "glue"
+    hub: Annotated[PathText, Doc("Name of the dataset, or path of a local copy under the data root.")] = HUB_NAME
+    revision: Annotated[str | None, Length(1, 1000), Doc("Version of the dataset.")] = None
+    incomplete: Annotated[list[GlueTask], Doc("Tasks to score although their files do not hold the official rows.")] = field(
+        default_factory=list
+    )
+    tuning_fraction: Annotated[HeldOutFraction, Doc("Share of the training rows held out to choose learning rates.")] = 0.1
+    tuning_rows: Annotated[int, Bounds(minimum=2), Doc("Rows held out at most.")] = 1000
 
     def __post_init__(self) -> None:
         for name in self.incomplete:
             glue_task(name)
-        if not 0 < self.tuning_fraction < 0.5 or self.tuning_rows < 2:
-            raise ConfigError("glue data: tuning_fraction must lie between 0 and 0.5 and tuning_rows be at least 2")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetuning(BlockConfig):
+class Finetuning(Config):
     """One recipe for every arm and, but for ``task_epochs`` and ``task_rows``, every task.
 
     ``max_rows``: training rows used of a task, chosen by a hash of their text (None: all); ``max_tokens``: a longer row is cut, the
@@ -47,35 +50,30 @@ class Finetuning(BlockConfig):
     compares their vectors (u, v, |u - v|, u·v), the form of GLUE's own baselines (arXiv 1804.07461 §4.1, 1705.02364).
     """
 
-    epochs: int = 3
-    task_epochs: dict[str, Any] = field(default_factory=dict)
-    max_rows: int | None = None
-    task_rows: dict[str, Any] = field(default_factory=dict)
-    max_tokens: int = 128
-    batch_size: int = 32  # rows, or pairs
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.98
-    warmup_fraction: float = 0.06
-    clip_norm: float = 1.0
-    pooler: str = "mean"
-    pooler_options: dict[str, Any] = field(default_factory=dict)
-    pairs: Literal["joint", "separate"] = "joint"
-    hidden: int | None = None  # width of the head's layer; None: one linear map
-    dropout: float = 0.1
+    epochs: Annotated[Epochs, Doc("Passes over the training rows of a task.")] = 3
+    task_epochs: Annotated[dict[str, Epochs], Doc("Epochs of single tasks, such as {rte: 10}.")] = field(default_factory=dict)
+    max_rows: Annotated[int | None, Bounds(minimum=1), Doc("Training rows used of a task, chosen by a hash; null: all.")] = None
+    task_rows: Annotated[dict[str, Count], Doc("max_rows of single tasks.")] = field(default_factory=dict)
+    max_tokens: Annotated[int, Bounds(minimum=8, maximum=2**20), Doc("Tokens after which a row is cut.")] = 128
+    batch_size: Annotated[BatchSize, Doc("Rows, or pairs of them, per step.")] = 32
+    weight_decay: Annotated[WeightDecay, Doc("Decay of AdamW for matrices.")] = 0.01
+    beta1: Annotated[Beta, Doc("Decay of AdamW's mean of gradients.")] = 0.9
+    beta2: Annotated[Beta, Doc("Decay of AdamW's mean of squared gradients.")] = 0.98
+    warmup_fraction: Annotated[WarmupFraction, Doc("Share of the steps over which the learning rate rises from zero.")] = 0.06
+    clip_norm: Annotated[ClipNorm, Doc("Norm that longer gradients are cut to.")] = 1.0
+    pooler: Annotated[str, Length(1, 1000), Doc("Block that makes one vector of a row (arch-lab blocks lists them).")] = "mean"
+    pooler_options: Annotated[dict[str, Any], Doc("Options of the pooler.")] = field(default_factory=dict)
+    pairs: Annotated[
+        Literal["joint", "separate"], Doc("Read both sentences in one row, or each in a row of its own and compare their vectors.")
+    ] = "joint"
+    hidden: Annotated[int | None, Bounds(minimum=1, maximum=2**17), Doc("Width of the head's hidden layer; null: one linear map.")] = None
+    dropout: Annotated[float, Bounds(minimum=0, below=1), Doc("Dropout before the head.")] = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "max_tokens", *(["max_rows"] if self.max_rows is not None else [])):
-            _at_least_one(f"finetuning.{name}", getattr(self, name))
         for name in ("task_epochs", "task_rows"):
-            for task, value in getattr(self, name).items():
+            for task in getattr(self, name):
                 if task not in NAMES:
                     raise ConfigError(f"finetuning.{name}: unknown task {task!r}{did_you_mean(task, NAMES)}")
-                _at_least_one(f"finetuning.{name}.{task}", value)
-        if self.max_tokens < 8:
-            raise ConfigError(f"finetuning.max_tokens: must be at least 8, got {self.max_tokens}")
-        if not 0 <= self.warmup_fraction < 1 or self.weight_decay < 0 or self.clip_norm <= 0:
-            raise ConfigError("finetuning: warmup_fraction must lie in [0, 1), weight_decay not be negative and clip_norm be positive")
 
     def epochs_of(self, task: str) -> int:
         return int(self.task_epochs.get(task, self.epochs))
@@ -86,19 +84,19 @@ class Finetuning(BlockConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FromMnli(BlockConfig):
+class FromMnli(Config):
     """Tasks whose bodies are first fine-tuned on MNLI, once an arm and seed, at a rate fixed here; the head is not handed over.
 
     ``source`` "mnli_subset" is another, small sample: a score that started from it is not comparable with a published one.
     """
 
-    learning_rate: float
-    source: Literal["mnli", "mnli_subset"] = "mnli"
-    tasks: list[str] = field(default_factory=lambda: list(FROM_MNLI))
+    learning_rate: Annotated[LearningRate, Doc("Rate of the fine-tuning on MNLI, the same for every arm.")]
+    source: Annotated[Literal["mnli", "mnli_subset"], Doc("MNLI, or a small sample of it.")] = "mnli"
+    tasks: Annotated[list[GlueTask], Doc("Tasks that start from the body fine-tuned on MNLI.")] = field(
+        default_factory=lambda: list(FROM_MNLI)
+    )
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ConfigError(f"from_mnli.learning_rate must be positive, got {self.learning_rate:g}")
         for task in self.tasks:
             if task not in FROM_MNLI:
                 raise ConfigError(f"from_mnli.tasks: {task!r} is not one of {', '.join(FROM_MNLI)}{did_you_mean(task, FROM_MNLI)}")
@@ -115,23 +113,16 @@ class GlueStudyConfig(TaskStudyConfig):
     # the weights behind ``pretrained`` are in the fingerprint, wherever their folder lies
     CHOOSES = (*TaskStudyConfig.CHOOSES, "arms", "scratch", "baselines", "pretrained")
 
-    pretrained: str
-    arms: list[str] = field(default_factory=list)
-    data: GlueData = field(default_factory=GlueData)
-    finetuning: Finetuning = field(default_factory=Finetuning)
-    from_mnli: FromMnli | None = None
-    scratch: bool = False
-    baselines: bool = True
-    submission: bool = True
+    pretrained: Annotated[PathText, Doc("Folder of a finished study of masked tokens.")]
+    arms: Annotated[list[Name], Length(0, 100), Unique(), Doc("Those of its arms to compare; empty: all.")] = field(default_factory=list)
+    data: Annotated[GlueData, Doc("Where the benchmark is.")] = field(default_factory=GlueData)
+    finetuning: Annotated[Finetuning, Doc("How every arm is fine-tuned.")] = field(default_factory=Finetuning)
+    from_mnli: Annotated[FromMnli | None, Doc("Fine-tune on MNLI first.")] = None
+    scratch: Annotated[bool, Doc("Fit each arm a second time with fresh weights.")] = False
+    baselines: Annotated[bool, Doc("Score the majority class, and TF-IDF with logistic regression.")] = True
+    submission: Annotated[bool, Doc("Predict the test sets too, for GLUE's server.")] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for task in self.tasks:
             glue_task(task)
-        if len(set(self.arms)) != len(self.arms):
-            raise ConfigError(f"study {self.name!r}: arms must not repeat")
-
-
-def _at_least_one(where: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{where}: must be a whole number of at least 1, got {value!r}")

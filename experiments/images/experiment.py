@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from arch_lab.architecture import ImageRecipe, image_classifiers
 from arch_lab.causality.images import ImageCertificate, certify_images
 from arch_lab.data.images import ImagesConfig, PreparedImages, prepare_images
 from arch_lab.report.measures import IMAGES
-from blocks.contract import BlockConfig
+from blocks.config import Bounds, Config, Doc
 from blocks.errors import ConfigError
 
 if TYPE_CHECKING:  # Lightning takes seconds to load, and no refusal of data should wait for it
@@ -24,14 +24,12 @@ if TYPE_CHECKING:  # Lightning takes seconds to load, and no refusal of data sho
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageObjective(BlockConfig):
+class ImageObjective(Config):
     """``label_smoothing``: the share of a label's weight that all classes share while training (0.1 in Hyena's recipe)."""
 
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigError(f"objective.label_smoothing must lie in [0, 1), got {self.label_smoothing}")
+    label_smoothing: Annotated[
+        float, Bounds(minimum=0, below=1), Doc("Share of a label's weight that all classes share while training.")
+    ] = 0.0
 
 
 class Images:

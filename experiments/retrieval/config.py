@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from arch_lab.data.retrieval import RETRIEVAL_SETS
+from arch_lab.fields import BatchSize, Beta, ClipNorm, FinalFraction, Name, PathText, WarmupFraction, WeightDecay
 from arch_lab.tasks.contract import TaskStudyConfig
-from blocks.contract import BlockConfig
+from blocks.config import Bounds, Config, Doc, Length, Unique
 from blocks.errors import ConfigError, did_you_mean
 
+CutTokens = Annotated[int, Bounds(minimum=2, maximum=2**20)]  # the separator and a token
 ENCODER = ("pooler", "pooler_options", "projection")  # options of training that say what the encoder is
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalTraining(BlockConfig):
+class RetrievalTraining(Config):
     """How every arm is fine-tuned, and what every method is shown of a text.
 
     ``query_tokens`` and ``document_tokens``: where texts are cut, the separator before them included, for all alike, BM25 too.
@@ -23,38 +25,26 @@ class RetrievalTraining(BlockConfig):
     them, else from the ``negative_pool`` irrelevant documents that BM25 ranks highest (``hard``) or from all of them (``random``).
     """
 
-    epochs: int = 3
-    batch_size: int = 16  # pairs of a query and a relevant document a step
-    query_tokens: int = 32
-    document_tokens: int = 96
-    pooler: str = "mean"
-    pooler_options: dict[str, Any] = field(default_factory=dict)
-    projection: int | None = None
-    loss: Literal["nce", "m2"] = "nce"
-    temperature: float = 0.05
-    negatives: int = 0
-    negatives_from: Literal["hard", "random"] = "hard"
-    negative_pool: int = 50
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.98
-    warmup_fraction: float = 0.1
-    final_fraction: float = 0.0
-    clip_norm: float = 1.0
+    epochs: Annotated[int, Bounds(minimum=1, maximum=10_000), Doc("Passes over the training pairs of a set.")] = 3
+    batch_size: Annotated[BatchSize, Doc("Pairs of a query and a relevant document per step.")] = 16
+    query_tokens: Annotated[CutTokens, Doc("Tokens after which a query is cut, for every method.")] = 32
+    document_tokens: Annotated[CutTokens, Doc("Tokens after which a document is cut, for every method.")] = 96
+    pooler: Annotated[str, Length(1, 1000), Doc("Block that makes one vector of a text (arch-lab blocks lists them).")] = "mean"
+    pooler_options: Annotated[dict[str, Any], Doc("Options of the pooler.")] = field(default_factory=dict)
+    projection: Annotated[int | None, Bounds(minimum=1, maximum=2**17), Doc("Width of a linear map behind the pooler; null: none.")] = None
+    loss: Annotated[Literal["nce", "m2"], Doc("Contrast within the batch, or M2's loss against negatives of the query's own.")] = "nce"
+    temperature: Annotated[float, Bounds(above=0, maximum=1e6), Doc("Divisor of the similarities.")] = 0.05
+    negatives: Annotated[int, Bounds(minimum=0, maximum=2**20), Doc("Documents beside the relevant one for each query.")] = 0
+    negatives_from: Annotated[Literal["hard", "random"], Doc("Draw them from those that BM25 ranks highest, or from all.")] = "hard"
+    negative_pool: Annotated[int, Bounds(minimum=1, maximum=2**20), Doc("Irrelevant documents to draw hard negatives from.")] = 50
+    weight_decay: Annotated[WeightDecay, Doc("Decay of AdamW for matrices.")] = 0.01
+    beta1: Annotated[Beta, Doc("Decay of AdamW's mean of gradients.")] = 0.9
+    beta2: Annotated[Beta, Doc("Decay of AdamW's mean of squared gradients.")] = 0.98
+    warmup_fraction: Annotated[WarmupFraction, Doc("Share of the steps over which the learning rate rises from zero.")] = 0.1
+    final_fraction: Annotated[FinalFraction, Doc("Learning rate of the last step as a share of the highest.")] = 0.0
+    clip_norm: Annotated[ClipNorm, Doc("Norm that longer gradients are cut to.")] = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "negative_pool", *(["projection"] if self.projection is not None else [])):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"training.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("query_tokens", "document_tokens"):
-            if getattr(self, name) < 2:
-                raise ConfigError(f"training.{name} must be at least 2 (the separator and a token), got {getattr(self, name)}")
-        if self.negatives < 0 or self.weight_decay < 0:
-            raise ConfigError("training: negatives and weight_decay must not be negative")
-        if not 0 <= self.warmup_fraction < 1 or not 0 <= self.final_fraction <= 1:
-            raise ConfigError("training: warmup_fraction must lie in [0, 1) and final_fraction in [0, 1]")
-        if min(self.temperature, self.clip_norm) <= 0:
-            raise ConfigError("training: temperature and clip_norm must be positive")
         if self.loss == "m2" and not self.negatives:
             raise ConfigError("training.loss: m2 compares a query with negatives of its own; set training.negatives to 1 or more")
         if self.loss == "nce" and self.batch_size == 1 and not self.negatives:
@@ -64,15 +54,11 @@ class RetrievalTraining(BlockConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BM25(BlockConfig):
+class BM25(Config):
     """Lucene's formula; its customary constants are not tuned, for want of a fair grid against learning rates."""
 
-    k1: float = 1.2
-    b: float = 0.75
-
-    def __post_init__(self) -> None:
-        if not self.k1 >= 0 or not 0 <= self.b <= 1:
-            raise ConfigError(f"bm25: k1 must not be negative and b must lie in [0, 1], got k1 {self.k1:g}, b {self.b:g}")
+    k1: Annotated[float, Bounds(minimum=0, maximum=1e6), Doc("How fast repeated words stop counting.")] = 1.2
+    b: Annotated[float, Bounds(minimum=0, maximum=1), Doc("How much long documents are penalised.")] = 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,21 +71,21 @@ class RetrievalStudyConfig(TaskStudyConfig):
 
     CHOOSES = (*TaskStudyConfig.CHOOSES, "pretrained", "zero_shot", "complete")  # weights and files are known by their bytes
 
-    pretrained: str
-    arms: list[str] | None = None
-    training: RetrievalTraining = field(default_factory=RetrievalTraining)
-    for_task: dict[str, Any] = field(default_factory=dict)
-    bm25: BM25 = field(default_factory=BM25)
-    zero_shot: bool = True
-    complete: bool = True
+    pretrained: Annotated[PathText, Doc("Folder of a finished study of masked tokens.")]
+    arms: Annotated[list[Name] | None, Length(1, 100), Unique(), Doc("Those of its arms that take part; null: all.")] = None
+    training: Annotated[RetrievalTraining, Doc("How every arm is fine-tuned.")] = field(default_factory=RetrievalTraining)
+    for_task: Annotated[dict[str, Any], Doc("Options of training that differ for single sets, such as {nfcorpus: {epochs: 1}}.")] = field(
+        default_factory=dict
+    )
+    bm25: Annotated[BM25, Doc("Constants of the BM25 baseline.")] = field(default_factory=BM25)
+    zero_shot: Annotated[bool, Doc("Score every arm also as it comes from pretraining.")] = True
+    complete: Annotated[bool, Doc("Require the sets to hold as much as was published.")] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in (*self.tasks, *self.for_task):
             if name not in RETRIEVAL_SETS:
                 raise ConfigError(f"study {self.name!r}: unknown retrieval set {name!r}{did_you_mean(name, RETRIEVAL_SETS)}")
-        if self.arms is not None and (not self.arms or len(set(self.arms)) != len(self.arms)):
-            raise ConfigError(f"study {self.name!r}: arms must name at least one, and none twice; got {self.arms}")
         for name in (*self.tasks, *self.for_task):
             self.training_of(name)
 

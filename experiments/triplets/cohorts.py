@@ -11,13 +11,14 @@ So no test item, and no test background, has a part in any choice.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from arch_lab.data.japanese_vowels import Utterances, statistics
 from arch_lab.data.omniglot import Drawings, OneShot
 from arch_lab.data.regression import Array
-from blocks.contract import BlockConfig
+from blocks.config import Bounds, Config, Doc
 from blocks.errors import ConfigError
 
 BACKGROUND = -1
@@ -45,39 +46,27 @@ class Draw:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speakers(BlockConfig):
+class Speakers(Config):
     """``enrolled`` men on ``utterances`` each, ``background`` others in validation and the rest of nine in the test."""
 
-    enrolled: int = 5
-    utterances: int = 5
-    background: int = 2
+    enrolled: Annotated[int, Bounds(minimum=2, maximum=7), Doc("Speakers on the list; triplets need two.")] = 5
+    utterances: Annotated[int, Bounds(minimum=2, maximum=25), Doc("Utterances that enrol a speaker; the rest of 30 is for validation.")] = 5
+    background: Annotated[int, Bounds(minimum=1, maximum=6), Doc("Speakers not on the list, in validation.")] = 2
 
     def __post_init__(self) -> None:
-        if self.enrolled < 2:
-            raise ConfigError(f"verification.speakers: enrolled {self.enrolled} leaves no negative; triplets need two classes")
-        if not (self.background >= 1 and self.enrolled + self.background <= 8):
+        if self.enrolled + self.background > 8:
             raise ConfigError(
                 f"verification.speakers: {self.enrolled} enrolled and a background of {self.background} in validation "
                 "must leave at least one of nine men for the test, and each be at least 1"
             )
-        if not 2 <= self.utterances <= 25:
-            raise ConfigError(
-                f"verification.speakers: utterances must lie in 2 … 25 (of 30, the rest is for validation), got {self.utterances}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Characters(BlockConfig):
+class Characters(Config):
     """Drawings of ``side`` x ``side`` pixels; ``enrolled`` drawings of a character on the list."""
 
-    side: int = 20
-    enrolled: int = 5
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.side <= 105:
-            raise ConfigError(f"verification.omniglot: side must lie in 2 … 105, got {self.side}")
-        if not 1 <= self.enrolled <= 19:
-            raise ConfigError(f"verification.omniglot: enrolled must lie in 1 … 19 (of 20 drawings), got {self.enrolled}")
+    side: Annotated[int, Bounds(minimum=2, maximum=105), Doc("Side of a drawing in pixels.")] = 20
+    enrolled: Annotated[int, Bounds(minimum=1, maximum=19), Doc("Drawings that enrol a character, of 20.")] = 5
 
 
 def speakers(train: Utterances, test: Utterances, chosen: Speakers, seed: int) -> Draw:

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from blocks.contract import BlockConfig
-from blocks.errors import ConfigError
+from arch_lab.fields import BatchSize, Count
+from blocks.config import Config, Doc
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effort(BlockConfig):
+class Effort(Config):
     """What every trained network gets: ``rounds`` x ``epochs`` passes over at most ``triplets`` triplets, ``batch`` a step.
 
     ``rows``: from how many of the training rows a round's triplets are mined (drawn anew each round; all where there are fewer).
     A peer that has no triplets takes as many steps, with 3·batch rows in each: a step of triplets shows it as many.
     """
 
-    rounds: int = 8
-    epochs: int = 2
-    triplets: int = 6_400
-    batch: int = 128
-    rows: int = 512
-
-    def __post_init__(self) -> None:
-        for name in ("rounds", "epochs", "triplets", "batch", "rows"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"effort.{name} must be at least 1, got {getattr(self, name)}")
+    rounds: Annotated[Count, Doc("How often triplets are mined anew.")] = 8
+    epochs: Annotated[Count, Doc("Passes over the triplets of a round.")] = 2
+    triplets: Annotated[Count, Doc("Triplets of a round, at most.")] = 6_400
+    batch: Annotated[BatchSize, Doc("Triplets per step.")] = 128
+    rows: Annotated[Count, Doc("Training rows that a round's triplets are mined from, at most.")] = 512

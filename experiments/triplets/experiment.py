@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from arch_lab.data import DataError
 from arch_lab.data.files import file_hash
@@ -26,6 +26,7 @@ from arch_lab.data.uci import ARCHIVE, UCI_SETS, UciArchive
 from arch_lab.data.uci import FOLDER as UCI
 from arch_lab.study.identity import digest
 from arch_lab.tasks import Cell, Fitted, Method, Task, TaskEngine, TaskStudyConfig, Tell
+from blocks.config import Doc
 from blocks.errors import ConfigError, did_you_mean
 from experiments.triplets import regression, verification
 from experiments.triplets.cohorts import Draw, characters, speakers
@@ -46,9 +47,9 @@ TASKS = {"regression": [*UCI_SETS, *(f"music_{axis}" for axis in AXES)], "verifi
 class TripletsConfig(TaskStudyConfig):
     """Exactly one of ``regression`` and ``verification``: the protocol, whose tasks ``tasks`` names."""
 
-    regression: RegressionProtocol | None = None
-    verification: VerificationProtocol | None = None
-    effort: Effort = field(default_factory=Effort)
+    regression: Annotated[RegressionProtocol | None, Doc("The protocol of regression tasks; {} takes its defaults.")] = None
+    verification: Annotated[VerificationProtocol | None, Doc("The protocol of verification tasks; {} takes its defaults.")] = None
+    effort: Annotated[Effort, Doc("How long every trained network is trained.")] = field(default_factory=Effort)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from math import nan
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from arch_lab.data.regression import Array, RegressionSet
 from arch_lab.metrics import spearman
 from arch_lab.report.measures import Measure
 from arch_lab.tasks.contract import Cell, Fitted, Method, Task
-from blocks.contract import BlockConfig
+from blocks.config import Bounds, Config, Doc
 from blocks.errors import ConfigError
 from blocks.triplet.mining import RegressionTripletMiner
 from experiments.triplets.effort import Effort
@@ -35,25 +35,21 @@ MEASURES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegressionProtocol(BlockConfig):
+class RegressionProtocol(Config):
     """``embedding_share``: E = that share of F, rounded, at least 2 (published: 100 and 260 of 260). Radii are on the scale -1 … 1.
 
     ``validation_share`` of the training rows chooses learning rate and round.
     """
 
-    embedding_share: float = 0.5
-    validation_share: float = 0.2
-    pos_radius: float = 0.1
-    neg_radius: float = 0.5
-    margin: float = 5.0
+    embedding_share: Annotated[float, Bounds(above=0, maximum=1), Doc("Width of the embedding as a share of the features.")] = 0.5
+    validation_share: Annotated[
+        float, Bounds(above=0, maximum=0.5), Doc("Share of the training rows that choose learning rate and round.")
+    ] = 0.2
+    pos_radius: Annotated[float, Bounds(minimum=0, maximum=1e3), Doc("Labels closer than this are alike, on the scale -1 to 1.")] = 0.1
+    neg_radius: Annotated[float, Bounds(above=0, maximum=1e3), Doc("Labels further apart than this are unlike.")] = 0.5
+    margin: Annotated[float, Bounds(above=0, maximum=1e6), Doc("Margin between the distances of a triplet.")] = 5.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.embedding_share <= 1:
-            raise ConfigError(f"regression.embedding_share must lie in (0, 1], got {self.embedding_share:g}")
-        if not 0 < self.validation_share <= 0.5:
-            raise ConfigError(f"regression.validation_share must lie in (0, 0.5], got {self.validation_share:g}")
-        if not self.margin > 0:
-            raise ConfigError(f"regression.margin must be positive, got {self.margin:g}")
         self.miner()
 
     def miner(self) -> RegressionTripletMiner:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from math import nan
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -21,8 +21,7 @@ from arch_lab.data.regression import Array
 from arch_lab.metrics import CentroidCosineScorer, MetricError, top1_eer_with_confusion, top_s_eer
 from arch_lab.report.measures import Measure
 from arch_lab.tasks.contract import Cell, Fitted, Method, Task
-from blocks.contract import BlockConfig
-from blocks.errors import ConfigError
+from blocks.config import Bounds, Config, Doc
 from blocks.triplet.mining import ClassTripletMiner
 from experiments.triplets.cohorts import BACKGROUND, Characters, Cohort, Draw, Speakers, unit
 from experiments.triplets.effort import Effort
@@ -38,18 +37,16 @@ NEIGHBOURS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerificationProtocol(BlockConfig):
+class VerificationProtocol(Config):
     """``ap_pairs`` pairs a class (6 with the published development set), crossed with ``an_pairs`` negatives."""
 
-    margin: float = 0.5
-    ap_pairs: int = 6
-    an_pairs: int = 50
-    speakers: Speakers = field(default_factory=Speakers)
-    omniglot: Characters = field(default_factory=Characters)
+    margin: Annotated[float, Bounds(above=0, maximum=1e6), Doc("Margin between the squared distances of a triplet.")] = 0.5
+    ap_pairs: Annotated[int, Bounds(minimum=1, maximum=2**20), Doc("Pairs of one class per class.")] = 6
+    an_pairs: Annotated[int, Bounds(minimum=1, maximum=2**20), Doc("Negatives that each pair is crossed with.")] = 50
+    speakers: Annotated[Speakers, Doc("Who is on the list, of the nine speakers.")] = field(default_factory=Speakers)
+    omniglot: Annotated[Characters, Doc("Which drawings are on the list.")] = field(default_factory=Characters)
 
     def __post_init__(self) -> None:
-        if not self.margin > 0:
-            raise ConfigError(f"verification.margin must be positive, got {self.margin:g}")
         self.miner()
 
     def miner(self) -> ClassTripletMiner:

@@ -73,8 +73,8 @@ def test_flops_and_tokens_together_say_what_a_token_costs() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"params": 0, "tokens": 1}, "budget.params must be positive"),
-        ({"params": 10, "seconds": -1.0}, "budget.seconds must be positive"),
+        ({"params": 0, "tokens": 1}, "Budget.params: must be at least 1, got 0"),
+        ({"params": 10, "seconds": -1.0}, "Budget.seconds: must be positive, got -1.0"),
         ({"params": 10}, "nothing says how long.*train_flops, tokens, seconds"),
         ({"tokens": 10}, "nothing says how large.*params or flops_per_token"),
         ({"train_flops": 1e9}, "nothing says how large"),

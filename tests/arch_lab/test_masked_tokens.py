@@ -201,7 +201,7 @@ def test_fingerprints_of_tokenizers_without_a_mask_are_what_they_were() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"mask_share": 0}, "objective.mask_share must lie between 0 and 1, got 0"),
+        ({"mask_share": 0}, "objective.mask_share: must be positive, got 0"),
         ({"evaluation_share": 1.0}, "objective.evaluation_share"),
         ({"evaluation_windows": 0}, "at least 1, got 0"),
         ({"whole_words": True}, "unknown option 'whole_words'; did you mean 'whole_word'"),

@@ -334,11 +334,11 @@ def test_what_a_study_may_not_say_is_refused_before_anything_is_read(world: Path
         ({"for_task": {"trec_qa": {"epoch": 1}}}, "for_task.trec_qa: unknown option 'epoch'; did you mean 'epochs'"),
         ({"training": {"loss": "m2", "negatives": 0}}, "m2 compares a query with negatives of its own"),
         ({"training": {"batch_size": 1, "negatives": 0}}, "nothing to contrast in a batch of one"),
-        ({"training": {"temperature": 0}}, "temperature and clip_norm must be positive"),
-        ({"training": {"document_tokens": 1}}, "document_tokens must be at least 2"),
+        ({"training": {"temperature": 0}}, "training.temperature: must be positive"),
+        ({"training": {"document_tokens": 1}}, "document_tokens: must be at least 2"),
         ({"for_task": {"trec_qa": {"pooler": "max"}}}, "for_task.trec_qa: pooler makes the encoder, which is one for all sets"),
-        ({"arms": []}, "arms must name at least one"),
-        ({"bm25": {"b": 2}}, "b must lie in"),
+        ({"arms": []}, "arms: must not be empty"),
+        ({"bm25": {"b": 2}}, "bm25.b: must be at most 1, got 2"),
         ({"pretraned": "x"}, "unknown option 'pretraned'; did you mean 'pretrained'"),
     ]
     for changes, message in cases:

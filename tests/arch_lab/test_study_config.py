@@ -23,7 +23,7 @@ from tests.small_study import small_study
         ("budget.parms=1", "unknown option 'parms'; did you mean 'params'"),
         ("training.batchsize=2", "did you mean 'batch_size'"),
         ("training.batch_size=two", "training.batch_size: expected a whole number, got 'two'"),
-        ("training.batch_size=0", "training.batch_size must be at least 1"),
+        ("training.batch_size=0", "training.batch_size: must be at least 1, got 0"),
         ("training.precision=fp16", "training.precision"),
         ("data.tokenizer.knd=bytes", "did you mean 'kind'"),
         ("data.source=file", "did you mean 'files'"),

@@ -321,11 +321,11 @@ def test_results_render_for_one_method_alone(finished: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tasks": []}, "tasks must name at least one"),
-        ({"seeds": [0, 0]}, "seeds must name at least one, and none twice"),
-        ({"learning_rates": [0.0]}, "learning_rates must be positive, got 0"),
+        ({"tasks": []}, "tasks: must not be empty"),
+        ({"seeds": [0, 0]}, "seeds: must not repeat 0"),
+        ({"learning_rates": [0.0]}, r"learning_rates\[0\]: must be positive, got 0"),
         ({"tuning_seeds": [7]}, "tuning_seeds must be some of seeds"),
-        ({"widen": -1}, "widen must be at least 0"),
+        ({"widen": -1}, "widen: must be at least 0"),
         ({"gian": 1.0}, "did you mean 'gain'"),
     ],
 )

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from arch_lab.data.config import ROOT_VARIABLE
-from blocks.contract import BlockConfig
+from arch_lab.fields import HeldOutFraction, PathText
+from blocks.config import Bounds, Config, Doc
 from blocks.errors import ConfigError
 from blocks.vision.patches import image_grid
 
@@ -43,24 +44,20 @@ SETS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImagesConfig(BlockConfig):
+class ImagesConfig(Config):
     """``tune_fraction`` of the training images, the same share of every class, is held out to choose learning rates.
 
     ``augmentation``: none; crop (random crops of the image padded by an eighth of its side); crop_flip (and half of them mirrored).
     Raises: ConfigError, also for an unknown key (with the nearest valid one).
     """
 
-    source: Literal["mnist", "cifar10"]
-    root: str | None = None
-    patch: int = 4
-    tune_fraction: float = 0.1
-    augmentation: Augmentation = "none"
+    source: Annotated[Literal["mnist", "cifar10"], Doc("The images.")]
+    root: Annotated[PathText | None, Doc("Folder the files lie in; null: ARCH_LAB_DATA, else the current one.")] = None
+    patch: Annotated[int, Bounds(minimum=1, maximum=4096), Doc("Side of a patch in pixels; each patch is one token.")] = 4
+    tune_fraction: Annotated[HeldOutFraction, Doc("Share of the training images held out to choose learning rates.")] = 0.1
+    augmentation: Annotated[Augmentation, Doc("Random crops of the training images, and mirrored ones where they show the same.")] = "none"
 
     def __post_init__(self) -> None:
-        if not 0 < self.tune_fraction < 0.5:
-            raise ConfigError(f"data.tune_fraction: must lie between 0 and 0.5, got {self.tune_fraction:g}")
-        if self.patch < 1:
-            raise ConfigError(f"data.patch: must be at least 1, got {self.patch}")
         self.grid  # noqa: B018  refused here, not at the first model
         if self.augmentation == "crop_flip" and not self.set.mirrors:
             raise ConfigError(
