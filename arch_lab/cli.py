@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from arch_lab import __version__
 from arch_lab.verbs import VERBS, UsageError, nearest
 
 EXIT_CODES = {
@@ -124,7 +123,9 @@ def dispatch(arguments: list[str]) -> int:
         return 0 if arguments else 2
     verb, rest = arguments[0], arguments[1:]
     if verb in ("--version", "-V", "version"):
-        print(f"arch-lab {__version__}")
+        from arch_lab.version import describe
+
+        print(f"arch-lab {describe()}")
         return 0
     if verb not in VERBS:
         what = "option" if verb.startswith("-") else "command"
@@ -138,7 +139,7 @@ def overview() -> str:
     lines += [f"  {name:<11}{verb.help}" for name, verb in VERBS.items()]
     lines += ["", "  --version  print the version and the commit", "  --debug    show the traceback of a failure"]
     lines += ["", "exit codes:", *(f"  {code:<11}{meaning}" for code, meaning in EXIT_CODES.items())]
-    return "\n".join([*lines, "", "All verbs with examples: docs/commands.md. Tab completion: arch-lab completion bash --help"])
+    return "\n".join([*lines, "", "All verbs with examples: docs/commands.md. Tab completion: arch-lab completion --help"])
 
 
 def explain(error: BaseException) -> tuple[str, int]:

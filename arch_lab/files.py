@@ -208,6 +208,25 @@ def _holder(descriptor: int) -> str:
         return "another process"
 
 
+def is_locked(folder: str | Path) -> bool:
+    """Whether another process, or another part of this one, holds ``folder``; False where there are no locks."""
+    if fcntl is None:
+        return False
+    try:
+        descriptor = os.open(Path(folder) / LOCK, os.O_RDONLY | NO_FOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 def clean(folder: Path) -> None:
     """Remove temporary files that a killed process left; for the holder of the folder's lock only."""
     for path in folder.rglob("*.part"):

@@ -18,9 +18,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from blocks import user_code
 from blocks.contract import Block, BlockConfig, ChannelMixer, CrossMixer, Pooler, SequenceMixer
 from blocks.errors import ConfigError, did_you_mean
+from blocks.user_code import describe
 
 Kind = Literal["sequence_mixer", "cross_mixer", "channel_mixer", "linear", "norm", "embedding", "pooler", "head"]
 KINDS: tuple[str, ...] = ("sequence_mixer", "cross_mixer", "channel_mixer", "linear", "norm", "embedding", "pooler", "head")
@@ -95,18 +95,19 @@ def _path(cls: type) -> str:
 
 
 def _load_plugins() -> None:
-    """Import what installed packages declare, once; a broken package is named and does not take the others down."""
+    """Import the built-in blocks and what installed packages declare, once; a broken package is named and does not take the others down."""
     global _plugins_loaded
     if _plugins_loaded:
         return
     _plugins_loaded = True
+    importlib.import_module("blocks.library")  # the built-in ones first: their names are taken
     for point in entry_points(group=ENTRY_POINT_GROUP):
         try:
             point.load()
         except ConfigError:
             raise
         except Exception as error:  # third-party import: anything may happen, the user must learn which package
-            what = user_code.describe(error)
+            what = describe(error)
             print(f"warning: package entry {point.name} = {point.value} of group {ENTRY_POINT_GROUP} failed: {what}", file=sys.stderr)
 
 
@@ -202,7 +203,7 @@ def _imported(path: str, name: str) -> Any:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             where = f"the current folder ({Path.cwd()}), PYTHONPATH ({os.environ.get('PYTHONPATH') or 'not set'}) and installed packages"
             raise ConfigError(f"{path!r}: cannot import module {name!r}: no {error.name!r} in {where}") from None
-        raise ConfigError(f"{user_code.describe(error)} (importing {path!r}; --debug shows the traceback)") from error
+        raise ConfigError(f"{describe(error)} (importing {path!r}; --debug shows the traceback)") from error
 
 
 def _public(module: Any) -> Iterator[str]:

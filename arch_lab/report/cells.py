@@ -45,8 +45,9 @@ def markdown(found: Table) -> str:
 def readme(study: Mapping[str, Any], tables: Iterable[Table], how: str = "") -> str:
     """A study's verdict, the command behind it, its tables and warnings, for a README. ``how``: said of the command ("cpu time")."""
     e = study["environment"]
-    machine = f"{e['threads']} of {e['cores']} cores, {e['cpu'] if e['device'] == 'cpu' else e['device']}"
-    made = f"`{study['command']}`, {how + ', ' if how else ''}{machine}, torch {e['torch']}, commit {e['commit']}, {e['date']}."
+    machine = f"{e.get('threads', '?')} of {e.get('cores', '?')} cores, {e['cpu'] if e.get('device', 'cpu') == 'cpu' else e['device']}"
+    command = study.get("command") or f"arch-lab compare {study['study']}"  # older studies do not say
+    made = f"`{command}`, {how + ', ' if how else ''}{machine}, torch {e['torch']}, commit {e['commit']}, {e['date']}."
     parts = [study["verdict"]["text"], made, *map(markdown, tables)]
     parts += [f"Warning of the study: {line}." for line in study["warnings"]]
     return "\n\n".join(parts) + "\n"

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from arch_lab import files
 from arch_lab.console import Table, say, show_verdict
-from arch_lab.report import units
+from arch_lab.report import cells, units
+from arch_lab.report.cells import readme
 from arch_lab.report.measures import measures, primary
 from arch_lab.report.statistics import better_than, diverged, finite
 
@@ -52,7 +53,7 @@ def render_plan(plan: Study, console: Console) -> None:
 def render_results(study: Study, console: Console) -> None:
     """Results, cost, learning rates and verdict of study.json."""
     _budget_line(study, console)
-    _show(console, "results", _results_table(study), "held-out split, mean ± 95 % interval over seeds, lower is better (↑: higher)")
+    _show(console, "results", results_table(study), "held-out split, mean ± 95 % interval over seeds, lower is better (↑: higher)")
     _arms_tables(study, console)
     note = f"tuning {primary(study).name}, mean (number of seeds); * chosen, × diverged"
     _show(console, "learning rates", _sensitivity_table(study), note)
@@ -62,6 +63,15 @@ def render_results(study: Study, console: Console) -> None:
     # the verdict on two arms is the sentence of their one pair
     lines = [p["text"] for p in pairs] if len(pairs) > 1 else []
     show_verdict(console, "\n".join([study["verdict"]["text"], *([""] if lines else []), *lines]))
+
+
+def markdown(study: Study) -> str:
+    """Verdict, command and result table for a README."""
+    shown = results_table(study)
+    words = tuple(sorted(shown.words))
+    heads, rows = [" ".join(head.split()) for head in shown.heads], [[cell.plain for cell in row] for row in shown.rows]
+    note = "held-out split, mean ± 95 % interval over seeds"
+    return readme(study, [cells.Table(title="results", headers=heads, rows=rows, note=note, words=words)])
 
 
 def _budget_line(study: Study, console: Console) -> None:
@@ -122,7 +132,7 @@ def _cost_table(study: Study) -> Table:
     return table
 
 
-def _results_table(study: Study) -> Table:
+def results_table(study: Study) -> Table:
     judged, *others = measures(study)
     table = Table(["arm", "learning rate", *(m.head for m in (judged, *others)), "seeds", "better than"], words=(0, len(others) + 4))
     total = len({r["seed"] for r in study["results"]})

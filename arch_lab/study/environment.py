@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import subprocess
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 import arch_lab
+from arch_lab.version import commit
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 # what a trained number depends on; reports and command line may change without invalidating finished runs
@@ -30,18 +30,6 @@ def code_fingerprint() -> str:
             digest.update(str(file.relative_to(PACKAGE_ROOT)).encode())
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def commit() -> str:
-    """Commit of the checkout, '+' when it has uncommitted changes, '' outside one."""
-    try:
-        run = lambda *a: subprocess.run(["git", "-C", str(PACKAGE_ROOT), *a], capture_output=True, text=True, timeout=10)  # noqa: E731
-        if run("ls-files", "--error-unmatch", "arch_lab/__init__.py").returncode:
-            return ""
-        head = run("rev-parse", "--short=12", "HEAD").stdout.strip()
-        return head + ("+" if head and run("status", "--porcelain", "--untracked-files=no").stdout.strip() else "")
-    except (OSError, subprocess.SubprocessError):
-        return ""
 
 
 def cpu_name() -> str:

@@ -22,6 +22,8 @@ VERBS = {
     "compare": Verb("compare", "train the architectures of a study at one budget and judge them"),
     "plan": Verb("compare", "what a study would train: shapes, parameters, FLOPs, steps; trains nothing"),
     "report": Verb("report", "write the HTML report of a finished study again"),
+    "list": Verb("listing", "the studies there are, and the runs with their state"),
+    "show": Verb("show", "one run folder, finished or not, or several side by side"),
     "cost": Verb("cost", "parameters, FLOPs and state of a model, part by part; published sizes by name"),
     "blocks": Verb("blocks", "list the registered blocks"),
     "certify": Verb("certify", "hold a block to the seven laws: causality, decoding, isolation, accounting, …"),
@@ -33,6 +35,7 @@ VERBS = {
     "generate": Verb("generate", "continue a text with a trained model, and time it"),
     "score": Verb("score", "bits per byte and perplexity of any checkpoint on any text"),
     "convert": Verb("convert", "a Hugging Face checkpoint of Gemma into ours, or ours back"),
+    "completion": Verb("completion", "print a script that completes verbs, options and studies in your shell"),
     "env": Verb("env", "versions, processor, memory: what to attach to a question"),
 }
 

@@ -13,7 +13,6 @@ def main(verb: str, argv: list[str]) -> int:
     p.add_argument("--json", action="store_true", help="print a list of {name, kind, causal, source, complexity, summary}")
     given = p.parse_args(argv)
 
-    import blocks  # noqa: F401  registers the built-in ones
     from blocks.errors import ConfigError, did_you_mean
     from blocks.registry import KINDS, entries
 

@@ -31,7 +31,6 @@ def main(verb: str, argv: list[str]) -> int:
     if given.markdown and (given.json or not given.all):
         raise UsageError(f"{verb}: --markdown goes with --all, and not with --json")
 
-    import blocks  # noqa: F401  registers the built-in ones
     from arch_lab.console import console, progress
     from arch_lab.testing import certify_block, entry_of
     from blocks.registry import entries

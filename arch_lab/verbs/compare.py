@@ -12,7 +12,11 @@ EXAMPLES = {
   arch-lab compare quickstart
   arch-lab compare my_study.yaml --set budget.params=2e6 --set 'seeds=[0,1,2]'
 
-Finished runs are kept: after an interruption the same command goes on where it stopped.""",
+Finished runs are kept: after an interruption the same command goes on where it stopped.
+
+A study file says: arms (the architectures, with options), budget (what is equal: params, train_flops, tokens or seconds), data (source,
+tokenizer, splits), training (sequence_length, batch_size, …), learning_rates and seeds. arch-lab list studies shows those that come with
+the package; arch-lab keys explains every key, arch-lab init writes a commented file to start from. More: docs/commands.md""",
     "plan": """examples:
   arch-lab plan quickstart
   arch-lab plan quickstart --set budget.params=2e6 --json""",
@@ -96,7 +100,7 @@ def run_plan(given: Namespace) -> int:
 
 def show_studies(*, as_json: bool) -> int:
     from arch_lab.console import console, table
-    from arch_lab.study import list_studies
+    from arch_lab.study.library import list_studies
 
     studies = list_studies()
     if as_json:

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arch_lab.verbs import UsageError, parser
@@ -52,6 +53,8 @@ def main(verb: str, argv: list[str]) -> int:
     )
     p.add_argument("--json", action="store_true", help="print as JSON")
     given = p.parse_args(argv)
+    if not _is_built_in(given.architecture):
+        _check_architecture(given.architecture)
     _check_shape(given)
 
     from arch_lab.accounting import AccountingError, ledger, prove
@@ -102,6 +105,21 @@ def _set_length(given: argparse.Namespace, recipe: Recipe) -> None:
         given.seq_len = recipe.tokens
     elif given.seq_len is None:
         raise UsageError("cost: give --seq-len T, the tokens of a sequence: FLOPs and state depend on it")
+
+
+def _is_built_in(architecture: str) -> bool:
+    """Whether one of our sources registers the name; read, not imported, because a wrong option must not wait for torch."""
+    folder = Path(__file__).resolve().parents[1] / "architecture"
+    return any(f'@register_architecture("{architecture}"' in file.read_text(encoding="utf-8") for file in folder.glob("*.py"))
+
+
+def _check_architecture(name: str) -> None:
+    """Raises: ConfigError with the nearest name."""
+    from arch_lab.architecture import architectures
+    from blocks.errors import ConfigError, did_you_mean
+
+    if name not in architectures():
+        raise ConfigError(f"cost: unknown architecture {name!r}{did_you_mean(name, architectures())}")
 
 
 def _check_shape(given: argparse.Namespace) -> None:

@@ -27,6 +27,8 @@ def main(verb: str, argv: list[str]) -> int:
             value = ", ".join(f"{k} {v}" for k, v in value.items())
         if isinstance(value, list):
             value = ", ".join(value)
+        if key == "memory" and value is not None:
+            value = f"{value / 2**30:.1f} GiB"
         print(f"{key:<10}{'-' if value in (None, '') else value}")
     print("\noperations (docs/ops.md): what runs here, and why the others do not" + (f"; {OPERATIONS_VARIABLE}={wishes}" if wishes else ""))
     for name, by_dtype in operations.items():

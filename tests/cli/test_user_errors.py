@@ -99,7 +99,7 @@ VERBS = {
     "certify": lambda folder, mixer: ("certify", mixer),
     "cost": lambda folder, mixer: ("cost", "custom", "--options", f"mixer={mixer}", "--width", "8", "--depth", "1", "--seq-len", "8"),
     "plan": lambda folder, mixer: ("plan", study(folder, mixer)),
-    "compare": lambda folder, mixer: ("compare", study(folder, mixer), "--output", str(folder / "runs")),
+    "compare": lambda folder, mixer: ("compare", study(folder, mixer), "--output", str(folder / "runs"), "--quiet"),
 }
 
 

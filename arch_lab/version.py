@@ -1,0 +1,42 @@
+"""Version and commit of the code that runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from arch_lab import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def commit() -> str:
+    """Commit of the checkout, '+' when it has uncommitted changes; outside one what was installed, '' when unknown."""
+    try:
+        if _git("ls-files", "--error-unmatch", "arch_lab/__init__.py").returncode:
+            return _installed_commit()
+        head = _git("rev-parse", "--short=12", "HEAD").stdout.strip()
+        return head + ("+" if head and _git("status", "--porcelain", "--untracked-files=no").stdout.strip() else "")
+    except (OSError, subprocess.SubprocessError):
+        return _installed_commit()
+
+
+def describe() -> str:
+    """'0.1.0 (e436a2f, changed)', or the version alone where no commit is known."""
+    at = commit()
+    return f"{__version__} ({at[:7]}{', changed' if at.endswith('+') else ''})" if at else __version__
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10)
+
+
+def _installed_commit() -> str:
+    """The commit that pip installed from, where it came from a repository (PEP 610)."""
+    try:
+        text = distribution("arch-lab").read_text("direct_url.json")
+        return str(json.loads(text or "{}").get("vcs_info", {}).get("commit_id", ""))[:12]
+    except (PackageNotFoundError, ValueError, AttributeError):
+        return ""
