@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from arch_lab.architecture.decoder import DecoderConfig, LayerConfig
 from arch_lab.architecture.recipe import Recipe, Shape, register_architecture
-from blocks.attention.gemma import AttentionConfig, Gemma1AttentionConfig, Gemma2AttentionConfig, Gemma3AttentionConfig
+from blocks.attention.gemma import NORM_EPS, AttentionConfig, Gemma1AttentionConfig, Gemma2AttentionConfig, Gemma3AttentionConfig
 from blocks.attention.rope import Drop, check_fraction
 from blocks.channel.glu import GeGLUConfig
 from blocks.embedding import TiedEmbeddingConfig
@@ -56,6 +56,7 @@ class GemmaRecipe(Recipe):
     query_scale: float | None = None  # None: head_width^-0.5; the 27B models use (width/heads)^-0.5
     rope_fraction: float = 1.0  # p of p-RoPE (Gemma 3 and 4: of global layers); 0 = no position encoding
     rope_drop: Drop = "low"  # which frequencies a fraction below 1 leaves out
+    norm_eps: float = NORM_EPS  # of every norm
 
     sandwich: ClassVar[bool] = True  # norms after each mixer too (Gemma 2 on)
 
@@ -117,7 +118,7 @@ class GemmaRecipe(Recipe):
         return "".join(self.layer_pattern[i % len(self.layer_pattern)] for i in range(depth))
 
     def _norm(self, width: int) -> RMSNormConfig:
-        return RMSNormConfig(width=width)
+        return RMSNormConfig(width=width, eps=self.norm_eps)
 
     def _scale(self, width: int) -> LayerScaleConfig | None:
         """What multiplies the output of each layer."""
@@ -226,6 +227,7 @@ class Gemma3(PatternedRecipe):
                 rope_base=self.local_rope_base,
                 rope_fraction=self.local_rope_fraction,
                 rope_drop=self._drop(self.local_rope_fraction),
+                norm_eps=self.norm_eps,
                 **vars(heads),
             )
         return Gemma3AttentionConfig(
@@ -234,5 +236,6 @@ class Gemma3(PatternedRecipe):
             rope_factor=self.rope_factor,
             rope_fraction=self.rope_fraction,
             rope_drop=self._drop(self.rope_fraction),
+            norm_eps=self.norm_eps,
             **vars(heads),
         )

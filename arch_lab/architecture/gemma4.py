@@ -54,7 +54,7 @@ class Gemma4(PatternedRecipe):
         return super().kinds(depth)[:-1] + GLOBAL
 
     def _norm(self, width: int) -> GainRMSNormConfig:
-        return GainRMSNormConfig(width=width)
+        return GainRMSNormConfig(width=width, eps=self.norm_eps)
 
     def _scale(self, width: int) -> LayerScaleConfig:
         return LayerScaleConfig(width=width, trained=self.train_scale)
@@ -67,6 +67,7 @@ class Gemma4(PatternedRecipe):
                 rope_base=self.local_rope_base,
                 rope_fraction=self.local_rope_fraction,
                 rope_drop=self._drop(self.local_rope_fraction),
+                norm_eps=self.norm_eps,
                 **vars(heads),
             )
         return Gemma4AttentionConfig(
@@ -79,4 +80,5 @@ class Gemma4(PatternedRecipe):
             rope_base=self.global_rope_base,
             rope_fraction=self.rope_fraction,
             rope_drop=self._drop(self.rope_fraction),
+            norm_eps=self.norm_eps,
         )

@@ -120,7 +120,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "31b": _gemma4(5376, 60, 21504, 32, 16, global_kv_heads=4, global_head_width=512),
     },
     "gemma_encoder": {
-        # EmbeddingGemma's backbone. Depth and width are printed; the rest follows from its parameter count (arXiv 2509.20354)
+        # EmbeddingGemma's backbone (arXiv 2509.20354; feed-forward width and heads: the conversion script of transformers)
         "300m": Preset(
             shape=Shape(width=768, depth=24, ffn_width=1152),
             vocabulary=262_144,

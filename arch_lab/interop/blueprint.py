@@ -63,8 +63,10 @@ def lay_out(blueprint: Blueprint, where: str, tensors: int) -> Network:
     Raises: UserError, one line, for settings that describe no model, or a deeper one than the file can fill.
     """
     chosen = recipe_of(blueprint, where)
-    if blueprint.shape.depth > max(tensors, 1):
-        raise InteropError(f"{where}: depth {blueprint.shape.depth:,} does not fit the file, which holds {tensors} tensors")
+    encoder = blueprint.options.get("encoder")  # of an encoder-decoder with a stack of another size
+    for depth in (blueprint.shape.depth, encoder.get("depth") if isinstance(encoder, dict) else None):
+        if isinstance(depth, (int, float)) and depth > max(tensors, 1):
+            raise InteropError(f"{where}: depth {depth:,} does not fit the file, which holds {tensors} tensors")
     try:
         with on_meta():
             return chosen.network(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)

@@ -10,10 +10,11 @@ from typing import Any, Literal
 from torch import Tensor
 
 from arch_lab.data import Tokenizer
+from arch_lab.interop.blueprint import lay_out
 from arch_lab.interop.family import Blueprint, InteropError
 from arch_lab.interop.folder import MANIFEST, Manifest, copy_tokenizer, read_manifest, write_manifest
 from arch_lab.interop.huggingface import CONFIG, is_huggingface, read_config, read_tensors, write_huggingface
-from arch_lab.interop.m2_bert import ARCHITECTURE, read_released, skeleton, write_released
+from arch_lab.interop.m2_bert import ARCHITECTURE, read_released, write_released
 from arch_lab.interop.tensors import SINGLE, TensorFiles, check_shapes, new_folder, write_tensors
 from arch_lab.interop.tokenizer import write_tokenizer
 from blocks.registry import import_only
@@ -95,8 +96,11 @@ def _read_own_m2_bert(source: Path) -> tuple[Manifest, dict[str, Tensor], Path]:
     manifest = read_manifest(source)
     if manifest.blueprint.architecture != ARCHITECTURE:
         raise InteropError(f"{source} holds {manifest.blueprint.architecture!r}, which has no M2-BERT form; only {ARCHITECTURE!r} does")
-    shapes, files = skeleton(manifest.blueprint), TensorFiles(source)
+    files = TensorFiles(source)
+    layout = lay_out(manifest.blueprint, str(source / MANIFEST), len(files.where))
+    shapes = {name: tuple(value.shape) for name, value in layout.state_dict().items()}
     check_shapes(files.shapes(), shapes, source / SINGLE)
+    files.check_floats(shapes)
     return manifest, {name: files.read(name) for name in shapes}, source
 
 
@@ -116,9 +120,12 @@ def _read_ours(source: Path) -> tuple[Manifest, dict[str, Tensor], Path | Tokeni
         manifest = read_manifest(source)
         from arch_lab.interop.family import family_for
 
-        shapes = family_for(manifest.blueprint.architecture).skeleton(manifest.blueprint)
+        family_for(manifest.blueprint.architecture)
         files = TensorFiles(source)
+        layout = lay_out(manifest.blueprint, str(source / MANIFEST), len(files.where))
+        shapes = {name: tuple(value.shape) for name, value in layout.state_dict().items()}
         check_shapes(files.shapes(), shapes, source / SINGLE)
+        files.check_floats(shapes)
         return manifest, {name: files.read(name) for name in shapes}, source
     if source.is_dir() and is_huggingface(source):
         raise InteropError(f"{source} already is a Hugging Face folder; leave out --to huggingface to convert it to ours")

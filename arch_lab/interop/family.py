@@ -7,13 +7,18 @@ explicit list of what changes no output; anything else is an error that names it
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from arch_lab.architecture import Shape, meta_model, recipe
-from blocks.errors import UserError, did_you_mean
+from blocks.errors import UserError, shown
+
+LARGEST = 2**31 - 1  # of any whole number in a configuration
 
 # ids that begin, end and pad a text, and what transformers takes for them in a configuration of Gemma that says nothing
 TOKENS: dict[str, Any] = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
@@ -39,6 +44,7 @@ class Family(ABC):
 
     model_type: ClassVar[str]
     architecture: ClassVar[str]
+    writes: ClassVar[bool] = True  # False: another family writes this architecture
 
     @abstractmethod
     def read_config(self, fields: Fields) -> Blueprint:
@@ -54,7 +60,7 @@ class Family(ABC):
 
     def read_tokens(self, fields: Fields) -> dict[str, Any]:
         """The ids that begin, end and pad a text, under the names of their fields."""
-        return {name: fields.take(name, default) for name, default in TOKENS.items()}
+        return {name: read_ids(fields, name, fields.take(name, default)) for name, default in TOKENS.items()}
 
     def write_tokens(self, config: dict[str, Any], tokens: Mapping[str, Any]) -> None:
         """Puts the ids where ``read_tokens`` and transformers look for them."""
@@ -69,6 +75,18 @@ class Family(ABC):
     def redundant(self, theirs: str) -> str | None:
         """For a tensor that a checkpoint may hold beside its parameters: the parameter it has to equal. None: unknown."""
         return None
+
+    def text_name(self, stored: str) -> str | None:
+        """The name of a stored tensor in a checkpoint of text alone. None: it belongs to a part that is not converted."""
+        return stored
+
+    def frequencies(self, theirs: str, blueprint: Blueprint) -> Tensor | None:
+        """What a buffer of rotary frequencies (C/2) that older files hold has to be. None: no such buffer."""
+        return None
+
+    def layers(self, blueprint: Blueprint) -> int:
+        """Layers of all stacks; each holds several tensors."""
+        return blueprint.shape.depth
 
 
 _families: dict[str, Family] = {}
@@ -89,16 +107,15 @@ def family_of(model_type: Any, where: str) -> Family:
     if isinstance(model_type, str) and model_type in _refused:
         raise InteropError(f"{where}: model_type {model_type!r} is not supported: {_refused[model_type]}")
     if not isinstance(model_type, str) or model_type not in _families:
-        near = did_you_mean(str(model_type), _families)
-        known = near if near.startswith("; valid") else f"{near} (known: {', '.join(sorted(_families))})"
-        raise InteropError(f"{where}: model_type {model_type!r} is not supported{known}")
+        # no nearest name: gemma4_text is not a misspelt gemma3_text
+        raise InteropError(f"{where}: model_type {shown(model_type)} is not supported; those that are: {', '.join(sorted(_families))}")
     return _families[model_type]
 
 
 def family_for(architecture: str) -> Family:
     """The family whose format can hold an architecture of ours. Raises: InteropError."""
     for family in _families.values():
-        if family.architecture == architecture:
+        if family.architecture == architecture and family.writes:
             return family
     if architecture in _refused:
         raise InteropError(f"architecture {architecture!r} has no Hugging Face form here: {_refused[architecture]}")
@@ -126,14 +143,23 @@ class Fields:
     def take(self, name: str, default: Any = None) -> Any:
         return self.content.pop(name, default)
 
-    def whole(self, name: str, default: int | None = None) -> int:
-        """Raises: InteropError unless the field is a positive whole number."""
+    def whole(self, name: str, default: int | None = None, *, most: int = LARGEST) -> int:
+        """Raises: InteropError unless the field is a whole number from 1 to ``most``."""
         value = self.content.pop(name, default)
         if value is None:
             raise InteropError(f"{self.where}: {self.prefix}{name} is missing")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < 1:
-            raise self.refuse(name, value, "expected a whole number of at least 1")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= most or value != int(value):
+            raise self.refuse(name, value, f"expected a whole number from 1 to {most:,}")
         return int(value)
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        """A copy of an object in the configuration, {} for none. Raises: InteropError for anything else."""
+        value = self.content.pop(name, None)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise self.refuse(name, value, "expected an object")
+        return dict(value)
 
     def number(self, name: str, default: float) -> float:
         return positive(self, name, self.content.pop(name, default))
@@ -145,7 +171,7 @@ class Fields:
         self.content.pop(name, None)
 
     def refuse(self, name: str, value: Any, why: str) -> InteropError:
-        return InteropError(f"{self.where}: {self.prefix}{name} = {value!r} is not supported: {why}")
+        return InteropError(f"{self.where}: {self.prefix}{name} = {shown(value)} is not supported: {why}")
 
     def finish(self, ignored: Iterable[str], defaults: Mapping[str, Any]) -> None:
         """Nothing may be left but ``ignored`` fields and those at their ``defaults``. Raises: InteropError naming the first."""
@@ -157,8 +183,16 @@ class Fields:
             part.finish(ignored, defaults)
 
 
+def read_ids(fields: Fields, name: str, value: Any) -> Any:
+    """Raises: InteropError unless ``value`` is an id, several, or none."""
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(each) is int and 0 <= each <= LARGEST for each in ids):
+        raise fields.refuse(name, value, "expected a token id, a list of ids or null")
+    return value
+
+
 def positive(fields: Fields, name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:
         raise fields.refuse(name, value, "expected a positive number")
     return float(value)
 

@@ -123,6 +123,7 @@ def load_network(folder: Path, manifest: Manifest) -> Network:
     tensors = TensorFiles(folder)
     model = lay_out(manifest.blueprint, str(folder / MANIFEST), len(tensors.where))
     check_shapes(tensors.shapes(), {name: tuple(value.shape) for name, value in model.state_dict().items()}, folder / SINGLE)
+    tensors.check_floats(tensors.where)
     return fill(model, {name: tensors.read(name) for name in tensors.where})
 
 

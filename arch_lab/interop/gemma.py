@@ -7,12 +7,26 @@ read, flat (rope_theta, rope_scaling, rope_local_base_freq) and nested (rope_par
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from typing import Any, ClassVar
 
+from torch import Tensor, arange, float64
+
 from arch_lab.architecture.gemma import GLOBAL, LOCAL, GemmaRecipe
 from arch_lab.architecture.recipe import Shape, recipe
-from arch_lab.interop.family import Blueprint, Family, Fields, InteropError, positive, register_family
+from arch_lab.interop.family import (
+    TOKENS,
+    Blueprint,
+    Family,
+    Fields,
+    InteropError,
+    positive,
+    read_ids,
+    register_family,
+    same,
+)
+from blocks.attention.gemma import NORM_EPS
 
 ATTENTION = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj", "query_norm": "q_norm", "key_norm": "k_norm"}
 CHANNEL = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
@@ -24,8 +38,32 @@ SANDWICH_NORMS = {
     "channel_out_norm": "post_feedforward_layernorm",
 }
 OUTER = {"embedding.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}
+# rotary frequencies, which older versions of transformers saved with each layer
+FREQUENCIES = re.compile(r"model\.(?:layers\.\d+\.self_attn\.)?rotary_emb(?P<local>_local)?\.inv_freq")
+# of Gemma3ForConditionalGeneration
+VISION_FIELDS = (
+    "vision_config",
+    "mm_tokens_per_image",
+    *(f"{token}_token_{kind}" for token in ("boi", "eoi", "image") for kind in ("index", "id")),
+)
+VISION = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.")
+LANGUAGE = (
+    ("language_model.lm_head.", "lm_head."),
+    ("language_model.model.", "model."),
+    ("model.language_model.lm_head.", "lm_head."),
+    ("model.language_model.", "model."),
+)
+TEXT_DEFAULTS = {  # of Gemma3TextConfig: the released files leave out what equals them
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "vocab_size": 262_208,
+    "max_position_embeddings": 131_072,
+    "sliding_window": 4096,
+}
 LAYER_TYPES = {LOCAL: "sliding_attention", GLOBAL: "full_attention"}
 TANH_GELU = "gelu_pytorch_tanh"
+MOST_LAYERS = 1000  # the deepest published Gemma has 62
 
 
 def their_name(ours: str, *, sandwich: bool) -> str:
@@ -56,11 +94,26 @@ class GemmaFamily(Family):
     def redundant(self, theirs: str) -> str | None:
         return OUTER["embedding.weight"] if theirs == "lm_head.weight" else None  # older files repeat the tied table
 
+    def frequencies(self, theirs: str, blueprint: Blueprint) -> Tensor | None:
+        found = FREQUENCIES.fullmatch(theirs)
+        if not found:
+            return None
+        options, width = blueprint.options, blueprint.options["head_width"]
+        if "rope_base" in options:
+            base, factor = options["rope_base"], 1.0
+        elif found["local"]:
+            base, factor = options["local_rope_base"], 1.0
+        else:
+            base, factor = options["global_rope_base"], options["rope_factor"]
+        return base ** -(arange(0, width, 2, dtype=float64) / width) / factor
+
     def read_config(self, fields: Fields) -> Blueprint:
         check_blocks(fields, activation=self.activation)
+        eps = fields.number("rms_norm_eps", NORM_EPS)
         shape, heads = read_shape(fields), read_heads(fields)
         vocabulary, max_tokens = fields.whole("vocab_size"), fields.whole("max_position_embeddings")
-        options = {**heads, **self.read_options(fields, shape.depth, heads["head_width"])}
+        options = {**heads, **({} if eps == NORM_EPS else {"norm_eps": eps})}
+        options |= self.read_options(fields, shape.depth, heads["head_width"])
         return Blueprint(architecture=self.architecture, options=options, shape=shape, vocabulary=vocabulary, max_tokens=max_tokens)
 
     def write_config(self, blueprint: Blueprint) -> dict[str, Any]:
@@ -78,6 +131,7 @@ class GemmaFamily(Family):
             "vocab_size": blueprint.vocabulary,
             "max_position_embeddings": blueprint.max_tokens,
             **write_blocks(shape, heads.heads, heads.kv_heads, heads.head_width, activation=self.activation),
+            "rms_norm_eps": chosen.norm_eps,
             **self.write_options(chosen, shape.depth, heads.head_width),
         }
 
@@ -132,11 +186,11 @@ class Gemma3Family(GemmaFamily):
     def read_options(self, fields: Fields, depth: int, head_width: int) -> dict[str, Any]:
         fields.only("attn_logit_softcapping", [None], "Gemma 3 caps no scores (transformers reads this field and does not use it)")
         fields.only("final_logit_softcapping", [None], "the logits of Gemma 3 are not capped")
-        nested = dict(fields.take("rope_parameters") or {})
-        whole = {**(nested.pop("full_attention", None) or {}), **(fields.take("rope_scaling") or {})}
-        local = dict(nested.pop("sliding_attention", None) or {})
-        if nested:
-            name, value = next(iter(nested.items()))
+        nested = Fields(fields.mapping("rope_parameters"), fields.where, f"{fields.prefix}rope_parameters.")
+        whole = {**nested.mapping("full_attention"), **fields.mapping("rope_scaling")}
+        local = nested.mapping("sliding_attention")
+        if nested.content:
+            name, value = next(iter(nested.content.items()))
             raise fields.refuse(f"rope_parameters.{name}", value, "expected full_attention and sliding_attention")
         whole.setdefault("rope_theta", fields.take("rope_theta", 1_000_000.0))
         local.setdefault("rope_theta", fields.take("rope_local_base_freq", 10_000.0))
@@ -165,6 +219,40 @@ class Gemma3Family(GemmaFamily):
         }
 
 
+class Gemma3WithVision(Gemma3Family):
+    """Gemma3ForConditionalGeneration (4B, 12B, 27B): its text part alone. The vision tower is left out by name."""
+
+    model_type = "gemma3"
+    writes = False  # as Gemma3ForCausalLM, by the family of text
+
+    def read_tokens(self, fields: Fields) -> dict[str, Any]:
+        """Those of the text part, where the outer configuration says nothing."""
+        inner = fields.content.get("text_config")
+        inner = inner if isinstance(inner, dict) else {}
+        return {name: read_ids(fields, name, fields.take(name, inner.get(name, default))) for name, default in TOKENS.items()}
+
+    def read_config(self, fields: Fields) -> Blueprint:
+        for name in VISION_FIELDS:
+            fields.take(name)
+        fields.only("tie_word_embeddings", [True], "input and output share one table here")
+        text = fields.part("text_config")
+        text.only("model_type", [Gemma3Family.model_type], f"the text part of Gemma 3 is a {Gemma3Family.model_type}")
+        for name in TOKENS:
+            text.take(name)
+        for name, value in TEXT_DEFAULTS.items():
+            text.content.setdefault(name, value)
+        return super().read_config(text)
+
+    def text_name(self, stored: str) -> str | None:
+        """Old files say language_model.model.layers, newer ones model.language_model.layers."""
+        if VISION.match(stored):
+            return None
+        for theirs, ours in LANGUAGE:
+            if stored.startswith(theirs):
+                return ours + stored.removeprefix(theirs)
+        return stored
+
+
 # --- fields that several generations share ----------------------------------------------------------------------------
 
 
@@ -172,8 +260,7 @@ def check_blocks(fields: Fields, *, activation: str = "hidden_activation") -> No
     """Takes the fields that have to hold what our blocks compute. Raises: InteropError naming the first that does not."""
     fields.only("tie_word_embeddings", [True], "input and output share one table here")
     fields.only("attention_bias", [False], "the projections have no bias")
-    fields.only("attention_dropout", [0], "attention has no dropout")
-    fields.only("rms_norm_eps", [1e-6], "the norms add 1e-6")
+    fields.only("attention_dropout", [0], "attention has no dropout; it acts in training only, so set it to 0 to evaluate")
     fields.only("use_bidirectional_attention", [None, False], "decoders are causal, and no other stack is turned by this field")
     # Gemma 1's first release says "gelu" and means the tanh form (huggingface/transformers#29402); later codes ignore hidden_act
     fields.only("hidden_act", [TANH_GELU, "gelu", None], "the gate is a tanh-approximated GELU")
@@ -181,7 +268,7 @@ def check_blocks(fields: Fields, *, activation: str = "hidden_activation") -> No
 
 
 def read_shape(fields: Fields) -> Shape:
-    depth, width = fields.whole("num_hidden_layers"), fields.whole("hidden_size")
+    depth, width = fields.whole("num_hidden_layers", most=MOST_LAYERS), fields.whole("hidden_size")
     return Shape(width=width, depth=depth, ffn_width=fields.whole("intermediate_size"))
 
 
@@ -200,7 +287,6 @@ def write_blocks(shape: Shape, heads: int, kv_heads: int, head_width: int, *, ac
         "num_key_value_heads": kv_heads,
         "head_dim": head_width,
         activation: TANH_GELU,
-        "rms_norm_eps": 1e-6,
         "tie_word_embeddings": True,
         "attention_bias": False,
         "attention_dropout": 0.0,
@@ -213,8 +299,8 @@ def read_cap(fields: Fields, name: str, default: float) -> float | None:
 
 def flat_rope(fields: Fields) -> float:
     """The one base of Gemma 1 and 2. As in transformers, ``rope_scaling`` replaces ``rope_parameters``."""
-    found = dict(fields.take("rope_scaling") or fields.take("rope_parameters") or {})
-    fields.take("rope_parameters")
+    scaling, parameters = fields.mapping("rope_scaling"), fields.mapping("rope_parameters")
+    found = scaling or parameters
     base = fields.take("rope_theta", 10_000.0)
     found.setdefault("rope_theta", base)
     return rope(fields, found, "rope_parameters", linear=False)[0]
@@ -270,7 +356,7 @@ def read_layers(fields: Fields, depth: int, *, period: int) -> str:
     if not isinstance(types, list) or len(types) != depth:
         raise fields.refuse("layer_types", types, f"expected a list of {depth}, one for each layer")
     for i, kind in enumerate(types):
-        if kind not in letters:
+        if not isinstance(kind, str) or kind not in letters:
             raise fields.refuse(f"layer_types[{i}]", kind, f"expected {' or '.join(letters)}")
     return "".join(letters[kind] for kind in types)
 
@@ -282,10 +368,14 @@ def shortest(layers: str) -> str:
 
 def read_window(fields: Fields, layers: str) -> dict[str, int]:
     """``window``, or nothing where no layer is local and none is named."""
+    twin = fields.take("sliding_window_size")  # in the released Gemma 2 9B
     if LOCAL not in layers and fields.content.get("sliding_window") is None:
         fields.take("sliding_window")
         return {}
-    return {"window": fields.whole("sliding_window")}
+    window = fields.whole("sliding_window")
+    if twin is not None and not same(twin, window):
+        raise fields.refuse("sliding_window_size", twin, f"sliding_window is {window}, and both name one window")
+    return {"window": window}
 
 
 def write_pattern(chosen: Any, depth: int) -> dict[str, Any]:
@@ -296,5 +386,5 @@ def write_layers(pattern: str, depth: int) -> list[str]:
     return [LAYER_TYPES[pattern[i % len(pattern)]] for i in range(depth)]
 
 
-for family in (Gemma1Family(), Gemma2Family(), Gemma3Family()):
+for family in (Gemma1Family(), Gemma2Family(), Gemma3Family(), Gemma3WithVision()):
     register_family(family)

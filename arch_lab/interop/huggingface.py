@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, equal
+from torch import Tensor, allclose, equal
 
-from arch_lab.interop.family import TOKENS, Family, Fields, InteropError, family_for, family_of
+from arch_lab.interop.family import TOKENS, Blueprint, Family, Fields, InteropError, family_for, family_of
 from arch_lab.interop.folder import Manifest, copy_tokenizer
 from arch_lab.interop.tensors import SINGLE, TensorFiles, check_shapes, read_object, write_object, write_tensors
+from blocks.errors import ConfigError
 
 CONFIG = "config.json"
 # what may stand in a config.json without changing what the model computes
@@ -66,10 +67,7 @@ def is_huggingface(folder: Path) -> bool:
 def read_config(folder: Path) -> tuple[Manifest, Family]:
     """Raises: InteropError naming the first field that our blocks cannot follow."""
     where = str(folder / CONFIG)
-    content = read_object(folder / CONFIG)
-    if "vision_config" in content or "audio_config" in content:
-        raise InteropError(f"{where}: a multimodal checkpoint; only text decoders are converted (model_type {content.get('model_type')!r})")
-    fields = Fields(content, where)
+    fields = Fields(read_object(folder / CONFIG), where)
     family = family_of(fields.take("model_type"), where)
     begin, end, padding = family.read_tokens(fields).values()
     blueprint = family.read_config(fields)
@@ -78,18 +76,65 @@ def read_config(folder: Path) -> tuple[Manifest, Family]:
 
 
 def read_tensors(folder: Path, manifest: Manifest, family: Family) -> dict[str, Tensor]:
-    """Every tensor under our names, bit for bit. Raises: InteropError for what is missing, misshapen or superfluous."""
-    files = TensorFiles(folder)
-    shapes = family.skeleton(manifest.blueprint)
-    found = files.shapes()
-    for name in list(found):
-        twin = family.redundant(name)
-        if twin is not None and twin in found and name != twin:
-            if found[name] != found[twin] or not equal(files.read(name), files.read(twin)):
-                raise InteropError(f"{folder}: tensor {name!r} differs from {twin!r}; here they are one, tied")
-            del found[name]
+    """Every tensor under our names, bit for bit.
+
+    Raises: InteropError for what is missing, misshapen, superfluous or not floating point, and for a configuration that asks
+    for more layers than the files hold tensors.
+    """
+    files, blueprint = TensorFiles(folder), manifest.blueprint
+    stored = _text_names(files, family)
+    if family.layers(blueprint) > len(stored):
+        raise InteropError(f"{folder / CONFIG}: {family.layers(blueprint):,} layers do not fit files of {len(stored)} tensors")
+    shapes = _expected(family, blueprint, folder)
+    sizes, lookup = files.shapes(), {}
+    for name, file_name in stored.items():
+        if not _is_copy(files, stored, name, family, blueprint):
+            lookup[name] = file_name
+    found = {name: sizes[file_name] for name, file_name in lookup.items()}
     check_shapes(found, {family.their_name(name): shape for name, shape in shapes.items()}, folder)
-    return {name: files.read(family.their_name(name)) for name in shapes}
+    files.check_floats(lookup.values())
+    return {name: files.read(lookup[family.their_name(name)]) for name in shapes}
+
+
+def _expected(family: Family, blueprint: Blueprint, folder: Path) -> dict[str, tuple[int, ...]]:
+    """Our names and shapes. Raises: UserError, one line, for a configuration that describes no model."""
+    try:
+        return family.skeleton(blueprint)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / CONFIG}: {error}") from None
+    except (RuntimeError, OverflowError, ValueError, TypeError) as error:  # sizes whose product is no size
+        raise InteropError(f"{folder / CONFIG}: describes no model that can be built ({' '.join(str(error).split())[:200]})") from None
+
+
+def _text_names(files: TensorFiles, family: Family) -> dict[str, str]:
+    """Name in a checkpoint of text -> name in the file. Raises: InteropError when two are one."""
+    names: dict[str, str] = {}
+    for stored in files.where:
+        name = family.text_name(stored)
+        if name is None:
+            continue
+        if name in names:
+            raise InteropError(f"{files.folder}: tensors {names[name]!r} and {stored!r} are the same part of the model")
+        names[name] = stored
+    return names
+
+
+def _is_copy(files: TensorFiles, stored: dict[str, str], name: str, family: Family, blueprint: Blueprint) -> bool:
+    """True for a tensor that repeats another, or a formula. Raises: InteropError when it does not repeat it."""
+    twin = family.redundant(name)
+    if twin is not None and twin in stored and name != twin:
+        files.check_floats([stored[name], stored[twin]])
+        if not equal(files.read(stored[name]), files.read(stored[twin])):
+            raise InteropError(f"{files.folder}: tensor {stored[name]!r} differs from {stored[twin]!r}; here they are one, tied")
+        return True
+    expected = family.frequencies(name, blueprint)
+    if expected is None:
+        return False
+    files.check_floats([stored[name]])
+    held = files.read(stored[name]).double()
+    if held.shape != expected.shape or not allclose(held, expected, rtol=1e-2, atol=0):  # bfloat16 at the coarsest
+        raise InteropError(f"{files.folder}: tensor {stored[name]!r} is not the frequencies its configuration gives")
+    return True
 
 
 def write_huggingface(folder: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from arch_lab.architecture import meta_encoder_decoder
 from arch_lab.architecture.recipe import Shape, recipe
 from arch_lab.architecture.t5gemma import EncoderSize, T5Gemma
-from arch_lab.interop.family import TOKENS, Blueprint, Family, Fields, InteropError, refuse_family, register_family
+from arch_lab.interop.family import TOKENS, Blueprint, Family, Fields, InteropError, read_ids, refuse_family, register_family
 from arch_lab.interop.gemma import (
     check_blocks,
     flat_rope,
@@ -28,7 +28,7 @@ from arch_lab.interop.gemma import (
     write_scale,
 )
 from arch_lab.interop.t5gemma import t5gemma_name
-from blocks.attention.gemma import Gemma2AttentionConfig
+from blocks.attention.gemma import NORM_EPS, Gemma2AttentionConfig
 
 STACKS = ("encoder", "decoder")
 STACK_TYPE = "t5_gemma_module"
@@ -57,7 +57,11 @@ class T5GemmaFamily(Family):
         """Those of the decoder, as in transformers, where the outer configuration says nothing."""
         inner = fields.content.get("decoder")
         inner = inner if isinstance(inner, dict) else {}
-        return {name: fields.take(name, inner.get(name, default)) for name, default in TOKENS.items()}
+        return {name: read_ids(fields, name, fields.take(name, inner.get(name, default))) for name, default in TOKENS.items()}
+
+    def layers(self, blueprint: Blueprint) -> int:
+        encoder = blueprint.options["encoder"]
+        return blueprint.shape.depth + (blueprint.shape.depth if encoder is None else encoder["depth"])
 
     def write_tokens(self, config: dict[str, Any], tokens: Any) -> None:
         for part in (config, *(config[stack] for stack in STACKS)):
@@ -82,6 +86,7 @@ class T5GemmaFamily(Family):
             for name in ("classifier_dropout_rate", *TOKENS):
                 part.take(name)
             check_blocks(part)
+            part.only("rms_norm_eps", [NORM_EPS], f"the norms add {NORM_EPS}")
             sizes.append((read_shape(part), read_heads(part)))
         (source, source_heads), (shape, heads) = sizes
         decoder.only("cross_attention_hidden_size", [None, source.width], f"the decoder reads an encoder of width {source.width}")
@@ -177,6 +182,7 @@ def _write_stack(chosen: T5Gemma, shape: Shape, mixer: Any, blueprint: Blueprint
         raise InteropError(f"t5gemma: width {shape.width} cannot be written: the format wants a multiple of its {mixer.heads} heads")
     return {
         "model_type": STACK_TYPE,
+        "rms_norm_eps": NORM_EPS,
         "vocab_size": blueprint.vocabulary,
         "max_position_embeddings": blueprint.max_tokens,
         **write_blocks(shape, mixer.heads, mixer.kv_heads, mixer.head_width),

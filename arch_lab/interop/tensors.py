@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 from arch_lab.interop.family import InteropError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors names them
 
 
 class TensorFiles:
@@ -55,6 +56,16 @@ class TensorFiles:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: tuple(self.files[file].get_slice(name).get_shape()) for name, file in self.where.items()}
+
+    def check_floats(self, names: Iterable[str]) -> None:
+        """Raises: InteropError for the first tensor whose numbers are not plain floating point."""
+        for name in names:
+            kind = str(self.files[self.where[name]].get_slice(name).get_dtype())
+            if kind not in FLOATS:
+                raise InteropError(
+                    f"{self.folder / self.where[name]}: tensor {name!r} is {kind}, a stored form that is not decoded here; "
+                    f"save the weights as one of {', '.join(FLOATS)}"
+                )
 
     def read(self, name: str) -> Tensor:
         with _readable(self.folder / self.where[name]):

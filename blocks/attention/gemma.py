@@ -26,6 +26,8 @@ from blocks.norm import RMSNormConfig
 from blocks.registry import register
 from blocks.segments import check, positions_of
 
+NORM_EPS = 1e-6  # what every published Gemma adds before a root
+
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig(HeadsConfig):
@@ -72,8 +74,9 @@ class GemmaAttention(SequenceMixer):
         self.value = None if getattr(config, "k_eq_v", False) else dense(config.width, kv_inner)
         self.out = dense(inner, config.width)
         # one gain for all heads of a kind, over the head width
-        self.query_norm: nn.Module = self.head_norm(width=config.channels).build() if self.qk_norm else nn.Identity()
-        self.key_norm: nn.Module = self.head_norm(width=config.channels).build() if self.qk_norm else nn.Identity()
+        norm = self.head_norm(width=config.channels, eps=getattr(config, "norm_eps", NORM_EPS))
+        self.query_norm: nn.Module = norm.build() if self.qk_norm else nn.Identity()
+        self.key_norm: nn.Module = norm.build() if self.qk_norm else nn.Identity()
         self.value_norm: nn.Module = nn.Identity()
         self.scale = config.channels**-0.5 if config.query_scale is None else config.query_scale
         # options that only one generation has; the others leave them off
@@ -234,6 +237,7 @@ class Gemma2Attention(GemmaAttention):
 @dataclass(frozen=True, kw_only=True)
 class Gemma3AttentionConfig(AttentionConfig):
     rope_factor: float = 1.0  # positions divided by this; 8 on the global layers of the 4B, 12B and 27B
+    norm_eps: float = NORM_EPS  # of the norms of queries and keys
     # rope_base: local layers keep 10k, global ones take 1M (the recipe sets it)
 
 

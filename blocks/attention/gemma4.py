@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blocks.attention.gemma import AttentionConfig, GemmaAttention
+from blocks.attention.gemma import NORM_EPS, AttentionConfig, GemmaAttention
 from blocks.norm import GainRMSNormConfig, UnitRMSNormConfig
 from blocks.registry import register
 
@@ -20,6 +20,7 @@ from blocks.registry import register
 class Gemma4AttentionConfig(AttentionConfig):
     kv_heads: int = 2
     query_scale: float | None = 1.0
+    norm_eps: float = NORM_EPS  # of the norms of queries, keys and values
     k_eq_v: bool = False  # no projection for the values: the keys' serves both (global layers of the 31B)
     # rope_base, rope_fraction: local layers take 10k and 1, global ones 1M and 0.25 (the recipe sets them)
 
@@ -44,4 +45,4 @@ class Gemma4Attention(GemmaAttention):
 
     def __init__(self, config: Gemma4AttentionConfig) -> None:
         super().__init__(config)
-        self.value_norm = UnitRMSNormConfig(width=config.channels).build()
+        self.value_norm = UnitRMSNormConfig(width=config.channels, eps=config.norm_eps).build()

@@ -11,7 +11,7 @@ from math import isfinite
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError
 
-POSITIVE = ("query_scale", "rope_base", "rope_factor", "softcap")  # whichever a subclass has; null means without
+POSITIVE = ("query_scale", "rope_base", "rope_factor", "softcap", "norm_eps")  # whichever a subclass has; null means without
 
 
 @dataclass(frozen=True, kw_only=True)

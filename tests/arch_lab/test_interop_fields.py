@@ -32,7 +32,13 @@ UNSUPPORTED: list[tuple[str, Any]] = [
     ("hidden_activation", "silu"),
     ("tie_word_embeddings", False),
     ("use_bidirectional_attention", True),
-    ("rms_norm_eps", 1e-5),
+    ("rms_norm_eps", 0.0),
+    ("rms_norm_eps", "1e-6"),
+    ("sliding_window_size", 9),
+    ("num_hidden_layers", 100_000_000),
+    ("hidden_size", 2**63),
+    ("rope_parameters", [1]),
+    ("eos_token_id", "</s>"),
     ("attention_dropout", 0.1),
     ("attn_logit_softcapping", -1.0),
     ("rope_parameters.rope_type", {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0}),
@@ -110,9 +116,10 @@ def test_the_first_gemma_calls_its_tanh_gelu_gelu(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gemma22"}, "did you mean 'gemma2'"),
-        ({"model_type": "mamba"}, "gemma, gemma2, gemma3_text"),
-        ({"model_type": "gemma3", "vision_config": {}}, "multimodal"),
+        ({"model_type": "gemma22"}, "those that are: gemma, gemma2"),
+        ({"model_type": "mamba"}, "gemma, gemma2, gemma3, gemma3_text, t5gemma"),
+        ({"model_type": "gemma3", "vision_config": {}}, "text_config is missing"),
+        ({"vision_config": {}}, "vision_config = {} is not supported"),
     ],
 )
 def test_another_model_is_refused_with_the_ones_there_are(changes: dict[str, Any], message: str, source: Path, tmp_path: Path) -> None:
