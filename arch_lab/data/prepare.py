@@ -24,6 +24,7 @@ from arch_lab.data.config import DataConfig
 from arch_lab.data.documents import SPLITS, Splits, complete, count, document_hash
 from arch_lab.data.errors import DataError
 from arch_lab.data.store import Corrupt, TokenSplit, cache_errors, open_split, read_json, write_split
+from arch_lab.data.stored_tokenizer import is_checkpoint, stored_tokenizer
 from arch_lab.data.tokenizer import Tokenizer, load_tokenizer, make_tokenizer
 from arch_lab.files import write_json
 
@@ -108,7 +109,10 @@ def _identity(config: DataConfig) -> dict[str, Any]:
         identity["tokenizers"] = _version("tokenizers")
     if config.tokenizer.path is not None:
         path = config.folder / Path(config.tokenizer.path).expanduser()
-        identity["config"]["tokenizer"]["path"] = files.file_hash(path) if path.is_file() else None
+        if is_checkpoint(path):  # by what it encodes: its weights change no id
+            identity["config"]["tokenizer"]["path"] = stored_tokenizer(path).fingerprint
+        else:
+            identity["config"]["tokenizer"]["path"] = files.file_hash(path) if path.is_file() else None
     return identity
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from arch_lab.data.config import TokenizerConfig
 from arch_lab.data.errors import DataError
+from arch_lab.data.stored_tokenizer import is_checkpoint, stored_tokenizer
 from arch_lab.data.tokenizer_file import check_file, check_layout, rust_errors
 from arch_lab.files import write_bytes
 
@@ -212,7 +213,8 @@ def make_tokenizer(config: TokenizerConfig, documents: Sequence[str], root: Path
     if config.kind == "bpe":
         return train_bpe(documents, config.entries)
     assert config.path is not None
-    tokenizer = read_tokenizer(root / Path(config.path).expanduser(), config.separator)
+    path = root / Path(config.path).expanduser()
+    tokenizer = stored_tokenizer(path) if is_checkpoint(path) else read_tokenizer(path, config.separator)
     if config.vocabulary not in (None, tokenizer.vocabulary):
         raise DataError(
             f"tokenizer.vocabulary: {config.path} has {tokenizer.vocabulary} entries with its separator, not {config.vocabulary}; "

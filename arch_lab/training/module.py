@@ -42,6 +42,8 @@ class LanguageModel(pl.LightningModule):
         final_fraction: rate at the last step, as a share of the peak.
         total_steps: length of the schedule; None takes the trainer's max_steps.
         groups: optimizer groups by parameter name, each {name, match, rate, weight_decay} (arch_lab.training.optimizer.GroupRule).
+        initialise_from: checkpoint whose weights training starts from (a run, a fit, a converted or a Hugging Face folder); its
+            architecture and shape are taken over.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class LanguageModel(pl.LightningModule):
         final_fraction: float = 0.1,
         total_steps: int | None = None,
         groups: list[dict[str, Any]] | None = None,
+        initialise_from: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -72,8 +75,13 @@ class LanguageModel(pl.LightningModule):
         return chosen.model(shape, vocabulary=vocabulary, max_tokens=max_tokens)
 
     def setup(self, stage: str) -> None:
-        """Metrics need the split they score: its bytes per token and its words."""
+        """Initial weights of a checkpoint, whose ids must be those of the data; metrics need the split they score."""
         data = self.trainer.datamodule.data  # type: ignore[attr-defined]
+        source = self.hparams.get("initialise_from")
+        if stage == "fit" and source:
+            from arch_lab.checkpoints.initialise import start_from
+
+            start_from(self.model, source, data.tokenizer)
         widths = torch.from_numpy(data.token_bytes)
         self.tune_metrics = language_metrics(widths, words=data.tune.words, text_bytes=data.tune.bytes).to(self.device)
         self.final_metrics = language_metrics(widths, words=data.validation.words, text_bytes=data.validation.bytes).to(self.device)

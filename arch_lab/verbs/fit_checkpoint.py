@@ -14,6 +14,8 @@ from arch_lab.verbs import UsageError
 from arch_lab.verbs.fit_options import LINKED, names_no_file
 from arch_lab.yaml_files import load_json, load_yaml
 
+START = "initialise_from"  # of no use to a model whose weights a checkpoint holds
+
 
 @dataclass(frozen=True)
 class SavedRun:
@@ -51,7 +53,7 @@ def read_checkpoint(path: str, trust: Sequence[str] = ()) -> SavedRun | None:
     run = run if isinstance(run, dict) else _study_run(file)
     return SavedRun(
         path=str(file),
-        model={key: value for key, value in settings.items() if not key.startswith("_") and key not in LINKED},
+        model={key: value for key, value in settings.items() if not key.startswith("_") and key not in (*LINKED, START)},
         vocabulary=settings.get("vocabulary"),
         data=dict(run.get("data") or {}),
         precision=run.get("precision"),

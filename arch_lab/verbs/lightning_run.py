@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterable
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +26,8 @@ from lightning.pytorch.callbacks import EarlyStopping, ProgressBar, RichProgress
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 
+from arch_lab.checkpoints import open_decoder
+from arch_lab.checkpoints.initialise import initial_settings
 from arch_lab.data import WindowOrder
 from arch_lab.data.config import FilesConfig, HubConfig, TokenizerConfig
 from arch_lab.training.callbacks import RandomState
@@ -153,6 +156,7 @@ class CommandLine(LightningCLI):
         Lightning's own version overrides what was given without a word, and trips over linked settings.
         """
         if not self.saved:
+            self._take_initial()
             return
         config = self.config[self.command.verb]
         for key, value in self.saved.model.items():
@@ -167,6 +171,18 @@ class CommandLine(LightningCLI):
         for key, value in self.saved.data.items():
             if not same(config.data[key], value):
                 print(f"note: data.{key}: {plain(config.data[key])} (the checkpoint was trained with {value})", file=sys.stderr)
+
+    def _take_initial(self) -> None:
+        """Architecture and shape are those of the checkpoint that training starts from."""
+        verb = self.command.verb
+        model = self.config[verb].get("model")
+        path = model.get("initialise_from") if model else None
+        if not path:
+            return
+        opened = open_decoder(Path(path).expanduser(), self.command.trust)
+        defaults = {name: p.default for name, p in signature(LanguageModel).parameters.items()}
+        settings = initial_settings(opened, model.as_dict(), defaults, "--model.")
+        self.config = self.parser.parse_object({verb: {"model": settings}}, self.config)
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.command.verb]

@@ -93,7 +93,7 @@ def test_a_fit_scores_on_its_held_out_file_as_test_does(
 
 
 # keys of ``fit`` for the files of a split
-FILES = ("--data.train", "text.txt", "--data.validation", "held_out.txt", "--data.document_start", "^# ")
+FILES = ("--data.files.train", "text.txt", "--data.files.validation", "held_out.txt", "--data.document_start", "^# ")
 
 
 def test_every_form_of_one_model_has_one_score(
