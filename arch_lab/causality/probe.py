@@ -39,7 +39,8 @@ MODES = (EVALUATION, TRAINING)
 class Skip(nn.Module):
     """Stands where a layer of the same configuration has been left out."""
 
-    def forward(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, *context: object) -> Tensor:
+        """``context``: segments, and what else a layer is told (positions)."""
         return x
 
 
