@@ -5,7 +5,6 @@ All ranks stop at the same step: what one was asked, all were.
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -17,6 +16,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
+
+from arch_lab.files import atomic_path
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 NAME = "interrupted.ckpt"
@@ -99,10 +100,9 @@ class Interruption(Callback):
     def _save(self, trainer: pl.Trainer) -> Path:
         """Every rank takes part; rank 0 writes."""
         path = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / NAME
-        part = path.with_name(path.name + ".part")
         if trainer.is_global_zero:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(part)
-        if trainer.is_global_zero:
-            os.replace(part, path)
+            with atomic_path(path) as part:
+                trainer.save_checkpoint(part)
+        else:
+            trainer.save_checkpoint(path)
         return path

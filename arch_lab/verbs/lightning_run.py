@@ -30,6 +30,7 @@ from arch_lab.checkpoints import open_decoder
 from arch_lab.checkpoints.initialise import initial_settings
 from arch_lab.data import WindowOrder
 from arch_lab.data.config import FilesConfig, HubConfig, TokenizerConfig
+from arch_lab.files import atomic_path
 from arch_lab.training.callbacks import RandomState
 from arch_lab.training.certification import Certification
 from arch_lab.training.datamodule import TextDataModule
@@ -101,6 +102,9 @@ class StepBar(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "Training  "
+
+    def get_metrics(self, *arguments: Any) -> dict[str, Any]:
+        return {name: value for name, value in super().get_metrics(*arguments).items() if name != "v_num"}
 
     def _update(self, progress_bar_id: Any, current: int, visible: bool = True, hard: bool = False) -> None:
         if progress_bar_id is not None and progress_bar_id == self.train_progress_bar_id:
@@ -240,6 +244,8 @@ class CommandLine(LightningCLI):
             super()._run_subcommand(subcommand)
 
     def _run_ranks(self, environment: ClusterEnvironment) -> int:
+        if self.command.verb == "predict":
+            raise UsageError("predict: runs on one device, so that its predictions stand in one file; give --trainer.devices 1")
         arguments = [self.command.verb, *self.command.original]
         ranks, nodes = self.trainer.num_devices, self.trainer.num_nodes
         del self.model, self.datamodule  # each rank builds its own
@@ -280,10 +286,10 @@ class CommandLine(LightningCLI):
     def predict(self, **arguments: Any) -> None:
         """Keeps what Trainer.predict returns, which LightningCLI drops."""
         batches = self.trainer.predict(**arguments)
-        folder = Path(self.trainer.log_dir or ".")
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save(batches, folder / "predictions.pt")
-        self._show({}, {"predictions": str(folder / "predictions.pt")})
+        path = Path(self.trainer.log_dir or ".") / "predictions.pt"
+        with atomic_path(path) as part:
+            torch.save(batches, part)
+        self._show({}, {"predictions": str(path)})
 
     def _metrics(self) -> dict[str, float]:
         return {name: float(value) for name, value in self.trainer.callback_metrics.items()}

@@ -43,10 +43,13 @@ def run_ranks(arguments: list[str], *, ranks: int, port: int, nodes: int = 1) ->
 
     Raises: RankError that names the rank killed or failed first, after the others have ended.
     """
+    if is_rank():
+        raise RuntimeError("a rank may not start ranks")
     with tempfile.TemporaryDirectory(prefix="arch-lab-") as folder:
         reports = [Path(folder) / f"rank-{rank}.json" for rank in range(ranks)]
         processes = [_start(arguments, rank, reports[rank], ranks=ranks, port=port, nodes=nodes) for rank in range(ranks)]
-        before = {number: signal.signal(number, _hand_on(processes)) for number in (signal.SIGINT, signal.SIGTERM)}
+        received: list[int] = []
+        before = {number: signal.signal(number, _hand_on(processes, received)) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             first = _wait(processes)
         finally:
@@ -55,6 +58,9 @@ def run_ranks(arguments: list[str], *, ranks: int, port: int, nodes: int = 1) ->
             for process in processes:
                 process.kill()
                 process.wait()
+        if first is not None and received and not any(report.is_file() for report in reports):
+            print(f"interrupted by {signal.Signals(received[0]).name} before the first step", file=sys.stderr)
+            return 128 + received[0]
         return _outcome(first, [process.returncode for process in processes], reports)
 
 
@@ -75,8 +81,9 @@ def _start(arguments: list[str], rank: int, report: Path, *, ranks: int, port: i
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=quiet, stderr=quiet, start_new_session=True)
 
 
-def _hand_on(processes: list[subprocess.Popen[bytes]]) -> Callable[[int, Any], None]:
+def _hand_on(processes: list[subprocess.Popen[bytes]], received: list[int]) -> Callable[[int, Any], None]:
     def handler(number: int, frame: Any) -> None:
+        received.append(number)
         for process in processes:
             if process.poll() is None:
                 process.send_signal(number)

@@ -61,7 +61,6 @@ def endless(tmp_path: Path) -> Iterator[subprocess.Popen[Any]]:
     """A fit on two ranks that would take hours, in the middle of its steps."""
     logged = ["--trainer.logger=CSVLogger", "--trainer.log_every_n_steps=1"]
     command = [sys.executable, "-m", "arch_lab", "fit", *small_fit(tmp_path), "--trainer.max_steps=1000000", *TWO, *logged]
-    # a CSV file is written at the first validation or when the logger's buffer is full
     command += ["--trainer.val_check_interval=10", "--trainer.limit_val_batches=1"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     deadline = time.monotonic() + 180
@@ -84,6 +83,12 @@ def test_a_killed_rank_ends_the_command_and_is_named(rank: str, endless: subproc
     (error,) = lines_of(endless.communicate(timeout=60)[1])
     assert time.monotonic() - started < 30 and endless.returncode == 137
     assert error.startswith(f"error: rank {rank} of 2 was killed by SIGKILL")
+
+
+@pytest.mark.slow
+def test_a_rank_starts_no_ranks(endless: subprocess.Popen[Any]) -> None:
+    ranks = children(endless.pid)
+    assert [rank_of(pid) for pid in ranks] == ["0", "1"] and not any(map(children, ranks))
 
 
 @pytest.mark.slow
