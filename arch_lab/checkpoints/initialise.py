@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,14 @@ def initial_settings(opened: Checkpoint, given: Mapping[str, Any], defaults: Map
     return stored
 
 
-def start_from(model: nn.Module, path: str | Path, tokenizer: Tokenizer | None, trust: Sequence[str] = ()) -> None:
-    """Give ``model`` the weights at ``path``, in its own dtype.
+def start_from(model: nn.Module, path: str | Path, tokenizer: Tokenizer | None, *, fingerprint: str | None = None) -> None:
+    """Give ``model`` the weights at ``path``, in its own dtype; ``fingerprint``: of those that are expected there.
 
-    Raises: UserError, one line: weights that do not fit by name or shape, ids that mean another text.
+    Raises: UserError, one line: weights that do not fit by name or shape, other ones, ids that mean another text.
     """
-    opened = open_checkpoint(Path(path).expanduser(), trust)
+    opened = open_checkpoint(Path(path).expanduser())
+    if fingerprint not in (None, opened.fingerprint):
+        raise CheckpointError(f"{opened.path} has changed since the study was planned; run the command again")
     check_tokenizer(opened, tokenizer)
     weights = opened.model.state_dict()
     check_tensors(model, weights, str(opened.path))

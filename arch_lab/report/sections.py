@@ -94,6 +94,7 @@ def budget(study: Study) -> Raw:
     rows += [column(f"state bytes at {study['sequence_length']} tokens", lambda arm: units.memory(arm.get("state_bytes")))]
     options = [a for a in arms if a.get("options")]
     listed = [f"{a['name']}: {a['architecture']} with {', '.join(f'{k} = {v}' for k, v in a['options'].items())}" for a in options]
+    listed += [f"{a['name']} starts from the checkpoint {a['initialise_from']['path']}" for a in arms if a.get("initialise_from")]
     heads = ["", *(arm_label(study, arm["name"]) for arm in arms)]
     shared = f"Every arm trains on batches of {study['batch_size']} sequences of {study['sequence_length']} tokens."
     training = [(k, _value(v)) for k, v in flatten(study.get("training") or {})]

@@ -22,6 +22,7 @@ from arch_lab.fields import (
     LearningRates,
     Name,
     OptionalName,
+    PathText,
     Seconds,
     Seeds,
     Text,
@@ -57,6 +58,9 @@ class Arm(Config):
         default_factory=dict
     )
     shape: Annotated[FixedShape | None, Doc("A shape to use as it is; null: the largest equal one that meets the budget.")] = None
+    initialise_from: Annotated[
+        PathText | None, Doc("Checkpoint whose options, shape and weights the arm starts from; null: weights drawn from the seed.")
+    ] = None
 
     def __post_init__(self) -> None:
         if not self.name:

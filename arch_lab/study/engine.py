@@ -20,6 +20,7 @@ from arch_lab.report import statistics
 from arch_lab.study.config import StudyConfig
 from arch_lab.study.environment import code_fingerprint, environment
 from arch_lab.study.experiment import Certificate, Experiment, load_experiment, own_engine
+from arch_lab.study.initial import initial_warnings
 from arch_lab.study.planning import build_plan, open_study, use_threads
 
 Observer = Callable[[str, dict[str, Any]], None]  # (event, facts): how a terminal follows a study
@@ -199,7 +200,11 @@ def _judge(
         "baselines": baselines,
         "summary": statistics.summary(results, selected, arms, baselines, experiment.measures),
         "verdict": statistics.verdict(results, selected, arms, budget=planned["budget"], matched=planned["matched"], primary=primary),
-        "warnings": [*statistics.edge_warnings(results, selected, rates, primary), *_clock_warnings(planned, results)],
+        "warnings": [
+            *statistics.edge_warnings(results, selected, rates, primary),
+            *_clock_warnings(planned, results),
+            *initial_warnings(planned["arms"]),
+        ],
         "data": data.summary(),
         "environment": environment(),
     }

@@ -21,6 +21,7 @@ from arch_lab.budget import Budget, BudgetError, check, deviations, refuse, solv
 from arch_lab.report.measures import to_json
 from arch_lab.study.config import Arm, StudyConfig, load_study
 from arch_lab.study.experiment import OwnData, load_experiment, own_engine
+from arch_lab.study.initial import initial_facts, initial_warnings, with_initial
 from arch_lab.study.library import find_study
 from arch_lab.training.optimizer import groups
 from blocks.errors import ConfigError
@@ -41,7 +42,7 @@ def plan(study: str, *, overrides: list[str] | None = None, data_root: str | Non
 def open_study(study: str, overrides: list[str] | None, data_root: str | None) -> StudyConfig:
     """Find, parse and validate a study, its experiment's own options included. Raises: ConfigError."""
     name, path = find_study(study)
-    config = load_study(path, name=name, overrides=overrides or [], data_root=data_root)
+    config = with_initial(load_study(path, name=name, overrides=overrides or [], data_root=data_root))
     experiment = load_experiment(config.experiment)
     options = experiment.objective.from_options(config.objective, where=f"study {config.name!r}.objective")
     config = replace(config, objective=asdict(options))
@@ -72,7 +73,8 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
         blueprint = recipe_.blueprint(shape, vocabulary=vocabulary, max_tokens=tokens)
         model = meta_encoder(blueprint) if isinstance(recipe_, EncoderRecipe) else without_memory(blueprint)  # type: ignore[arg-type]
         book = ledger(blueprint, tokens=tokens, batch=batch, model=model)
-        arms.append(_arm(config, arm.name, arm.architecture, arm.options, shape, book, model, (timings or {}).get(arm.name)))
+        facts = _arm(config, arm.name, arm.architecture, arm.options, shape, book, model, (timings or {}).get(arm.name))
+        arms.append({**facts, **initial_facts(arm, model, vocabulary)})
     _check_groups(config, arms)
     misses = check(arms, config.budget)
     if misses and not config.budget.allow_unmatched:
@@ -96,7 +98,7 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
         "seeds": config.seeds,
         "runs": len(arms) * (len(config.learning_rates) * len(config.grid_seeds) + len(set(config.seeds) - set(config.grid_seeds))),
         "arms": arms,
-        **_said_of_seconds(config, arms),
+        **_warnings(config, arms),
     }
 
 
@@ -141,11 +143,12 @@ def _check_groups(config: StudyConfig, arms: list[dict[str, Any]]) -> None:
             raise ConfigError(f"training.groups: {rule.name!r} ({', '.join(rule.match)}) matches no parameter of any arm")
 
 
-def _said_of_seconds(config: StudyConfig, arms: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """A plan's warning that its steps are guessed; nothing for budgets without a clock, or once every arm was measured."""
-    if config.budget.seconds is None or all(arm["calibration"]["source"] == MEASURED for arm in arms):
-        return {}
-    return {"warnings": ["budget.seconds: these steps are an estimate; arch-lab compare times real steps of every arm before it trains"]}
+def _warnings(config: StudyConfig, arms: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """What a plan warns of: steps that are guessed, and arms trained before; nothing where there is nothing."""
+    warnings = initial_warnings(arms)
+    if config.budget.seconds is not None and any(arm["calibration"]["source"] != MEASURED for arm in arms):
+        warnings.append("budget.seconds: these steps are an estimate; arch-lab compare times real steps of every arm before it trains")
+    return {"warnings": warnings} if warnings else {}
 
 
 def _arm(

@@ -21,6 +21,7 @@ from arch_lab.study.config import Training
 from arch_lab.study.environment import code_fingerprint
 from arch_lab.study.experiment import Experiment
 from arch_lab.study.identity import differences, digest
+from arch_lab.study.initial import start
 from arch_lab.study.memory import PeakMemory
 from arch_lab.training.callbacks import CHECKPOINT, Divergence, Keeper, RandomState, RunLog, discard, intact, save
 from arch_lab.training.trainer import plain_trainer, quiet_lightning
@@ -45,6 +46,7 @@ class RunSpec:
     seed: int
     training: Training
     objective: dict[str, Any] = field(default_factory=dict)  # options of the experiment
+    initial: dict[str, Any] = field(default_factory=dict)  # path and fingerprint of the weights it starts from; empty: drawn
 
     @property
     def label(self) -> str:
@@ -67,7 +69,7 @@ class RunSpec:
         }
 
     def identity(self, data: Any) -> dict[str, Any]:
-        return {**asdict(self), "data": data.fingerprint, "code": code_fingerprint()}
+        return {**asdict(self), "initial": self.initial.get("fingerprint"), "data": data.fingerprint, "code": code_fingerprint()}
 
 
 def finished(spec: RunSpec, folder: Path, data: Any) -> dict[str, Any] | None:
@@ -108,6 +110,7 @@ def _train(spec: RunSpec, folder: Path, data: Any, experiment: Experiment, progr
     with quiet, PeakMemory() as memory:
         pl.seed_everything(spec.seed, verbose=False)
         module, source = experiment.module(spec), experiment.datamodule(spec, data)
+        start(module.model, spec.initial, data)  # type: ignore[arg-type]
         writer = RunWriter(folder, _hparams(spec, module), experiment.measures)
         log = RunLog(
             folder / "metrics.jsonl",

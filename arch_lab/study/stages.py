@@ -114,4 +114,5 @@ def _spec(arm: dict[str, Any], rate: float, seed: int, config: StudyConfig, data
         seed=seed,
         training=config.training,
         objective=config.objective,
+        initial=arm.get("initialise_from", {}),
     )

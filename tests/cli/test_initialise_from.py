@@ -12,6 +12,7 @@ import arch_lab
 from arch_lab import cli
 from arch_lab.architecture import Shape, recipe
 from arch_lab.data import train_bpe
+from tests.small_study import small_study
 
 OPTIONS = {"window": 8, "pattern": "LG"}
 SIZES = {"width": 32, "depth": 2, "ffn_width": 64}
@@ -30,9 +31,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def save(name: str, *, without: str = "", vocabulary: int = 270) -> None:
+def save(name: str, *, without: str = "", vocabulary: int = 270, seed: int = 1) -> None:
     """An untrained model as ``fit`` leaves one; ``without``: leave that tensor out."""
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     tokenizer = train_bpe([WORDS * 20], vocabulary)
     model = recipe("gemma3", OPTIONS).model(Shape(**SIZES), vocabulary=vocabulary, max_tokens=32)
     settings = {**SIZES, "architecture": "gemma3", "options": OPTIONS, "vocabulary": vocabulary, "max_tokens": 32}
@@ -88,3 +89,49 @@ def test_fit_names_a_weight_that_is_missing(folder: Path, capsys: pytest.Capture
     save("part.ckpt", without="layers.1.channel.up.weight")
     message = failure(capsys, fit("--model.initialise_from", "part.ckpt"))
     assert "tensor 'layers.1.channel.up.weight' is missing" in message
+
+
+# --- an arm of a study --------------------------------------------------------------------------------------------------
+
+
+def study(folder: Path, arm: dict[str, Any], tokenizer: str = "start.ckpt") -> Path:
+    """A study of a few still steps, of ``arm`` that starts from start.ckpt and the same architecture from random weights."""
+    arms = [{"architecture": "gemma3", "initialise_from": "start.ckpt", **arm}]
+    arms += [{"architecture": "gemma3", "name": "fresh", "options": OPTIONS, "shape": SIZES}]
+    data = {"source": "files", "root": str(folder), "files": {"train": "train.txt", "validation": "held_out.txt"}}
+    data |= {"document_start": "^(train|held)", "tune_fraction": 0.1, "tokenizer": {"kind": "file", "path": tokenizer}}
+    training = {"sequence_length": 16, "batch_size": 2, "evaluations": 1, "weight_decay": 0}
+    budget = {"params": 3.0e4, "train_flops": 2e7, "allow_unmatched": True}
+    return small_study(folder, arms=arms, data=data, training=training, budget=budget, learning_rates=[1e-12])
+
+
+def test_an_arm_starts_from_a_checkpoint_and_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = study(folder, {"name": "tuned"})
+    result = arch_lab.compare(str(path), output="runs", cache="cache", quiet=True)
+    before = arch_lab.score("start.ckpt", "held_out.txt", context=16, document_start="^(train|held)")
+    scores = {r["arm"]: r["bits_per_byte"] for r in result["results"]}
+    assert scores["tuned"] == pytest.approx(before.bits_per_byte, rel=1e-6) != pytest.approx(scores["fresh"], rel=1e-4)
+    tuned = next(arm for arm in result["arms"] if arm["name"] == "tuned")
+    assert (tuned["width"], tuned["depth"], tuned["options"]) == (32, 2, OPTIONS) and tuned["initialise_from"]["path"] == "start.ckpt"
+    said = "tuned starts from the checkpoint start.ckpt"
+    assert any(line.startswith(said) for line in result["warnings"]) and said in Path("runs/small/report.html").read_text()
+    save("start.ckpt", seed=2)  # other weights under the same name are another arm
+    assert "initial" in failure(capsys, cli.main(["compare", str(path), "--output", "runs", "--quiet"]))
+
+
+@pytest.mark.parametrize(
+    ("arm", "part"),
+    [
+        ({"architecture": "gemma2"}, "architecture 'gemma2' contradicts the checkpoint start.ckpt, which has 'gemma3'"),
+        ({"shape": {**SIZES, "width": 64}}, "shape {'width': 64, 'depth': 2, 'ffn_width': 64} contradicts"),
+        ({"options": {"window": 4}}, "options {'window': 4} contradicts"),
+        ({"initialise_from": "sart.ckpt"}, "no such file or folder; did you mean 'start.ckpt'?"),
+        ({"initialise_from": "other.ckpt"}, "the checkpoint other.ckpt has 268 tokens and the data 270"),
+    ],
+    ids=["architecture", "shape", "options", "path", "tokenizer"],
+)
+def test_an_arm_that_does_not_fit_its_checkpoint_is_refused_in_the_plan(
+    arm: dict[str, Any], part: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save("other.ckpt", vocabulary=268)
+    assert part in failure(capsys, cli.main(["plan", str(study(folder, arm))]))
