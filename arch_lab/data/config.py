@@ -9,8 +9,9 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+from arch_lab.data.paths import expand_home
 from arch_lab.fields import HeldOutFraction, PathText
 from blocks.config import Bounds, Config, Doc, Length
 from blocks.errors import ConfigError
@@ -130,7 +131,7 @@ class DataConfig(Config):
     validation_fraction: Annotated[
         HeldOutFraction, Doc("Share of the training bytes held out to report on, where the source has no such split.")
     ] = 0.05
-    limit_bytes: Annotated[int | None, Bounds(minimum=1), Doc("Bytes of training text to use; null: all.")] = None
+    limit_bytes: Annotated[int | None, Bounds(minimum=1), Doc("Bytes of training text to use, held-out shares included; null: all.")] = None
     tokenizer: Annotated[TokenizerConfig, Doc("How text becomes tokens.")] = field(default_factory=TokenizerConfig)
 
     def __post_init__(self) -> None:
@@ -143,7 +144,14 @@ class DataConfig(Config):
             except re.error as error:
                 raise ConfigError(f"data.document_start: {self.document_start!r} is no regular expression ({error})") from None
 
+    @classmethod
+    def from_options(cls, options: dict[str, Any], *, where: str = "") -> DataConfig:
+        for split in FilesConfig.__dataclass_fields__:
+            if split in options:
+                raise ConfigError(f"{where or 'data'}: {split!r} belongs below 'files' or 'hub', as in files: {{{split}: …}}")
+        return super().from_options(options, where=where)
+
     @property
     def folder(self) -> Path:
         """Where relative paths begin: ``root``, else the variable ARCH_LAB_DATA, else the current folder."""
-        return Path(self.root or os.environ.get(ROOT_VARIABLE) or ".").expanduser()
+        return expand_home(self.root or os.environ.get(ROOT_VARIABLE) or ".", "data.root")

@@ -14,13 +14,14 @@ from arch_lab.data.config import DataConfig, HubConfig
 from arch_lab.data.errors import DataError
 from arch_lab.data.glue import GLUE_TASKS, GlueRow, glue_task, typed_rows
 from arch_lab.data.hub import load_rows
+from arch_lab.data.paths import expand_home
 from blocks.errors import did_you_mean
 
 HUB_NAME = "nyu-mll/glue"
 
 
 def read_glue_hub(
-    name: str, split: str, *, dataset: str = HUB_NAME, root: Path = Path("."), revision: str | None = None, rows: int | None = None
+    name: str, split: str, *, dataset: str = HUB_NAME, root: str | Path = ".", revision: str | None = None, rows: int | None = None
 ) -> list[GlueRow]:
     """The rows of one split (``dev`` as in ``read_glue``) of one task.
 
@@ -32,7 +33,7 @@ def read_glue_hub(
         raise DataError(f"GLUE task {name!r} has no split {split!r}{did_you_mean(split, task.rows)}")
     if name not in HUB_TASKS:
         raise DataError(f"GLUE task {name!r} is not on the hub; read it from files")
-    saved = root / Path(dataset).expanduser() / name
+    saved = Path(root) / expand_home(dataset, "data.hub.name") / name
     whole = (saved / "dataset_dict.json").exists()
     hub = HubConfig(name=str(Path(dataset) / name) if whole else dataset, subset=None if whole else name, revision=revision)
     config = DataConfig(source="hub", root=str(root), hub=hub)

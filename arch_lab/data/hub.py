@@ -19,6 +19,7 @@ from arch_lab.data.config import DataConfig, HubConfig
 from arch_lab.data.documents import SPLITS, Splits, check_text
 from arch_lab.data.errors import DataError
 from arch_lab.data.files import from_rows
+from arch_lab.data.paths import expand_home
 from blocks.errors import did_you_mean
 
 INSTEAD = "use source 'files' with a copy on disk, or 'embedded', which needs no download"
@@ -54,7 +55,7 @@ def content_keys(config: DataConfig) -> dict[str, list[str]]:
 
 def local_path(config: DataConfig) -> Path | None:
     assert config.hub is not None
-    path = config.folder / Path(config.hub.name).expanduser()
+    path = config.folder / expand_home(config.hub.name, "data.hub.name")
     return path if path.exists() else None
 
 

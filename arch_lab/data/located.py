@@ -7,12 +7,13 @@ from pathlib import Path
 
 from arch_lab.data.config import ROOT_VARIABLE
 from arch_lab.data.errors import DataError
+from arch_lab.data.paths import expand_home
 from blocks.errors import did_you_mean
 
 
 def data_root(root: str | Path | None) -> Path:
     """``root`` (--data-root), else the variable ARCH_LAB_DATA, else the current folder."""
-    return Path(root or os.environ.get(ROOT_VARIABLE) or ".").expanduser()
+    return expand_home(root or os.environ.get(ROOT_VARIABLE) or ".", "--data-root")
 
 
 def find_in(root: str | Path, folder: str, name: str) -> Path:

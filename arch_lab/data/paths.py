@@ -46,7 +46,7 @@ def _expand(name: str | Path, root: Path, option: str, hint: str) -> list[Path]:
     text = str(name)
     if not text.strip() or "\0" in text:
         raise DataError(f"{option}: {text!r} is no path; name a file, a folder or a pattern such as 'texts/*.txt'")
-    path = root / _home(text, option)
+    path = root / expand_home(text, option)
     try:
         if path.is_file():
             return [path]
@@ -130,11 +130,12 @@ def _entries(folder: Path, option: str) -> list[Path]:
         raise DataError(f"{option}: the folder {folder} cannot be read ({error.strerror or error})") from None
 
 
-def _home(text: str, option: str) -> Path:
+def expand_home(text: str | Path, option: str) -> Path:
+    """``text`` with ``~`` as the user's folder. Raises: DataError for the folder of a user there is not."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:  # ~nobody
-        raise DataError(f"{option}: {text!r}: {error}") from None
+        raise DataError(f"{option}: {_shorten(str(text))!r}: {str(error).lower().rstrip('.')}; write the folder in full") from None
 
 
 def _resolved(path: Path, option: str) -> Path:

@@ -23,6 +23,7 @@ from arch_lab.data import embedded, files, hub
 from arch_lab.data.config import DataConfig
 from arch_lab.data.documents import SPLITS, Splits, complete, count, document_hash
 from arch_lab.data.errors import DataError
+from arch_lab.data.paths import expand_home
 from arch_lab.data.store import Corrupt, TokenSplit, cache_errors, open_split, read_json, write_split
 from arch_lab.data.stored_tokenizer import is_checkpoint, stored_tokenizer
 from arch_lab.data.tokenizer import Tokenizer, load_tokenizer, make_tokenizer
@@ -108,7 +109,7 @@ def _identity(config: DataConfig) -> dict[str, Any]:
     if config.tokenizer.kind != "bytes":
         identity["tokenizers"] = _version("tokenizers")
     if config.tokenizer.path is not None:
-        path = config.folder / Path(config.tokenizer.path).expanduser()
+        path = config.folder / expand_home(config.tokenizer.path, "tokenizer.path")
         if is_checkpoint(path):  # by what it encodes: its weights change no id
             identity["config"]["tokenizer"]["path"] = stored_tokenizer(path).fingerprint
         else:

@@ -19,6 +19,7 @@ import numpy as np
 
 from arch_lab.data.config import TokenizerConfig
 from arch_lab.data.errors import DataError
+from arch_lab.data.paths import expand_home
 from arch_lab.data.stored_tokenizer import is_checkpoint, stored_tokenizer
 from arch_lab.data.tokenizer_file import check_file, check_layout, rust_errors
 from arch_lab.files import write_bytes
@@ -213,7 +214,7 @@ def make_tokenizer(config: TokenizerConfig, documents: Sequence[str], root: Path
     if config.kind == "bpe":
         return train_bpe(documents, config.entries)
     assert config.path is not None
-    path = root / Path(config.path).expanduser()
+    path = root / expand_home(config.path, "tokenizer.path")
     tokenizer = stored_tokenizer(path) if is_checkpoint(path) else read_tokenizer(path, config.separator)
     if config.vocabulary not in (None, tokenizer.vocabulary):
         raise DataError(

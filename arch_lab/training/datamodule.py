@@ -106,7 +106,7 @@ class TextDataModule(PreparedDataModule):
         count_line_ends: each line adds one word.
         tune_fraction: share of the training bytes that fit and validate are scored on.
         validation_fraction: share held out for test where the source has no validation split.
-        limit_bytes: how much training text to keep.
+        limit_bytes: how much of the training source to use, held-out shares included.
         tokenizer: kind (bytes, bpe or file), vocabulary, path and separator; bytes when not given.
         sequence_length: tokens of a window.
         batch_size: windows of a batch, over all devices.

@@ -11,6 +11,7 @@ import pytest
 from arch_lab.cli import main
 from arch_lab.data import DataConfig, DataError, prepare
 from arch_lab.data.files import expand_paths
+from blocks.errors import UserError
 from tests.small_study import small_study
 
 
@@ -126,6 +127,24 @@ def test_the_fingerprint_is_that_of_the_files_named_one_by_one(parts):
     listed = sorted(path.relative_to(parts).as_posix() for path in parts.rglob("*.md"))
     ways = ["parts", "parts/*", "parts/**/*.md", listed]
     assert len({prepare(DataConfig.from_options(over(parts, train=way)), parts / "cache").fingerprint for way in ways}) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train": ["parts"]}, "'train' belongs below 'files' or 'hub', as in files: {train: …}"),
+        ({"root": "~nobody_at_all", "files": {"train": "a"}}, "'~nobody_at_all': could not determine home directory"),
+        ({"files": {"train": "a"}, "tokenizer": {"kind": "file", "path": "~nobody_at_all/t"}}, "tokenizer.path: '~nobody_at_all/t'"),
+        ({"root": "a\0b", "files": {"train": "a"}}, "data.root: must be a path without control characters"),
+        ({"files": {"train": []}}, "data.files.train: must not be empty"),
+    ],
+)
+def test_options_that_name_no_place_are_refused_in_one_line(tmp_path, options, message, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").write_text("text")
+    with pytest.raises(UserError) as refusal:
+        prepare(DataConfig.from_options({"source": "files", **options}, where="data"), tmp_path / "cache")
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 def test_one_file_in_two_splits_is_refused_by_name(parts, capsys, monkeypatch):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from arch_lab.data.config import ROOT_VARIABLE
+from arch_lab.data.paths import expand_home
 from arch_lab.fields import HeldOutFraction, PathText
 from blocks.config import Bounds, Config, Doc
 from blocks.errors import ConfigError
@@ -82,4 +83,4 @@ class ImagesConfig(Config):
     @property
     def folder(self) -> Path:
         """Where the files lie: ``root``, else the variable ARCH_LAB_DATA, else the current folder."""
-        return Path(self.root or os.environ.get(ROOT_VARIABLE) or ".").expanduser()
+        return expand_home(self.root or os.environ.get(ROOT_VARIABLE) or ".", "data.root")
