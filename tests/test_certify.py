@@ -53,7 +53,7 @@ def test_json_holds_every_law_with_its_smallest_failing_example(capsys: pytest.C
     assert (found["block"], found["kind"], found["passed"]) == ("ChunkMean", "sequence_mixer", False)
     assert [law["law"] for law in found["laws"]] == list(LAWS)
     by_law = {law["law"]: law for law in found["laws"]}
-    assert all(set(law) == {"law", "status", "reason", "worst", "example", "notes"} for law in found["laws"])
+    assert all(set(law) == {"law", "status", "reason", "share", "value", "bound", "unit", "example", "notes"} for law in found["laws"])
     example = by_law["causality"]["example"]
     assert (example["t"], example["s"], example["tokens"], example["options"]) == (0, 1, 2, {"width": 8})
     assert example["size"] > 1e-2 and by_law["round trip"]["example"] is None

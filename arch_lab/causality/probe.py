@@ -187,8 +187,10 @@ def kept_random_state(seed: int) -> Iterator[None]:
 
 @torch.no_grad()
 def redraw(model: nn.Module) -> None:
-    """Parameters of order 1 in place: initial values hide leaks."""
+    """Add noise of each parameter's own spread, at least 1/sqrt(fan-in): initial values hide leaks."""
     for parameter in model.parameters():
+        if not parameter.is_floating_point() or not parameter.numel():
+            continue
         fan_in = parameter.shape[-1] if parameter.ndim >= 2 else 4
         spread = parameter.std(correction=0).item() if parameter.numel() > 1 else 0.0
         parameter.add_(torch.randn_like(parameter) * max(spread, fan_in**-0.5))

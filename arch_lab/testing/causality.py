@@ -10,15 +10,14 @@ Repeated in train mode, with one document spelled out as segments, and in float3
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
 from arch_lab.testing import tolerances
+from arch_lab.testing.cases import LONGEST
+from arch_lab.testing.long_rows import long_rows
 from arch_lab.testing.result import Broken
-from arch_lab.testing.subject import TINY, Subject, first_position, ratio, scale_of
+from arch_lab.testing.subject import TINY, Subject, first_position, ratio, scale_of, takes_segments, training
 
 FEW = 8  # tokens up to which every change is also run as a batch of its own: some masks are skipped at batch one
 MODES = 33  # tokens up to which train mode, segments and float32 are tried as well
@@ -27,19 +26,38 @@ GRADIENTS_AT_ALL = 17  # tokens up to which the gradient of every output is take
 
 def causality(subject: Subject, batch: int, tokens: int, seed: int) -> float:
     """The largest move of an earlier output seen, relative to max |y|. Raises: Broken."""
+    if tokens > subject.longest:
+        return long_rows(subject.reaching(tokens), tokens, seed)
     x = subject.input(batch, tokens, seed)
     _one_output_a_token(x, subject(x))
     worst = _changes(subject, x, seed, "", alone=tokens <= FEW)
     if tokens > MODES:
         return max(worst, _gradients(subject, x, seed))
     with training(subject):
+        _repeats(subject, x)
         worst = max(worst, _changes(subject, x, seed, " in train mode"))
     if subject.mixes:
         one_document = torch.ones(batch, tokens, dtype=torch.long)
-        if "isolation" not in subject.declared:  # else it must refuse them
+        if "isolation" not in subject.declared and takes_segments(subject.module):  # else it must refuse them
             worst = max(worst, _changes(subject, x, seed, " with segments given", segments=one_document))
         _changes(subject.cast(torch.float32), _single(x), seed, " in float32")  # its own scale: no part of the worst number
     return max(worst, _gradients(subject, x, seed))
+
+
+@torch.no_grad()
+def _repeats(subject: Subject, x: Tensor) -> None:
+    """The same input twice: a difference is no leak in time, and hides one."""
+    first, second = subject(x), subject(x)
+    difference = ratio(second - first, first)
+    limit = tolerances.same_length(subject.module).bound
+    if not difference <= limit:
+        raise Broken(
+            "train mode gives another output for the same input the second time: noise, or memory of an earlier call "
+            "(dropout belongs in an option `dropout`, which the laws set to 0)",
+            size=difference,
+            bound=limit,
+            unit="of max |y|",
+        )
 
 
 def _one_output_a_token(x: Tensor, y: Tensor) -> None:
@@ -178,19 +196,10 @@ def _gradients(subject: Subject, x: Tensor, seed: int) -> float:
     return worst
 
 
-@contextmanager
-def training(subject: Subject) -> Iterator[None]:
-    """The block in train mode; configurations under test have no dropout, so its outputs must be the same."""
-    subject.module.train()
-    try:
-        yield
-    finally:
-        subject.module.eval()
-
-
 @torch.no_grad()
 def prefix_consistency(subject: Subject, batch: int, tokens: int, seed: int) -> float:
     """block(x[:, :n]) = block(x)[:, :n]: catches what depends on the length itself, which no change at equal length shows."""
+    subject = subject.reaching(tokens)
     x = subject.input(batch, tokens, seed)
     y = subject(x)
     _one_output_a_token(x, y)
@@ -215,4 +224,6 @@ def prefix_consistency(subject: Subject, batch: int, tokens: int, seed: int) -> 
 def _prefixes(tokens: int) -> list[int]:
     if tokens <= GRADIENTS_AT_ALL:
         return list(range(1, tokens))
+    if tokens > LONGEST:
+        return sorted({n for n in (64, 65, 128, tokens // 2, tokens - 1) if n < tokens})
     return sorted({n for n in (1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 63, 64, tokens - 2, tokens - 1) if 0 < n < tokens})

@@ -16,7 +16,7 @@ from arch_lab.testing import tolerances
 from arch_lab.testing.memory import memory_isolation
 from arch_lab.testing.pooling import pooling_isolation
 from arch_lab.testing.result import Broken
-from arch_lab.testing.subject import Subject, first_position, ratio, scale_of
+from arch_lab.testing.subject import Subject, first_position, ratio, scale_of, takes_segments, training
 from blocks.contract import CrossMixer
 
 PAD_CONTENT = 50.0  # finite and large: what a padding token's embedding may grow to
@@ -27,7 +27,11 @@ def isolation(subject: Subject, batch: int, tokens: int, seed: int) -> float:
     """The largest move of anything that should have stayed, relative to max |y|. Raises: Broken."""
     if subject.pools:
         return pooling_isolation(subject, batch, tokens, seed)
+    if subject.mixes and not takes_segments(subject.module):
+        raise Broken("forward takes no segments: write forward(self, x, segments=None) and keep documents apart, or raise ConfigError")
     worst = rows(subject, batch, tokens, seed)
+    with training(subject):
+        worst = max(worst, rows(subject, batch, tokens, seed, " in train mode"))
     if not subject.mixes:
         worst = max(worst, _positions(subject, batch, tokens, seed))
     if not subject.takes_segments:
@@ -39,17 +43,17 @@ def isolation(subject: Subject, batch: int, tokens: int, seed: int) -> float:
 
 
 @torch.no_grad()
-def rows(subject: Subject, batch: int, tokens: int, seed: int) -> float:
+def rows(subject: Subject, batch: int, tokens: int, seed: int, mode: str = "") -> float:
     """Batch rows never meet: a row alone, its place in the batch, and the other rows' content do not matter."""
     x = subject.input(max(batch, 2), tokens, seed)
     y = subject(x)
     limit = tolerances.other_shape(subject.module).bound
-    worst = _same(y[:1], subject(x[:1]), y, limit, "row 0 gives another output {t} alone than in a batch")
-    worst = max(worst, _same(y.flip(0), subject(x.flip(0)), y, limit, "the order of batch rows changes output {t}"))
+    worst = _same(y[:1], subject(x[:1]), y, limit, "row 0 gives another output {t} alone than in a batch" + mode)
+    worst = max(worst, _same(y.flip(0), subject(x.flip(0)), y, limit, "the order of batch rows changes output {t}" + mode))
     changed = torch.cat([x[:1], subject.other(x, seed + 1)[1:]])
     after = subject(changed)
     exact = tolerances.same_length(subject.module).bound
-    worst = max(worst, _same(y[:1], after[:1], y, exact, "changing another batch row moves output {t} of this one"))
+    worst = max(worst, _same(y[:1], after[:1], y, exact, "changing another batch row moves output {t} of this one" + mode))
     if tokens > 1:
         _reacts(y[1:], after[1:], y, "a batch row")
     return worst

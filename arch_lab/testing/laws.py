@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,10 +20,13 @@ from arch_lab.testing.cases import LONGEST, Case, cases
 from arch_lab.testing.causality import causality, prefix_consistency
 from arch_lab.testing.decoding import decoding, refusal
 from arch_lab.testing.isolation import isolation, rows
+from arch_lab.testing.long_rows import long_lengths
 from arch_lab.testing.numerics import numerics
-from arch_lab.testing.result import BlockReport, Broken, Example, LawResult
+from arch_lab.testing.result import BlockReport, Broken, Example, LawResult, Share
 from arch_lab.testing.round_trip import round_trip
 from arch_lab.testing.subject import Subject, subject_of
+from arch_lab.testing.tolerances import NOTHING, Tolerance, other_shape, same_length
+from arch_lab.testing.tolerances import decoding as decoding_bound
 from blocks.contract import Block
 from blocks.errors import ConfigError, did_you_mean
 from blocks.registry import Entry, lookup
@@ -34,13 +38,18 @@ Probe = Callable[[Subject, int, int, int], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Law:
-    """``probe(subject, batch, tokens, seed)`` returns the worst number seen and raises Broken when the law fails."""
+    """``probe(subject, batch, tokens, seed)`` returns the worst number seen and raises Broken when the law fails.
+
+    ``bound``: what that number may be at most on a module; a probe with several bounds returns a Share instead.
+    """
 
     name: str
     says: str
     probe: Probe
     lengths: tuple[int, ...]
+    bound: Callable[[Any], Tolerance] = lambda module: NOTHING
     around_window: bool = False  # also at w-1, w, w+1, 2w+1
+    long: bool = False  # also on rows of up to 1,100 tokens (arch_lab.testing.long_rows)
     draws: int = 1  # seeds a length: hard selections change for some draws only
 
 
@@ -51,21 +60,26 @@ LAWS: dict[str, Law] = {
             name="causality",
             says="changing tokens from s on leaves every output before s as it was, and the outputs from s on react",
             probe=causality,
+            bound=same_length,
             lengths=(1, 2, 3, 7, 17, 33, 65),
             around_window=True,
+            long=True,
             draws=2,
         ),
         Law(
             name="prefix consistency",
             says="the outputs of the first n tokens alone are the first n outputs of the whole sequence",
             probe=prefix_consistency,
+            bound=other_shape,
             lengths=(1, 2, 3, 7, 17, 33, 65),
             around_window=True,
+            long=True,
         ),
         Law(
             name="decoding",
             says="one token at a time = any chunks = the parallel forward",
             probe=decoding,
+            bound=decoding_bound,
             lengths=(1, 2, 3, 8, 17, 33),
             around_window=True,
         ),
@@ -73,6 +87,7 @@ LAWS: dict[str, Law] = {
             name="isolation",
             says="packed documents, padding and other batch rows change no output",
             probe=isolation,
+            bound=other_shape,
             lengths=(1, 2, 3, 7, 17, 33, 64),
             around_window=True,
             draws=2,
@@ -143,7 +158,7 @@ def shapes(law: Law, subject: Subject) -> list[tuple[int, int, int]]:
     for i, n in enumerate(lengths):
         draws, batches = (law.draws, 3) if n <= CHEAP else (1, 1 + (n < LONGEST))
         plan += [(1 + (i + draw) % batches, n, 100 * n + draw) for draw in range(draws)]
-    return plan
+    return plan + [(1, n, 100 * n) for n in (long_lengths(subject) if law.long else ())]
 
 
 def check(law: Law, subject: Subject) -> LawResult:
@@ -154,13 +169,14 @@ def check(law: Law, subject: Subject) -> LawResult:
         return _failed(law, subject, 1, 1, broken)
     if reason:
         return LawResult(law=law.name, status="not_applicable", reason=reason)
-    worst = 0.0
+    limit = law.bound(subject.module)
+    worst = Share(0.0, limit.bound, limit.of)
     for batch, tokens, seed in shapes(law, subject):
-        found = attempt(law, subject, batch, tokens, seed)
-        if isinstance(found, Broken):
-            return _smallest(law, subject, batch, tokens, seed, found)
-        worst = max(worst, found)
-    return LawResult(law=law.name, status="passed", worst=worst)
+        outcome = attempt(law, subject, batch, tokens, seed)
+        if isinstance(outcome, Broken):
+            return _smallest(law, subject, batch, tokens, seed, outcome)
+        worst = max(worst, outcome if isinstance(outcome, Share) else Share(outcome, limit.bound, limit.of))
+    return LawResult(law=law.name, status="passed", share=worst)
 
 
 def attempt(law: Law, subject: Subject, batch: int, tokens: int, seed: int) -> float | Broken:
@@ -184,12 +200,27 @@ def _innermost(error: BaseException) -> str:
 
 
 def _smallest(law: Law, subject: Subject, batch: int, tokens: int, seed: int, broken: Broken) -> LawResult:
+    if tokens > subject.longest:
+        return _shortest_long(law, subject, tokens, seed, broken)
     for n in range(1, tokens + 1):
         for b in range(1, batch + 1):
             found = attempt(law, subject, b, n, seed)
             if isinstance(found, Broken):
                 return _failed(law, subject, b, n, found)
     return _failed(law, subject, batch, tokens, broken)
+
+
+def _shortest_long(law: Law, subject: Subject, tokens: int, seed: int, broken: Broken) -> LawResult:
+    """Halves the gap between a length that passes and one that fails: exact where the leak has one threshold."""
+    passes = max((n for n in (subject.longest, *long_lengths(subject)) if n < tokens), default=subject.longest)
+    while tokens - passes > 1:
+        middle = (passes + tokens) // 2
+        outcome = attempt(law, subject, 1, middle, seed)
+        if isinstance(outcome, Broken):
+            tokens, broken = middle, outcome
+        else:
+            passes = middle
+    return _failed(law, subject, 1, tokens, broken)
 
 
 def _failed(law: Law, subject: Subject, batch: int, tokens: int, broken: Broken) -> LawResult:
@@ -205,7 +236,8 @@ def _failed(law: Law, subject: Subject, batch: int, tokens: int, broken: Broken)
         bound=broken.bound,
         unit=broken.unit,
     )
-    return LawResult(law=law.name, status="failed", worst=broken.size, example=example)
+    share = None if broken.size is None or broken.bound is None else Share(broken.size, broken.bound, broken.unit)
+    return LawResult(law=law.name, status="failed", share=share, example=example)
 
 
 def entry_of(block: str | Entry | type[Block]) -> Entry:
@@ -246,7 +278,7 @@ def _built(entry: Entry, tried: list[Case]) -> tuple[list[Subject], dict[str, La
 
 def _combined(law: Law, subjects: list[Subject]) -> LawResult:
     """One result for all cases: the first failure, else the worst number; not applicable only when it never applies."""
-    worst, passed = 0.0, False
+    worst: Share | None = None
     reasons: dict[str, str] = {}
     for subject in subjects:
         result = check(law, subject)
@@ -255,10 +287,11 @@ def _combined(law: Law, subjects: list[Subject]) -> LawResult:
         if result.status == "not_applicable":
             reasons[subject.case.name] = result.reason
         else:
-            passed, worst = True, max(worst, result.worst or 0.0)
-    if not passed:
+            assert result.share is not None
+            worst = result.share if worst is None else max(worst, result.share)
+    if worst is None:
         return LawResult(law=law.name, status="not_applicable", reason=next(iter(reasons.values()), "no case to try it on"))
-    return LawResult(law=law.name, status="passed", worst=worst, notes=exceptions(reasons))
+    return LawResult(law=law.name, status="passed", share=worst, notes=exceptions(reasons))
 
 
 def exceptions(reasons: dict[str, str]) -> tuple[str, ...]:

@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from arch_lab.testing import tolerances
-from arch_lab.testing.causality import training
-from arch_lab.testing.result import Broken
-from arch_lab.testing.subject import Subject, ratio
+from arch_lab.testing.result import Broken, Share
+from arch_lab.testing.subject import Subject, ratio, training
 
 CHECKED = 6  # tokens up to which numeric gradients are taken; they cost two forwards a direction
 COMPILED = 9  # the length at which the first case is compiled: tracing takes up to a second
@@ -77,10 +76,10 @@ def _agree(a: Tensor, b: Tensor, what: str) -> float:
     return _within(ratio(a - b, b), tolerances.SAME_OPERATIONS, what)
 
 
-def _within(size: float, limit: tolerances.Tolerance, what: str) -> float:
+def _within(size: float, limit: tolerances.Tolerance, what: str) -> Share:
     if not size <= limit.bound:
         raise Broken(what, size=size, bound=limit.bound, unit=f"of {limit.of}")
-    return size / limit.bound
+    return Share(size, limit.bound, limit.of)
 
 
 def _gradients(subject: Subject, x: Tensor) -> None:

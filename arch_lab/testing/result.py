@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 Status = Literal["passed", "failed", "not_applicable"]
 
@@ -26,6 +27,19 @@ class Broken(Exception):
     ) -> None:
         super().__init__(what)
         self.what, self.size, self.bound, self.unit, self.t, self.s = what, size, bound, unit, t, s
+
+
+class Share(float):
+    """How much of its bound a deviation uses: 1 = at the bound. ``value`` and ``bound`` are in ``unit``."""
+
+    value: float
+    bound: float
+    unit: str
+
+    def __new__(cls, value: float, bound: float, unit: str) -> Self:
+        share = super().__new__(cls, value / bound if bound else (float("inf") if value else 0.0))
+        share.value, share.bound, share.unit = value, bound, unit
+        return share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +71,12 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class LawResult:
-    """One law on one block. ``worst`` is the largest deviation seen (see arch_lab.testing.tolerances for its unit)."""
+    """One law on one block. ``share``: the most that a deviation used of its bound (1 = at the bound), None if nothing was measured."""
 
     law: str
     status: Status
     reason: str = ""
-    worst: float | None = None
+    share: Share | None = None
     example: Example | None = None
     notes: tuple[str, ...] = ()  # cases the law does not apply to, with the reason
 
@@ -78,7 +92,10 @@ class LawResult:
             "law": self.law,
             "status": self.status,
             "reason": self.text,
-            "worst": self.worst,
+            "share": None if self.share is None or math.isinf(self.share) else float(self.share),
+            "value": None if self.share is None else self.share.value,
+            "bound": None if self.share is None else self.share.bound,
+            "unit": None if self.share is None else self.share.unit,
             "example": None if self.example is None else asdict(self.example),
             "notes": list(self.notes),
         }

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
@@ -15,14 +17,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from arch_lab.causality.probe import redraw
 from arch_lab.testing.anchored import bare, staged
 from arch_lab.testing.cases import LONGEST, Case
 from arch_lab.testing.pictures import Strip
+from arch_lab.testing.result import Broken
 from blocks.attention.masks import sides
-from blocks.contract import Pooler, SequenceMixer
+from blocks.contract import BlockConfig, Pooler, SequenceMixer
 from blocks.errors import ConfigError
 from blocks.registry import Entry
 
+FURTHEST = 1100  # tokens of the rows that show what waits for a threshold, a tile or a second chunk
 TINY = 1e-300  # keeps an all-zero output from dividing by zero
 
 
@@ -35,6 +40,7 @@ class Subject:
     case: Case
     module: Any  # the block; a whole model in ModelSubject
     dtype: torch.dtype = torch.float64
+    limit: int = LONGEST  # tokens of the longest row this subject is tried on
     _casts: dict[torch.dtype, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -85,8 +91,31 @@ class Subject:
     @property
     def longest(self) -> int:
         if isinstance(self.module, Strip):
-            return min(LONGEST, self.module.longest or LONGEST)
-        return min(LONGEST, getattr(self.module.config, "max_tokens", None) or LONGEST)
+            return min(self.limit, self.module.longest or self.limit)
+        return min(self.limit, getattr(self.module.config, "max_tokens", None) or self.limit)
+
+    @cached_property
+    def _longer(self) -> Self:
+        """The same block built for rows of ``FURTHEST`` tokens, where its options allow it."""
+        options = self.case.options | ({"max_tokens": FURTHEST} if "max_tokens" in self.case.options else {})
+        if isinstance(self.module, Strip) or self.pools:
+            return self
+        if options == self.case.options:
+            return replace(self, limit=FURTHEST)
+        try:
+            module = _built(type(self.block.config).from_options(options), 0)
+        except ConfigError:
+            return self
+        return replace(self, module=module, limit=FURTHEST, _casts={})
+
+    @property
+    def furthest(self) -> int:
+        """Tokens of the longest row that the laws of long rows try."""
+        return self._longer.longest
+
+    def reaching(self, tokens: int) -> Self:
+        """This subject where it takes rows of ``tokens``, else the one built for long rows."""
+        return self if tokens <= self.longest else self._longer
 
     @cached_property
     def width(self) -> int:
@@ -130,6 +159,9 @@ class Subject:
     def __call__(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
         """The block's function of x; an embedding is followed by its own head, so that both are under the laws."""
         y = self.module(x) if segments is None else self.module(x, segments)
+        if self.mixes and (not isinstance(y, Tensor) or y.shape != x.shape):
+            shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise Broken(f"forward returns {shape} for an input of shape {tuple(x.shape)}: a mixer's output has the shape of its input")
         logits = getattr(self.module, "logits", None)
         return logits(y) if self.reads_tokens and logits is not None else y
 
@@ -142,22 +174,49 @@ class Subject:
 
 def subject_of(entry: Entry, case: Case, *, seed: int = 0) -> Subject:
     """Build ``case`` of ``entry`` for the laws; torch's global generator is left as found."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = staged(entry.config.from_options(case.options).build()).double().eval()
-        redraw(module)
+    module = _built(entry.config.from_options(case.options), seed)
     return Subject(name=entry.name, kind=entry.kind, case=case, module=module)
 
 
-@torch.no_grad()
-def redraw(module: nn.Module) -> None:
-    """Add noise of each parameter's own spread, at least 1/sqrt(fan-in): nothing stays zero, nothing small."""
-    for parameter in module.parameters():
-        if not parameter.is_floating_point() or not parameter.numel():
-            continue
-        fan_in = parameter.shape[-1] if parameter.ndim >= 2 else 4
-        spread = parameter.std(correction=0).item() if parameter.numel() > 1 else 0.0
-        parameter.add_(torch.randn_like(parameter) * max(spread, fan_in**-0.5))
+def _built(config: BlockConfig, seed: int) -> Any:
+    """The block in float64, parameters drawn and drawn again. Raises: ConfigError for a parameter that was never drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        with _poisoned_memory():
+            module = staged(config.build())
+        empty = [name for name, p in module.named_parameters() if p.isnan().any()]
+        if empty:
+            raise ConfigError(f"parameter {empty[0]!r} holds whatever memory held: end __init__ with self.reset_parameters()")
+        module = module.double().eval()
+        redraw(module)
+    return module
+
+
+@contextmanager
+def _poisoned_memory() -> Iterator[None]:
+    """``torch.empty`` gives not-a-number inside, so that what nobody fills shows."""
+    before, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn)
+
+
+def takes_segments(module: nn.Module) -> bool:
+    """Whether ``forward`` can be given document ids."""
+    parameters = inspect.signature(module.forward).parameters
+    return len(parameters) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
+
+
+@contextmanager
+def training(subject: Subject) -> Iterator[None]:
+    """The block in train mode; configurations under test have no dropout, so its outputs must be the same."""
+    subject.module.train()
+    try:
+        yield
+    finally:
+        subject.module.eval()
 
 
 def ratio(difference: Tensor, y: Tensor) -> float:

@@ -75,6 +75,8 @@ MODEL = Tolerance(
 MODEL_SINGLE = Tolerance(bound=1e-4, of="max |logit|, float32", reason="the same, a smoke test")
 REACH = Tolerance(bound=1e-9, of="max |y|", reason="a guard: the farthest key of a declared window must still be felt, at least this much")
 
+NOTHING = Tolerance(bound=0.0, of="FLOPs, parameters and bytes", reason="integers and bits are equal")
+
 ALL: dict[str, tuple[str, Tolerance]] = {
     "EXACT": ("causality, isolation: built-in masked attention", EXACT),
     "TRANSFORM": ("causality, isolation: every other block", TRANSFORM),

@@ -10,6 +10,7 @@ from arch_lab.verbs import UsageError, parser
 
 if TYPE_CHECKING:
     from arch_lab.testing import BlockReport
+    from arch_lab.testing.result import Share
 
 TEXT = """Exit code 0 when every law that applies holds, 1 when one fails, 2 when the block cannot be found or configured.
 A failing law comes with the smallest input found that breaks it: shape, pair of positions (t, s), size of the leak.
@@ -22,7 +23,9 @@ def main(verb: str, argv: list[str]) -> int:
     p.add_argument("block", nargs="?", metavar="BLOCK", help="a registered name, or the import path package.module:Class")
     p.add_argument("--all", action="store_true", help="every registered block, installed packages' included; a table block by law")
     p.add_argument(
-        "--json", action="store_true", help="print {block, kind, passed, cases, laws: [{law, status, reason, worst, example, notes}]}"
+        "--json",
+        action="store_true",
+        help="print {block, kind, passed, cases, laws: [{law, status, reason, share, value, bound, unit, example, notes}]}",
     )
     p.add_argument("--markdown", action="store_true", help="print the page docs/laws.md (with --all)")
     given = p.parse_args(argv)
@@ -64,13 +67,24 @@ def main(verb: str, argv: list[str]) -> int:
 def _one(report: BlockReport) -> None:
     from arch_lab.console import console, table
 
-    words = {"passed": "passed", "failed": "FAILED", "not_applicable": "not applicable"}
-    rows = [
-        [r.law, words[r.status], None if r.worst is None else f"{r.worst:.1e}", "\n".join([*filter(None, [r.text]), *r.notes])]
-        for r in report.laws
-    ]
-    title = f"{report.block} ({report.kind.replace('_', ' ')}), {len(report.cases)} configurations: {'; '.join(report.cases)}"
-    console().print(table(["law", "status", "worst", "smallest failing example, or reason"], rows, title=title))
+    words = {"passed": "passed", "failed": "FAILED", "not_applicable": "n/a"}
+    rows = [[r.law, words[r.status], *_numbers(r.share), "\n".join([*filter(None, [r.text]), *r.notes])] for r in report.laws]
+    failed = sum(r.status == "failed" for r in report.laws)
+    verdict = f"{failed} of {len(report.laws)} laws broken" if failed else "no law broken"
+    out = console()
+    columns = ["law", "status", "share", "value", "bound", "smallest failing example, or reason"]
+    out.print(table(columns, rows, title=f"{report.block} ({report.kind.replace('_', ' ')}): {verdict}"))
+    out.print("share: the part of its bound that the worst deviation used; 1 is the bound (docs/laws.md has the units)", soft_wrap=True)
+    names = "; ".join(report.cases)
+    out.print(f"{len(report.cases)} configurations: {names}", markup=False, soft_wrap=True, highlight=False)
+
+
+def _numbers(share: Share | None) -> list[str]:
+    """Share, value and bound as text; nothing where a law states yes or no."""
+    if share is None:
+        return ["", "", ""]
+    part = f"{share:.2g}" if share < 10 else f"{float(share):.0e}"
+    return ["over" if share == float("inf") else part, f"{share.value:.1e}" if share.value else "0", f"{share.bound:g}"]
 
 
 def _overview(reports: Sequence[BlockReport]) -> None:

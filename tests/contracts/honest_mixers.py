@@ -63,6 +63,9 @@ class DiagonalStateSpace(ByHistory):
             outputs.append(h.real)
         return torch.stack(outputs, dim=1).to(x.dtype)
 
+    def cost(self, tokens: int) -> Cost:
+        return super().cost(tokens) + Cost(fft=6 * tokens * self.config.width)  # complex products
+
 
 @third_party()
 class CausalMaxPool(ByHistory):

@@ -12,6 +12,8 @@ from blocks import registry
 
 BROKEN = "tests.contracts.broken_blocks"
 INNOCENT = "tests.contracts.innocent_blocks"
+EDGES = "tests.contracts.edge_leaks"
+HONEST = "tests.contracts.honest_mixers"
 POLYNOMIAL = "tests.contracts.polynomial_blocks"
 
 # class, the law that must catch it, what its message must say
@@ -48,6 +50,22 @@ CAUGHT = [
     ("StateLeftOut", "round trip", "is another function"),
     ("ResetForgets", "round trip", "leaves 'gain' as it was"),
 ]
+# leaks that wait for a threshold, a tile, a second chunk, train mode or recorded gradients; and what looks like one
+BEHIND_AN_EDGE = [
+    ("NextTokenFrom64", "causality", "moves the earlier output 64"),
+    ("CarryOneChunkLate", "causality", "T=66"),
+    ("OnlyLongRows", "causality", "T=66"),
+    ("OnlyWholeTiles", "causality", "T=128"),
+    ("OnlyInTraining", "causality", "in train mode"),
+    ("OnlyLongRowsInTraining", "causality", "in train mode"),
+    ("OnlyWithGradients", "causality", "gradient of output 0"),
+    ("OnlyWithoutGradients", "causality", "moves the earlier output 0"),
+    ("BatchMean", "isolation", "alone than in a batch in train mode"),
+    ("ChoiceInGroupsOf128", "causality", "T=128"),
+    ("RescaledByLength", "prefix consistency", "in a sequence of 101"),
+    ("RemembersCalls", "causality", "memory of an earlier call"),
+]
+UNUSUAL = ("LinearAttention", "GatedDeltaRule", "DiagonalStateSpace", "CausalMaxPool", "ParallelScan")
 # these break one law alone: the others must not cry wolf
 ONE_FAULT = {
     *("OneKeyTooMany", "RingOverwritten", "PadsEnterTheState", "RowsMixed", "FlopsHalved"),
@@ -67,7 +85,7 @@ def _registry_as_found() -> Iterator[None]:
     yield
     registry._entries.clear()
     registry._entries.update(before)
-    for module in (BROKEN, INNOCENT, POLYNOMIAL, "tests.contracts.third_party"):
+    for module in (BROKEN, INNOCENT, POLYNOMIAL, EDGES, HONEST, "tests.contracts.third_party"):
         sys.modules.pop(module, None)
 
 
@@ -82,6 +100,19 @@ def test_each_broken_block_is_caught_by_its_law_with_a_readable_message(name: st
     assert message in result.text
     assert "\n" not in result.text and result.example is not None
     assert "checked" not in result.text and "raised" not in result.text  # found out, not stumbled upon
+
+
+@pytest.mark.parametrize("name, law, message", BEHIND_AN_EDGE, ids=[name for name, _, _ in BEHIND_AN_EDGE])
+def test_a_leak_behind_an_edge_is_caught_at_its_edge(name: str, law: str, message: str) -> None:
+    result = report(EDGES, name, law)[law]
+    assert result.status == "failed", f"{name} got through"
+    assert message in result.text
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_mixers_keep_every_law(name: str) -> None:
+    found = report(HONEST, name)
+    assert {r.law: r.text for r in found.laws if r.status != "passed"} == {}
 
 
 @pytest.mark.parametrize("name", sorted(ONE_FAULT))
