@@ -58,7 +58,7 @@ LAWS: dict[str, Law] = {
     for law in (
         Law(
             name="causality",
-            says="changing tokens from s on leaves every output before s as it was, and the outputs from s on react",
+            says="changing tokens at positions >= s must not change outputs before s, and must change outputs from s on",
             probe=causality,
             bound=same_length,
             lengths=(1, 2, 3, 7, 17, 33, 65),
@@ -68,7 +68,7 @@ LAWS: dict[str, Law] = {
         ),
         Law(
             name="prefix consistency",
-            says="the outputs of the first n tokens alone are the first n outputs of the whole sequence",
+            says="the first n tokens alone give the first n outputs of the whole sequence",
             probe=prefix_consistency,
             bound=other_shape,
             lengths=(1, 2, 3, 7, 17, 33, 65),
@@ -77,7 +77,7 @@ LAWS: dict[str, Law] = {
         ),
         Law(
             name="decoding",
-            says="one token at a time = any chunks = the parallel forward",
+            says="decoding token by token and prefill in any chunks equal the parallel forward",
             probe=decoding,
             bound=decoding_bound,
             lengths=(1, 2, 3, 8, 17, 33),
@@ -85,7 +85,7 @@ LAWS: dict[str, Law] = {
         ),
         Law(
             name="isolation",
-            says="packed documents, padding and other batch rows change no output",
+            says="packed documents, padding and other rows of the batch change no output",
             probe=isolation,
             bound=other_shape,
             lengths=(1, 2, 3, 7, 17, 33, 64),
@@ -94,14 +94,14 @@ LAWS: dict[str, Law] = {
         ),
         Law(
             name="accounting",
-            says="FLOPs, parameters and state bytes are exactly those of the built and counted block",
+            says="declared FLOPs, parameters and state bytes equal those of the block that runs",
             probe=accounting,
             lengths=(1, 2, 5, 13, 16, 17, 65),
             around_window=True,
         ),
         Law(
             name="numerics",
-            says="float32 near float64, bfloat16 near float32, compiled = eager, gradients = differences",
+            says="float32 is near float64 and bfloat16 near float32; compiled equals eager; gradients equal finite differences",
             probe=numerics,
             lengths=(1, 5, 9, 33),
         ),

@@ -122,12 +122,20 @@ class Spoiled(nn.Module):
         if self.how == "alone":
             return self.inner.embedding.logits(self.inner.embedding(tokens))
         logits = self.inner(tokens, segments)
+        if self.how == "training" and (not self.training or tokens.shape[1] < TOKENS):
+            return logits
         return logits + logits.mean(dim=0, keepdim=True)
 
 
 @pytest.mark.parametrize(
     ("how", "said"),
-    [("batch", "the other rows of a batch"), ("segments", "another document"), ("dead", "hardly react"), ("alone", "one side only")],
+    [
+        ("batch", "the other rows of a batch"),
+        ("training", f"{TOKENS} tokens, training mode"),
+        ("segments", "another document"),
+        ("dead", "hardly react"),
+        ("alone", "one side only"),
+    ],
 )
 def test_a_model_that_mixes_rows_or_sees_nothing_is_caught(how: str, said: str) -> None:
     assert said in certify(Spoiled(how)).reason
