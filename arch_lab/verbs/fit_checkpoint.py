@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from arch_lab.checkpoints.opening import checkpoint_file, read_file
-from arch_lab.data import PreparedData, tokenizer_from
-from arch_lab.training.module import RUN, TOKENIZER
+from arch_lab.checkpoints.opening import checkpoint_file, read_file, tokenizer_of
+from arch_lab.data import PreparedData
+from arch_lab.training.datamodule import TextDataModule
+from arch_lab.training.module import RUN
 from arch_lab.verbs import UsageError
 from arch_lab.verbs.fit_options import LINKED, names_no_file
 from arch_lab.yaml_files import load_json, load_yaml
@@ -49,17 +51,24 @@ def read_checkpoint(path: str, trust: Sequence[str] = ()) -> SavedRun | None:
     file, _ = checkpoint_file(path, trust)
     content = read_file(file)
     settings = content["hyper_parameters"]
-    run = content.get(RUN)
-    run = run if isinstance(run, dict) else _study_run(file)
+    tokenizer = tokenizer_of(content, str(file))
     return SavedRun(
         path=str(file),
         model={key: value for key, value in settings.items() if not key.startswith("_") and key not in (*LINKED, START)},
         vocabulary=settings.get("vocabulary"),
-        data=dict(run.get("data") or {}),
-        precision=run.get("precision"),
-        fingerprint=run.get("fingerprint"),
-        tokenizer=tokenizer_from(content[TOKENIZER]).fingerprint if TOKENIZER in content else None,
+        tokenizer=tokenizer.fingerprint if tokenizer else None,
+        **(_run_settings(content[RUN], file) if RUN in content else _study_run(file)),
     )
+
+
+def _run_settings(run: Any, file: Path) -> dict[str, Any]:
+    """``data``, ``fingerprint`` and ``precision`` of a checkpoint of fit. Raises: UsageError when it holds anything else."""
+    known = set(inspect.signature(TextDataModule).parameters)
+    expected = {"data": dict, "fingerprint": str, "precision": str}
+    whole = isinstance(run, dict) and all(isinstance(run.get(name), kind) for name, kind in expected.items())
+    if not whole or not {"source"} <= set(run["data"]) <= known:
+        raise UsageError(f"--ckpt_path: {file}: its data settings cannot be read, so the file is damaged; use another checkpoint")
+    return {name: run[name] for name in expected}
 
 
 def _study_run(file: Path) -> dict[str, Any]:

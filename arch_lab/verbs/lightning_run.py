@@ -38,7 +38,7 @@ from arch_lab.training.interruption import Interruption
 from arch_lab.training.module import LanguageModel
 from arch_lab.verbs import UsageError, nearest
 from arch_lab.verbs.fit_checkpoint import SavedRun, read_checkpoint
-from arch_lab.verbs.fit_failures import explained, innermost
+from arch_lab.verbs.fit_failures import explained, innermost, one_line
 from arch_lab.verbs.fit_options import Command, linked
 from arch_lab.verbs.ranks import run_ranks
 
@@ -143,8 +143,12 @@ class CommandLine(LightningCLI):
         # a model has as many rows as its tokenizer has tokens: two settings that must agree are one setting
         parser.link_arguments("data", "model.vocabulary", compute_fn=_vocabulary, apply_on="instantiate")
         if self.saved:
-            parser.set_defaults({f"model.{key}": value for key, value in self.saved.model.items()})
-            parser.set_defaults({f"data.{key}": value for key, value in self.saved.data.items()})
+            settings = {f"model.{key}": value for key, value in self.saved.model.items()}
+            settings |= {f"data.{key}": value for key, value in self.saved.data.items()}
+            try:
+                parser.set_defaults(settings)
+            except (KeyError, TypeError, ValueError) as error:
+                raise UsageError(f"--ckpt_path: {self.saved.path}: its settings are not those of a fit ({one_line(str(error))})") from None
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         if self.group:
@@ -170,7 +174,7 @@ class CommandLine(LightningCLI):
                 )
         if self.saved.data and config.data.source != self.saved.data["source"]:
             for key in ("files", "hub"):
-                if key != config.data.source and same(config.data[key], self.saved.data[key]):
+                if key != config.data.source and same(config.data[key], self.saved.data.get(key)):
                     config.data[key] = None
         for key, value in self.saved.data.items():
             if not same(config.data[key], value):

@@ -90,6 +90,24 @@ def test_the_folder_of_a_fit_stands_for_its_checkpoint(checkpoint: str, capsys: 
     assert scores_of(capsys, "test", "--ckpt_path", "runs/fit/version_0") == scores_of(capsys, "test", "--ckpt_path", checkpoint)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"run": 7},
+        {"run": {"data": [1]}},
+        {"run": {"data": {"sequence_length": 16, "sorce": "files"}, "fingerprint": "", "precision": "32-true"}},
+        {"run": {"data": {"sequence_length": 16}, "fingerprint": "", "precision": "32-true"}},
+        {"run": {"data": {"source": "files", "sequence_length": "many"}, "fingerprint": "", "precision": "32-true"}},
+        {"run": {"data": {"source": "files", "files": 7}, "fingerprint": "", "precision": "32-true"}},
+        {"tokenizer": [1, 2]},
+    ],
+)
+def test_damaged_settings_of_a_checkpoint_are_one_line(damage: dict[str, object], checkpoint: str, capsys: Capture) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save(content | damage, "damaged.ckpt")
+    failure_of(capsys, "validate", "--ckpt_path", "damaged.ckpt")
+
+
 def test_predictions_are_those_of_the_checkpoint(checkpoint: str, capsys: Capture) -> None:
     file = scores_of(capsys, "predict", "--ckpt_path", checkpoint)["predictions"]
     nats = torch.cat([batch.flatten() for batch in torch.load(file)])
