@@ -95,7 +95,7 @@ def damaged_tree(tree: Any, draw: random.Random) -> Any:
     for _ in range(draw.choice((1, 1, 1, 3))):
         parents = list(_containers(tree))
         if not parents:
-            return draw.choice(ODD_VALUES)
+            return copy.deepcopy(draw.choice(ODD_VALUES))
         _damage_one(draw.choice(parents), draw)
     return tree
 
@@ -105,7 +105,7 @@ def _damage_one(node: Any, draw: random.Random) -> None:
     key = draw.choice(keys)
     kind = draw.choice(("replace", "replace", "replace", "remove", "rename", "bury", "swap", "odd key"))
     if kind == "replace":
-        node[key] = draw.choice(ODD_VALUES)
+        node[key] = copy.deepcopy(draw.choice(ODD_VALUES))
     elif kind == "remove":
         del node[key]
     elif kind == "rename" and isinstance(node, dict):
