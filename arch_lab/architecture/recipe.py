@@ -246,6 +246,11 @@ def image_classifiers() -> list[str]:
 
 def recipe(name: str, options: dict[str, Any] | None = None) -> Recipe:
     """The recipe called ``name`` with strict options. Raises: ConfigError with the nearest valid name."""
+    return recipe_class(name).from_options(options or {}, where=f"architecture {name!r}")
+
+
+def recipe_class(name: str) -> type[Recipe]:
+    """The class whose fields are the options of an architecture. Raises: ConfigError with the nearest valid name."""
     if name not in _recipes:
         raise ConfigError(f"unknown architecture {name!r}{did_you_mean(name, _recipes)}")
-    return _recipes[name].from_options(options or {}, where=f"architecture {name!r}")
+    return _recipes[name]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from arch_lab.report.measures import Measure
 from blocks.config import Config
-from blocks.errors import ConfigError, did_you_mean
+from blocks.errors import ConfigError, did_you_mean, shown
 
 if TYPE_CHECKING:  # seconds to import, and finding an experiment needs none of it
     import lightning.pytorch as pl
@@ -84,6 +84,8 @@ class OwnData(Protocol):
 class StudyEngine(Protocol):
     """An experiment whose study is not one training an arm: timings, many tasks. It reads, plans, runs and reports its own kind."""
 
+    config: type[Config]
+
     def plan(self, study: str, *, overrides: list[str], data_root: str | None, threads: int | None) -> dict[str, Any]:
         """What would be measured, as plain JSON values. Raises: UserError."""
 
@@ -126,10 +128,15 @@ def engine_named(experiment: Any) -> StudyEngine | None:
     return found if isinstance(found, StudyEngine) else None
 
 
+def experiments() -> list[str]:
+    """Names of the experiments there are."""
+    return sorted(p.parent.name for p in (Path(__file__).resolve().parents[2] / "experiments").glob("*/experiment.py"))
+
+
 def load_experiment(name: str) -> Experiment:
     """``experiments.<name>.experiment:EXPERIMENT``. Raises: ConfigError with the nearest name."""
-    known = [p.parent.name for p in (Path(__file__).resolve().parents[2] / "experiments").glob("*/experiment.py")]
+    known = experiments()
     if name not in known:
-        raise ConfigError(f"unknown experiment {name!r}{did_you_mean(name, known)}")
+        raise ConfigError(f"unknown experiment {shown(name)}{did_you_mean(name, known)}")
     experiment: Experiment = importlib.import_module(f"experiments.{name}.experiment").EXPERIMENT
     return experiment

@@ -27,6 +27,7 @@ from arch_lab.study.planning import use_threads
 from arch_lab.study.stages import wider
 from arch_lab.tasks import results
 from arch_lab.tasks.contract import Cell, Fitted, Method, Prepared, Task, TaskExperiment, TaskStudyConfig
+from blocks.config import Config
 
 
 class TaskEngine:
@@ -34,6 +35,7 @@ class TaskEngine:
 
     def __init__(self, experiment: TaskExperiment) -> None:
         self.experiment = experiment
+        self.config: type[Config] = experiment.config
 
     def plan(self, study: str, *, overrides: list[str], data_root: str | None, threads: int | None) -> dict[str, Any]:
         use_threads(threads)

@@ -30,6 +30,7 @@ from arch_lab.throughput.contenders import Settings
 from arch_lab.throughput.results import summarise, write_all
 from arch_lab.throughput.timing import Row, Timer, clock_here
 from arch_lab.throughput.work import asked
+from blocks.config import Config
 from blocks.errors import ConfigError
 
 CELLS, IDENTITY = "cells.jsonl", "identity.json"
@@ -37,6 +38,8 @@ CELLS, IDENTITY = "cells.jsonl", "identity.json"
 
 class Throughput:
     """The engine of experiment ``throughput`` (arch_lab.study.experiment.StudyEngine)."""
+
+    config: type[Config] = ThroughputConfig
 
     def plan(self, study: str, *, overrides: list[str], data_root: str | None, threads: int | None) -> dict[str, Any]:
         config = _open(study, overrides, data_root, threads)

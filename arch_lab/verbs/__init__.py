@@ -21,6 +21,8 @@ class Verb:
 VERBS = {
     "compare": Verb("compare", "train the architectures of a study at one budget and judge them"),
     "plan": Verb("compare", "what a study would train: shapes, parameters, FLOPs, steps; trains nothing"),
+    "keys": Verb("keys", "what a study file may say: keys with type, default, bounds and meaning"),
+    "init": Verb("init", "write a commented study file to start from"),
     "report": Verb("report", "write the HTML report of a finished study again"),
     "list": Verb("listing", "the studies there are, and the runs with their state"),
     "show": Verb("show", "one run folder, finished or not, or several side by side"),

@@ -53,7 +53,7 @@ class Finetuning(Config):
     epochs: Annotated[Epochs, Doc("Passes over the training rows of a task.")] = 3
     task_epochs: Annotated[dict[str, Epochs], Doc("Epochs of single tasks, such as {rte: 10}.")] = field(default_factory=dict)
     max_rows: Annotated[int | None, Bounds(minimum=1), Doc("Training rows used of a task, chosen by a hash; null: all.")] = None
-    task_rows: Annotated[dict[str, Count], Doc("max_rows of single tasks.")] = field(default_factory=dict)
+    task_rows: Annotated[dict[str, Count], Doc("Training rows used of single tasks, such as {sst2: 8000}.")] = field(default_factory=dict)
     max_tokens: Annotated[int, Bounds(minimum=8, maximum=2**20), Doc("Tokens after which a row is cut.")] = 128
     batch_size: Annotated[BatchSize, Doc("Rows, or pairs of them, per step.")] = 32
     weight_decay: Annotated[WeightDecay, Doc("Decay of AdamW for matrices.")] = 0.01

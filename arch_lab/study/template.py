@@ -1,0 +1,77 @@
+"""A study file to start from: a shipped study with one sentence above each key, and the other keys commented out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from arch_lab.study.config import read_study
+from arch_lab.study.experiment import load_experiment
+from arch_lab.study.keys import Key, sections, simple
+from arch_lab.study.library import studies
+
+WIDE = 110  # columns
+COMMON = ("training.", "widen")  # where keys that the shipped study leaves at their defaults are shown too
+
+
+def template(experiment: str) -> str:
+    """Text of a study file for an experiment. Raises: ConfigError for an experiment that does not exist."""
+    load_experiment(experiment)
+    name, content = _shipped(experiment)
+    keys = {simple(key.path): key for section in sections() if experiment in section.experiments for key in section.keys}
+    content.pop("name", None)
+    head = [
+        f"# A study of experiment {experiment}, after the shipped study {name}. Change what you like, then:",
+        "#   arch-lab plan FILE      what it would train, and whether the budget is met",
+        "#   arch-lab compare FILE   train and judge; results go to runs/",
+        f"# arch-lab keys --experiment {experiment} lists every key with its bounds.",
+        "",
+    ]
+    return "\n".join([*head, *_mapping(content, "", keys)]) + "\n"
+
+
+def _shipped(experiment: str) -> tuple[str, dict[str, Any]]:
+    """The smallest shipped study of an experiment: one that calls itself quick, else the first."""
+    found = {name: read_study(path, name=name) for name, path in studies().items()}
+    fitting = [name for name, content in found.items() if content.get("experiment", "perplexity") == experiment]
+    name = next((n for n in fitting if "quick" in n), fitting[0])
+    return name, found[name]
+
+
+def _mapping(content: Mapping[str, Any], path: str, keys: Mapping[str, Key]) -> Iterator[str]:
+    indent = "  " * path.count(".")
+    for name, value in content.items():
+        key = keys.get(path + name)
+        if key is not None and key.doc:
+            yield f"{indent}# {key.doc}"
+        nested = isinstance(value, dict) and any(k.startswith(f"{path}{name}.") for k in keys)
+        if nested:
+            yield f"{indent}{name}:"
+            yield from _mapping(value, f"{path}{name}.", keys)
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            yield f"{indent}{name}:"
+            yield from (f"{indent}  - {flow(item)}" for item in value)
+        else:
+            yield f"{indent}{name}: {flow(value)}"
+        if not path:
+            yield ""
+    yield from _left_out(content, path, keys.values())
+
+
+def _left_out(content: Mapping[str, Any], path: str, keys: Sequence[Key] | Any) -> Iterator[str]:
+    indent = "  " * path.count(".")
+    for key in keys:
+        parent, _, name = simple(key.path).rpartition(".")
+        if (f"{parent}." if parent else "") == path and name not in content and simple(key.path).startswith(COMMON) and key.default:
+            yield f"{indent}# {name}: {key.default}    # {key.doc}"
+
+
+def flow(value: Any) -> str:
+    """A value in one line of YAML."""
+    if isinstance(value, float) and value >= 1e5:
+        mantissa, exponent = f"{value:.12e}".split("e")
+        digits = mantissa.rstrip("0")
+        return f"{digits}{'0' if digits.endswith('.') else ''}e+{int(exponent)}"
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False, allow_unicode=True).removesuffix("...\n").strip()
