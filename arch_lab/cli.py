@@ -14,9 +14,10 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from arch_lab.signals import terminable
 from arch_lab.verbs import VERBS, UsageError, nearest
 
 EXIT_CODES = {
@@ -54,18 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [a for a in arguments if a != "--debug"]
     with unchanged_globals():
         try:
-            code = dispatch(arguments)
+            with terminable() if _goes_on(arguments) else nullcontext():
+                code = dispatch(arguments)
             sys.stdout.flush()  # a closed pipe shows here, not in the interpreter's shutdown
             return code
         except BrokenPipeError:
             _forget_output()
             return 128 + signal.SIGPIPE
         except KeyboardInterrupt as interrupt:
-            # storage raises it with the number of the signal that asked for the end
+            # with the number of the signal, see arch_lab.signals
             number = interrupt.args[0] if interrupt.args and isinstance(interrupt.args[0], int) else signal.SIGINT
             word = "terminated" if number == signal.SIGTERM else "interrupted"
-            resumable = arguments[:1] == ["compare"] or arguments[:2] == ["bench", "throughput"]
-            print(word + ("; the same command goes on where it stopped" if resumable else ""), file=sys.stderr)
+            print(word + ("; the same command goes on where it stopped" if _goes_on(arguments) else ""), file=sys.stderr)
             return 128 + number
         except SystemExit as stop:
             return _exit_code(stop)
@@ -75,6 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             message, code = explain(error)
             print(message, file=sys.stderr)
             return code
+
+
+def _goes_on(arguments: list[str]) -> bool:
+    """Whether the same command goes on where a signal stopped it."""
+    return arguments[:1] == ["compare"] or arguments[:2] == ["bench", "throughput"]
 
 
 @contextmanager

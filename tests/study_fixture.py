@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from arch_lab import sealed
 from arch_lab.report import statistics
 
 BASELINES = [
@@ -174,7 +175,7 @@ def write_study(
         "misses": [] if matched else [{"text": "arm 'm2_gpt' is +3.00% off the budget on params"}],
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "study.json").write_text(json.dumps(study, indent=1))
+    sealed.write(folder / "study.json", study)
     (folder / "study.yaml").write_text("experiment: perplexity\nseeds: 3\n# <script>alert(1)</script>\n")
     by_name = {a["name"]: a for a in entries}
     for result in results:

@@ -6,12 +6,11 @@ comes first, in words; the evidence follows in the order a doubter would ask for
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from arch_lab import files
+from arch_lab import files, sealed
 from arch_lab.report import figures, sections
 from arch_lab.report.markup import Raw, figure, items, join, paragraph, section, tag
 from arch_lab.report.page_style import CSS
@@ -49,19 +48,26 @@ def load(study_dir: Path) -> dict[str, Any]:
     Raises: UserError when it is absent, damaged or incomplete; BudgetError when its arms are not matched without override.
     """
     path = study_dir / "study.json"
-    try:
-        study = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} not found; run `arch-lab compare` first, or give the folder of a finished study") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); run `arch-lab compare` again to rewrite it") from None
-    lacking = [key for key in REQUIRED if key not in study] if isinstance(study, dict) else list(REQUIRED)
+    if not path.is_file():
+        raise UserError(f"{path} not found; run `arch-lab compare` first, or give the folder of a finished study")
+    study = sealed.read(path, advice="run `arch-lab compare` again to rewrite it")
+    lacking = [key for key in REQUIRED if key not in study]
     if lacking:
         raise UserError(f"{path} lacks {', '.join(lacking)}; run `arch-lab compare` again to rewrite it")
     # the counts decide whether arms are matched, not what the file says of itself
     from arch_lab.budget.recheck import require_matched
 
+    _check_curves(study_dir, study)
     return require_matched(study, str(path))
+
+
+def _check_curves(study_dir: Path, study: Mapping[str, Any]) -> None:
+    """Raises: DamagedError for a curve that is not what its run wrote; one that was deleted is not drawn."""
+    for name, expected in (study.get("curves") or {}).items():
+        path = study_dir / name
+        if path.is_file() and sealed.file_sha256(path) != expected:
+            advice = f"delete {path.parent} and run `arch-lab compare` again to train it again"
+            raise sealed.DamagedError(f"{path} was edited or damaged after it was written; {advice}")
 
 
 def write(study_dir: Path) -> Path:

@@ -15,11 +15,12 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from arch_lab.signals import raising_signals
 from arch_lab.study.config import StudyConfig
 from arch_lab.study.experiment import Experiment
 from arch_lab.study.planning import MEASURED
 from arch_lab.study.run import _trainer
-from arch_lab.study.stages import _spec
+from arch_lab.study.spec import spec_of
 from arch_lab.training.trainer import quiet_lightning
 
 WARM_UP = 3  # steps not counted: allocators, caches and kernels settle
@@ -53,10 +54,10 @@ def _wait() -> None:
 
 def seconds_per_step(arm: dict[str, Any], config: StudyConfig, data: Any, experiment: Experiment) -> float:
     """Median seconds of a training step of ``arm`` (plan form)."""
-    spec = _spec(arm, config.learning_rates[0], config.seeds[0], config, data)
+    spec = spec_of(arm, config.learning_rates[0], config.seeds[0], config, data.vocabulary)
     spec = replace(spec, steps=WARM_UP + MOST_STEPS, training=replace(config.training, evaluations=1))
     clock = _Clock()
-    with quiet_lightning():
+    with quiet_lightning(), raising_signals():
         pl.seed_everything(spec.seed, verbose=False)
         _trainer(spec, [clock]).fit(experiment.module(spec), datamodule=experiment.datamodule(spec, data))
     return median(clock.seconds[WARM_UP:])

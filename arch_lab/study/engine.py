@@ -5,23 +5,29 @@ No path through here writes a comparison that the gate refused or a metric for a
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from arch_lab import files
+import torch
+
+from arch_lab import files, sealed
 from arch_lab.architecture import Shape, recipe
 from arch_lab.budget import require_matched
 from arch_lab.causality import PROTOCOL, LeakError
 from arch_lab.report import statistics
+from arch_lab.report.curves import run_path
+from arch_lab.study import storage
 from arch_lab.study.config import StudyConfig
-from arch_lab.study.environment import code_fingerprint, environment
+from arch_lab.study.environment import code_fingerprint, environment, gate_fingerprint, judge_fingerprint
 from arch_lab.study.experiment import Certificate, Experiment, load_experiment, own_engine
+from arch_lab.study.identity import digest
 from arch_lab.study.initial import initial_warnings
 from arch_lab.study.planning import build_plan, open_study, use_threads
+from arch_lab.study.spec import spec_of
 
 Observer = Callable[[str, dict[str, Any]], None]  # (event, facts): how a terminal follows a study
 
@@ -68,14 +74,27 @@ def compare(
     use_threads(threads)
     config = open_study(study, overrides, data_root)
     folder = Path(output) / config.name
+    with files.folder_lock(folder, "arch-lab compare"):
+        return _compare(config, folder, Path(cache or cache_folder()), observer, command_of(study, overrides, data_root))
+
+
+def _compare(config: StudyConfig, folder: Path, cache: Path, observer: Observer, command: str) -> dict[str, Any]:
+    """``compare`` in a folder that is locked."""
     planned = build_plan(config)
+    grown = _refuse_changed(config, folder, planned)
     observer("plan", planned)
-    files.check_writable(folder)
     experiment = load_experiment(config.experiment)
-    data = experiment.prepare(config, Path(cache or cache_folder()), lambda text: observer("data", {"text": text}))
+    data = experiment.prepare(config, cache, lambda text: observer("data", {"text": text}))
+    _refuse_changed(config, folder, planned, data)
+    done = _unchanged(config, folder, planned, data)
+    if done is not None:
+        observer("note", {"text": f"already finished: {folder} holds every result, and nothing is written again"})
+        _report_again(folder, done, observer)
+        return done
+    for line in grown:
+        observer("note", {"text": f"adding to the finished study in {folder}: {line}"})
     planned = _timed(config, planned, folder, data, experiment, observer)
-    _keep_config(folder, config)
-    files.write_json(folder / "plan.json", planned)
+    _keep_config(folder, config, planned)
     verify(
         planned["arms"],
         folder,
@@ -92,10 +111,62 @@ def compare(
 
     write_experiment(folder, [a["name"] for a in planned["arms"]], config.learning_rates, config.seeds, experiment.measures)
     results, rates = train_all(planned, config, folder, data, experiment, observer)
-    study_json = {**_judge(planned, config, results, rates, data, experiment, observer), "command": command_of(study, overrides, data_root)}
-    files.write_json(folder / "study.json", study_json)
-    _report(folder, study_json, observer)
+    judged = _judge(planned, config, results, rates, data, experiment, observer)
+    identity = _study_identity(config, planned, data)
+    study_json = sealed.write(folder / storage.STUDY, {**judged, "command": command, "identity": identity})
+    _report(folder, study_json)
+    observer("report", _shown(folder, study_json))
     return study_json
+
+
+# --- what an earlier call left ----------------------------------------------------------------------------------------
+
+
+def _refuse_changed(config: StudyConfig, folder: Path, planned: dict[str, Any], data: Any = None) -> list[str]:
+    """Refuse a study that does not go with what the folder holds; returns in words what it adds to a finished one.
+
+    Without ``data`` (nothing is prepared yet) their fingerprint is not compared but their options are.
+    """
+    grown = storage.refuse_smaller(folder, storage.stored_config(folder), config.to_dict(), ("arms", "learning_rates", "seeds"))
+    unknown = [] if config.budget.seconds is None else ["steps"]  # an estimate until real steps are timed
+    if data is None:
+        storage.refuse_other_data(folder, config.to_dict())
+        unknown += ["data", "vocabulary"]
+    rate, seed = config.learning_rates[0], config.seeds[0]
+    specs = [spec_of(arm, rate, seed, config, planned["vocabulary"] if data is None else data.vocabulary) for arm in planned["arms"]]
+    storage.refuse_changed(folder, {spec.arm: spec.identity("" if data is None else data.fingerprint) for spec in specs}, unknown)
+    return grown
+
+
+def _study_identity(config: StudyConfig, planned: dict[str, Any], data: Any) -> str:
+    """Hash of all that study.json follows from."""
+    own = {arm["name"]: arm["user_code"] for arm in planned["arms"]}
+    code = [judge_fingerprint(config.experiment), code_fingerprint(), torch.__version__]
+    return digest({"config": config.to_dict(), "data": data.fingerprint, "user_code": own, "code": code})
+
+
+def _unchanged(config: StudyConfig, folder: Path, planned: dict[str, Any], data: Any) -> dict[str, Any] | None:
+    """The stored study where this very call has already ended and every result is there; None otherwise.
+
+    Raises: DamagedError for a result, a curve or weights that are not what was written.
+    """
+    stored = sealed.read_or_none(folder / storage.STUDY)
+    if stored is None or stored.get("identity") != _study_identity(config, planned, data):
+        return None
+    steps = {arm["name"]: arm for arm in stored["arms"]}
+    for row in stored["results"]:
+        spec = spec_of(steps[row["arm"]], row["learning_rate"], row["seed"], config, data.vocabulary)
+        result = storage.stored_result(spec.folder(folder), spec.identity(data.fingerprint))
+        if result is None or storage.public(result) != row:
+            return None
+    return stored
+
+
+def _report_again(folder: Path, study_json: dict[str, Any], observer: Observer) -> None:
+    """Write only what is missing of the report."""
+    if not (folder / "report.html").is_file() or not (folder / "results.csv").is_file():
+        _report(folder, study_json)
+    observer("report", _shown(folder, study_json))
 
 
 def _timed(
@@ -106,7 +177,7 @@ def _timed(
         return planned
     from arch_lab.study import calibration
 
-    timings = calibration.kept(files.read_json(folder / "plan.json"), planned)
+    timings = calibration.kept(sealed.read_or_none(folder / storage.PLAN), planned)
     for arm in planned["arms"]:
         if arm["name"] not in timings:
             observer("data", {"text": f"timing training steps of {arm['name']}"})
@@ -122,11 +193,16 @@ def cache_folder() -> Path:
     return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arch_lab"
 
 
-def _keep_config(folder: Path, config: StudyConfig) -> None:
-    """The resolved study beside its results, runnable as it is; a changed one is refused when results are looked up."""
+def _keep_config(folder: Path, config: StudyConfig, planned: dict[str, Any]) -> None:
+    """The resolved study beside its results, runnable as it is, and its plan."""
     import yaml
 
-    files.write_text(folder / "study.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
+    storage.write_when_changed(folder / "study.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
+    arms = [{k: v for k, v in arm.items() if k != "estimate"} for arm in planned["arms"]]  # an estimate is another each time
+    identity = digest({"config": config.to_dict(), "arms": arms})
+    before = sealed.read_or_none(folder / storage.PLAN)
+    if before is None or before.get("identity") != identity:
+        sealed.write(folder / storage.PLAN, {**planned, "config": config.to_dict(), "identity": identity})
 
 
 # --- verify ---------------------------------------------------------------------------------------------------------
@@ -149,21 +225,19 @@ def verify(
         identity = {k: arm[k] for k in ("architecture", "options", "width", "depth", "ffn_width")}
         identity |= {"vocabulary": vocabulary, "max_tokens": max_tokens, "batch": batch, "protocol": PROTOCOL, "code": code_fingerprint()}
         identity |= {"objective": objective} if objective else {}
-        kept = files.read_json(path)
-        if kept and kept.get("passed") and kept.get("identity") == identity and not _is_third_party(arm):
+        identity |= {"gate": gate_fingerprint(), "user_code": arm["user_code"]}
+        kept = sealed.read_or_none(files.inside(folder, path))
+        if kept and kept.get("passed") and kept.get("identity") == identity:
             observer("certificate", {"arm": arm["name"], **kept})
             continue
         model = recipe(arm["architecture"], arm["options"]).network(_shape(arm), vocabulary=vocabulary, max_tokens=max_tokens)
         observer("data", {"text": f"certifying {arm['name']}"})
         certificate = certify(model)
-        files.write_json(path, {"identity": identity, **certificate.to_dict()})
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in certificate.to_dict().items()}
+        sealed.write(path, {"identity": identity, **finite})
         observer("certificate", {"arm": arm["name"], **certificate.to_dict()})
         if not certificate.passed:
             raise LeakError(f"refused: arm {arm['name']!r}: {certificate.reason}; no metric is written (certificate in {path})")
-
-
-def _is_third_party(arm: dict[str, Any]) -> bool:
-    return ":" in json.dumps([v for v in arm["options"].values() if isinstance(v, str)])  # its code is not in our fingerprint
 
 
 def _shape(arm: dict[str, Any]) -> Shape:
@@ -195,7 +269,8 @@ def _judge(
     return {
         **planned,
         "learning_rates": rates,
-        "results": results,
+        "results": [storage.public(r) for r in results],
+        "curves": storage.curve_hashes(results, lambda r: run_path(Path(), r)),
         "selected": selected,
         "baselines": baselines,
         "summary": statistics.summary(results, selected, arms, baselines, experiment.measures),
@@ -204,6 +279,7 @@ def _judge(
             *statistics.edge_warnings(results, selected, rates, primary),
             *_clock_warnings(planned, results),
             *initial_warnings(planned["arms"]),
+            *storage.machine_warnings(results),
         ],
         "data": data.summary(),
         "environment": environment(),
@@ -229,11 +305,15 @@ def command_of(study: str, overrides: list[str] | None, data_root: str | None) -
     return shlex.join([*words, *(["--data-root", data_root] if data_root else [])])
 
 
-def _report(folder: Path, study_json: dict[str, Any], observer: Observer) -> None:
+def _report(folder: Path, study_json: dict[str, Any]) -> None:
     from arch_lab.report import tables, write
     from arch_lab.report.tensorboard import write_figures
 
     tables.write_csv(study_json, folder / "results.csv")
-    path = write(folder)
+    write(folder)
     write_figures(folder, study_json)
-    observer("report", {"study": study_json, "report": str(path), "folder": str(folder)})
+
+
+def _shown(folder: Path, study_json: dict[str, Any]) -> dict[str, Any]:
+    """Facts of the event ``report``."""
+    return {"study": study_json, "report": str(folder / "report.html"), "folder": str(folder)}

@@ -17,18 +17,50 @@ from arch_lab.version import commit
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 # what a trained number depends on; reports and command line may change without invalidating finished runs
-FINGERPRINTED = ("blocks", "arch_lab/architecture", "arch_lab/data", "arch_lab/training", "arch_lab/study/run.py")
+FINGERPRINTED = (
+    "blocks",
+    "cuda",
+    "arch_lab/architecture",
+    "arch_lab/data",
+    "arch_lab/metrics",
+    "arch_lab/training",
+    "arch_lab/study/run.py",
+    "arch_lab/study/spec.py",
+)
+SOURCES = (".py", ".cu", ".cuh", ".h")
 
 
 @lru_cache(maxsize=1)
 def code_fingerprint() -> str:
-    """Hash of every source file that can change a run's numbers."""
+    """Hash of every source file of ours that can change a run's numbers, kernels included, experiments apart."""
+    return _fingerprint(FINGERPRINTED)
+
+
+@lru_cache
+def experiment_fingerprint(name: str) -> str:
+    """Hash of an experiment's own sources, which code_fingerprint leaves out."""
+    return _fingerprint((f"experiments/{name}",))
+
+
+@lru_cache(maxsize=1)
+def gate_fingerprint() -> str:
+    """Hash of what certifies a model."""
+    return _fingerprint(("arch_lab/causality",))
+
+
+@lru_cache
+def judge_fingerprint(experiment: str) -> str:
+    """Hash of all sources between the runs of a study and its study.json."""
+    return _fingerprint(("arch_lab", "blocks", f"experiments/{experiment}"))
+
+
+def _fingerprint(parts: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
-    for part in FINGERPRINTED:
+    for part in parts:
         path = PACKAGE_ROOT / part
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(str(file.relative_to(PACKAGE_ROOT)).encode())
-            digest.update(file.read_bytes())
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.suffix in SOURCES and file.is_file():
+                digest.update(file.relative_to(PACKAGE_ROOT).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -40,6 +72,12 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, Any]:
+    """What a number may depend on beside code and data, in its last bits or in its speed."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {"cpu": cpu_name(), "device": device, "threads": torch.get_num_threads()}
 
 
 def environment() -> dict[str, Any]:

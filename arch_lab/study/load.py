@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arch_lab import files
 from arch_lab.architecture import Decoder, Encoder, EncoderDecoder, ImageClassifier
-from arch_lab.checkpoints import Checkpoint, CheckpointError, open_checkpoint
+from arch_lab.checkpoints import Checkpoint, open_checkpoint
 from arch_lab.data import Tokenizer
+from arch_lab.study import storage
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,9 @@ class LoadedRun:
 def load_run(run: str | Path, trust: Sequence[str] = ()) -> LoadedRun:
     """Load ``runs/<study>/runs/<arm>/lr-…_seed-…``. ``trust``: modules of your own that its blocks come from.
 
-    Raises: CheckpointError naming what is missing or damaged; TrustError for a module that is not named.
+    Raises: CheckpointError or DamagedError naming what is missing or damaged; TrustError for a module that is not named.
     """
     folder = Path(run)
-    config, result = files.read_json(folder / "config.json"), files.read_json(folder / "result.json")
-    if not isinstance(config, dict) or not isinstance(result, dict):
-        raise CheckpointError(
-            f"{folder}: not a finished run (config.json or result.json is missing or damaged); run arch-lab compare again"
-        )
+    config, result = storage.stored_run(folder)
     opened: Checkpoint = open_checkpoint(folder, trust)
-    return LoadedRun(model=opened.model, config=config, result=result, tokenizer=opened.tokenizer)
+    return LoadedRun(model=opened.model, config=config, result=storage.public(result), tokenizer=opened.tokenizer)

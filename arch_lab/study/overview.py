@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from arch_lab import sealed
 from arch_lab.files import is_locked
 
 MARKS = ("study.json", "plan.json", "identity.json")
@@ -66,8 +67,8 @@ def _search(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def open_run(folder: Path) -> RunFolder:
-    """The state of one folder. Files that cannot be read count as absent; an unreadable study.json is state "damaged"."""
-    study, plan = _read(folder / "study.json"), _read(folder / "plan.json")
+    """The state of one folder. Files that cannot be read count as absent; a study.json that is not what was written is state "damaged"."""
+    study, plan = sealed.read_or_none(folder / "study.json") or {}, _read(folder / "plan.json")
     known = {**plan, **study}
     results = study.get("results") or study.get("rows") or _results(folder)
     results = [row for row in results if isinstance(row, dict)]

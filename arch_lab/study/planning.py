@@ -23,6 +23,7 @@ from arch_lab.study.config import Arm, StudyConfig, load_study
 from arch_lab.study.experiment import OwnData, load_experiment, own_engine
 from arch_lab.study.initial import initial_facts, initial_warnings, with_initial
 from arch_lab.study.library import find_study
+from arch_lab.study.sources import user_sources
 from arch_lab.training.optimizer import groups
 from blocks.errors import ConfigError
 
@@ -190,6 +191,7 @@ def _arm(
         "state_bytes": book.state_bytes,
         "optimizer_groups": {g.name: g.parameters for g in optimizer_groups},
         "estimate": _estimate(book, shape, flops, rows),
+        "user_code": user_sources(model),
         **calibration,
     }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ import torch
 
 from arch_lab import files
 from arch_lab.architecture import Shape, recipe
+from arch_lab.checkpoints import CheckpointError
 from arch_lab.report import html
 from arch_lab.report.measures import measures
 from arch_lab.study.body import Body, load_body
-from arch_lab.study.load import CheckpointError
-from arch_lab.study.run import MODEL
-from arch_lab.training.callbacks import intact
+from arch_lab.study.sources import user_sources
+from arch_lab.study.storage import MODEL, stored_run
+from arch_lab.training.saving import intact
 from blocks.errors import ConfigError, did_you_mean
+from blocks.registry import import_only
 
 FRESH = 1 << 40  # added to the seed of a fresh body, so that its numbers are not those of the head above it
 
@@ -54,16 +57,19 @@ class PretrainedArm:
         if not scratch:
             return found
         config = found.config
-        shape = Shape(width=config["width"], depth=config["depth"], ffn_width=config["ffn_width"])
         torch.manual_seed(seed + FRESH)
-        network = recipe(config["architecture"], config["options"]).network(
-            shape, vocabulary=config["vocabulary"], max_tokens=config["training"]["sequence_length"]
-        )
-        return Body(network, found.tokenizer, config).eval()  # type: ignore[arg-type]
+        return Body(_network(config), found.tokenizer, config).eval()
 
     def fingerprint(self, seed: int) -> str:
         """Of the weights that ``seed`` starts from."""
         return (self.runs[self.seed(seed)] / f"{MODEL}.sha256").read_text(encoding="utf-8").strip()
+
+    @cached_property
+    def user_code(self) -> dict[str, str]:
+        """The user's own files that its blocks come from (arch_lab.study.sources). Raises: TrustError for a module not registered."""
+        config, _ = stored_run(self.first)
+        with import_only(()), torch.device("meta"):
+            return user_sources(_network(config))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -71,6 +77,13 @@ class PretrainedArm:
         shape, counts = f"{self.entry['width']} × {self.entry['depth']}", self.entry["parameters"]
         about = {"architecture": self.entry["architecture"], "shape": shape, "body": counts["body"], "embedding": counts["embedding"]}
         return {**about, "pretraining": f"{self.score} at {self.learning_rate:g}, seeds {', '.join(map(str, self.runs))}"}
+
+
+def _network(config: dict[str, Any]) -> Any:
+    """The model that a stored run is of, with fresh weights."""
+    shape = Shape(width=config["width"], depth=config["depth"], ffn_width=config["ffn_width"])
+    sizes = {"vocabulary": config["vocabulary"], "max_tokens": config["training"]["sequence_length"]}
+    return recipe(config["architecture"], config["options"]).network(shape, **sizes)
 
 
 def pretrained_arms(folder: str | Path, names: Sequence[str] = (), *, experiment: str = "masked") -> dict[str, PretrainedArm]:

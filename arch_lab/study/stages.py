@@ -10,10 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from arch_lab import files
 from arch_lab.report import statistics
 from arch_lab.study.config import StudyConfig
 from arch_lab.study.experiment import Experiment
-from arch_lab.study.run import RunSpec, finished, train
+from arch_lab.study.run import train
+from arch_lab.study.spec import spec_of
+from arch_lab.study.storage import stored_result
 
 Observer = Callable[[str, dict[str, Any]], None]
 
@@ -76,11 +79,11 @@ def _run_jobs(
     experiment: Experiment,
     observer: Observer,
 ) -> None:
-    specs = [_spec(arm, rate, seed, config, data) for arm, rate, seed in jobs]
+    specs = [spec_of(arm, rate, seed, config, data.vocabulary) for arm, rate, seed in jobs]
     observer("jobs", {"work": [spec.steps * spec.flops_per_token for spec in specs], "labels": [spec.label for spec in specs]})
     for spec in specs:
-        where = spec.folder(folder)
-        kept = finished(spec, where, data)
+        where = files.inside(folder, spec.folder(folder))
+        kept = stored_result(where, spec.identity(data.fingerprint))
         facts = {"label": spec.label, "work": spec.steps * spec.flops_per_token, "steps": spec.steps}
         if kept is None:
             observer("run", facts)
@@ -90,29 +93,9 @@ def _run_jobs(
             def progress(step: int, loss: float | None, facts: dict[str, Any] = facts) -> None:
                 observer("step", {**facts, "step": step, "loss": loss})
 
-            result = train(spec, where, data, experiment, progress=progress)
+            result = train(spec, where, data, experiment, progress=progress, tell=lambda text: observer("note", {"text": text}))
             observer("ran", {**facts, "result": result, "wall": time.monotonic() - started, "flops_per_token": work})
         else:
             result = kept
             observer("kept", {**facts, "result": result})
         results[(spec.arm, spec.learning_rate, spec.seed)] = result
-
-
-def _spec(arm: dict[str, Any], rate: float, seed: int, config: StudyConfig, data: Any) -> RunSpec:
-    assert data.vocabulary > 1
-    return RunSpec(
-        arm=arm["name"],
-        architecture=arm["architecture"],
-        options=arm["options"],
-        width=arm["width"],
-        depth=arm["depth"],
-        ffn_width=arm["ffn_width"],
-        vocabulary=data.vocabulary,
-        steps=arm["steps"],
-        flops_per_token=float(arm["flops_per_token"]),
-        learning_rate=rate,
-        seed=seed,
-        training=config.training,
-        objective=config.objective,
-        initial=arm.get("initialise_from", {}),
-    )

@@ -113,6 +113,9 @@ class Terminal:
             self.spoken = time.monotonic()
             self.note(f"data: {facts['text']}")
 
+    def on_note(self, facts: dict[str, Any]) -> None:
+        self.note(facts["text"])
+
     def on_certificate(self, facts: dict[str, Any]) -> None:
         if facts["passed"]:
             self.note(f"{facts['arm']}: ", ("certified", "green"), f": {certificate_line(facts)}")

@@ -7,20 +7,21 @@ or data is refused, never mixed. A kill costs the cell it struck, because a fit 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
-from arch_lab import files
+from arch_lab import files, sealed
 from arch_lab.report.measures import to_json
+from arch_lab.study import storage
 from arch_lab.study.config import plain, read_study
 from arch_lab.study.engine import Observer, cache_folder, command_of, followed
-from arch_lab.study.environment import PACKAGE_ROOT, code_fingerprint, environment
+from arch_lab.study.environment import code_fingerprint, environment, experiment_fingerprint, judge_fingerprint
 from arch_lab.study.identity import differences, digest
 from arch_lab.study.library import find_study
 from arch_lab.study.planning import use_threads
@@ -59,8 +60,11 @@ class TaskEngine:
             return followed(Terminal(), lambda terminal: self.compare(study, **given, observer=terminal))
         use_threads(threads)
         config = self._config(study, overrides, data_root)
-        prepared = self.experiment.open(config, cache_folder(), lambda line: observer("data", {"text": line}))
-        return Study(config, prepared, Path(output) / config.name, observer).run(command_of(study, overrides, data_root))
+        folder = Path(output) / config.name
+        with files.folder_lock(folder, "arch-lab compare"):
+            refuse_changed(config, folder)
+            prepared = self.experiment.open(config, cache_folder(), lambda line: observer("data", {"text": line}))
+            return Study(config, prepared, folder, observer).run(command_of(study, overrides, data_root))
 
     def render_plan(self, plan: dict[str, Any], console: Any) -> None:
         from arch_lab.tasks.terminal import render_plan
@@ -86,6 +90,18 @@ class TaskEngine:
         if data_root is not None:
             content["root"] = data_root
         return self.experiment.config.from_options(content, where=f"study {name!r}")
+
+
+def refuse_changed(config: TaskStudyConfig, folder: Path) -> None:
+    """Raises: OutputError, before any data are read, for other settings than those of what is stored, or for a smaller study."""
+    before, now = storage.stored_config(folder), plain(asdict(config))
+    if before is None:
+        return
+    storage.refuse_smaller(folder, before, now, ("tasks", "learning_rates", "seeds"))
+    old, new = ({"settings": {k: v for k, v in side.items() if k not in config.CHOOSES}} for side in (before, now))
+    changed = differences(old, new)
+    if changed and any((folder / "runs").glob("*/*/*/result.json")):
+        raise files.OutputError(storage.refusal(folder, changed, "fits"))
 
 
 def plan(config: TaskStudyConfig, prepared: Prepared) -> dict[str, Any]:
@@ -126,15 +142,22 @@ class Study:
     def __init__(self, config: TaskStudyConfig, prepared: Prepared, folder: Path, observer: Observer) -> None:
         self.config, self.prepared, self.folder, self.observer = config, prepared, folder, observer
         self.rows: list[dict[str, Any]] = []
+        self.stored: list[dict[str, Any]] = []  # the same as storage holds them
         self.code = digest([code_fingerprint(), experiment_fingerprint(config.experiment)])
+        self.user_code = {method.name: method.user_code for method in prepared.methods}
 
     def run(self, command: str) -> dict[str, Any]:
         config, folder = self.config, self.folder
         planned = plan(config, self.prepared)
+        storage.refuse_smaller(folder, sealed.read_or_none(folder / storage.PLAN), planned, ("methods",))
         self.observer("plan", planned)
-        files.check_writable(folder)
-        files.write_text(folder / "study.yaml", yaml.safe_dump(plain(asdict(config)), sort_keys=False, allow_unicode=True))
-        files.write_json(folder / "plan.json", planned)
+        self._refuse_stale()
+        done = self._unchanged()
+        if done is not None:
+            return self._report_again(done)
+        content = plain(asdict(config))
+        storage.write_when_changed(folder / "study.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        sealed.write(folder / storage.PLAN, {**planned, "config": content})
         from arch_lab.tasks.events import write_columns
 
         write_columns(folder, planned)
@@ -147,13 +170,56 @@ class Study:
         }
         notes = self.prepared.finish(paths, folder, lambda line: self.observer("data", {"text": line}))
         judged = results.summarise(planned, self.rows, chosen)
+        judged["warnings"] = [*judged["warnings"], *storage.machine_warnings(self.stored)]
         study = {**planned, "rows": self.rows, "chosen": chosen, **judged, "notes": notes, "environment": environment(), "command": command}
-        files.write_json(folder / "study.json", study)
+        study = sealed.write(folder / storage.STUDY, {**study, "identity": self.study_identity()})
         from arch_lab.tasks.page import write_all
 
-        report = write_all(folder, study)
-        self.observer("report", {"study": study, "report": str(report), "folder": str(folder)})
+        write_all(folder, study)
+        self._show(study)
         return study
+
+    # --- what an earlier call left --------------------------------------------------------------------------------------
+
+    def study_identity(self) -> str:
+        """Hash of all that study.json follows from."""
+        data = {task.name: self.prepared.fingerprint(task.name) for task in self.prepared.tasks}
+        absent = dict(self.prepared.absent)
+        return digest([plain(asdict(self.config)), data, absent, self.user_code, self.code, judge_fingerprint(self.config.experiment)])
+
+    def _refuse_stale(self) -> None:
+        """Compare every stored fit of a method and task of this call with what it would be stored under now."""
+        for task in self.prepared.tasks:
+            for method in self.prepared.methods:
+                for path in sorted((self.folder / "runs" / task.name / method.name).glob("*seed-*/result.json")):
+                    row = sealed.read(path, advice=f"delete {path.parent} to fit it again")
+                    cell = Cell(task=task.name, method=method.name, learning_rate=row["learning_rate"], seed=row["seed"])
+                    if cell.folder(self.folder) == path.parent:
+                        storage.stored_result(path.parent, self.identity(cell), what="a fit")
+
+    def _unchanged(self) -> dict[str, Any] | None:
+        """The stored study where this very call has already ended and every fit is there; None otherwise."""
+        stored = sealed.read_or_none(self.folder / storage.STUDY)
+        if stored is None or stored.get("identity") != self.study_identity():
+            return None
+        for row in stored["rows"]:
+            cell = Cell(**{name: row[name] for name in ("task", "method", "learning_rate", "seed")})
+            result = storage.stored_result(cell.folder(self.folder), self.identity(cell))
+            if result is None or storage.public(result) != row:
+                return None
+        return stored
+
+    def _report_again(self, study: dict[str, Any]) -> dict[str, Any]:
+        """Write only what is missing of the report."""
+        from arch_lab.tasks.page import write_all
+
+        if not (self.folder / "report.html").is_file() or not (self.folder / "results.csv").is_file():
+            write_all(self.folder, study)
+        self._show(study)
+        return study
+
+    def _show(self, study: dict[str, Any]) -> None:
+        self.observer("report", {"study": study, "report": str(self.folder / "report.html"), "folder": str(self.folder)})
 
     def _task(self, task: Task) -> dict[str, float | None]:
         """Fit every cell of a task; the chosen rate by method, None where a method has none."""
@@ -190,32 +256,29 @@ class Study:
     def identity(self, cell: Cell) -> dict[str, Any]:
         """Everything that determines a cell's numbers."""
         settings = {k: v for k, v in plain(asdict(self.config)).items() if k not in self.config.CHOOSES}
-        return {"cell": asdict(cell), "settings": settings, "data": self.prepared.fingerprint(cell.task), "code": self.code}
+        data, user_code = self.prepared.fingerprint(cell.task), self.user_code[cell.method]
+        base = {"cell": asdict(cell), "settings": settings, "data": data, "code": self.code, "torch": torch.__version__}
+        return {**base, "user_code": user_code}
 
     def _fit(self, cell: Cell) -> None:
         where, identity = cell.folder(self.folder), self.identity(cell)
-        before = files.read_json(where / "config.json")
-        changed = differences(before, identity) if before is not None else []
-        if changed:
-            raise files.OutputError(
-                f"{where} holds a fit of another configuration ({', '.join(changed[:3])} changed); results are never mixed: "
-                "choose another --output, or delete the folder"
-            )
-        row = files.read_json(where / "result.json") if before is not None else None
+        files.inside(self.folder, where)
+        row = storage.stored_result(where, identity, what="a fit")
         if row is None:
             self.observer("fit", {"label": cell.label})
-            files.write_json(where / "config.json", identity)
+            storage.begin_run(where, identity, lambda line: self.observer("data", {"text": line}))
             started = time.monotonic()
             fitted = self.prepared.fit(cell, where, lambda line: self.observer("detail", {"label": cell.label, "text": line}))
-            row = _row(cell, fitted)
+            new = _row(cell, fitted)
             from arch_lab.tasks.events import write_events
 
-            write_events(where, cell, row, fitted.curve)
-            files.write_json(where / "result.json", row)
-            self.observer("fitted", {"label": cell.label, "row": row, "wall": time.monotonic() - started})
+            write_events(where, cell, new, fitted.curve)
+            row = storage.write_result(where, new, identity, own_files(where))
+            self.observer("fitted", {"label": cell.label, "row": new, "wall": time.monotonic() - started})
         else:
             self.observer("kept", {"label": cell.label, "row": row})
-        self.rows.append(row)
+        self.stored.append(row)
+        self.rows.append(storage.public(row))
 
 
 def _row(cell: Cell, fitted: Fitted) -> dict[str, Any]:
@@ -231,10 +294,6 @@ def _row(cell: Cell, fitted: Fitted) -> dict[str, Any]:
     }
 
 
-def experiment_fingerprint(name: str) -> str:
-    """Hash of the experiment's own sources and of the metrics, which code_fingerprint leaves out."""
-    digest = hashlib.sha256()
-    for folder in (PACKAGE_ROOT / "experiments" / name, PACKAGE_ROOT / "arch_lab" / "metrics"):
-        for file in sorted(folder.rglob("*.py")):
-            digest.update(file.relative_to(PACKAGE_ROOT).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:16]
+def own_files(cell: Path) -> list[str]:
+    """Names of what a fit wrote into its folder, such as predictions."""
+    return [p.name for p in sorted(cell.iterdir()) if p.is_file() and p.name != storage.CONFIG and not p.name.startswith(("events.", "."))]

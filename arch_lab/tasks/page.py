@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arch_lab import files
+from arch_lab import files, sealed
 from arch_lab.report import figures, sections
 from arch_lab.report.html import document, replace_page
 from arch_lab.report.markup import Raw, figure, items, join, paragraph, section, table, tag
@@ -36,12 +36,11 @@ TERMS = {
 def load(folder: Path) -> dict[str, Any]:
     """study.json, checked for what a report needs. Raises: UserError when it is missing, damaged or incomplete."""
     path = Path(folder) / "study.json"
-    study = files.read_json(path)
-    lacking = [key for key in REQUIRED if not isinstance(study, dict) or key not in study]
+    study = sealed.read(path, advice="run `arch-lab compare` again to rewrite it")
+    lacking = [key for key in REQUIRED if key not in study]
     if lacking:
-        raise UserError(f"{path} is missing, damaged or lacks {', '.join(lacking[:3])}; run `arch-lab compare` again to rewrite it")
-    found: dict[str, Any] = study
-    return found
+        raise UserError(f"{path} lacks {', '.join(lacking[:3])}; run `arch-lab compare` again to rewrite it")
+    return study
 
 
 def write_all(folder: Path, study: Mapping[str, Any]) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from arch_lab import files
+from arch_lab import files, sealed
 from arch_lab.budget import Budget, BudgetError, check, deviations
 from arch_lab.report import units
 from arch_lab.study.environment import environment
@@ -97,10 +97,10 @@ def _warnings(planned: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> 
 def load(folder: Path) -> dict[str, Any]:
     """study.json of a throughput study, its budget checked again. Raises: UserError, BudgetError when arms are not matched."""
     path = Path(folder) / "study.json"
-    study = files.read_json(path)
-    lacking = [key for key in REQUIRED if not isinstance(study, dict) or key not in study]
+    study = sealed.read(path, advice="run `arch-lab compare` again to rewrite it")
+    lacking = [key for key in REQUIRED if key not in study]
     if lacking:
-        raise UserError(f"{path} is missing, damaged or lacks {', '.join(lacking[:3])}; run `arch-lab compare` again to rewrite it")
+        raise UserError(f"{path} lacks {', '.join(lacking[:3])}; run `arch-lab compare` again to rewrite it")
     budget = Budget.from_options({**study["budget"], "tokens": 1, "tolerance": study["tolerance"]}, where="the stored budget")
     misses = check([{**arm, "deviation": deviations(arm, study["budget"])} for arm in study["arms"]], budget)
     if misses and study.get("override") is not True:
@@ -112,7 +112,7 @@ def write_all(folder: Path, study: dict[str, Any]) -> Path:
     """study.json, results.csv, TensorBoard events, report.html and its figures; returns the report's path."""
     from arch_lab.throughput.page import write
 
-    files.write_json(folder / "study.json", study)
+    sealed.write(folder / "study.json", study)
     files.write_text(folder / "results.csv", csv_text(study["rows"]))
     write_events(folder, study)
     return write(folder)

@@ -17,14 +17,17 @@ from typing import Any
 import torch
 import yaml
 
-from arch_lab import files
+from arch_lab import files, sealed
 from arch_lab.accounting import ledger
+from arch_lab.accounting.ledger import without_memory
 from arch_lab.budget import check, deviations, refuse
 from arch_lab.causality import certify_model
+from arch_lab.study import storage
 from arch_lab.study.engine import Observer, command_of, followed, verify
-from arch_lab.study.environment import PACKAGE_ROOT, code_fingerprint, cpu_name
+from arch_lab.study.environment import PACKAGE_ROOT, code_fingerprint, cpu_name, judge_fingerprint
 from arch_lab.study.identity import differences, digest
 from arch_lab.study.planning import UTILISATION, gemm_rate, solved, use_threads
+from arch_lab.study.sources import user_sources
 from arch_lab.throughput.config import DECODING, LEAST_REPEATS, Group, ThroughputConfig, open_throughput
 from arch_lab.throughput.contenders import Settings
 from arch_lab.throughput.results import summarise, write_all
@@ -109,6 +112,9 @@ def build_plan(config: ThroughputConfig) -> dict[str, Any]:
         book = counts(config.match_length)
         facts: dict[str, Any] = {"name": arm.name, "architecture": arm.architecture, "options": arm.options, **asdict(shape)}
         facts |= {"parameters": book.parameters, "parameters_at": {str(t): counts(t).parameters["total"] for t in sorted(config.lengths)}}
+        facts["user_code"] = user_sources(
+            without_memory(recipe_.decoder(shape, vocabulary=config.vocabulary, max_tokens=config.match_length))
+        )
         facts["deviation"] = deviations(facts, config.budget.to_json())
         arms.append({**facts, "components": [asdict(c) for c in book.components]})
     misses = check(arms, budget)
@@ -158,16 +164,28 @@ def _estimate(config: ThroughputConfig, arms: list[dict[str, Any]], group: Group
 
 def run(config: ThroughputConfig, folder: Path, observer: Observer, command: str, timer: Callable[..., Timer] = Timer) -> dict[str, Any]:
     """Everything after the configuration. Raises: UserError before anything is timed wherever that is possible."""
+    with files.folder_lock(folder, "arch-lab compare"):
+        return _run(config, folder, observer, command, timer)
+
+
+def _run(config: ThroughputConfig, folder: Path, observer: Observer, command: str, timer: Callable[..., Timer]) -> dict[str, Any]:
+    """``run`` in a folder that is locked."""
     planned = build_plan(config)
+    timed_as = identity(config, planned["arms"])
+    _refuse_changed(folder, timed_as)
+    rows = kept(folder, config, timed_as)
     observer("plan", planned)
-    files.check_writable(folder)
-    _same_or_refused(folder, identity(config))
-    files.write_text(folder / "study.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
-    files.write_json(folder / "plan.json", planned)
+    done = _unchanged(config, folder, timed_as, rows)
+    if done is not None:
+        return _report_again(folder, done, observer)
+    sealed.write(folder / IDENTITY, timed_as)
+    storage.write_when_changed(folder / "study.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
+    sealed.write(folder / storage.PLAN, {**planned, "config": config.to_dict()})
+    if (folder / CELLS).is_file():
+        storage.write_when_changed(folder / CELLS, _lines(rows, timed_as))  # cut back to whole groups
     sizes: dict[str, Any] = {"vocabulary": config.vocabulary, "max_tokens": config.match_length}
     certify = partial(certify_model, vocabulary=config.vocabulary, training_length=config.match_length)
     verify(planned["arms"], folder, **sizes, certify=certify, observer=observer)
-    rows = kept(folder, config)
     names = {(r["level"], r["mode"], r["tokens"], r["compiled"]) for r in rows}
     clock = timer(config, planned["arms"], rows)
     work = {(g["level"], g["mode"], g["tokens"], g["compiled"]): g["estimate_seconds"] for g in planned["groups"]}
@@ -180,61 +198,101 @@ def run(config: ThroughputConfig, folder: Path, observer: Observer, command: str
             continue
         observer("group", facts)
         timed = clock.group(group)
-        _append(folder / CELLS, timed)
+        _append(folder / CELLS, _lines(timed, timed_as))
         rows += timed
         observer("timed", {**facts, "rows": timed})
     study = summarise(planned, rows, command=command, clock="processor" if clock_here().__name__ == "process_time" else "wall")
+    study = sealed.seal({**study, "identity": _study_identity(config, timed_as)})
     report = write_all(folder, study)
     observer("report", {"study": study, "report": str(report), "folder": str(folder)})
     return study
 
 
-def identity(config: ThroughputConfig) -> dict[str, Any]:
+def _study_identity(config: ThroughputConfig, timed_as: dict[str, Any]) -> str:
+    """Hash of all that study.json follows from, the times apart."""
+    return digest([config.to_dict(), timed_as, judge_fingerprint("throughput")])
+
+
+def _unchanged(config: ThroughputConfig, folder: Path, timed_as: dict[str, Any], rows: list[Row]) -> dict[str, Any] | None:
+    """The stored study where this very call has already ended and every time is there; None otherwise."""
+    stored = sealed.read_or_none(folder / storage.STUDY)
+    if stored is None or stored.get("identity") != _study_identity(config, timed_as):
+        return None
+    return stored if digest(stored["rows"]) == digest(rows) else None
+
+
+def _report_again(folder: Path, study: dict[str, Any], observer: Observer) -> dict[str, Any]:
+    """Write only what is missing of the report."""
+    if not all((folder / name).is_file() for name in ("report.html", "results.csv")):
+        write_all(folder, study)
+    observer("report", {"study": study, "report": str(folder / "report.html"), "folder": str(folder)})
+    return study
+
+
+def identity(config: ThroughputConfig, arms: list[dict[str, Any]]) -> dict[str, Any]:
     """Everything that determines a time, as far as a file can say it."""
     said = {k: v for k, v in config.to_dict().items() if k not in ("description", "threads")}
     own = {p.name: digest(p.read_text(encoding="utf-8")) for p in sorted((PACKAGE_ROOT / "arch_lab/throughput").glob("*.py"))}
     timing = {name: own[f"{name}.py"] for name in ("config", "contenders", "timing", "work")}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
     machine = {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
-    return {**said, **machine, "code": digest([code_fingerprint(), timing])}
+    user_code = {name: source for arm in arms for name, source in arm["user_code"].items()}
+    return {**said, **machine, "code": digest([code_fingerprint(), timing]), "user_code": user_code}
 
 
-def _same_or_refused(folder: Path, now: dict[str, Any]) -> None:
-    """Raises: OutputError when the folder holds cells that something else timed."""
-    before = files.read_json(folder / IDENTITY)
-    if before is not None and (folder / CELLS).is_file():
-        changed = differences(before, now)
-        if changed:
-            raise files.OutputError(
-                f"{folder} holds times of another configuration ({', '.join(changed[:3])} changed); results are never mixed: "
-                "choose another --output, or delete the folder"
-            )
-    files.write_json(folder / IDENTITY, now)
+def _refuse_changed(folder: Path, now: dict[str, Any]) -> None:
+    """Raises: OutputError when the folder holds cells that something else timed; DamagedError when it no longer says what."""
+    if not (folder / CELLS).is_file():
+        return
+    before = sealed.read(folder / IDENTITY, advice=f"delete {folder} to time again")
+    changed = differences({k: v for k, v in before.items() if k != sealed.CHECKSUM}, now)
+    if changed:
+        raise files.OutputError(storage.refusal(folder, changed, "times"))
 
 
-def kept(folder: Path, config: ThroughputConfig) -> list[Row]:
-    """Rows of whole groups that an earlier call wrote; the file is cut back to them."""
+def kept(folder: Path, config: ThroughputConfig, timed_as: dict[str, Any]) -> list[Row]:
+    """Rows of whole groups that an earlier call wrote.
+
+    A last line that a kill cut short is left out. Raises: DamagedError for any other that is not what was written.
+    """
     path = folder / CELLS
     if not path.is_file():
         return []
     groups: dict[tuple[Any, ...], dict[str, Row]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        row = _row(line, timed_as)
+        if row is not None:
             groups.setdefault((row["level"], row["mode"], row["tokens"], row["compiled"]), {})[row["arm"]] = row
-        except (ValueError, KeyError, TypeError):
-            continue  # a line that a kill cut short
+        elif number < len(lines) or line.endswith("}"):
+            raise sealed.DamagedError(f"{path}, line {number}, was edited or damaged after it was written; delete {folder} to time again")
     names = [arm.name for arm in config.arms]
-    rows = [group[name] for group in groups.values() if set(names) <= set(group) for name in names]
-    files.write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-    return rows
+    return [group[name] for group in groups.values() if set(names) <= set(group) for name in names]
 
 
-def _append(path: Path, rows: list[Row]) -> None:
+def _row(line: str, timed_as: dict[str, Any]) -> Row | None:
+    """A line of cells.jsonl without its checksum; None when it is not one that this study wrote."""
+    try:
+        row = json.loads(line)
+        claimed = row.pop(sealed.CHECKSUM)
+        return row if claimed == _checksum(row, timed_as) else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _checksum(row: Row, timed_as: dict[str, Any]) -> str:
+    return sealed.checksum({"row": row, "identity": digest(timed_as)})
+
+
+def _lines(rows: list[Row], timed_as: dict[str, Any]) -> str:
+    return "".join(json.dumps({**row, sealed.CHECKSUM: _checksum(row, timed_as)}, allow_nan=False) + "\n" for row in rows)
+
+
+def _append(path: Path, lines: str) -> None:
     try:
         with path.open("a", encoding="utf-8") as stream:
-            stream.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+            stream.write(lines)
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
-        raise files.OutputError(f"cannot write {path}: {error.strerror or error}; free space or choose another --output") from None
+        raise files.cannot_write(path, error) from None

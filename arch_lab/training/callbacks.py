@@ -5,7 +5,6 @@ Legend: B batch, T tokens.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import signal
@@ -22,8 +21,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from arch_lab import files
-
-CHECKPOINT = "last.ckpt"
+from arch_lab.training.saving import CHECKPOINT, save
 
 
 class RandomState(Callback):
@@ -155,73 +153,46 @@ class RunLog(Callback):
 
 
 class Keeper(Callback):
-    """Saves the run every ``seconds`` of wall-clock, and at the end of the step in which Ctrl-C arrives.
+    """Saves the run every ``seconds`` of wall-clock, and at the end of the step in which Ctrl-C or SIGTERM arrives.
 
     Only between steps: in the middle of one the data order is a batch ahead of the weights, and a checkpoint taken
-    there would resume to other numbers. A second Ctrl-C does not wait.
+    there would resume to other numbers. A second signal does not wait.
     """
 
     def __init__(self, folder: Path, *, seconds: float) -> None:
         self.path, self.seconds = folder / CHECKPOINT, seconds
-        self.stop = False
+        self._deferring = False
+        self.stop: int | None = None  # the signal to end the run for, once the step is over
         self._last = time.monotonic()
 
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self._deferring:
+            signal.signal(signal.SIGTERM, self._on_signal)  # Lightning's own would end a validation in its middle
+
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        due = self.stop or time.monotonic() - self._last >= self.seconds
+        due = self.stop is not None or time.monotonic() - self._last >= self.seconds
         if due and trainer.global_step < trainer.max_steps:
             save(trainer, self.path)
             self._last = time.monotonic()
-        if self.stop:
-            raise KeyboardInterrupt
+        if self.stop is not None:
+            raise KeyboardInterrupt(self.stop)
 
     @contextmanager
     def deferring_interrupts(self) -> Iterator[None]:
-        """Inside, the first SIGINT waits for the end of the step. Elsewhere than in the main thread: no change."""
+        """Inside, the first SIGINT or SIGTERM waits for the end of the step. Elsewhere than in the main thread: no change."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-
-        def on_signal(number: int, frame: Any) -> None:
-            if self.stop:
-                raise KeyboardInterrupt
-            self.stop = True
-
-        before = signal.signal(signal.SIGINT, on_signal)
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._deferring = True
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            self._deferring = False
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-
-def save(trainer: pl.Trainer, path: Path) -> None:
-    """Checkpoint through a temporary name, then its SHA-256: a half-written file is never taken for a whole one."""
-    with files.atomic_path(path) as part:
-        trainer.save_checkpoint(part)
-        checksum = _sha256(part)
-        _hash_path(path).unlink(missing_ok=True)
-    files.write_text(_hash_path(path), checksum + "\n")
-
-
-def intact(path: Path) -> bool:
-    """True when the checkpoint is there and is, byte for byte, what was saved."""
-    try:
-        return _hash_path(path).read_text(encoding="utf-8").strip() == _sha256(path)
-    except OSError:
-        return False
-
-
-def discard(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    _hash_path(path).unlink(missing_ok=True)
-
-
-def _hash_path(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for chunk in iter(lambda: file.read(1 << 20), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self.stop is not None:
+            raise KeyboardInterrupt(int(number))
+        self.stop = int(number)

@@ -55,25 +55,24 @@ def main(verb: str, argv: list[str]) -> int:
 
 
 def _study(folder: Path) -> dict[str, Any]:
-    """Content of study.json. Raises: UsageError when the folder has none."""
+    """Content of study.json. Raises: UsageError when the folder has none; DamagedError when it was edited."""
     if not (folder / "study.json").is_file():
         near = nearest(folder.name, [f.parent.name for f in folder.parent.glob("*/study.json")]) if folder.parent.is_dir() else ""
         why = "holds no study.json; it is written when arch-lab compare ends" if folder.is_dir() else "no such folder"
         raise UsageError(f"{folder}: {why}{near}")
-    from arch_lab.files import read_json
+    from arch_lab import sealed
 
-    study = read_json(folder / "study.json")
-    if not isinstance(study, dict):
-        raise UsageError(f"{folder}: study.json is damaged; the same arch-lab compare writes it again")
-    return study
+    return sealed.read(folder / "study.json", advice="the same arch-lab compare writes it again")
 
 
 def _page(folder: Path, study: dict[str, Any]) -> Path:
+    from arch_lab.files import folder_lock
     from arch_lab.report import write
     from arch_lab.study.experiment import engine_named
 
     engine = engine_named(study.get("experiment"))
-    return engine.report(folder) if engine is not None else write(folder)
+    with folder_lock(folder, "arch-lab report"):
+        return engine.report(folder) if engine is not None else write(folder)
 
 
 def _markdown(folder: Path, study: dict[str, Any]) -> str:

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 from arch_lab import files
 from arch_lab.data.glue import write_submission
 from arch_lab.metrics.classification import confusion_matrix
-from arch_lab.study.environment import code_fingerprint
+from arch_lab.study.environment import code_fingerprint, experiment_fingerprint
 from arch_lab.study.identity import digest
 from arch_lab.tasks import Cell, Fitted, Method, Task, TaskEngine, TaskStudyConfig
-from arch_lab.tasks.engine import experiment_fingerprint
 from blocks.errors import ConfigError
 from experiments.glue.baselines import majority, require_sklearn, tf_idf
 from experiments.glue.config import GlueStudyConfig
@@ -51,9 +50,12 @@ class GluePrepared:
 
     @property
     def methods(self) -> tuple[Method, ...]:
-        found = [Method(name=name, facts=arm.facts) for name, arm in self.arms.items()]
+        found = [Method(name=name, facts=arm.facts, user_code=arm.user_code) for name, arm in self.arms.items()]
         if self.config.scratch:
-            found += [Method(name=f"{name}{SCRATCH}", facts={**arm.facts, "pretraining": "none"}) for name, arm in self.arms.items()]
+            found += [
+                Method(name=f"{name}{SCRATCH}", facts={**arm.facts, "pretraining": "none"}, user_code=arm.user_code)
+                for name, arm in self.arms.items()
+            ]
         if self.config.baselines:
             found += [Method(name=name, tuned=False, seeded=False, baseline=True) for name in ("majority", "tf_idf")]
         return tuple(found)

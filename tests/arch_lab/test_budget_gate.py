@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from arch_lab import sealed
 from arch_lab.budget import BudgetError, deviations, misses_of
 from arch_lab.cli import main
 from arch_lab.report import write
@@ -24,7 +25,7 @@ def edited(folder: Path, edit: Edit, **options: Any) -> Path:
     study = write_study(folder / "quickstart", seeds=2, exponents=(-9, -8), diverged=(), **options)
     content = json.loads((study / "study.json").read_text())
     edit(content)
-    (study / "study.json").write_text(json.dumps(content))
+    sealed.write(study / "study.json", content)
     return study
 
 

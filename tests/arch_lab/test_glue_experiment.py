@@ -13,8 +13,9 @@ import torch
 import yaml
 
 import arch_lab
+from arch_lab import sealed
 from arch_lab.budget import BudgetError
-from arch_lab.study.load import CheckpointError
+from arch_lab.checkpoints import CheckpointError
 from arch_lab.tasks import Cell
 from blocks.errors import ConfigError, UserError
 from experiments.glue.batches import collate, encode
@@ -241,7 +242,7 @@ def changed_study(made: Made, folder: Path, change: Any) -> Made:
     study = shutil.copytree(made[0], folder / "study")
     content = json.loads((study / "study.json").read_text())
     change(content)
-    (study / "study.json").write_text(json.dumps(content))
+    sealed.write(study / "study.json", content)
     return study, made[1]
 
 

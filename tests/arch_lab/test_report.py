@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from arch_lab import sealed
 from arch_lab.report import curves, figures, html, tables, units
 from blocks.errors import UserError
 from tests.study_fixture import run_folder, write_study
@@ -168,13 +169,15 @@ def test_a_failing_report_leaves_the_old_one_and_no_litter(tmp_path: Path) -> No
     (folder / "report.html").write_text("old")
     study = load(folder)
     del study["arms"][0]["width"]
-    (folder / "study.json").write_text(json.dumps(study))
+    sealed.write(folder / "study.json", study)
     with pytest.raises(KeyError):
         html.write(folder)
     assert (folder / "report.html").read_text() == "old" and not list(folder.glob(".report-*"))
 
 
-@pytest.mark.parametrize(("content", "word"), [(None, "not found"), ("{", "not valid JSON"), ("{}", "lacks study")])
+@pytest.mark.parametrize(
+    ("content", "word"), [(None, "not found"), ("{", "not valid JSON"), ("{}", "no checksum"), (json.dumps(sealed.seal({})), "lacks study")]
+)
 def test_a_bad_study_file_is_one_clear_line(tmp_path: Path, content: str | None, word: str) -> None:
     if content is not None:
         (tmp_path / "study.json").write_text(content)

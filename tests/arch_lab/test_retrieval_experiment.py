@@ -15,6 +15,7 @@ import torch
 import yaml
 
 import arch_lab
+from arch_lab import sealed
 from arch_lab.architecture import Shape, recipe
 from arch_lab.data import ByteTokenizer
 from arch_lab.data.retrieval import read_retrieval
@@ -365,7 +366,7 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_fitted(world: 
 def test_arms_whose_budgets_are_not_matched_are_refused(world: Path, tmp_path: Path) -> None:
     study = json.loads((world / "runs/small/study.json").read_text())
     study["arms"][0]["parameters"]["body"] *= 2
-    (tmp_path / "study.json").write_text(json.dumps(study))
+    sealed.write(tmp_path / "study.json", study)
     with pytest.raises(UserError, match="refused"):
         opened(world, pretrained=str(tmp_path))
 

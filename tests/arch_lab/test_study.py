@@ -21,7 +21,7 @@ from arch_lab.architecture import Shape, recipe
 from arch_lab.budget import BudgetError
 from arch_lab.causality import LeakError
 from arch_lab.files import OutputError
-from arch_lab.study.load import CheckpointError
+from arch_lab.sealed import DamagedError
 from blocks.errors import UserError
 from tests.small_study import small_study
 
@@ -137,7 +137,7 @@ def test_a_damaged_checkpoint_is_not_loaded(compared: tuple[Path, dict[str, Any]
     content = bytearray((copy / "model.ckpt").read_bytes())
     content[len(content) // 2] ^= 0xFF
     (copy / "model.ckpt").write_bytes(content)
-    with pytest.raises(CheckpointError, match="does not match its checksum"):
+    with pytest.raises(DamagedError, match=r"model\.ckpt was edited or damaged"):
         arch_lab.load(copy)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from arch_lab import sealed
 from arch_lab.files import OutputError
 from arch_lab.report.measures import Measure
 from arch_lab.study.config import read_study
@@ -189,9 +191,13 @@ def test_more_tasks_seeds_or_rates_keep_what_was_fitted_and_other_settings_are_r
         run(tmp_path, FormulaPrepared(config(gain=0.5)))
 
 
-def test_a_damaged_result_is_fitted_again(tmp_path: Path) -> None:
+def test_a_damaged_result_is_refused_and_a_deleted_one_fitted_again(tmp_path: Path) -> None:
     run(tmp_path, FormulaPrepared(config()))
-    (tmp_path / "runs/easy/strong/lr-0.004_seed-1/result.json").write_text("{", encoding="utf-8")
+    cell = tmp_path / "runs/easy/strong/lr-0.004_seed-1"
+    (cell / "result.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=r"seed-1/result.json is damaged .*; delete .*seed-1 to fit it again"):
+        run(tmp_path, FormulaPrepared(config()))
+    shutil.rmtree(cell)
     again = FormulaPrepared(config())
     run(tmp_path, again)
     assert again.fitted == ["easy: strong lr 0.004 seed 1"]
@@ -292,7 +298,7 @@ def test_markdown_and_report_are_written_again_from_the_files(finished: Any) -> 
 
 
 def test_a_folder_without_a_study_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "study.json").write_text('{"study": "x"}', encoding="utf-8")
+    sealed.write(tmp_path / "study.json", {"study": "x"})
     with pytest.raises(UserError, match="lacks experiment, tasks, absent"):
         TaskEngine(Formula()).report(tmp_path)
 

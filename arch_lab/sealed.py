@@ -1,0 +1,69 @@
+"""JSON files that carry the checksum of their own content, so that an edited or damaged one is noticed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from arch_lab import files
+from blocks.errors import UserError
+
+CHECKSUM = "checksum"
+
+
+class DamagedError(UserError):
+    """A stored file that is not, byte for byte, what was written."""
+
+
+def checksum(content: Any) -> str:
+    """SHA-256 of plain JSON content, whatever the order of its keys. Raises: ValueError for NaN and infinities."""
+    plain = json.loads(json.dumps(content, allow_nan=False))  # as it will be read: keys are strings, tuples are lists
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def seal(content: dict[str, Any]) -> dict[str, Any]:
+    """``content`` with its checksum as the last key."""
+    bare = {key: value for key, value in content.items() if key != CHECKSUM}
+    return {**bare, CHECKSUM: checksum(bare)}
+
+
+def write(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Write ``content`` sealed, atomically; returns what was written. Raises: OutputError."""
+    sealed = seal(content)
+    files.write_json(path, sealed)
+    return sealed
+
+
+def read(path: Path, *, advice: str) -> dict[str, Any]:
+    """The sealed content of ``path``, its checksum included.
+
+    ``advice``: what the reader of the error can do. Raises: DamagedError when the file is unreadable, cut short or edited.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DamagedError(f"{path} is missing; {advice}") from None
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read ({error.strerror or error}); {advice}") from None
+    except (ValueError, RecursionError):
+        raise DamagedError(f"{path} is damaged (not valid JSON); {advice}") from None
+    if not isinstance(content, dict) or CHECKSUM not in content:
+        raise DamagedError(f"{path} carries no checksum (edited, or written by an older version); {advice}")
+    if seal(content) != content:
+        raise DamagedError(f"{path} was edited or damaged after it was written (its checksum does not match); {advice}")
+    return content
+
+
+def read_or_none(path: Path) -> dict[str, Any] | None:
+    """As ``read``; None for a file that is missing or not what was written, where it can be made again."""
+    try:
+        return read(path, advice="")
+    except DamagedError:
+        return None
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
