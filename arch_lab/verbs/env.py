@@ -21,7 +21,15 @@ def main(verb: str, argv: list[str]) -> int:
     if given.json:
         print(json.dumps(found, indent=2))
         return 0
+    _print(found)
+    return 0
+
+
+def _print(found: dict[str, Any]) -> None:
+    from arch_lab.console import Table, console, say
+
     operations, wishes = found.pop("operations"), found.pop(OPERATIONS_VARIABLE)
+    out, facts = console(), Table(["what", "here"], words=(0, 1))
     for key, value in found.items():
         if isinstance(value, dict):
             value = ", ".join(f"{k} {v}" for k, v in value.items())
@@ -29,14 +37,17 @@ def main(verb: str, argv: list[str]) -> int:
             value = ", ".join(value)
         if key == "memory" and value is not None:
             value = f"{value / 2**30:.1f} GiB"
-        print(f"{key:<10}{'-' if value in (None, '') else value}")
-    print("\noperations (docs/ops.md): what runs here, and why the others do not" + (f"; {OPERATIONS_VARIABLE}={wishes}" if wishes else ""))
+        facts.add(key, None if value == "" else value)
+    out.print(facts)
+    wanted = f"; {OPERATIONS_VARIABLE}={wishes}" if wishes else ""
+    say(out, "\noperations (docs/ops.md): what runs here, and why the others do not" + wanted)
+    table = Table(["operation", "dtype", "code", "why"], words=(0, 1, 2, 3))
     for name, by_dtype in operations.items():
         for dtype, entry in by_dtype.items():
-            print(f"{name:<23}{dtype:<10}{entry['runs'] or 'nothing':<11}{entry['reason']}")
+            table.add(name, dtype, entry["runs"] or "nothing", entry["reason"])
             for other, reason in entry["others"].items():
-                print(f"{'':<33}{'not ' + other:<15}{reason}")
-    return 0
+                table.add("", "", f"not {other}", reason, style="dim")
+    out.print(table)
 
 
 def describe() -> dict[str, Any]:
