@@ -39,7 +39,7 @@ LIVE = 1e-6  # a position must move by at least this share of the scale when its
 UNKNOWN = 48  # tokens probed where nobody says how long rows are
 WORK = 5e8  # FLOPs of the changed rows of one length in one mode
 TARGET, NEAR = 6, 2  # times as many at the lengths that train and are scored; one token less, and half of them
-MOST = 32  # splits of one length in one mode
+MOST = 64  # splits of a length that trains or is scored, in one mode; half as many at other lengths
 WHOLE = 2e10  # FLOPs spent on the model with all of its layers
 BATCH = 4
 
