@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 
-from arch_lab.verbs import Parser, UsageError, parser
+from arch_lab.verbs import Parser, UsageError, add_trust, parser
 
 EXAMPLES = {
     "compare": """examples:
@@ -38,6 +38,7 @@ def arguments(verb: str) -> Parser:
     p.add_argument("--data-root", metavar="DIR", help="folder that relative data paths of the study start from")
     p.add_argument("--threads", metavar="N", type=threads, help="processor threads (default: what torch chooses)")
     p.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
+    add_trust(p)
     if verb == "compare":
         p.add_argument("--output", metavar="DIR", default="runs", help="folder results are written to (default: runs)")
         p.add_argument("--quiet", action="store_true", help="no progress, only the verdict")
@@ -63,7 +64,10 @@ def main(verb: str, argv: list[str]) -> int:
     from arch_lab.study.library import find_study
 
     find_study(given.study)  # a misspelt name need not wait for what training imports
-    return run_compare(given) if verb == "compare" else run_plan(given)
+    from blocks.registry import trusting
+
+    with trusting(given.trust):  # for what the study starts from; modules that the study file names are its user's own
+        return run_compare(given) if verb == "compare" else run_plan(given)
 
 
 def run_compare(given: Namespace) -> int:

@@ -16,6 +16,7 @@ import arch_lab
 from arch_lab import cli
 from arch_lab.architecture import Shape, recipe
 from arch_lab.data import ByteTokenizer
+from tests.small_study import small_study
 
 MODULE = '''
 from pathlib import Path
@@ -123,6 +124,15 @@ def test_a_trusted_module_that_is_not_there_says_where_it_was_looked_for(
     monkeypatch.chdir(folder / "elsewhere")
     message = failure(capsys, "generate", "../stranger.ckpt", "--prompt", "x", "--trust", "stranger")
     assert "cannot import module 'stranger'" in message and "PYTHONPATH" in message
+
+
+def test_a_study_starts_from_a_stranger_only_if_it_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arms = [{"architecture": "custom", "initialise_from": "stranger.ckpt"}]
+    budget = {"params": 6.0e4, "train_flops": 1.0e8, "allow_unmatched": True}
+    path = str(small_study(folder, arms=arms, budget=budget, training={"sequence_length": 16, "batch_size": 2}))
+    assert "arm 'custom': initialise_from: stranger.ckpt: it uses 'stranger:Twice'" in failure(capsys, "plan", path)
+    assert not (folder / "imported").exists()
+    assert cli.main(["plan", path, "--trust", "stranger"]) == 0
 
 
 @pytest.mark.slow
