@@ -39,6 +39,7 @@ LIVE = 1e-6  # a position must move by at least this share of the scale when its
 UNKNOWN = 48  # tokens probed where nobody says how long rows are
 WORK = 5e8  # FLOPs of the changed rows of one length in one mode
 TARGET, NEAR = 6, 2  # times as many at the lengths that train and are scored; one token less, and half of them
+EXPENSIVE = 2e10  # FLOPs of one row from which on only the least is probed: long rows of a wide model
 MOST = 64  # splits of a length that trains or is scored, in one mode; half as many at other lengths
 WHOLE = 2e10  # FLOPs spent on the model with all of its layers
 BATCH = 4
@@ -220,17 +221,20 @@ class _Examination:
         target, cost = length in self.targets, probe.flops(length)
         chosen = splits(length, self._count(length, cost, least=least), self.draw, self.sizes)
         # a suffix shows what a single token hides (selections), a single token what a suffix drowns (a wrapped transform)
-        changes = [(s, True) for s in chosen] + [(s, False) for s in chosen[:: 1 if length == SHORT else 3] if s < length - 1]
+        changes = [(s, True) for s in chosen]
+        cheap = cost <= EXPENSIVE
+        if cheap:
+            changes += [(s, False) for s in chosen[:: 1 if length == SHORT else 3] if s < length - 1]
         batch = max(2, min(self.batch, len(changes)))
         rows = self.row[:, :length].expand(batch, -1)
-        base, gradients = self._base(probe, rows, mode, chosen)
+        base, gradients = self._base(probe, rows, mode, chosen if cheap or target else [])
         for first in range(0, len(changes), batch):
             self._change(probe, rows, base, changes[first : first + batch], mode)
         if gradients is not None:
             self._gradient(probe, rows, *gradients, mode)
-        if target or not changes:
+        if (target and cheap) or not changes:
             self._unchanged(probe, rows, base, mode)
-        self.flops += cost * (batch * (3 if mode.train else 1) + len(changes) + batch * target)
+        self.flops += cost * (batch * (3 if mode.train else 1) + len(changes) + batch * (target and cheap))
         key = str(length)
         self.positions[key] = sorted({*self.positions.get(key, []), *chosen})
         return base[:1]

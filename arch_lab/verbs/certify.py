@@ -76,7 +76,7 @@ def _one(report: BlockReport) -> None:
     out.print(table(columns, rows, title=f"{report.block} ({report.kind.replace('_', ' ')}): {verdict}"))
     out.print("share: the part of its bound that the worst deviation used; 1 is the bound (docs/laws.md has the units)", soft_wrap=True)
     names = "; ".join(report.cases)
-    out.print(f"{len(report.cases)} configurations: {names}", markup=False, soft_wrap=True, highlight=False)
+    out.print(f"configurations ({len(report.cases)}): {names}", markup=False, soft_wrap=True, highlight=False)
 
 
 def _numbers(share: Share | None) -> list[str]:
