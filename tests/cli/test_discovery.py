@@ -200,7 +200,7 @@ def test_an_unknown_architecture_gets_the_nearest_before_its_shape(capsys) -> No
 
 
 def test_env_shows_memory_in_gibibytes(capsys) -> None:
-    assert re.search(r"^memory +[\d.]+ GiB$", printed(capsys, "env"), flags=re.MULTILINE)
+    assert re.search(r"^memory +[\d.]+ GiB *$", printed(capsys, "env"), flags=re.MULTILINE)
 
 
 def test_compare_help_says_what_a_study_contains(capsys) -> None:
