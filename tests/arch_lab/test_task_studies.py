@@ -20,10 +20,11 @@ from arch_lab.report.measures import Measure
 from arch_lab.study.config import read_study
 from arch_lab.study.engine import silent
 from arch_lab.tasks import Cell, Fitted, Method, Task, TaskEngine, TaskStudyConfig
-from arch_lab.tasks.engine import Study
+from arch_lab.tasks.engine import Study, refuse_changed
 from arch_lab.tasks.results import choose, paired, summarise
 from arch_lab.tasks.terminal import Terminal, render_results
 from blocks.errors import ConfigError, UserError
+from tests.cli.stored import tree
 
 ACCURACY = Measure(key="accuracy", name="accuracy", higher_is_better=True)
 ERROR = Measure(key="error", name="error")
@@ -201,6 +202,23 @@ def test_a_damaged_result_is_refused_and_a_deleted_one_fitted_again(tmp_path: Pa
     again = FormulaPrepared(config())
     run(tmp_path, again)
     assert again.fitted == ["easy: strong lr 0.004 seed 1"]
+
+
+def test_a_repeated_study_over_tasks_writes_no_file_again(tmp_path: Path) -> None:
+    first = run(tmp_path, FormulaPrepared(config()))
+    before = tree(tmp_path)
+    again = FormulaPrepared(config())
+    assert run(tmp_path, again) == first and not again.fitted
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(("change", "lost"), [({"seeds": [0, 1]}, "2"), ({"learning_rates": [0.002, 0.004]}, "0.001, 0.008")])
+def test_a_finished_study_over_tasks_is_not_made_smaller(tmp_path: Path, change: dict[str, Any], lost: str) -> None:
+    run(tmp_path, FormulaPrepared(config()))
+    before = tree(tmp_path)
+    with pytest.raises(OutputError, match=rf"this call leaves out {lost} "):
+        refuse_changed(config(**change), tmp_path)
+    assert tree(tmp_path) == before
 
 
 def test_the_grid_grows_for_all_methods_of_the_task_while_an_optimum_sits_on_its_edge(tmp_path: Path) -> None:

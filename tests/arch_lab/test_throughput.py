@@ -29,6 +29,7 @@ from arch_lab.throughput.study import build_plan, run
 from arch_lab.throughput.terminal import render_results
 from arch_lab.throughput.timing import Timer
 from blocks.errors import UserError
+from tests.cli.stored import tree
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUPS = 8  # a length: mixer and layer in two modes, the model in four
@@ -152,6 +153,24 @@ def test_a_group_that_a_kill_cut_short_is_timed_again_as_a_whole(timed: tuple[Pa
     assert [label for event, label in seen if event == "timed"] == ["model decode, T 64"]
     kept = cells.read_text().splitlines()
     assert kept[:-2] == lines[:-2] and len(kept) == len(lines) and kept[-1] != lines[-1]
+
+
+def test_a_repeated_study_of_speed_writes_no_file_again(timed: tuple[Path, dict[str, Any]]) -> None:
+    folder, study = timed
+    before = tree(folder / "runs")
+    assert arch_lab.compare(str(folder / "throughput.yaml"), output=folder / "runs", threads=1, quiet=True) == study
+    assert tree(folder / "runs") == before
+
+
+def test_an_edited_time_is_refused(timed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    shutil.copytree(timed[0] / "runs", tmp_path / "runs")
+    cells = tmp_path / "runs/throughput/cells.jsonl"
+    row, *rest = cells.read_text().splitlines(keepends=True)
+    edited = row.replace('"ms": ', '"ms": 1')
+    assert edited != row
+    cells.write_text(edited + "".join(rest))
+    with pytest.raises(UserError, match=r"cells\.jsonl, line 1, was edited or damaged"):
+        arch_lab.compare(str(timed[0] / "throughput.yaml"), output=tmp_path / "runs", threads=1, quiet=True)
 
 
 def test_a_changed_study_is_refused_not_mixed(timed: tuple[Path, dict[str, Any]]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,22 @@ def test_a_link_inside_a_study_is_not_followed(finished: Path, tmp_path: Path) -
     done = stored.compare(finished)
     assert done.code == 2 and "leads out of" in done.last
     assert stored.tree(elsewhere) == before
+
+
+def test_a_full_disk_is_one_line_and_costs_no_result(finished: Path) -> None:
+    """Files may hold 60,000 bytes, which weights exceed; then the limit goes and the same command goes on."""
+    scores = json.loads((finished / ONE / "result.json").read_text())
+    shutil.rmtree(finished / ONE)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
+    try:
+        done = stored.compare(finished)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert done.code == 2 and done.last.startswith("error: cannot write ") and "free space or choose another folder" in done.last
+    assert not list((finished / "runs").rglob("*.part"))
+    assert stored.compare(finished).code == 0
+    assert json.loads((finished / ONE / "result.json").read_text())["bits_per_byte"] == scores["bits_per_byte"]
 
 
 @pytest.mark.parametrize("command", [("report", "runs/small"), ("compare", "small.yaml")])
