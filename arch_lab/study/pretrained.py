@@ -16,12 +16,14 @@ import torch
 from arch_lab import files
 from arch_lab.architecture import Shape, recipe
 from arch_lab.checkpoints import CheckpointError
+from arch_lab.fields import Name
 from arch_lab.report import html
 from arch_lab.report.measures import measures
 from arch_lab.study.body import Body, load_body
 from arch_lab.study.sources import user_sources
 from arch_lab.study.storage import MODEL, stored_run
 from arch_lab.training.saving import intact
+from blocks.config import coerce
 from blocks.errors import ConfigError, did_you_mean
 from blocks.registry import import_only
 
@@ -100,7 +102,8 @@ def pretrained_arms(folder: str | Path, names: Sequence[str] = (), *, experiment
             f"pretrained: {folder} is a study of experiment {kind!r}; needed is a {experiment} one (experiments/{experiment})"
         )
     study = html.load(folder)
-    known = {arm["name"]: arm for arm in study["arms"]}
+    # they become names of folders in the study that goes on from them
+    known = {coerce(arm["name"], Name, f"pretrained: {folder}: name of an arm"): arm for arm in study["arms"]}
     wanted = list(names) or list(known)
     for name in wanted:
         if name not in known:
