@@ -12,7 +12,7 @@ import yaml
 from arch_lab.cli import main
 
 ROOT = Path(__file__).parents[2]
-LEAST_STEPS = 25
+LEAST_STEPS = 60
 
 
 def block(page: str, language: str, holds: str) -> str:
