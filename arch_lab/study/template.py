@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from arch_lab.study.config import read_study
-from arch_lab.study.experiment import load_experiment
-from arch_lab.study.keys import Key, sections, simple
+from arch_lab.key_table import Key, read_table, simple
 from arch_lab.study.library import studies
+from arch_lab.yaml_files import load_yaml
+from blocks.errors import ConfigError, did_you_mean, shown
 
 WIDE = 110  # columns
 COMMON = ("training.", "widen")  # where keys that the shipped study leaves at their defaults are shown too
@@ -18,9 +18,11 @@ COMMON = ("training.", "widen")  # where keys that the shipped study leaves at t
 
 def template(experiment: str) -> str:
     """Text of a study file for an experiment. Raises: ConfigError for an experiment that does not exist."""
-    load_experiment(experiment)
+    table = read_table()
+    if experiment not in table.experiments:
+        raise ConfigError(f"unknown experiment {shown(experiment)}{did_you_mean(experiment, table.experiments)}")
     name, content = _shipped(experiment)
-    keys = {simple(key.path): key for section in sections() if experiment in section.experiments for key in section.keys}
+    keys = {simple(key.path): key for section in table.studies if experiment in section.experiments for key in section.keys}
     content.pop("name", None)
     head = [
         f"# A study of experiment {experiment}, after the shipped study {name}. Change what you like, then:",
@@ -34,7 +36,7 @@ def template(experiment: str) -> str:
 
 def _shipped(experiment: str) -> tuple[str, dict[str, Any]]:
     """The smallest shipped study of an experiment: one that calls itself quick, else the first."""
-    found = {name: read_study(path, name=name) for name, path in studies().items()}
+    found = {name: load_yaml(path) for name, path in studies().items()}
     fitting = [name for name, content in found.items() if content.get("experiment", "perplexity") == experiment]
     name = next((n for n in fitting if "quick" in n), fitting[0])
     return name, found[name]

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from typing import TYPE_CHECKING
 
-from arch_lab.verbs import UsageError, parser
-
-if TYPE_CHECKING:
-    from arch_lab.study.keys import Section
+from arch_lab.key_table import KeyTable, Section, markdown, matching, read_table, simple
+from arch_lab.verbs import UsageError, nearest, parser
+from blocks.errors import ConfigError, did_you_mean
 
 EXAMPLES = """examples:
   arch-lab keys training
@@ -29,35 +27,41 @@ def main(verb: str, argv: list[str]) -> int:
     options = p.parse_args(argv)
     if options.markdown and (options.prefix or options.experiment or options.architecture or options.json):
         raise UsageError("keys: --markdown prints the whole page; give it alone")
-    found = _sections(options)
+    table = read_table()
     if options.markdown:
-        from arch_lab.study.keys import markdown
-
-        sys.stdout.write(markdown(found))
-    elif options.json:
-        print(json.dumps([section.to_json() for section in found], indent=2, ensure_ascii=False))
+        sys.stdout.write(markdown(table.studies, table.architectures))
+        return 0
+    sections = _sections(table, options)
+    if options.json:
+        print(json.dumps([section.to_json() for section in sections], indent=2, ensure_ascii=False))
     else:
-        _show(found)
+        _show(sections)
     return 0
 
 
-def _sections(options: Namespace) -> list[Section]:
-    from arch_lab.study.experiment import load_experiment
-    from arch_lab.study.keys import matching, option_keys, sections
-
+def _sections(table: KeyTable, options: Namespace) -> list[Section]:
+    sections = list(table.studies)
     if options.architecture is not None:
-        return matching([option_keys(options.architecture)], options.prefix or "arms.options")
-    found = sections()
-    if options.experiment is not None:
-        load_experiment(options.experiment)  # names the nearest one where there is none
-        found = [section for section in found if options.experiment in section.experiments]
-    return matching(found, options.prefix) if options.prefix else found
+        known = table.architectures
+        if options.architecture not in known:
+            raise ConfigError(f"unknown architecture {options.architecture!r}{did_you_mean(options.architecture, known)}")
+        sections, options.prefix = [known[options.architecture]], options.prefix or "arms.options"
+    elif options.experiment is not None:
+        if options.experiment not in table.experiments:
+            raise ConfigError(f"unknown experiment {options.experiment!r}{did_you_mean(options.experiment, table.experiments)}")
+        sections = [section for section in sections if options.experiment in section.experiments]
+    matches = matching(sections, options.prefix)
+    if not matches:
+        known_keys = {simple(key.path) for section in sections for key in section.keys}
+        hint = nearest(simple(options.prefix), known_keys) or " (arch-lab keys shows all)"
+        raise ConfigError(f"no study key {options.prefix!r}{hint}")
+    return matches
 
 
-def _show(found: list[Section]) -> None:
+def _show(sections: list[Section]) -> None:
     from arch_lab.console import console, table
 
     out = console()
-    for section in found:
+    for section in sections:
         rows = [[key.path, key.type, key.default, key.bounds, key.doc] for key in section.keys]
         out.print(table(["key", "type", "default", "bounds", "meaning"], rows, title=section.title, drop=("bounds", "type")))

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from arch_lab.cli import main
+from arch_lab.key_table import TABLE
 from arch_lab.study.experiment import experiments
-from arch_lab.study.keys import sections
+from arch_lab.study.keys import key_table, sections
 from arch_lab.study.library import studies
 from arch_lab.yaml_files import load_yaml
+from tests.cli.terminals import ROOT
 
-PAGE = Path(__file__).parents[2] / "docs" / "study_keys.md"
+PAGE = ROOT / "docs" / "study_keys.md"
 
 
 def printed(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -30,8 +35,20 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return error
 
 
+def test_the_table_of_study_keys_is_what_the_classes_say() -> None:
+    assert json.loads(TABLE.read_text(encoding="utf-8")) == key_table().to_json(), "stale; run python -m arch_lab.study.keys"
+
+
 def test_the_page_of_study_keys_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    assert PAGE.read_text(encoding="utf-8") == printed(capsys, "keys", "--markdown"), "arch-lab keys --markdown > docs/study_keys.md"
+    assert PAGE.read_text(encoding="utf-8") == printed(capsys, "keys", "--markdown"), "stale; run python -m arch_lab.study.keys"
+
+
+@pytest.mark.parametrize("argv", [["keys"], ["keys", "training", "--json"], ["keys", "--architecture", "gemma3"], ["init"]])
+def test_keys_and_init_answer_without_torch_and_experiments(argv: list[str], tmp_path: Path) -> None:
+    code = "import sys; from arch_lab.cli import main; main(sys.argv[1:]); print({'torch', 'experiments'} & set(sys.modules))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    lines = subprocess.check_output([sys.executable, "-c", code, *argv], cwd=tmp_path, env=environment, text=True).splitlines()
+    assert len(lines) > 1 and lines[-1] == "set()"
 
 
 def test_every_study_key_has_one_sentence() -> None:
