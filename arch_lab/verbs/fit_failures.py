@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 from arch_lab.cli import PLUGINS, chain
@@ -19,10 +20,23 @@ def explained(error: Exception) -> UsageError | None:
     causes = list(chain(error))
     if any(isinstance(cause, (UsageError, UserError, OSError)) or user_code.place(cause) for cause in causes):
         return None
+    failures = [failure for cause in causes for failure in union_failures(cause)]
+    users = next((failure for failure in failures if user_code.place(failure)), None)
+    if users is not None:
+        return UsageError(f"{user_code.describe(users)} (--debug shows the traceback)")
     frames = traceback.extract_tb(error.__traceback__)
     raised_in = Path(frames[-1].filename) if frames else Path()
     by_lightning = "lightning" in raised_in.parts and raised_in.parent.name not in PLUGINS  # a plug-in is named with its class
     return UsageError(one_line(innermost(str(error)))) if UNION in str(error) or by_lightning else None
+
+
+def union_failures(error: BaseException) -> Iterator[BaseException]:
+    """What each of several possible types raised for a value; jsonargparse chains the first of them only."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "raise_union_unexpected_value":
+            for failure in frame.f_locals.get("exceptions", []):
+                yield failure
+                yield from union_failures(failure)
 
 
 def one_line(text: str) -> str:

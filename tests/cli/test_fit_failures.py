@@ -32,6 +32,14 @@ class Failing(Callback):
         raise ZeroDivisionError(f"nothing to divide at {self.at}")
 
 
+class Unready(Callback):
+    """A callback that cannot be built."""
+
+    def __init__(self) -> None:
+        raise ValueError("no folder for it")
+
+
+UNREADY = Unready.__init__.__code__.co_firstlineno + 1
 STORE = ClosedStore.__init__.__code__.co_firstlineno + 1
 MISTAKE = Failing.on_train_batch_end.__code__.co_firstlineno + 1
 
@@ -53,6 +61,10 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (
             [f"--trainer.callbacks={HERE}.Failing"],
             f"test_fit_failures.py line {MISTAKE}, in on_train_batch_end: ZeroDivisionError: nothing to divide at 1",
+        ),
+        (
+            [f"--trainer.callbacks={HERE}.Unready"],
+            f"test_fit_failures.py line {UNREADY}, in __init__: ValueError: no folder for it",
         ),
         ([f"--trainer.callbacks={HERE}.Failing", "--trainer.callbacks.at=x"], "trainer.callbacks: at: expected int, got x"),
         (["--trainer.callbacks=EarlyStopping"], "trainer.callbacks: the following arguments are required: monitor"),
