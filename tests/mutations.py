@@ -1,6 +1,8 @@
 """Mutated input through the command line, in process: one clear line or success, never a traceback.
 
-A test draws a seed, damages one input with it, and calls ``answer``; what fails names the seed that reproduces it.
+A test draws a seed, damages one input with it, and calls ``answer``; what fails names the seed that reproduces it. ``make test-all``
+draws 3,830 inputs: 950 study files, 640 text files, 240 tokenizers, 1,640 checkpoints (headers, settings, ``config.json``) and 360 run
+folders. ``FIRST_MUTATION=1000`` in the environment draws others.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import arch_lab.study
 import arch_lab.verbs.lightning_run  # noqa: F401  imports take seconds, which are not the seconds measured here
 from arch_lab.cli import main
 
+FIRST = int(os.environ.get("FIRST_MUTATION", "0"))  # another number draws mutations that no test has seen
 SECONDS = 5.0  # of processor time: a busy machine must not decide
 ODD_VALUES: tuple[Any, ...] = (
     None, True, False, -1, 0, 1, 2**31, 2**63, 2**64, 10**400, 1e308, -1e308, float("nan"), float("inf"), 1e-320,
@@ -138,7 +141,7 @@ def damaged_json(text: str, draw: random.Random) -> bytes:
 
 def seeds(count: int, name: str) -> list[str]:
     """``count`` seeds for ``random.Random``; readable in the test's name, other ones for each ``name``."""
-    return [f"{name}-{i}" for i in range(count)]
+    return [f"{name}-{FIRST + i}" for i in range(count)]
 
 
 @contextlib.contextmanager

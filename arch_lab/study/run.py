@@ -102,7 +102,7 @@ def _train(
             "seconds": log.seconds,
         }
         if not diverged:
-            save(trainer, folder / MODEL)
+            save(trainer, folder / MODEL, weights_only=True)
         writer.close({k: result[k] for k in (*measured, "tokens_per_second", "peak_memory_bytes")})
     stored = storage.write_result(folder, result, spec.identity(data.fingerprint))
     discard(folder / CHECKPOINT)

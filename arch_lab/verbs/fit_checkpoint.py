@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from packaging.version import InvalidVersion, Version
+
 from arch_lab.checkpoints.opening import checkpoint_file, read_file, tokenizer_of
 from arch_lab.data import PreparedData
 from arch_lab.training.datamodule import TextDataModule
@@ -41,15 +43,17 @@ class SavedRun:
             )
 
 
-def read_checkpoint(path: str, trust: Sequence[str] = ()) -> SavedRun | None:
+def read_checkpoint(path: str, trust: Sequence[str] = (), *, resume: bool = False) -> SavedRun | None:
     """Of the file that ``path`` is or holds; None for a name that Lightning resolves itself.
 
+    ``resume``: whether a training is to go on from it.
     Raises: UserError when it is no checkpoint of a training, or names a module that ``trust`` does not.
     """
     if names_no_file(path):
         return None
     file, _ = checkpoint_file(path, trust)
     content = read_file(file)
+    _check_lightning(content, file, resume)
     settings = content["hyper_parameters"]
     tokenizer = tokenizer_of(content, str(file))
     return SavedRun(
@@ -59,6 +63,21 @@ def read_checkpoint(path: str, trust: Sequence[str] = ()) -> SavedRun | None:
         tokenizer=tokenizer.fingerprint if tokenizer else None,
         **(_run_settings(content[RUN], file) if RUN in content else _study_run(file)),
     )
+
+
+def _check_lightning(content: dict[str, Any], file: Path, resume: bool) -> None:
+    """Raises: UsageError when Lightning could not read this content, or not train on from it."""
+    try:
+        Version(content["pytorch-lightning_version"])
+    except (KeyError, TypeError, InvalidVersion):
+        raise UsageError(
+            f"--ckpt_path: {file}: Lightning did not write this file, or it is damaged; arch-lab score {file} --text FILES scores a model"
+        ) from None
+    if resume and not content.get("optimizer_states"):
+        raise UsageError(
+            f"--ckpt_path: {file} holds weights and no state of an optimizer, so that its training cannot go on; start a new one "
+            f"from its weights with --model.initialise_from {file}"
+        )
 
 
 def _run_settings(run: Any, file: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from arch_lab.verbs import UsageError, nearest
 from blocks import user_code
 from blocks.errors import UserError
 
+RESTORING = "checkpoint_connector.py"  # of Lightning
 UNION = "Does not validate against any of the Union subtypes"  # jsonargparse, about a value of several possible types
 
 
@@ -26,6 +27,8 @@ def explained(error: Exception) -> UsageError | None:
         return UsageError(f"{user_code.describe(users)} (--debug shows the traceback)")
     frames = traceback.extract_tb(error.__traceback__)
     raised_in = Path(frames[-1].filename) if frames else Path()
+    if isinstance(error, (KeyError, TypeError)) and any(Path(frame.filename).name == RESTORING for frame in frames):
+        return UsageError(f"--ckpt_path: the file lacks what Lightning saves, or is damaged ({one_line(repr(error))}); use another one")
     by_lightning = "lightning" in raised_in.parts and raised_in.parent.name not in PLUGINS  # a plug-in is named with its class
     return UsageError(one_line(innermost(str(error)))) if UNION in str(error) or by_lightning else None
 

@@ -52,7 +52,7 @@ def start(command: Command) -> int:
     """Run ``command`` and return its exit code. Raises: UsageError, one line, for whatever its arguments cause."""
     verb, keeps_config = command.verb, command.verb in ("fit", "predict")
     group = next((g for g in GROUPS if f"--{g}.help" in command.arguments), None)
-    saved = read_checkpoint(command.checkpoint, command.trust) if command.checkpoint else None
+    saved = read_checkpoint(command.checkpoint, command.trust, resume=verb == "fit") if command.checkpoint else None
     interruption = Interruption()
     cls = type("CommandLine", (CommandLine,), {"command": command, "group": group, "saved": saved})
     callbacks = [Certification(partial(print, file=sys.stderr)), RandomState(), interruption]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -26,6 +27,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "custom": {"mixer": "gated_long_conv", "mixer_options": {}},
     "m2_bert": {},
 }
+VALIDATE = [
+    *("validate", "--ckpt_path=run", "--data.source=files", "--data.files.train=a.txt", "--data.document_start=^The"),
+    *("--data.sequence_length=8", "--data.batch_size=2", "--data.tokenizer.kind=file", "--trainer.accelerator=cpu"),
+    *("--trainer.logger=false", "--trainer.enable_progress_bar=false"),
+]
 FAST, MORE = 6, 120  # damaged inputs of each kind
 
 
@@ -34,14 +40,19 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Content of a checkpoint file by architecture, and a converted and a Hugging Face folder of the Gemma."""
     folder = tmp_path_factory.mktemp("sound")
     tokenizer = train_bpe(["the tide comes in and the tide goes out " * 20], 270)
+    trainer = pl.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    loops = {"validate_loop": trainer.validate_loop.state_dict()}
+    by_lightning = {"pytorch-lightning_version": pl.__version__, "epoch": 0, "global_step": 3, "loops": loops}
     made: dict[str, Any] = {}
     for name, options in MODELS.items():
         torch.manual_seed(0)
         model = recipe(name, options).network(Shape(**SIZES), vocabulary=270, max_tokens=32)
         settings = {**SIZES, "architecture": name, "options": options, "vocabulary": 270, "max_tokens": 32}
         weights = {f"model.{key}": value for key, value in model.state_dict().items()}
-        made[name] = {"hyper_parameters": settings, "state_dict": weights, "tokenizer": tokenizer.to_dict()}
+        made[name] = {"hyper_parameters": settings, "state_dict": weights, "tokenizer": tokenizer.to_dict(), **by_lightning}
     torch.save(made["gemma3"], folder / "gemma3.ckpt")
+    tokenizer.save(folder / "tokenizer")
+    tokenizer.save(folder / "tokenizer")
     arch_lab.convert(folder / "gemma3.ckpt", folder / "theirs", to="huggingface")
     arch_lab.convert(folder / "theirs", folder / "ours")
     made["folder"] = folder
@@ -92,7 +103,10 @@ def check(seed: str, sound: dict[str, Any], tmp_path: Path) -> None:
         copied(sound["folder"] / name, folder / "run")
         path = folder / "run" / file
         path.write_bytes(damaged_json(path.read_text(), draw) if file.endswith(".json") else damaged_bytes(path.read_bytes(), draw))
-    answer(["generate", "run", "--prompt", "the", "--max-tokens", "2"], folder, seed=seed)
+    (folder / "a.txt").write_text("".join(f"The tide of day {day}.\n" for day in range(20)))
+    score, generate = ["score", "run", "--text", "a.txt", "--context", "2"], ["generate", "run", "--prompt", "the", "--max-tokens", "2"]
+    commands = [score, generate, score, generate, [*VALIDATE, f"--data.tokenizer.path={sound['folder'] / 'tokenizer'}"]]
+    answer(draw.choice(commands), folder, seed=seed)
 
 
 def damaged_weights(weights: dict[str, Any], draw: random.Random) -> dict[str, Any]:

@@ -116,15 +116,44 @@ def test_predictions_are_those_of_the_checkpoint(checkpoint: str, capsys: Captur
     assert nats.mean().exp().item() == pytest.approx(perplexity, rel=0.1)  # separators and padding are in the mean
 
 
-def test_test_repeats_the_held_out_scores_of_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished study of one arm."""
+    folder = tmp_path_factory.mktemp("study")
     budget = {"params": 6.0e4, "train_flops": 4.0e8, "tolerance": 0.05}
-    study = small_study(tmp_path, budget=budget, arms=[{"architecture": "gemma3", "options": {"window": 8, "pattern": "LG"}}])
-    assert cli.main(["compare", str(study), "--output", "runs", "--quiet"]) == 0
-    for run in json.loads(Path("runs/small/study.json").read_text())["results"]:
-        (model,) = Path("runs/small/runs", run["arm"]).glob("*/model.ckpt")
+    file = small_study(folder, budget=budget, arms=[{"architecture": "gemma3", "options": {"window": 8, "pattern": "LG"}}])
+    assert cli.main(["compare", str(file), "--output", str(folder / "runs"), "--quiet"]) == 0
+    return folder / "runs/small"
+
+
+def test_test_repeats_the_held_out_scores_of_a_study(study: Path, capsys: Capture) -> None:
+    for run in json.loads((study / "study.json").read_text())["results"]:
+        (model,) = (study / "runs" / run["arm"]).glob("*/model.ckpt")
         tested = scores_of(capsys, "test", "--ckpt_path", str(model))["scores"]
         tuned = scores_of(capsys, "validate", "--ckpt_path", str(model))["scores"]
         for name in ("bits_per_byte", "perplexity", "word_perplexity"):
             assert tested[f"final/{name}"] == run[name]
         assert tuned["tune/bits_per_byte"] == run["tune_bits_per_byte"]
+
+
+def test_a_finished_run_stores_weights_and_no_optimizer(study: Path, capsys: Capture) -> None:
+    (model,) = study.glob("runs/*/*/model.ckpt")
+    content = torch.load(model, weights_only=True)
+    weights = sum(value.nbytes for value in content["state_dict"].values())
+    assert model.stat().st_size < 1.3 * weights
+    error = failure_of(capsys, "fit", "--ckpt_path", str(model.parent))
+    assert "no state of an optimizer" in error and f"--model.initialise_from {model}" in error
+
+
+def test_a_file_that_lightning_did_not_write_is_named(checkpoint: str, capsys: Capture) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    for version in (None, 7, "no version"):
+        torch.save(content | {"pytorch-lightning_version": version}, "other.ckpt")
+        assert "Lightning did not write this file" in failure_of(capsys, "validate", "--ckpt_path", "other.ckpt")
+
+
+def test_a_checkpoint_without_its_loops_is_one_line(checkpoint: str, capsys: Capture) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save(content | {"loops": {}}, "other.ckpt")
+    error = failure_of(capsys, "validate", "--ckpt_path=other.ckpt")
+    assert "lacks what Lightning saves, or is damaged (KeyError('validate_loop'))" in error

@@ -1,4 +1,4 @@
-"""Mutated checkpoint folders through ``convert`` and ``generate``: one clear line or success, in bounded time.
+"""Mutated checkpoint folders through ``convert``, ``generate`` and ``score``: one clear line or success, in bounded time.
 
 What fails names the seed that reproduces it: ``pytest tests/cli/test_mutated_checkpoints.py -m "" -k SEED``.
 """
@@ -71,8 +71,9 @@ def run_one(seed: str, stock: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(stock / name, tmp_path / "work" / "source"))
     changed = damage(source, draw)
     convert = ["convert", "source", "target", *(["--to", "huggingface"] if name.startswith("ours") else [])]
-    commands = [convert, ["generate", "source", "--prompt", "a", "--max-tokens", "2"]]
-    answer(draw.choice(commands), tmp_path / "work", seed=f"{seed} ({name}/{changed})")
+    (tmp_path / "work/a.txt").write_text("The tide comes in.")
+    generate, score = ["generate", "source", "--prompt", "a", "--max-tokens", "2"], ["score", "source", "--text", "a.txt", "--context", "2"]
+    answer(draw.choice((convert, generate, score)), tmp_path / "work", seed=f"{seed} ({name}/{changed})")
 
 
 @pytest.mark.parametrize("seed", seeds(FAST, "fast"))
