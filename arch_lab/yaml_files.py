@@ -25,6 +25,11 @@ LONGEST_NUMBER = 100  # characters
 JSON_MOST_BYTES = 2**28
 JSON_DEEPEST = 100
 NUMBER = re.compile(r"[-+]?[0-9][0-9a-fA-FxXob_:.]*")
+MISREAD = (  # plain values that YAML 1.1 takes for another than they look like
+    (re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"), "a number in base 60; write the number, or quotes around text"),
+    (re.compile(r"[-+]?0[0-7_]+"), "an octal number; write it without the leading 0, or quotes around text"),
+    (re.compile(r"yes|no|on|off", re.IGNORECASE), "a truth value; write true or false, or quotes around text"),
+)
 TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq", "merge")}
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, ten times as fast, where the wheel has it
@@ -128,9 +133,15 @@ class _Census:
         self._key(event, event.value)
         if not event.style and len(event.value) > LONGEST_NUMBER and NUMBER.fullmatch(event.value):
             self._refuse(event, f"a number of {len(event.value):,} characters")
+        self._check_misread(event)
         self._add(event, 1)
         if event.anchor:
             self.sizes[event.anchor] = 1
+
+    def _check_misread(self, event: Any) -> None:
+        for pattern, reading in MISREAD:
+            if event.implicit[0] and pattern.fullmatch(event.value):
+                self._refuse(event, f"{event.value} would be read as {reading}")
 
     def _begin(self, event: Any) -> None:
         self._check_tag(event)

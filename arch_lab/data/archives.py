@@ -1,4 +1,4 @@
-"""Tar archives of text files: one document per file, ordered by name and not by place."""
+"""Tar archives, read forward and bounded: one document per text file, ordered by name and not by place."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from arch_lab.data.streams import CHUNK, ByteReader, chunks, most_bytes, too_lar
 
 def read_archive(path: Path, compression: str) -> list[str]:
     """The text of every file with any in the archive. Raises: DataError."""
-    texts = dict(_members(path, compression))
+    texts = {name: decode(bytes(content), f"{path}:{name}") for name, content in members(path, compression)}
     documents = [texts[name] for name in sorted(texts) if texts[name].strip()]
     if not documents:
         raise DataError(f"{path}: no file with text in it")
     return documents
 
 
-def _members(path: Path, compression: str) -> Iterator[tuple[str, str]]:
+def members(path: Path, compression: str) -> Iterator[tuple[str, bytearray]]:
+    """Name and content of every file of the archive. Raises: DataError, also when it expands too far (see streams)."""
     stream = chunks(path, compression)
     first = next(stream, b"")
     if not compression and first.startswith(b"\x1f\x8b"):  # gzipped under the name .tar
-        yield from _members(path, ".gz")
+        yield from members(path, ".gz")
         return
     largest, total = most_bytes(), 0
     try:
@@ -41,7 +42,7 @@ def _members(path: Path, compression: str) -> Iterator[tuple[str, str]]:
                     raise _cut_or_too_large(path, member, compression, largest)
                 raw = _content(handle, member)
                 total += len(raw)
-                yield member.name, decode(raw, f"{path}:{member.name}")
+                yield member.name, raw
     except (tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError, RecursionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{path}: not a sound tar archive ({reason}); fetch it again") from None

@@ -7,14 +7,13 @@ index_features.txt and index_target.txt (columns of it), n_splits.txt, index_tra
 
 from __future__ import annotations
 
-import tarfile
-import zlib
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from arch_lab.data.archives import members
 from arch_lab.data.errors import DataError
 from arch_lab.data.located import find_in
 from arch_lab.data.regression import Array, RegressionSet, table, within
@@ -52,16 +51,10 @@ class UciArchive:
     def __init__(self, root: str | Path) -> None:
         self.path = find_in(root, FOLDER, ARCHIVE)
         self._members: dict[tuple[str, str], bytes] = {}
-        try:
-            with tarfile.open(self.path, "r|gz") as archive:
-                for member in archive:
-                    parts = PurePosixPath(member.name).parts
-                    if member.isfile() and len(parts) >= 3 and parts[-2] == "data":
-                        handle = archive.extractfile(member)
-                        assert handle is not None  # it is a file
-                        self._members[parts[-3], parts[-1]] = handle.read()
-        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{self.path}: cannot be unpacked ({error}); the archive is damaged or not tar.gz") from None
+        for name, content in members(self.path, ".gz"):
+            parts = PurePosixPath(name).parts
+            if len(parts) >= 3 and parts[-2] == "data":
+                self._members[parts[-3], parts[-1]] = bytes(content)
 
     def read(self, name: str) -> RegressionSet:
         """Raises: DataError, one line: the member, the line and what is wrong with it."""

@@ -16,6 +16,7 @@ from arch_lab.data.images import ImageLoader, ImageOrder, ImagesConfig, Prepared
 from arch_lab.data.images.order import augment
 from arch_lab.data.images.prepare import held_out
 from arch_lab.data.images.read import read_idx
+from arch_lab.data.streams import CHUNK, UNSUSPECTED
 from blocks.errors import ConfigError
 from tests.image_files import CLASSES, digits, idx, jpeg, pictures, write_archive, write_cifar, write_mnist
 
@@ -120,8 +121,8 @@ def only(classes: tuple[str, ...]) -> list[tuple[str, bytes]]:
     ("source", "break_it", "message"),
     [
         ("mnist", lambda f: (f / IMAGES).unlink(), "no file 'train-images-idx3-ubyte.gz' in .*--data-root"),
-        ("mnist", lambda f: (f / IMAGES).write_bytes(b"no gzip"), "cannot be unpacked"),
-        ("mnist", lambda f: (f / IMAGES).write_bytes((f / IMAGES).read_bytes()[:-9]), "cannot be unpacked"),
+        ("mnist", lambda f: (f / IMAGES).write_bytes(b"no gzip"), "not a sound"),
+        ("mnist", lambda f: (f / IMAGES).write_bytes((f / IMAGES).read_bytes()[:-9]), "not a sound"),
         ("mnist", spoil(IMAGES, lambda raw: raw[:-1]), "its header says 120 x 28 x 28; the file is cut or damaged"),
         ("mnist", spoil(IMAGES, lambda raw: b"\0\0\x08\x01" + raw[4:]), "no idx file of unsigned bytes with 3 dimensions"),
         ("mnist", spoil(IMAGES, lambda raw: raw[:3]), "no idx file"),
@@ -129,8 +130,10 @@ def only(classes: tuple[str, ...]) -> list[tuple[str, bytes]]:
         ("mnist", spoil(LABELS, lambda raw: idx(np.zeros(7, np.uint8))), "7 labels for the 120 images of train-images"),
         ("mnist", spoil(LABELS, lambda raw: idx(np.full(120, 10, np.uint8))), "label 10 is none of the 10 classes"),
         ("mnist", spoil(LABELS, lambda raw: idx(np.zeros(120, np.uint8))), "no image of class '1' in the train split"),
-        ("cifar10", lambda f: (f / ARCHIVE).write_bytes(b"no archive"), "cannot be unpacked"),
-        ("cifar10", lambda f: (f / ARCHIVE).write_bytes((f / ARCHIVE).read_bytes()[:-2000]), "cannot be unpacked"),
+        ("cifar10", lambda f: (f / ARCHIVE).write_bytes(b"no archive"), "not a sound"),
+        ("cifar10", lambda f: (f / ARCHIVE).write_bytes((f / ARCHIVE).read_bytes()[:-2000]), "not a sound"),
+        ("mnist", lambda f: (f / IMAGES).write_bytes(gzip.compress(bytes(UNSUSPECTED + 2 * CHUNK))), "expand to more than"),
+        ("cifar10", lambda f: archive([("cifar10/train/cat/1.jpg", bytes(UNSUSPECTED + 2 * CHUNK))])(f), "expand to more than"),
         ("cifar10", archive([]), "the archive holds no images"),
         (
             "cifar10",

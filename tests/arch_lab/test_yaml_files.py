@@ -53,7 +53,7 @@ def test_yaml_that_cannot_be_trusted_is_refused_within_a_second(tmp_path: Path, 
 
 
 def test_ordinary_yaml_reads_as_ever() -> None:
-    text = "base: &b {x: 1, y: [1, 2.5, yes, null, 'a']}\nmine: {<<: *b, x: 3}\nagain: *b\n"
+    text = "base: &b {x: 1, y: [1, 2.5, true, null, 'a']}\nmine: {<<: *b, x: 3}\nagain: *b\n"
     base = {"x": 1, "y": [1, 2.5, True, None, "a"]}
     assert parse_yaml(text, where="f") == {"base": base, "mine": {**base, "x": 3}, "again": base}
 

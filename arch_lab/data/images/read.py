@@ -7,20 +7,19 @@ an archive of ``cifar10/<split>/<class>/<number>.jpg``. What does not fit is ref
 
 from __future__ import annotations
 
-import gzip
 import io
 import struct
-import tarfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from arch_lab.data.archives import members
 from arch_lab.data.config import ROOT_VARIABLE
 from arch_lab.data.errors import DataError
 from arch_lab.data.images.config import ImagesConfig, ImageSet
+from arch_lab.data.streams import read_stream
 from blocks.errors import did_you_mean
 
 Progress = Callable[[str], None]
@@ -82,10 +81,7 @@ def _mnist(files: tuple[Path, ...], image_set: ImageSet, split: str, tell: Progr
 
 def read_idx(path: Path, *, dimensions: int) -> np.ndarray:
     """The array of an idx file of unsigned bytes, gzipped. Raises: DataError."""
-    try:
-        raw = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be unpacked ({error}); the file is damaged or not gzip") from None
+    raw = read_stream(path, ".gz")
     magic = UNSIGNED_BYTES << 8 | dimensions
     head = 4 * (1 + dimensions)
     if len(raw) < head or struct.unpack(">I", raw[:4])[0] != magic:
@@ -105,20 +101,10 @@ def _cifar10(files: tuple[Path, ...], image_set: ImageSet, split: str, tell: Pro
     tell(f"decoding the {split} images")
     found: list[tuple[str, int, np.ndarray]] = []
     decode = _decoder()
-    try:
-        with tarfile.open(path, "r|gz") as archive:
-            for member in archive:
-                if not member.isfile():
-                    continue
-                handle = archive.extractfile(member)
-                assert handle is not None  # it is a file
-                found.append(
-                    (member.name, _label(path, member.name, image_set, split), decode(path, member.name, handle.read(), image_set))
-                )
-                if len(found) % 10_000 == 0:
-                    tell(f"decoding the {split} images: {len(found):,}")
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be unpacked ({error}); the archive is damaged or not tar.gz") from None
+    for name, content in members(path, ".gz"):
+        found.append((name, _label(path, name, image_set, split), decode(path, name, bytes(content), image_set)))
+        if len(found) % 10_000 == 0:
+            tell(f"decoding the {split} images: {len(found):,}")
     if not found:
         raise DataError(f"{path}: the archive holds no images")
     found.sort(key=lambda entry: entry[0])  # by name: an archive packed anew in another order is the same data
