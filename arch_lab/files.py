@@ -24,10 +24,10 @@ from blocks.errors import UserError
 
 try:
     import fcntl
-except ImportError:  # Windows: folders are not locked there
+except ImportError:  # Windows: see _guard
     fcntl = None  # type: ignore[assignment]
 
-LOCK = ".lock"
+LOCK, GUARD = ".lock", ".lock.guard"
 LEFTOVER = re.compile(r"\..*\.[0-9a-f]{16}\.part")  # what a killed process leaves; see _fresh_name
 UNLOCKABLE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # file systems without locks
 # absent on Windows
@@ -138,24 +138,53 @@ def folder_lock(folder: str | Path, purpose: str) -> Iterator[None]:
     """Hold ``folder`` (made if absent) against every other process; what a killed writer left there is removed.
 
     ``purpose``: what the holder does, shown to whoever comes second ("arch-lab compare"). The system frees the lock of a dead
-    process. File systems without locks, and Windows, have none.
+    process. File systems without locks have none.
     Raises: OutputError at once, naming process, host and time of the holder.
     """
     folder = Path(folder)
     path = folder / LOCK
+    with _guard(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = _acquire(path)
+            _describe(descriptor, purpose)
+        except OSError as error:
+            raise cannot_write(folder, error) from None
+        try:
+            clean(folder)
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink()  # still held: whoever opened it before finds that it is gone, see _acquire
+            os.close(descriptor)
+
+
+@contextmanager
+def _guard(folder: Path) -> Iterator[None]:
+    """The lock where ``flock`` is missing (Windows): a second file, locked by the library filelock. Raises: as folder_lock."""
+    if fcntl is not None:
+        yield
+        return
+    import filelock
+
+    lock = filelock.FileLock(folder / GUARD, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(path)
-        _describe(descriptor, purpose)
+        lock.acquire()
+    except filelock.Timeout:
+        raise _in_use(folder, _first_words(folder / LOCK)) from None
     except OSError as error:
         raise cannot_write(folder, error) from None
     try:
-        clean(folder)
         yield
     finally:
+        lock.release()
         with suppress(OSError):
-            path.unlink()  # still held: whoever opened it before finds that it is gone, see _acquire
-        os.close(descriptor)
+            (folder / GUARD).unlink()
+
+
+def _in_use(folder: Path, words: bytes) -> OutputError:
+    return OutputError(f"{folder} is in use by {_holder(words)}; wait until it ends, stop it, or choose another --output")
 
 
 def _acquire(path: Path) -> int:
@@ -177,9 +206,7 @@ def _flock(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise OutputError(
-            f"{path.parent} is in use by {_holder(descriptor)}; wait until it ends, stop it, or choose another --output"
-        ) from None
+        raise _in_use(path.parent, os.read(descriptor, 4096)) from None
     except OSError as error:
         if error.errno not in UNLOCKABLE:
             raise
@@ -199,19 +226,26 @@ def _describe(descriptor: int, purpose: str) -> None:
     os.write(descriptor, json.dumps(holder).encode())
 
 
-def _holder(descriptor: int) -> str:
+def _first_words(path: Path) -> bytes:
+    try:
+        return path.read_bytes()[:4096]
+    except OSError:
+        return b""
+
+
+def _holder(words: bytes) -> str:
     """The holder in words, from the lock file; it may have been caught between locking and writing."""
     try:
-        facts = json.loads(os.read(descriptor, 4096))
+        facts = json.loads(words)
         return f"{facts['purpose']} (process {facts['pid']} on {facts['host']} since {facts['since']})"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return "another process"
 
 
 def is_locked(folder: str | Path) -> bool:
     """Whether another process, or another part of this one, holds ``folder``; False where there are no locks."""
     if fcntl is None:
-        return False
+        return (Path(folder) / GUARD).exists()
     try:
         descriptor = os.open(Path(folder) / LOCK, os.O_RDONLY | NO_FOLLOW)
     except OSError:
