@@ -7,9 +7,11 @@ token less, every power of two below, and the window and chunk sizes of its bloc
 rows of one batch are changed from different splits on, spread over the whole row; nothing before s may move by more than 1e-9 of the
 scale. Witnesses beside it: the gradient of y[:s] with respect to later embeddings is zero; a shorter row gives the first outputs of a
 longer one; a row gives the same outputs whatever stands in the other rows, and again after other calls; and position s itself *does*
-react, so a dead block cannot pass.
+react, so a dead block cannot pass. At the lengths that train and are scored, *every* split is tried on the sequence mixers alone, as
+far as the budget goes (in float32, and in float64 where it moves more than usual); channel mixers are shown to be pointwise there,
+or tried at every split too. A row has the same outputs alone and among others.
 Cost: layers configured alike are probed once, and rows per length follow from a FLOP budget, so that long rows of a wide model are
-probed at few positions. The certificate says which. A training step at that length costs more.
+probed at few positions, without their channel mixers. The certificate says which. A training step at that length costs more.
 Why relative and in float64: an FFT padded to 2T-2 leaks 6.6e-6 of the scale at T = 8192, which a loose float32 tolerance would pass;
 rounding of a correct one stays below 1e-15.
 """
@@ -18,29 +20,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from inspect import signature
 from math import isfinite
 from random import Random
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from arch_lab.causality.lengths import SHORT, probe_lengths, sizes_of, splits
+from arch_lab.causality.lengths import ODD, SHORT, probe_lengths, sizes_of, splits
 from arch_lab.causality.probe import EVALUATION, MODES, TINY, Mode, Probe, kept_random_state, moved, redraw
+from blocks.contract import ChannelMixer, SequenceMixer
 from blocks.errors import UserError
 from blocks.user_code import describe
 
 __all__ = ["LEAK", "LIVE", "TINY", "Certificate", "LeakError", "certify_model", "redraw", "require_causal"]
 
-PROTOCOL = 2  # raised with every change of what is probed: certificates of another protocol are not kept
+PROTOCOL = 3  # raised with every change of what is probed: certificates of another protocol are not kept
 LEAK = 1e-9  # of max |hidden|, float64, whole models (depth amplifies rounding; a single block is held to 1e-12)
 GRADIENT_LEAK = 1e-9
 LIVE = 1e-6  # a position must move by at least this share of the scale when its own token changes
 UNKNOWN = 48  # tokens probed where nobody says how long rows are
 WORK = 5e8  # FLOPs of the changed rows of one length in one mode
-TARGET, NEAR = 6, 2  # times as many at the lengths that train and are scored; one token less, and half of them
-EXPENSIVE = 2e10  # FLOPs of one row from which on only the least is probed: long rows of a wide model
-MOST = 64  # splits of a length that trains or is scored, in one mode; half as many at other lengths
+NEAR = 2  # times as many at the lengths that train and are scored, one token less, and half of them
+EXPENSIVE = 3e9  # FLOPs of one row from which on only the least is probed: long rows of a wide model
+MOST = 32  # splits of one length in one mode
+EVERY = 1.5e11  # FLOPs up to which every split of a length that trains or is scored is tried, in one mode
+SOME = 2e10  # FLOPs spent on splits of such a length where every one is too much
+SINGLE = 1e-3  # the median move in float32 that no rounding explains
+UNUSUAL = 10  # times the median move in float32 from which on float64 decides; a causal mixer without transforms moves nothing
+MOST_TOKENS = 1 << 15  # of one call
 WHOLE = 2e10  # FLOPs spent on the model with all of its layers
 BATCH = 4
 
@@ -62,6 +72,7 @@ class Certificate:
     whole_model_lengths: tuple[int, ...] = ()  # where all layers ran, not only one of each configuration
     modes: tuple[str, ...] = tuple(mode.name for mode in MODES)
     positions: dict[str, list[int]] = field(default_factory=dict)
+    least_lengths: tuple[int, ...] = ()  # where a row is so expensive that only the mixers ran
     dtype: str = "float64"
     threshold: float = LEAK
     flops: float = 0.0
@@ -144,6 +155,7 @@ class _Examination:
         self.worst, self.flops, self.noisy = _Worst(), 0.0, False
         self.positions: dict[str, list[int]] = {}
         self.whole_lengths: list[int] = []
+        self.least_lengths: list[int] = []
         self.place = ""  # what is being run, for an exception of the model
 
     def certificate(self) -> Certificate:
@@ -159,6 +171,7 @@ class _Examination:
             lengths=tuple(self.lengths),
             whole_model_lengths=tuple(self.whole_lengths),
             positions=self.positions,
+            least_lengths=tuple(self.least_lengths),
             flops=self.flops,
             leak_ratio=self.worst.leak,
             gradient_ratio=self.worst.gradient,
@@ -172,15 +185,42 @@ class _Examination:
 
     def _examine(self) -> None:
         thin = Probe(self.model, thin=True)
+        self._keeps_shapes(thin)
         self._repeats(thin)
-        self._all(thin, self.lengths)
+        self.least_lengths = [n for n in self.lengths if n > ODD and thin.flops(n) > EXPENSIVE]
+        self._all(thin, [n for n in self.lengths if n not in self.least_lengths])
+        self._parts()
         if thin.skips:
             whole = Probe(self.model)
             fits = [n for n in self.lengths if 12 * whole.flops(n) <= WHOLE]
             self.whole_lengths = sorted({*fits[-1:], *(n for n in fits if n == SHORT)})
             self._all(whole, self.whole_lengths, least=True)
         else:
-            self.whole_lengths = self.lengths
+            self.whole_lengths = [n for n in self.lengths if n not in self.least_lengths]
+
+    def _keeps_shapes(self, probe: Probe) -> None:
+        """Mixers take ``segments`` and return the shape of their input: one that is broadcast would train without a word."""
+
+        def look(module: nn.Module, args: Any, y: Any) -> None:
+            if not args:
+                return
+            shape, expected = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__, tuple(args[0].shape)
+            if shape != expected:
+                raise _Failure(
+                    f"block {probe.name_of(module)}: forward returns {shape} for an input of shape {expected}: "
+                    "a mixer's output has the shape of its input"
+                )
+
+        mixers = [part for _, part in probe.parts() if isinstance(part, SequenceMixer | ChannelMixer)]
+        for mixer in mixers:
+            if isinstance(mixer, SequenceMixer) and not _takes_segments(mixer):
+                raise _Failure(f"block {probe.name_of(mixer)}: forward takes no segments: write forward(self, x, segments=None)")
+        hooks = [mixer.register_forward_hook(look) for mixer in mixers]
+        try:
+            probe(self.row[:, : min(SHORT, self.row.shape[1])], EVALUATION)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     # --- the same call twice ------------------------------------------------------------------------------------------
 
@@ -222,33 +262,155 @@ class _Examination:
         chosen = splits(length, self._count(length, cost, least=least), self.draw, self.sizes)
         # a suffix shows what a single token hides (selections), a single token what a suffix drowns (a wrapped transform)
         changes = [(s, True) for s in chosen]
-        cheap = cost <= EXPENSIVE
-        if cheap:
+        if not least:
             changes += [(s, False) for s in chosen[:: 1 if length == SHORT else 3] if s < length - 1]
-        batch = max(2, min(self.batch, len(changes)))
-        rows = self.row[:, :length].expand(batch, -1)
-        base, gradients = self._base(probe, rows, mode, chosen if cheap or target else [])
-        for first in range(0, len(changes), batch):
-            self._change(probe, rows, base, changes[first : first + batch], mode)
+        rows = self._rows(length, max(2, min(self.batch, len(changes))))
+        batch = len(rows)
+        base, gradients = self._base(probe, rows, mode, chosen)
+        for part in _parts_of(changes, batch):
+            self._change(probe, rows, base, part, mode)
         if gradients is not None:
             self._gradient(probe, rows, *gradients, mode)
-        if (target and cheap) or not changes:
+        if (target and not least) or not changes:
             self._unchanged(probe, rows, base, mode)
-        self.flops += cost * (batch * (3 if mode.train else 1) + len(changes) + batch * (target and cheap))
+        if target and not least:
+            self._alone(probe, base, chosen[-2:], mode)
+        self.flops += cost * (batch * (3 if mode.train else 1) + len(changes) + (target and not least) * (batch + 3))
+        self._tried(length, chosen)
+        return base[:1]
+
+    def _rows(self, length: int, batch: int) -> Tensor:
+        """The unchanged row ``batch`` times (B, T), less often where that is too many tokens."""
+        return self.row[:, :length].expand(max(1, min(batch, MOST_TOKENS // length)), -1)
+
+    def _tried(self, length: int, chosen: list[int]) -> None:
         key = str(length)
         self.positions[key] = sorted({*self.positions.get(key, []), *chosen})
-        return base[:1]
 
     def _count(self, length: int, cost: float, *, least: bool) -> int:
         """How many splits: as many as the budget pays for, all of a short row."""
-        target = length in self.targets
-        smallest = 2 if target else 1
+        near = bool(self.targets & {length, length + 1, 2 * length})
+        if least:
+            return 2
         if length == SHORT:
             return SHORT
-        if least:
-            return smallest
-        share = TARGET if target else NEAR if length + 1 in self.targets or 2 * length in self.targets else 1
-        return max(smallest, min(MOST if target else MOST // 2, int(share * WORK / cost)))
+        return max(2, min(MOST, int((NEAR if near else 1) * WORK / cost)))
+
+    # --- one kind of part -----------------------------------------------------------------------------------------------
+
+    def _parts(self) -> None:
+        """Every split of the lengths that train and are scored, mixers and channel mixers each without the other."""
+        mixers = Probe(self.model, thin=True, without="channel")
+        channels = Probe(self.model, thin=True, without="mixer") if mixers.skips_parts else None
+        cheap = [n for n in sorted(self.targets) if 4 * mixers.flops(n) <= SOME]
+        single = Probe(self.model, thin=True, without="channel", dtype=torch.float32) if cheap else None
+        for mode in MODES:
+            self._least(mixers, mode)
+            for length in sorted(self.targets):
+                self.place = f" at {length} tokens in {mode}"
+                if single is not None and length in cheap:
+                    self._every(mixers, single, length, mode)
+                if channels is not None and not self._pointwise(channels, length, mode):
+                    self._every(channels, channels, length, mode)
+
+    def _every(self, probe: Probe, single: Probe, length: int, mode: Mode) -> None:
+        """Each split once in float32, in calls of as many rows as a step has; again in float64 where more moves than usual.
+
+        Of a row that is too expensive, some of the splits. What float64 does not confirm is rounding.
+        """
+        cost = probe.flops(length)
+        chosen = splits(length, length if length * cost <= EVERY else max(4, int(SOME / cost)), self.draw, self.sizes)
+        changes, rows = [(s, True) for s in chosen], self._rows(length, self.batch)
+        base = single(rows, mode)
+        sizes: list[float] = []
+        for part in _parts_of(changes, len(rows)):
+            s, changed = self._changed(rows, part)
+            move = moved(single(changed, mode), base)
+            sizes += torch.where(torch.arange(length) < s, move, 0.0).amax(dim=1).tolist()
+        usual = median(sizes[: len(changes)]) if base.isfinite().all() else 0.0
+        if usual > SINGLE:
+            self._only_in_float32(single, rows, changes, usual, mode)
+        changes = [change for change, size in zip(changes, sizes, strict=False) if not size <= UNUSUAL * usual]
+        self.flops += cost * (len(rows) + len(chosen) + len(changes))
+        self._tried(length, chosen)
+        if changes:
+            base = probe(rows, mode)
+            for part in _parts_of(changes, len(rows)):
+                self._change(probe, rows, base, part, mode)
+
+    def _only_in_float32(self, single: Probe, rows: Tensor, changes: list[tuple[int, bool]], size: float, mode: Mode) -> None:
+        """What half of the splits show is no rounding, whatever float64 says. Always raises: _Failure."""
+        middle = changes[len(changes) // 2][0]
+        _, changed = self._changed(rows, [(middle, True)])
+        block = _first_to_move(single, single.outputs(rows, mode), single.outputs(changed, mode), 0, middle, SINGLE)
+        raise _Failure(
+            f"block {block} is not causal in float32: half of all splits move earlier outputs by {size:.1e} of the scale and more "
+            f"({rows.shape[1]} tokens, {mode})"
+        )
+
+    def _least(self, probe: Probe, mode: Mode) -> None:
+        """Two positions of a long row, one of other lengths; gradients of a row that is as long as one that trains."""
+        shorter: Tensor | None = None
+        for length in self.least_lengths:
+            self.place = f" at {length} tokens in {mode}"
+            target, cost = length in self.targets, probe.flops(length)
+            if mode.train and not target:
+                continue
+            rows = self._rows(length, 1)
+            chosen = splits(length, 2, self.draw, self.sizes)
+            chosen = chosen if target and not mode.train else chosen[-1:]
+            base, gradients = self._base(probe, rows, mode, chosen)
+            for s in chosen:
+                self._change(probe, rows, base, [(s, True)], mode)
+            if gradients is not None:
+                self._gradient(probe, rows, *gradients, mode)
+            if not mode.train:
+                self._prefix(probe, base, shorter, mode)
+                shorter = base
+            self.flops += cost * ((3 if mode.train else 1) + len(chosen))
+            self._tried(length, chosen)
+
+    def _pointwise(self, probe: Probe, length: int, mode: Mode) -> bool:
+        """Whether no output depends on any other token: positions are changed by each bit of their number, and by its reverse.
+
+        Any two positions differ in some bit, so each pair is tried both ways. A long row: one random half of it.
+        """
+        t, cost = torch.arange(length), probe.flops(length)
+        patterns = [(t >> bit & 1).bool() for bit in range((length - 1).bit_length())]
+        patterns = patterns + [~pattern for pattern in patterns]
+        if len(patterns) * cost > SOME:
+            patterns = [torch.rand(length) < 0.5]
+        if len(patterns) == 1 and mode.train:
+            return True
+        row = self.row[:, :length]
+        base = probe(row, mode)
+        self.flops += cost * (1 + len(patterns))
+        for pattern in patterns:
+            other = torch.where(pattern, self._other(row), row)
+            if not torch.where(pattern, 0.0, moved(probe(other, mode), base)).max() <= LEAK:
+                return False
+        return True
+
+    def _alone(self, probe: Probe, base: Tensor, chosen: list[int], mode: Mode) -> None:
+        """A row on its own, as the last batch of a split may be: causal, and with the outputs that it has among others."""
+        row = self.row[:, : base.shape[1]]
+        alone = probe(row, mode)
+        for s in chosen:
+            self._change(probe, row, alone, [(s, True)], mode)
+        if mode is EVALUATION or not self.noisy:
+            move = moved(alone, base[:1])
+            if not move.max() <= LEAK:
+                t = int((~(move[0] <= LEAK)).nonzero()[0])
+                few, many = (probe.outputs(self._rows(base.shape[1], n), mode) for n in (1, len(base)))
+                block = _first_to_move(probe, few, {name: y[:1] for name, y in many.items()}, 0, base.shape[1])
+                raise _Failure(
+                    f"block {block} depends on the size of the batch: output {t} of a row alone is another one among {len(base)} rows "
+                    f"({move.max().item():.1e} of the scale; {base.shape[1]} tokens, {mode})"
+                )
+
+    def _other(self, rows: Tensor) -> Tensor:
+        """Another token at each position."""
+        return (rows + torch.randint(1, self.vocabulary, rows.shape)) % self.vocabulary
 
     def _base(self, probe: Probe, rows: Tensor, mode: Mode, chosen: list[int]) -> tuple[Tensor, tuple[Tensor, list[int]] | None]:
         """Outputs of the unchanged rows; in training mode also (sizes, splits) of the gradient witness, one split a row."""
@@ -266,24 +428,27 @@ class _Examination:
 
     def _change(self, probe: Probe, rows: Tensor, base: Tensor, changes: list[tuple[int, bool]], mode: Mode) -> None:
         """Row i differs from the base row at changes[i] only; nothing before may move, the position itself must."""
-        t = torch.arange(rows.shape[1])
-        changes = changes + [changes[-1]] * (len(rows) - len(changes))
-        s = torch.tensor([position for position, _ in changes])[:, None]
-        suffix = torch.tensor([whole for _, whole in changes])[:, None]
-        other = (rows + torch.randint(1, self.vocabulary, rows.shape)) % self.vocabulary
-        changed = torch.where((t == s) | ((t > s) & suffix), other, rows)
+        s, changed = self._changed(rows, changes)
         move = moved(probe(changed, mode), base)
-        before = torch.where(t < s, move, 0.0)
+        before = torch.where(torch.arange(rows.shape[1]) < s, move, 0.0)
         self.worst.leak = max(self.worst.leak, before.max().item())
         if not before.max() <= LEAK:
             first_t = int((~(before <= LEAK)).any(dim=0).nonzero()[0])
-            i = int((~(before[:, first_t] <= LEAK)).nonzero()[0])
+            i = min(int((~(before[:, first_t] <= LEAK)).nonzero()[0]), len(changes) - 1)
             self._explain(probe, rows, base, changed, i, changes[i], first_t, before[i, first_t].item(), mode)
         if mode is EVALUATION:
             live = move[torch.arange(len(rows)), s[:, 0]].min().item()
             self.worst.live = min(self.worst.live, live)
             if not live >= LIVE:
                 raise _Failure(f"outputs hardly react to their own token ({live:.1e} of the scale): the check would be blind")
+
+    def _changed(self, rows: Tensor, changes: list[tuple[int, bool]]) -> tuple[Tensor, Tensor]:
+        """Splits (B, 1), and ``rows`` changed from there on, or there alone; rows beyond the changes repeat the last one."""
+        t = torch.arange(rows.shape[1])
+        changes = changes + [changes[-1]] * (len(rows) - len(changes))
+        s = torch.tensor([position for position, _ in changes])[:, None]
+        suffix = torch.tensor([whole for _, whole in changes])[:, None]
+        return s, torch.where((t == s) | ((t > s) & suffix), self._other(rows), rows)
 
     def _explain(
         self, probe: Probe, rows: Tensor, base: Tensor, changed: Tensor, i: int, change: tuple[int, bool], t: int, size: float, mode: Mode
@@ -352,10 +517,20 @@ class _Examination:
             )
 
 
-def _first_to_move(probe: Probe, before: dict[str, Tensor], after: dict[str, Tensor], row: int, end: int) -> str:
+def _takes_segments(mixer: nn.Module) -> bool:
+    parameters = signature(mixer.forward).parameters.values()
+    return len(parameters) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+
+
+def _parts_of(changes: list[tuple[int, bool]], count: int) -> list[list[tuple[int, bool]]]:
+    """``changes`` in lists of at most ``count``."""
+    return [changes[first : first + count] for first in range(0, len(changes), count)]
+
+
+def _first_to_move(probe: Probe, before: dict[str, Tensor], after: dict[str, Tensor], row: int, end: int, limit: float = LEAK) -> str:
     for name, y in before.items():
-        if y.ndim == 3 and after[name].shape == y.shape and not moved(after[name], y)[row, :end].max() <= LEAK:
-            return f"{name} ({type(probe.model.get_submodule(name)).__name__})"
+        if y.ndim == 3 and after[name].shape == y.shape and not moved(after[name], y)[row, :end].max() <= limit:
+            return probe.name_of(probe.model.get_submodule(name))
     return "(the model outside its layers)"
 
 

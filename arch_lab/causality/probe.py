@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from blocks.cost import Cost
+
 TINY = 1e-300  # keeps an all-zero output from dividing by zero; it then fails as not live
 
 
@@ -37,20 +39,30 @@ MODES = (EVALUATION, TRAINING)
 
 
 class Skip(nn.Module):
-    """Stands where a layer of the same configuration has been left out."""
+    """Stands where a layer, or a part of one, has been left out."""
 
-    def forward(self, x: Tensor, *context: object) -> Tensor:
-        """``context``: segments, and what else a layer is told (positions)."""
+    def forward(self, x: Tensor, *context: object, **options: object) -> Tensor:
+        """``context``, ``options``: segments, and what else a layer is told (positions)."""
         return x
+
+    def cost(self, tokens: int) -> Cost:
+        """Nothing."""
+        return Cost()
 
 
 class Probe:
-    """A float64 copy of ``model`` with parameters of order 1. ``thin``: of equal layers only the first is there."""
+    """A copy of ``model`` in ``dtype`` with parameters of order 1. ``thin``: of equal layers only the first is there.
 
-    def __init__(self, model: nn.Module, *, thin: bool = False) -> None:
+    ``without``: the child of each layer that is left out. Embeddings get a little of a wave that depends on the position only:
+    equal tokens would give ties, which rounding breaks one way or the other in mixers that select.
+    """
+
+    def __init__(self, model: nn.Module, *, thin: bool = False, without: str = "", dtype: torch.dtype = torch.float64) -> None:
         self.model = _thinned(model) if thin else copy.deepcopy(model)
-        self.model = self.model.to("cpu", torch.float64)
+        self.model = self.model.to("cpu", dtype)
         redraw(self.model)
+        self.skips_parts = _leave_out(self.model, without)
+        _tell_positions_apart(self.model)
 
     def __call__(self, tokens: Tensor, mode: Mode, *, seed: int = 0) -> Tensor:
         """Hidden states (B, T, D), detached; the same numbers are drawn in each call of the same seed."""
@@ -149,6 +161,11 @@ class Probe:
                 hook.remove()
         return seen
 
+    def name_of(self, part: nn.Module) -> str:
+        """Where ``part`` stands in the model, and its class."""
+        name = next(name for name, module in self.model.named_modules() if module is part)
+        return f"{name} ({type(part).__name__})"
+
     def parts(self) -> list[tuple[str, nn.Module]]:
         """The children of each layer; of a model without layers, its own children."""
         layers = getattr(self.model, "layers", None)
@@ -170,6 +187,31 @@ def _thinned(model: nn.Module) -> nn.Module:
     shallow = copy.copy(model)
     shallow._modules = {**model._modules, "layers": nn.ModuleList(chosen)}
     return copy.deepcopy(shallow)
+
+
+def _leave_out(model: nn.Module, name: str) -> bool:
+    """Put a ``Skip`` in place of the child ``name`` of each layer; False where no layer has one."""
+    layers = [layer for layer in getattr(model, "layers", []) if name in getattr(layer, "_modules", {})]
+    for layer in layers:
+        layer._modules[name] = Skip()
+    return bool(layers)
+
+
+def _tell_positions_apart(model: nn.Module) -> None:
+    """Add a tenth of the embedding's own spread to its outputs (B, T, D), as a wave of another frequency in each channel."""
+    embedding = getattr(model, "embedding", None)
+    weight = next(embedding.parameters(), None) if isinstance(embedding, nn.Module) else None
+    if weight is None:
+        return
+    spread = 0.1 * weight.detach().std(correction=0)
+
+    def add(_module: nn.Module, _args: Any, x: Any) -> Any:
+        if not isinstance(x, Tensor) or x.ndim != 3:
+            return x
+        frequencies = torch.arange(1, x.shape[2] + 1, dtype=x.dtype).sqrt()
+        return x + spread * torch.sin(torch.arange(x.shape[1], dtype=x.dtype)[:, None] * frequencies)
+
+    embedding.register_forward_hook(add)
 
 
 @contextmanager

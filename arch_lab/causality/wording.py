@@ -18,7 +18,10 @@ def certificate_line(facts: Mapping[str, Any]) -> str:
     where = [f"{len(lengths)} lengths up to {max(lengths)} tokens" if len(lengths) > 1 else f"{lengths[0]} tokens"]
     where += [" and ".join(modes) + " mode"] if modes else []
     positions = facts.get("positions", {}).get(str(max(lengths)))
-    where += [f"{len(positions)} positions in the longest row"] if positions else []
+    every = "all " if positions and len(positions) == max(lengths) - 1 else ""
+    where += [f"{every}{len(positions)} positions in the longest row"] if positions else []
+    least = facts.get("least_lengths", ())
+    where += [f"mixers only from {min(least)} tokens on"] if least else []
     if facts.get("flops"):
         where.append(f"{facts['flops']:.1e} FLOPs")
     return f"{CLAIMS[facts.get('kind', '')]} ({', '.join(where)}; {_largest(facts['leak_ratio'], facts['threshold'])})"

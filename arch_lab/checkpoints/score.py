@@ -217,12 +217,11 @@ def _encoded(documents: list[str], tokenizer: Tokenizer, begin: tuple[int, ...])
 
 
 def _certify(opened: Checkpoint, tokens: int) -> None:
-    """No certificate, no score. Raises: LeakError."""
+    """No certificate at the length that is scored, no score. Raises: LeakError."""
     from arch_lab.causality import require_causal
 
-    lengths = {"lengths": [tokens], "training_length": opened.context}
     with torch.enable_grad():  # gradients are part of the proof, whatever the caller turned off
-        require_causal(opened.model, vocabulary=opened.vocabulary, name=str(opened.path), **lengths)  # type: ignore[arg-type]
+        require_causal(opened.model, vocabulary=opened.vocabulary, lengths=[tokens], name=str(opened.path))
 
 
 def _movable(opened: Checkpoint, device: torch.device) -> nn.Module:

@@ -97,6 +97,11 @@ def model(mixer: str, tokens: int = 256):
         ("ChoiceInGroupsOf128", "128 tokens, evaluation mode"),
         ("RescaledByLength", "depends on the length of the row"),
         ("RemembersCalls", "remembers earlier calls"),
+        ("OnePair", "t=150, s=151; 256 tokens, training mode"),
+        ("OnlyAlone", "is not causal"),
+        ("OnlyInFloat32", "is not causal in float32"),
+        ("NoSegments", "forward takes no segments: write forward(self, x, segments=None)"),
+        ("OneChannelOut", "forward returns (1, 17, 1) for an input of shape (1, 17, 16)"),
     ],
 )
 def test_a_leak_behind_an_edge_is_refused_with_its_block(mixer, words):
@@ -105,9 +110,21 @@ def test_a_leak_behind_an_edge_is_refused_with_its_block(mixer, words):
     assert f"layers.0.mixer ({mixer})" in str(error.value) and words in str(error.value)
 
 
-@pytest.mark.parametrize("mixer", ["GatedDeltaRule", "DiagonalStateSpace", "CausalMaxPool", "ParallelScan"])
+@pytest.mark.parametrize("mixer", ["GatedDeltaRule", "DiagonalStateSpace", "CausalMaxPool", "ParallelScan", "BestEight"])
 def test_an_unusual_mixer_that_is_right_passes(mixer):
     require_causal(model(f"{HONEST}:{mixer}", 80), vocabulary=61, lengths=[80], training_length=80)
+
+
+def test_a_channel_mixer_that_leaks_one_pair_is_refused():
+    leaking = recipe("custom", {"mixer": f"{HONEST}:CausalMaxPool", "channel": f"{LEAKS}:ChannelPair"})
+    with pytest.raises(LeakError, match=r"layers.0.channel \(ChannelPair\).*t=150, s=151; 256 tokens"):
+        require_causal(leaking.model(Shape(width=16, depth=1, ffn_width=16), vocabulary=61, max_tokens=256), vocabulary=61, lengths=[256])
+
+
+@pytest.mark.slow
+def test_a_certificate_names_the_lengths_where_only_mixers_ran():
+    wide = recipe("gemma1").model(Shape(width=512, depth=1, ffn_width=4096), vocabulary=61, max_tokens=256)
+    assert require_causal(wide, vocabulary=61, lengths=[256]).least_lengths == (255, 256)
 
 
 def test_noise_in_training_is_told_apart_from_a_leak():

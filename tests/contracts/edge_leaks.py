@@ -5,12 +5,15 @@ Legend: B batch, T tokens, D width.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blocks import BlockConfig, Cost, register
+from blocks.contract import ChannelMixer
 from tests.contracts.third_party import ByHistory, third_party, time
 
 CHUNK = 64
@@ -163,3 +166,72 @@ class RemembersCalls(ByHistory):
         if self.training and not x.is_meta:
             self.mean = 0.9 * self.mean + 0.1 * x.detach().mean()
         return y
+
+
+@third_party()
+class OnePair(ByHistory):
+    """Output 150 reads token 151, in training mode only."""
+
+    def mix(self, x: Tensor) -> Tensor:
+        y = x @ self.weight
+        here = (time(x) == 150).to(x.dtype)[:, None]
+        return y + here * F.pad(y[:, 1:], (0, 0, 0, 1)) if self.training else y
+
+
+@third_party()
+class OnlyAlone(ByHistory):
+    """Copies the next token of a long row that is the only one of its batch."""
+
+    def mix(self, x: Tensor) -> Tensor:
+        y = x @ self.weight
+        return copy_next(y) if x.shape[0] == 1 and x.shape[1] > 65 else y
+
+
+@third_party()
+class OnlyInFloat32(ByHistory):
+    """Copies the next token in float32: a kernel of that dtype."""
+
+    def mix(self, x: Tensor) -> Tensor:
+        y = x @ self.weight
+        return copy_next(y) if x.dtype == torch.float32 and x.shape[1] > 65 else y
+
+
+@third_party()
+class NoSegments(ByHistory):
+    """Cannot be told where documents begin."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return self.mix(x)
+
+
+@third_party()
+class OneChannelOut(ByHistory):
+    """Returns one channel, which addition to the residual stream repeats."""
+
+    def forward(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
+        return self.mix(x)[..., :1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelPairConfig(BlockConfig):
+    width: int
+
+
+@register("ChannelPair", kind="channel_mixer", config=ChannelPairConfig, source="test")
+class ChannelPair(ChannelMixer):
+    """A linear map whose output 150 reads token 151."""
+
+    def __init__(self, config: ChannelPairConfig) -> None:
+        super().__init__(config)
+        self.weight = nn.Parameter(torch.empty(config.width, config.width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x @ self.weight
+        return y + (time(x) == 150).to(x.dtype)[:, None] * F.pad(y[:, 1:], (0, 0, 0, 1))
+
+    def cost(self, tokens: int) -> Cost:
+        return Cost(matmul=2 * tokens * int(self.config.width) ** 2)
