@@ -67,7 +67,7 @@ def register(
 ) -> Callable[[B], B]:
     """Class decorator that registers a block under ``name``.
 
-    Raises: ConfigError when the name is taken, the kind unknown, or the class leaves part of its contract abstract.
+    Raises: ConfigError when the name or the config class is taken, the kind unknown, or part of the contract abstract.
     """
 
     def add(cls: B) -> B:
@@ -83,6 +83,9 @@ def register(
         base = BASES.get(kind)
         if base is not None and not issubclass(cls, base):
             raise ConfigError(f"{where}: a {kind} must inherit from blocks.{base.__name__}")
+        owner = config.__dict__.get("block")  # what the config builds
+        if owner is not None and _path(owner) != _path(cls):
+            raise ConfigError(f"{where}: {config.__name__} already configures {_path(owner)}; give each block its own config class")
         config.block = cls
         _entries[name] = Entry(name=name, kind=kind, causal=causal, complexity=complexity, source=source, block=cls, config=config)
         return cls

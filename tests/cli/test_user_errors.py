@@ -125,6 +125,16 @@ def test_a_module_that_exits_does_not_end_the_command(answer, tmp_path) -> None:
     assert "exits.py line 1: SystemExit: 3" in answer("certify", module(tmp_path, "exits", first="raise SystemExit(3)\n"))
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_two_blocks_with_one_config_class_are_refused(verb, answer, tmp_path) -> None:
+    mixer = module(tmp_path, f"shared_{verb}")
+    second = '\n\n@register("second", kind="sequence_mixer", config=Config, source="a test")\nclass Second(Mixer):\n    pass\n'
+    with (tmp_path / f"shared_{verb}.py").open("a") as file:
+        file.write(second)
+    text = answer(*VERBS[verb](tmp_path, mixer))
+    assert f"Config already configures shared_{verb}:Mixer; give each block its own config class" in text
+
+
 @pytest.mark.parametrize("verb", ["cost", "plan", "compare"])
 def test_an_exception_in_init_is_named_by_file_and_line(verb, answer, tmp_path) -> None:
     mixer = module(tmp_path, f"init_{verb}", init="raise ValueError('no such mode')")
@@ -136,6 +146,32 @@ def test_an_exception_in_forward_stops_a_study_with_file_and_line(answer, tmp_pa
     mixer = module(tmp_path, "forward", forward="x = x.reshape(7, 7, 7)")
     line = line_of(tmp_path, "forward", "reshape")
     assert f"forward.py line {line}, in forward: RuntimeError" in answer(*VERBS["compare"](tmp_path, mixer))
+
+
+@pytest.mark.parametrize(
+    ("name", "signature", "result", "message"),
+    [
+        (
+            "no_segments",
+            "x",
+            "x * self.gain",
+            "block layers.0.mixer (Mixer): forward takes no segments: write forward(self, x, segments=None)",
+        ),
+        ("short", "x, segments=None", "x[:, 1:]", "block layers.0.mixer (Mixer): forward returns (1, "),
+        (
+            "tuple",
+            "x, segments=None",
+            "(x, None)",
+            "block layers.0.mixer (Mixer): forward returns a tuple",
+        ),
+    ],
+)
+def test_a_study_names_the_mistake_of_a_mixer(name, signature, result, message, answer, tmp_path) -> None:
+    mixer = module(tmp_path, f"mistaken_{name}")
+    path = tmp_path / f"mistaken_{name}.py"
+    text = path.read_text().replace("def forward(self, x, segments=None)", f"def forward(self, {signature})")
+    path.write_text(text.replace("return x * self.gain\n\n    def init_state", f"return {result}\n\n    def init_state"))
+    assert message in answer(*VERBS["compare"](tmp_path, mixer))
 
 
 def test_certify_says_where_forward_raised(tmp_path, monkeypatch, capsys) -> None:
