@@ -84,7 +84,7 @@ def matching(sections: Iterable[Section], prefix: str) -> list[Section]:
 
 def simple(path: str) -> str:
     """``arms[].name`` and ``arms.0.name`` as arms.name."""
-    return re.sub(r"\[\]|\.\d+(?=\.|$)", "", path)
+    return re.sub(r"\[\d*\]|\.\d+(?=\.|$)", "", path)
 
 
 def _below(path: str, wanted: str) -> bool:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Annotated, Any, Protocol, TypeVar, get_args, get_origin, get_type_hints, runtime_checkable
 
-from blocks.errors import ConfigError, did_you_mean, shown
+from blocks.errors import ConfigError, UnknownOption, did_you_mean, shown
 
 C = TypeVar("C", bound="Config")
 LARGEST = 2**63 - 1  # whole numbers fit 64 bits, as tensors and files hold them
@@ -155,7 +155,7 @@ class Config:
         known = {f.name: f for f in fields(cls)}
         for key in options:
             if key not in known:
-                raise ConfigError(f"{where}: unknown option {shown(key)}{did_you_mean(key, known)}")
+                raise UnknownOption(f"{where}: unknown option {shown(key)}{did_you_mean(key, known)}", where)
         missing = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING and n not in options]
         if missing:
             raise ConfigError(f"{where}: option {missing[0]!r} is required")

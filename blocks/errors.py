@@ -20,6 +20,14 @@ class ConfigError(UserError):
     """A configuration that names something unknown or asks for something impossible."""
 
 
+class UnknownOption(ConfigError):
+    """An option that a configuration does not have. ``where``: the configuration, as the message names it."""
+
+    def __init__(self, message: str, where: str) -> None:
+        super().__init__(message)
+        self.where = where
+
+
 def did_you_mean(name: object, choices: Iterable[object]) -> str:
     """The tail of an error message: the nearest valid name, or all of them when none is near."""
     known = sorted(map(str, choices))

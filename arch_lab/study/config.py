@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from arch_lab.architecture.recipe import Recipe, Shape, recipe
 from arch_lab.budget.budget import Budget
@@ -36,7 +36,9 @@ from arch_lab.study.experiment import OwnData, load_experiment
 from arch_lab.training.optimizer import GroupRule
 from arch_lab.yaml_files import DEEPEST, load_yaml, parse_yaml
 from blocks.config import Bounds, Config, Doc, Length
-from blocks.errors import ConfigError, shown
+from blocks.errors import ConfigError, UnknownOption, shown
+
+C = TypeVar("C", bound=Config)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ class Arm(Config):
 
     architecture: Annotated[Name, Doc("What to build: gemma3, m2_gpt, custom (your own mixer) and others.")]
     name: Annotated[OptionalName, Doc("Name in tables and folders; empty: that of the architecture.")] = ""
-    options: Annotated[dict[str, Any], Doc("Options of the architecture (arch-lab keys arms.options lists them).")] = field(
+    options: Annotated[dict[str, Any], Doc("Options of the architecture (arch-lab keys --architecture NAME lists them).")] = field(
         default_factory=dict
     )
     shape: Annotated[FixedShape | None, Doc("A shape to use as it is; null: the largest equal one that meets the budget.")] = None
@@ -88,7 +90,7 @@ class Training(Config):
     evaluations: Annotated[
         int, Bounds(minimum=1, maximum=10_000), Doc("How often to score the tuning split, the last time at the end.")
     ] = 4
-    checkpoint_seconds: Annotated[Seconds, Doc("Seconds between checkpoints: the work that a kill may cost.")] = 120
+    checkpoint_seconds: Annotated[Seconds, Doc("Seconds between checkpoints: the work that a kill may cost.")] = 120.0
     groups: Annotated[
         list[GroupRule], Length(0, 100), Doc("Learning rates and decays by parameter name, the same rules for every arm.")
     ] = field(default_factory=list)
@@ -151,7 +153,7 @@ def check_arms(study: str, arms: Sequence[Arm]) -> None:
     names = [a.name for a in arms]
     twice = {n for n in names if names.count(n) > 1}
     if twice:
-        raise ConfigError(f"study {study!r}: two arms are called {sorted(twice)[0]!r}; give one a name of its own")
+        raise ConfigError(f"study {study!r}: two arms are called {sorted(twice)[0]!r}; give one a different name")
 
 
 def plain(value: Any) -> Any:
@@ -167,7 +169,18 @@ def load_study(path: Path, *, name: str, overrides: Sequence[str] = (), data_roo
         content.setdefault("data", {})
         if isinstance(content["data"], dict):
             content["data"]["root"] = data_root
-    return StudyConfig.from_options(content, where=f"study {name!r}")
+    return from_study(StudyConfig, content, name)
+
+
+def from_study(cls: type[C], content: dict[str, Any], name: str) -> C:
+    """The configuration of a study. Raises: ConfigError; an unknown key comes with the command that lists the valid ones."""
+    where = f"study {name!r}"
+    try:
+        return cls.from_options(content, where=where)
+    except UnknownOption as error:
+        section = error.where.removeprefix(where).removeprefix(".")
+        hint = f"arch-lab keys {section}" if error.where.startswith(where) and section else "arch-lab keys"
+        raise ConfigError(f"{error} ({hint})") from None
 
 
 def read_study(path: Path, *, name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:

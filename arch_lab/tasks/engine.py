@@ -19,7 +19,7 @@ import yaml
 from arch_lab import files, sealed
 from arch_lab.report.measures import to_json
 from arch_lab.study import storage
-from arch_lab.study.config import plain, read_study
+from arch_lab.study.config import from_study, plain, read_study
 from arch_lab.study.engine import Observer, cache_folder, command_of, followed
 from arch_lab.study.environment import code_fingerprint, environment, experiment_fingerprint, judge_fingerprint
 from arch_lab.study.identity import differences, digest
@@ -89,7 +89,7 @@ class TaskEngine:
         content = read_study(path, name=name, overrides=overrides)
         if data_root is not None:
             content["root"] = data_root
-        return self.experiment.config.from_options(content, where=f"study {name!r}")
+        return from_study(self.experiment.config, content, name)
 
 
 def refuse_changed(config: TaskStudyConfig, folder: Path) -> None:

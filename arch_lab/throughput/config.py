@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from arch_lab.budget import Budget
 from arch_lab.budget.budget import MatchOn
 from arch_lab.fields import Name, OptionalName, Seconds, Text
-from arch_lab.study.config import Arm, check_arms, plain, read_study
+from arch_lab.study.config import Arm, check_arms, from_study, plain, read_study
 from arch_lab.study.library import find_study
 from blocks.config import Bounds, Config, Doc, Length, Unique
 from blocks.errors import ConfigError, did_you_mean
@@ -72,7 +72,7 @@ class ThroughputConfig(Config):
     repeats: Annotated[
         int, Bounds(minimum=LEAST_REPEATS, maximum=10_000), Doc("Interleaved rounds; fewer where cell_seconds allows no more.")
     ] = 7
-    cell_seconds: Annotated[Seconds, Doc("Seconds for one arm at one length, level and mode, warm-up included.")] = 60
+    cell_seconds: Annotated[Seconds, Doc("Seconds for one arm at one length, level and mode, warm-up included.")] = 60.0
     subject: Annotated[OptionalName, Doc("The arm whose speed is stated as a ratio to every other; empty: the last one.")] = ""
     threads: Annotated[int | None, Bounds(minimum=1, maximum=4096), Doc("Processor threads; null: what torch chooses.")] = None
     dtype: Annotated[Literal["float32", "bfloat16"], Doc("Number format; bfloat16 is autocast, for GPUs.")] = "float32"
@@ -128,4 +128,4 @@ class Group:
 def open_throughput(study: str, overrides: list[str]) -> ThroughputConfig:
     """Find, parse and validate. Raises: ConfigError with the nearest valid key."""
     name, path = find_study(study)
-    return ThroughputConfig.from_options(read_study(path, name=name, overrides=overrides), where=f"study {name!r}")
+    return from_study(ThroughputConfig, read_study(path, name=name, overrides=overrides), name)
