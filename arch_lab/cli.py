@@ -45,6 +45,17 @@ LIMITS: dict[type[BaseException], str] = {
     OverflowError: "a number is too large",
     UnicodeError: "a text is not valid UTF-8",
 }
+# of other command lines
+OTHER_NAMES = {
+    "status": "list",
+    "ls": "list",
+    "runs": "list",
+    "diff": "show",
+    "new": "init",
+    "run": "compare",
+    "train": "fit",
+    "eval": "score",
+}
 PLUGINS = {"callbacks": "callback", "loggers": "logger"}  # folders of Lightning
 
 
@@ -135,7 +146,7 @@ def dispatch(arguments: list[str]) -> int:
         return 0
     if verb not in VERBS:
         what = "option" if verb.startswith("-") else "command"
-        raise UsageError(f"unknown {what} {verb!r}{nearest(verb, VERBS)} (arch-lab --help shows all)")
+        raise UsageError(f"unknown {what} {verb!r}{nearest(OTHER_NAMES.get(verb, verb), VERBS)} (arch-lab --help shows all)")
     module = importlib.import_module(f"arch_lab.verbs.{VERBS[verb].module}")
     return int(module.main(verb, rest) or 0)
 

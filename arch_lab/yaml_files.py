@@ -43,7 +43,7 @@ def load_yaml(path: str | Path, *, most_bytes: int = MOST_BYTES) -> Any:
 def parse_yaml(text: str, *, where: str, most_bytes: int = MOST_BYTES) -> Any:
     """The content of a YAML text; ``where`` begins every error.
 
-    Raises: ConfigError for broken YAML, a key that stands twice in one mapping, a tag, an alias inside what it names, and documents
+    Raises: ConfigError for broken YAML, a key that appears twice in one mapping, a tag, an alias inside what it names, and documents
     that are too large, too deep or too many values once aliases are written out.
     """
     if len(text) > most_bytes:
@@ -184,7 +184,7 @@ class _Census:
                 self._refuse(event, "a key must be text, not a list, a mapping or an alias")
             elif text in level.keys and text != "<<":
                 first = level.keys[text].start_mark
-                self._refuse(event, f"the key {shown(text)} stands twice, first in line {first.line + 1}, column {first.column + 1}")
+                self._refuse(event, f"the key {shown(text)} appears twice, first in line {first.line + 1}, column {first.column + 1}")
             level.keys[str(text)] = event
         level.key_next = not level.key_next
 

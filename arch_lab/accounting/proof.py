@@ -55,7 +55,7 @@ def check(where: str, formula: Cost, counted: Counted, *, batch: int, tokens: in
     """Raises: AccountingError unless ``formula`` is what was ``counted``, to the last FLOP."""
     if counted.unknown:
         raise AccountingError(
-            f"accounting: {where} executes {', '.join(counted.unknown)}, whose FLOPs nobody knows; register a formula "
+            f"accounting: {where} executes {', '.join(counted.unknown)}, whose FLOPs are unknown; register a formula "
             "(torch.utils.flop_counter.register_flop_formula) or write it as matmuls"
         )
     if formula.forward(batch) != counted.total:

@@ -56,7 +56,7 @@ def refuse(arms: Sequence[dict[str, Any]], budget: Budget) -> None:
         more = f" (and {len(misses) - 1} more)" if len(misses) > 1 else ""
         advice = ADVICE.get(misses[0].axis, ADVICE["params"])
         raise BudgetError(
-            f"refused: {misses[0].text}{more}; tolerance {budget.tolerance:.1%}. To mend it, {advice}; "
+            f"refused: {misses[0].text}{more}; tolerance {budget.tolerance:.1%}. To fix it, {advice}; "
             "or set budget.allow_unmatched: true, and the report will carry a banner"
         )
 

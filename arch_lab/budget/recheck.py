@@ -85,7 +85,7 @@ def require_matched(study: Mapping[str, Any], where: str) -> dict[str, Any]:
         more = f" (and {len(misses) - 1} more)" if len(misses) > 1 else ""
         raise BudgetError(
             f"{where}: refused: {misses[0].text}{more}; tolerance {study['tolerance']:.1%}. Arms that are not matched are not compared; "
-            "only a study run with budget.allow_unmatched: true may be reported all the same"
+            "only a study run with budget.allow_unmatched: true may still be reported"
         )
     checked = {**study, "matched": not misses, "misses": [asdict(m) for m in misses]}
     verdict = study.get("verdict")

@@ -168,7 +168,7 @@ def read_file(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise CheckpointError(f"{path}: hyper_parameters is a {type(settings).__name__}, expected the settings of a model")
     if not isinstance(weights, dict) or not all(isinstance(k, str) and _is_dense(v) for k, v in weights.items()):
-        raise CheckpointError(f"{path}: state_dict is no table of plain tensors")
+        raise CheckpointError(f"{path}: state_dict is not a table of plain tensors")
     return dict(content)
 
 
@@ -205,7 +205,7 @@ def reading_of(content: dict[str, Any], where: str) -> tuple[Reading, int | None
     values = dict(stored)
     length = values.pop("sequence_length")
     if length < 1:
-        raise CheckpointError(f"{where}: sequence_length {length} is no whole number of at least 1")
+        raise CheckpointError(f"{where}: sequence_length {length} is not a whole number of at least 1")
     return Reading(**values), length
 
 

@@ -45,7 +45,7 @@ def members(path: Path, compression: str) -> Iterator[tuple[str, bytearray]]:
                 yield member.name, raw
     except (tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError, RecursionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{path}: not a sound tar archive ({reason}); fetch it again") from None
+        raise DataError(f"{path}: not a valid tar archive ({reason}); fetch it again") from None
 
 
 def _content(handle: IO[bytes], member: tarfile.TarInfo) -> bytearray:
@@ -61,5 +61,5 @@ def _content(handle: IO[bytes], member: tarfile.TarInfo) -> bytearray:
 def _cut_or_too_large(path: Path, member: tarfile.TarInfo, compression: str, largest: int) -> DataError:
     if not compression and member.size > path.stat().st_size:
         claim = f"{member.name} claims {member.size} bytes, more than the archive holds"
-        return DataError(f"{path}: not a sound tar archive ({claim}); fetch it again")
+        return DataError(f"{path}: not a valid tar archive ({claim}); fetch it again")
     return too_large(path, member.size, largest)

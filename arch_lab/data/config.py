@@ -142,7 +142,7 @@ class DataConfig(Config):
             try:
                 re.compile(self.document_start)
             except re.error as error:
-                raise ConfigError(f"data.document_start: {self.document_start!r} is no regular expression ({error})") from None
+                raise ConfigError(f"data.document_start: {self.document_start!r} is not a regular expression ({error})") from None
 
     @classmethod
     def from_options(cls, options: dict[str, Any], *, where: str = "") -> DataConfig:

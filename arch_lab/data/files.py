@@ -40,13 +40,13 @@ def files_of_splits(config: DataConfig) -> dict[str, list[Path]]:
         names = config.files.of(split)
         if not names:
             continue
-        hint = f" set data.root or the variable {ROOT_VARIABLE} to the folder it lies in"
+        hint = f" set data.root or the variable {ROOT_VARIABLE} to the folder that contains it"
         splits[split] = expand_paths(names, config.folder, option=f"data.files.{split}", hint=hint)
         for path in splits[split]:
             owner = owners.setdefault(path.resolve(), split)
             if owner != split:
                 raise DataError(
-                    f"data.files: {path} is in both {owner} and {split}; give each split files of its own, "
+                    f"data.files: {path} is in both {owner} and {split}; give each split its own files, "
                     f"or leave {split} out to have whole documents of train held out"
                 )
     return splits
@@ -143,7 +143,7 @@ def _parquet_rows(path: Path, compression: str, column: str) -> Iterator[str]:
                     number += 1
     except (pa.ArrowException, OSError, MemoryError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{path}: not a sound parquet file ({reason})") from None
+        raise DataError(f"{path}: not a valid parquet file ({reason})") from None
 
 
 def _parquet_value(value: Any, where: str) -> Any:

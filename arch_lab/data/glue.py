@@ -221,7 +221,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         rows = pq.read_table(path).to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a sound parquet file ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{path}: not a valid parquet file ({str(error).splitlines()[0]})") from None
     for number, row in enumerate(rows):
         yield f"{path} row {number}", row
 

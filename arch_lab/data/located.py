@@ -24,4 +24,6 @@ def find_in(root: str | Path, folder: str, name: str) -> Path:
             return place / name
     near = did_you_mean(name, [p.name for place in (root / folder, root) if place.is_dir() for p in place.iterdir() if p.is_file()])
     near = near if "did you mean" in near else ";"
-    raise DataError(f"no file {name!r} in {root} or its folder {folder!r}{near} set --data-root or {ROOT_VARIABLE} to where the sets lie")
+    raise DataError(
+        f"no file {name!r} in {root} or its folder {folder!r}{near} set --data-root or {ROOT_VARIABLE} to the folder of the data sets"
+    )

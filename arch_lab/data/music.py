@@ -41,7 +41,7 @@ def read_music(root: str | Path) -> dict[str, RegressionSet]:
         if len(row) != len(rows[0]):
             raise DataError(f"{where}: {len(row)} columns, the header has {len(rows[0])}")
         if row[0] not in MOODS:
-            raise DataError(f"{where}: class {row[0]!r} lies in none of the four quadrants{did_you_mean(row[0], MOODS)}")
+            raise DataError(f"{where}: class {row[0]!r} is in none of the four quadrants{did_you_mean(row[0], MOODS)}")
         values = [finite(cell, where) for cell in row[1:]]
         if seen.setdefault(tuple(row[1:]), row[0]) != row[0]:
             raise DataError(f"{where}: the features of a song of class {seen[tuple(row[1:])]!r} again, under {row[0]!r}")

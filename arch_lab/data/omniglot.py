@@ -52,7 +52,7 @@ def read_drawings(root: str | Path, which: int, side: int) -> Drawings:
                 drawings[parts[1], parts[2]]
             elif not folder and name.endswith(".png"):
                 if len(parts) != 4:
-                    raise DataError(f"{path}: member {name!r} does not lie under <set>/<alphabet>/<character>/")
+                    raise DataError(f"{path}: member {name!r} is not under <set>/<alphabet>/<character>/")
                 drawings[parts[1], parts[2]].append(name)
         if not drawings:
             raise DataError(f"{path}: the archive holds no drawings")
@@ -128,7 +128,7 @@ class _Archive:
         try:
             return self._zip.read(name)
         except KeyError:
-            raise DataError(f"{self.path}: no member {name!r}; is the archive whole?") from None
+            raise DataError(f"{self.path}: no member {name!r}; is the archive complete?") from None
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
             raise DataError(f"{self.path}: member {name!r} cannot be unpacked ({error}); the archive is damaged") from None
 
@@ -147,7 +147,7 @@ def _decoder() -> Callable[[Path, str, bytes, int], Array]:
             with Image.open(io.BytesIO(content)) as image:
                 ink = ImageOps.invert(image.convert("L"))
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for files it cannot read
-            raise DataError(f"{path}: member {name!r} is no image that can be decoded ({' '.join(str(error).split())})") from None
+            raise DataError(f"{path}: member {name!r} is not an image that can be decoded ({' '.join(str(error).split())})") from None
         if ink.size != (SIDE, SIDE):
             raise DataError(f"{path}: member {name!r} has {ink.size[0]} x {ink.size[1]} pixels, expected {SIDE} x {SIDE}")
         box = ink.getbbox()

@@ -31,7 +31,7 @@ class WindowOrder:
             if value < 1:
                 raise ConfigError(f"data order: {name} must be at least 1, got {value}")
         if not 0 <= seed < 1 << 64:
-            raise ConfigError(f"data order: seed must lie in 0 … 2^64 - 1, got {seed}")
+            raise ConfigError(f"data order: seed must be in 0 … 2^64 - 1, got {seed}")
         split.require(batch * tokens + 1, f"a batch of {batch} windows of {tokens} tokens")
         self.split, self.tokens, self.batch_size, self.seed = split, tokens, batch, seed
         # every offset up to T-1 leaves room for the windows, except in splits that hold barely one batch

@@ -45,7 +45,7 @@ def expand_paths(
 def _expand(name: str | Path, root: Path, option: str, hint: str) -> list[Path]:
     text = str(name)
     if not text.strip() or "\0" in text:
-        raise DataError(f"{option}: {text!r} is no path; name a file, a folder or a pattern such as 'texts/*.txt'")
+        raise DataError(f"{option}: {text!r} is not a path; name a file, a folder or a pattern such as 'texts/*.txt'")
     path = root / expand_home(text, option)
     try:
         if path.is_file():

@@ -68,7 +68,7 @@ def finite(cell: str, where: str) -> float:
 
 
 def within(target: Sequence[float] | Array, low: float, high: float, where: str) -> None:
-    """Raises: DataError with the line of the first label that lies outside low … high."""
+    """Raises: DataError with the line of the first label that is outside low … high."""
     for number, value in enumerate(target, start=1):
         if not low <= value <= high:
-            raise DataError(f"{where} line {number}: label {value:g} lies outside {low:g} … {high:g}")
+            raise DataError(f"{where} line {number}: label {value:g} is outside {low:g} … {high:g}")

@@ -44,5 +44,5 @@ def _from_file(path: Path) -> Any:
     except Exception:  # torch raises half a dozen types for what is not, or no longer, a checkpoint
         parts = None
     if parts is None:
-        raise DataError(f"tokenizer.path: {path} is no checkpoint with a tokenizer in it")
+        raise DataError(f"tokenizer.path: {path} is not a checkpoint with a tokenizer in it")
     return tokenizer_from(parts)

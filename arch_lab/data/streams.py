@@ -70,7 +70,7 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: not a sound gzip file ({error}); fetch it again") from None
+        raise DataError(f"{path}: not a valid gzip file ({error}); fetch it again") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
 
@@ -112,9 +112,9 @@ def _zstandard(file: IO[bytes]) -> Iterator[bytes]:
                 rest = frame.unused_data if frame.eof else b""
                 frame = None if frame.eof else frame
     except zstandard.ZstdError as error:
-        raise DataError(f"{file.name}: not a sound zstandard file ({error}); fetch it again") from None
+        raise DataError(f"{file.name}: not a valid zstandard file ({error}); fetch it again") from None
     if frame is not None:
-        raise DataError(f"{file.name}: not a sound zstandard file (it ends within a frame); fetch it again")
+        raise DataError(f"{file.name}: not a valid zstandard file (it ends within a frame); fetch it again")
 
 
 def _free_memory() -> int | None:

@@ -145,7 +145,7 @@ class ByteTokenizer(Tokenizer):
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         flat = np.asarray(ids).reshape(-1)
         if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < self.vocabulary:
-            raise IndexError(f"ids must lie in 0 … {self.vocabulary - 1}")
+            raise IndexError(f"ids must be in 0 … {self.vocabulary - 1}")
         return flat[flat < 256].astype(np.uint8).tobytes()
 
     def pieces(self) -> list[bytes]:
@@ -169,7 +169,7 @@ class SubwordTokenizer(Tokenizer):
         entries = inner.get_vocab(with_added_tokens=True)
         name = separator or next((known for known in _KNOWN_SEPARATORS if known in entries), SEPARATOR)
         if name not in entries and separator is not None:
-            raise DataError(f"tokenizer.separator: {name!r} is no token of this tokenizer; leave it out to have one added")
+            raise DataError(f"tokenizer.separator: {name!r} is not a token of this tokenizer; leave it out to have one added")
         added = [name] if mask is None else [name, mask]
         inner.add_special_tokens([AddedToken(each, special=True, normalized=False) for each in added])
         inner.encode_special_tokens = True  # text that looks like a special token stays text
@@ -257,7 +257,7 @@ def read_tokenizer(path: Path, separator: str | None = None, mask: str | None = 
         raise DataError(f"tokenizer.path: no file {path}; name a tokenizer.json")
     if not is_own:
         check_file(path)
-    with rust_errors(f"tokenizer.path: {path} is no tokenizer.json"):
+    with rust_errors(f"tokenizer.path: {path} is not a tokenizer.json"):
         return SubwordTokenizer(tokenizers.Tokenizer.from_file(str(path)), kind="file", separator=separator, mask=mask)
 
 

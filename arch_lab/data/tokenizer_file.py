@@ -74,11 +74,11 @@ def check_layout(text: str, where: str) -> None:
         layout = json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise DataError(f"{where} is no tokenizer.json ({reason})") from None
+        raise DataError(f"{where} is not a tokenizer.json ({reason})") from None
     try:
         _check(layout)
     except _Broken as error:
-        raise DataError(f"{where} is no usable tokenizer.json ({error})") from None
+        raise DataError(f"{where} is not a usable tokenizer.json ({error})") from None
 
 
 @contextlib.contextmanager
@@ -107,15 +107,15 @@ def _check(layout: Any) -> None:
     vocabulary = _vocabulary(model.get("vocab"))
     added = layout.get("added_tokens") or []
     if not isinstance(added, list) or not all(isinstance(token, dict) and isinstance(token.get("content"), str) for token in added):
-        raise _Broken("added_tokens is no list of tokens with 'content'")
+        raise _Broken("added_tokens is not a list of tokens with 'content'")
     ids = [*vocabulary.values(), *(token.get("id") for token in added)]
     for each in ids:
         if type(each) is not int:
-            raise _Broken(f"id {str(each)[:30]!r} is no whole number")
+            raise _Broken(f"id {str(each)[:30]!r} is not a whole number")
     most = 2 * len(ids) + _SPARE
     outside = next((each for each in ids if not 0 <= each < most), None)
     if outside is not None:
-        raise _Broken(f"id {str(outside)[:30]} lies outside 0 … {most - 1}, the range of its {len(ids)} tokens")
+        raise _Broken(f"id {str(outside)[:30]} is outside 0 … {most - 1}, the range of its {len(ids)} tokens")
     if len(set(vocabulary.values())) < len(vocabulary):
         raise _Broken("two tokens of model.vocab have one id")
     for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding"):
@@ -156,7 +156,7 @@ def _check_charsmap(value: Any, place: str) -> None:
     try:
         raw = base64.b64decode(value, validate=True)
     except (TypeError, ValueError, binascii.Error):
-        raise _Broken(f"{place}.precompiled_charsmap is no base64 text") from None
+        raise _Broken(f"{place}.precompiled_charsmap is not base64 text") from None
     size = int.from_bytes(raw[:4], "little")
     if len(raw) < 8 or size % 4 or not 4 <= size <= len(raw) - 4:
         raise _Broken(f"{place}.precompiled_charsmap is cut off or damaged")
@@ -171,4 +171,4 @@ def _try(path: Path) -> None:
         raise DataError(f"tokenizer.path: {path} takes over {PATIENCE} s to load and encode a few words; use another one") from None
     if done.returncode:
         reason = done.stdout.strip() if done.returncode == 3 else f"the tokenizers library ended with status {done.returncode}"
-        raise DataError(f"tokenizer.path: {path} is no usable tokenizer.json ({reason})")
+        raise DataError(f"tokenizer.path: {path} is not a usable tokenizer.json ({reason})")

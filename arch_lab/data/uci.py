@@ -67,7 +67,7 @@ class UciArchive:
         target = self._indices(known.folder, "index_target.txt", data.shape[1])
         if len(target) != 1 or target[0] in columns:
             raise DataError(
-                f"{self.path}: {known.folder}/data/index_target.txt: expected one column that is no feature, got {target.tolist()}"
+                f"{self.path}: {known.folder}/data/index_target.txt: expected one column that is not a feature, got {target.tolist()}"
             )
         labels = data[:, target[0]]
         within(labels, known.low, known.high, where)
@@ -102,13 +102,13 @@ class UciArchive:
             raise DataError(f"{where} line {at + 1}: {values[at]:g} is not in 0 … {size - 1}")
         found: Array = values.astype(np.int64)
         if len(np.unique(found)) != len(found):
-            raise DataError(f"{where}: an index stands there twice")
+            raise DataError(f"{where}: an index appears twice")
         return found
 
     def _text(self, folder: str, member: str) -> str:
         if (folder, member) not in self._members:
-            raise DataError(f"{self.path}: no member {folder}/data/{member}; is the archive whole?")
+            raise DataError(f"{self.path}: no member {folder}/data/{member}; is the archive complete?")
         try:
             return self._members[folder, member].decode("ascii").replace("\r\n", "\n")
         except UnicodeDecodeError as error:
-            raise DataError(f"{self.path}: {folder}/data/{member}: byte {error.start} is no text; the archive is damaged") from None
+            raise DataError(f"{self.path}: {folder}/data/{member}: byte {error.start} is not text; the archive is damaged") from None

@@ -32,7 +32,7 @@ def read_blueprint(content: Mapping[str, Any], where: str) -> Blueprint:
             raise InteropError(f"{where}: its settings lack {name!r}, so the model cannot be rebuilt")
     architecture, options = content["architecture"], content["options"]
     if not isinstance(architecture, str) or len(architecture) > 100:
-        raise InteropError(f"{where}: architecture {_short(architecture)} is no name")
+        raise InteropError(f"{where}: architecture {_short(architecture)} is not a name")
     options = {} if options is None else options
     if not isinstance(options, dict):
         raise InteropError(f"{where}: options {_short(options)} are no mapping")
@@ -151,7 +151,7 @@ def _check_options(options: dict[Any, Any], where: str) -> None:
 def _check_names(options: dict[Any, Any], where: str) -> None:
     wrong = [name for name in options if not isinstance(name, str)]
     if wrong:
-        raise InteropError(f"{where}: option {_short(wrong[0])} is no name")
+        raise InteropError(f"{where}: option {_short(wrong[0])} is not a name")
 
 
 def _check_option(value: Any, where: str) -> None:
@@ -163,7 +163,7 @@ def _check_option(value: Any, where: str) -> None:
 
 def _whole(value: Any, name: str, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
-        raise InteropError(f"{where}: {name} {_short(value)} is no whole number from 1 to {LARGEST:,}")
+        raise InteropError(f"{where}: {name} {_short(value)} is not a whole number from 1 to {LARGEST:,}")
     return value
 
 

@@ -119,7 +119,7 @@ def family_for(architecture: str) -> Family:
             return family
     if architecture in _refused:
         raise InteropError(f"architecture {architecture!r} has no Hugging Face form here: {_refused[architecture]}")
-    known = ", ".join(sorted(f.architecture for f in _families.values()))
+    known = ", ".join(sorted({f.architecture for f in _families.values()}))
     raise InteropError(f"architecture {architecture!r} has no Hugging Face form; those that do: {known}")
 
 

@@ -85,7 +85,7 @@ def read_manifest(folder: Path) -> Manifest:
 def _checked_ids(name: str, value: Any, path: Path) -> Ids:
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if name not in ("begin_text", "end_text", "padding") or not all(type(i) is int and 0 <= i <= LARGEST for i in ids):
-        raise InteropError(f"{path}: tokens.{name} is no id, list of ids or null of begin_text, end_text and padding")
+        raise InteropError(f"{path}: tokens.{name} is not an id, list of ids or null of begin_text, end_text and padding")
     return value  # type: ignore[no-any-return]
 
 
@@ -107,14 +107,14 @@ def load_encoder(folder: Path) -> Encoder | BidirectionalStack:
     """The encoder of a folder, as ``load_model`` gives a decoder. Raises: InteropError when it holds none, or tensors do not fit."""
     manifest = read_manifest(folder)
     if not isinstance(recipe_of(manifest.blueprint, str(folder / MANIFEST)), EncoderRecipe):
-        raise InteropError(f"{folder} holds {manifest.blueprint.architecture!r}, which is no encoder")
+        raise InteropError(f"{folder} holds {manifest.blueprint.architecture!r}, which is not an encoder")
     return load_network(folder, manifest)  # type: ignore[return-value]
 
 
 def load_encoder_decoder(folder: Path, manifest: Manifest) -> EncoderDecoder:
     """Both stacks in evaluation mode, in the dtype of the file. Raises: InteropError when the folder holds something else."""
     if not isinstance(recipe_of(manifest.blueprint, str(folder / MANIFEST)), EncoderDecoderRecipe):
-        raise InteropError(f"{folder}: architecture {manifest.blueprint.architecture!r} is no encoder–decoder; load_model reads it")
+        raise InteropError(f"{folder}: architecture {manifest.blueprint.architecture!r} is not an encoder–decoder; load_model reads it")
     return load_network(folder, manifest)  # type: ignore[return-value]
 
 

@@ -47,7 +47,8 @@ def readme(study: Mapping[str, Any], tables: Iterable[Table], how: str = "") -> 
     e = study["environment"]
     machine = f"{e.get('threads', '?')} of {e.get('cores', '?')} cores, {e['cpu'] if e.get('device', 'cpu') == 'cpu' else e['device']}"
     command = study.get("command") or f"arch-lab compare {study['study']}"  # older studies do not say
-    made = f"`{command}`, {how + ', ' if how else ''}{machine}, torch {e['torch']}, commit {e['commit']}, {e['date']}."
+    commit = f"commit {e['commit']}, " if e.get("commit") else ""
+    made = f"`{command}`, {how + ', ' if how else ''}{machine}, torch {e['torch']}, {commit}{e['date']}."
     parts = [study["verdict"]["text"], made, *map(markdown, tables)]
     parts += [f"Warning of the study: {line}." for line in study["warnings"]]
     return "\n\n".join(parts) + "\n"

@@ -57,7 +57,7 @@ def banner(study: Study) -> Raw:
     advice = (
         "differences below may come from size or compute, not from the architecture."
         if not study.get("matched", True)
-        else "nobody enforced it."
+        else "it was not enforced."
     )
     misses = [m["text"] for m in study.get("misses") or [] if isinstance(m, Mapping) and m.get("text")]
     return join([paragraph(f"{reason}{state}{advice}", kind="banner"), items(misses) if misses else ""])

@@ -51,7 +51,7 @@ def two_sided(t: float, freedom: float) -> float:
 def quantile(probability: float, freedom: float) -> float:
     """The t with P(T <= t) = ``probability``, 0 < probability < 1."""
     if not 0 < probability < 1:
-        raise ValueError(f"probability must lie between 0 and 1, got {probability}")
+        raise ValueError(f"probability must be between 0 and 1, got {probability}")
     tail = 2 * min(probability, 1 - probability)  # both tails together
     low, high = 0.0, 1.0
     while two_sided(high, freedom) > tail:

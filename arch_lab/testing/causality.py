@@ -52,7 +52,7 @@ def _repeats(subject: Subject, x: Tensor) -> None:
     limit = tolerances.same_length(subject.module).bound
     if not difference <= limit:
         raise Broken(
-            "train mode gives another output for the same input the second time: noise, or memory of an earlier call "
+            "train mode gives a different output for the same input the second time: noise, or memory of an earlier call "
             "(dropout belongs in an option `dropout`, which the laws set to 0)",
             size=difference,
             bound=limit,

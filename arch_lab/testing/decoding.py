@@ -48,7 +48,7 @@ def decoding(subject: Subject, batch: int, tokens: int, seed: int) -> float:
             if not deviation <= limit:
                 _, t = first_position(part - expected, limit * scale_of(y))
                 raise Broken(
-                    f"decoding {how} gives another output {start + t} than the parallel forward",
+                    f"decoding {how} gives a different output {start + t} than the parallel forward",
                     size=deviation,
                     bound=limit,
                     unit="of max |y|",

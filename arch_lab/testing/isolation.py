@@ -48,7 +48,7 @@ def rows(subject: Subject, batch: int, tokens: int, seed: int, mode: str = "") -
     x = subject.input(max(batch, 2), tokens, seed)
     y = subject(x)
     limit = tolerances.other_shape(subject.module).bound
-    worst = _same(y[:1], subject(x[:1]), y, limit, "row 0 gives another output {t} alone than in a batch" + mode)
+    worst = _same(y[:1], subject(x[:1]), y, limit, "row 0 gives a different output {t} alone than in a batch" + mode)
     worst = max(worst, _same(y.flip(0), subject(x.flip(0)), y, limit, "the order of batch rows changes output {t}" + mode))
     changed = torch.cat([x[:1], subject.other(x, seed + 1)[1:]])
     after = subject(changed)
@@ -80,7 +80,7 @@ def _pooled(subject: Subject, x: Tensor, y: Tensor) -> float:
     """A head answers a pooled vector (B, D) as it answers the same vector inside a sequence."""
     worst, limit = 0.0, tolerances.other_shape(subject.module).bound
     for t in sorted({0, x.shape[1] - 1}):
-        text = f"the vector at position {t} gives another output {{t}} as a pooled vector"
+        text = f"the vector at position {t} gives a different output {{t}} as a pooled vector"
         worst = max(worst, _same(y[:, t : t + 1], subject(x[:, t]).unsqueeze(1), y, limit, text, s=t, shift=t))
     return worst
 
@@ -118,13 +118,13 @@ def _packed(subject: Subject, batch: int, tokens: int, seed: int) -> float:
     if subject.silent_at_padding and y[segments == 0].any():
         raise Broken("outputs at padding are not zero", t=int((segments == 0).nonzero()[0, 1]))
     limit, exact = tolerances.other_shape(subject.module).bound, tolerances.same_length(subject.module).bound
-    alone = "one document spelled out in segments gives another output {t} than none"
+    alone = "one document spelled out in segments gives a different output {t} than none"
     worst = _same(subject(x), subject(x, torch.ones_like(segments)), y, limit, alone)
     for i, plan in enumerate(plans):
         for a, b, identity in plan:
             if not identity:
                 continue
-            text = f"the document at {a}..{b - 1} gives another output {{t}} packed than alone"
+            text = f"the document at {a}..{b - 1} gives a different output {{t}} packed than alone"
             worst = max(worst, _same(subject(x[i : i + 1, a:b]), y[i : i + 1, a:b], y, limit, text, shift=a))
         first = plan[0]  # A: the one whose state a successor could inherit
         inside = torch.zeros_like(segments, dtype=torch.bool)

@@ -67,7 +67,7 @@ def _pairs(mixer: CrossMixer, x: Tensor, memory: Tensor, other: Tensor, same: Ca
     both = torch.cat([other, torch.full_like(memory[:, :1], PAD_CONTENT), memory], dim=1)
     both_ids = torch.tensor([[9] * read + [0] + [4] * read] * batch)
     alone = torch.cat([mixer(x[:, :a], memory), mixer(x[:, a:], other)], dim=1)
-    return same(mixer(x, both, ids, both_ids), alone, "a packed pair gives another output than alone")
+    return same(mixer(x, both, ids, both_ids), alone, "a packed pair gives a different output than alone")
 
 
 def _decoded(mixer: CrossMixer, x: Tensor, memory: Tensor, ids: Tensor) -> Tensor:

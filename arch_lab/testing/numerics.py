@@ -61,14 +61,14 @@ def _ways(subject: Subject, x: Tensor) -> float:
     if not torch.equal(x, kept):
         raise Broken("the forward changes its input in place")
     if not torch.equal(subject(x), y):
-        raise Broken("the same input gives another output the second time")
+        raise Broken("the same input gives a different output the second time")
     strided = x.repeat_interleave(2, dim=1)[:, ::2]
-    used = _agree(subject(strided), y, "a strided view of the input gives another output")
+    used = _agree(subject(strided), y, "a strided view of the input gives a different output")
     with training(subject):
-        used = max(used, _agree(subject(x), y, "train mode gives another output than eval mode (dropout is off)"))
+        used = max(used, _agree(subject(x), y, "train mode gives a different output than eval mode (dropout is off)"))
     if subject.mixes or subject.pools:
         with sdpa_kernel([SDPBackend.MATH]):
-            used = max(used, _agree(subject(x), y, "the math backend of attention gives another output than the default one"))
+            used = max(used, _agree(subject(x), y, "the math backend of attention gives a different output than the default one"))
     return used
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from argparse import Namespace
 
 from arch_lab.verbs import Parser, UsageError, add_trust, parser
@@ -14,9 +15,10 @@ EXAMPLES = {
 
 Finished runs are kept: after an interruption the same command goes on where it stopped.
 
-A study file says: arms (the architectures, with options), budget (what is equal: params, train_flops, tokens or seconds), data (source,
-tokenizer, splits), training (sequence_length, batch_size, …), learning_rates and seeds. arch-lab list studies shows those that come with
-the package; arch-lab keys explains every key, arch-lab init writes a commented file to start from. More: docs/commands.md""",
+A study file contains: arms (the architectures, with options), budget (what every arm gets the same of: params,
+train_flops, tokens or seconds), data (source, tokenizer, splits), training (sequence_length, batch_size, …),
+learning_rates and seeds. arch-lab list studies shows those that come with the package; arch-lab keys explains every
+key, arch-lab init writes a commented file to start from. More: docs/commands.md""",
     "plan": """examples:
   arch-lab plan quickstart
   arch-lab plan quickstart --set budget.params=2e6 --json""",
@@ -26,7 +28,7 @@ the package; arch-lab keys explains every key, arch-lab init writes a commented 
 def arguments(verb: str) -> Parser:
     p = parser(verb, EXAMPLES[verb])
     p.add_argument("study", metavar="STUDY", nargs="?", help="name of a study, or path of its YAML file")
-    p.add_argument("--list", action="store_true", help="list the studies there are")
+    p.add_argument("--list", action="store_true", help="list the studies that exist")
     p.add_argument(
         "--set",
         metavar="KEY=VALUE",
@@ -35,13 +37,13 @@ def arguments(verb: str) -> Parser:
         default=[],
         help="change one key of the study: --set budget.params=2e6",
     )
-    p.add_argument("--data-root", metavar="DIR", help="folder that relative data paths of the study start from")
+    p.add_argument("--data-root", metavar="DIR", help="folder that the study's relative data paths start from")
     p.add_argument("--threads", metavar="N", type=threads, help="processor threads (default: what torch chooses)")
     p.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
     add_trust(p)
     if verb == "compare":
         p.add_argument("--output", metavar="DIR", default="runs", help="folder results are written to (default: runs)")
-        p.add_argument("--quiet", action="store_true", help="no progress, only the verdict")
+        p.add_argument("--quiet", action="store_true", help="print only the verdict, at the end, and no progress until then (for scripts)")
     return p
 
 
@@ -63,7 +65,9 @@ def main(verb: str, argv: list[str]) -> int:
 
     from arch_lab.study.library import find_study
 
-    find_study(given.study)  # a misspelt name need not wait for what training imports
+    name, _ = find_study(given.study)  # a misspelt name need not wait for what training imports
+    if sys.stderr.isatty() and not (given.json or getattr(given, "quiet", False)):
+        print(f"{name}: loading torch and the experiment", file=sys.stderr, flush=True)
     from blocks.registry import trusting
 
     with trusting(given.trust):  # for what the study starts from; modules that the study file names are its user's own

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 VOCABULARY, CLASSES = 32_768, 1000
 DESCRIPTION = """Parameters are four lines: embedding (a tied table counts here, once), head, body, total.
-FLOPs per token are of the FORWARD pass: matmul and fft make the canonical number, elementwise stands apart. Training is
+FLOPs per token are of the FORWARD pass: matmul and fft make the canonical number, elementwise is shown separately. Training is
 3 x the canonical forward. The conventions of other papers (palm, six_nd, kaplan, chinchilla) are TRAINING FLOPs per token.
 State bytes: what one sequence keeps while decoding, after --seq-len tokens, in float32.
 An encoder-decoder splits the --seq-len tokens in two: the first half is its source, the second its target.
@@ -37,8 +37,8 @@ def main(verb: str, argv: list[str]) -> int:
         "architecture", metavar="ARCH", help="gemma1 … gemma4, gemma_encoder, t5gemma, m2_bert, m2_gpt, hybrid, m2_vit, vit, custom, …"
     )
     p.add_argument("--preset", metavar="SIZE", help="a published size: 2b, 270m, 80m, b, …")
-    p.add_argument("--width", type=_count, metavar="W")
-    p.add_argument("--depth", type=_count, metavar="L")
+    p.add_argument("--width", type=_count, metavar="W", help="model width")
+    p.add_argument("--depth", type=_count, metavar="L", help="number of layers")
     p.add_argument("--ffn-width", type=_count, metavar="F", help="hidden width of one branch (default: the architecture's ratio times W)")
     p.add_argument(
         "--vocabulary",
@@ -47,7 +47,9 @@ def main(verb: str, argv: list[str]) -> int:
         help=f"rows of the table, or classes (default: as published, else {VOCABULARY} or {CLASSES})",
     )
     p.add_argument("--seq-len", type=_count, metavar="T", help="tokens of a sequence")
-    p.add_argument("--batch", type=_count, default=1, metavar="B", help="sequences a forward; shares what is done once (default: 1)")
+    p.add_argument(
+        "--batch", type=_count, default=1, metavar="B", help="sequences per forward pass; shared work is counted once (default: 1)"
+    )
     p.add_argument(
         "--options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options of the architecture, as in a study"
     )

@@ -23,14 +23,16 @@ standard output as it is chosen, speed and state to standard error.
 def main(verb: str, argv: list[str]) -> int:
     p = parser(verb, TEXT)
     p.add_argument("checkpoint", metavar="CHECKPOINT")
-    p.add_argument("--prompt", required=True, metavar="TEXT", help="what to continue")
+    p.add_argument("--prompt", required=True, metavar="TEXT", help="text to continue")
     p.add_argument("--max-tokens", type=_whole, metavar="N", help="new tokens (default: 64, or as many as the model has room for)")
-    p.add_argument("--temperature", type=float, metavar="T", help="draw from the distribution sharpened (T < 1) or flattened (T > 1)")
     p.add_argument(
-        "--top-p", type=float, metavar="P", help="draw from the smallest set of likeliest tokens that holds P of the probability"
+        "--temperature", type=float, metavar="T", help="sampling temperature: below 1 sharpens the distribution, above 1 flattens it"
     )
-    p.add_argument("--seed", type=_whole, default=0, metavar="N", help="of the draws (default: 0)")
-    p.add_argument("--greedy", action="store_true", help="always the likeliest token (what happens without --temperature and --top-p)")
+    p.add_argument("--top-p", type=float, metavar="P", help="sample from the smallest set of most likely tokens with total probability P")
+    p.add_argument("--seed", type=_whole, default=0, metavar="N", help="seed of the sampling (default: 0)")
+    p.add_argument(
+        "--greedy", action="store_true", help="always take the most likely token (the default without --temperature and --top-p)"
+    )
     p.add_argument(
         "--json",
         action="store_true",

@@ -21,7 +21,7 @@ def main(verb: str, argv: list[str]) -> int:
     p = parser(verb, EXAMPLES)
     p.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="only this key and what is below it: training, data.tokenizer")
     p.add_argument("--experiment", metavar="NAME", help="only the keys that studies of this experiment have")
-    p.add_argument("--architecture", metavar="NAME", help="the options of this architecture, which stand under arms[].options")
+    p.add_argument("--architecture", metavar="NAME", help="the options of this architecture, which go under arms[].options")
     p.add_argument("--json", action="store_true", help="print a list of {title, experiments, keys} and nothing else")
     p.add_argument("--markdown", action="store_true", help="print docs/study_keys.md")
     options = p.parse_args(argv)

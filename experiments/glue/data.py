@@ -93,9 +93,7 @@ def read_set(name: str, config: GlueStudyConfig) -> GlueSet:
     rows = {split: _read(name, split, config) for split in ("train", *dev)}
     short = [f"{split} has {len(rows[split]):,} of {layout.rows[split]:,} rows" for split in rows if len(rows[split]) != layout.rows[split]]
     if short and name not in config.data.incomplete:
-        raise DataError(
-            f"{'; '.join(short)}; is a file cut off or of another version? data.incomplete: [{name}] scores it all the same, marked"
-        )
+        raise DataError(f"{'; '.join(short)}; is a file cut off or of another version? data.incomplete: [{name}] scores it anyway, marked")
     if short:
         facts["incomplete"] = "; ".join(short)
     train, tuning = held_out(name, rows["train"], fraction=config.data.tuning_fraction, most=config.data.tuning_rows)

@@ -53,7 +53,7 @@ class Images:
         for arm in config.arms:
             twice = sorted(set(size) & set(arm.options))
             if any(arm.options[name] != size[name] for name in twice):
-                raise ConfigError(f"study {config.name!r}, arm {arm.name!r}: {twice[0]} is the data's to say, the same for every arm")
+                raise ConfigError(f"study {config.name!r}, arm {arm.name!r}: {twice[0]} is set by the data and is the same for every arm")
             if not isinstance(arm.recipe(), ImageRecipe):  # before it is told of images it has no option for
                 raise ConfigError(
                     f"experiment 'images', arm {arm.name!r}: architecture {arm.architecture!r} reads tokens of text, not pixels; "

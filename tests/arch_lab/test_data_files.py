@@ -69,10 +69,10 @@ def test_a_file_in_an_archive_is_one_document_wherever_it_stands_in_it(tmp_path,
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda raw: raw[: len(raw) // 2], "not a sound gzip file"),
-        (lambda raw: b"text and no archive", "not a sound gzip file"),
-        (lambda raw: gzip.compress(b"text and no archive"), "not a sound tar archive"),
-        (lambda raw: gzip.compress(gzip.decompress(raw)[:-9000]), "not a sound tar archive"),
+        (lambda raw: raw[: len(raw) // 2], "not a valid gzip file"),
+        (lambda raw: b"text and no archive", "not a valid gzip file"),
+        (lambda raw: gzip.compress(b"text and no archive"), "not a valid tar archive"),
+        (lambda raw: gzip.compress(gzip.decompress(raw)[:-9000]), "not a valid tar archive"),
     ],
 )
 def test_a_damaged_archive_ends_in_one_line(tmp_path, damage, message):
@@ -125,7 +125,7 @@ def test_rows_are_lines_when_documents_have_a_start(tmp_path):
         ("keys.jsonl", b'{"txt": "a"}\n', "did you mean 'txt'"),
         ("number.jsonl", b'{"text": 3}\n', "expected text, got int"),
         ("half.jsonl", b'{"text": "\\ud800"}\n', "surrogate"),
-        ("bad.parquet", b"no parquet at all", "not a sound parquet"),
+        ("bad.parquet", b"no parquet at all", "not a valid parquet"),
     ],
 )
 def test_a_defect_ends_in_one_line_that_names_the_file(tmp_path, name, content, message):
@@ -138,7 +138,7 @@ def test_a_defect_ends_in_one_line_that_names_the_file(tmp_path, name, content, 
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-12], lambda raw: b"no gzip", lambda raw: raw[:12] + b"\xff" * 8 + raw[20:]])
 def test_a_damaged_gzip_file_ends_in_one_line(tmp_path, damage):
     (tmp_path / "a.txt.gz").write_bytes(damage(gzip.compress(b"some words " * 50)))
-    with pytest.raises(DataError, match="not a sound gzip file"):
+    with pytest.raises(DataError, match="not a valid gzip file"):
         read_files(config(tmp_path, "a.txt.gz"))
 
 

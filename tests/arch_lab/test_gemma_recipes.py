@@ -106,8 +106,8 @@ def test_gemma2_caps_scores_at_50_and_logits_at_30_as_gemma4_does_and_the_others
         (Gemma2, {"kv_groups": 0}, "kv_groups must be at least 1"),
         (Gemma4, {"global_kv_groups": 0}, "global_kv_groups must be at least 1"),
         (Gemma1, {"head_with": 8}, "did you mean 'head_width'"),
-        (Gemma2, {"rope_fraction": 1.1}, "'gemma2': rope_fraction must lie between 0"),
-        (Gemma3, {"local_rope_fraction": -1.0}, "'gemma3': rope_fraction must lie between 0"),
+        (Gemma2, {"rope_fraction": 1.1}, "'gemma2': rope_fraction must be between 0"),
+        (Gemma3, {"local_rope_fraction": -1.0}, "'gemma3': rope_fraction must be between 0"),
         (Gemma3, {"rope_drop": "high"}, "'gemma3': rope_drop 'high' drops nothing"),
     ],
 )

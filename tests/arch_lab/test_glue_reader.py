@@ -70,7 +70,7 @@ def test_parquet_of_the_hugging_face_copies_is_read_too(tmp_path: Path) -> None:
     assert read_glue("mnli", "dev_matched", tmp_path)[0] == GlueRow(index=0, text="a", pair="b", label=2)
     assert read_glue("mnli", "test_matched", tmp_path)[0].label is None
     (tmp_path / "MNLI" / "dev_matched.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(DataError, match=r"dev_matched\.parquet: not a sound parquet file"):
+    with pytest.raises(DataError, match=r"dev_matched\.parquet: not a valid parquet file"):
         read_glue("mnli", "dev_matched", tmp_path)
 
 
@@ -111,7 +111,7 @@ def test_missing_truncated_and_short_files_are_named(tmp_path: Path) -> None:
         read_glue("rte", "dev", tmp_path)
     text = GOOD["rte", "train"][0]
     write(tmp_path, "rte", "train", gzip.compress(text.encode())[:-9], ".tsv.gz")
-    with pytest.raises(DataError, match=r"train\.tsv\.gz: not a sound gzip file"):
+    with pytest.raises(DataError, match=r"train\.tsv\.gz: not a valid gzip file"):
         read_glue("rte", "train", tmp_path)
     write(tmp_path, "rte", "train", text)
     with pytest.raises(DataError, match=r"train\.tsv: 1 rows, expected 2490"):

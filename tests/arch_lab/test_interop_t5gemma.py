@@ -250,7 +250,7 @@ def test_each_loader_names_the_other_kind(source: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="encoder–decoder"):
         load_model(tmp_path / "ours", read_manifest(tmp_path / "ours"))
     edit(tmp_path / "ours", {"architecture": "gemma2", "options": {}}, "arch-lab.json")
-    with pytest.raises(InteropError, match="'gemma2' is no encoder–decoder"):
+    with pytest.raises(InteropError, match="'gemma2' is not an encoder–decoder"):
         load_encoder_decoder(tmp_path / "ours", read_manifest(tmp_path / "ours"))
 
 

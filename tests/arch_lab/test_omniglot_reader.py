@@ -47,10 +47,10 @@ def test_a_run_says_which_known_drawing_shares_the_character(tmp_path: Path) -> 
 
 PLACE = "images_background_small1/Alpha/character01/0001_01.png"
 BAD = [
-    ({PLACE: b"no png"}, r"member '.*0001_01\.png' is no image that can be decoded"),
+    ({PLACE: b"no png"}, r"member '.*0001_01\.png' is not an image that can be decoded"),
     ({PLACE: drawing(1, 1, size=104)}, r"member '.*' has 104 x 104 pixels, expected 105 x 105"),
     ({"images_background_small1/Alpha/character09/": b""}, "character Alpha/character09 has no drawing"),
-    ({"images_background_small1/stray.png": drawing(1, 1)}, "member '.*stray.png' does not lie under <set>/<alphabet>/<character>/"),
+    ({"images_background_small1/stray.png": drawing(1, 1)}, "member '.*stray.png' is not under <set>/<alphabet>/<character>/"),
 ]
 
 

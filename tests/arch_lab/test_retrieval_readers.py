@@ -68,7 +68,7 @@ BROKEN: list[tuple[str, dict[str, str], str]] = [
     ("scifact", {"corpus_train": made.CORPUS.replace("doc_id", "id")}, "no column 'doc_id'; did you mean 'id'?"),
     ("scifact", {"corpus_train": made.CORPUS.replace("['Glass is not a liquid.']", "Glass")}, "line 7: abstract 'Glass'… is not a printed"),
     ("scifact", {"corpus_train": made.CORPUS.replace("15,Glass,['Glass is not a liquid.']", "15,,[]")}, "neither title nor abstract"),
-    ("scifact", {"corpus_train": made.CORPUS.replace("12,Warm", "11,Warm")}, "doc_id 11 stands there twice"),
+    ("scifact", {"corpus_train": made.CORPUS.replace("12,Warm", "11,Warm")}, "doc_id 11 appears twice"),
     ("scifact", {"corpus_train": made.CORPUS[: made.CORPUS.index("Bread moulds")]}, "is the file cut off?"),
     ("scifact", {"claims_train": made.TRAINING_CLAIMS.replace("[16]", "[99]")}, "cites document 99, which is not in corpus_train.csv"),
     ("scifact", {"claims_train": made.TRAINING_CLAIMS.replace("[16]", "16")}, "cited_doc_ids '16' is not a list"),
@@ -76,12 +76,12 @@ BROKEN: list[tuple[str, dict[str, str], str]] = [
     ("scifact", {"claims_train": made.TRAINING_CLAIMS.replace(",[1],[11]", ",[1],[12]")}, "claim 0 differs from its row above"),
     ("scifact", {"claims_train": made.CLAIMS + "x,A.,,,[],[11]\n"}, "line 2: id 'x' is not a whole number"),
     ("scifact", {"claims_train": made.CLAIMS + "1,A.,[11]\n"}, "line 2: not the 6 columns of the header"),
-    ("cranfield", {"documents": made.DOCUMENTS[:-9]}, "not sound XML"),
+    ("cranfield", {"documents": made.DOCUMENTS[:-9]}, "not valid XML"),
     ("cranfield", {"documents": made.DOCUMENTS.replace("wing number 3\nin a flow .", " ")}, "document 3 has no text"),
-    ("cranfield", {"documents": made.DOCUMENTS.replace("<docno>3", "<docno>2")}, "document 2 stands there twice"),
+    ("cranfield", {"documents": made.DOCUMENTS.replace("<docno>3", "<docno>2")}, "document 2 appears twice"),
     ("cranfield", {"documents": "<nothing/>"}, "no <doc> in it"),
     ("cranfield", {"queries": made.QUERIES.replace("what of wing 4 at speed\r\n.", "")}, "query 4 has no text"),
-    ("cranfield", {"judgements": made.JUDGEMENTS + "11 0 1 1\r\n"}, "line 22: query '11' is none of the 10 positions"),
+    ("cranfield", {"judgements": made.JUDGEMENTS + "11 0 1 1\r\n"}, "line 22: query '11' is not one of the 10 positions"),
     ("cranfield", {"judgements": made.JUDGEMENTS + "1 0 99 1\r\n"}, "line 22: document '99' does not exist"),
     ("cranfield", {"judgements": made.JUDGEMENTS + "1 0 2\r\n"}, "line 22: 3 columns, expected 4"),
     ("cranfield", {"judgements": made.JUDGEMENTS + "1 0 2 yes\r\n"}, "value 'yes' is not a whole number"),
@@ -90,7 +90,7 @@ BROKEN: list[tuple[str, dict[str, str], str]] = [
     ("trec_qa", {"dev": made.table([("who ran", 2, "a")])}, "line 2: label '2' is not 0 or 1"),  # type: ignore[list-item]
     ("trec_qa", {"dev": made.table([("who ran", 1, " ")])}, "line 2: the answer has no text"),
     ("trec_qa", {"dev": made.table([("who ran", 1, "a"), ("who ran", 0, "a")])}, "line 3: the answer 'a' is judged 0 and 1"),
-    ("trec_qa", {"dev": made.table([("who sang", 1, "a"), ("who sang", 0, "b")])}, "question 'who sang' stands in train too"),
+    ("trec_qa", {"dev": made.table([("who sang", 1, "a"), ("who sang", 0, "b")])}, "question 'who sang' is in train too"),
     ("trec_qa", {"dev": made.table([("who ran", 1, "a")])}, "each of train, tune, test needs a query; has train 2, tune 0, test 1"),
     ("trec_qa", {"dev": "qtext,label\r\n"}, "no column 'atext'"),
     ("trec_qa", {"dev": "qtext,label,atext\r\n"}, "no rows"),
@@ -113,14 +113,14 @@ def test_missing_and_damaged_archives_are_named(tmp_path: Path) -> None:
             read_retrieval(name, tmp_path)
     path = made.scifact(tmp_path)
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(DataError, match="not a sound zip file"):
+    with pytest.raises(DataError, match="not a valid zip file"):
         read_retrieval("scifact", tmp_path)
     made.zipped(path, {"corpus_train.csv": made.CORPUS})
     with pytest.raises(DataError, match=r"no claims_train\.csv in it"):
         read_retrieval("scifact", tmp_path)
     file = made.trec_qa(tmp_path) / "train.csv.gz"
     file.write_bytes(gzip.compress(b"qtext,label,atext\r\n" * 50)[:-9])
-    with pytest.raises(DataError, match="not a sound gzip file"):
+    with pytest.raises(DataError, match="not a valid gzip file"):
         read_retrieval("trec_qa", tmp_path)
     with pytest.raises(DataError, match="did you mean 'cranfield'"):
         read_retrieval("cranfeld", tmp_path)
@@ -143,7 +143,7 @@ def test_a_set_whose_judgements_make_no_sense_cannot_be_made(tmp_path: Path) -> 
         ({"relevance": {**good.relevance, query: dict.fromkeys(good.ranked(query), 1.0)}}, "needs a relevant and an irrelevant document"),
         ({"candidates": {**good.candidates, query: [*good.ranked(query), "none"]}}, "names? document 'none', which does not exist"),  # type: ignore[dict-item]
         ({"documents": {**good.documents, "test-0-0": " "}}, "document 'test-0-0' has no text"),
-        ({"queries": {**good.queries, "test": {**good.queries["test"], "tune-0": "again"}}}, "stands in two splits"),
+        ({"queries": {**good.queries, "test": {**good.queries["test"], "tune-0": "again"}}}, "is in two splits"),
     ]
     for change, message in changes:
         with pytest.raises(DataError, match=message):

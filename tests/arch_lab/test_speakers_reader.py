@@ -66,7 +66,7 @@ def test_missing_damaged_and_empty_files_are_named(tmp_path: Path) -> None:
         read_utterances(tmp_path, "test")
     path = write_vowels(tmp_path, "test")
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataError, match=r"ae\.test\.gz: not a sound gzip file"):
+    with pytest.raises(DataError, match=r"ae\.test\.gz: not a valid gzip file"):
         read_utterances(tmp_path, "test")
     path.write_bytes(b"")
     with pytest.raises(DataError, match=r"ae\.test\.gz: the file is empty"):

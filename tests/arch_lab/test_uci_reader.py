@@ -52,13 +52,13 @@ BAD = [
     ("data.txt", "1 2 3\n4 nan 6\n", "data.txt line 2: 'nan' is not a finite number"),
     ("data.txt", "1 2 3\n\n4 5 6\n", "data.txt line 2: 0 columns"),
     ("data.txt", "", "data.txt: the file is empty"),
-    ("data.txt", "1 2 3\n4 5 -6\n", "data.txt line 2: label -6 lies outside 0 … inf"),
-    ("data.txt", b"1 2 \xff\n", "byte 4 is no text"),
+    ("data.txt", "1 2 3\n4 5 -6\n", "data.txt line 2: label -6 is outside 0 … inf"),
+    ("data.txt", b"1 2 \xff\n", "byte 4 is not text"),
     ("data.txt", None, "no member yacht/data/data.txt"),
     ("index_train_1.txt", None, "no member yacht/data/index_train_1.txt"),
     ("index_features.txt", "0\n3\n", "index_features.txt line 2: 3 is not in 0 … 2"),
-    ("index_features.txt", "0\n0\n", "index_features.txt: an index stands there twice"),
-    ("index_features.txt", "0\n2\n", "index_target.txt: expected one column that is no feature"),
+    ("index_features.txt", "0\n0\n", "index_features.txt: an index appears twice"),
+    ("index_features.txt", "0\n2\n", "index_target.txt: expected one column that is not a feature"),
     ("index_test_0.txt", "0\n1.5\n", r"index_test_0.txt line 2: 1\.5 is not in 0 … 9"),
     ("index_test_0.txt", "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n", "is in the training rows of split 0 too"),
     ("n_splits.txt", "some\n", "n_splits.txt: expected a number of splits, got 'some'"),
@@ -77,7 +77,7 @@ def test_a_grade_outside_its_range_is_named_with_its_line(tmp_path: Path) -> Non
     members = uci_members("wine-quality-red", rows=10, features=2)
     members["wine-quality-red/data/data.txt"] = "1 2 5\n1 3 12\n"
     write_uci(tmp_path, members)
-    with pytest.raises(DataError, match="line 2: label 12 lies outside 0 … 10"):
+    with pytest.raises(DataError, match="line 2: label 12 is outside 0 … 10"):
         UciArchive(tmp_path).read("wine")
 
 
@@ -123,7 +123,7 @@ def test_a_song_that_repeats_another_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ('"hapy","1","2","3"', "line 42: class 'hapy' lies in none of the four quadrants; did you mean 'happy'"),
+        ('"hapy","1","2","3"', "line 42: class 'hapy' is in none of the four quadrants; did you mean 'happy'"),
         ('"happy","1","2"', "line 42: 3 columns, the header has 4"),
         ('"happy","1","two","3"', "line 42: 'two' is not a number"),
         ('"happy","1","inf","3"', "line 42: 'inf' is not a finite number"),

@@ -241,7 +241,7 @@ def with_channel(config: type[GeGLUConfig]) -> DecoderConfig:
     ("config", "message"),
     [
         (FreeConfig, r"layers\.1\.channel \(FreeGLU\) says 0 FLOPs for 1 x 40 tokens, its graph executes 1,474,560"),
-        (SolvingConfig, r"layers\.1\.channel \(SolvingGLU\) executes aten::_linalg_solve_ex, whose FLOPs nobody knows"),
+        (SolvingConfig, r"layers\.1\.channel \(SolvingGLU\) executes aten::_linalg_solve_ex, whose FLOPs are unknown"),
         (PeekingConfig, r"layers\.1\.channel \(PeekingGLU\) cannot run on the meta device"),
     ],
 )

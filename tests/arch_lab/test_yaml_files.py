@@ -15,8 +15,8 @@ ALIAS_BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{N
 MERGE_BOMB = "m0: &m0 {x: 1, y: 2}\n" + "".join(f"m{i + 1}: &m{i + 1} {{<<: [*m{i}, *m{i}, *m{i}]}}\n" for i in range(20))
 
 REFUSED = {
-    "a key twice": ("a: 1\nb: 2\na: 3\n", "line 3, column 1: the key 'a' stands twice, first in line 1, column 1"),
-    "a nested key twice": ("x:\n- {k: 1, 'k': 2}\n", "line 2, column 10: the key 'k' stands twice, first in line 2, column 4"),
+    "a key twice": ("a: 1\nb: 2\na: 3\n", "line 3, column 1: the key 'a' appears twice, first in line 1, column 1"),
+    "a nested key twice": ("x:\n- {k: 1, 'k': 2}\n", "line 2, column 10: the key 'k' appears twice, first in line 2, column 4"),
     "an alias bomb": (ALIAS_BOMB, "more than 100,000 values (aliases written out)"),
     "a merge bomb": (MERGE_BOMB, "more than 100,000 values (aliases written out)"),
     "many aliases": ("a: &a 1\nb: [" + "*a," * 200 + "]", "more than 100 aliases"),

@@ -134,7 +134,7 @@ def test_only_what_is_rotated_is_charged(name: str, fraction: float, pairs: int)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rope_fraction": 1.5}, "rope_fraction must lie between"),
+        ({"rope_fraction": 1.5}, "rope_fraction must be between"),
         ({"rope_drop": "high"}, "drops nothing"),
         ({"rope_fraction": 0.5, "rope_drop": "hihg"}, "did you mean 'high'"),
     ],

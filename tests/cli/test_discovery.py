@@ -74,7 +74,7 @@ def test_list_of_an_empty_folder_says_who_writes_there(tmp_path, capsys) -> None
     assert f"no runs in {tmp_path}" in printed(capsys, "list", "runs", "--output", tmp_path)
 
 
-@pytest.mark.parametrize(("typed", "right"), [("ls", "list"), ("lists", "list"), ("shwo", "show")])
+@pytest.mark.parametrize(("typed", "right"), [("ls", "list"), ("status", "list"), ("lists", "list"), ("shwo", "show")])
 def test_a_near_verb_is_proposed(typed, right, capsys) -> None:
     assert f"did you mean '{right}'?" in printed(capsys, typed, code=2)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from arch_lab.cli import main
+from tests.cli.terminals import in_terminal
 from tests.small_study import small_study
 
 FOLDER = "[v2] [/red]"  # console markup, if anybody read it as that
@@ -77,6 +78,11 @@ def test_runs_of_an_earlier_call_are_mentioned_in_one_line(piped: Any) -> None:
 def test_quiet_is_exactly_the_verdict(piped: Any) -> None:
     out, err = ran(piped[0], "--quiet")
     assert err == "" and out.count("\n") == 1 and out.startswith("At 60k")
+
+
+def test_a_terminal_gets_a_line_before_torch_is_loaded(tmp_path: Path) -> None:
+    lines = in_terminal(80, "plan", str(small_study(tmp_path)), cwd=tmp_path).splitlines()
+    assert lines[0] == "small: loading torch and the experiment"
 
 
 def test_the_live_line_counts_steps_with_speed_and_loss(watched: Any) -> None:

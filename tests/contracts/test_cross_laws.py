@@ -78,7 +78,7 @@ class ForgetsThePosition(GemmaMergedAttention):
 
 BROKEN: list[tuple[type[CrossMixer], str, str]] = [
     (ReadsPadding, "isolation", "2 pads before the memory and 0 after it change an output"),
-    (ReadsEveryPair, "isolation", "a packed pair gives another output than alone"),
+    (ReadsEveryPair, "isolation", "a packed pair gives a different output than alone"),
     (ReadsPaddingWhileDecoding, "isolation", "change an output in decoding"),
     (NeverReads, "isolation", "another memory gives the same outputs"),
     (ReadsTheNeighbour, "isolation", "a row of x and its memory give another output alone than in a batch"),

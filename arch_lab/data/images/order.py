@@ -34,7 +34,7 @@ class ImageOrder:
         if batch < 1:
             raise ConfigError(f"data order: batch must be at least 1, got {batch}")
         if not 0 <= seed < 1 << 64:
-            raise ConfigError(f"data order: seed must lie in 0 … 2^64 - 1, got {seed}")
+            raise ConfigError(f"data order: seed must be in 0 … 2^64 - 1, got {seed}")
         data.train.require(batch, "a batch")
         self.data, self.split, self.batch_size, self.seed, self.augmentation = data, data.train, batch, seed, augmentation
         self._epoch: tuple[int, np.ndarray] | None = None  # epoch, permutation: a memo, not state

@@ -46,7 +46,7 @@ def located(config: ImagesConfig) -> dict[str, tuple[Path, ...]]:
             if not here:
                 raise DataError(
                     f"data.source {config.source}: no file {name!r} in {config.folder.resolve()}; "
-                    f"set data.root (--data-root) or the variable {ROOT_VARIABLE} to the folder it lies in"
+                    f"set data.root (--data-root) or the variable {ROOT_VARIABLE} to the folder that contains it"
                 )
             found[split] = (*found.get(split, ()), here[0])
     return found
@@ -61,10 +61,10 @@ def read_split(config: ImagesConfig, files: tuple[Path, ...], split: str, tell: 
         have, want = (" x ".join(map(str, shape)) for shape in (images.shape[1:], wanted))
         raise DataError(f"{files[0]}: the images are {have} (channels, height, width), those of {config.source} are {want}")
     if len(labels) and int(labels.max()) >= len(config.set.classes):
-        raise DataError(f"{files[-1]}: label {int(labels.max())} is none of the {len(config.set.classes)} classes of {config.source}")
+        raise DataError(f"{files[-1]}: label {int(labels.max())} is not one of the {len(config.set.classes)} classes of {config.source}")
     for label, name in enumerate(config.set.classes):
         if not (labels == label).any():
-            raise DataError(f"{files[-1]}: no image of class {name!r} in the {split} split; the file is not whole")
+            raise DataError(f"{files[-1]}: no image of class {name!r} in the {split} split; the file is incomplete")
     return images, labels
 
 
@@ -114,7 +114,7 @@ def _cifar10(files: tuple[Path, ...], image_set: ImageSet, split: str, tell: Pro
 def _label(path: Path, name: str, image_set: ImageSet, split: str) -> int:
     parts = PurePosixPath(name).parts
     if len(parts) < 3 or parts[-3] != split:
-        raise DataError(f"{path}: member {name!r} does not lie under {split}/<class>/")
+        raise DataError(f"{path}: member {name!r} is not under {split}/<class>/")
     if parts[-2] not in image_set.classes:
         raise DataError(f"{path}: member {name!r}: unknown class {parts[-2]!r}{did_you_mean(parts[-2], image_set.classes)}")
     return image_set.classes.index(parts[-2])
@@ -131,7 +131,7 @@ def _decoder() -> Callable[[Path, str, bytes, ImageSet], np.ndarray]:
             with Image.open(io.BytesIO(content)) as image:
                 pixels: np.ndarray[Any, Any] = np.asarray(image.convert("RGB") if image.mode != "RGB" else image)
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for files it cannot read
-            raise DataError(f"{path}: member {name!r} is no image that can be decoded ({' '.join(str(error).split())})") from None
+            raise DataError(f"{path}: member {name!r} is not an image that can be decoded ({' '.join(str(error).split())})") from None
         if pixels.shape != (image_set.height, image_set.width, 3):
             size = " x ".join(map(str, pixels.shape[:2]))
             raise DataError(f"{path}: member {name!r} has {size} pixels, expected {image_set.height} x {image_set.width}")

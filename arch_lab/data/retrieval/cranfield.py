@@ -63,7 +63,7 @@ def _documents(path: Path) -> tuple[dict[str, str], set[str]]:
         if not key:
             raise DataError(f"{path}: document {at} has no <docno>")
         if key in documents or key in empty:
-            raise DataError(f"{path}: document {key} stands there twice")
+            raise DataError(f"{path}: document {key} appears twice")
         text = one_line(element.findtext("text") or "")
         if text:
             documents[key] = text
@@ -90,7 +90,7 @@ def _elements(path: Path, tag: str) -> list[ET.Element]:
     try:
         elements = list(ET.fromstring(f"<all>{text}</all>").iter(tag))
     except ET.ParseError as error:
-        raise DataError(f"{path}: not sound XML ({error}); is the file cut off?") from None
+        raise DataError(f"{path}: not valid XML ({error}); is the file cut off?") from None
     if not elements:
         raise DataError(f"{path}: no <{tag}> in it")
     return elements
@@ -107,7 +107,7 @@ def _judgements(path: Path, documents: set[str], queries: Mapping[str, str]) -> 
             raise DataError(f"{where}: {len(columns)} columns, expected 4 (query, 0, document, value)")
         query, _, document, value = columns
         if query not in queries:
-            raise DataError(f"{where}: query {query!r} is none of the {len(queries)} positions in the file of queries")
+            raise DataError(f"{where}: query {query!r} is not one of the {len(queries)} positions in the file of queries")
         if document not in documents:
             raise DataError(f"{where}: document {document!r} does not exist")
         if not value.removeprefix("-").isdecimal():

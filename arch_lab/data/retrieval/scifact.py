@@ -65,7 +65,7 @@ def _documents(path: Path) -> dict[str, str]:
     for place, row in rows(_member(path, "corpus_train.csv"), f"{path}: corpus_train.csv", ("doc_id", "title", "abstract")):
         key = str(number(row["doc_id"], place, "doc_id"))
         if key in documents:
-            raise DataError(f"{place}: doc_id {key} stands there twice")
+            raise DataError(f"{place}: doc_id {key} appears twice")
         text = one_line(f"{row['title']} {_abstract(row['abstract'], place)}")
         if not text:
             raise DataError(f"{place}: document {key} has neither title nor abstract")
@@ -126,7 +126,7 @@ def _member(path: Path, name: str) -> str:
                 raise DataError(f"{path}: no {name} in it")
             return archive.read(name).decode("utf-8").removeprefix("\ufeff")
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{path}: not a sound zip file ({error}); fetch it again") from None
+        raise DataError(f"{path}: not a valid zip file ({error}); fetch it again") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: {name} is not UTF-8 at byte {error.start}") from None
     except OSError as error:

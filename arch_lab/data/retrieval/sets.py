@@ -44,7 +44,7 @@ class RetrievalSet:
                     raise DataError(f"{self.name}: {kind} {key!r} has no text")
         everyone = [query for queries in self.queries.values() for query in queries]
         if len(set(everyone)) != len(everyone):
-            raise DataError(f"{self.name}: a query stands in two splits")
+            raise DataError(f"{self.name}: a query is in two splits")
         for query in everyone:
             relevant = self.relevance.get(query, {})
             ranked = self.documents.keys() if self.candidates is None else set(self.candidates[query])

@@ -28,7 +28,7 @@ def rows(text: str, where: str, columns: Sequence[str]) -> Iterator[tuple[str, d
                 raise DataError(f"{place}: not the {len(names)} columns of the header ({', '.join(names)})")
             yield place, row
     except csv.Error as error:
-        raise DataError(f"{where}: not a sound table ({error}); is the file cut off?") from None
+        raise DataError(f"{where}: not a valid table ({error}); is the file cut off?") from None
     finally:
         csv.field_size_limit(limit)
 

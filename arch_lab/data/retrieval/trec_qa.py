@@ -34,7 +34,7 @@ def read_trec_qa(root: str | Path, *, counts: Mapping[str, int] | None = None) -
         questions = _questions(path)
         for question in questions:
             if asked.setdefault(question, split) != split:
-                raise DataError(f"{path}: question {question[:40]!r} stands in {FILES[asked[question]]} too")
+                raise DataError(f"{path}: question {question[:40]!r} is in {FILES[asked[question]]} too")
         numbers[f"{FILES[split]} pairs"] = sum(n for _, n in questions.values())
         numbers[f"{FILES[split]} questions"] = len(questions)
         none = sum(not any(answers.values()) for answers, _ in questions.values())
