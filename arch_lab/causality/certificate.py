@@ -404,7 +404,7 @@ class _Examination:
                 few, many = (probe.outputs(self._rows(base.shape[1], n), mode) for n in (1, len(base)))
                 block = _first_to_move(probe, few, {name: y[:1] for name, y in many.items()}, 0, base.shape[1])
                 raise _Failure(
-                    f"block {block} depends on the size of the batch: output {t} of a row alone is another one among {len(base)} rows "
+                    f"block {block} depends on the size of the batch: output {t} of a row alone differs among {len(base)} rows "
                     f"({move.max().item():.1e} of the scale; {base.shape[1]} tokens, {mode})"
                 )
 
@@ -511,7 +511,7 @@ class _Examination:
             few, many = (probe.outputs(self.row[:, :length], mode) for length in (n, tokens))
             block = _first_to_move(probe, few, {name: y[:, :n] for name, y in many.items()}, 0, n)
             raise _Failure(
-                f"block {block} depends on the length of the row: output {t} of {n} tokens is another one "
+                f"block {block} depends on the length of the row: output {t} of {n} tokens differs "
                 f"in a row of {tokens} ({move.max().item():.1e} of the scale, {mode})",
                 {"t": t, "s": n, "size": move.max().item(), "block": block, "length": tokens, "mode": mode.name},
             )

@@ -108,10 +108,10 @@ class Terminal:
 
     def on_data(self, facts: dict[str, Any]) -> None:
         """Preparing data is many short lines: the live one where there is one, else one now and then."""
-        self.show(f"data: {facts['text']}", [" "])
+        self.show(f"preparing: {facts['text']}", [" "])
         if not self.notes.is_terminal and time.monotonic() - self.spoken > SILENCE:
             self.spoken = time.monotonic()
-            self.note(f"data: {facts['text']}")
+            self.note(f"preparing: {facts['text']}")
 
     def on_note(self, facts: dict[str, Any]) -> None:
         self.note(facts["text"])

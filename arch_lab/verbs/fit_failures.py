@@ -62,4 +62,5 @@ def innermost(message: str) -> str:
         choices = re.findall(r"'([\w.-]+)'", " ".join(reason for reason in reasons if "Literal" in reason))
         expected = f" (valid: {', '.join(choices)}){nearest(given, choices)}" if choices else ""
         text = f"{given!r} is not valid here{expected}"
-    return f'Parser key "{key[1]}": {text}' if key else text
+    owner = re.search(r"class_path='[\w.]*?(\w+)'", given)  # a class that failed in its __init__ comes without its key
+    return f'Parser key "{key[1]}": {text}' if key else f"{owner[1]}: {text}" if owner and telling else text

@@ -58,7 +58,6 @@ def _show_one(run: RunFolder, out: Console) -> None:
     lost = f", {run.diverged} diverged" if run.diverged else ""
     say(out, (run.study, "bold"), f": {run.state}, {run.progress} trials{lost}, last change {run.when}")
     if run.state == "finished":
-        say(out)
         _results(Path(run.folder), out)
         show_verdict(out, run.verdict)
         return
@@ -89,6 +88,7 @@ def _results(folder: Path, out: Console) -> None:
     else:
         from arch_lab.report.tables import results_table
 
+        out.print()
         out.print(results_table(study))
 
 

@@ -52,7 +52,7 @@ def test_a_pipe_gets_no_control_sequences(piped: Any) -> None:
 
 
 def test_preparing_data_is_not_a_flood_of_lines_in_a_pipe(piped: Any) -> None:
-    assert piped[2].count("data: ") <= 3
+    assert piped[2].count("preparing: ") <= 3
 
 
 def test_brackets_in_a_folder_are_printed_as_they_are(piped: Any) -> None:

@@ -162,7 +162,7 @@ def test_an_exception_in_forward_stops_a_study_with_file_and_line(answer, tmp_pa
             "tuple",
             "x, segments=None",
             "(x, None)",
-            "block layers.0.mixer (Mixer): forward returns a tuple",
+            "block layers.0.mixer (Mixer): forward returns tuple for an input",
         ),
     ],
 )
