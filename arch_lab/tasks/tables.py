@@ -44,7 +44,8 @@ def overview(study: Study) -> Table:
             row.append(short_interval(averages[name]) if name in averages else units.DASH)
         rows.append(row)
     counted = [t["name"] for t in study["tasks"] if t["counted"]]
-    note = f"mean ± half of the 95 % Student-t interval over {len(study['seeds'])} seeds"
+    n = len(study["seeds"])
+    note = f"mean ± half of the 95 % Student-t interval over {n} seeds" if n > 1 else "one seed, so no interval"
     if averages:
         note += f"; average over {', '.join(counted)}"
         note += f"; not in it: {', '.join(study['absent'])}" if study["absent"] else ""
