@@ -42,7 +42,7 @@ def read(path: Path, *, advice: str) -> dict[str, Any]:
     ``advice``: what the reader of the error can do. Raises: DamagedError when the file is unreadable, cut short or edited.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise DamagedError(f"{path} is missing; {advice}") from None
     except OSError as error:
@@ -61,6 +61,10 @@ def _is_whole(content: dict[str, Any]) -> bool:
         return bool(seal(content) == content)
     except (ValueError, RecursionError):  # NaN, or nested without end: never written here
         return False
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")  # seal() writes none
 
 
 def read_or_none(path: Path) -> dict[str, Any] | None:
