@@ -83,7 +83,7 @@ def test_no_two_layers_start_from_the_same_draw() -> None:
 
 @pytest.mark.parametrize("wrong", [{"rate": 0.0}, {"weight_decay": -1.0}, {"match": ()}, {"name": "decay"}])
 def test_impossible_groups_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="optimizer group"):
+    with pytest.raises(ConfigError, match=r"optimizer group|GroupRule\.(rate|weight_decay|match): must"):
         GroupRule(**{"name": "filters", "match": ("*",), **wrong})
 
 
