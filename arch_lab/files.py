@@ -143,6 +143,7 @@ def folder_lock(folder: str | Path, purpose: str) -> Iterator[None]:
     """
     folder = Path(folder)
     path = folder / LOCK
+    absent = [place for place in (folder, *folder.parents) if not place.exists()]
     with _guard(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -157,6 +158,9 @@ def folder_lock(folder: str | Path, purpose: str) -> Iterator[None]:
             with suppress(OSError):
                 path.unlink()  # still held: whoever opened it before finds that it is gone, see _acquire
             os.close(descriptor)
+            with suppress(OSError):  # a refused study leaves no empty folders; one that holds anything stays
+                for place in absent:
+                    place.rmdir()
 
 
 @contextmanager

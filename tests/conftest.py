@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # before torch and datasets are imported: both read these once
@@ -70,3 +70,15 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 def _seeded() -> None:
     """Each test starts from the same random numbers, whatever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _own_blocks() -> Iterator[None]:
+    """Blocks that a test registers go with it: the next test may use their names."""
+    from blocks import registry
+
+    before = set(registry._entries)
+    yield
+    for name in set(registry._entries) - before:
+        if not registry._entries[name].block.__module__.startswith("blocks."):
+            del registry._entries[name]

@@ -168,7 +168,7 @@ def test_the_certificate_fails_models_that_mix_images_or_are_blind() -> None:
         ({"objective": {"label_smothing": 0.1}}, "did you mean 'label_smoothing'"),
         ({"objective": {"label_smoothing": 1.0}}, "label_smoothing: must be below 1, got 1"),
         ({"training": {"sequence_length": 64}}, "is 64, but an image of 28 x 28 pixels in patches of 4 is 49 tokens"),
-        ({"arms": [{"architecture": "vit", "options": {"patch": 7}}]}, "patch is the data's to say"),
+        ({"arms": [{"architecture": "vit", "options": {"patch": 7}}]}, "patch is set by the data"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_file_is_read(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

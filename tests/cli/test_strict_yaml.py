@@ -16,7 +16,7 @@ LINES = {
     "widen: 010": "line {n}, column 8: 010 would be read as an octal number; write it without the leading 0, or quotes around text",
     "description: No": "line {n}, column 14: No would be read as a truth value; write true or false, or quotes around text",
     "yes: 1": "line {n}, column 1: yes would be read as a truth value",
-    "widen: 1\nwiden: 1": "the key 'widen' stands twice",
+    "widen: 1\nwiden: 1": "the key 'widen' appears twice",
     "x: " + "[" * 5000 + "]" * 5000: "nested deeper than 50 levels",
     BOMB: "more than 100,000 values (aliases written out)",
 }
