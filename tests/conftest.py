@@ -80,5 +80,5 @@ def _own_blocks() -> Iterator[None]:
     before = set(registry._entries)
     yield
     for name in set(registry._entries) - before:
-        if not registry._entries[name].block.__module__.startswith("blocks."):
+        if not registry._entries[name].block.__module__.startswith(("blocks.", "tests.")):  # those stay imported
             del registry._entries[name]

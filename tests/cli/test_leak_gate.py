@@ -110,7 +110,7 @@ def test_a_leak_behind_an_edge_is_refused_with_its_block(mixer, words):
     assert f"layers.0.mixer ({mixer})" in str(error.value) and words in str(error.value)
 
 
-@pytest.mark.parametrize("mixer", ["GatedDeltaRule", "DiagonalStateSpace", "CausalMaxPool", "ParallelScan", "BestEight"])
+@pytest.mark.parametrize("mixer", ["GatedDeltaRule", "DiagonalStateSpace", "CausalMaxPool", "ParallelScan", "BestEight", "RunningMax"])
 def test_an_unusual_mixer_that_is_right_passes(mixer):
     require_causal(model(f"{HONEST}:{mixer}", 80), vocabulary=61, lengths=[80], training_length=80)
 

@@ -77,6 +77,14 @@ class CausalMaxPool(ByHistory):
 
 
 @third_party()
+class RunningMax(ByHistory):
+    """The largest token so far, channel by channel: late in a row a small token changes nothing."""
+
+    def mix(self, x: Tensor) -> Tensor:
+        return (x @ self.weight).cummax(dim=-2).values
+
+
+@third_party()
 class ParallelScan(ByHistory):
     """h <- g h + x with a gate per token, in log2 T doublings instead of T steps."""
 
