@@ -97,6 +97,7 @@ def test_a_model_that_differs_from_the_peer_is_not_timed(monkeypatch: pytest.Mon
         next(gemma.gemma())
 
 
+@pytest.mark.slow
 def test_the_image_suite_times_models_of_equal_parameters() -> None:
     from arch_lab.accounting import ledger
     from arch_lab.architecture import recipe

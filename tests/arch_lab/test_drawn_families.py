@@ -16,7 +16,7 @@ from tests.drawn_families import CONVERTED, RECIPES, Outcome, compare_converted,
 
 pytest.importorskip("transformers")
 FAMILIES = (*CONVERTED, *RECIPES)
-FEW, MANY = 10, 300
+FEW, MANY = 4, 300
 
 
 def check(name: str, seed: int, folder: Path) -> Outcome | None:

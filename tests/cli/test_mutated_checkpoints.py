@@ -20,7 +20,7 @@ from tests.gemma_checkpoints import their_model
 from tests.mutations import answer, damaged_bytes, damaged_json, seeds
 
 transformers = pytest.importorskip("transformers")
-FAST, SLOW = 100, 700
+FAST, SLOW = 50, 750
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
