@@ -7,9 +7,9 @@ from pydoc_data.topics import topics
 
 import torch
 
-from arch_lab.architecture import Shape, recipe
 from arch_lab.data import ByteTokenizer, Tokenizer, train_bpe
 from arch_lab.data.tokenizer import read_tokenizer
+from arch_lab.models import Shape, recipe
 
 GEMMAS = {"gemma1": {}, "gemma2": {"window": 8}, "gemma3": {"window": 8, "pattern": "LG"}}
 KINDS = ("bytes", "bpe", "file")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from arch_lab.testing import LAWS
+from arch_lab.laws import LAWS
 
 LAW_RESULT = "law_result"  # the property each law test records: [block, law, status, reason]
 

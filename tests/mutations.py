@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# imported here because imports take seconds, which are not the seconds measured
+import arch_lab.cli.lightning_run
 import arch_lab.interop.convert
-import arch_lab.study
-import arch_lab.verbs.lightning_run  # noqa: F401  imports take seconds, which are not the seconds measured here
+import arch_lab.study  # noqa: F401
 from arch_lab.cli import main
 
 FIRST = int(os.environ.get("FIRST_MUTATION", "0"))  # another number draws mutations that no test has seen

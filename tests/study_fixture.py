@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from arch_lab import sealed
-from arch_lab.report import statistics
+from arch_lab.judge import statistics
 
 BASELINES = [
     {"name": "unigram", "bits_per_byte": 3.352, "perplexity": 561.0, "word_perplexity": 1.1e6},

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from arch_lab.cli import main
-from arch_lab.testing import LAWS, LawBroken, cases, certify_block, laws_for
+from arch_lab.laws import LAWS, LawBroken, cases, certify_block, laws_for
 from blocks import Block, BlockConfig, ConfigError, Cost, registry
 from blocks.registry import entries, lookup, register
 
@@ -196,7 +196,7 @@ def test_a_law_called_as_a_test_passes_skips_or_fails_with_the_example() -> None
 
 def test_the_laws_need_neither_pytest_nor_hypothesis() -> None:
     code = "import sys\nfor name in ('pytest', 'hypothesis'): sys.modules[name] = None\n"
-    code += "from arch_lab.testing import certify_block; assert certify_block('rms_norm', laws=['causality']).passed"
+    code += "from arch_lab.laws import certify_block; assert certify_block('rms_norm', laws=['causality']).passed"
     done = subprocess.run([sys.executable, "-c", "import blocks\n" + code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from arch_lab import cli
-from arch_lab.verbs import VERBS, UsageError, nearest, parser
+from arch_lab.cli.verbs import VERBS, UsageError, nearest, parser
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "lightning", "numpy", "jsonargparse", "rich")

@@ -73,7 +73,7 @@ class Counted:
 def count_forward(call: Callable[[], Any]) -> Counted:
     """What ``call`` executes: ``count_forward(lambda: block(torch.empty(2, 33, 64, device="meta")))``.
 
-    Build the block on the meta device as well (``arch_lab.architecture.on_meta``) and nothing is computed or stored.
+    Build the block on the meta device as well (``arch_lab.models.on_meta``) and nothing is computed or stored.
     """
     with _counting() as counter:
         call()

@@ -12,11 +12,11 @@ from fractions import Fraction
 from typing import Any
 
 from arch_lab.accounting import conventions as papers
-from arch_lab.architecture.decoder import Decoder, meta_model
-from arch_lab.architecture.encoder import Encoder, EncoderConfig, meta_encoder
-from arch_lab.architecture.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, meta_encoder_decoder
-from arch_lab.architecture.image import ImageClassifier, ImageClassifierConfig, meta_image_classifier
-from arch_lab.architecture.recipe import Blueprint
+from arch_lab.models.decoder import Decoder, meta_model
+from arch_lab.models.encoder import Encoder, EncoderConfig, meta_encoder
+from arch_lab.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, meta_encoder_decoder
+from arch_lab.models.image import ImageClassifier, ImageClassifierConfig, meta_image_classifier
+from arch_lab.models.recipe import Blueprint
 from blocks.cost import Cost, total
 from blocks.errors import ConfigError
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from arch_lab.accounting.counter import Counted, count_forward
 from arch_lab.accounting.ledger import Model
-from arch_lab.architecture.encoder import Encoder
-from arch_lab.architecture.encoder_decoder import EncoderDecoder
-from arch_lab.architecture.image import ImageClassifier
+from arch_lab.models.encoder import Encoder
+from arch_lab.models.encoder_decoder import EncoderDecoder
+from arch_lab.models.image import ImageClassifier
 from blocks.contract import CrossMixer
 from blocks.cost import Cost
 from blocks.errors import UserError

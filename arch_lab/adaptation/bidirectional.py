@@ -21,8 +21,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from arch_lab.architecture.decoder import Decoder, DecoderConfig, LayerConfig, meta_model
-from arch_lab.architecture.direction import bidirectional_layer, causal_mixer
+from arch_lab.models.decoder import Decoder, DecoderConfig, LayerConfig, meta_model
+from arch_lab.models.direction import bidirectional_layer, causal_mixer
 from blocks.attention.masks import Radius
 from blocks.convolution.mixer import M2Mixer
 from blocks.errors import ConfigError
@@ -53,7 +53,7 @@ def causal(encoder: Decoder, *, window: int | None = None) -> Decoder:
 
 
 def bidirectional_state(layers: nn.ModuleList, *, reverse: Reverse | None = None) -> dict[str, Tensor]:
-    """The state dict of the bidirectional form of causal ``layers`` (arch_lab.architecture.decoder.Layer), names as theirs.
+    """The state dict of the bidirectional form of causal ``layers`` (arch_lab.models.decoder.Layer), names as theirs.
 
     Raises: ConfigError when an M2 mixer is among them and ``reverse`` is not given.
     """

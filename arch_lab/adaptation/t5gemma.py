@@ -14,10 +14,10 @@ from typing import Any
 from torch import nn
 
 from arch_lab.adaptation.bidirectional import bidirectional_state
-from arch_lab.architecture.decoder import Decoder
-from arch_lab.architecture.direction import bidirectional_layer
-from arch_lab.architecture.encoder_decoder import CrossLayer, EncoderDecoder
-from arch_lab.architecture.t5gemma import merged
+from arch_lab.models.decoder import Decoder
+from arch_lab.models.direction import bidirectional_layer
+from arch_lab.models.encoder_decoder import CrossLayer, EncoderDecoder
+from arch_lab.models.t5gemma import merged
 from blocks.errors import ConfigError
 
 CROSS = {"cross_norm": "mixer_norm", "cross": "mixer", "cross_out_norm": "mixer_out_norm"}

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import torch
 
-from arch_lab.bench.protocol import Call, Row, Skipped, cuda_peak, middle, peak_bytes
+from arch_lab.bench.protocol import Call, Row, Skipped, cuda_peak, peak_bytes
+from arch_lab.judge.crossover import middle
 
 FLUSHED = 512 * 2**20  # bytes; the L2 cache of an H200 holds 50 MB
 WARM_UPS = 3

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arch_lab.architecture import Decoder, Shape
-from arch_lab.architecture.gemma import Gemma2, Gemma3, GemmaRecipe
 from arch_lab.bench.protocol import Row, Skipped, gate, measure, peak_bytes
+from arch_lab.models import Decoder, Shape
+from arch_lab.models.gemma import Gemma2, Gemma3, GemmaRecipe
 from blocks.attention.core import attend
 from blocks.attention.masks import visible
 

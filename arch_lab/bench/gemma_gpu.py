@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arch_lab.architecture import Shape
-from arch_lab.architecture.gemma import Gemma3
 from arch_lab.bench.gemma import twin
 from arch_lab.bench.protocol import Row, Skipped, gate, measure, peak_bytes
+from arch_lab.models import Shape
+from arch_lab.models.gemma import Gemma3
 
 PEERS = ("flash_attention_2", "flex_attention", "sdpa")
 NO_CUDA = "torch sees no CUDA device here; run `make bench-gpu` on a machine with one"

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arch_lab.architecture import Shape, recipe
 from arch_lab.bench.protocol import Call, Row, measure
+from arch_lab.models import Shape, recipe
 
 CLASSES, PATCH = 10, 4
 M2_VIT, VIT = Shape(width=160, depth=5, ffn_width=640), Shape(width=160, depth=4, ffn_width=456)

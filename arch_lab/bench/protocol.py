@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from arch_lab.judge.crossover import middle
 from blocks.errors import UserError
 
 
@@ -85,12 +86,6 @@ def measure(
         ratio_low=low,
         ratio_high=high,
     )
-
-
-def middle(values: Sequence[float]) -> tuple[float, float, float]:
-    """Median, lower and upper quartile; of three values the extremes."""
-    ordered = sorted(values)
-    return statistics.median(ordered), ordered[len(ordered) // 4], ordered[-1 - len(ordered) // 4]
 
 
 def gate(name: str, a: Tensor, b: Tensor, tolerance: float = 1e-3) -> None:

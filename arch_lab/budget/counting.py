@@ -11,9 +11,9 @@ from fractions import Fraction
 from functools import lru_cache
 
 from arch_lab.accounting.ledger import TRAINING
-from arch_lab.architecture.decoder import Decoder, DecoderConfig, Layer, LayerConfig, SandwichLayer, on_meta
-from arch_lab.architecture.encoder import Encoder, EncoderConfig, EncoderLayer, EncoderLayerConfig
-from arch_lab.architecture.image import ImageClassifier, ImageClassifierConfig
+from arch_lab.models.decoder import Decoder, DecoderConfig, Layer, LayerConfig, SandwichLayer, on_meta
+from arch_lab.models.encoder import Encoder, EncoderConfig, EncoderLayer, EncoderLayerConfig
+from arch_lab.models.image import ImageClassifier, ImageClassifierConfig
 from blocks.cost import Cost, total
 
 Stack = DecoderConfig | EncoderConfig | ImageClassifierConfig  # one stack of layers: what a budget can be solved for

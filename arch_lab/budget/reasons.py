@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from arch_lab.accounting.ledger import without_memory
-from arch_lab.architecture.recipe import ImageRecipe, Shape
 from arch_lab.budget.budget import Budget
 from arch_lab.budget.solver import Candidate, Search, multiple
+from arch_lab.models.recipe import ImageRecipe, Shape
 
 SHORTEST, LONGEST = 16, 2**18  # sequence lengths a dial may propose
 TRIED = 8  # values of FLOPs per token tried before none is proposed

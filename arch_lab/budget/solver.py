@@ -16,10 +16,10 @@ from itertools import product
 from math import log2
 
 from arch_lab.accounting.ledger import TRAINING
-from arch_lab.architecture.encoder_decoder import EncoderDecoderConfig
-from arch_lab.architecture.recipe import EncoderDecoderRecipe, Recipe, Shape
 from arch_lab.budget.budget import Budget, BudgetError
 from arch_lab.budget.counting import Size, Stack, layer_tokens, measure, measure_ends, measure_layer
+from arch_lab.models.encoder_decoder import EncoderDecoderConfig
+from arch_lab.models.recipe import EncoderDecoderRecipe, Recipe, Shape
 from blocks.cost import Cost
 from blocks.errors import ConfigError
 

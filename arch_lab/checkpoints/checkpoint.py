@@ -12,8 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from arch_lab.architecture import Shape
 from arch_lab.data import Tokenizer
+from arch_lab.models import Shape
 from blocks.errors import UserError
 
 Kind = Literal["run", "fit", "converted", "huggingface"]

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arch_lab.architecture import Shape
 from arch_lab.checkpoints.checkpoint import Checkpoint, CheckpointError, Kind, Reading
 from arch_lab.data import Tokenizer, tokenizer_from
 from arch_lab.interop.blueprint import build_filled, check_tensors, lay_out, read_blueprint, recipe_of, refuse_non_decoder, require_decoder
 from arch_lab.interop.family import Blueprint
+from arch_lab.models import Shape
 from blocks.errors import UserError
 from blocks.errors import did_you_mean as nearest
 from blocks.registry import import_only

@@ -218,7 +218,7 @@ def _encoded(documents: list[str], tokenizer: Tokenizer, begin: tuple[int, ...])
 
 def _certify(opened: Checkpoint, tokens: int) -> None:
     """No certificate at the length that is scored, no score. Raises: LeakError."""
-    from arch_lab.causality import require_causal
+    from arch_lab.laws import require_causal
 
     with torch.enable_grad():  # gradients are part of the proof, whatever the caller turned off
         require_causal(opened.model, vocabulary=opened.vocabulary, lengths=[tokens], name=str(opened.path))

@@ -19,7 +19,7 @@ from blocks.contract import tensors_nbytes
 
 
 class Decodes(Protocol):
-    """What generation needs of a model (arch_lab.architecture.Decoder): tokens in, next-token logits and a state out."""
+    """What generation needs of a model (arch_lab.models.Decoder): tokens in, next-token logits and a state out."""
 
     def init_state(self, batch: int, max_tokens: int | None = None, *, reserve: bool = False) -> Any: ...
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arch_lab.architecture import Decoder, Recipe, Shape, on_meta, recipe
-from arch_lab.architecture.recipe import Network
 from arch_lab.interop.family import Blueprint, InteropError
+from arch_lab.models import Decoder, Recipe, Shape, on_meta, recipe
+from arch_lab.models.recipe import Network
 from blocks.errors import ConfigError, UserError
 from blocks.registry import TrustError
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from arch_lab.architecture import Shape, meta_model, recipe
+from arch_lab.models import Shape, meta_model, recipe
 from blocks.errors import UserError, shown
 
 LARGEST = 2**31 - 1  # of any whole number in a configuration

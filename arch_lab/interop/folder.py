@@ -14,7 +14,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from arch_lab.architecture import (
+from arch_lab.data import Tokenizer
+from arch_lab.data.tokenizer import load_tokenizer, read_tokenizer
+from arch_lab.interop.blueprint import LARGEST, lay_out, read_blueprint, recipe_of, refuse_non_decoder, require_decoder
+from arch_lab.interop.family import Blueprint, InteropError
+from arch_lab.interop.tensors import SINGLE, TensorFiles, check_shapes, read_object, write_object
+from arch_lab.models import (
     BidirectionalStack,
     Decoder,
     Encoder,
@@ -22,12 +27,7 @@ from arch_lab.architecture import (
     EncoderDecoderRecipe,
     EncoderRecipe,
 )
-from arch_lab.architecture.recipe import Network
-from arch_lab.data import Tokenizer
-from arch_lab.data.tokenizer import load_tokenizer, read_tokenizer
-from arch_lab.interop.blueprint import LARGEST, lay_out, read_blueprint, recipe_of, refuse_non_decoder, require_decoder
-from arch_lab.interop.family import Blueprint, InteropError
-from arch_lab.interop.tensors import SINGLE, TensorFiles, check_shapes, read_object, write_object
+from arch_lab.models.recipe import Network
 
 MANIFEST, FORMAT = "arch-lab.json", 1
 # copied unchanged in both directions, so that a folder converted back still reads text

@@ -13,8 +13,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor, arange, float64
 
-from arch_lab.architecture.gemma import GLOBAL, LOCAL, GemmaRecipe
-from arch_lab.architecture.recipe import Shape, recipe
 from arch_lab.interop.family import (
     TOKENS,
     Blueprint,
@@ -26,6 +24,8 @@ from arch_lab.interop.family import (
     register_family,
     same,
 )
+from arch_lab.models.gemma import GLOBAL, LOCAL, GemmaRecipe
+from arch_lab.models.recipe import Shape, recipe
 from blocks.attention.gemma import NORM_EPS
 
 ATTENTION = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj", "query_norm": "q_norm", "key_norm": "k_norm"}

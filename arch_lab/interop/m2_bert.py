@@ -16,10 +16,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from arch_lab.architecture import EncoderRecipe, Shape, meta_encoder, recipe
 from arch_lab.interop.family import Blueprint, Fields, InteropError
 from arch_lab.interop.folder import Manifest
 from arch_lab.interop.tensors import check_shapes, read_object
+from arch_lab.models import EncoderRecipe, Shape, meta_encoder, recipe
 from blocks.convolution.filter import decay_rates, default_positions
 
 ARCHITECTURE, WEIGHTS, CONFIG = "m2_bert", "pytorch_model.bin", "config.json"

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from arch_lab.architecture import meta_encoder_decoder
-from arch_lab.architecture.recipe import Shape, recipe
-from arch_lab.architecture.t5gemma import EncoderSize, T5Gemma
 from arch_lab.interop.family import TOKENS, Blueprint, Family, Fields, InteropError, read_ids, refuse_family, register_family
 from arch_lab.interop.gemma import (
     check_blocks,
@@ -28,6 +25,9 @@ from arch_lab.interop.gemma import (
     write_scale,
 )
 from arch_lab.interop.t5gemma import t5gemma_name
+from arch_lab.models import meta_encoder_decoder
+from arch_lab.models.recipe import Shape, recipe
+from arch_lab.models.t5gemma import EncoderSize, T5Gemma
 from blocks.attention.gemma import NORM_EPS, Gemma2AttentionConfig
 
 STACKS = ("encoder", "decoder")

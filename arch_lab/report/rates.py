@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arch_lab import files
+from arch_lab.judge.measures import primary
+from arch_lab.judge.statistics import diverged
 from arch_lab.report.curves import read_metrics, run_path, series, smooth
-from arch_lab.report.measures import primary
-from arch_lab.report.statistics import diverged
-from arch_lab.report.units import rate, short
+from arch_lab.units import rate, short
 from blocks.errors import UserError
 
 if TYPE_CHECKING:

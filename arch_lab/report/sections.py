@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from arch_lab.report import units
+from arch_lab import units
+from arch_lab.judge.measures import measures
+from arch_lab.judge.statistics import better_than, diverged, finite
 from arch_lab.report.figures import style
 from arch_lab.report.glossary import terms
 from arch_lab.report.markup import Raw, flatten, items, join, paragraph, section, table, tag
-from arch_lab.report.measures import measures
-from arch_lab.report.statistics import better_than, diverged, finite
 
 Study = Mapping[str, Any]
 

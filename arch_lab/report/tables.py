@@ -11,12 +11,12 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from arch_lab import files
+from arch_lab import files, units
 from arch_lab.console import Table, say, show_verdict
-from arch_lab.report import cells, units
+from arch_lab.judge.measures import measures, primary
+from arch_lab.judge.statistics import better_than, diverged, finite
+from arch_lab.report import cells
 from arch_lab.report.cells import readme
-from arch_lab.report.measures import measures, primary
-from arch_lab.report.statistics import better_than, diverged, finite
 
 Study = Mapping[str, Any]
 CSV_FIRST = ("arm", "architecture", "learning_rate", "seed", "status", "selected")

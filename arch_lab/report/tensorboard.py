@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arch_lab.judge.measures import PERPLEXITY, Measure
 from arch_lab.report.curves import read_metrics, tuning_key
-from arch_lab.report.measures import PERPLEXITY, Measure
 from blocks.errors import UserError
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from arch_lab.architecture import Decoder, Encoder, EncoderDecoder, ImageClassifier
 from arch_lab.data import Tokenizer
+from arch_lab.models import Decoder, Encoder, EncoderDecoder, ImageClassifier
 from arch_lab.study.load import load_run
 from blocks.errors import ConfigError
 

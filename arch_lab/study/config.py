@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from arch_lab.architecture.recipe import Recipe, Shape, recipe
 from arch_lab.budget.budget import Budget
 from arch_lab.data import DataConfig
 from arch_lab.fields import (
@@ -32,6 +31,7 @@ from arch_lab.fields import (
     Widen,
     tuning_seeds_problem,
 )
+from arch_lab.models.recipe import Recipe, Shape, recipe
 from arch_lab.study.experiment import OwnData, load_experiment
 from arch_lab.training.optimizer import GroupRule
 from arch_lab.yaml_files import DEEPEST, load_yaml, parse_yaml

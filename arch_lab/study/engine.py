@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from arch_lab import files, sealed
-from arch_lab.architecture import Shape, recipe
 from arch_lab.budget import require_matched
-from arch_lab.causality import PROTOCOL, LeakError
-from arch_lab.report import statistics
+from arch_lab.judge import statistics
+from arch_lab.laws import PROTOCOL, LeakError
+from arch_lab.models import Shape, recipe
 from arch_lab.report.curves import run_path
 from arch_lab.study import storage
 from arch_lab.study.config import StudyConfig

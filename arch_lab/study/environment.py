@@ -20,7 +20,7 @@ PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 FINGERPRINTED = (
     "blocks",
     "cuda",
-    "arch_lab/architecture",
+    "arch_lab/models",
     "arch_lab/data",
     "arch_lab/metrics",
     "arch_lab/training",
@@ -45,7 +45,7 @@ def experiment_fingerprint(name: str) -> str:
 @lru_cache(maxsize=1)
 def gate_fingerprint() -> str:
     """Hash of what certifies a model."""
-    return _fingerprint(("arch_lab/causality",))
+    return _fingerprint(("arch_lab/laws",))
 
 
 @lru_cache

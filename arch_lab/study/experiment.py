@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from arch_lab.report.measures import Measure
+from arch_lab.judge.measures import Measure
 from blocks.config import Config
 from blocks.errors import ConfigError, did_you_mean, shown
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arch_lab.architecture import Decoder, Encoder, EncoderDecoder, ImageClassifier
 from arch_lab.checkpoints import Checkpoint, open_checkpoint
 from arch_lab.data import Tokenizer
+from arch_lab.models import Decoder, Encoder, EncoderDecoder, ImageClassifier
 from arch_lab.study import storage
 
 

@@ -16,9 +16,9 @@ import torch
 
 from arch_lab.accounting import Ledger, ledger
 from arch_lab.accounting.ledger import without_memory
-from arch_lab.architecture import EncoderDecoderRecipe, EncoderRecipe, ImageRecipe, Recipe, Shape, encoders, meta_encoder
 from arch_lab.budget import Budget, BudgetError, check, deviations, refuse, solve_together
-from arch_lab.report.measures import to_json
+from arch_lab.judge.measures import to_json
+from arch_lab.models import EncoderDecoderRecipe, EncoderRecipe, ImageRecipe, Recipe, Shape, encoders, meta_encoder
 from arch_lab.study.config import Arm, StudyConfig, load_study
 from arch_lab.study.experiment import OwnData, load_experiment, own_engine
 from arch_lab.study.initial import initial_facts, initial_warnings, with_initial

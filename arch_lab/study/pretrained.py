@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from arch_lab import files
-from arch_lab.architecture import Shape, recipe
 from arch_lab.checkpoints import CheckpointError
 from arch_lab.fields import Name
+from arch_lab.judge.measures import measures
+from arch_lab.models import Shape, recipe
 from arch_lab.report import html
-from arch_lab.report.measures import measures
 from arch_lab.study.body import Body, load_body
 from arch_lab.study.sources import user_sources
 from arch_lab.study.storage import MODEL, stored_run

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from arch_lab import files
-from arch_lab.report import statistics
+from arch_lab.judge import statistics
 from arch_lab.study.config import StudyConfig
 from arch_lab.study.experiment import Experiment
 from arch_lab.study.run import train

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from arch_lab.causality.wording import certificate_line
 from arch_lab.console import console, duration, progress, say, si
+from arch_lab.judge.measures import BITS_PER_BYTE, primary
+from arch_lab.laws.wording import certificate_line
 from arch_lab.report import tables
-from arch_lab.report.measures import BITS_PER_BYTE, primary
 
 SILENCE = 10.0  # seconds between two lines on preparing data where nothing can be overwritten
 

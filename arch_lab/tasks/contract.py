@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Protocol
 
 from arch_lab.data.located import data_root
 from arch_lab.fields import LearningRates, Name, PathText, Seeds, Text, Widen, tuning_seeds_problem
-from arch_lab.report.measures import Measure
+from arch_lab.judge.measures import Measure
 from blocks.config import Config, Doc, Length, Unique
 from blocks.errors import ConfigError
 

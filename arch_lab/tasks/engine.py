@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from arch_lab import files, sealed
-from arch_lab.report.measures import to_json
+from arch_lab.judge.measures import to_json
 from arch_lab.study import storage
 from arch_lab.study.config import from_study, plain, read_study
 from arch_lab.study.engine import Observer, cache_folder, command_of, followed

@@ -1,6 +1,6 @@
 """What the fits of a study over tasks say: the chosen rates, intervals over seeds, paired differences, averages, the verdict.
 
-Doctrine as for every study (arch_lab.report.statistics): the rate is chosen on rows held out of training and reported on others;
+Doctrine as for every study (arch_lab.judge.statistics): the rate is chosen on rows held out of training and reported on others;
 differences are paired by seed, Student t. Holm's correction runs over the pairs of one task, because a task is one question. A fit
 that diverged is left out of every mean, counted and named. Baselines stand beside the methods and in no pair.
 
@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from arch_lab.report.measures import Measure
-from arch_lab.report.statistics import finite, holm, mean_interval, paired_difference
-from arch_lab.report.units import decimals, rate, words
+from arch_lab.judge.measures import Measure
+from arch_lab.judge.statistics import finite, holm, mean_interval, paired_difference
+from arch_lab.units import decimals, rate, words
 
 Row = Mapping[str, Any]
 AVERAGE = "average"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from arch_lab.report import units
+from arch_lab import units
+from arch_lab.judge.measures import Measure
 from arch_lab.report.cells import Table
-from arch_lab.report.measures import Measure
 from arch_lab.tasks.results import measures_of
 
 Study = Mapping[str, Any]

@@ -7,13 +7,13 @@ from typing import Any
 
 from rich.console import Console
 
+from arch_lab import units
 from arch_lab.console import duration, say, show_verdict
-from arch_lab.report import units
 from arch_lab.report.cells import show
-from arch_lab.report.units import counted
 from arch_lab.study import terminal
 from arch_lab.tasks import tables
 from arch_lab.tasks.results import measures_of
+from arch_lab.units import counted
 
 
 class Terminal(terminal.Terminal):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from arch_lab.judge.crossover import CROSSES
 from arch_lab.report.figures import INK, style, subplots
-from arch_lab.report.units import memory as bytes_words
-from arch_lab.report.units import short
-from arch_lab.throughput.crossover import CROSSES
 from arch_lab.throughput.results import LEVELS, MODES
 from arch_lab.throughput.timing import MEASURED
+from arch_lab.units import memory as bytes_words
+from arch_lab.units import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

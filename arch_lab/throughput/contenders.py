@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arch_lab.architecture import Shape, recipe
-from arch_lab.architecture.decoder import Decoder, DecoderConfig, Layer, LayerConfig, SandwichLayer
 from arch_lab.bench.protocol import Call, cuda_peak, recorded_peak, seconds_of
+from arch_lab.models import Shape, recipe
+from arch_lab.models.decoder import Decoder, DecoderConfig, Layer, LayerConfig, SandwichLayer
 from arch_lab.throughput.config import Group, ThroughputConfig
 from arch_lab.throughput.work import kinds
 from blocks.contract import tensors_nbytes

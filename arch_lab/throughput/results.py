@@ -12,11 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from arch_lab import files, sealed
+from arch_lab import files, sealed, units
 from arch_lab.budget import Budget, BudgetError, check, deviations
-from arch_lab.report import units
+from arch_lab.judge.crossover import crossovers, ratios, words
 from arch_lab.study.environment import environment
-from arch_lab.throughput.crossover import crossovers, ratios, words
 from arch_lab.throughput.timing import MEASURED
 from blocks.errors import UserError
 

@@ -21,7 +21,7 @@ from arch_lab import files, sealed
 from arch_lab.accounting import ledger
 from arch_lab.accounting.ledger import without_memory
 from arch_lab.budget import check, deviations, refuse
-from arch_lab.causality import certify_model
+from arch_lab.laws import certify_model
 from arch_lab.study import storage
 from arch_lab.study.engine import Observer, command_of, followed, verify
 from arch_lab.study.environment import PACKAGE_ROOT, code_fingerprint, cpu_name, judge_fingerprint

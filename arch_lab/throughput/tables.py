@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from arch_lab.report import units
+from arch_lab import units
+from arch_lab.judge.crossover import words
 from arch_lab.report.cells import Table, readme
-from arch_lab.throughput.crossover import words
 from arch_lab.throughput.results import LEVELS, MODES
 from arch_lab.throughput.timing import MEASURED
 

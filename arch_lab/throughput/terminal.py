@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
+from arch_lab import units
 from arch_lab.console import duration, say, show_verdict, table
-from arch_lab.report import units
 from arch_lab.report.cells import show
 from arch_lab.study import terminal
 from arch_lab.throughput import tables

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from arch_lab.bench.protocol import middle
 from arch_lab.console import duration
+from arch_lab.judge.crossover import middle
 from arch_lab.study.planning import measure_gemm_rate
 from arch_lab.throughput.config import LEAST_REPEATS, Group, ThroughputConfig
 from arch_lab.throughput.contenders import Contender, Settings, contender

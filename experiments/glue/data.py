@@ -16,8 +16,8 @@ from typing import Any
 from arch_lab.data.errors import DataError
 from arch_lab.data.glue import GLUE_TASKS, GlueRow, GlueTask, read_glue
 from arch_lab.data.glue_hub import read_glue_hub
+from arch_lab.judge.measures import Measure
 from arch_lab.metrics.glue import GLUE_METRICS, glue_metrics
-from arch_lab.report.measures import Measure
 from arch_lab.tasks import Task
 from experiments.glue.config import GlueStudyConfig
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from arch_lab.architecture import ImageRecipe, image_classifiers
-from arch_lab.causality.images import ImageCertificate, certify_images
 from arch_lab.data.images import ImagesConfig, PreparedImages, prepare_images
-from arch_lab.report.measures import IMAGES
+from arch_lab.judge.measures import IMAGES
+from arch_lab.laws.image_certificate import ImageCertificate, certify_images
+from arch_lab.models import ImageRecipe, image_classifiers
 from blocks.config import Bounds, Config, Doc
 from blocks.errors import ConfigError
 

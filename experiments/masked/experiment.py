@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arch_lab.causality import ObjectiveCertificate, certify_objective
 from arch_lab.data import PreparedData, prepare
 from arch_lab.data.masking import MaskedObjective, Masking, scoring_batches
 from arch_lab.data.tokenizer import make_tokenizer
-from arch_lab.report.measures import MASKED
+from arch_lab.judge.measures import MASKED
+from arch_lab.laws import ObjectiveCertificate, certify_objective
 from arch_lab.study.vocabulary import planned_vocabulary
 from experiments.masked.baselines import masked_baselines
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from arch_lab.data.retrieval import RetrievalSet
+from arch_lab.judge.measures import Measure
 from arch_lab.metrics import ndcg, recall, reciprocal_rank
-from arch_lab.report.measures import Measure
 
 NDCG = Measure(key="ndcg10", name="nDCG@10", short="nDCG@10 ↑", higher_is_better=True)
 MEASURES = (

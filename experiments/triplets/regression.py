@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from arch_lab.data.regression import Array, RegressionSet
+from arch_lab.judge.measures import Measure
 from arch_lab.metrics import spearman
-from arch_lab.report.measures import Measure
 from arch_lab.tasks.contract import Cell, Fitted, Method, Task
 from blocks.config import Bounds, Config, Doc
 from blocks.errors import ConfigError

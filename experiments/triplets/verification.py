@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from arch_lab.data.regression import Array
+from arch_lab.judge.measures import Measure
 from arch_lab.metrics import CentroidCosineScorer, MetricError, top1_eer_with_confusion, top_s_eer
-from arch_lab.report.measures import Measure
 from arch_lab.tasks.contract import Cell, Fitted, Method, Task
 from blocks.config import Bounds, Config, Doc
 from blocks.triplet.mining import ClassTripletMiner

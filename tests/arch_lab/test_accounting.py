@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from arch_lab.accounting import ledger
-from arch_lab.architecture import Shape, recipe
+from arch_lab.models import Shape, recipe
 
 ARCHITECTURES = ["gemma1", "gemma2", "gemma3", "m2_gpt"]
 SHAPE = Shape(width=64, depth=3, ffn_width=128)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from arch_lab.adaptation import Reverse, bidirectional, causal, initialise
 from arch_lab.adaptation.t5gemma import CROSS
-from arch_lab.architecture import Decoder, EncoderDecoder, EncoderDecoderRecipe, Shape, recipe
-from arch_lab.architecture.encoder_decoder import CrossLayer
-from arch_lab.testing.subject import redraw
+from arch_lab.laws.subject import redraw
+from arch_lab.models import Decoder, EncoderDecoder, EncoderDecoderRecipe, Shape, recipe
+from arch_lab.models.encoder_decoder import CrossLayer
 from blocks.convolution.mixer import M2Mixer
 from blocks.errors import ConfigError
 

@@ -8,10 +8,10 @@ import time
 import pytest
 import torch
 
-from arch_lab.architecture.gemma import Gemma2, Gemma3
 from arch_lab.bench import Row, Skipped, gemma, measure, run_suite
 from arch_lab.bench.protocol import GateError, peak_bytes
 from arch_lab.cli import main
+from arch_lab.models.gemma import Gemma2, Gemma3
 from blocks.errors import ConfigError
 
 
@@ -100,8 +100,8 @@ def test_a_model_that_differs_from_the_peer_is_not_timed(monkeypatch: pytest.Mon
 @pytest.mark.slow
 def test_the_image_suite_times_models_of_equal_parameters() -> None:
     from arch_lab.accounting import ledger
-    from arch_lab.architecture import recipe
     from arch_lab.bench.images import CLASSES, M2_VIT, PATCH, VIT
+    from arch_lab.models import recipe
 
     size = {"image": [32, 32], "channels": 3, "patch": PATCH}
     options = {"m2_vit": (size, M2_VIT), "vit": ({**size, "head_width": 32, "pool": "mean"}, VIT)}

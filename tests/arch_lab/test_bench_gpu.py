@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from arch_lab.architecture import Shape, meta_model
-from arch_lab.architecture.gemma import Gemma3
 from arch_lab.bench import Skipped, gemma, gemma_gpu
 from arch_lab.bench.gemma_gpu import HUNDRED_MILLION, NO_CUDA, TrainingBench, TrainingRow, training_rows
 from arch_lab.cli import main
+from arch_lab.models import Shape, meta_model
+from arch_lab.models.gemma import Gemma3
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = TrainingBench(
@@ -112,6 +112,6 @@ def test_make_bench_gpu_without_cuda_fails_and_leaves_no_file(tmp_path: Path) ->
 def test_the_suite_loads_where_only_torch_and_einops_are_installed() -> None:
     """GPU machines are often bare. What the command imports beside the suite is held to the same."""
     blocked = ["lightning", "datasets", "jsonargparse", "matplotlib", "torchmetrics", "tokenizers", "tensorboard", "transformers"]
-    modules = ["bench.gemma_gpu", "bench.suites", "verbs.bench", "console", "study.environment", "study.planning"]
+    modules = ["bench.gemma_gpu", "bench.suites", "cli.bench", "console", "study.environment", "study.planning"]
     code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import {', '.join(f'arch_lab.{m}' for m in modules)}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from arch_lab.architecture import Shape, recipe
-from arch_lab.architecture.decoder import Decoder
+from arch_lab.models import Shape, recipe
+from arch_lab.models.decoder import Decoder
 from blocks.attention.rope import rope_tables, rotate
 from blocks.norm import RMSNorm, RMSNormConfig
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from arch_lab.accounting import ledger
-from arch_lab.architecture import Shape, meta_model, recipe
 from arch_lab.budget import Budget, BudgetError, check, refuse, solve, solve_together
+from arch_lab.models import Shape, meta_model, recipe
 from blocks.errors import ConfigError
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from arch_lab.architecture import Decoder, Shape, recipe
-from arch_lab.causality import LeakError, certify_model, require_causal
+from arch_lab.laws import LeakError, certify_model, require_causal
+from arch_lab.models import Decoder, Shape, recipe
 from blocks import Cost
 from blocks.contract import ChannelMixer
 

@@ -11,7 +11,7 @@ import pytest
 from arch_lab.accounting import ledger
 from arch_lab.accounting.conventions import Scores, conventions, scores
 from arch_lab.accounting.ledger import Ledger
-from arch_lab.architecture import Shape, recipe
+from arch_lab.models import Shape, recipe
 from blocks import Gemma1AttentionConfig, Gemma3AttentionConfig
 
 VOCABULARY = 32_000

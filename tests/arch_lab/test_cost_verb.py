@@ -10,7 +10,7 @@ import pytest
 
 from arch_lab import cli
 from arch_lab.accounting import ledger
-from arch_lab.architecture import Shape, recipe
+from arch_lab.models import Shape, recipe
 
 KEYS = {"architecture", "parameters", "flops_per_token", "conventions", "state_bytes"}
 

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 import blocks
 from arch_lab.accounting import count_forward, count_training
 from arch_lab.accounting.ledger import without_memory
-from arch_lab.architecture import EncoderDecoder, Shape, architectures, on_meta, recipe
-from arch_lab.architecture.recipe import ImageRecipe
+from arch_lab.models import EncoderDecoder, Shape, architectures, on_meta, recipe
+from arch_lab.models.recipe import ImageRecipe
 from blocks.contract import CrossMixer
 from blocks.convolution.fft import convolve_in_groups, correlate_in_groups, fft_length
 from blocks.cost import fft_flops

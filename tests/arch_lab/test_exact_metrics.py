@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sk
 
+from arch_lab.laws.strategies import seeds
 from arch_lab.metrics import (
     GLUE_METRICS,
     GlueMetric,
@@ -35,7 +36,6 @@ from arch_lab.metrics import (
     spearman,
     task_score,
 )
-from arch_lab.testing.strategies import seeds
 
 ALIKE = st.sampled_from(["free", "constant predictions", "constant targets", "both constant", "equal"])
 

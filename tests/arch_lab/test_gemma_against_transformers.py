@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arch_lab.architecture.decoder import Decoder
-from arch_lab.architecture.gemma import Gemma1, Gemma2, Gemma3, GemmaRecipe
-from arch_lab.architecture.gemma4 import Gemma4
-from arch_lab.architecture.recipe import Shape
 from arch_lab.interop.gemma import their_name
+from arch_lab.models.decoder import Decoder
+from arch_lab.models.gemma import Gemma1, Gemma2, Gemma3, GemmaRecipe
+from arch_lab.models.gemma4 import Gemma4
+from arch_lab.models.recipe import Shape
 
 V, W = 97, 8
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arch_lab.architecture import BidirectionalStack, Decoder, Shape, architectures, recipe
-from arch_lab.architecture.gemma_encoder import bidirectional
-from arch_lab.causality import certify_model
+from arch_lab.laws import certify_model
+from arch_lab.models import BidirectionalStack, Decoder, Shape, architectures, recipe
+from arch_lab.models.gemma_encoder import bidirectional
 from blocks.errors import ConfigError
 from tests.arch_lab.test_gemma_against_transformers import V, common, layer_types, padded, tokens, twin
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from arch_lab.architecture import Shape, meta_model, recipe
-from arch_lab.architecture.gemma import Gemma1, Gemma2, Gemma3, GemmaRecipe, default_head_width
-from arch_lab.architecture.gemma4 import Gemma4
 from arch_lab.budget import Budget, solve
+from arch_lab.models import Shape, meta_model, recipe
+from arch_lab.models.gemma import Gemma1, Gemma2, Gemma3, GemmaRecipe, default_head_width
+from arch_lab.models.gemma4 import Gemma4
 from blocks.attention.gemma import GemmaAttention
 from blocks.errors import ConfigError
 

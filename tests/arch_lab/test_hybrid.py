@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from arch_lab.accounting import ledger
-from arch_lab.architecture import DecoderConfig, Shape, meta_model, recipe
 from arch_lab.budget import Budget, solve
-from arch_lab.causality import certify_model
 from arch_lab.generation.decode import Meter, decode
 from arch_lab.generation.sampling import Sampling
+from arch_lab.laws import certify_model
+from arch_lab.models import DecoderConfig, Shape, meta_model, recipe
 from arch_lab.study.config import load_study
 from arch_lab.study.planning import build_plan
 from blocks.errors import ConfigError

@@ -15,9 +15,9 @@ import torch
 from arch_lab import cli
 from arch_lab.accounting import ledger, prove
 from arch_lab.accounting.ledger import Ledger, without_memory
-from arch_lab.architecture import ImageClassifier, ImageRecipe, Shape, image_classifiers, recipe
-from arch_lab.architecture.presets import preset
 from arch_lab.budget import Budget, BudgetError, solve, solve_together
+from arch_lab.models import ImageClassifier, ImageRecipe, Shape, image_classifiers, recipe
+from arch_lab.models.presets import preset
 from arch_lab.study.config import load_study
 from arch_lab.study.planning import build_plan
 from arch_lab.training.module import LanguageModel

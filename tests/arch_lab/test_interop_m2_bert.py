@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from arch_lab import cli
-from arch_lab.architecture import Encoder
 from arch_lab.generation import generate
 from arch_lab.interop import InteropError
 from arch_lab.interop.convert import convert
 from arch_lab.interop.folder import load_encoder, read_manifest
+from arch_lab.models import Encoder
 from blocks.errors import UserError
 from tests.blocks.m2_goldens import close, golden, group
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from arch_lab.architecture import Encoder, Shape, architectures, recipe
-from arch_lab.causality import certify_model
+from arch_lab.laws import certify_model
+from arch_lab.models import Encoder, Shape, architectures, recipe
 from arch_lab.study.config import load_study
 from arch_lab.study.planning import build_plan
 from arch_lab.training.module import LanguageModel

@@ -7,7 +7,7 @@ from math import log
 import torch
 import torch.nn.functional as F
 
-from arch_lab.architecture import Shape, meta_model, recipe
+from arch_lab.models import Shape, meta_model, recipe
 
 VOCABULARY, TOKENS, PERIOD = 32, 48, 6
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import arch_lab
-from arch_lab.architecture import Shape, recipe
 from arch_lab.budget import BudgetError
-from arch_lab.causality import LeakError
 from arch_lab.files import OutputError
+from arch_lab.laws import LeakError
+from arch_lab.models import Shape, recipe
 from arch_lab.report.rates import write_rates
 from blocks.errors import ConfigError, UserError
 from tests.small_study import small_study

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from arch_lab.architecture import Decoder, Shape, recipe
+from arch_lab.models import Decoder, Shape, recipe
 from blocks.errors import ConfigError
 
 V, SHAPE = 61, Shape(width=32, depth=2, ffn_width=32)

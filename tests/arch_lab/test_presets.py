@@ -10,8 +10,8 @@ import pytest
 
 from arch_lab.accounting import ledger
 from arch_lab.accounting.ledger import Ledger
-from arch_lab.architecture import recipe
-from arch_lab.architecture.presets import PRESETS, preset
+from arch_lab.models import recipe
+from arch_lab.models.presets import PRESETS, preset
 from blocks.errors import ConfigError
 
 GEMMA = [  # total, embedding

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from arch_lab import sealed
-from arch_lab.report import curves, figures, html, tables, units
+from arch_lab import sealed, units
+from arch_lab.report import curves, figures, html, tables
 from blocks.errors import UserError
 from tests.study_fixture import run_folder, write_study
 

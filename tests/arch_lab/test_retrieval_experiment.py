@@ -16,9 +16,9 @@ import yaml
 
 import arch_lab
 from arch_lab import sealed
-from arch_lab.architecture import Shape, recipe
 from arch_lab.data import ByteTokenizer
 from arch_lab.data.retrieval import read_retrieval
+from arch_lab.models import Shape, recipe
 from arch_lab.study.body import load_body
 from arch_lab.study.engine import silent
 from arch_lab.study.pretrained import pretrained_arms

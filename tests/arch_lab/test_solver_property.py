@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from arch_lab.architecture import architectures, meta_model, recipe
 from arch_lab.budget import Budget, BudgetError, solve
+from arch_lab.models import architectures, meta_model, recipe
 
 PARAMS, TOKENS, VOCABULARY = (3e5, 3e9), (128, 32768), (257, 262144)
 SECONDS = 2.0  # an arm, as promised; counted in processor time, because what else the machine does must not decide

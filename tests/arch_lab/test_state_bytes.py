@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from arch_lab.accounting import ledger
-from arch_lab.architecture import Shape, recipe
+from arch_lab.models import Shape, recipe
 from blocks.contract import tensors_nbytes
 
 DECODERS: list[tuple[str, dict[str, Any]]] = [

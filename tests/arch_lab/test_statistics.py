@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arch_lab.report import statistics as stats
-from arch_lab.report import student_t
+from arch_lab.judge import statistics as stats
+from arch_lab.judge import student_t
 
 
 def result(arm: str, rate: float, seed: int, bits: float | None, tune: float | None = None, **more: object) -> dict:

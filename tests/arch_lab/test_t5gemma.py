@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from arch_lab.accounting import ledger, prove
 from arch_lab.accounting.ledger import halves
-from arch_lab.architecture import (
+from arch_lab.cli import main
+from arch_lab.laws import LAWS, ModelSubject, model_subject
+from arch_lab.models import (
     EncoderDecoder,
     EncoderDecoderConfig,
     EncoderDecoderRecipe,
@@ -23,13 +25,11 @@ from arch_lab.architecture import (
     meta_encoder_decoder,
     recipe,
 )
-from arch_lab.architecture.direction import bidirectional_mixer, causal_mixer
-from arch_lab.architecture.presets import PRESETS, preset
-from arch_lab.architecture.recipe import EncoderRecipe
-from arch_lab.cli import main
+from arch_lab.models.direction import bidirectional_mixer, causal_mixer
+from arch_lab.models.presets import PRESETS, preset
+from arch_lab.models.recipe import EncoderRecipe
 from arch_lab.study.config import load_study
 from arch_lab.study.planning import build_plan
-from arch_lab.testing import LAWS, ModelSubject, model_subject
 from blocks import GeGLUConfig
 from blocks.attention.gemma import Gemma2AttentionConfig
 from blocks.attention.masks import attended_pairs, sides, sides_of_width, visible

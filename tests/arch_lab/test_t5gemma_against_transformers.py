@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arch_lab.architecture.encoder_decoder import EncoderDecoder
-from arch_lab.architecture.recipe import EncoderDecoderRecipe, Shape
-from arch_lab.architecture.t5gemma import EncoderSize, T5Gemma, T5Gemma2
 from arch_lab.interop.t5gemma import t5gemma2_name, t5gemma_name
+from arch_lab.models.encoder_decoder import EncoderDecoder
+from arch_lab.models.recipe import EncoderDecoderRecipe, Shape
+from arch_lab.models.t5gemma import EncoderSize, T5Gemma, T5Gemma2
 
 V, W, SOURCE, TARGET = 97, 6, 25, 23
 Pair = tuple[EncoderDecoder, nn.Module, Callable[[str], str]]

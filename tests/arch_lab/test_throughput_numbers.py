@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from arch_lab.accounting import count_forward
-from arch_lab.architecture import Decoder, Shape, on_meta, recipe
+from arch_lab.judge.crossover import BELOW, CROSSES, NONE, UNKNOWN, crossing, crossovers, ratios, words
+from arch_lab.models import Decoder, Shape, on_meta, recipe
 from arch_lab.throughput import timing
-from arch_lab.throughput.crossover import BELOW, CROSSES, NONE, UNKNOWN, crossing, crossovers, ratios, words
 from arch_lab.throughput.work import asked, executed, kinds
 
 SHAPE = Shape(width=64, depth=3, ffn_width=128)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_curve
 
+from arch_lab.laws.strategies import seeds
 from arch_lab.metrics import CentroidCosineScorer, MetricError, top1_eer_with_confusion, top_s_eer
-from arch_lab.testing.strategies import seeds
 
 CROSSINGS = ("nearest", "interpolated")
 

@@ -21,9 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import blocks
 from arch_lab.accounting import AccountingError, count_forward, count_training, ledger, prove
 from arch_lab.accounting.ledger import Ledger
-from arch_lab.architecture import DecoderConfig, Shape, meta_model, on_meta, recipe
-from arch_lab.architecture.presets import PRESETS, preset
 from arch_lab.budget import Budget, BudgetError, refuse
+from arch_lab.models import DecoderConfig, Shape, meta_model, on_meta, recipe
+from arch_lab.models.presets import PRESETS, preset
 from blocks import Block, BlockConfig, ConfigError, Cost, GeGLU, GeGLUConfig
 from blocks.attention.masks import attended_pairs
 

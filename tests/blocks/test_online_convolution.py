@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from m2_goldens import close
 from torch import Tensor
 
-from arch_lab.architecture import Shape, recipe
+from arch_lab.models import Shape, recipe
 from blocks.contract import tensors_nbytes
 from blocks.convolution import online
 from blocks.convolution.fft import causal_convolution

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import blocks
-from arch_lab.testing.strategies import TokenShape, seeds, token_shapes
+from arch_lab.laws.strategies import TokenShape, seeds, token_shapes
 from blocks import ConfigError, Pooler
 from blocks.registry import entries
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import blocks
-from arch_lab.testing.strategies import seeds
+from arch_lab.laws.strategies import seeds
 from blocks import (
     ClassificationHead,
     ConfigError,

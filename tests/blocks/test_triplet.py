@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import blocks
-from arch_lab.testing.strategies import seeds
+from arch_lab.laws.strategies import seeds
 from blocks.errors import ConfigError
 from blocks.triplet.in_batch import KINDS, batch_triplets
 from blocks.triplet.losses import DISTANCES, triplet_loss

@@ -11,8 +11,8 @@ import torch
 
 import arch_lab
 from arch_lab import cli
-from arch_lab.architecture import Shape, recipe
 from arch_lab.data import train_bpe
+from arch_lab.models import Shape, recipe
 from tests.cli.test_damaged_checkpoints import as_run
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/checkpoints.md").read_text(encoding="utf-8")

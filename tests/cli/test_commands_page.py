@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from arch_lab.cli import EXIT_CODES, main
-from arch_lab.verbs import VERBS
+from arch_lab.cli.verbs import VERBS
 from tests.cli.terminals import ROOT
 
 PAGE = (ROOT / "docs/commands.md").read_text(encoding="utf-8")

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 import arch_lab
 from arch_lab import cli
-from arch_lab.architecture import Shape, recipe
 from arch_lab.data import train_bpe
+from arch_lab.models import Shape, recipe
 from tests.mutations import answer, damaged_bytes, damaged_json, damaged_tree, seeds
 
 SIZES = {"width": 32, "depth": 2, "ffn_width": 32}

@@ -15,9 +15,9 @@ import pytest
 
 from arch_lab import __version__
 from arch_lab.cli import main
+from arch_lab.cli.verbs import VERBS
 from arch_lab.files import folder_lock
 from arch_lab.study.library import studies
-from arch_lab.verbs import VERBS
 from tests.cli.terminals import ROOT
 from tests.study_fixture import write_study
 

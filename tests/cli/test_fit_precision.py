@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from arch_lab import cli
-from arch_lab.architecture import Shape, recipe
+from arch_lab.models import Shape, recipe
 from arch_lab.training import scoring
 from tests.small_study import small_study
 

@@ -10,8 +10,8 @@ import torch
 
 import arch_lab
 from arch_lab import cli
-from arch_lab.architecture import Shape, recipe
 from arch_lab.data import train_bpe
+from arch_lab.models import Shape, recipe
 from tests.small_study import small_study
 
 OPTIONS = {"window": 8, "pattern": "LG"}

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from arch_lab.architecture import Shape, recipe
-from arch_lab.causality import LeakError, require_causal
 from arch_lab.cli import main
+from arch_lab.laws import LeakError, require_causal
+from arch_lab.models import Shape, recipe
 from blocks import registry
 from tests.small_study import small_study
 

@@ -22,9 +22,9 @@ import torch
 import zstandard
 
 import arch_lab
-from arch_lab.architecture import Shape, recipe
 from arch_lab.data import ByteTokenizer, Tokenizer, train_bpe
 from arch_lab.data.tokenizer import read_tokenizer
+from arch_lab.models import Shape, recipe
 from tests.mutations import answer, damaged_bytes, damaged_json, seeds
 
 DOCUMENTS = [f"Document {i}: the quick brown fox, {'é' * i} and more.\n" for i in range(30)]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from arch_lab.architecture import Shape, recipe
 from arch_lab.cli import main
+from arch_lab.models import Shape, recipe
 from tests.cli.terminals import ROOT
 from tests.small_study import small_study
 

@@ -15,9 +15,9 @@ import torch
 
 import arch_lab
 from arch_lab import cli
-from arch_lab.architecture import Shape, recipe
 from arch_lab.checkpoints.score import Score
 from arch_lab.data import ByteTokenizer, train_bpe
+from arch_lab.models import Shape, recipe
 from tests.small_study import small_study
 
 RUN = "runs/small/runs/{}/lr-0.004_seed-0"

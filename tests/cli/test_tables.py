@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from arch_lab import units
 from arch_lab.cli import main
 from arch_lab.console import duration, si
-from arch_lab.report import units
 from blocks.registry import entries
 from tests.cli.terminals import shown_at
 

@@ -14,8 +14,8 @@ import torch
 
 import arch_lab
 from arch_lab import cli
-from arch_lab.architecture import Shape, recipe
 from arch_lab.data import ByteTokenizer
+from arch_lab.models import Shape, recipe
 from tests.small_study import small_study
 
 MODULE = '''

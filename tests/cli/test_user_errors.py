@@ -209,7 +209,7 @@ def test_debug_shows_the_traceback_of_user_code(tmp_path, monkeypatch, capsys) -
 
 
 def test_a_mistake_of_ours_is_an_internal_error(monkeypatch, capsys) -> None:
-    from arch_lab.verbs import blocks as verb
+    from arch_lab.cli import blocks as verb
 
     monkeypatch.setattr(verb, "parser", None)  # calling it raises in our file
     assert main(["blocks"]) == 1

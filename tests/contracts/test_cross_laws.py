@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from arch_lab.testing import LAWS, Subject, check
-from arch_lab.testing.anchored import Anchored, staged
-from arch_lab.testing.cases import SMALL, Case
-from arch_lab.testing.subject import redraw
+from arch_lab.laws import LAWS, Subject, check
+from arch_lab.laws.anchored import Anchored, staged
+from arch_lab.laws.cases import SMALL, Case
+from arch_lab.laws.subject import redraw
 from blocks import BlockConfig, CrossMixer, register
 from blocks.attention.cross import CrossState, GemmaCrossAttention, GemmaCrossAttentionConfig
 from blocks.attention.merged import GemmaMergedAttention, GemmaMergedAttentionConfig, MergedState, Turn

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 import blocks  # noqa: F401  registers the built-in ones
 from arch_lab.accounting.proof import prove
-from arch_lab.architecture import Decoder, Shape, meta_model, recipe
-from arch_lab.testing import LAWS, Broken, ModelSubject, Subject, cases, check, model_subject, subject_of
-from arch_lab.testing.coverage import COMMAND, expected, markdown
-from arch_lab.testing.laws import inapplicable
-from arch_lab.testing.strategies import TokenShape, seeds, token_shapes
+from arch_lab.laws import LAWS, Broken, ModelSubject, Subject, cases, check, model_subject, subject_of
+from arch_lab.laws.coverage import COMMAND, expected, markdown
+from arch_lab.laws.laws import inapplicable
+from arch_lab.laws.strategies import TokenShape, seeds, token_shapes
+from arch_lab.models import Decoder, Shape, meta_model, recipe
 from blocks.attention.core import mask_pairs
 from blocks.attention.masks import Radius, attended_pairs, visible
 from blocks.contract import tensors_nbytes

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from arch_lab.testing import BlockReport, certify_block
+from arch_lab.laws import BlockReport, certify_block
 from blocks import registry
 
 BROKEN = "tests.contracts.broken_blocks"

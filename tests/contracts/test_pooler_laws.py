@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from arch_lab.testing import LAWS, Subject, certify_block, check
-from arch_lab.testing.cases import Case, cases
-from arch_lab.testing.subject import redraw
+from arch_lab.laws import LAWS, Subject, certify_block, check
+from arch_lab.laws.cases import Case, cases
+from arch_lab.laws.subject import redraw
 from blocks import Block, BlockConfig, ClassificationHead, ConfigError, KeyValuePooler, MaxPooler, MeanPooler, Pooler, QueryPooler, register
 from blocks.cost import Cost
 from blocks.heads.mean import MeanPoolerConfig

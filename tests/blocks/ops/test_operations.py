@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arch_lab.accounting import count_forward
 from arch_lab.accounting.counter import count_training
-from arch_lab.testing import LAWS, check, subject_of
-from arch_lab.testing.cases import cases
+from arch_lab.laws import LAWS, check, subject_of
+from arch_lab.laws.cases import cases
 from blocks.convolution import fft
 from blocks.errors import ConfigError
 from blocks.ops import forced, operation

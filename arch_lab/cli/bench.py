@@ -1,0 +1,94 @@
+"""``arch-lab bench``: speed of the blocks as ratios against named peers, measured here and now."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arch_lab.cli.verbs import parser
+
+if TYPE_CHECKING:  # torch is slow to load, and --help needs none of it
+    from arch_lab.bench import Row, Skipped
+
+JSON = "print {environment, rows: [{name, shape, ours_ms, peer, peer_ms, ratio, …}], skipped: [{name, reason}] if any}; "
+JSON += "throughput: {environment, rows, ratios, crossovers, verdict, …}"
+
+
+def main(verb: str, argv: list[str]) -> int:
+    p = parser(
+        verb, "Ratio = peer time / our time, median of interleaved repeats: above 1 we are faster. float32; gemma_gpu, ops_gpu: bf16."
+    )
+    suites = "linear, convolution, mixer, gemma, gemma_gpu, ops_gpu, monarch, algorithms, all of these (default), or throughput: "
+    suites += "whole architectures against sequence length, minutes, as arch-lab compare throughput"
+    p.add_argument("suite", metavar="SUITE", nargs="?", default="all", help=suites)
+    p.add_argument("--threads", metavar="N", type=int, help="processor threads (default: what torch chooses)")
+    p.add_argument("--json", action="store_true", help=JSON)
+    p.add_argument("--markdown", metavar="FILE", type=Path, help="also write the rows as a Markdown table")
+    given = p.parse_args(argv)
+    if given.suite == "throughput":
+        return throughput(given)
+
+    from arch_lab import files
+    from arch_lab.bench import Row, Skipped, run_suite
+    from arch_lab.console import console, say, table
+    from arch_lab.study.environment import environment
+    from arch_lab.study.planning import use_threads
+
+    use_threads(given.threads)
+    notes, rows, skipped = console(stderr=True), list[Row](), list[Skipped]()
+    for row in run_suite(given.suite):
+        if not isinstance(row, Row):
+            skipped.append(row)
+            say(notes, f"{row.name}: skipped, {row.reason}")
+            continue
+        rows.append(row)
+        say(notes, (f"{row.name} ({row.shape}): {row.ratio:.2f} x {row.peer}", "dim"))
+    if not rows:
+        return 2  # every reason has been said
+    if given.markdown is not None:
+        files.write_text(given.markdown, markdown(rows, skipped))
+    if given.json:
+        printed: dict[str, Any] = {"environment": environment(), "rows": [asdict(row) for row in rows]}
+        if skipped:
+            printed["skipped"] = [asdict(each) for each in skipped]
+        print(json.dumps(printed, indent=2))
+        return 0
+    cells = [
+        [r.name, r.shape, f"{r.ours_ms:.2f}", r.peer, f"{r.peer_ms:.2f}", f"{r.ratio:.2f} [{r.ratio_low:.2f}, {r.ratio_high:.2f}]"]
+        for r in rows
+    ]
+    numeric = ["ours, ms", "peer, ms", "ratio [quartiles]"]
+    console().print(table(["what", "shape", "ours, ms", "peer", "peer, ms", "ratio [quartiles]"], cells, numeric=numeric))
+    return 0
+
+
+def markdown(rows: list[Row], skipped: list[Skipped]) -> str:
+    """One line a row; where rows carry them, the share of the measured roof and what both sides held in memory."""
+    from arch_lab.bench.cold import ColdRow
+
+    lines = [
+        "| what | shape | peer | ours, ms | peer, ms | ratio [quartiles] | share of roof | peak memory, ours / peer |",
+        "|---" * 8 + "|",
+    ]
+    for r in rows:
+        extra = ["", ""]
+        if isinstance(r, ColdRow):
+            extra = [f"{r.share_of_roof:.0%} of {r.roof}", f"{r.ours_peak_bytes / 2**20:.0f} / {r.peer_peak_bytes / 2**20:.0f} MiB"]
+        ratio = f"{r.ratio:.2f} [{r.ratio_low:.2f}, {r.ratio_high:.2f}]"
+        cells = [r.name, r.shape, r.peer, f"{r.ours_ms:.3f}", f"{r.peer_ms:.3f}", ratio, *extra]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [f"\nNot measured: {each.name}: {each.reason}" for each in skipped]
+    return "\n".join(lines) + "\n"
+
+
+def throughput(given: Namespace) -> int:
+    """The study of that name, cells of an earlier call kept."""
+    from arch_lab.study import compare
+
+    result = compare("throughput", threads=given.threads, quiet=given.json)
+    if given.json:
+        print(json.dumps(result, indent=2))
+    return 0

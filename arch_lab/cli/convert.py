@@ -1,0 +1,40 @@
+"""``arch-lab convert``: checkpoints of Hugging Face, and released M2-BERTs, into ours and back."""
+
+from __future__ import annotations
+
+import json
+
+from arch_lab.cli.verbs import add_trust, parser
+
+TEXT = """SOURCE: a Hugging Face folder of Gemma 1, 2 or 3 or T5Gemma: config.json and safetensors, sharded or not; of a Gemma 3 that
+also sees images, the text part. With --to huggingface: a folder made by this command, or a run or checkpoint trained here; AutoTokenizer
+then puts the separator before each text. TARGET must not exist. Tensors are copied bit for bit; a field of config.json that changes what
+the model computes in a way our blocks do not follow is refused by name.
+With --from m2-bert, SOURCE is the state dict of a released M2-BERT (BertForMaskedLM: a .bin or .pt file, or the folder of
+pytorch_model.bin); --to m2-bert writes one.
+
+  arch-lab convert gemma-3-1b-pt gemma-3-1b
+  arch-lab generate gemma-3-1b --prompt "Once"
+  arch-lab convert runs/quickstart/runs/gemma3/lr-0.008_seed-0 for-transformers --to huggingface
+  arch-lab convert --from m2-bert pytorch_model.bin m2-bert-80m"""
+
+
+def main(verb: str, argv: list[str]) -> int:
+    p = parser(verb, TEXT)
+    p.add_argument("source", metavar="SOURCE")
+    p.add_argument("target", metavar="TARGET")
+    formats = ("huggingface", "m2-bert")
+    p.add_argument("--from", dest="source_format", choices=formats, default="huggingface", help="format to read (default: huggingface)")
+    p.add_argument("--to", choices=("arch-lab", *formats), default="arch-lab", help="format to write (default: arch-lab)")
+    p.add_argument("--json", action="store_true", help="print {source, target, to, architecture, tensors, parameters, dtype}")
+    add_trust(p)
+    given = p.parse_args(argv)
+
+    from arch_lab.interop.convert import convert
+
+    done = convert(given.source, given.target, to=given.to, source_format=given.source_format, trust=given.trust)
+    if given.json:
+        print(json.dumps(done.to_dict(), indent=2))
+    else:
+        print(f"{done.target}: {done.architecture}, {done.parameters:,} parameters in {done.tensors} tensors ({done.dtype})")
+    return 0

@@ -1,0 +1,237 @@
+"""``arch-lab cost``: what a model of a given size costs, part by part, without building it in memory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arch_lab.cli.verbs import UsageError, parser
+
+if TYPE_CHECKING:
+    from arch_lab.accounting import Ledger
+    from arch_lab.models import Recipe, Shape
+
+VOCABULARY, CLASSES = 32_768, 1000
+DESCRIPTION = """Parameters are four lines: embedding (a tied table counts here, once), head, body, total.
+FLOPs per token are of the FORWARD pass: matmul and fft make the canonical number, elementwise is shown separately. Training is
+3 x the canonical forward. The conventions of other papers (palm, six_nd, kaplan, chinchilla) are TRAINING FLOPs per token.
+State bytes: what one sequence keeps while decoding, after --seq-len tokens, in float32.
+An encoder-decoder splits the --seq-len tokens in two: the first half is its source, the second its target.
+An image model's tokens are the patches of one image (options image, channels, patch), so --seq-len is left out; V counts its classes.
+
+  arch-lab cost gemma2 --preset 2b --seq-len 8192
+  arch-lab cost m2_gpt --width 512 --depth 8 --seq-len 1024 --batch 8
+  arch-lab cost t5gemma --preset 2b-2b --seq-len 8192
+  arch-lab cost m2_vit --preset b
+  arch-lab cost vit --width 128 --depth 4 --vocabulary 10 --options image=[32,32] patch=4
+  arch-lab cost custom --options mixer=gated_long_conv --width 512 --depth 8 --seq-len 1024"""
+
+
+def main(verb: str, argv: list[str]) -> int:
+    p = parser(verb, DESCRIPTION)
+    p.add_argument(
+        "architecture", metavar="ARCH", help="gemma1 … gemma4, gemma_encoder, t5gemma, m2_bert, m2_gpt, hybrid, m2_vit, vit, custom, …"
+    )
+    p.add_argument("--preset", metavar="SIZE", help="a published size: 2b, 270m, 80m, b, …")
+    p.add_argument("--width", type=_count, metavar="W", help="model width")
+    p.add_argument("--depth", type=_count, metavar="L", help="number of layers")
+    p.add_argument("--ffn-width", type=_count, metavar="F", help="hidden width of one branch (default: the architecture's ratio times W)")
+    p.add_argument(
+        "--vocabulary",
+        type=_count,
+        metavar="V",
+        help=f"rows of the table, or classes (default: as published, else {VOCABULARY} or {CLASSES})",
+    )
+    p.add_argument("--seq-len", type=_count, metavar="T", help="tokens of a sequence")
+    p.add_argument(
+        "--batch", type=_count, default=1, metavar="B", help="sequences per forward pass; shared work is counted once (default: 1)"
+    )
+    p.add_argument(
+        "--options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options of the architecture, as in a study"
+    )
+    p.add_argument("--json", action="store_true", help="print as JSON")
+    given = p.parse_args(argv)
+    if not _is_built_in(given.architecture):
+        _check_architecture(given.architecture)
+    _check_shape(given)
+
+    from arch_lab.accounting import AccountingError, ledger, prove
+    from arch_lab.accounting.ledger import without_memory
+    from arch_lab.accounting.proof import Uncountable
+
+    recipe, shape, vocabulary, published = _model(given)
+    _set_length(given, recipe)
+    built_for = max(given.seq_len, published)
+    config = recipe.blueprint(shape, vocabulary=vocabulary, max_tokens=built_for)
+    model = without_memory(config)
+    try:
+        prove(model, given.seq_len, batch=given.batch, built_in=False)
+    except Uncountable as error:
+        print(f"warning: {error}", file=sys.stderr)
+    book = ledger(config, tokens=given.seq_len, batch=given.batch, model=model)
+    if book.training == 0:
+        raise AccountingError(f"accounting: architecture {given.architecture!r} claims to cost nothing; correct the cost() of its blocks")
+    facts = _facts(given, recipe, shape, vocabulary, built_for, book)
+    if given.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        _print(facts, published)
+    return 0
+
+
+def _count(text: str) -> int:
+    try:
+        value = int(text.replace("_", "").replace(",", ""))
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
+    return value
+
+
+def _set_length(given: argparse.Namespace, recipe: Recipe) -> None:
+    """An image says how many tokens it is. Raises: UsageError when the length is missing, or is not the image's."""
+    from arch_lab.models import ImageRecipe
+
+    if isinstance(recipe, ImageRecipe):
+        if given.seq_len not in (None, recipe.tokens):
+            h, w = recipe.image
+            raise UsageError(
+                f"cost: an image of {h} x {w} pixels in patches of {recipe.patch} is {recipe.tokens} tokens, not {given.seq_len}: "
+                "leave out --seq-len, or change the options image and patch"
+            )
+        given.seq_len = recipe.tokens
+    elif given.seq_len is None:
+        raise UsageError("cost: give --seq-len T, the tokens of a sequence: FLOPs and state depend on it")
+
+
+def _is_built_in(architecture: str) -> bool:
+    """Whether one of our sources registers the name; read, not imported, because a wrong option must not wait for torch."""
+    folder = Path(__file__).resolve().parents[1] / "models"
+    return any(f'@register_architecture("{architecture}"' in file.read_text(encoding="utf-8") for file in folder.glob("*.py"))
+
+
+def _check_architecture(name: str) -> None:
+    """Raises: ConfigError with the nearest name."""
+    from arch_lab.models import architectures
+    from blocks.errors import ConfigError, did_you_mean
+
+    if name not in architectures():
+        raise ConfigError(f"cost: unknown architecture {name!r}{did_you_mean(name, architectures())}")
+
+
+def _check_shape(given: argparse.Namespace) -> None:
+    """Raises: UsageError unless the shape is given, once. A vocabulary may go with either kind of shape."""
+    dials = [f"--{name}" for name in ("width", "depth", "ffn-width") if getattr(given, name.replace("-", "_")) is not None]
+    if given.preset and dials:
+        raise UsageError(f"cost: --preset already says the shape; leave out {', '.join(dials)}")
+    if not given.preset and (given.width is None or given.depth is None):
+        missing = "--depth" if given.width is not None else "--width"
+        raise UsageError(f"cost: give --preset SIZE, or --width and --depth ({missing} is missing)")
+
+
+def _model(given: argparse.Namespace) -> tuple[Recipe, Shape, int, int]:
+    """Recipe, shape, vocabulary, and the longest sequence the published model takes (0 without a preset)."""
+    from arch_lab.models import ImageRecipe, Shape, recipe
+    from arch_lab.models.presets import preset
+
+    options = _options(given.options)
+    if given.preset:
+        found = preset(given.architecture, given.preset)
+        chosen = recipe(given.architecture, {**found.options, **options})
+        # an image model is built for its image, whatever size the published one has
+        longest = 0 if isinstance(chosen, ImageRecipe) else found.max_tokens
+        return chosen, found.shape, given.vocabulary or found.vocabulary, longest
+    chosen = recipe(given.architecture, options)
+    step = chosen.ffn_multiple
+    vocabulary = given.vocabulary or (CLASSES if isinstance(chosen, ImageRecipe) else VOCABULARY)
+    ffn = given.ffn_width or max(step, round(chosen.ffn_ratio * given.width / step) * step)
+    return chosen, Shape(width=given.width, depth=given.depth, ffn_width=ffn), vocabulary, 0
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    from arch_lab.yaml_files import parse_yaml
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f"cost: --options {pair!r}: expected key=value, e.g. window=1024")
+        found[key] = parse_yaml(text, where=f"cost: --options {key}")
+    return found
+
+
+def _facts(given: argparse.Namespace, recipe: Recipe, shape: Shape, vocabulary: int, built_for: int, book: Ledger) -> dict[str, Any]:
+    from arch_lab.accounting.ledger import halves
+    from arch_lab.models import EncoderDecoderRecipe, ImageRecipe
+
+    facts: dict[str, Any] = {
+        "architecture": given.architecture,
+        "preset": given.preset.lower() if given.preset else None,
+        **vars(shape),
+        "vocabulary": vocabulary,
+        "seq_len": given.seq_len,
+        "max_tokens": built_for,
+        "batch": given.batch,
+        "parameters": book.parameters,
+        "flops_per_token": {kind: _plain(flops) for kind, flops in book.forward_by_kind.items()},
+        "training_flops_per_token": _plain(book.training),
+        "conventions": book.conventions,
+        "state_bytes": book.state_bytes if recipe.causal else None,
+    }
+    if isinstance(recipe, EncoderDecoderRecipe):
+        source, target = halves(given.seq_len)
+        facts |= {"source_tokens": source, "target_tokens": target, "state_bytes": book.state_bytes}
+    elif isinstance(recipe, ImageRecipe):
+        facts["state_reason"] = "an image classifier reads whole images, so it keeps no state"
+        facts |= {"image": list(recipe.image), "channels": recipe.channels, "patch": recipe.patch}
+    elif not recipe.causal:
+        facts["state_reason"] = "a bidirectional encoder does not decode, so it keeps no state"
+    facts["components"] = [vars(c) for c in book.components]
+    return facts
+
+
+def _plain(value: Fraction) -> int | float:
+    return int(value) if value.denominator == 1 else float(value)
+
+
+def _print(facts: dict[str, Any], published: int) -> None:
+    from arch_lab.console import console, say, si, table
+
+    out, tokens, training = console(), facts["seq_len"], facts["training_flops_per_token"]
+    size = f" {facts['preset']}" if facts["preset"] else ""
+    counted = "classes" if "image" in facts else "vocabulary"
+    out.print(
+        f"{facts['architecture']}{size}: width {facts['width']}, depth {facts['depth']}, ffn_width {facts['ffn_width']}, "
+        f"{counted} {facts['vocabulary']:,}; {facts['batch']} x {tokens:,} tokens"
+    )
+    if "image" in facts:
+        out.print(f"a token is a patch of {facts['patch']} x {facts['patch']} of {' x '.join(map(str, facts['image']))} pixels")
+    if "source_tokens" in facts:
+        out.print(f"of each row {facts['source_tokens']:,} tokens are source and {facts['target_tokens']:,} target")
+    if 0 < published < tokens:
+        out.print(f"built for {tokens:,} tokens, published for {published:,}: tables that grow with length are counted as built")
+
+    def row(name: str, count: Any, parameters: int, flops: dict[str, float], share: float) -> list[Any]:
+        return [name, count, f"{parameters:,}", *(si(flops[kind]) for kind in ("matmul", "fft", "elementwise")), f"{share:.1%}"]
+
+    columns = ["part", "count", "parameters", "matmul", "fft", "elementwise", "of training"]
+    rows = [row(c["name"], c["count"], c["parameters"], c, c["flops_per_token"] / training) for c in facts["components"]]
+    rows.append(row("total", "", facts["parameters"]["total"], facts["flops_per_token"], 1.0))
+    say(out)
+    out.print(table(columns, rows, title="forward FLOPs per token", numeric=columns[1:], drop=("elementwise", "fft")))
+    say(out)
+    out.print(table(["parameters", ""], [[name, f"{n:,}"] for name, n in facts["parameters"].items()], numeric=[""]))
+    say(out)
+    named = [["canonical (3 x forward)", si(training, 4), ""]]
+    named += [[name, si(value, 4), f"{value / training - 1:+.1%}"] for name, value in facts["conventions"].items()]
+    out.print(table(["training FLOPs per token", "", "off canonical"], named, numeric=["", "off canonical"]))
+    say(out)
+    if facts["state_bytes"] is None:
+        out.print(f"state: none; {facts['state_reason']}")
+    else:
+        out.print(f"state: {facts['state_bytes']:,} bytes a sequence after {tokens:,} tokens (float32)")

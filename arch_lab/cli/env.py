@@ -1,0 +1,82 @@
+"""``arch-lab env``: where numbers come from. A result without its machine and versions cannot be repeated."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from arch_lab.cli.verbs import parser
+
+PACKAGES = ("torch", "lightning", "jsonargparse", "torchmetrics", "numpy", "einops", "datasets", "tokenizers", "tensorboard", "triton")
+OPERATIONS_VARIABLE = "ARCH_LAB_OPS"  # blocks.ops.dispatch.VARIABLE, without importing torch for --help
+
+
+def main(verb: str, argv: list[str]) -> int:
+    p = parser(verb)
+    p.add_argument("--json", action="store_true", help="print as JSON")
+    given = p.parse_args(argv)
+    found = describe()
+    if given.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    _print(found)
+    return 0
+
+
+def _print(found: dict[str, Any]) -> None:
+    from arch_lab.console import Table, console, say
+
+    operations, wishes = found.pop("operations"), found.pop(OPERATIONS_VARIABLE)
+    out, facts = console(), Table(["what", "here"], words=(0, 1))
+    for key, value in found.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {v}" for k, v in value.items())
+        if isinstance(value, list):
+            value = ", ".join(value)
+        if key == "memory" and value is not None:
+            value = f"{value / 2**30:.1f} GiB"
+        facts.add(key, None if value == "" else value)
+    out.print(facts)
+    wanted = f"; {OPERATIONS_VARIABLE}={wishes}" if wishes else ""
+    say(out, "\noperations (docs/ops.md): what runs here, and why the others do not" + wanted)
+    table = Table(["operation", "dtype", "code", "why"], words=(0, 1, 2, 3))
+    for name, by_dtype in operations.items():
+        for dtype, entry in by_dtype.items():
+            table.add(name, dtype, entry["runs"] or "nothing", entry["reason"])
+            for other, reason in entry["others"].items():
+                table.add("", "", f"not {other}", reason, style="dim")
+    out.print(table)
+
+
+def describe() -> dict[str, Any]:
+    """What a study records about its environment; beside it memory in bytes, GPUs, package versions and which code runs the operations."""
+    import torch
+
+    from arch_lab.study.environment import environment
+    from blocks.ops import report
+
+    return {
+        **environment(),
+        "memory": memory(),
+        "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "packages": {name: v for name in PACKAGES if (v := _version(name))},
+        OPERATIONS_VARIABLE: os.environ.get(OPERATIONS_VARIABLE),
+        "operations": report(),
+    }
+
+
+def memory() -> int | None:
+    """Physical memory in bytes; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

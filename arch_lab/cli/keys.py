@@ -1,0 +1,67 @@
+"""``arch-lab keys``: what a study file may say."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+
+from arch_lab.cli.verbs import UsageError, nearest, parser
+from arch_lab.key_table import KeyTable, Section, markdown, matching, read_table, simple
+from blocks.errors import ConfigError, did_you_mean
+
+EXAMPLES = """examples:
+  arch-lab keys training
+  arch-lab keys data.tokenizer.kind
+  arch-lab keys --experiment glue
+  arch-lab keys arms.options --architecture gemma3"""
+
+
+def main(verb: str, argv: list[str]) -> int:
+    p = parser(verb, EXAMPLES)
+    p.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="only this key and what is below it: training, data.tokenizer")
+    p.add_argument("--experiment", metavar="NAME", help="only the keys that studies of this experiment have")
+    p.add_argument("--architecture", metavar="NAME", help="the options of this architecture, which go under arms[].options")
+    p.add_argument("--json", action="store_true", help="print a list of {title, experiments, keys} and nothing else")
+    p.add_argument("--markdown", action="store_true", help="print docs/study_keys.md")
+    options = p.parse_args(argv)
+    if options.markdown and (options.prefix or options.experiment or options.architecture or options.json):
+        raise UsageError("keys: --markdown prints the whole page; give it alone")
+    table = read_table()
+    if options.markdown:
+        sys.stdout.write(markdown(table.studies, table.architectures))
+        return 0
+    sections = _sections(table, options)
+    if options.json:
+        print(json.dumps([section.to_json() for section in sections], indent=2, ensure_ascii=False))
+    else:
+        _show(sections)
+    return 0
+
+
+def _sections(table: KeyTable, options: Namespace) -> list[Section]:
+    sections = list(table.studies)
+    if options.architecture is not None:
+        known = table.architectures
+        if options.architecture not in known:
+            raise ConfigError(f"unknown architecture {options.architecture!r}{did_you_mean(options.architecture, known)}")
+        sections, options.prefix = [known[options.architecture]], options.prefix or "arms.options"
+    elif options.experiment is not None:
+        if options.experiment not in table.experiments:
+            raise ConfigError(f"unknown experiment {options.experiment!r}{did_you_mean(options.experiment, table.experiments)}")
+        sections = [section for section in sections if options.experiment in section.experiments]
+    matches = matching(sections, options.prefix)
+    if not matches:
+        known_keys = {simple(key.path) for section in sections for key in section.keys}
+        hint = nearest(simple(options.prefix), known_keys) or " (arch-lab keys shows all)"
+        raise ConfigError(f"no study key {options.prefix!r}{hint}")
+    return matches
+
+
+def _show(sections: list[Section]) -> None:
+    from arch_lab.console import console, table
+
+    out = console()
+    for section in sections:
+        rows = [[key.path, key.type, key.default, key.bounds, key.doc] for key in section.keys]
+        out.print(table(["key", "type", "default", "bounds", "meaning"], rows, title=section.title, drop=("bounds", "type")))

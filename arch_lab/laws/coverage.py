@@ -1,0 +1,87 @@
+"""The table block × law, and the page of documentation it stands in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from arch_lab.laws import tolerances
+from arch_lab.laws.cases import cases
+from arch_lab.laws.laws import LAWS, exceptions, inapplicable
+from arch_lab.laws.result import BlockReport, LawResult
+from arch_lab.laws.subject import subject_of
+from blocks.registry import Entry
+
+COMMAND = "arch-lab certify --all --markdown"
+HEAD = f"""# The laws
+
+Every registered block must pass seven laws in every configuration below. `arch-lab certify NAME` or
+`arch-lab certify package.module:Block` runs them on one block; `make test` runs them on every block of this repository.
+This page is generated: `{COMMAND} > docs/laws.md`; a test fails when it is out of date.
+
+`arch-lab certify` shows for each law the *share* of its bound that the worst deviation used: below 1 the law holds, at 1 it is at
+the bound. The value and the bound stand beside it; their units are in the [table of tolerances](#tolerances).
+
+Lengths: short, odd and prime ones up to 65 tokens and those around the block's window, for every law. Causality and prefix
+consistency also run on long rows: 128, 256, 512, 1,024, 1,099 and 1,100 tokens and the sizes of windows and chunks found in the
+block, in evaluation mode and in train mode with gradients recorded. Configurations after the first run at 128 and 1,100.
+
+Costs are what runs: `cost(tokens)` must equal the matmul and FFT FLOPs that the counted forward pass executes. A quadratic
+parallel form of a linear-time algorithm therefore costs what the quadratic form costs; a mask that throws away half of a product
+saves nothing. The exceptions are operators with a formula of their own: attention through `blocks.attention` (only visible pairs
+count) and `blocks.convolution` (every algorithm of a long convolution counts as its FFT).
+
+A study runs part of these laws on the built model, at the lengths that it trains and scores: see
+[what a certificate looks at](certificate.md).
+
+| law | says |
+|---|---|
+"""
+
+
+def expected(entry: Entry) -> BlockReport:
+    """The report of a block that keeps every law that applies to it, without running any: what the page promises."""
+    tried = cases(entry)
+    subjects = [subject_of(entry, case) for case in tried]
+    results = []
+    for law in LAWS.values():
+        reasons = {s.case.name: why for s in subjects if (why := inapplicable(law, s))}
+        if len(reasons) == len(subjects):
+            results.append(LawResult(law=law.name, status="not_applicable", reason=next(iter(reasons.values()))))
+        else:
+            results.append(LawResult(law=law.name, status="passed", notes=exceptions(reasons)))
+    return BlockReport(block=entry.name, kind=entry.kind, cases=tuple(c.name for c in tried), laws=tuple(results))
+
+
+def markdown(reports: Sequence[BlockReport]) -> str:
+    """The whole page: laws, coverage, configurations, tolerances."""
+    notes: list[str] = []
+    rows = []
+    for report in reports:
+        cells = [_cell(result, notes) for result in report.laws]
+        rows.append(f"| `{report.block}` | {report.kind.replace('_', ' ')} | {len(report.cases)} | {' | '.join(cells)} |")
+    lines = [HEAD + "\n".join(f"| {law.name} | {law.says} |" for law in LAWS.values()), "", "## Coverage", ""]
+    lines += [f"| block | kind | configurations | {' | '.join(LAWS)} |", "|---|---|---|" + "---|" * len(LAWS), *rows, ""]
+    lines += [f"[{i}] {note}  " for i, note in enumerate(notes, start=1)]
+    lines += ["", "## Configurations", ""]
+    lines += [f"* `{report.block}`: {'; '.join(report.cases)}" for report in reports]
+    lines += ["", "`plain` is a small block with the options of `arch_lab.laws.cases.SMALL`; the others change what they name.", ""]
+    lines += ["## Tolerances", "", "| name | used for | bound | relative to | reason |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {name} | {use} | {limit.bound:g} | {limit.of.replace('|', chr(92) + '|')} | {limit.reason.replace('|', chr(92) + '|')} |"
+        for name, (use, limit) in tolerances.ALL.items()
+    ]
+    lines += ["", "Accounting and round trip allow nothing: integers and bits are equal.", ""]
+    return "\n".join(lines)
+
+
+def _cell(result: LawResult, notes: list[str]) -> str:
+    if result.status == "failed":
+        return "**failed**"
+    said = [result.reason] if result.status == "not_applicable" else sorted({note.partition(": ")[2] for note in result.notes})
+    marks = ""
+    for reason in said:
+        text = reason if result.status == "not_applicable" else f"except in some configurations: {reason}"
+        if text not in notes:
+            notes.append(text)
+        marks += f" [{notes.index(text) + 1}]"
+    return ("n/a" if result.status == "not_applicable" else "holds") + marks

@@ -1,0 +1,92 @@
+"""The certificate of an image classifier: no metric for a model whose answer about one image depends on another.
+
+Legend: B images, C channels, H x W pixels.
+Float64, on a copy of the built model with parameters re-drawn at order 1, in evaluation and in training mode:
+the scores of an image are the same alone, in a batch and beside other images (statistics over a batch would break this), they are
+finite, and they react to every patch (a dead or a half-blind model cannot pass).
+That train and test images differ is not its business: the data's summary counts those that are the same.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from arch_lab.laws.certificate import LEAK, LIVE, TINY, redraw
+from arch_lab.laws.probe import EVALUATION, MODES, TRAINING, kept_random_state
+from arch_lab.models.image import ImageClassifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageCertificate:
+    """``leak_ratio``: how far other images move the scores of one; ``live_ratio``: how far its least heard patch does."""
+
+    passed: bool
+    kind: str = "images"
+    lengths: tuple[int, ...]
+    modes: tuple[str, ...] = tuple(mode.name for mode in MODES)
+    dtype: str = "float64"
+    threshold: float = LEAK
+    leak_ratio: float
+    live_ratio: float
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+@torch.no_grad()
+def certify_images(model: ImageClassifier) -> ImageCertificate:
+    """Run the protocol on a copy of ``model``; never changes it. ``passed`` is False with a reason on any failure."""
+    probe = copy.deepcopy(model).double().eval()
+    config, embedding = model.config, model.config.embedding
+    with kept_random_state(0):
+        redraw(probe)
+        images = torch.randn(3, embedding.channels, *config.image, dtype=torch.float64)
+        others = torch.cat([images[:1], torch.randn(2, *images.shape[1:], dtype=torch.float64)])
+        # calls of one shape start from the same random numbers: dropout is the same before and after
+        trained = [_seeded(probe.train(), batch) for batch in (images, others)]
+    probe.eval()
+    scores = probe(images)
+    leak = max(_moved(probe(images[:1]), scores[:1]), _moved(probe(others)[:1], scores[:1]), _moved(probe(images.flip(0)).flip(0), scores))
+    training_leak = _moved(trained[1][:1], trained[0][:1])
+    live, patch = _least_heard(probe, images[:1], embedding.patch)
+    reason = ""
+    if not scores.isfinite().all():
+        reason = "scores are not finite"
+    elif not max(leak, training_leak) <= LEAK:
+        mode = TRAINING if leak <= LEAK else EVALUATION
+        leak = max(leak, training_leak)
+        reason = f"scores of an image depend on the other images of its batch ({leak:.1e} of the scale, {mode})"
+    elif not live >= LIVE:
+        reason = f"scores do not react to patch {patch}: the model is blind there"
+    return ImageCertificate(
+        passed=not reason, lengths=(config.max_tokens,), leak_ratio=max(leak, training_leak), live_ratio=live, reason=reason
+    )
+
+
+def _seeded(model: ImageClassifier, images: Tensor) -> Tensor:
+    torch.manual_seed(0)
+    scores: Tensor = model(images)
+    return scores
+
+
+def _moved(found: Tensor, expected: Tensor) -> float:
+    apart = torch.nan_to_num((found - expected).abs(), nan=float("inf")).max().item()
+    return apart / max(expected.abs().max().item(), TINY)
+
+
+def _least_heard(model: ImageClassifier, image: Tensor, patch: int) -> tuple[float, int]:
+    """(how far the scores move, number of the patch) for the patch that moves them least, all patches in one batch."""
+    h, w = image.shape[-2] // patch, image.shape[-1] // patch
+    changed = image.repeat(h * w, 1, 1, 1)
+    for t in range(h * w):
+        y, x = divmod(t, w)
+        changed[t, :, y * patch : (y + 1) * patch, x * patch : (x + 1) * patch] += 1
+    base = model(image)
+    moved = torch.nan_to_num((model(changed) - base).abs().amax(dim=1), nan=0.0) / max(base.abs().max().item(), TINY)
+    least = int(moved.argmin())
+    return moved[least].item(), least

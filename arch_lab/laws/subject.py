@@ -1,0 +1,282 @@
+"""A block under test: built small, in float64, its parameters re-drawn at order 1, fed by a seeded generator.
+
+Legend: B batch, T tokens, D width (in_features of a linear map; token ids for an embedding).
+Initial values hide leaks (zeroed projections, fast decays, filters of small energy), hence the new draw.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from arch_lab.laws.anchored import bare, staged
+from arch_lab.laws.cases import LONGEST, Case
+from arch_lab.laws.pictures import Strip
+from arch_lab.laws.probe import redraw
+from arch_lab.laws.result import Broken
+from blocks.attention.masks import sides
+from blocks.contract import BlockConfig, Pooler, SequenceMixer
+from blocks.errors import ConfigError
+from blocks.registry import Entry
+
+FURTHEST = 1100  # tokens of the rows that show what waits for a threshold, a tile or a second chunk
+TINY = 1e-300  # keeps an all-zero output from dividing by zero
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One case of one block, with what the laws need to know of it."""
+
+    name: str
+    kind: str
+    case: Case
+    module: Any  # the block; a whole model in ModelSubject
+    dtype: torch.dtype = torch.float64
+    limit: int = LONGEST  # tokens of the longest row this subject is tried on
+    _casts: dict[torch.dtype, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def mixes(self) -> bool:
+        """True for the only kind that moves information between positions."""
+        return isinstance(self.module, SequenceMixer)
+
+    @property
+    def pools(self) -> bool:
+        """True where a whole sequence becomes one vector: there is no output a token to compare."""
+        return isinstance(self.module, Pooler)
+
+    @property
+    def causal(self) -> bool:
+        return bool(self.module.causal) if isinstance(self.module, SequenceMixer) else True
+
+    @property
+    def reads_tokens(self) -> bool:
+        return self.kind == "embedding" and not isinstance(self.module, Strip)
+
+    @property
+    def silent_at_padding(self) -> bool:
+        """True where the contract asks for zeros: of sequence mixers, not of embeddings or models around them."""
+        return self.mixes
+
+    @cached_property
+    def takes_segments(self) -> bool:
+        """Sequence mixers must; an embedding with a position table may."""
+        return self.mixes or "segments" in inspect.signature(self.module.forward).parameters
+
+    @property
+    def window(self) -> int | None:
+        """Keys a causal mixer says it sees, itself included (the convention of blocks.attention.masks)."""
+        window = getattr(self.module.config, "window", None)
+        return window if isinstance(window, int) and self.causal and self.mixes else None
+
+    @property
+    def reach(self) -> tuple[int, int] | None:
+        """Keys before and after its own that a bidirectional mixer says a token sees."""
+        radius = getattr(self.module.config, "radius", None)
+        return sides(radius) if isinstance(radius, (int, tuple)) and not self.causal else None
+
+    @property
+    def block(self) -> Any:
+        """What was registered: the module itself, unless that is a cross mixer with the memory it reads."""
+        return bare(self.module)
+
+    @property
+    def longest(self) -> int:
+        if isinstance(self.module, Strip):
+            return min(self.limit, self.module.longest or self.limit)
+        return min(self.limit, getattr(self.module.config, "max_tokens", None) or self.limit)
+
+    @cached_property
+    def _longer(self) -> Self:
+        """The same block built for rows of ``FURTHEST`` tokens, where its options allow it."""
+        options = self.case.options | ({"max_tokens": FURTHEST} if "max_tokens" in self.case.options else {})
+        if isinstance(self.module, Strip) or self.pools:
+            return self
+        if options == self.case.options:
+            return replace(self, limit=FURTHEST)
+        try:
+            module = _built(type(self.block.config).from_options(options), 0)
+        except ConfigError:
+            return self
+        return replace(self, module=module, limit=FURTHEST, _casts={})
+
+    @property
+    def furthest(self) -> int:
+        """Tokens of the longest row that the laws of long rows try."""
+        return self._longer.longest
+
+    def reaching(self, tokens: int) -> Self:
+        """This subject where it takes rows of ``tokens``, else the one built for long rows."""
+        return self if tokens <= self.longest else self._longer
+
+    @cached_property
+    def width(self) -> int:
+        if isinstance(self.module, Strip):
+            return self.module.width
+        names = (
+            ("vocabulary",) if self.reads_tokens else ("in_features", "width", "vocabulary")
+        )  # a head on logits is as wide as the vocabulary
+        for name in names:
+            if isinstance(size := getattr(self.module.config, name, None), int):
+                return size
+        raise ConfigError(f"block {self.name!r}: the laws cannot tell its input size; call that option {' or '.join(map(repr, names))}")
+
+    @cached_property
+    def declared(self) -> dict[str, str]:
+        """Laws the block says do not apply to it, with its reasons (class attribute ``not_applicable``)."""
+        return dict(getattr(type(self.block), "not_applicable", {}))
+
+    def input(self, batch: int, tokens: int, seed: int) -> Tensor:
+        """(B, T, D) normal numbers, or (B, T) token ids; the same for the same arguments on every machine."""
+        generator = torch.Generator().manual_seed(seed)
+        if self.reads_tokens:
+            return torch.randint(self.width, (batch, tokens), generator=generator)
+        return torch.randn((batch, tokens, self.width), generator=generator, dtype=torch.float64).to(self.dtype)
+
+    def other(self, x: Tensor, seed: int) -> Tensor:
+        """An input of the same shape that differs from ``x`` at every position."""
+        if self.reads_tokens:
+            step = torch.randint(1, self.width, x.shape, generator=torch.Generator().manual_seed(seed))
+            return (x + step) % self.width
+        return self.input(x.shape[0], x.shape[1], seed)
+
+    def swap(self, x: Tensor, other: Tensor, where: Tensor) -> Tensor:
+        """``other`` at the positions ``where`` (B or 1, T), ``x`` elsewhere."""
+        return torch.where(where if self.reads_tokens else where[..., None], other, x)
+
+    def around(self, module: Any) -> Self:
+        """The same subject with another module inside."""
+        return replace(self, module=module, _casts={})
+
+    def __call__(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
+        """The block's function of x; an embedding is followed by its own head, so that both are under the laws."""
+        y = self.module(x) if segments is None else self.module(x, segments)
+        if self.mixes and (not isinstance(y, Tensor) or y.shape != x.shape):
+            shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise Broken(f"forward returns {shape} for an input of shape {tuple(x.shape)}: a mixer's output has the shape of its input")
+        logits = getattr(self.module, "logits", None)
+        return logits(y) if self.reads_tokens and logits is not None else y
+
+    def cast(self, dtype: torch.dtype) -> Self:
+        """The same weights rounded to ``dtype``."""
+        if dtype not in self._casts:
+            self._casts[dtype] = replace(self, module=copy.deepcopy(self.module).to(dtype), dtype=dtype, _casts={})
+        return self._casts[dtype]
+
+
+def subject_of(entry: Entry, case: Case, *, seed: int = 0) -> Subject:
+    """Build ``case`` of ``entry`` for the laws; torch's global generator is left as found."""
+    module = _built(entry.config.from_options(case.options), seed)
+    return Subject(name=entry.name, kind=entry.kind, case=case, module=module)
+
+
+def _built(config: BlockConfig, seed: int) -> Any:
+    """The block in float64, parameters drawn and drawn again. Raises: ConfigError for a parameter that was never drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        with _poisoned_memory():
+            module = staged(config.build())
+        empty = [name for name, p in module.named_parameters() if p.isnan().any()]
+        if empty:
+            raise ConfigError(f"parameter {empty[0]!r} holds whatever memory held: end __init__ with self.reset_parameters()")
+        module = module.double().eval()
+        redraw(module)
+    return module
+
+
+@contextmanager
+def _poisoned_memory() -> Iterator[None]:
+    """``torch.empty`` gives not-a-number inside, so that what nobody fills shows."""
+    before, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn)
+
+
+def takes_segments(module: nn.Module) -> bool:
+    """Whether ``forward`` can be given document ids."""
+    parameters = inspect.signature(module.forward).parameters
+    return len(parameters) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
+
+
+@contextmanager
+def training(subject: Subject) -> Iterator[None]:
+    """The block in train mode; configurations under test have no dropout, so its outputs must be the same."""
+    subject.module.train()
+    try:
+        yield
+    finally:
+        subject.module.eval()
+
+
+def ratio(difference: Tensor, y: Tensor) -> float:
+    """max |difference| / max |y|; infinite when anything is not a number, 0 when there is nothing to compare."""
+    if not difference.numel():
+        return 0.0
+    largest = difference.abs().max().item()
+    if largest != largest:
+        return float("inf")
+    return largest / max(scale_of(y), TINY) if largest else 0.0
+
+
+def scale_of(y: Tensor) -> float:
+    """max |y|, the unit of every tolerance; NaN counts as infinite."""
+    largest = y.abs().max().item() if y.numel() else 0.0
+    return largest if largest == largest else float("inf")
+
+
+def first_position(difference: Tensor, limit: float) -> tuple[int, int]:
+    """(row, position) of the earliest position whose difference (B, T) or (B, T, …) exceeds ``limit``."""
+    size = difference.abs().flatten(2).amax(dim=2) if difference.ndim > 2 else difference.abs()
+    moved = ~(size <= limit)  # not <=, so that NaN counts as moved
+    if not moved.any():
+        return 0, 0
+    t = int(moved.any(dim=0).nonzero()[0])
+    return int(moved[:, t].nonzero()[0]), t
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSubject(Subject):
+    """A whole causal language model (``arch_lab.models.Decoder``): token ids in, logits out."""
+
+    @property
+    def mixes(self) -> bool:
+        return True
+
+    @property
+    def causal(self) -> bool:
+        return bool(self.module.causal)
+
+    @property
+    def reads_tokens(self) -> bool:
+        return True
+
+    @property
+    def silent_at_padding(self) -> bool:
+        return False
+
+    @cached_property
+    def width(self) -> int:
+        return int(self.module.embedding.config.vocabulary)
+
+    def __call__(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
+        return self.module(x, segments)  # type: ignore[no-any-return]
+
+
+def model_subject(name: str, model: nn.Module, *, seed: int = 0) -> ModelSubject:
+    """A copy of ``model`` for the laws that concern models: causality, prefix consistency, decoding, isolation."""
+    module = copy.deepcopy(model).double().eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        redraw(module)
+    return ModelSubject(name=name, kind="model", case=Case(name="plain", options={}, first=True), module=module)

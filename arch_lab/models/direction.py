@@ -1,0 +1,51 @@
+"""From causal to bidirectional: the configuration of the same block looking both ways.
+
+For attention the switch is a change of the mask, so the weights stay what they are; a window (keys up to and including the
+token) becomes a radius, which has to be named, because five conventions exist. For the M2 mixer it is another kernel: see
+``arch_lab.adaptation``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from arch_lab.models.decoder import LayerConfig
+from blocks.attention.gemma import AttentionConfig
+from blocks.attention.masks import Radius
+from blocks.contract import BlockConfig
+from blocks.convolution.mixer import M2MixerConfig
+from blocks.errors import ConfigError
+
+
+def bidirectional_mixer(mixer: BlockConfig, *, radius: Radius | None) -> BlockConfig:
+    """``mixer`` without its causal mask; ``radius`` takes the place of the window of a local layer, global ones stay global.
+
+    Raises: ConfigError when the block has no bidirectional form, or a local layer gets no radius.
+    """
+    if isinstance(mixer, M2MixerConfig):
+        return replace(mixer, causal=False)
+    if not isinstance(mixer, AttentionConfig):
+        raise ConfigError(f"{type(mixer).__name__} has no bidirectional form; known are Gemma's attention and the M2 mixer")
+    if mixer.window is None:
+        return replace(mixer, causal=False)
+    if radius is None:
+        raise ConfigError(f"a local layer (window {mixer.window}) needs a radius in the encoder: say how many keys on each side")
+    return replace(mixer, causal=False, window=None, radius=radius)
+
+
+def causal_mixer(mixer: BlockConfig, *, window: int | None) -> BlockConfig:
+    """The way back: ``window`` takes the place of the radius of a local layer. Raises: ConfigError as above."""
+    if isinstance(mixer, M2MixerConfig):
+        return replace(mixer, causal=True)
+    if not isinstance(mixer, AttentionConfig):
+        raise ConfigError(f"{type(mixer).__name__} has no causal form here; known are Gemma's attention and the M2 mixer")
+    if mixer.radius is None:
+        return replace(mixer, causal=True)
+    if window is None:
+        raise ConfigError(f"a local layer (radius {mixer.radius}) needs a window in the decoder: say how many keys, itself included")
+    return replace(mixer, causal=True, radius=None, window=window)
+
+
+def bidirectional_layer(layer: LayerConfig, *, radius: Radius | None) -> LayerConfig:
+    """One residual layer of an encoder. Raises: ConfigError as ``bidirectional_mixer``."""
+    return replace(layer, mixer=bidirectional_mixer(layer.mixer, radius=radius))

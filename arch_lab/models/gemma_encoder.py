@@ -1,0 +1,56 @@
+"""Gemma as a stand-alone encoder: the stack of a generation with its causal masks taken off.
+
+Legend: T tokens, D width, V vocabulary, r radius.
+Sources: arXiv 2503.02656 (Gemma Encoder), 2509.20354 (EmbeddingGemma); ``use_bidirectional_attention`` of
+huggingface/transformers models/gemma3. Weights, names and shapes are the decoder's, so a trained decoder becomes an encoder by
+``load_state_dict``. Windows of encoders are counted in five ways; here it is the radius: r keys on each side. A released Gemma 3
+configuration with sliding_window w reads r = w // 2 (its code keeps |q-k| < w // 2 + 1), a Gemma 4 one r = w // 2 + 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from arch_lab.models import gemma, gemma4  # noqa: F401  registers the generations
+from arch_lab.models.decoder import DecoderConfig
+from arch_lab.models.direction import bidirectional_layer
+from arch_lab.models.recipe import EncoderRecipe, Recipe, Shape, recipe, register_architecture
+from blocks.attention.gemma import AttentionConfig
+from blocks.errors import ConfigError
+
+
+@register_architecture("gemma_encoder", source="arXiv:2503.02656")
+@dataclass(frozen=True, kw_only=True)
+class GemmaEncoder(EncoderRecipe):
+    """The layers of one generation, bidirectional: hidden states (B, T, D), or logits (B, T, V) through the tied table."""
+
+    generation: Literal[1, 2, 3, 4] = 3
+    radius: int = 256  # keys a local layer sees on each side
+    generation_options: dict[str, Any] = field(default_factory=dict)  # of the recipe gemma1 … gemma4, except window
+
+    def __post_init__(self) -> None:
+        where = f"architecture {self.name!r}"
+        if self.radius < 0:
+            raise ConfigError(f"{where}: radius must be at least 0, got {self.radius}")
+        if "window" in self.generation_options:
+            raise ConfigError(f"{where}: window is for causal attention; give radius (keys on each side) instead")
+        self.causal_recipe()
+
+    def causal_recipe(self) -> Recipe:
+        """The decoder this encoder shares its weights' shapes with. Raises: ConfigError for options that it does not have."""
+        return recipe(f"gemma{self.generation}", self.generation_options)
+
+    def encoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
+        return bidirectional(self.causal_recipe().decoder(shape, vocabulary=vocabulary, max_tokens=max_tokens), radius=self.radius)
+
+
+def bidirectional(config: DecoderConfig, *, radius: int) -> DecoderConfig:
+    """``config`` with every mask taken off: local layers see ``radius`` keys on each side, global ones all.
+
+    Raises: ConfigError for a layer whose mixer is not attention: an M2 mixer would gain a reverse kernel, not lose a mask.
+    """
+    for layer in config.layers:
+        if not isinstance(layer.mixer, AttentionConfig):
+            raise ConfigError(f"{type(layer.mixer).__name__} is not attention: it has no causal mask to take off")
+    return replace(config, layers=tuple(bidirectional_layer(layer, radius=radius) for layer in config.layers))

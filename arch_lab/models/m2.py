@@ -1,0 +1,91 @@
+"""Monarch Mixer as a causal language model.
+
+Legend: D width, F ffn_width, K blocks.
+The paper (arXiv 2310.12109, section 5.3) reports M2-GPT models but no code or weights of them were ever released, and their
+widths and depths were not published. ``m2_gpt`` is therefore an open reading, not a reproduction: the released sequence
+mixer made causal, the released block-diagonal gated channel mixer, and around them the body every decoder here shares
+(pre-norm residual layers, RMSNorm, tied scaled embedding), so that an arm differs from attention in its blocks only.
+``polynomial_order`` puts the paper's learned causal Monarch product where the convolution, its untrained case, stands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from arch_lab.models.decoder import DecoderConfig, LayerConfig
+from arch_lab.models.recipe import Recipe, Shape, register_architecture
+from blocks.contract import BlockConfig
+from blocks.convolution.mixer import M2MixerConfig
+from blocks.embedding import TiedEmbeddingConfig
+from blocks.errors import ConfigError
+from blocks.monarch.glu import BlockDiagonalGLUConfig
+from blocks.monarch.polynomial_mixer import MonarchPolynomialConfig
+from blocks.norm import RMSNormConfig
+
+
+@register_architecture("m2_gpt", source="arXiv:2310.12109 §5.3")
+@dataclass(frozen=True, kw_only=True)
+class M2GPT(Recipe):
+    """Causal Monarch Mixer: ``m2_mixer`` (or ``monarch_polynomial``) and ``block_diagonal_glu`` in pre-norm residual layers.
+
+    No position encoding: the filters know the distance. The residual long convolution is off by default because the
+    residual stream is already the short path it stands in for in the released BERT, which has no skip around its mixer.
+    """
+
+    width_multiple: ClassVar[int] = 32  # keeps 4 (and 8, 16) blocks whole
+    ffn_multiple: ClassVar[int] = 32
+
+    blocks: int = 4
+    filter_order: int = 64
+    filter_emb: int = 17
+    sine_frequency: float = 10.0
+    residual_long_conv: bool = False
+    polynomial_order: int | None = None  # None: long convolutions; 2 or more: learned causal Monarch products of that order
+    polynomial_groups: int = 1  # matrices a layer: channels of one group share one
+    start: Literal["balanced", "released"] = "balanced"  # initial values, see blocks.convolution.mixer and blocks.monarch.glu
+
+    def __post_init__(self) -> None:
+        if self.polynomial_order is None and self.polynomial_groups != 1:
+            raise ConfigError(f"{self.name}: polynomial_groups = {self.polynomial_groups} needs a polynomial_order")
+
+    def mixer(self, width: int, max_tokens: int) -> M2MixerConfig:
+        common: dict[str, Any] = {
+            "width": width,
+            "max_tokens": max_tokens,
+            "filter_order": self.filter_order,
+            "filter_emb": self.filter_emb,
+            "sine_frequency": self.sine_frequency,
+            "residual_long_conv": self.residual_long_conv,
+            "start": self.start,
+        }
+        if self.polynomial_order is None:
+            return M2MixerConfig(**common)
+        return MonarchPolynomialConfig(**common, order=self.polynomial_order, groups=self.polynomial_groups)
+
+    def layer(self, shape: Shape, mixer: BlockConfig) -> LayerConfig:
+        """One layer of this body around a sequence mixer."""
+        return LayerConfig(
+            mixer=mixer,
+            channel=BlockDiagonalGLUConfig(
+                width=shape.width,
+                ffn_width=shape.ffn_width,
+                blocks=self.blocks,
+                start="fan_in" if self.start == "balanced" else "released",
+            ),
+            norm=RMSNormConfig(width=shape.width),
+        )
+
+    def around(self, layers: tuple[LayerConfig, ...], shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
+        """The body with these layers."""
+        return DecoderConfig(
+            width=shape.width,
+            max_tokens=max_tokens,
+            embedding=TiedEmbeddingConfig(vocabulary=vocabulary, width=shape.width, scale=True, final_softcap=None),
+            layers=layers,
+            norm=RMSNormConfig(width=shape.width),
+        )
+
+    def decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
+        layer = self.layer(shape, self.mixer(shape.width, max_tokens))
+        return self.around((layer,) * shape.depth, shape, vocabulary=vocabulary, max_tokens=max_tokens)
