@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from arch_lab.data.japanese_vowels import COEFFICIENTS, COUNTS
-from arch_lab.data.music import MOODS
+from experiments.triplets.readers.japanese_vowels import COEFFICIENTS, COUNTS
+from experiments.triplets.readers.music import MOODS
 
 
 def pack_tar(path: Path, members: Mapping[str, str | bytes]) -> Path:

@@ -6,7 +6,7 @@ loader = OrderedLoader(WindowOrder(data.train, tokens=128, batch=8, seed=0), ste
 """
 
 from arch_lab.data.config import DataConfig, FilesConfig, HubConfig, TokenizerConfig
-from arch_lab.data.errors import DataError
+from arch_lab.data.formats import DataError
 from arch_lab.data.order import OrderedLoader, WindowOrder, evaluation_batches, evaluation_windows
 from arch_lab.data.prepare import PreparedData, prepare
 from arch_lab.data.store import TokenSplit

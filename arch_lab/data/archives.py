@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from arch_lab.data.documents import decode
-from arch_lab.data.errors import DataError
+from arch_lab.data.formats import DataError
 from arch_lab.data.streams import CHUNK, ByteReader, chunks, most_bytes, too_large
 
 

@@ -5,18 +5,16 @@ Sources: ``embedded`` (prose that every machine already has), ``files`` (on disk
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from arch_lab.data.paths import expand_home
+from arch_lab.data.paths import data_root
 from arch_lab.fields import HeldOutFraction, PathText
 from blocks.config import Bounds, Config, Doc, Length
 from blocks.errors import ConfigError
 
-ROOT_VARIABLE = "ARCH_LAB_DATA"
 Paths = PathText | Annotated[tuple[PathText, ...], Length(1, 100_000)]
 SMALLEST_BPE = 257  # 256 bytes and the separator: below this some text could not be written
 DEFAULT_BPE = 4096
@@ -154,4 +152,4 @@ class DataConfig(Config):
     @property
     def folder(self) -> Path:
         """Where relative paths begin: ``root``, else the variable ARCH_LAB_DATA, else the current folder."""
-        return expand_home(self.root or os.environ.get(ROOT_VARIABLE) or ".", "data.root")
+        return data_root(self.root, "data.root")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import regex
 
-from arch_lab.data.errors import DataError
+from arch_lab.data.formats import DataError
 
 SPLITS = ("train", "tune", "validation", "test")
 Splits = dict[str, list[str]]

@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from arch_lab.data.errors import DataError
+from arch_lab.data.formats import DataError
 
 # what this project or one of its dependencies brings along; whichever is installed is read
 PACKAGES = (

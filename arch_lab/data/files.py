@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from arch_lab.data.archives import read_archive
-from arch_lab.data.config import ROOT_VARIABLE, DataConfig
+from arch_lab.data.config import DataConfig
 from arch_lab.data.documents import SPLITS, Splits, check_text, cut_documents, decode, lines_of
-from arch_lab.data.errors import DataError
-from arch_lab.data.formats import format_of
-from arch_lab.data.paths import expand_paths
+from arch_lab.data.formats import DataError, format_of
+from arch_lab.data.paths import ROOT_VARIABLE, expand_paths
 from arch_lab.data.streams import most_bytes, read_stream, readable, too_large
 from blocks.errors import did_you_mean
 

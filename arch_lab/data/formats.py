@@ -1,14 +1,20 @@
-"""File formats by suffix: what a file holds and how it is compressed."""
+"""File formats by suffix: what a file holds and how it is compressed; the error of all readers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from blocks.errors import UserError
+
 TEXT = (".txt", ".text", ".md", ".markdown", ".rst", ".tokens")
 ROWS = (".jsonl", ".parquet")
 COMPRESSED = (".gz", ".zst")
 FOLDER_SUFFIXES = (*TEXT, *ROWS, ".tar", ".tgz")  # what is read in a folder, plain or compressed
+
+
+class DataError(UserError):
+    """Data that is missing, unreadable, too small or impossible to store."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from typing import Any
 
 from arch_lab.data.config import DataConfig, HubConfig
 from arch_lab.data.documents import SPLITS, Splits, check_text
-from arch_lab.data.errors import DataError
 from arch_lab.data.files import from_rows
+from arch_lab.data.formats import DataError
 from arch_lab.data.paths import expand_home
 from blocks.errors import did_you_mean
 

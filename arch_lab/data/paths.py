@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from arch_lab.data.errors import DataError
-from arch_lab.data.formats import COMPRESSED, FOLDER_SUFFIXES, is_read_in_folders
+from arch_lab.data.formats import COMPRESSED, FOLDER_SUFFIXES, DataError, is_read_in_folders
 from blocks.errors import did_you_mean
 
+ROOT_VARIABLE = "ARCH_LAB_DATA"
 _NAMED = 3  # files that one message lists
 
 
@@ -136,6 +137,11 @@ def expand_home(text: str | Path, option: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:  # ~nobody
         raise DataError(f"{option}: {_shorten(str(text))!r}: {str(error).lower().rstrip('.')}; write the folder in full") from None
+
+
+def data_root(root: str | Path | None, option: str) -> Path:
+    """``root``, the value of ``option``; else the variable ARCH_LAB_DATA, else the current folder."""
+    return expand_home(root or os.environ.get(ROOT_VARIABLE) or ".", option)
 
 
 def _resolved(path: Path, option: str) -> Path:

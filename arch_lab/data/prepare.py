@@ -22,7 +22,7 @@ import numpy as np
 from arch_lab.data import embedded, files, hub
 from arch_lab.data.config import DataConfig
 from arch_lab.data.documents import SPLITS, Splits, complete, count, document_hash
-from arch_lab.data.errors import DataError
+from arch_lab.data.formats import DataError
 from arch_lab.data.paths import expand_home
 from arch_lab.data.store import Corrupt, TokenSplit, cache_errors, open_split, read_json, write_split
 from arch_lab.data.stored_tokenizer import is_checkpoint, stored_tokenizer

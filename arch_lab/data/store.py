@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from arch_lab.data.documents import Counts
-from arch_lab.data.errors import DataError
+from arch_lab.data.formats import DataError
 from arch_lab.files import OutputError, write_bytes
 
 MAPPED_FROM = 256 << 20  # bytes of a split beyond which it is mapped instead of read

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from arch_lab.data.errors import DataError
+from arch_lab.data.formats import DataError
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from arch_lab.data.errors import DataError
+from arch_lab.data.formats import DataError
 
 CHUNK = 1 << 20
 LARGEST = 20 * 10**9  # bytes of one file, decompressed

@@ -18,7 +18,7 @@ from typing import Any, overload
 import numpy as np
 
 from arch_lab.data.config import TokenizerConfig
-from arch_lab.data.errors import DataError
+from arch_lab.data.formats import DataError
 from arch_lab.data.paths import expand_home
 from arch_lab.data.stored_tokenizer import is_checkpoint, stored_tokenizer
 from arch_lab.data.tokenizer_file import check_file, check_layout, rust_errors

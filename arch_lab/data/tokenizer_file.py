@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from arch_lab.data.errors import DataError
+from arch_lab.data.formats import DataError
 
 LARGEST_FILE = 256 * 10**6  # bytes; the largest published one is near 35 MB
 LARGEST_LENGTH = 1 << 20  # of a token, of padding, of anything else that a number in the file stands for

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol
 
-from arch_lab.data.located import data_root
+from arch_lab.data.paths import data_root
 from arch_lab.fields import LearningRates, Name, PathText, Seeds, Text, Widen, tuning_seeds_problem
 from arch_lab.judge.measures import Measure
 from blocks.config import Config, Doc, Length, Unique
@@ -53,7 +53,7 @@ class TaskStudyConfig(Config):
     @property
     def folder(self) -> Path:
         """Where relative data paths begin: ``root``, else the variable ARCH_LAB_DATA, else the current folder."""
-        return data_root(self.root)
+        return data_root(self.root, "--data-root")
 
     @property
     def grid_seeds(self) -> list[int]:

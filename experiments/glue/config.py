@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from arch_lab.data.glue import GLUE_TASKS, glue_task
-from arch_lab.data.glue_hub import HUB_NAME
 from arch_lab.fields import BatchSize, Beta, ClipNorm, Count, HeldOutFraction, LearningRate, Name, PathText, WarmupFraction, WeightDecay
 from arch_lab.tasks import TaskStudyConfig
 from blocks.config import Bounds, Config, Doc, Length, Unique
 from blocks.errors import ConfigError, did_you_mean
+from experiments.glue.hub import HUB_NAME
+from experiments.glue.reader import GLUE_TASKS, glue_task
 
 FROM_MNLI = ("rte", "mrpc", "stsb")  # arXiv 2104.07705, and the released M2-BERT recipe after it
 NAMES = tuple(GLUE_TASKS)

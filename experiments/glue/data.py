@@ -13,13 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from arch_lab.data.errors import DataError
-from arch_lab.data.glue import GLUE_TASKS, GlueRow, GlueTask, read_glue
-from arch_lab.data.glue_hub import read_glue_hub
+from arch_lab.data import DataError
 from arch_lab.judge.measures import Measure
 from arch_lab.metrics.glue import GLUE_METRICS, glue_metrics
 from arch_lab.tasks import Task
 from experiments.glue.config import GlueStudyConfig
+from experiments.glue.hub import read_glue_hub
+from experiments.glue.reader import GLUE_TASKS, GlueRow, GlueTask, read_glue
 
 PREMISES = ("rte", "wnli", "qnli", "mnli", "mnli_subset")  # first sentences come back with other second ones
 SYMMETRIC = ("mrpc", "stsb", "qqp")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arch_lab import files
-from arch_lab.data.glue import write_submission
 from arch_lab.metrics.classification import confusion_matrix
 from arch_lab.study.environment import code_fingerprint, experiment_fingerprint
 from arch_lab.study.identity import digest
@@ -22,6 +21,7 @@ from blocks.errors import ConfigError
 from experiments.glue.baselines import majority, require_sklearn, tf_idf
 from experiments.glue.config import GlueStudyConfig
 from experiments.glue.data import GlueSet, read_set, read_sets
+from experiments.glue.reader import write_submission
 
 if TYPE_CHECKING:  # torch and Lightning take seconds to load, and no refusal of data should wait for them
     from arch_lab.study.body import Body

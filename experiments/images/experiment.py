@@ -10,17 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from arch_lab.data.images import ImagesConfig, PreparedImages, prepare_images
 from arch_lab.judge.measures import IMAGES
 from arch_lab.laws.image_certificate import ImageCertificate, certify_images
 from arch_lab.models import ImageRecipe, image_classifiers
 from blocks.config import Bounds, Config, Doc
 from blocks.errors import ConfigError
+from experiments.images.data import ImagesConfig, PreparedImages, prepare_images
 
 if TYPE_CHECKING:  # Lightning takes seconds to load, and no refusal of data should wait for it
     import lightning.pytorch as pl
 
-    from arch_lab.training.images import ImageDataModule, ImageModel
+    from experiments.images.model import ImageDataModule, ImageModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +74,13 @@ class Images:
         return certify_images(model)
 
     def module(self, spec: Any) -> ImageModel:
-        from arch_lab.training.images import ImageModel
+        from experiments.images.model import ImageModel
 
         chosen = self.objective.from_options(spec.objective, where="objective")
         return ImageModel(label_smoothing=chosen.label_smoothing, **spec.settings())
 
     def datamodule(self, spec: Any, data: PreparedImages) -> ImageDataModule:
-        from arch_lab.training.images import ImageDataModule
+        from experiments.images.model import ImageDataModule
 
         return ImageDataModule(data, batch=spec.training.batch_size, seed=spec.seed, steps=spec.steps)
 
@@ -96,7 +96,7 @@ class Images:
         return {**scored, speed.key: images, primary.tuned: tune[f"tune/{primary.key}"]}
 
     def baselines(self, config: Any, data: PreparedImages) -> list[dict[str, Any]]:
-        from arch_lab.baselines.images import image_baselines
+        from experiments.images.baselines import image_baselines
 
         return image_baselines(data)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
-from arch_lab.data.retrieval import RETRIEVAL_SETS
 from arch_lab.fields import BatchSize, Beta, ClipNorm, FinalFraction, Name, PathText, WarmupFraction, WeightDecay
 from arch_lab.tasks.contract import TaskStudyConfig
 from blocks.config import Bounds, Config, Doc, Length, Unique
 from blocks.errors import ConfigError, did_you_mean
+from experiments.retrieval.readers import RETRIEVAL_SETS
 
 CutTokens = Annotated[int, Bounds(minimum=2, maximum=2**20)]  # the separator and a token
 ENCODER = ("pooler", "pooler_options", "projection")  # options of training that say what the encoder is

@@ -18,7 +18,6 @@ import torch
 
 from arch_lab.data import DataError, Tokenizer
 from arch_lab.data.files import file_hash
-from arch_lab.data.retrieval import RetrievalSet, read_retrieval
 from arch_lab.study.pretrained import PretrainedArm, pretrained_arms
 from arch_lab.study.run import MODEL
 from arch_lab.tasks import TaskEngine
@@ -27,6 +26,7 @@ from blocks.errors import ConfigError
 from experiments.retrieval.baselines import BM25Index, Chance, bm25s_library
 from experiments.retrieval.config import RetrievalStudyConfig, RetrievalTraining
 from experiments.retrieval.encoder import TextEncoder, text_encoder, token_rows
+from experiments.retrieval.readers import RetrievalSet, read_retrieval
 from experiments.retrieval.scoring import NDCG, evaluate, measures_of
 
 ZERO_SHOT = "_zero_shot"  # behind the name of an arm

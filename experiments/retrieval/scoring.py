@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from arch_lab.data.retrieval import RetrievalSet
 from arch_lab.judge.measures import Measure
 from arch_lab.metrics import ndcg, recall, reciprocal_rank
+from experiments.retrieval.readers import RetrievalSet
 
 NDCG = Measure(key="ndcg10", name="nDCG@10", short="nDCG@10 ↑", higher_is_better=True)
 MEASURES = (

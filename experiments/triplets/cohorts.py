@@ -15,11 +15,11 @@ from typing import Annotated
 
 import numpy as np
 
-from arch_lab.data.japanese_vowels import Utterances, statistics
-from arch_lab.data.omniglot import Drawings, OneShot
-from arch_lab.data.regression import Array
 from blocks.config import Bounds, Config, Doc
 from blocks.errors import ConfigError
+from experiments.triplets.readers.common import Array
+from experiments.triplets.readers.japanese_vowels import Utterances, statistics
+from experiments.triplets.readers.omniglot import Drawings, OneShot
 
 BACKGROUND = -1
 

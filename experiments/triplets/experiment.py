@@ -13,17 +13,6 @@ from typing import Annotated, Any
 
 from arch_lab.data import DataError
 from arch_lab.data.files import file_hash
-from arch_lab.data.japanese_vowels import FOLDER as VOWELS
-from arch_lab.data.japanese_vowels import read_utterances
-from arch_lab.data.located import find_in
-from arch_lab.data.music import AXES, read_music
-from arch_lab.data.music import FILE as MUSIC_FILE
-from arch_lab.data.music import FOLDER as MUSIC
-from arch_lab.data.omniglot import FOLDER as OMNIGLOT
-from arch_lab.data.omniglot import read_drawings, read_one_shot
-from arch_lab.data.regression import RegressionSet
-from arch_lab.data.uci import ARCHIVE, UCI_SETS, UciArchive
-from arch_lab.data.uci import FOLDER as UCI
 from arch_lab.study.identity import digest
 from arch_lab.tasks import Cell, Fitted, Method, Task, TaskEngine, TaskStudyConfig, Tell
 from blocks.config import Doc
@@ -31,6 +20,16 @@ from blocks.errors import ConfigError, did_you_mean
 from experiments.triplets import regression, verification
 from experiments.triplets.cohorts import Draw, characters, speakers
 from experiments.triplets.effort import Effort
+from experiments.triplets.readers.common import RegressionSet, find_in
+from experiments.triplets.readers.japanese_vowels import FOLDER as VOWELS
+from experiments.triplets.readers.japanese_vowels import read_utterances
+from experiments.triplets.readers.music import AXES, read_music
+from experiments.triplets.readers.music import FILE as MUSIC_FILE
+from experiments.triplets.readers.music import FOLDER as MUSIC
+from experiments.triplets.readers.omniglot import FOLDER as OMNIGLOT
+from experiments.triplets.readers.omniglot import read_drawings, read_one_shot
+from experiments.triplets.readers.uci import ARCHIVE, UCI_SETS, UciArchive
+from experiments.triplets.readers.uci import FOLDER as UCI
 from experiments.triplets.regression import RegressionProtocol
 from experiments.triplets.verification import VerificationProtocol
 

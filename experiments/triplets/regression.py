@@ -16,7 +16,6 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-from arch_lab.data.regression import Array, RegressionSet
 from arch_lab.judge.measures import Measure
 from arch_lab.metrics import spearman
 from arch_lab.tasks.contract import Cell, Fitted, Method, Task
@@ -25,6 +24,7 @@ from blocks.errors import ConfigError
 from blocks.triplet.mining import RegressionTripletMiner
 from experiments.triplets.effort import Effort
 from experiments.triplets.library import library
+from experiments.triplets.readers.common import Array, RegressionSet
 
 MEASURES = (
     Measure(key="r2_gbm", name="R² of gradient boosting", short="R² ↑", higher_is_better=True),

@@ -17,7 +17,6 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-from arch_lab.data.regression import Array
 from arch_lab.judge.measures import Measure
 from arch_lab.metrics import CentroidCosineScorer, MetricError, top1_eer_with_confusion, top_s_eer
 from arch_lab.tasks.contract import Cell, Fitted, Method, Task
@@ -26,6 +25,7 @@ from blocks.triplet.mining import ClassTripletMiner
 from experiments.triplets.cohorts import BACKGROUND, Characters, Cohort, Draw, Speakers, unit
 from experiments.triplets.effort import Effort
 from experiments.triplets.library import library
+from experiments.triplets.readers.common import Array
 
 MEASURES = (
     Measure(key="top_s_eer", name="Top-S EER"),

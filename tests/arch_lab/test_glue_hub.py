@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from arch_lab.data.errors import DataError
-from arch_lab.data.glue import read_glue
-from arch_lab.data.glue_hub import read_glue_hub
+from arch_lab.data import DataError
 from experiments.glue.data import read_sets
+from experiments.glue.hub import read_glue_hub
+from experiments.glue.reader import read_glue
 from tests.small_glue import config, write
 
 datasets = pytest.importorskip("datasets")

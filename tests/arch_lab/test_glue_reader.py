@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from arch_lab.data import DataError
-from arch_lab.data.glue import GLUE_TASKS, GlueRow, glue_task, read_glue, write_submission
 from arch_lab.metrics import GLUE_METRICS
+from experiments.glue.reader import GLUE_TASKS, GlueRow, glue_task, read_glue, write_submission
 
 GOOD: dict[tuple[str, str], tuple[str, list[tuple[str, str | None, float | None]]]] = {
     ("cola", "train"): ('gj04\t1\t\tHe said "no.\ngj04\t0\t*\tHim go.\n', [('He said "no.', None, 1), ("Him go.", None, 0)]),

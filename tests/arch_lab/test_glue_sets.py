@@ -10,12 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arch_lab.data import ByteTokenizer
-from arch_lab.data.errors import DataError
-from arch_lab.data.glue import GlueRow
+from arch_lab.data import ByteTokenizer, DataError
 from experiments.glue.baselines import majority, tf_idf
 from experiments.glue.batches import BUCKET, EncodedRow, ScoringLoader, TrainingLoader, collate, encode, ordered, shares
 from experiments.glue.data import held_out, read_set, read_sets
+from experiments.glue.reader import GlueRow
 from tests.small_glue import config, glue_files, write
 
 NOWHERE = Path("no-study")

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from arch_lab.data.errors import DataError
-from arch_lab.data.images import ImageLoader, ImageOrder, ImagesConfig, PreparedImages, prepare_images, scoring_batches
-from arch_lab.data.images.order import augment
-from arch_lab.data.images.prepare import held_out
-from arch_lab.data.images.read import read_idx
+from arch_lab.data import DataError
 from arch_lab.data.streams import CHUNK, UNSUSPECTED
 from blocks.errors import ConfigError
+from experiments.images.data import ImageLoader, ImageOrder, ImagesConfig, PreparedImages, prepare_images, scoring_batches
+from experiments.images.data.order import augment
+from experiments.images.data.prepare import held_out
+from experiments.images.data.read import read_idx
 from tests.image_files import CLASSES, digits, idx, jpeg, pictures, write_archive, write_cifar, write_mnist
 
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"

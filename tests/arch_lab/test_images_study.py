@@ -14,13 +14,13 @@ from sklearn.metrics import log_loss, top_k_accuracy_score
 from torch import Tensor
 
 import arch_lab
-from arch_lab.baselines.images import image_baselines
 from arch_lab.budget import BudgetError
-from arch_lab.data.images import ImagesConfig, prepare_images
 from arch_lab.laws.image_certificate import certify_images
 from arch_lab.models import ImageClassifier, Shape, recipe
-from arch_lab.training.images import ImageModel, image_metrics
 from blocks.errors import ConfigError
+from experiments.images.baselines import image_baselines
+from experiments.images.data import ImagesConfig, prepare_images
+from experiments.images.model import ImageModel, image_metrics
 from tests.image_files import write_mnist
 
 M2 = {"filter_order": 16, "filter_emb": 5}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from arch_lab.data import DataError
-from arch_lab.data.omniglot import read_drawings, read_one_shot
+from experiments.triplets.readers.omniglot import read_drawings, read_one_shot
 from tests.triplet_files import character_members, drawing, run_members, write_zip
 
 SMALL = "images_background_small1.zip"

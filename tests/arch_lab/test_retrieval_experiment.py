@@ -17,7 +17,6 @@ import yaml
 import arch_lab
 from arch_lab import sealed
 from arch_lab.data import ByteTokenizer
-from arch_lab.data.retrieval import read_retrieval
 from arch_lab.models import Shape, recipe
 from arch_lab.study.body import load_body
 from arch_lab.study.engine import silent
@@ -28,6 +27,7 @@ from experiments.retrieval.baselines import BM25Index, Chance
 from experiments.retrieval.config import RetrievalStudyConfig, RetrievalTraining
 from experiments.retrieval.encoder import TextEncoder, padded, token_rows
 from experiments.retrieval.experiment import EXPERIMENT, PreparedRetrieval, Retrieval
+from experiments.retrieval.readers import read_retrieval
 from experiments.retrieval.scoring import evaluate, measures_of, unseen
 from experiments.retrieval.training import PairLoader, PairOrder
 from tests import retrieval_files as made

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from arch_lab.data import DataError
-from arch_lab.data.retrieval import RETRIEVAL_SETS, RetrievalSet, read_retrieval
+from experiments.retrieval.readers import RETRIEVAL_SETS, RetrievalSet, read_retrieval
 from tests import retrieval_files as made
 
 

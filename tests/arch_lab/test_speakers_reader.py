@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from arch_lab.data import DataError
-from arch_lab.data.japanese_vowels import read_utterances, statistics
+from experiments.triplets.readers.japanese_vowels import read_utterances, statistics
 from tests.triplet_files import vowels, write_vowels
 
 

@@ -14,10 +14,6 @@ import torch
 import yaml
 
 from arch_lab.data import DataError
-from arch_lab.data.japanese_vowels import read_utterances
-from arch_lab.data.omniglot import read_drawings, read_one_shot
-from arch_lab.data.regression import RegressionSet
-from arch_lab.data.uci import UciArchive
 from arch_lab.study.engine import silent
 from arch_lab.tasks import Cell, Fitted
 from blocks.errors import ConfigError, UserError
@@ -25,6 +21,10 @@ from experiments.triplets import regression, verification
 from experiments.triplets.cohorts import BACKGROUND, Characters, Speakers, characters, speakers
 from experiments.triplets.effort import Effort
 from experiments.triplets.experiment import EXPERIMENT, TripletsConfig
+from experiments.triplets.readers.common import RegressionSet
+from experiments.triplets.readers.japanese_vowels import read_utterances
+from experiments.triplets.readers.omniglot import read_drawings, read_one_shot
+from experiments.triplets.readers.uci import UciArchive
 from experiments.triplets.regression import RegressionProtocol
 from experiments.triplets.verification import VerificationProtocol, nearest
 from tests.triplet_files import uci_members, write_music, write_omniglot, write_uci, write_vowels

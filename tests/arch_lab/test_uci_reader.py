@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from arch_lab.data import DataError
-from arch_lab.data.music import MOODS, read_music
-from arch_lab.data.uci import UCI_SETS, UciArchive
+from experiments.triplets.readers.music import MOODS, read_music
+from experiments.triplets.readers.uci import UCI_SETS, UciArchive
 from tests.triplet_files import uci_members, write_music, write_uci
 
 

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from arch_lab.data import DataError
-from arch_lab.data.glue import read_glue
-from arch_lab.data.glue_hub import read_glue_hub
-from arch_lab.data.japanese_vowels import read_utterances
-from arch_lab.data.music import read_music
-from arch_lab.data.omniglot import read_drawings, read_one_shot
-from arch_lab.data.retrieval import read_retrieval
-from arch_lab.data.retrieval.cranfield import read_cranfield
-from arch_lab.data.retrieval.scifact import read_scifact
-from arch_lab.data.retrieval.trec_qa import read_trec_qa
-from arch_lab.data.uci import UciArchive
+from experiments.glue.hub import read_glue_hub
+from experiments.glue.reader import read_glue
+from experiments.retrieval.readers import read_retrieval
+from experiments.retrieval.readers.cranfield import read_cranfield
+from experiments.retrieval.readers.scifact import read_scifact
+from experiments.retrieval.readers.trec_qa import read_trec_qa
+from experiments.triplets.readers.japanese_vowels import read_utterances
+from experiments.triplets.readers.music import read_music
+from experiments.triplets.readers.omniglot import read_drawings, read_one_shot
+from experiments.triplets.readers.uci import UciArchive
 
 READERS: dict[str, Callable[[Any], Any]] = {
     "read_glue": lambda root: read_glue("rte", "dev", root),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from arch_lab import files
-from arch_lab.data.errors import DataError
+from arch_lab.data import DataError
 from arch_lab.data.files import read_text
 from blocks.errors import did_you_mean
 

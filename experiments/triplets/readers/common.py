@@ -1,4 +1,4 @@
-"""A table with a continuous target, and how it is read from text: shared by the UCI sets and the music set.
+"""Files, numbers and regression sets, shared by the readers of this folder.
 
 Legend: N rows, F features.
 """
@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from arch_lab.data.errors import DataError
+from arch_lab.data import DataError
+from arch_lab.data.paths import ROOT_VARIABLE
+from blocks.errors import did_you_mean
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -72,3 +75,20 @@ def within(target: Sequence[float] | Array, low: float, high: float, where: str)
     for number, value in enumerate(target, start=1):
         if not low <= value <= high:
             raise DataError(f"{where} line {number}: label {value:g} is outside {low:g} … {high:g}")
+
+
+def find_in(root: str | Path, folder: str, name: str) -> Path:
+    """A file in the data root or in the set's folder below it.
+
+    Raises: DataError naming the file, the folders searched and what to set.
+    """
+    folders = (Path(root) / folder, Path(root))
+    for parent in folders:
+        if (parent / name).is_file():
+            return parent / name
+    names = [path.name for parent in folders if parent.is_dir() for path in parent.iterdir() if path.is_file()]
+    hint = did_you_mean(name, names)
+    hint = hint if "did you mean" in hint else ";"
+    raise DataError(
+        f"no file {name!r} in {Path(root)} or its folder {folder!r}{hint} set --data-root or {ROOT_VARIABLE} to the folder of the data sets"
+    )

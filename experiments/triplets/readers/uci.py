@@ -13,11 +13,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from arch_lab.data import DataError
 from arch_lab.data.archives import members
-from arch_lab.data.errors import DataError
-from arch_lab.data.located import find_in
-from arch_lab.data.regression import Array, RegressionSet, table, within
 from blocks.errors import did_you_mean
+from experiments.triplets.readers.common import Array, RegressionSet, find_in, table, within
 
 FOLDER, ARCHIVE = "uci_regression", "uci_regression.tar.gz"
 

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from arch_lab.data import DataError
 from arch_lab.data.config import DataConfig, HubConfig
-from arch_lab.data.errors import DataError
-from arch_lab.data.glue import GLUE_TASKS, GlueRow, glue_task, typed_rows
 from arch_lab.data.hub import load_rows
 from arch_lab.data.paths import expand_home
 from blocks.errors import did_you_mean
+from experiments.glue.reader import GLUE_TASKS, GlueRow, glue_task, typed_rows
 
 HUB_NAME = "nyu-mll/glue"
 

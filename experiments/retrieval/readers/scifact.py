@@ -15,9 +15,9 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from arch_lab.data.errors import DataError
-from arch_lab.data.retrieval.sets import RetrievalSet, bucket, check_counts, fingerprint, found, one_line
-from arch_lab.data.retrieval.tables import number, rows
+from arch_lab.data import DataError
+from experiments.retrieval.readers.sets import RetrievalSet, bucket, check_counts, fingerprint, found, one_line
+from experiments.retrieval.readers.tables import number, rows
 
 COUNTS = {"documents": 5183, "training claims": 809, "validation claims": 300, "citations": 919 + 339}
 TUNE_PARTS = 5  # one of so many groups of training claims is held out to choose a learning rate

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arch_lab.data.errors import DataError
+from arch_lab.data import DataError
 from arch_lab.data.files import file_hash
 
 SPLITS = ("train", "tune", "test")

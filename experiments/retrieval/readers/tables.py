@@ -7,7 +7,7 @@ import io
 import sys
 from collections.abc import Iterator, Sequence
 
-from arch_lab.data.errors import DataError
+from arch_lab.data import DataError
 from blocks.errors import did_you_mean
 
 

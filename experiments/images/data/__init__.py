@@ -1,8 +1,8 @@
 """Labelled images on disk: readers, splits, storage, the order of batches and augmentation."""
 
-from arch_lab.data.images.config import ImagesConfig, ImageSet
-from arch_lab.data.images.order import ImageLoader, ImageOrder, scoring_batches
-from arch_lab.data.images.prepare import ImageSplit, PreparedImages, prepare_images
+from experiments.images.data.config import ImagesConfig, ImageSet
+from experiments.images.data.order import ImageLoader, ImageOrder, scoring_batches
+from experiments.images.data.prepare import ImageSplit, PreparedImages, prepare_images
 
 __all__ = [
     "ImageLoader",

@@ -6,13 +6,11 @@ every arm.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from arch_lab.data.config import ROOT_VARIABLE
-from arch_lab.data.paths import expand_home
+from arch_lab.data.paths import data_root
 from arch_lab.fields import HeldOutFraction, PathText
 from blocks.config import Bounds, Config, Doc
 from blocks.errors import ConfigError
@@ -83,4 +81,4 @@ class ImagesConfig(Config):
     @property
     def folder(self) -> Path:
         """Where the files lie: ``root``, else the variable ARCH_LAB_DATA, else the current folder."""
-        return expand_home(self.root or os.environ.get(ROOT_VARIABLE) or ".", "data.root")
+        return data_root(self.root, "data.root")

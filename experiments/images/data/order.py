@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from arch_lab.data.images.config import Augmentation
-from arch_lab.data.images.prepare import ImageSplit, PreparedImages
 from arch_lab.data.order import OrderedLoader
 from blocks.errors import ConfigError
+from experiments.images.data.config import Augmentation
+from experiments.images.data.prepare import ImageSplit, PreparedImages
 
 AUGMENTING = 1 << 63  # no epoch has this number
 BORDER = 8  # padding: this part of a side, 4 pixels at 32

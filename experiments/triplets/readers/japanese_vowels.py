@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from arch_lab.data.errors import DataError
+from arch_lab.data import DataError
 from arch_lab.data.files import read_text
-from arch_lab.data.located import find_in
-from arch_lab.data.regression import Array, table
+from experiments.triplets.readers.common import Array, find_in, table
 
 FOLDER = "japanese_vowels"
 COEFFICIENTS = 12

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from arch_lab.data.images import ImageLoader, ImageOrder, ImageSplit, PreparedImages, scoring_batches
 from arch_lab.models import ImageRecipe, Recipe, Shape
 from arch_lab.training.module import LanguageModel
+from experiments.images.data import ImageLoader, ImageOrder, ImageSplit, PreparedImages, scoring_batches
 
 SCORED = 250  # images a scoring batch: no metric depends on it
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from arch_lab.data.errors import DataError
+from arch_lab.data import DataError
 from arch_lab.data.files import read_text
-from arch_lab.data.retrieval.sets import RetrievalSet, check_counts, fingerprint, found, one_line
-from arch_lab.data.retrieval.tables import rows
+from experiments.retrieval.readers.sets import RetrievalSet, check_counts, fingerprint, found, one_line
+from experiments.retrieval.readers.tables import rows
 
 COUNTS = {"train pairs": 4718, "dev pairs": 1148, "test pairs": 1517, "train questions": 93, "dev questions": 81, "test questions": 95}
 FILES = {"train": "train", "tune": "dev", "test": "test"}

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arch_lab.data.images import ImageOrder, ImageSplit, PreparedImages, scoring_batches
-from arch_lab.training.images import image_metrics
+from experiments.images.data import ImageOrder, ImageSplit, PreparedImages, scoring_batches
+from experiments.images.model import image_metrics
 
 EPOCHS, BATCH, RATE = 6, 250, 1e-3
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from arch_lab.data import DataError
 from arch_lab.data.archives import members
-from arch_lab.data.config import ROOT_VARIABLE
-from arch_lab.data.errors import DataError
-from arch_lab.data.images.config import ImagesConfig, ImageSet
+from arch_lab.data.paths import ROOT_VARIABLE
 from arch_lab.data.streams import read_stream
 from blocks.errors import did_you_mean
+from experiments.images.data.config import ImagesConfig, ImageSet
 
 Progress = Callable[[str], None]
 Labelled = tuple[np.ndarray, np.ndarray]  # uint8 (N, C, H, W) and uint8 (N,)

@@ -11,9 +11,9 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from arch_lab.data.errors import DataError
+from arch_lab.data import DataError
 from arch_lab.data.files import read_text
-from arch_lab.data.retrieval.sets import RetrievalSet, bucket, check_counts, fingerprint, found, one_line
+from experiments.retrieval.readers.sets import RetrievalSet, bucket, check_counts, fingerprint, found, one_line
 
 COUNTS = {"documents": 1400, "queries": 225, "judgements": 1837}
 WITHOUT_TEXT = ("471", "995")  # published so: neither title nor text

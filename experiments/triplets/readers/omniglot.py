@@ -21,9 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from arch_lab.data.errors import DataError
-from arch_lab.data.located import find_in
-from arch_lab.data.regression import Array
+from arch_lab.data import DataError
+from experiments.triplets.readers.common import Array, find_in
 
 FOLDER = "omniglot"
 SIDE = 105

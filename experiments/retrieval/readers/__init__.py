@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from arch_lab.data.errors import DataError
-from arch_lab.data.retrieval import cranfield, scifact, trec_qa
-from arch_lab.data.retrieval.sets import RetrievalSet
+from arch_lab.data import DataError
 from blocks.errors import did_you_mean
+from experiments.retrieval.readers import cranfield, scifact, trec_qa
+from experiments.retrieval.readers.sets import RetrievalSet
 
 Reader = Callable[..., RetrievalSet]
 RETRIEVAL_SETS: dict[str, tuple[Reader, Mapping[str, int]]] = {  # name -> reader, and what a complete copy holds

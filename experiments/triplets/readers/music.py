@@ -15,11 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from arch_lab.data.errors import DataError
+from arch_lab.data import DataError
 from arch_lab.data.files import read_text
-from arch_lab.data.located import find_in
-from arch_lab.data.regression import Array, RegressionSet, finite
 from blocks.errors import did_you_mean
+from experiments.triplets.readers.common import Array, RegressionSet, find_in, finite
 
 FOLDER, FILE = "turkish_music_emotion", "Acoustic_Features.csv"
 AXES = ("arousal", "valence")

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from arch_lab.data.errors import DataError
+from arch_lab.data import DataError
 from arch_lab.data.files import file_hash
-from arch_lab.data.images.config import Augmentation, ImagesConfig, ImageSet
-from arch_lab.data.images.read import Labelled, located, read_split
 from arch_lab.data.store import Corrupt, cache_errors, read_json
 from arch_lab.files import write_bytes
+from experiments.images.data.config import Augmentation, ImagesConfig, ImageSet
+from experiments.images.data.read import Labelled, located, read_split
 
 _FORMAT = 1  # counts up when the meaning of the stored files changes
 _log = logging.getLogger("arch_lab.data")

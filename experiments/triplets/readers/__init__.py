@@ -1,0 +1,1 @@
+"""Readers of the sets that studies of triplets learn from."""
