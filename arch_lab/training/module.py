@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
+from arch_lab.metrics.tokens import language_metrics
 from arch_lab.models import Recipe, Shape, recipe
-from arch_lab.training.metrics import language_metrics
 from arch_lab.training.optimizer import GroupRule, adamw, warmup_cosine
 from arch_lab.training.scoring import at_least_float32, token_nats
 

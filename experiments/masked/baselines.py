@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from arch_lab.baselines import NGram
 from arch_lab.data import PreparedData
 from arch_lab.data.masking import IGNORED
+from arch_lab.metrics.ngram import NGram
 
 
 def masked_baselines(data: PreparedData, batches: Iterable[dict[str, Tensor]]) -> list[dict[str, Any]]:
-    """Rows ``name, masked_bits, masked_perplexity, masked_accuracy``, counted on train and weighted on tune (arch_lab.baselines).
+    """Rows ``name, masked_bits, masked_perplexity, masked_accuracy``, counted on train and weighted on tune (arch_lab.metrics.ngram).
 
     ``batches``: of the split that is scored, as the models get them.
     """

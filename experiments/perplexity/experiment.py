@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arch_lab.baselines import ngram_baselines
 from arch_lab.data import PreparedData, prepare
 from arch_lab.judge.measures import PERPLEXITY
 from arch_lab.laws import Certificate, certify_model
+from arch_lab.metrics.ngram import ngram_baselines
 from arch_lab.study.experiment import NoOptions
 from arch_lab.study.vocabulary import planned_vocabulary
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arch_lab.baselines import NGram
 from arch_lab.data import ByteTokenizer, OrderedLoader, PreparedData, WindowOrder
 from arch_lab.data.masking import IGNORED, Masked, MaskedLoader, Masking, scoring_batches
 from arch_lab.laws import certify_objective
+from arch_lab.metrics.ngram import NGram
 from arch_lab.models import Shape, recipe
 from arch_lab.training.masked import MaskedLanguageModel, masked_metrics
 from arch_lab.training.masked_loss import asked_for, masked_logits, masked_nats

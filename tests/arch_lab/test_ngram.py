@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arch_lab.baselines import NGram, ngram_baselines
 from arch_lab.data import DataConfig, prepare
+from arch_lab.metrics.ngram import NGram, ngram_baselines
 
 relaxed = settings(deadline=None, max_examples=60)
 V = 7

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.text import Perplexity
 
+from arch_lab.metrics.tokens import language_metrics
 from arch_lab.models import Shape, recipe
-from arch_lab.training.metrics import language_metrics
 from arch_lab.training.optimizer import GroupRule, adamw, groups, warmup_cosine
 from blocks.errors import ConfigError
 
