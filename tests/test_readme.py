@@ -80,6 +80,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     text = "\n".join(f"# {key}\n{topics[key]}" for key in sorted(topics)[:30])
     (folder / "my_texts" / "topics.txt").write_text(text, encoding="utf-8")
     (folder / "experiments").symlink_to(ROOT / "experiments")
+    sys.modules.pop("my_module", None)  # that of another test
     patch = pytest.MonkeyPatch()
     patch.syspath_prepend(str(folder))
     with contextlib.chdir(folder):

@@ -61,7 +61,6 @@ def draw_numbers(seed: int, n: int, alike: str, ties: bool) -> tuple[Any, Any]:
     return (t.copy() if alike == "equal" else p), t
 
 
-@given(seed=seeds(), n=st.integers(1, 30), classes=st.integers(2, 5), alike=ALIKE)
 def classification_metrics_equal_scikit_learn(seed: int, n: int, classes: int, alike: str) -> None:
     p, t = draw_labels(seed, n, classes, alike)
     with warnings.catch_warnings():
@@ -73,7 +72,6 @@ def classification_metrics_equal_scikit_learn(seed: int, n: int, classes: int, a
         assert f1(*two) == pytest.approx(sk.f1_score(two[1], two[0], zero_division=0), abs=1e-12)
 
 
-@given(seed=seeds(), n=st.integers(2, 30), alike=ALIKE, ties=st.booleans())
 def correlations_equal_scipy_and_are_zero_where_it_has_no_number(seed: int, n: int, alike: str, ties: bool) -> None:
     p, t = draw_numbers(seed, n, alike, ties)
     with warnings.catch_warnings():
@@ -87,7 +85,6 @@ def correlations_equal_scipy_and_are_zero_where_it_has_no_number(seed: int, n: i
                 assert found == pytest.approx(wanted, abs=1e-10)
 
 
-@given(seed=seeds(), n=st.integers(1, 30), ties=st.booleans(), scale=st.sampled_from([1.0, 50.0]))
 def precision_and_recall_metrics_equal_scikit_learn(seed: int, n: int, ties: bool, scale: float) -> None:
     rng = np.random.default_rng(seed)
     scores, t = scale * (rng.integers(4, size=n) / 4 if ties else rng.normal(size=n)), rng.integers(2, size=n)
@@ -101,21 +98,33 @@ def precision_and_recall_metrics_equal_scikit_learn(seed: int, n: int, ties: boo
 
 
 CHECKS = [
-    (classification_metrics_equal_scikit_learn, 60),
-    (correlations_equal_scipy_and_are_zero_where_it_has_no_number, 200),
-    (precision_and_recall_metrics_equal_scikit_learn, 25),
+    (
+        classification_metrics_equal_scikit_learn,
+        {"seed": seeds(), "n": st.integers(1, 30), "classes": st.integers(2, 5), "alike": ALIKE},
+        60,
+    ),
+    (
+        correlations_equal_scipy_and_are_zero_where_it_has_no_number,
+        {"seed": seeds(), "n": st.integers(2, 30), "alike": ALIKE, "ties": st.booleans()},
+        200,
+    ),
+    (
+        precision_and_recall_metrics_equal_scikit_learn,
+        {"seed": seeds(), "n": st.integers(1, 30), "ties": st.booleans(), "scale": st.sampled_from([1.0, 50.0])},
+        25,
+    ),
 ]
 
 
-@pytest.mark.parametrize(("check", "examples"), CHECKS)
-def test_metrics_equal_their_references(check: Any, examples: int) -> None:
-    settings(max_examples=examples)(check)()
+@pytest.mark.parametrize(("check", "drawn", "examples"), CHECKS)
+def test_metrics_equal_their_references(check: Any, drawn: dict[str, Any], examples: int) -> None:
+    settings(max_examples=examples)(given(**drawn)(check))()
 
 
 @pytest.mark.slow  # nearly all of it inside the references
-@pytest.mark.parametrize("check", [check for check, _ in CHECKS])
-def test_metrics_equal_their_references_a_thousand_times(check: Any) -> None:
-    settings(max_examples=1000)(check)()
+@pytest.mark.parametrize(("check", "drawn"), [check[:2] for check in CHECKS])
+def test_metrics_equal_their_references_a_thousand_times(check: Any, drawn: dict[str, Any]) -> None:
+    settings(max_examples=1000)(given(**drawn)(check))()
 
 
 @settings(max_examples=40)
