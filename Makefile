@@ -23,7 +23,7 @@ test-all: .venv/.installed ## the same and the slow ones; GPU tests where there 
 test-reference: .venv/.installed ## blocks, laws and accounting again with every operation on plain torch, as where no kernel runs
 	ARCH_LAB_OPS=reference $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/blocks tests/contracts tests/arch_lab/test_counter.py tests/arch_lab/test_accounting.py
 
-bench-gpu: .venv/.installed ## operations, layers and Gemma 3 training steps on CUDA against named peers; tables to runs/bench-gpu-*.{json,md}
+bench-gpu: .venv/.installed ## operations, layers and Gemma 3 training steps on CUDA against other implementations; tables to runs/bench-gpu-*.{json,md}
 	@mkdir -p runs
 	@for suite in ops_gpu gemma_gpu; do \
 	  $(BIN)/arch-lab bench $$suite --json --markdown runs/bench-gpu-$$suite.md > runs/bench-gpu-$$suite.json.part \

@@ -21,7 +21,7 @@ from arch_lab.signals import terminable
 
 EXIT_CODES = {
     0: "done",
-    1: "a law is broken (certify), or a mistake of ours",
+    1: "a law is violated (certify), or a bug in arch-lab",
     2: "an input, option or setting to correct; the line on standard error says which",
     130: "interrupted (Ctrl-C)",
     141: "the reader of a pipe stopped early",

@@ -29,7 +29,7 @@ VERBS = {
     "cost": Verb("cost", "count parameters, FLOPs and decoding state of a model, part by part"),
     "blocks": Verb("blocks", "list the registered blocks"),
     "certify": Verb("certify", "test a block against the seven laws (causality, decoding, isolation, accounting, …)"),
-    "bench": Verb("bench", "time the blocks against named peers"),
+    "bench": Verb("bench", "time the blocks against other implementations"),
     "fit": Verb("fit", "train one model"),
     "validate": Verb("fit", "score one model on the tuning split"),
     "test": Verb("fit", "score one model on the validation split"),
