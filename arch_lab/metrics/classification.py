@@ -28,19 +28,9 @@ def accuracy(predictions: Any, targets: Any, classes: int) -> float:
 
 def f1(predictions: Any, targets: Any) -> float:
     """Of class 1 of two; 0 when it is neither predicted nor present (precision and recall are 0/0 then)."""
-    return _f1(confusion_matrix(predictions, targets, 2), 1)
-
-
-def macro_f1(predictions: Any, targets: Any, classes: int) -> float:
-    """Mean over the classes that are present or predicted; the others are no part of the mean."""
-    c = confusion_matrix(predictions, targets, classes)
-    seen = [k for k in range(classes) if c[k].sum() + c[:, k].sum()]
-    return sum(_f1(c, k) for k in seen) / len(seen)
-
-
-def _f1(c: Array, k: int) -> float:
-    both = int(c[k].sum() + c[:, k].sum())
-    return 2 * int(c[k, k]) / both if both else 0.0
+    c = confusion_matrix(predictions, targets, 2)
+    both = int(c[1].sum() + c[:, 1].sum())
+    return 2 * int(c[1, 1]) / both if both else 0.0
 
 
 def matthews(predictions: Any, targets: Any, classes: int = 2) -> float:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 
 from arch_lab.metrics.checks import Array, MetricError, array, labels, numbers, paired
-from arch_lab.metrics.detection import thresholds
 
 Crossing = Literal["nearest", "interpolated"]
 
@@ -91,7 +90,7 @@ def top1_eer_with_confusion(scores: Any, wanted: Any, confused: Any, *, crossing
 
 
 def _eer(scores: Any, wanted: Any, confusions: int, crossing: Crossing) -> ErrorRate:
-    _, items, hits = thresholds(scores, wanted)
+    items, hits = _above_thresholds(scores, wanted)
     false = items - hits
     if not false[-1]:
         raise MetricError("wanted: every item is wanted; a false acceptance needs one that is not")
@@ -108,6 +107,20 @@ def _eer(scores: Any, wanted: Any, confusions: int, crossing: Crossing) -> Error
     share = gap[before] / (gap[before] - gap[after])
     rate = (accepted[before] + share * (accepted[after] - accepted[before])) / background
     return ErrorRate(rate=float(rate), confusions=confusions)
+
+
+def _above_thresholds(scores: Any, targets: Any) -> tuple[Array, Array]:
+    """(items, wanted ones among them) at or above each different score, the highest first; tied scores share a threshold.
+
+    Raises: MetricError without any wanted item.
+    """
+    s, t = numbers(scores, "scores"), labels(targets, 2, "targets")
+    paired(s, t, "scores and targets")
+    if not t.any():
+        raise MetricError("targets: no item is labelled 1, so recall has no meaning")
+    _, inverse = np.unique(-s, return_inverse=True)
+    items = np.bincount(inverse).cumsum()
+    return items, np.bincount(inverse, weights=t).astype(np.int64).cumsum()
 
 
 def _matrix(values: Any, name: str) -> Array:

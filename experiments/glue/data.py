@@ -15,10 +15,10 @@ from typing import Any
 
 from arch_lab.data import DataError
 from arch_lab.judge.measures import Measure
-from arch_lab.metrics.glue import GLUE_METRICS, glue_metrics
 from arch_lab.tasks import Task
 from experiments.glue.config import GlueStudyConfig
 from experiments.glue.hub import read_glue_hub
+from experiments.glue.metrics import GLUE_METRICS, glue_metrics
 from experiments.glue.reader import GLUE_TASKS, GlueRow, GlueTask, read_glue
 
 PREMISES = ("rte", "wnli", "qnli", "mnli", "mnli_subset")  # first sentences come back with other second ones

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from arch_lab.data import DataError
-from arch_lab.metrics import GLUE_METRICS
+from experiments.glue.metrics import GLUE_METRICS, glue_metrics
 from experiments.glue.reader import GLUE_TASKS, GlueRow, glue_task, read_glue, write_submission
 
 GOOD: dict[tuple[str, str], tuple[str, list[tuple[str, str | None, float | None]]]] = {
@@ -176,3 +176,9 @@ def test_the_real_files_have_their_official_rows() -> None:
             if (name, split) in POSITIVES:
                 assert sum(row.label == 1 for row in found) == POSITIVES[name, split]
     assert read, f"no GLUE file in {root}"
+
+
+def test_each_task_has_the_metrics_of_its_leaderboard() -> None:
+    assert glue_metrics("mrpc", [1, 1, 0, 0], [1, 0, 0, 0]) == {"accuracy": 0.75, "f1": pytest.approx(2 / 3)}
+    assert glue_metrics("stsb", [1.0, 2.0, 3.0], [1.0, 3.0, 2.0]) == pytest.approx({"pearson": 0.5, "spearman": 0.5})
+    assert glue_metrics("mnli_matched", [2, 1], [2, 0]) == {"accuracy": 0.5}
