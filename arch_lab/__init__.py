@@ -42,7 +42,7 @@ def __getattr__(name: str) -> Any:
 
         return score
     if name == "convert":
-        from arch_lab.interop.convert import convert
+        from arch_lab.checkpoints.convert import convert
 
         return convert
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from arch_lab.interop import InteropError
-from arch_lab.interop.convert import convert
+from arch_lab.checkpoints import CheckpointError
+from arch_lab.checkpoints.convert import convert
 
 
 def there_and_back(model: nn.Module, folder: Path) -> Path:
@@ -60,7 +60,7 @@ def edit(folder: Path, changes: dict[str, Any], file: str = "config.json") -> No
 def refusal(source: Path, target: Path, **options: Any) -> str:
     """The one line a conversion that must fail ends with; nothing may be left behind."""
     before = sorted(target.parent.iterdir())
-    with pytest.raises(InteropError) as error:
+    with pytest.raises(CheckpointError) as error:
         convert(source, target, **options)
     assert sorted(target.parent.iterdir()) == before and "\n" not in str(error.value)
     return str(error.value)

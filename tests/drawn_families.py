@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from arch_lab.interop.convert import convert
-from arch_lab.interop.folder import load_encoder_decoder, load_model, read_manifest
-from arch_lab.interop.gemma import their_name
-from arch_lab.interop.t5gemma import t5gemma2_name
+from arch_lab.checkpoints.convert import convert
+from arch_lab.checkpoints.folder import load_encoder_decoder, load_model, read_manifest
+from arch_lab.checkpoints.interop.gemma import their_name
+from arch_lab.checkpoints.interop.t5gemma_names import t5gemma2_name
 from arch_lab.models import Shape, recipe
 from blocks.errors import UserError
 

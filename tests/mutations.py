@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import arch_lab.checkpoints.convert
+
 # imported here because imports take seconds, which are not the seconds measured
 import arch_lab.cli.lightning_run
-import arch_lab.interop.convert
 import arch_lab.study  # noqa: F401
 from arch_lab.cli import main
 

@@ -16,12 +16,12 @@ from torch import Tensor
 
 import arch_lab
 from arch_lab import cli
+from arch_lab.checkpoints.checkpoint import Blueprint
+from arch_lab.checkpoints.folder import Manifest, write_manifest
+from arch_lab.checkpoints.tensors import write_tensors
 from arch_lab.data import ByteTokenizer, train_bpe
 from arch_lab.generation import Checkpoint, generate, open_checkpoint
 from arch_lab.generation.generate import Speaker
-from arch_lab.interop.family import Blueprint
-from arch_lab.interop.folder import Manifest, write_manifest
-from arch_lab.interop.tensors import write_tensors
 from arch_lab.models import Decoder, Shape, recipe
 from blocks.contract import tensors_nbytes
 from blocks.errors import ConfigError
@@ -168,11 +168,7 @@ def scripted(script: list[int]) -> Checkpoint:
         tokenizer=ByteTokenizer(),
         begin=(256,),
         end=frozenset([256]),
-        max_tokens=64,
-        vocabulary=257,
-        architecture="gemma1",
-        options={},
-        shape=SHAPE,
+        blueprint=Blueprint(architecture="gemma1", options={}, shape=SHAPE, vocabulary=257, max_tokens=64),
     )
 
 

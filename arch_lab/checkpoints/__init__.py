@@ -1,6 +1,7 @@
-"""Checkpoints: one way to open any of them, a score for any of them, a start from any of them."""
+"""Checkpoints of every kind: opened, scored, converted, and the start of a new training."""
 
 from arch_lab.checkpoints.checkpoint import Checkpoint, CheckpointError
+from arch_lab.checkpoints.initialise import start_from
 from arch_lab.checkpoints.opening import open_checkpoint, open_decoder
 
-__all__ = ["Checkpoint", "CheckpointError", "open_checkpoint", "open_decoder"]
+__all__ = ["Checkpoint", "CheckpointError", "open_checkpoint", "open_decoder", "start_from"]

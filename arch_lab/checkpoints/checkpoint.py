@@ -20,7 +20,18 @@ Kind = Literal["run", "fit", "converted", "huggingface"]
 
 
 class CheckpointError(UserError):
-    """A path that holds no checkpoint, or not a whole one."""
+    """A path that holds no checkpoint, a damaged one, or one that cannot be translated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blueprint:
+    """Everything a model is built from; what ``arch-lab.json`` holds."""
+
+    architecture: str
+    options: dict[str, Any]
+    shape: Shape
+    vocabulary: int
+    max_tokens: int
 
 
 @dataclass(frozen=True)
@@ -32,27 +43,43 @@ class Reading:
     count_line_ends: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A model in evaluation mode on the CPU and what its ids mean.
+    """A model in evaluation mode on the CPU and the meaning of its ids.
 
-    ``begin`` goes before every document and prompt, an id of ``end`` ends a text; ``architecture``, ``options`` and ``shape``
-    rebuild the model. ``context``: tokens of a training sequence, None where the checkpoint does not say.
+    ``begin``: ids before every document and prompt. ``end``: ids that end a text. ``context``: tokens of a
+    training sequence, None where the checkpoint does not say.
     """
 
     path: Path
     model: Any  # Decoder, Encoder, EncoderDecoder or ImageClassifier
+    blueprint: Blueprint
     tokenizer: Tokenizer | None
     begin: tuple[int, ...]
     end: frozenset[int]
-    max_tokens: int
-    vocabulary: int
-    architecture: str
-    options: dict[str, Any]
-    shape: Shape
     kind: Kind = "fit"
     context: int | None = None
     reading: Reading = field(default_factory=Reading)
+
+    @property
+    def architecture(self) -> str:
+        return self.blueprint.architecture
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return self.blueprint.options
+
+    @property
+    def shape(self) -> Shape:
+        return self.blueprint.shape
+
+    @property
+    def vocabulary(self) -> int:
+        return self.blueprint.vocabulary
+
+    @property
+    def max_tokens(self) -> int:
+        return self.blueprint.max_tokens
 
     @cached_property
     def fingerprint(self) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
+from arch_lab.checkpoints.blueprint import check_tensors
 from arch_lab.checkpoints.checkpoint import Checkpoint, CheckpointError
 from arch_lab.checkpoints.opening import open_checkpoint
 from arch_lab.data import Tokenizer
-from arch_lab.interop.blueprint import check_tensors
 from blocks.errors import ConfigError, shown
 
 

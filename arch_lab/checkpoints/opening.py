@@ -6,26 +6,20 @@ only if the caller names it too (``trust``).
 
 from __future__ import annotations
 
-import hashlib
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from arch_lab.checkpoints.checkpoint import Checkpoint, CheckpointError, Kind, Reading
-from arch_lab.data import Tokenizer, tokenizer_from
-from arch_lab.interop.blueprint import build_filled, check_tensors, lay_out, read_blueprint, recipe_of, refuse_non_decoder, require_decoder
-from arch_lab.interop.family import Blueprint
-from arch_lab.models import Shape
-from blocks.errors import UserError
+from arch_lab.checkpoints.blueprint import build_filled, check_tensors, lay_out, recipe_of, refuse_non_decoder, require_decoder
+from arch_lab.checkpoints.checkpoint import Blueprint, Checkpoint, CheckpointError, Kind
+from arch_lab.checkpoints.ckpt_file import blueprint_of, read_file, reading_of, tokenizer_of, weights_of
+from arch_lab.checkpoints.folder import MANIFEST, Manifest, fill, load_network, read_manifest, read_own_tokenizer
+from arch_lab.checkpoints.interop.huggingface import is_huggingface, read_config, read_tensors
+from arch_lab.models.recipe import Network
+from arch_lab.training.saving import intact
 from blocks.errors import did_you_mean as nearest
 from blocks.registry import import_only
 
 MODEL = "model.ckpt"  # of a finished run
-PREFIX = "model."  # of the network's parameters in a .ckpt file
 
 
 def open_checkpoint(path: str | Path, trust: Sequence[str] = ()) -> Checkpoint:
@@ -64,9 +58,6 @@ def _absent(path: Path) -> CheckpointError:
 
 
 def _from_folder(path: Path, decoder: bool) -> Checkpoint:
-    from arch_lab.interop.folder import MANIFEST
-    from arch_lab.interop.huggingface import is_huggingface
-
     if (path / MANIFEST).is_file():
         return _converted(path, decoder)
     if (path / MODEL).is_file():
@@ -92,15 +83,12 @@ def checkpoint_file(path: str | Path, trust: Sequence[str] = ()) -> tuple[Path, 
     blueprint = blueprint_of(content, where)
     with import_only(trust):
         layout = lay_out(blueprint, where, len(content["state_dict"]))
-        check_tensors(layout, _weights(content), where)
+        check_tensors(layout, weights_of(content), where)
     return path, blueprint
 
 
 def _file_inside(folder: Path) -> Path:
     """The one checkpoint file of a ``fit`` folder. Raises: CheckpointError with what there is to choose from."""
-    from arch_lab.interop.folder import MANIFEST
-    from arch_lab.interop.huggingface import is_huggingface
-
     if (folder / MANIFEST).is_file() or is_huggingface(folder):
         raise CheckpointError(
             f"{folder} is a converted model and holds no training: arch-lab score {folder} --text FILES scores it, "
@@ -123,7 +111,7 @@ def _file_inside(folder: Path) -> Path:
 
 def _run(folder: Path, decoder: bool) -> Checkpoint:
     path = folder / MODEL
-    if not _matches_checksum(path):
+    if not intact(path):
         raise CheckpointError(f"{path}: does not match its checksum, so it is not used; delete {folder} and run arch-lab compare again")
     return _from_file(path, "run", decoder)
 
@@ -134,15 +122,15 @@ def _from_file(path: Path, kind: Kind, decoder: bool) -> Checkpoint:
     blueprint = blueprint_of(content, where)
     if decoder:
         refuse_non_decoder(recipe_of(blueprint, where), where)
-    model = build_filled(blueprint, _weights(content), where)
+    model = build_filled(blueprint, weights_of(content), where)
     tokenizer = tokenizer_of(content, where)
     separator = () if tokenizer is None else (tokenizer.separator,)
     reading, context = reading_of(content, where)
-    return _checkpoint(
-        path if kind == "fit" else path.parent,
-        model,
-        blueprint,
-        tokenizer,
+    return Checkpoint(
+        path=path if kind == "fit" else path.parent,
+        model=model,
+        blueprint=blueprint,
+        tokenizer=tokenizer,
         begin=separator,
         end=frozenset(separator),
         kind=kind,
@@ -151,125 +139,29 @@ def _from_file(path: Path, kind: Kind, decoder: bool) -> Checkpoint:
     )
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """The content of a ``.ckpt`` file, with a plain ``hyper_parameters`` and a ``state_dict`` of tensors.
-
-    Raises: CheckpointError when it is none, is cut short, or holds anything but plain values and tensors.
-    """
-    try:
-        if not zipfile.is_zipfile(path):  # torch would take anything else for its old format
-            raise CheckpointError(f"{path}: not a readable checkpoint of arch-lab (no zip archive); it may be cut short")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        settings, weights = content["hyper_parameters"], content["state_dict"]
-    except CheckpointError:
-        raise
-    except Exception as error:  # torch raises half a dozen types for what is not, or no longer, a checkpoint
-        raise CheckpointError(f"{path}: not a readable checkpoint of arch-lab ({type(error).__name__}); it may be cut short") from None
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{path}: hyper_parameters is a {type(settings).__name__}, expected the settings of a model")
-    if not isinstance(weights, dict) or not all(isinstance(k, str) and _is_dense(v) for k, v in weights.items()):
-        raise CheckpointError(f"{path}: state_dict is not a table of plain tensors")
-    return dict(content)
-
-
-def blueprint_of(content: dict[str, Any], where: str) -> Blueprint:
-    """The settings of the model in the content of a ``.ckpt`` file. Raises: UserError."""
-    return read_blueprint(content["hyper_parameters"], where)
-
-
-def _weights(content: dict[str, Any]) -> dict[str, Tensor]:
-    """Parameters of the network under its own names."""
-    return {name.removeprefix(PREFIX): value for name, value in content["state_dict"].items() if name.startswith(PREFIX)}
-
-
-def tokenizer_of(content: dict[str, Any], where: str) -> Tokenizer | None:
-    """The tokenizer that a ``.ckpt`` file carries; None for one that carries none. Raises: UserError."""
-    if content.get("tokenizer") is None:
-        return None
-    try:
-        return tokenizer_from(content["tokenizer"])
-    except UserError as error:
-        raise CheckpointError(f"{where}: {error}") from None
-    except Exception as error:
-        raise CheckpointError(f"{where}: its tokenizer is unreadable ({type(error).__name__})") from None
-
-
-def reading_of(content: dict[str, Any], where: str) -> tuple[Reading, int | None]:
-    """How the text of training was read, and the tokens of a sequence; None in files that do not say. Raises: CheckpointError."""
-    stored = content.get("reading")
-    if stored is None:
-        return Reading(), None
-    types = {"document_start": (str, type(None)), "text_column": (str,), "count_line_ends": (bool,), "sequence_length": (int,)}
-    if not isinstance(stored, dict) or set(stored) != set(types) or not all(isinstance(stored[k], t) for k, t in types.items()):
-        raise CheckpointError(f"{where}: what it says about the reading of text is damaged")
-    values = dict(stored)
-    length = values.pop("sequence_length")
-    if length < 1:
-        raise CheckpointError(f"{where}: sequence_length {length} is not a whole number of at least 1")
-    return Reading(**values), length
-
-
 def _converted(path: Path, decoder: bool) -> Checkpoint:
-    from arch_lab.interop.folder import MANIFEST, load_network, read_manifest, read_own_tokenizer
-
     manifest = read_manifest(path)
     if decoder:
         where = str(path / MANIFEST)
         refuse_non_decoder(recipe_of(manifest.blueprint, where), where)
-    model = load_network(path, manifest)
-    tokenizer = read_own_tokenizer(path)
-    return _checkpoint(path, model, manifest.blueprint, tokenizer, begin=manifest.begin, end=manifest.end, kind="converted")
+    return _of_folder(path, manifest, load_network(path, manifest), "converted")
 
 
 def _huggingface(path: Path) -> Checkpoint:
     """Translated in memory: what ``arch-lab convert`` would write and read again."""
-    from arch_lab.interop.folder import fill, read_own_tokenizer
-    from arch_lab.interop.huggingface import read_config, read_tensors
-
     manifest, family = read_config(path)
     tensors = read_tensors(path, manifest, family)
     model = fill(lay_out(manifest.blueprint, str(path), len(tensors)), tensors)
-    tokenizer = read_own_tokenizer(path)
-    return _checkpoint(path, model, manifest.blueprint, tokenizer, begin=manifest.begin, end=manifest.end, kind="huggingface")
+    return _of_folder(path, manifest, model, "huggingface")
 
 
-def _checkpoint(
-    path: Path,
-    model: Any,
-    blueprint: Blueprint,
-    tokenizer: Tokenizer | None,
-    *,
-    begin: tuple[int, ...],
-    end: frozenset[int],
-    kind: Kind,
-    context: int | None = None,
-    reading: Reading | None = None,
-) -> Checkpoint:
+def _of_folder(path: Path, manifest: Manifest, model: Network, kind: Kind) -> Checkpoint:
     return Checkpoint(
         path=path,
         model=model,
-        tokenizer=tokenizer,
-        begin=begin,
-        end=end,
-        max_tokens=blueprint.max_tokens,
-        vocabulary=blueprint.vocabulary,
-        architecture=blueprint.architecture,
-        options=dict(blueprint.options),
-        shape=Shape(**vars(blueprint.shape)),
+        blueprint=manifest.blueprint,
+        tokenizer=read_own_tokenizer(path),
+        begin=manifest.begin,
+        end=manifest.end,
         kind=kind,
-        context=context,
-        reading=reading or Reading(),
     )
-
-
-def _is_dense(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
-
-
-def _matches_checksum(path: Path) -> bool:
-    try:
-        written = path.with_name(path.name + ".sha256").read_text(encoding="utf-8").strip()
-        with path.open("rb") as file:
-            return written == hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, UnicodeDecodeError):
-        return False

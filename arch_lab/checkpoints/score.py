@@ -25,6 +25,8 @@ from arch_lab.data import DataConfig, DataError, Tokenizer, TokenSplit, evaluati
 from arch_lab.data.documents import Counts, count
 from arch_lab.data.files import documents_of
 from arch_lab.data.paths import expand_paths
+from arch_lab.laws import require_causal
+from arch_lab.training.scoring import slice_rows, token_nats
 from blocks.errors import UserError
 
 SCORED_TOKENS = 8192  # of one batch, and the longest context that is taken without being asked for
@@ -218,8 +220,6 @@ def _encoded(documents: list[str], tokenizer: Tokenizer, begin: tuple[int, ...])
 
 def _certify(opened: Checkpoint, tokens: int) -> None:
     """No certificate at the length that is scored, no score. Raises: LeakError."""
-    from arch_lab.laws import require_causal
-
     with torch.enable_grad():  # gradients are part of the proof, whatever the caller turned off
         require_causal(opened.model, vocabulary=opened.vocabulary, lengths=[tokens], name=str(opened.path))
 
@@ -239,8 +239,6 @@ def _scored(
     model: Any, split: TokenSplit, widths: Tensor, *, tokens: int, stride: int, batch: int | None, progress: Progress | None
 ) -> list[Band]:
     """Sums at each position of a window."""
-    from arch_lab.training.scoring import slice_rows, token_nats
-
     rows = batch or min(max(1, SCORED_TOKENS // tokens), max(1, slice_rows(len(widths)) // tokens))
     device = next(model.parameters()).device
     windows, done = evaluation_windows(split, tokens=tokens, stride=stride), 0

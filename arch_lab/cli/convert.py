@@ -30,7 +30,7 @@ def main(verb: str, argv: list[str]) -> int:
     add_trust(p)
     given = p.parse_args(argv)
 
-    from arch_lab.interop.convert import convert
+    from arch_lab.checkpoints.convert import convert
 
     done = convert(given.source, given.target, to=given.to, source_format=given.source_format, trust=given.trust)
     if given.json:

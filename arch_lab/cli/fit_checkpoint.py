@@ -10,7 +10,8 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from arch_lab.checkpoints.opening import checkpoint_file, read_file, tokenizer_of
+from arch_lab.checkpoints.ckpt_file import read_file, tokenizer_of
+from arch_lab.checkpoints.opening import checkpoint_file
 from arch_lab.cli.fit_options import LINKED, names_no_file
 from arch_lab.cli.verbs import UsageError
 from arch_lab.data import PreparedData

@@ -27,7 +27,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 
 from arch_lab.checkpoints import open_decoder
-from arch_lab.checkpoints.initialise import initial_settings
+from arch_lab.checkpoints.initialise import initial_settings, start_from
 from arch_lab.cli.fit_checkpoint import SavedRun, read_checkpoint
 from arch_lab.cli.fit_failures import explained, innermost, one_line
 from arch_lab.cli.fit_options import Command, linked
@@ -214,6 +214,7 @@ class CommandLine(LightningCLI):
             options["max_epochs"] = -1  # the steps end the run; a pass over the loader is the whole of it
             self.last_score = LastScore()
             extra.append(self.last_score)
+            self.model.start_from = start_from
         callbacks = self._get(self.config_init, "trainer", default={}).get("callbacks") or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
         if config.trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):

@@ -2,7 +2,7 @@
 
 For attention the switch is a change of the mask, so the weights stay what they are; a window (keys up to and including the
 token) becomes a radius, which has to be named, because five conventions exist. For the M2 mixer it is another kernel: see
-``arch_lab.adaptation``.
+``arch_lab.checkpoints.adaptation``.
 """
 
 from __future__ import annotations

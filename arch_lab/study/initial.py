@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from arch_lab.checkpoints import Checkpoint, open_checkpoint
+from arch_lab.checkpoints.blueprint import check_tensors
 from arch_lab.checkpoints.initialise import start_from
-from arch_lab.interop.blueprint import check_tensors
 from arch_lab.models import recipe
 from arch_lab.study.config import Arm, FixedShape, StudyConfig
 from blocks.errors import ConfigError, UserError

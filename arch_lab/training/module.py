@@ -5,6 +5,7 @@ Legend: B batch, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,11 +14,14 @@ import torch.nn.functional as F
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
+from arch_lab.data import Tokenizer
 from arch_lab.metrics.tokens import language_metrics
 from arch_lab.models import Recipe, Shape, recipe
 from arch_lab.training.optimizer import GroupRule, adamw, warmup_cosine
 from arch_lab.training.scoring import at_least_float32, token_nats
+from blocks.errors import ConfigError
 
+StartFrom = Callable[[nn.Module, str, Tokenizer], None]  # (model, path of a checkpoint, tokenizer of the data)
 TOKENIZER = "tokenizer"  # key of a checkpoint: Tokenizer.to_dict()
 READING = "reading"  # key of a checkpoint: how its text was cut into documents and counted, and the tokens of a sequence
 RUN = "run"  # key of a checkpoint of fit: {data: options, fingerprint, precision}, all that scoring it again needs
@@ -45,6 +49,8 @@ class LanguageModel(pl.LightningModule):
         initialise_from: checkpoint whose weights training starts from (a run, a fit, a converted or a Hugging Face folder); its
             architecture and shape are taken over.
     """
+
+    start_from: StartFrom | None = None  # reads ``initialise_from``; training itself opens no checkpoint
 
     def __init__(
         self,
@@ -79,9 +85,9 @@ class LanguageModel(pl.LightningModule):
         data = self.trainer.datamodule.data  # type: ignore[attr-defined]
         source = self.hparams.get("initialise_from")
         if stage == "fit" and source:
-            from arch_lab.checkpoints.initialise import start_from
-
-            start_from(self.model, source, data.tokenizer)
+            if self.start_from is None:
+                raise ConfigError("initialise_from: assign arch_lab.checkpoints.start_from to the start_from of this module")
+            self.start_from(self.model, source, data.tokenizer)
         widths = torch.from_numpy(data.token_bytes)
         self.tune_metrics = language_metrics(widths, words=data.tune.words, text_bytes=data.tune.bytes).to(self.device)
         self.final_metrics = language_metrics(widths, words=data.validation.words, text_bytes=data.validation.bytes).to(self.device)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from arch_lab.adaptation import Reverse, bidirectional, causal, initialise
-from arch_lab.adaptation.t5gemma import CROSS
+from arch_lab.checkpoints.adaptation import Reverse, bidirectional, causal, initialise
+from arch_lab.checkpoints.adaptation.t5gemma import CROSS
 from arch_lab.laws.subject import redraw
 from arch_lab.models import Decoder, EncoderDecoder, EncoderDecoderRecipe, Shape, recipe
 from arch_lab.models.encoder_decoder import CrossLayer

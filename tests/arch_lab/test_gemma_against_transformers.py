@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arch_lab.interop.gemma import their_name
+from arch_lab.checkpoints.interop.gemma import their_name
 from arch_lab.models.decoder import Decoder
 from arch_lab.models.gemma import Gemma1, Gemma2, Gemma3, GemmaRecipe
 from arch_lab.models.gemma4 import Gemma4

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from arch_lab import cli
+from arch_lab.checkpoints.convert import convert
+from arch_lab.checkpoints.folder import load_model, read_manifest
 from arch_lab.generation import Meter, Sampling, decode
-from arch_lab.interop.convert import convert
-from arch_lab.interop.folder import load_model, read_manifest
 from tests.conversions import assert_a_second_round_writes_the_same_files, assert_equal_bit_for_bit, copied, there_and_back
 from tests.gemma_checkpoints import FAMILIES, V, W, their_model
 

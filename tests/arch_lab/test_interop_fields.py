@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from arch_lab.interop.convert import convert
+from arch_lab.checkpoints.convert import convert
 from tests.conversions import copied, edit, refusal
 from tests.gemma_checkpoints import their_model
 

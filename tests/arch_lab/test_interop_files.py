@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from arch_lab.interop.convert import convert
-from arch_lab.interop.folder import load_model, read_manifest
+from arch_lab.checkpoints.convert import convert
+from arch_lab.checkpoints.folder import load_model, read_manifest
 from tests.conversions import copied, edit, refusal
 from tests.gemma_checkpoints import V, their_model
 
@@ -133,7 +133,7 @@ def test_a_conversion_that_dies_while_writing_leaves_nothing(source: Path, tmp_p
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("arch_lab.interop.convert.write_tensors", full)
+    monkeypatch.setattr("arch_lab.checkpoints.convert.write_tensors", full)
     with pytest.raises(OSError):
         convert(source, tmp_path / "target")
     assert [p.name for p in tmp_path.iterdir()] == ["source"]

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from arch_lab import cli
+from arch_lab.checkpoints import CheckpointError
+from arch_lab.checkpoints.convert import convert
+from arch_lab.checkpoints.folder import load_encoder, read_manifest
 from arch_lab.generation import generate
-from arch_lab.interop import InteropError
-from arch_lab.interop.convert import convert
-from arch_lab.interop.folder import load_encoder, read_manifest
 from arch_lab.models import Encoder
 from blocks.errors import UserError
 from tests.blocks.m2_goldens import close, golden, group
@@ -195,7 +195,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
 def test_what_m2_bert_does_not_compute_is_refused_in_one_line(
     tmp_path: Path, change: Callable[[dict[str, Tensor]], Any], message: str
 ) -> None:
-    with pytest.raises(InteropError, match=message) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         convert(saved(change(released()), tmp_path), tmp_path / "ours", source_format="m2-bert")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "ours").exists()
@@ -204,16 +204,16 @@ def test_what_m2_bert_does_not_compute_is_refused_in_one_line(
 def test_a_configuration_beside_the_weights_may_not_say_otherwise(tmp_path: Path) -> None:
     torch.save(released(), tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text(json.dumps({"hyena_w_mod": 2, "vocab_size": V}))
-    with pytest.raises(InteropError, match="hyena_w_mod = 2 is not supported"):
+    with pytest.raises(CheckpointError, match="hyena_w_mod = 2 is not supported"):
         convert(tmp_path, tmp_path / "ours", source_format="m2-bert")
 
 
 def test_files_that_are_no_state_dicts_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.bin").write_text("no tensors")
     for source, message in ((tmp_path / "text.bin", "not readable as tensors alone"), (tmp_path, "pytorch_model.bin: no such file")):
-        with pytest.raises(InteropError, match=message):
+        with pytest.raises(CheckpointError, match=message):
             convert(source, tmp_path / "ours", source_format="m2-bert")
-    with pytest.raises(InteropError, match="use --from m2-bert"):
+    with pytest.raises(CheckpointError, match="use --from m2-bert"):
         convert(tmp_path, tmp_path / "ours", to="m2-bert")
 
 

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from arch_lab import cli
-from arch_lab.interop import InteropError
-from arch_lab.interop.convert import convert
-from arch_lab.interop.folder import load_encoder_decoder, load_model, read_manifest
-from arch_lab.interop.t5gemma_config import HEAD, TABLE
+from arch_lab.checkpoints import CheckpointError
+from arch_lab.checkpoints.convert import convert
+from arch_lab.checkpoints.folder import load_encoder_decoder, load_model, read_manifest
+from arch_lab.checkpoints.interop.t5gemma import HEAD, TABLE
 from blocks.errors import ConfigError
 from tests.conversions import assert_a_second_round_writes_the_same_files, assert_equal_bit_for_bit, copied, edit, refusal, there_and_back
 
@@ -228,7 +228,7 @@ def test_what_the_foreign_format_cannot_say_is_refused(changes: dict[str, Any], 
 
 def rewrite(folder: Path) -> None:
     """Tensors of the shapes the manifest asks for."""
-    from arch_lab.interop import family_for
+    from arch_lab.checkpoints.interop import family_for
 
     blueprint = read_manifest(folder).blueprint
     shapes = family_for(blueprint.architecture).skeleton(blueprint)
@@ -250,7 +250,7 @@ def test_each_loader_names_the_other_kind(source: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="encoder–decoder"):
         load_model(tmp_path / "ours", read_manifest(tmp_path / "ours"))
     edit(tmp_path / "ours", {"architecture": "gemma2", "options": {}}, "arch-lab.json")
-    with pytest.raises(InteropError, match="'gemma2' is not an encoder–decoder"):
+    with pytest.raises(CheckpointError, match="'gemma2' is not an encoder–decoder"):
         load_encoder_decoder(tmp_path / "ours", read_manifest(tmp_path / "ours"))
 
 

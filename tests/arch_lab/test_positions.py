@@ -68,7 +68,7 @@ def test_only_differences_of_positions_matter(name: str) -> None:
 @torch.no_grad()
 def test_positions_equal_position_ids_of_transformers() -> None:
     transformers = pytest.importorskip("transformers")
-    from arch_lab.interop.gemma import their_name
+    from arch_lab.checkpoints.interop.gemma import their_name
 
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 1, "head_dim": 32}
     layers = ["sliding_attention", "full_attention"]

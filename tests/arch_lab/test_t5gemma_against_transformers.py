@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arch_lab.interop.t5gemma import t5gemma2_name, t5gemma_name
+from arch_lab.checkpoints.interop.t5gemma_names import t5gemma2_name, t5gemma_name
 from arch_lab.models.encoder_decoder import EncoderDecoder
 from arch_lab.models.recipe import EncoderDecoderRecipe, Shape
 from arch_lab.models.t5gemma import EncoderSize, T5Gemma, T5Gemma2

@@ -117,7 +117,7 @@ def test_the_text_part_is_written_as_gemma3_for_causal_lm(tmp_path: Path) -> Non
 
 def test_fields_that_a_released_text_part_leaves_out_have_their_defaults(tmp_path: Path) -> None:
     """As the published 4B: five fields. Only the configuration is read: the files hold other sizes."""
-    from arch_lab.interop.huggingface import read_config
+    from arch_lab.checkpoints.interop.huggingface import read_config
 
     text = {"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34}
     text |= {"rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}

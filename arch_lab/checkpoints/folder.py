@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from arch_lab.checkpoints.blueprint import LARGEST, lay_out, read_blueprint, recipe_of, refuse_non_decoder, require_decoder
+from arch_lab.checkpoints.checkpoint import Blueprint, CheckpointError
+from arch_lab.checkpoints.storage import read_object, write_object
+from arch_lab.checkpoints.tensors import SINGLE, TensorFiles, check_shapes
 from arch_lab.data import Tokenizer
 from arch_lab.data.tokenizer import load_tokenizer, read_tokenizer
-from arch_lab.interop.blueprint import LARGEST, lay_out, read_blueprint, recipe_of, refuse_non_decoder, require_decoder
-from arch_lab.interop.family import Blueprint, InteropError
-from arch_lab.interop.tensors import SINGLE, TensorFiles, check_shapes, read_object, write_object
 from arch_lab.models import (
     BidirectionalStack,
     Decoder,
@@ -68,15 +69,15 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises: InteropError when the file is damaged or of a later format, ConfigError for an architecture that is unknown."""
+    """Raises: CheckpointError when the file is damaged or of a later format, ConfigError for an architecture that is unknown."""
     path = folder / MANIFEST
     content = read_object(path)
     if content.get("format") != FORMAT:
-        raise InteropError(f"{path}: format {content.get('format')!r} is not known, this version reads {FORMAT}")
+        raise CheckpointError(f"{path}: format {content.get('format')!r} is not known, this version reads {FORMAT}")
     shape, tokens = content.get("shape"), content.get("tokens")
     for name, value in (("shape", shape), ("tokens", tokens)):
         if not isinstance(value, dict):
-            raise InteropError(f"{path}: {name!r} is missing, or no object")
+            raise CheckpointError(f"{path}: {name!r} is missing, or no object")
     blueprint = read_blueprint({**content, **dict(shape or {})}, str(path))
     ids = {name: _checked_ids(name, value, path) for name, value in dict(tokens or {}).items()}
     return Manifest(blueprint=blueprint, **ids)
@@ -85,7 +86,7 @@ def read_manifest(folder: Path) -> Manifest:
 def _checked_ids(name: str, value: Any, path: Path) -> Ids:
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if name not in ("begin_text", "end_text", "padding") or not all(type(i) is int and 0 <= i <= LARGEST for i in ids):
-        raise InteropError(f"{path}: tokens.{name} is not an id, list of ids or null of begin_text, end_text and padding")
+        raise CheckpointError(f"{path}: tokens.{name} is not an id, list of ids or null of begin_text, end_text and padding")
     return value  # type: ignore[no-any-return]
 
 
@@ -96,7 +97,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def load_model(folder: Path, manifest: Manifest) -> Decoder:
     """The decoder in evaluation mode, in the dtype of the file.
 
-    Raises: InteropError when tensors do not fit, ConfigError when the folder holds no decoder.
+    Raises: CheckpointError when tensors do not fit, ConfigError when the folder holds no decoder.
     """
     where = str(folder / MANIFEST)
     refuse_non_decoder(recipe_of(manifest.blueprint, where), where)
@@ -104,27 +105,34 @@ def load_model(folder: Path, manifest: Manifest) -> Decoder:
 
 
 def load_encoder(folder: Path) -> Encoder | BidirectionalStack:
-    """The encoder of a folder, as ``load_model`` gives a decoder. Raises: InteropError when it holds none, or tensors do not fit."""
+    """The encoder of a folder, as ``load_model`` gives a decoder. Raises: CheckpointError when it holds none, or tensors do not fit."""
     manifest = read_manifest(folder)
     if not isinstance(recipe_of(manifest.blueprint, str(folder / MANIFEST)), EncoderRecipe):
-        raise InteropError(f"{folder} holds {manifest.blueprint.architecture!r}, which is not an encoder")
+        raise CheckpointError(f"{folder} holds {manifest.blueprint.architecture!r}, which is not an encoder")
     return load_network(folder, manifest)  # type: ignore[return-value]
 
 
 def load_encoder_decoder(folder: Path, manifest: Manifest) -> EncoderDecoder:
-    """Both stacks in evaluation mode, in the dtype of the file. Raises: InteropError when the folder holds something else."""
+    """Both stacks in evaluation mode, in the dtype of the file. Raises: CheckpointError when the folder holds something else."""
     if not isinstance(recipe_of(manifest.blueprint, str(folder / MANIFEST)), EncoderDecoderRecipe):
-        raise InteropError(f"{folder}: architecture {manifest.blueprint.architecture!r} is not an encoder–decoder; load_model reads it")
+        raise CheckpointError(f"{folder}: architecture {manifest.blueprint.architecture!r} is not an encoder–decoder; load_model reads it")
     return load_network(folder, manifest)  # type: ignore[return-value]
 
 
 def load_network(folder: Path, manifest: Manifest) -> Network:
-    """The model of a folder, of whatever kind, in evaluation mode. Raises: UserError when settings and tensors do not fit."""
-    tensors = TensorFiles(folder)
-    model = lay_out(manifest.blueprint, str(folder / MANIFEST), len(tensors.where))
-    check_shapes(tensors.shapes(), {name: tuple(value.shape) for name, value in model.state_dict().items()}, folder / SINGLE)
-    tensors.check_floats(tensors.where)
-    return fill(model, {name: tensors.read(name) for name in tensors.where})
+    """The model of a folder, of any kind, in evaluation mode. Raises: UserError when settings and tensors do not fit."""
+    layout, weights = read_weights(folder, manifest)
+    return fill(layout, weights)
+
+
+def read_weights(folder: Path, manifest: Manifest) -> tuple[Network, dict[str, Tensor]]:
+    """The model on the meta device and its tensors by name. Raises: UserError when settings and tensors do not fit."""
+    files = TensorFiles(folder)
+    layout = lay_out(manifest.blueprint, str(folder / MANIFEST), len(files.where))
+    shapes = {name: tuple(value.shape) for name, value in layout.state_dict().items()}
+    check_shapes(files.shapes(), shapes, folder / SINGLE)
+    files.check_floats(shapes)
+    return layout, {name: files.read(name) for name in shapes}
 
 
 def fill(model: Model, weights: dict[str, Tensor]) -> Model:

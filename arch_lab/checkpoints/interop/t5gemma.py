@@ -1,7 +1,7 @@
 """T5Gemma as ``transformers`` stores it: a configuration for each of two stacks of Gemma 2, read and written. T5Gemma 2: refused.
 
 Source: transformers models/t5gemma (configuration_t5gemma.py, modeling_t5gemma.py). Fields of a stack are those of Gemma 2, so
-their translation is that of ``arch_lab.interop.gemma``. What one option here says of both stacks has to be equal in both;
+their translation is that of ``arch_lab.checkpoints.interop.gemma``. What one option here says of both stacks has to be equal in both;
 ``sliding_window`` is none of these: in the decoder it counts keys with the token itself, in the encoder the keys on each side.
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from arch_lab.interop.family import TOKENS, Blueprint, Family, Fields, InteropError, read_ids, refuse_family, register_family
-from arch_lab.interop.gemma import (
+from arch_lab.checkpoints.checkpoint import Blueprint, CheckpointError
+from arch_lab.checkpoints.interop.family import TOKENS, Family, Fields, read_ids, refuse_family, register_family
+from arch_lab.checkpoints.interop.gemma import (
     check_blocks,
     flat_rope,
     read_cap,
@@ -24,7 +25,7 @@ from arch_lab.interop.gemma import (
     write_layers,
     write_scale,
 )
-from arch_lab.interop.t5gemma import t5gemma_name
+from arch_lab.checkpoints.interop.t5gemma_names import t5gemma_name
 from arch_lab.models import meta_encoder_decoder
 from arch_lab.models.recipe import Shape, recipe
 from arch_lab.models.t5gemma import EncoderSize, T5Gemma
@@ -115,7 +116,9 @@ class T5GemmaFamily(Family):
         chosen, shape = _recipe(blueprint), blueprint.shape
         size = chosen.encoder or EncoderSize(**vars(shape))
         if chosen.encoder_radius < 1:
-            raise InteropError(f"t5gemma: encoder_radius {chosen.encoder_radius} cannot be written: a window of the format is at least 1")
+            raise CheckpointError(
+                f"t5gemma: encoder_radius {chosen.encoder_radius} cannot be written: a window of the format is at least 1"
+            )
         built = chosen.encoder_decoder(shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
         encoder = _write_stack(chosen, size.shape, built.encoder[0].mixer, blueprint)
         decoder = _write_stack(chosen, shape, built.decoder[0].mixer, blueprint)
@@ -145,7 +148,7 @@ def _recipe(blueprint: Blueprint) -> T5Gemma:
 
 
 def _equal(name: str, encoder: Fields, decoder: Fields, read: Any) -> Any:
-    """What both stacks share. Raises: InteropError when they differ."""
+    """What both stacks share. Raises: CheckpointError when they differ."""
     theirs, ours = read(encoder), read(decoder)
     if theirs != ours:
         raise encoder.refuse(name, theirs, f"the decoder has {ours!r}, and one value holds for both stacks here")
@@ -153,7 +156,7 @@ def _equal(name: str, encoder: Fields, decoder: Fields, read: Any) -> Any:
 
 
 def _read_scale(encoder: Fields, decoder: Fields, source_width: int, width: int) -> float | None:
-    """None where each stack scales by its own head width. Raises: InteropError when no one rule covers both."""
+    """None where each stack scales by its own head width. Raises: CheckpointError when no one rule covers both."""
     theirs, ours = encoder.number("query_pre_attn_scalar", 256), decoder.number("query_pre_attn_scalar", 256)
     if (theirs, ours) == (source_width, width):
         return None
@@ -165,7 +168,7 @@ def _read_scale(encoder: Fields, decoder: Fields, source_width: int, width: int)
 
 
 def _read_patterns(encoder: Fields, decoder: Fields, source_depth: int, depth: int) -> dict[str, Any]:
-    """``pattern`` of both stacks, ``window``, ``encoder_radius``. Raises: InteropError when the stacks follow two patterns."""
+    """``pattern`` of both stacks, ``window``, ``encoder_radius``. Raises: CheckpointError when the stacks follow two patterns."""
     theirs, ours = read_layers(encoder, source_depth, period=2), read_layers(decoder, depth, period=2)
     longer, shorter = (theirs, ours) if source_depth > depth else (ours, theirs)
     if not longer.startswith(shorter):
@@ -176,10 +179,10 @@ def _read_patterns(encoder: Fields, decoder: Fields, source_depth: int, depth: i
 
 
 def _write_stack(chosen: T5Gemma, shape: Shape, mixer: Any, blueprint: Blueprint) -> dict[str, Any]:
-    """What both stacks have. Raises: InteropError for a stack that transformers would not load."""
+    """What both stacks have. Raises: CheckpointError for a stack that transformers would not load."""
     assert isinstance(mixer, Gemma2AttentionConfig) and mixer.head_width is not None
     if shape.width % mixer.heads:
-        raise InteropError(f"t5gemma: width {shape.width} cannot be written: the format wants a multiple of its {mixer.heads} heads")
+        raise CheckpointError(f"t5gemma: width {shape.width} cannot be written: the format wants a multiple of its {mixer.heads} heads")
     return {
         "model_type": STACK_TYPE,
         "rms_norm_eps": NORM_EPS,

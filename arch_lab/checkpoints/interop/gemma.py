@@ -13,12 +13,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor, arange, float64
 
-from arch_lab.interop.family import (
+from arch_lab.checkpoints.checkpoint import Blueprint, CheckpointError
+from arch_lab.checkpoints.interop.family import (
     TOKENS,
-    Blueprint,
     Family,
     Fields,
-    InteropError,
     positive,
     read_ids,
     register_family,
@@ -121,7 +120,7 @@ class GemmaFamily(Family):
         assert isinstance(chosen, GemmaRecipe)
         for option in ("rope_fraction", "local_rope_fraction"):
             if getattr(chosen, option, 1) != 1:
-                raise InteropError(
+                raise CheckpointError(
                     f"{self.model_type}: {option} {getattr(chosen, option)} cannot be written: the format rotates all channels"
                 )
         heads = chosen.head_shape(shape.width)
@@ -137,11 +136,11 @@ class GemmaFamily(Family):
 
     @abstractmethod
     def read_options(self, fields: Fields, depth: int, head_width: int) -> dict[str, Any]:
-        """Options of our recipe beyond the heads. Raises: InteropError."""
+        """Options of our recipe beyond the heads. Raises: CheckpointError."""
 
     @abstractmethod
     def write_options(self, chosen: Any, depth: int, head_width: int) -> dict[str, Any]:
-        """The inverse. Raises: InteropError."""
+        """The inverse. Raises: CheckpointError."""
 
 
 class Gemma1Family(GemmaFamily):
@@ -154,7 +153,7 @@ class Gemma1Family(GemmaFamily):
 
     def write_options(self, chosen: Any, depth: int, head_width: int) -> dict[str, Any]:
         if chosen.query_scale not in (None, head_width**-0.5):
-            raise InteropError(f"gemma: query_scale {chosen.query_scale} cannot be written: the format scales by head_dim^-0.5")
+            raise CheckpointError(f"gemma: query_scale {chosen.query_scale} cannot be written: the format scales by head_dim^-0.5")
         return write_flat_rope(chosen.rope_base)
 
 
@@ -257,7 +256,7 @@ class Gemma3WithVision(Gemma3Family):
 
 
 def check_blocks(fields: Fields, *, activation: str = "hidden_activation") -> None:
-    """Takes the fields that have to hold what our blocks compute. Raises: InteropError naming the first that does not."""
+    """Takes the fields that have to hold what our blocks compute. Raises: CheckpointError naming the first that does not."""
     fields.only("tie_word_embeddings", [True], "input and output share one table here")
     fields.only("attention_bias", [False], "the projections have no bias")
     fields.only("attention_dropout", [0], "attention has no dropout; it acts in training only, so set it to 0 to evaluate")
@@ -311,7 +310,7 @@ def write_flat_rope(base: float) -> dict[str, Any]:
 
 
 def rope(fields: Fields, found: dict[str, Any], where: str, *, linear: bool) -> tuple[float, float]:
-    """(base, factor) of one set of rotary fields. Raises: InteropError for another kind of scaling."""
+    """(base, factor) of one set of rotary fields. Raises: CheckpointError for another kind of scaling."""
     kind = found.pop("rope_type", found.pop("type", "default")) or "default"
     found.pop("type", None)  # older files hold both spellings
     if kind not in (("default", "linear") if linear else ("default",)):
@@ -335,7 +334,7 @@ def read_scale(fields: Fields, head_width: int) -> float | None:
 def write_scale(query_scale: float | None, head_width: int) -> int:
     scalar = head_width if query_scale is None else round(query_scale**-2)
     if query_scale is not None and scalar**-0.5 != query_scale:
-        raise InteropError(
+        raise CheckpointError(
             f"query_scale {query_scale} is not the inverse root of a whole number, which is all query_pre_attn_scalar can say"
         )
     return scalar
@@ -348,7 +347,7 @@ def read_pattern(fields: Fields, depth: int, *, period: int) -> dict[str, Any]:
 
 
 def read_layers(fields: Fields, depth: int, *, period: int) -> str:
-    """L or G for each layer; without layer_types every ``period``-th layer is global. Raises: InteropError."""
+    """L or G for each layer; without layer_types every ``period``-th layer is global. Raises: CheckpointError."""
     types = fields.take("layer_types")
     if types is None:
         types = [LAYER_TYPES[GLOBAL if (i + 1) % period == 0 else LOCAL] for i in range(depth)]

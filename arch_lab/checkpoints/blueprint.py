@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arch_lab.interop.family import Blueprint, InteropError
+from arch_lab.checkpoints.checkpoint import Blueprint, CheckpointError
 from arch_lab.models import Decoder, Recipe, Shape, on_meta, recipe
 from arch_lab.models.recipe import Network
 from blocks.errors import ConfigError, UserError
@@ -26,16 +26,16 @@ SIZES = ("width", "depth", "ffn_width")
 
 
 def read_blueprint(content: Mapping[str, Any], where: str) -> Blueprint:
-    """The settings of a model, each of the right type and size. Raises: InteropError naming the first that is not."""
+    """The settings of a model, each of the right type and size. Raises: CheckpointError naming the first that is not."""
     for name in ("architecture", "options", *SIZES, "vocabulary", "max_tokens"):
         if name not in content:
-            raise InteropError(f"{where}: its settings lack {name!r}, so the model cannot be rebuilt")
+            raise CheckpointError(f"{where}: its settings lack {name!r}, so the model cannot be rebuilt")
     architecture, options = content["architecture"], content["options"]
     if not isinstance(architecture, str) or len(architecture) > 100:
-        raise InteropError(f"{where}: architecture {_short(architecture)} is not a name")
+        raise CheckpointError(f"{where}: architecture {_short(architecture)} is not a name")
     options = {} if options is None else options
     if not isinstance(options, dict):
-        raise InteropError(f"{where}: options {_short(options)} are no mapping")
+        raise CheckpointError(f"{where}: options {_short(options)} are no mapping")
     _check_options(options, where)
     numbers = {name: _whole(content[name], name, where) for name in (*SIZES, "vocabulary", "max_tokens")}
     return Blueprint(
@@ -66,7 +66,7 @@ def lay_out(blueprint: Blueprint, where: str, tensors: int) -> Network:
     encoder = blueprint.options.get("encoder")  # of an encoder-decoder with a stack of another size
     for depth in (blueprint.shape.depth, encoder.get("depth") if isinstance(encoder, dict) else None):
         if isinstance(depth, (int, float)) and depth > max(tensors, 1):
-            raise InteropError(f"{where}: depth {depth:,} does not fit the file, which holds {tensors} tensors")
+            raise CheckpointError(f"{where}: depth {depth:,} does not fit the file, which holds {tensors} tensors")
     try:
         with on_meta():
             return chosen.network(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
@@ -77,19 +77,19 @@ def lay_out(blueprint: Blueprint, where: str, tensors: int) -> Network:
 
 
 def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Raises: InteropError for the first tensor that is missing, of another shape or kind, or superfluous."""
+    """Raises: CheckpointError for the first tensor that is missing, of another shape or kind, or superfluous."""
     expected = model.state_dict()
     for name, value in expected.items():
         if name not in tensors:
-            raise InteropError(f"{where}: tensor {name!r} is missing ({len(expected)} are needed, {len(tensors)} are there)")
+            raise CheckpointError(f"{where}: tensor {name!r} is missing ({len(expected)} are needed, {len(tensors)} are there)")
         stored = tensors[name]
         if stored.shape != value.shape:
-            raise InteropError(f"{where}: tensor {name!r} has shape {list(stored.shape)}, its settings say {list(value.shape)}")
+            raise CheckpointError(f"{where}: tensor {name!r} has shape {list(stored.shape)}, its settings say {list(value.shape)}")
         if (stored.is_floating_point(), stored.is_complex()) != (value.is_floating_point(), value.is_complex()):
-            raise InteropError(f"{where}: tensor {name!r} is {_dtype(stored)}, expected {_dtype(value)}")
+            raise CheckpointError(f"{where}: tensor {name!r} is {_dtype(stored)}, expected {_dtype(value)}")
     extra = sorted(set(tensors) - set(expected))
     if extra:
-        raise InteropError(f"{where}: tensor {extra[0]!r} belongs to no part of this model ({len(extra)} such)")
+        raise CheckpointError(f"{where}: tensor {extra[0]!r} belongs to no part of this model ({len(extra)} such)")
 
 
 def build_filled(blueprint: Blueprint, tensors: Mapping[str, Tensor], where: str) -> Network:
@@ -127,7 +127,7 @@ def _check_memory(layout: Network, tensors: Mapping[str, Tensor], where: str) ->
     needed = sum(value.numel() * value.element_size() for value in (*layout.parameters(), *layout.buffers()))
     stored = sum(value.numel() * max(4, value.element_size()) for value in tensors.values())
     if needed > stored + SPARE:
-        raise InteropError(f"{where}: its settings ask for {needed:,} bytes of memory, its tensors hold {stored:,}")
+        raise CheckpointError(f"{where}: its settings ask for {needed:,} bytes of memory, its tensors hold {stored:,}")
 
 
 def _check_options(options: dict[Any, Any], where: str) -> None:
@@ -137,7 +137,7 @@ def _check_options(options: dict[Any, Any], where: str) -> None:
             return
         value, depth = todo.pop()
         if depth > DEEPEST:
-            raise InteropError(f"{where}: options are nested more than {DEEPEST} levels deep")
+            raise CheckpointError(f"{where}: options are nested more than {DEEPEST} levels deep")
         if isinstance(value, dict):
             _check_names(value, where)
             todo += [(inner, depth + 1) for inner in list(value.values())[: MOST_OPTIONS - count]]
@@ -145,37 +145,37 @@ def _check_options(options: dict[Any, Any], where: str) -> None:
             todo += [(inner, depth + 1) for inner in value[: MOST_OPTIONS - count]]
         else:
             _check_option(value, where)
-    raise InteropError(f"{where}: options hold more than {MOST_OPTIONS:,} values")
+    raise CheckpointError(f"{where}: options hold more than {MOST_OPTIONS:,} values")
 
 
 def _check_names(options: dict[Any, Any], where: str) -> None:
     wrong = [name for name in options if not isinstance(name, str)]
     if wrong:
-        raise InteropError(f"{where}: option {_short(wrong[0])} is not a name")
+        raise CheckpointError(f"{where}: option {_short(wrong[0])} is not a name")
 
 
 def _check_option(value: Any, where: str) -> None:
     if not (value is None or isinstance(value, (bool, int, float, str))):
-        raise InteropError(f"{where}: options hold a {type(value).__name__}, expected plain values")
+        raise CheckpointError(f"{where}: options hold a {type(value).__name__}, expected plain values")
     if (isinstance(value, int) and abs(value) > LARGEST) or (isinstance(value, float) and not math.isfinite(value)):
-        raise InteropError(f"{where}: options hold {_short(value)}, expected finite numbers up to {LARGEST:,}")
+        raise CheckpointError(f"{where}: options hold {_short(value)}, expected finite numbers up to {LARGEST:,}")
 
 
 def _whole(value: Any, name: str, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
-        raise InteropError(f"{where}: {name} {_short(value)} is not a whole number from 1 to {LARGEST:,}")
+        raise CheckpointError(f"{where}: {name} {_short(value)} is not a whole number from 1 to {LARGEST:,}")
     return value
 
 
 def _named(error: UserError, where: str) -> UserError:
     """The same refusal, beginning with the file it is about."""
-    kind = type(error) if isinstance(error, (TrustError, InteropError)) else ConfigError
+    kind = type(error) if isinstance(error, (TrustError, CheckpointError)) else ConfigError
     return kind(f"{where}: {error}")
 
 
-def _no_model(where: str, error: Exception) -> InteropError:
+def _no_model(where: str, error: Exception) -> CheckpointError:
     reason = " ".join(str(error).split())[:200]
-    return InteropError(f"{where}: its settings describe no model that can be built ({type(error).__name__}: {reason})")
+    return CheckpointError(f"{where}: its settings describe no model that can be built ({type(error).__name__}: {reason})")
 
 
 def _dtype(value: Tensor) -> str:

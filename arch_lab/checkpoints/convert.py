@@ -9,14 +9,16 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from arch_lab.checkpoints.checkpoint import CheckpointError
+from arch_lab.checkpoints.folder import MANIFEST, Manifest, copy_tokenizer, read_manifest, read_weights, write_manifest
+from arch_lab.checkpoints.interop.family import family_for
+from arch_lab.checkpoints.interop.huggingface import CONFIG, is_huggingface, read_config, read_tensors, write_huggingface
+from arch_lab.checkpoints.interop.m2_bert import ARCHITECTURE, read_released, write_released
+from arch_lab.checkpoints.interop.tokenizer import write_tokenizer
+from arch_lab.checkpoints.opening import open_decoder
+from arch_lab.checkpoints.storage import new_folder
+from arch_lab.checkpoints.tensors import SINGLE, write_tensors
 from arch_lab.data import Tokenizer
-from arch_lab.interop.blueprint import lay_out
-from arch_lab.interop.family import Blueprint, InteropError
-from arch_lab.interop.folder import MANIFEST, Manifest, copy_tokenizer, read_manifest, write_manifest
-from arch_lab.interop.huggingface import CONFIG, is_huggingface, read_config, read_tensors, write_huggingface
-from arch_lab.interop.m2_bert import ARCHITECTURE, read_released, write_released
-from arch_lab.interop.tensors import SINGLE, TensorFiles, check_shapes, new_folder, write_tensors
-from arch_lab.interop.tokenizer import write_tokenizer
 from blocks.registry import import_only
 
 
@@ -92,25 +94,20 @@ def _read(source: Path, to: str, source_format: str) -> tuple[Manifest, dict[str
 
 def _read_own_m2_bert(source: Path) -> tuple[Manifest, dict[str, Tensor], Path]:
     if not (source / MANIFEST).is_file():
-        raise InteropError(f"{source}: no folder of arch-lab, which holds {MANIFEST}; to read a released M2-BERT, use --from m2-bert")
+        raise CheckpointError(f"{source}: no folder of arch-lab, which holds {MANIFEST}; to read a released M2-BERT, use --from m2-bert")
     manifest = read_manifest(source)
     if manifest.blueprint.architecture != ARCHITECTURE:
-        raise InteropError(f"{source} holds {manifest.blueprint.architecture!r}, which has no M2-BERT form; only {ARCHITECTURE!r} does")
-    files = TensorFiles(source)
-    layout = lay_out(manifest.blueprint, str(source / MANIFEST), len(files.where))
-    shapes = {name: tuple(value.shape) for name, value in layout.state_dict().items()}
-    check_shapes(files.shapes(), shapes, source / SINGLE)
-    files.check_floats(shapes)
-    return manifest, {name: files.read(name) for name in shapes}, source
+        raise CheckpointError(f"{source} holds {manifest.blueprint.architecture!r}, which has no M2-BERT form; only {ARCHITECTURE!r} does")
+    return manifest, read_weights(source, manifest)[1], source
 
 
 def _read_theirs(source: Path) -> tuple[Manifest, dict[str, Tensor], Path]:
     if not source.is_dir():
-        raise InteropError(f"{source}: no such folder; give the folder that holds {CONFIG} and {SINGLE}")
+        raise CheckpointError(f"{source}: no such folder; give the folder that holds {CONFIG} and {SINGLE}")
     if (source / MANIFEST).is_file():
-        raise InteropError(f"{source} already is a folder of arch-lab; --to huggingface converts it back")
+        raise CheckpointError(f"{source} already is a folder of arch-lab; --to huggingface converts it back")
     if (source / "result.json").is_file() or not (source / CONFIG).is_file():
-        raise InteropError(f"{source}: no Hugging Face checkpoint, which holds {CONFIG} with a model_type, and {SINGLE}")
+        raise CheckpointError(f"{source}: no Hugging Face checkpoint, which holds {CONFIG} with a model_type, and {SINGLE}")
     manifest, family = read_config(source)
     return manifest, read_tensors(source, manifest, family), source
 
@@ -118,27 +115,11 @@ def _read_theirs(source: Path) -> tuple[Manifest, dict[str, Tensor], Path]:
 def _read_ours(source: Path) -> tuple[Manifest, dict[str, Tensor], Path | Tokenizer | None]:
     if source.is_dir() and (source / MANIFEST).is_file():
         manifest = read_manifest(source)
-        from arch_lab.interop.family import family_for
-
         family_for(manifest.blueprint.architecture)
-        files = TensorFiles(source)
-        layout = lay_out(manifest.blueprint, str(source / MANIFEST), len(files.where))
-        shapes = {name: tuple(value.shape) for name, value in layout.state_dict().items()}
-        check_shapes(files.shapes(), shapes, source / SINGLE)
-        files.check_floats(shapes)
-        return manifest, {name: files.read(name) for name in shapes}, source
+        return manifest, read_weights(source, manifest)[1], source
     if source.is_dir() and is_huggingface(source):
-        raise InteropError(f"{source} already is a Hugging Face folder; leave out --to huggingface to convert it to ours")
-    from arch_lab.checkpoints import open_decoder  # which itself reads the formats of this package
-
+        raise CheckpointError(f"{source} already is a Hugging Face folder; leave out --to huggingface to convert it to ours")
     opened = open_decoder(source)
-    blueprint = Blueprint(
-        architecture=opened.architecture,
-        options=opened.options,
-        shape=opened.shape,
-        vocabulary=opened.vocabulary,
-        max_tokens=opened.max_tokens,
-    )
     begin, end = next(iter(opened.begin), None), next(iter(opened.end), None)
-    manifest = Manifest(blueprint=blueprint, begin_text=begin, end_text=end)
+    manifest = Manifest(blueprint=opened.blueprint, begin_text=begin, end_text=end)
     return manifest, dict(opened.model.state_dict()), opened.tokenizer

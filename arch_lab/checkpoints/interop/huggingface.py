@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import Tensor, allclose, equal
 
-from arch_lab.interop.family import TOKENS, Blueprint, Family, Fields, InteropError, family_for, family_of
-from arch_lab.interop.folder import Manifest, copy_tokenizer
-from arch_lab.interop.tensors import SINGLE, TensorFiles, check_shapes, read_object, write_object, write_tensors
+from arch_lab.checkpoints.checkpoint import Blueprint, CheckpointError
+from arch_lab.checkpoints.folder import Manifest
+from arch_lab.checkpoints.interop.family import TOKENS, Family, Fields, family_for, family_of
+from arch_lab.checkpoints.storage import read_object, write_object
+from arch_lab.checkpoints.tensors import SINGLE, TensorFiles, check_shapes, write_tensors
 from blocks.errors import ConfigError
 
 CONFIG = "config.json"
@@ -60,12 +62,12 @@ def is_huggingface(folder: Path) -> bool:
         return False
     try:
         return "model_type" in read_object(path)
-    except InteropError:
+    except CheckpointError:
         return not (folder / "result.json").is_file()
 
 
 def read_config(folder: Path) -> tuple[Manifest, Family]:
-    """Raises: InteropError naming the first field that our blocks cannot follow."""
+    """Raises: CheckpointError naming the first field that our blocks cannot follow."""
     where = str(folder / CONFIG)
     fields = Fields(read_object(folder / CONFIG), where)
     family = family_of(fields.take("model_type"), where)
@@ -78,13 +80,13 @@ def read_config(folder: Path) -> tuple[Manifest, Family]:
 def read_tensors(folder: Path, manifest: Manifest, family: Family) -> dict[str, Tensor]:
     """Every tensor under our names, bit for bit.
 
-    Raises: InteropError for what is missing, misshapen, superfluous or not floating point, and for a configuration that asks
+    Raises: CheckpointError for what is missing, misshapen, superfluous or not floating point, and for a configuration that asks
     for more layers than the files hold tensors.
     """
     files, blueprint = TensorFiles(folder), manifest.blueprint
     stored = _text_names(files, family)
     if family.layers(blueprint) > len(stored):
-        raise InteropError(f"{folder / CONFIG}: {family.layers(blueprint):,} layers do not fit files of {len(stored)} tensors")
+        raise CheckpointError(f"{folder / CONFIG}: {family.layers(blueprint):,} layers do not fit files of {len(stored)} tensors")
     shapes = _expected(family, blueprint, folder)
     sizes, lookup = files.shapes(), {}
     for name, file_name in stored.items():
@@ -103,29 +105,29 @@ def _expected(family: Family, blueprint: Blueprint, folder: Path) -> dict[str, t
     except ConfigError as error:
         raise ConfigError(f"{folder / CONFIG}: {error}") from None
     except (RuntimeError, OverflowError, ValueError, TypeError) as error:  # sizes whose product is no size
-        raise InteropError(f"{folder / CONFIG}: describes no model that can be built ({' '.join(str(error).split())[:200]})") from None
+        raise CheckpointError(f"{folder / CONFIG}: describes no model that can be built ({' '.join(str(error).split())[:200]})") from None
 
 
 def _text_names(files: TensorFiles, family: Family) -> dict[str, str]:
-    """Name in a checkpoint of text -> name in the file. Raises: InteropError when two are one."""
+    """Name in a checkpoint of text -> name in the file. Raises: CheckpointError when two are one."""
     names: dict[str, str] = {}
     for stored in files.where:
         name = family.text_name(stored)
         if name is None:
             continue
         if name in names:
-            raise InteropError(f"{files.folder}: tensors {names[name]!r} and {stored!r} are the same part of the model")
+            raise CheckpointError(f"{files.folder}: tensors {names[name]!r} and {stored!r} are the same part of the model")
         names[name] = stored
     return names
 
 
 def _is_copy(files: TensorFiles, stored: dict[str, str], name: str, family: Family, blueprint: Blueprint) -> bool:
-    """True for a tensor that repeats another, or a formula. Raises: InteropError when it does not repeat it."""
+    """True for a tensor that repeats another, or a formula. Raises: CheckpointError when it does not repeat it."""
     twin = family.redundant(name)
     if twin is not None and twin in stored and name != twin:
         files.check_floats([stored[name], stored[twin]])
         if not equal(files.read(stored[name]), files.read(stored[twin])):
-            raise InteropError(f"{files.folder}: tensor {stored[name]!r} differs from {stored[twin]!r}; here they are one, tied")
+            raise CheckpointError(f"{files.folder}: tensor {stored[name]!r} differs from {stored[twin]!r}; here they are one, tied")
         return True
     expected = family.frequencies(name, blueprint)
     if expected is None:
@@ -133,12 +135,12 @@ def _is_copy(files: TensorFiles, stored: dict[str, str], name: str, family: Fami
     files.check_floats([stored[name]])
     held = files.read(stored[name]).double()
     if held.shape != expected.shape or not allclose(held, expected, rtol=1e-2, atol=0):  # bfloat16 at the coarsest
-        raise InteropError(f"{files.folder}: tensor {stored[name]!r} is not the frequencies its configuration gives")
+        raise CheckpointError(f"{files.folder}: tensor {stored[name]!r} is not the frequencies its configuration gives")
     return True
 
 
 def write_huggingface(folder: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> None:
-    """config.json and model.safetensors, as ``from_pretrained`` reads them. Raises: InteropError for what cannot be said there."""
+    """config.json and model.safetensors, as ``from_pretrained`` reads them. Raises: CheckpointError for what cannot be said there."""
     family = family_for(manifest.blueprint.architecture)
     config = family.write_config(manifest.blueprint)
     dtypes = {str(value.dtype).removeprefix("torch.") for value in tensors.values()}
@@ -146,6 +148,3 @@ def write_huggingface(folder: Path, manifest: Manifest, tensors: dict[str, Tenso
     config["dtype"] = min(dtypes) if len(dtypes) == 1 else "float32"
     write_object(folder / CONFIG, config)
     write_tensors(folder / SINGLE, {family.their_name(name): value for name, value in tensors.items()})
-
-
-__all__ = ["CONFIG", "copy_tokenizer", "is_huggingface", "read_config", "read_tensors", "write_huggingface"]

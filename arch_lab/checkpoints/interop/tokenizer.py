@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from arch_lab.checkpoints.storage import write_object
 from arch_lab.data import ByteTokenizer, Tokenizer
 from arch_lab.data.tokenizer import MASK, SEPARATOR, byte_of_character
-from arch_lab.interop.tensors import write_object
 
 # transformers picks GemmaTokenizer for a Gemma without this, which rebuilds the vocabulary and fails on the first text
 TOKENIZER_CLASS = "PreTrainedTokenizerFast"

@@ -16,9 +16,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from arch_lab.interop.family import Blueprint, Fields, InteropError
-from arch_lab.interop.folder import Manifest
-from arch_lab.interop.tensors import check_shapes, read_object
+from arch_lab.checkpoints.checkpoint import Blueprint, CheckpointError
+from arch_lab.checkpoints.folder import Manifest
+from arch_lab.checkpoints.interop.family import Fields
+from arch_lab.checkpoints.storage import read_object
+from arch_lab.checkpoints.tensors import check_shapes
 from arch_lab.models import EncoderRecipe, Shape, meta_encoder, recipe
 from blocks.convolution.filter import decay_rates, default_positions
 
@@ -112,12 +114,12 @@ def skeleton(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
 def read_released(source: Path) -> tuple[Manifest, dict[str, Tensor]]:
     """Every parameter under our name, bit for bit. ``source``: the file of a state dict, or a folder that holds ``pytorch_model.bin``.
 
-    Raises: InteropError for a file that is no such state dict, and for each tensor that is missing, misshapen, not equal to what
+    Raises: CheckpointError for a file that is no such state dict, and for each tensor that is missing, misshapen, not equal to what
     it is tied to or computed from, or of no use to ``m2_bert``.
     """
     path = source / WEIGHTS if source.is_dir() else source
     if not path.is_file():
-        raise InteropError(f"{path}: no such file; give the state dict of a released M2-BERT, or the folder that holds {WEIGHTS}")
+        raise CheckpointError(f"{path}: no such file; give the state dict of a released M2-BERT, or the folder that holds {WEIGHTS}")
     if (source / CONFIG).is_file():
         fields = Fields(read_object(source / CONFIG), str(source / CONFIG))
         for name, (allowed, why) in FIXED.items():
@@ -126,17 +128,17 @@ def read_released(source: Path) -> tuple[Manifest, dict[str, Tensor]]:
     for name in state:
         for pattern, why in REFUSED.items():
             if re.search(pattern, name):
-                raise InteropError(f"{path}: tensor {name!r} is not supported: {why}")
+                raise CheckpointError(f"{path}: tensor {name!r} is not supported: {why}")
     blueprint = _blueprint(state, path)
     shapes, found = skeleton(blueprint), {name: tuple(value.shape) for name, value in state.items()}
     for name, value in formulas(blueprint).items():
         if name in state and not _same(state[name], value):
-            raise InteropError(f"{path}: tensor {name!r} differs from its formula, which m2_bert computes")
+            raise CheckpointError(f"{path}: tensor {name!r} differs from its formula, which m2_bert computes")
         found.pop(name, None)
     for names in map(their_names, shapes):
         for copy in names[1:]:
             if copy in state and names[0] in state and not torch.equal(state[copy], state[names[0]]):
-                raise InteropError(f"{path}: tensor {copy!r} differs from {names[0]!r}; here they are one, tied")
+                raise CheckpointError(f"{path}: tensor {copy!r} differs from {names[0]!r}; here they are one, tied")
             found.pop(copy, None)
     check_shapes(found, {their_names(name)[0]: their_shape(name, shape) for name, shape in shapes.items()}, path)
     tensors = {name: state[their_names(name)[0]].reshape(shape) for name, shape in shapes.items()}
@@ -155,31 +157,31 @@ def write_released(folder: Path, manifest: Manifest, tensors: dict[str, Tensor])
 
 
 def _state(path: Path) -> dict[str, Tensor]:
-    """The tensors by their names in BertForMaskedLM, whatever the file wraps around them. Raises: InteropError."""
+    """The tensors by their names in BertForMaskedLM, whatever the file wraps around them. Raises: CheckpointError."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen types for what is no file of tensors
-        raise InteropError(f"{path}: not readable as tensors alone ({type(error).__name__}); save the state dict by itself") from None
+        raise CheckpointError(f"{path}: not readable as tensors alone ({type(error).__name__}); save the state dict by itself") from None
     for key in ("state", "model", "state_dict"):  # Composer: {"state": {"model": …}}; Lightning: {"state_dict": …}
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
-        raise InteropError(f"{path}: no state dict, which holds tensors by name")
+        raise CheckpointError(f"{path}: no state dict, which holds tensors by name")
     prefix = next((name.removesuffix(WORDS) for name in content if name.endswith(WORDS)), None)
     if prefix is None:
-        raise InteropError(f"{path}: no state dict of M2-BERT: tensor {WORDS!r} is missing")
+        raise CheckpointError(f"{path}: no state dict of M2-BERT: tensor {WORDS!r} is missing")
     return {name.removeprefix(prefix): value for name, value in content.items()}
 
 
 def _blueprint(state: dict[str, Tensor], path: Path) -> Blueprint:
-    """Sizes off the shapes of the first layer; the others are held against it. Raises: InteropError."""
+    """Sizes off the shapes of the first layer; the others are held against it. Raises: CheckpointError."""
     layer = "bert.encoder.layer.0"
 
     def shape(name: str, axes: int, why: str) -> tuple[int, ...]:
         if name not in state:
-            raise InteropError(f"{path}: tensor {name!r} is missing: {why}")
+            raise CheckpointError(f"{path}: tensor {name!r} is missing: {why}")
         if state[name].dim() != axes:
-            raise InteropError(f"{path}: tensor {name!r} has shape {list(state[name].shape)}: {why}")
+            raise CheckpointError(f"{path}: tensor {name!r} has shape {list(state[name].shape)}: {why}")
         return tuple(state[name].shape)
 
     vocabulary, width = shape(WORDS, 2, "a table of words is expected")
@@ -187,7 +189,9 @@ def _blueprint(state: dict[str, Tensor], path: Path) -> Blueprint:
     blocks, up, _ = shape(f"{layer}.mlp.gated_layers.weight", 3, "m2_bert has block-diagonal channel mixers")
     _, _, down = shape(f"{layer}.mlp.wo.weight", 3, "m2_bert has block-diagonal channel mixers")
     if up != 2 * down:
-        raise InteropError(f"{path}: tensor '{layer}.mlp.gated_layers.weight' is not twice as wide as wo: m2_bert's channel mixer is gated")
+        raise CheckpointError(
+            f"{path}: tensor '{layer}.mlp.gated_layers.weight' is not twice as wide as wo: m2_bert's channel mixer is gated"
+        )
     order, emb = shape(f"{layer}.attention.filter_fn.implicit_filter.0.weight", 2, "m2_bert has implicit filters")
     shape(f"{layer}.attention.filter_fn.implicit_filter_rev.0.weight", 2, "m2_bert is bidirectional")
     numbers = [int(found[1]) for name in state if (found := re.match(r"bert\.encoder\.layer\.(\d+)\.", name))]

@@ -10,33 +10,17 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from arch_lab.models import Shape, meta_model, recipe
-from blocks.errors import UserError, shown
-
-LARGEST = 2**31 - 1  # of any whole number in a configuration
+from arch_lab.checkpoints.blueprint import LARGEST
+from arch_lab.checkpoints.checkpoint import Blueprint, CheckpointError
+from arch_lab.models import meta_model, recipe
+from blocks.errors import shown
 
 # ids that begin, end and pad a text, and what transformers takes for them in a configuration of Gemma that says nothing
 TOKENS: dict[str, Any] = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
-
-
-class InteropError(UserError):
-    """A checkpoint that cannot be translated, or is not whole."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Blueprint:
-    """Everything a model is built from; what ``arch-lab.json`` holds."""
-
-    architecture: str
-    options: dict[str, Any]
-    shape: Shape
-    vocabulary: int
-    max_tokens: int
 
 
 class Family(ABC):
@@ -48,11 +32,11 @@ class Family(ABC):
 
     @abstractmethod
     def read_config(self, fields: Fields) -> Blueprint:
-        """Translates config.json; takes every field it knows, the caller refuses the rest. Raises: InteropError."""
+        """Translates config.json; takes every field it knows, the caller refuses the rest. Raises: CheckpointError."""
 
     @abstractmethod
     def write_config(self, blueprint: Blueprint) -> dict[str, Any]:
-        """The fields of config.json that the function depends on. Raises: InteropError for what the format cannot say."""
+        """The fields of config.json that the function depends on. Raises: CheckpointError for what the format cannot say."""
 
     @abstractmethod
     def their_name(self, ours: str) -> str:
@@ -103,24 +87,24 @@ def refuse_family(model_type: str, why: str) -> None:
 
 
 def family_of(model_type: Any, where: str) -> Family:
-    """Raises: InteropError with the reason, or with the model types there are."""
+    """Raises: CheckpointError with the reason, or with the model types there are."""
     if isinstance(model_type, str) and model_type in _refused:
-        raise InteropError(f"{where}: model_type {model_type!r} is not supported: {_refused[model_type]}")
+        raise CheckpointError(f"{where}: model_type {model_type!r} is not supported: {_refused[model_type]}")
     if not isinstance(model_type, str) or model_type not in _families:
         # no nearest name: gemma4_text is not a misspelt gemma3_text
-        raise InteropError(f"{where}: model_type {shown(model_type)} is not supported; those that are: {', '.join(sorted(_families))}")
+        raise CheckpointError(f"{where}: model_type {shown(model_type)} is not supported; those that are: {', '.join(sorted(_families))}")
     return _families[model_type]
 
 
 def family_for(architecture: str) -> Family:
-    """The family whose format can hold an architecture of ours. Raises: InteropError."""
+    """The family whose format can hold an architecture of ours. Raises: CheckpointError."""
     for family in _families.values():
         if family.architecture == architecture and family.writes:
             return family
     if architecture in _refused:
-        raise InteropError(f"architecture {architecture!r} has no Hugging Face form here: {_refused[architecture]}")
+        raise CheckpointError(f"architecture {architecture!r} has no Hugging Face form here: {_refused[architecture]}")
     known = ", ".join(sorted({f.architecture for f in _families.values()}))
-    raise InteropError(f"architecture {architecture!r} has no Hugging Face form; those that do: {known}")
+    raise CheckpointError(f"architecture {architecture!r} has no Hugging Face form; those that do: {known}")
 
 
 class Fields:
@@ -131,10 +115,10 @@ class Fields:
         self.parts: list[Fields] = []
 
     def part(self, name: str) -> Fields:
-        """The fields of a configuration inside this one, which ``finish`` checks too. Raises: InteropError when there is none."""
+        """The fields of a configuration inside this one, which ``finish`` checks too. Raises: CheckpointError when there is none."""
         value = self.content.pop(name, None)
         if value is None:
-            raise InteropError(f"{self.where}: {self.prefix}{name} is missing")
+            raise CheckpointError(f"{self.where}: {self.prefix}{name} is missing")
         if not isinstance(value, dict):
             raise self.refuse(name, value, "expected an object with the fields of one stack")
         self.parts.append(Fields(value, self.where, f"{self.prefix}{name}."))
@@ -144,16 +128,16 @@ class Fields:
         return self.content.pop(name, default)
 
     def whole(self, name: str, default: int | None = None, *, most: int = LARGEST) -> int:
-        """Raises: InteropError unless the field is a whole number from 1 to ``most``."""
+        """Raises: CheckpointError unless the field is a whole number from 1 to ``most``."""
         value = self.content.pop(name, default)
         if value is None:
-            raise InteropError(f"{self.where}: {self.prefix}{name} is missing")
+            raise CheckpointError(f"{self.where}: {self.prefix}{name} is missing")
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= most or value != int(value):
             raise self.refuse(name, value, f"expected a whole number from 1 to {most:,}")
         return int(value)
 
     def mapping(self, name: str) -> dict[str, Any]:
-        """A copy of an object in the configuration, {} for none. Raises: InteropError for anything else."""
+        """A copy of an object in the configuration, {} for none. Raises: CheckpointError for anything else."""
         value = self.content.pop(name, None)
         if value is None:
             return {}
@@ -165,16 +149,16 @@ class Fields:
         return positive(self, name, self.content.pop(name, default))
 
     def only(self, name: str, allowed: Iterable[Any], why: str) -> None:
-        """The field may be missing or hold one of ``allowed``. Raises: InteropError with the reason."""
+        """The field may be missing or hold one of ``allowed``. Raises: CheckpointError with the reason."""
         if name in self.content and not any(same(self.content[name], value) for value in allowed):
             raise self.refuse(name, self.content[name], why)
         self.content.pop(name, None)
 
-    def refuse(self, name: str, value: Any, why: str) -> InteropError:
-        return InteropError(f"{self.where}: {self.prefix}{name} = {shown(value)} is not supported: {why}")
+    def refuse(self, name: str, value: Any, why: str) -> CheckpointError:
+        return CheckpointError(f"{self.where}: {self.prefix}{name} = {shown(value)} is not supported: {why}")
 
     def finish(self, ignored: Iterable[str], defaults: Mapping[str, Any]) -> None:
-        """Nothing may be left but ``ignored`` fields and those at their ``defaults``. Raises: InteropError naming the first."""
+        """Nothing may be left but ``ignored`` fields and those at their ``defaults``. Raises: CheckpointError naming the first."""
         known = set(ignored)
         for name, value in self.content.items():
             if name not in known and not (name in defaults and same(value, defaults[name])):
@@ -184,7 +168,7 @@ class Fields:
 
 
 def read_ids(fields: Fields, name: str, value: Any) -> Any:
-    """Raises: InteropError unless ``value`` is an id, several, or none."""
+    """Raises: CheckpointError unless ``value`` is an id, several, or none."""
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if not all(type(each) is int and 0 <= each <= LARGEST for each in ids):
         raise fields.refuse(name, value, "expected a token id, a list of ids or null")

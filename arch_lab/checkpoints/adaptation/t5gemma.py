@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from arch_lab.adaptation.bidirectional import bidirectional_state
+from arch_lab.checkpoints.adaptation.bidirectional import bidirectional_state
 from arch_lab.models.decoder import Decoder
 from arch_lab.models.direction import bidirectional_layer
 from arch_lab.models.encoder_decoder import CrossLayer, EncoderDecoder

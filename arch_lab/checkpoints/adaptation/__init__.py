@@ -1,0 +1,6 @@
+"""Models made from the weights of a trained decoder: a bidirectional stack, an encoder–decoder."""
+
+from arch_lab.checkpoints.adaptation.bidirectional import Reverse, bidirectional, bidirectional_state, causal
+from arch_lab.checkpoints.adaptation.t5gemma import Initialised, initialise
+
+__all__ = ["Initialised", "Reverse", "bidirectional", "bidirectional_state", "causal", "initialise"]

@@ -1,0 +1,82 @@
+"""The content of a ``.ckpt`` file: settings, weights, tokenizer and how the text of its training was read.
+
+Nothing in it is executed: the file is read without pickled code.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arch_lab.checkpoints.blueprint import read_blueprint
+from arch_lab.checkpoints.checkpoint import Blueprint, CheckpointError, Reading
+from arch_lab.data import Tokenizer, tokenizer_from
+from blocks.errors import UserError
+
+PREFIX = "model."  # of the network's parameters
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The content of a ``.ckpt`` file, with a plain ``hyper_parameters`` and a ``state_dict`` of tensors.
+
+    Raises: CheckpointError when it is none, is cut short, or holds anything but plain values and tensors.
+    """
+    try:
+        if not zipfile.is_zipfile(path):  # torch would take anything else for its old format
+            raise CheckpointError(f"{path}: not a readable checkpoint of arch-lab (no zip archive); it may be cut short")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        settings, weights = content["hyper_parameters"], content["state_dict"]
+    except CheckpointError:
+        raise
+    except Exception as error:  # torch raises half a dozen types for what is not, or no longer, a checkpoint
+        raise CheckpointError(f"{path}: not a readable checkpoint of arch-lab ({type(error).__name__}); it may be cut short") from None
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{path}: hyper_parameters is a {type(settings).__name__}, expected the settings of a model")
+    if not isinstance(weights, dict) or not all(isinstance(k, str) and _is_dense(v) for k, v in weights.items()):
+        raise CheckpointError(f"{path}: state_dict is not a table of plain tensors")
+    return dict(content)
+
+
+def blueprint_of(content: dict[str, Any], where: str) -> Blueprint:
+    """The settings of the model in the content of a ``.ckpt`` file. Raises: UserError."""
+    return read_blueprint(content["hyper_parameters"], where)
+
+
+def weights_of(content: dict[str, Any]) -> dict[str, Tensor]:
+    """Parameters of the network under its own names."""
+    return {name.removeprefix(PREFIX): value for name, value in content["state_dict"].items() if name.startswith(PREFIX)}
+
+
+def tokenizer_of(content: dict[str, Any], where: str) -> Tokenizer | None:
+    """The tokenizer that a ``.ckpt`` file carries; None for one that carries none. Raises: UserError."""
+    if content.get("tokenizer") is None:
+        return None
+    try:
+        return tokenizer_from(content["tokenizer"])
+    except UserError as error:
+        raise CheckpointError(f"{where}: {error}") from None
+    except Exception as error:
+        raise CheckpointError(f"{where}: its tokenizer is unreadable ({type(error).__name__})") from None
+
+
+def reading_of(content: dict[str, Any], where: str) -> tuple[Reading, int | None]:
+    """How the text of training was read, and the tokens of a sequence; None in files that do not say. Raises: CheckpointError."""
+    stored = content.get("reading")
+    if stored is None:
+        return Reading(), None
+    types = {"document_start": (str, type(None)), "text_column": (str,), "count_line_ends": (bool,), "sequence_length": (int,)}
+    if not isinstance(stored, dict) or set(stored) != set(types) or not all(isinstance(stored[k], t) for k, t in types.items()):
+        raise CheckpointError(f"{where}: what it says about the reading of text is damaged")
+    values = dict(stored)
+    length = values.pop("sequence_length")
+    if length < 1:
+        raise CheckpointError(f"{where}: sequence_length {length} is not a whole number of at least 1")
+    return Reading(**values), length
+
+
+def _is_dense(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized

@@ -1,0 +1,80 @@
+"""Files of a checkpoint folder: JSON objects, and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from arch_lab.checkpoints.checkpoint import CheckpointError
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises: CheckpointError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except RecursionError:
+        raise CheckpointError(f"{path}: not readable as JSON (nested too deeply)") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object")
+    return content
+
+
+def write_object(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder that appears at ``target`` whole or not at all: written beside it, then renamed.
+
+    Raises: CheckpointError when ``target`` already holds something.
+    """
+    part = _part_of(target)
+    try:
+        yield part
+        part.chmod(0o777 & ~umask())  # mkdtemp's 0700 would shut out others
+        _appear(part, target)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _part_of(target: Path) -> Path:
+    """A fresh folder beside ``target``. Raises: UserError when none can be made there, or ``target`` is taken."""
+    try:
+        if target.is_symlink():
+            raise CheckpointError(f"{target} is a link; name the folder it leads to, or remove it")
+        if target.is_file() or (target.is_dir() and any(target.iterdir())):
+            raise CheckpointError(f"{target} exists and is not empty; choose another target, or remove it")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}-", suffix=".part", dir=target.parent))
+    except (OSError, ValueError) as error:  # a name too long, or with a zero byte
+        raise _no_target(target, error) from None
+
+
+def _appear(part: Path, target: Path) -> None:
+    try:
+        os.replace(part, target)
+    except OSError as error:
+        raise _no_target(target, error) from None
+
+
+def _no_target(target: Path, error: Exception) -> CheckpointError:
+    reason = getattr(error, "strerror", None) or error
+    return CheckpointError(f"cannot write {str(target)[:200]}: {reason}; choose another target")
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
