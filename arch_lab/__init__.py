@@ -24,11 +24,14 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 # torch's profiler, by whose record memory is measured here, reports each of its starts on standard error
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "compare", "convert", "generate", "load", "load_body", "plan", "score"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from arch_lab.version import __version__
+
+        return __version__
     if name in ("plan", "compare", "load", "load_body"):
         from arch_lab import study
 
@@ -49,5 +52,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names, so that a notebook completes them before they are imported."""
+    """Public names, for completion in a notebook before anything is imported."""
     return sorted({*(name for name in globals() if name.startswith("__")), *__all__})

@@ -64,15 +64,11 @@ class KeyTable:
         return sorted({name for section in self.studies for name in section.experiments})
 
 
-def read_table() -> KeyTable:
-    """The table in the package, or the classes themselves where the checkout holds experiments that it does not list."""
+def stored_table() -> KeyTable | None:
+    """The table in the package; None where the checkout holds experiments that it does not list."""
     table = KeyTable.from_json(json.loads(TABLE.read_text(encoding="utf-8")))
     installed = sorted(path.parent.name for path in (TABLE.parents[1] / "experiments").glob("*/experiment.py"))
-    if installed == table.experiments:
-        return table
-    from arch_lab.study.keys import key_table
-
-    return key_table()
+    return table if installed == table.experiments else None
 
 
 def matching(sections: Iterable[Section], prefix: str) -> list[Section]:

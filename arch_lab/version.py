@@ -7,8 +7,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from arch_lab import __version__
-
+__version__ = "0.1.0"
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 
 from arch_lab.cli.verbs import UsageError, nearest, parser
-from arch_lab.key_table import KeyTable, Section, markdown, matching, read_table, simple
+from arch_lab.key_table import KeyTable, Section, markdown, matching, simple
 from blocks.errors import ConfigError, did_you_mean
 
 EXAMPLES = """examples:
@@ -27,6 +27,9 @@ def main(verb: str, argv: list[str]) -> int:
     options = p.parse_args(argv)
     if options.markdown and (options.prefix or options.experiment or options.architecture or options.json):
         raise UsageError("keys: --markdown prints the whole page; give it alone")
+
+    from arch_lab.study.template import read_table
+
     table = read_table()
     if options.markdown:
         sys.stdout.write(markdown(table.studies, table.architectures))

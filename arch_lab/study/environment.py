@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-import arch_lab
-from arch_lab.version import commit
+from arch_lab.version import __version__, commit
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 # what a trained number depends on; reports and command line may change without invalidating finished runs
@@ -82,7 +81,7 @@ def machine() -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     return {
-        "arch_lab": arch_lab.__version__,
+        "arch_lab": __version__,
         "commit": commit(),
         "code": code_fingerprint(),
         "python": platform.python_version(),

@@ -7,13 +7,23 @@ from typing import Any
 
 import yaml
 
-from arch_lab.key_table import Key, read_table, simple
+from arch_lab.key_table import Key, KeyTable, simple, stored_table
 from arch_lab.study.library import studies
 from arch_lab.yaml_files import load_yaml
 from blocks.errors import ConfigError, did_you_mean, shown
 
 WIDE = 110  # columns
 COMMON = ("training.", "widen")  # where keys that the shipped study leaves at their defaults are shown too
+
+
+def read_table() -> KeyTable:
+    """Keys of every kind of study: from the table in the package if it is current, else from the classes."""
+    table = stored_table()
+    if table is None:
+        from arch_lab.study.keys import key_table
+
+        table = key_table()
+    return table
 
 
 def template(experiment: str) -> str:
