@@ -1,4 +1,4 @@
-"""Laws that blocks, whole models and objectives must keep: for this repository's studies and tests, and for yours.
+"""Laws that blocks and whole models must keep: for this repository's studies and tests, and for yours.
 
 ``certify_block("my_package:MyBlock")`` reports on one block; ``laws_for`` gives the laws to pytest; ``LAWS[name].probe``
 tries one law at one shape (shapes and seeds for property tests come from ``arch_lab.laws.strategies``, which needs hypothesis).
@@ -8,7 +8,6 @@ tries one law at one shape (shapes and seeds for property tests come from ``arch
 from arch_lab.laws.cases import Case, cases
 from arch_lab.laws.certificate import PROTOCOL, Certificate, LeakError, certify_model, require_causal
 from arch_lab.laws.laws import LAWS, Law, attempt, certify_block, check, entry_of, shapes
-from arch_lab.laws.objective import ObjectiveCertificate, certify_objective
 from arch_lab.laws.pytest_entry import LawBroken, laws_for
 from arch_lab.laws.result import BlockReport, Broken, Example, LawResult
 from arch_lab.laws.subject import ModelSubject, Subject, model_subject, subject_of
@@ -26,13 +25,11 @@ __all__ = [
     "LawResult",
     "LeakError",
     "ModelSubject",
-    "ObjectiveCertificate",
     "Subject",
     "attempt",
     "cases",
     "certify_block",
     "certify_model",
-    "certify_objective",
     "check",
     "entry_of",
     "laws_for",

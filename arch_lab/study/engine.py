@@ -101,6 +101,7 @@ def _compare(config: StudyConfig, folder: Path, cache: Path, observer: Observer,
         vocabulary=data.vocabulary,
         max_tokens=planned["sequence_length"],
         certify=lambda model: experiment.certify(model, config, data),
+        gate=gate_fingerprint(config.experiment),
         objective=config.objective,
         batch=config.training.batch_size,
         observer=observer,
@@ -215,6 +216,7 @@ def verify(
     vocabulary: int,
     max_tokens: int,
     certify: Callable[[Any], Certificate],
+    gate: str,
     observer: Observer,
     objective: dict[str, Any] | None = None,
     batch: int | None = None,
@@ -225,7 +227,7 @@ def verify(
         identity = {k: arm[k] for k in ("architecture", "options", "width", "depth", "ffn_width")}
         identity |= {"vocabulary": vocabulary, "max_tokens": max_tokens, "batch": batch, "protocol": PROTOCOL, "code": code_fingerprint()}
         identity |= {"objective": objective} if objective else {}
-        identity |= {"gate": gate_fingerprint(), "user_code": arm["user_code"]}
+        identity |= {"gate": gate, "user_code": arm["user_code"]}
         kept = sealed.read_or_none(files.inside(folder, path))
         if kept and kept.get("passed") and kept.get("identity") == identity:
             observer("certificate", {"arm": arm["name"], **kept})

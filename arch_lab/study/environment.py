@@ -41,10 +41,10 @@ def experiment_fingerprint(name: str) -> str:
     return _fingerprint((f"experiments/{name}",))
 
 
-@lru_cache(maxsize=1)
-def gate_fingerprint() -> str:
-    """Hash of what certifies a model."""
-    return _fingerprint(("arch_lab/laws",))
+@lru_cache
+def gate_fingerprint(experiment: str) -> str:
+    """Hash of what certifies a model of this experiment: the laws and the experiment's own certificate."""
+    return _fingerprint(("arch_lab/laws", f"experiments/{experiment}"))
 
 
 @lru_cache

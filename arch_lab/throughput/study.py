@@ -24,7 +24,7 @@ from arch_lab.budget import check, deviations, refuse
 from arch_lab.laws import certify_model
 from arch_lab.study import storage
 from arch_lab.study.engine import Observer, command_of, followed, verify
-from arch_lab.study.environment import PACKAGE_ROOT, code_fingerprint, cpu_name, judge_fingerprint
+from arch_lab.study.environment import PACKAGE_ROOT, code_fingerprint, cpu_name, gate_fingerprint, judge_fingerprint
 from arch_lab.study.identity import differences, digest
 from arch_lab.study.planning import UTILISATION, gemm_rate, solved, use_threads
 from arch_lab.study.sources import user_sources
@@ -185,7 +185,8 @@ def _run(config: ThroughputConfig, folder: Path, observer: Observer, command: st
         storage.write_when_changed(folder / CELLS, _lines(rows, timed_as))  # cut back to whole groups
     sizes: dict[str, Any] = {"vocabulary": config.vocabulary, "max_tokens": config.match_length}
     certify = partial(certify_model, vocabulary=config.vocabulary, training_length=config.match_length)
-    verify(planned["arms"], folder, **sizes, certify=certify, observer=observer)
+    gate = gate_fingerprint("throughput")
+    verify(planned["arms"], folder, **sizes, certify=certify, gate=gate, observer=observer)
     names = {(r["level"], r["mode"], r["tokens"], r["compiled"]) for r in rows}
     clock = timer(config, planned["arms"], rows)
     work = {(g["level"], g["mode"], g["tokens"], g["compiled"]): g["estimate_seconds"] for g in planned["groups"]}

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from arch_lab.judge.measures import IMAGES
-from arch_lab.laws.image_certificate import ImageCertificate, certify_images
 from arch_lab.models import ImageRecipe, image_classifiers
 from blocks.config import Bounds, Config, Doc
 from blocks.errors import ConfigError
+from experiments.images.certificate import ImageCertificate, certify_images
 from experiments.images.data import ImagesConfig, PreparedImages, prepare_images
 
 if TYPE_CHECKING:  # Lightning takes seconds to load, and no refusal of data should wait for it

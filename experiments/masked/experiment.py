@@ -16,9 +16,9 @@ from arch_lab.data import PreparedData, prepare
 from arch_lab.data.masking import MaskedObjective, Masking, scoring_batches
 from arch_lab.data.tokenizer import make_tokenizer
 from arch_lab.judge.measures import MASKED
-from arch_lab.laws import ObjectiveCertificate, certify_objective
 from arch_lab.study.vocabulary import planned_vocabulary
 from experiments.masked.baselines import masked_baselines
+from experiments.masked.certificate import ObjectiveCertificate, certify_objective
 
 if TYPE_CHECKING:  # Lightning takes seconds to load, and no refusal of data should wait for it
     import lightning.pytorch as pl

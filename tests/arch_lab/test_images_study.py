@@ -15,10 +15,10 @@ from torch import Tensor
 
 import arch_lab
 from arch_lab.budget import BudgetError
-from arch_lab.laws.image_certificate import certify_images
 from arch_lab.models import ImageClassifier, Shape, recipe
 from blocks.errors import ConfigError
 from experiments.images.baselines import image_baselines
+from experiments.images.certificate import certify_images
 from experiments.images.data import ImagesConfig, prepare_images
 from experiments.images.model import ImageModel, image_metrics
 from tests.image_files import write_mnist

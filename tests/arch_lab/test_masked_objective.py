@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from arch_lab.data import ByteTokenizer, OrderedLoader, PreparedData, WindowOrder
 from arch_lab.data.masking import IGNORED, Masked, MaskedLoader, Masking, scoring_batches
-from arch_lab.laws import certify_objective
 from arch_lab.metrics.ngram import NGram
 from arch_lab.models import Shape, recipe
 from arch_lab.training.masked import MaskedLanguageModel, masked_metrics
 from arch_lab.training.masked_loss import asked_for, masked_logits, masked_nats
 from experiments.masked.baselines import masked_baselines
+from experiments.masked.certificate import certify_objective
 from tests.arch_lab.test_masked_tokens import text_split
 
 TOKENIZER = ByteTokenizer().with_mask()
