@@ -13,13 +13,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from blocks.contract import Block, BlockConfig, ChannelMixer, CrossMixer, Pooler, SequenceMixer
 from blocks.errors import ConfigError, did_you_mean
+from blocks.index import BLOCKS
 from blocks.user_code import describe
 
 Kind = Literal["sequence_mixer", "cross_mixer", "channel_mixer", "linear", "norm", "embedding", "pooler", "head"]
@@ -52,7 +53,8 @@ class Entry:
 
 
 _entries: dict[str, Entry] = {}
-_plugins_loaded = False
+_entry_of: dict[type[Block], Entry] = {}
+_all_loaded = False
 # modules whose import paths are followed; None: all, for a study file or command line that its user wrote
 _importable: ContextVar[frozenset[str] | None] = ContextVar("importable", default=None)
 _trusted: ContextVar[frozenset[str]] = ContextVar("trusted", default=frozenset())
@@ -63,71 +65,137 @@ class TrustError(ConfigError):
 
 
 def register(
-    name: str, *, kind: Kind, config: type[BlockConfig], source: str, complexity: str = "O(T)", causal: bool = True
+    name: str,
+    *,
+    kind: Kind,
+    config: type[BlockConfig],
+    source: str,
+    complexity: str = "O(T)",
+    causal: bool | None = None,
 ) -> Callable[[B], B]:
     """Class decorator that registers a block under ``name``.
 
-    Raises: ConfigError when the name or the config class is taken, the kind unknown, or part of the contract abstract.
+    ``causal``: whether the block may stand in a causal model. None: what the class says, True where it says nothing.
+    Raises: ConfigError when the name or the config class belongs to another block, the kind is unknown, a part of the
+    contract is abstract, or ``causal`` contradicts the class.
     """
 
     def add(cls: B) -> B:
-        where = f"block {name!r} ({cls.__module__}:{cls.__qualname__})"
-        taken = _entries.get(name)
-        if taken is not None and _path(taken.block) != _path(cls):
-            raise ConfigError(f"{where}: the name is taken by {_path(taken.block)}; choose another")
-        if kind not in KINDS:
-            raise ConfigError(f"{where}: unknown kind {kind!r}{did_you_mean(kind, KINDS)}")
-        missing = sorted(getattr(cls, "__abstractmethods__", ()))
-        if missing:
-            raise ConfigError(f"{where}: does not define {', '.join(missing)}, which its contract requires")
-        base = BASES.get(kind)
-        if base is not None and not issubclass(cls, base):
-            raise ConfigError(f"{where}: a {kind} must inherit from blocks.{base.__name__}")
-        owner = config.__dict__.get("block")  # what the config builds
-        if owner is not None and _path(owner) != _path(cls):
-            raise ConfigError(f"{where}: {config.__name__} already configures {_path(owner)}; give each block its own config class")
+        who = f"block {name!r} ({_path(cls)})"
+        _check_name(who, name, cls)
+        _check_contract(who, kind, cls)
+        _check_owner(who, config, cls)
+        direction = _direction(cls, config)
+        if causal is not None and direction not in (None, causal):
+            raise ConfigError(f"{who}: causal={causal} contradicts the class, which {_DIRECTIONS[direction]}; leave causal= out")
+        allowed = next((flag for flag in (causal, direction) if flag is not None), True)
+        entry = Entry(name=name, kind=kind, causal=allowed, complexity=complexity, source=source, block=cls, config=config)
         config.block = cls
-        _entries[name] = Entry(name=name, kind=kind, causal=causal, complexity=complexity, source=source, block=cls, config=config)
+        _entries[name] = _entry_of[cls] = entry
         return cls
 
     return add
+
+
+def _check_name(who: str, name: str, cls: type[Block]) -> None:
+    owner = _path(_entries[name].block) if name in _entries else BLOCKS.get(name)
+    if owner not in (None, _path(cls)):
+        raise ConfigError(f"{who}: the name is taken by {owner}; choose another")
+
+
+def _check_contract(who: str, kind: str, cls: type[Block]) -> None:
+    if kind not in KINDS:
+        raise ConfigError(f"{who}: unknown kind {kind!r}{did_you_mean(kind, KINDS)}")
+    missing = sorted(getattr(cls, "__abstractmethods__", ()))
+    if missing:
+        raise ConfigError(f"{who}: does not define {', '.join(missing)}, which its contract requires")
+    base = BASES.get(kind)
+    if base is not None and not issubclass(cls, base):
+        raise ConfigError(f"{who}: a {kind} must inherit from blocks.{base.__name__}")
+
+
+def _check_owner(who: str, config: type[BlockConfig], cls: type[Block]) -> None:
+    """A config builds one block: the last one registered would replace the others without a word."""
+    owner = config.__dict__.get("block")
+    if owner is not None and _path(owner) != _path(cls):
+        advice = "give each block its own config class"
+        raise ConfigError(f"{who}: {config.__name__} already configures {_path(owner)}; {advice}")
+
+
+_DIRECTIONS = {True: "is causal or can be", False: "never is"}
+
+
+def _direction(cls: type[Block], config: type[BlockConfig]) -> bool | None:
+    """Whether a sequence mixer is causal in any of its settings; None where only a built block can tell.
+
+    A property is read on an unbuilt block that has its options alone: their defaults, and both values of ``causal``.
+    """
+    declared = inspect.getattr_static(cls, "causal", None)
+    if isinstance(declared, bool):
+        return declared
+    if not isinstance(declared, property) or declared.fget is None:
+        return None
+    options = {f.name: f.default for f in fields(config) if f.default is not MISSING}
+    flags = (True, False) if isinstance(options.get("causal"), bool) else (None,)
+    try:
+        return any(declared.fget(_unbuilt(cls, config, options, flag)) for flag in flags)
+    except Exception:  # whatever a third party's property reads of a block that is not there yet
+        return None
+
+
+def _unbuilt(cls: type[Block], config: type[BlockConfig], options: dict[str, Any], flag: bool | None) -> Block:
+    block, settings = object.__new__(cls), object.__new__(config)
+    for option, value in (options if flag is None else options | {"causal": flag}).items():
+        object.__setattr__(settings, option, value)
+    block.__dict__["config"] = settings
+    return block
 
 
 def _path(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def _load_plugins() -> None:
-    """Import the built-in blocks and what installed packages declare, once; a broken package is named and does not take the others down."""
-    global _plugins_loaded
-    if _plugins_loaded:
+def _built_in(name: str) -> Entry:
+    """Import the module that registers a built-in block."""
+    module, _, attribute = BLOCKS[name].partition(":")
+    return _entry_of[getattr(importlib.import_module(module), attribute)]
+
+
+def _load_all() -> None:
+    """Import the built-in blocks and what installed packages declare, once; a package that fails is a warning that names it."""
+    global _all_loaded
+    if _all_loaded:
         return
-    _plugins_loaded = True
-    importlib.import_module("blocks.library")  # the built-in ones first: their names are taken
+    _all_loaded = True
+    for name in BLOCKS:
+        _built_in(name)
     for point in entry_points(group=ENTRY_POINT_GROUP):
         try:
             point.load()
         except ConfigError:
             raise
         except Exception as error:  # third-party import: anything may happen, the user must learn which package
-            what = describe(error)
-            print(f"warning: package entry {point.name} = {point.value} of group {ENTRY_POINT_GROUP} failed: {what}", file=sys.stderr)
+            entry, reason = f"{point.name} = {point.value} of group {ENTRY_POINT_GROUP}", describe(error)
+            print(f"warning: package entry {entry} failed: {reason}", file=sys.stderr)
 
 
 def entries(kind: Kind | None = None) -> list[Entry]:
     """Every registered block, plugins included, by kind then name."""
-    _load_plugins()
-    found = (e for e in _entries.values() if kind is None or e.kind == kind)
-    return sorted(found, key=lambda e: (KINDS.index(e.kind), e.name))
+    _load_all()
+    selected = (e for e in _entries.values() if kind is None or e.kind == kind)
+    return sorted(selected, key=lambda e: (KINDS.index(e.kind), e.name))
 
 
 def lookup(name: str) -> Entry:
     """The entry called ``name``, or the one registered by the class at import path ``package.module:Class``.
 
+    A built-in block loads its own module and no other.
     Raises: ConfigError with the nearest known name, or what is wrong with the import path.
     """
+    if name not in _entries and name in BLOCKS:
+        return _built_in(name)
     if name not in _entries:
-        _load_plugins()
+        _load_all()
     if name in _entries:
         return _entries[name]
     if ":" in name:

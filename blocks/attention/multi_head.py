@@ -48,7 +48,6 @@ class MultiHeadAttentionConfig(BlockConfig):
     config=MultiHeadAttentionConfig,
     source="arXiv:1706.03762 §3.2.2",
     complexity="O(T²)",
-    causal=False,
 )
 class MultiHeadAttention(SequenceMixer):
     """Bidirectional softmax attention with as many key/value heads as query heads, biases in all four projections.
