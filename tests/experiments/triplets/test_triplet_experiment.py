@@ -27,7 +27,7 @@ from experiments.triplets.readers.omniglot import read_drawings, read_one_shot
 from experiments.triplets.readers.uci import UciArchive
 from experiments.triplets.regression import RegressionProtocol
 from experiments.triplets.verification import VerificationProtocol, nearest
-from tests.triplet_files import uci_members, write_music, write_omniglot, write_uci, write_vowels
+from tests.experiments.triplets.triplet_files import uci_members, write_music, write_omniglot, write_uci, write_vowels
 
 SMALL = Effort(rounds=3, epochs=1, triplets=1280, batch=128, rows=96)
 STUDIES = Path(regression.__file__).parent

@@ -11,7 +11,7 @@ import pytest
 from arch_lab.data import DataError
 from experiments.triplets.readers.music import MOODS, read_music
 from experiments.triplets.readers.uci import UCI_SETS, UciArchive
-from tests.triplet_files import uci_members, write_music, write_uci
+from tests.experiments.triplets.triplet_files import uci_members, write_music, write_uci
 
 
 def changed(member: str, text: str | bytes | None) -> dict[str, str | bytes]:

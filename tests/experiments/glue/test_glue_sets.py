@@ -15,7 +15,7 @@ from experiments.glue.baselines import majority, tf_idf
 from experiments.glue.batches import BUCKET, EncodedRow, ScoringLoader, TrainingLoader, collate, encode, ordered, shares
 from experiments.glue.data import held_out, read_set, read_sets
 from experiments.glue.reader import GlueRow
-from tests.small_glue import config, glue_files, write
+from tests.experiments.glue.small_glue import config, glue_files, write
 
 NOWHERE = Path("no-study")
 

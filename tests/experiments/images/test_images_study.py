@@ -21,7 +21,7 @@ from experiments.images.baselines import image_baselines
 from experiments.images.certificate import certify_images
 from experiments.images.data import ImagesConfig, prepare_images
 from experiments.images.model import ImageModel, image_metrics
-from tests.image_files import write_mnist
+from tests.experiments.images.image_files import write_mnist
 
 M2 = {"filter_order": 16, "filter_emb": 5}
 

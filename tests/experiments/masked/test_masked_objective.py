@@ -20,7 +20,7 @@ from arch_lab.training.masked import MaskedLanguageModel, masked_metrics
 from arch_lab.training.masked_loss import asked_for, masked_logits, masked_nats
 from experiments.masked.baselines import masked_baselines
 from experiments.masked.certificate import certify_objective
-from tests.arch_lab.test_masked_tokens import text_split
+from tests.experiments.masked.test_masked_tokens import text_split
 
 TOKENIZER = ByteTokenizer().with_mask()
 SHAPE, TOKENS = Shape(width=32, depth=2, ffn_width=64), 40

@@ -21,7 +21,7 @@ from blocks.errors import ConfigError, UserError
 from experiments.glue.batches import collate, encode
 from experiments.glue.experiment import Glue, GluePrepared
 from experiments.glue.model import PairClassifier, spread
-from tests.small_glue import config, glue_files, options, pretrained, write
+from tests.experiments.glue.small_glue import config, glue_files, options, pretrained, write
 
 pytest.importorskip("sklearn")
 Made = tuple[Path, Path]

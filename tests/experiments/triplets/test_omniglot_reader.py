@@ -10,7 +10,7 @@ import pytest
 
 from arch_lab.data import DataError
 from experiments.triplets.readers.omniglot import read_drawings, read_one_shot
-from tests.triplet_files import character_members, drawing, run_members, write_zip
+from tests.experiments.triplets.triplet_files import character_members, drawing, run_members, write_zip
 
 SMALL = "images_background_small1.zip"
 

@@ -158,7 +158,7 @@ def test_a_bidirectional_mixer_of_a_users_stands_in_the_comparison(tmp_path: Pat
 
 
 def test_a_mixer_that_leaks_between_rows_gets_no_metric(tmp_path: Path) -> None:
-    arms = [{"architecture": "custom_encoder", "name": "leaky", "options": {"mixer": "tests.leaky_mixers:BatchCentred"}}]
+    arms = [{"architecture": "custom_encoder", "name": "leaky", "options": {"mixer": "tests.experiments.masked.leaky_mixers:BatchCentred"}}]
     with pytest.raises(LeakError, match="refused: arm 'leaky': logits of a row depend on the other rows of a batch"):
         compare(masked_study(tmp_path, arms=arms), tmp_path)
     assert {p.name for p in (tmp_path / "runs").rglob("*") if p.is_file()} == {"study.yaml", "plan.json", "leaky.json"}

@@ -18,7 +18,7 @@ from experiments.images.data import ImageLoader, ImageOrder, ImagesConfig, Prepa
 from experiments.images.data.order import augment
 from experiments.images.data.prepare import held_out
 from experiments.images.data.read import read_idx
-from tests.image_files import CLASSES, digits, idx, jpeg, pictures, write_archive, write_cifar, write_mnist
+from tests.experiments.images.image_files import CLASSES, digits, idx, jpeg, pictures, write_archive, write_cifar, write_mnist
 
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 ARCHIVE = "cifar10_train_jpeg.tar.gz"

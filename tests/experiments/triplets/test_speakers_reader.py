@@ -10,7 +10,7 @@ import pytest
 
 from arch_lab.data import DataError
 from experiments.triplets.readers.japanese_vowels import read_utterances, statistics
-from tests.triplet_files import vowels, write_vowels
+from tests.experiments.triplets.triplet_files import vowels, write_vowels
 
 
 def test_speakers_follow_from_the_order_of_utterances(tmp_path: Path) -> None:

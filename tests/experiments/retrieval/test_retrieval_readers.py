@@ -12,7 +12,7 @@ import pytest
 
 from arch_lab.data import DataError
 from experiments.retrieval.readers import RETRIEVAL_SETS, RetrievalSet, read_retrieval
-from tests import retrieval_files as made
+from tests.experiments.retrieval import retrieval_files as made
 
 
 def test_scifact_is_claims_and_the_abstracts_they_cite(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from experiments.retrieval.experiment import EXPERIMENT, PreparedRetrieval, Retr
 from experiments.retrieval.readers import read_retrieval
 from experiments.retrieval.scoring import evaluate, measures_of, unseen
 from experiments.retrieval.training import PairLoader, PairOrder
-from tests import retrieval_files as made
+from tests.experiments.retrieval import retrieval_files as made
 from tests.small_study import small_study
 
 ARMS = [

@@ -11,7 +11,7 @@ from arch_lab.data import DataError
 from experiments.glue.data import read_sets
 from experiments.glue.hub import read_glue_hub
 from experiments.glue.reader import read_glue
-from tests.small_glue import config, write
+from tests.experiments.glue.small_glue import config, write
 
 datasets = pytest.importorskip("datasets")
 ROWS = {"sentence1": ["a", "c"], "sentence2": ["b", "d"], "label": [1, 0], "idx": [0, 1]}
