@@ -11,7 +11,7 @@ Source: records of `tensorboard.plugins.hparams.summary_v2`, which needs no Tens
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +61,18 @@ class RunWriter:
     the tuning score also as ``…_by_tokens``, where the step axis counts tokens and arms of different cost overlay fairly.
     """
 
-    def __init__(self, run_dir: Path, hparams: Mapping[str, Any], measured: Sequence[Measure] = PERPLEXITY) -> None:
-        """``hparams``: the columns of ``HPARAMS``; others are ignored, absent ones stay empty in the table."""
+    def __init__(
+        self,
+        run_dir: Path,
+        hparams: Mapping[str, Any],
+        measured: Sequence[Measure] = PERPLEXITY,
+        forward: Callable[[dict[str, float], int], None] | None = None,
+    ) -> None:
+        """``hparams``: the columns of ``HPARAMS``; others are ignored, absent ones stay empty in the table.
+
+        ``forward(scalars, step)`` is called with every record as well, tag -> value.
+        """
+        self._forward = forward
         self._columns = columns(measured)
         self._folder, self._hparams = Path(run_dir), dict(hparams)
         self._writer: SummaryWriter | None = None
@@ -98,14 +108,18 @@ class RunWriter:
             if "tokens_per_second" not in record and self._last and seconds > self._last[1]:
                 values["tokens_per_second"] = (tokens - self._last[0]) / (seconds - self._last[1])
             self._last = (tokens, seconds)
+        logged: dict[str, float] = {}
         for key, value in values.items():
             if not isinstance(value, (int, float)) or not math.isfinite(value):
                 continue
             tag = f"tune/{key.removeprefix('tune_')}" if key == tuning else TAGS.get(key, key)
             if "/" in tag:
                 writer.add_scalar(tag, value, step)
+                logged[tag] = value
             if key in ("train_loss", tuning) and tokens is not None:
                 writer.add_scalar(f"{tag}_by_tokens", value, int(tokens))
+        if self._forward is not None and logged:
+            self._forward(logged, step)
 
     def close(self, metrics: Mapping[str, Any] | None = None) -> None:
         """``metrics``: the run's result (keys of result.json, or of ``columns``); None where it diverged or was cut short."""
@@ -114,10 +128,11 @@ class RunWriter:
         peak = given.get("final/peak_memory_bytes")
         if peak is not None:
             given["final/peak_memory_mib"] = peak / MEBIBYTE
-        for tag in self._columns:
-            value = given.get(tag)
-            if value is not None and math.isfinite(value):
-                writer.add_scalar(tag, value, self._step)
+        final = {tag: given[tag] for tag in self._columns if given.get(tag) is not None and math.isfinite(given[tag])}
+        for tag, value in final.items():
+            writer.add_scalar(tag, value, self._step)
+        if self._forward is not None and final:
+            self._forward(final, self._step)
         writer.close()
 
 

@@ -33,6 +33,7 @@ from arch_lab.fields import (
 )
 from arch_lab.models.recipe import Recipe, Shape, recipe
 from arch_lab.study.experiment import OwnData, load_experiment
+from arch_lab.study.loggers import LoggerConfig, entries
 from arch_lab.training.optimizer import GroupRule
 from arch_lab.yaml_files import DEEPEST, load_yaml, parse_yaml
 from blocks.config import Bounds, Config, Doc, Length
@@ -122,6 +123,9 @@ class StudyConfig(Config):
         None
     )
     widen: Annotated[Widen, Doc("How often the grid of rates may grow when the best rate is at its edge.")] = 0
+    loggers: Annotated[
+        list[LoggerConfig], Length(0, 20), Doc("Loggers of each trial beside its TensorBoard events; they may be changed at any time.")
+    ] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_arms(self.name, self.arms)
@@ -137,11 +141,17 @@ class StudyConfig(Config):
             experiment = load_experiment(name)
             kind = experiment.data if isinstance(experiment, OwnData) else DataConfig
             options = {**options, "data": kind.from_options(data, where=f"{where or cls.__name__}.data")}
+        if "loggers" in options:
+            options = {**options, "loggers": entries(options["loggers"])}
         return super().from_options(options, where=where)
 
     @property
     def grid_seeds(self) -> list[int]:
         return self.seeds if self.tuning_seeds is None else self.tuning_seeds
+
+    def to_identity(self) -> dict[str, Any]:
+        """``to_dict`` less the keys that determine no number."""
+        return {key: value for key, value in self.to_dict().items() if key != "loggers"}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as YAML would hold them (tuples become lists)."""

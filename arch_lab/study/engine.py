@@ -26,6 +26,7 @@ from arch_lab.study.environment import code_fingerprint, environment, gate_finge
 from arch_lab.study.experiment import Certificate, Experiment, load_experiment, own_engine
 from arch_lab.study.identity import digest
 from arch_lab.study.initial import initial_warnings
+from arch_lab.study.loggers import check_loggers
 from arch_lab.study.planning import build_plan, open_study, use_threads
 from arch_lab.study.spec import spec_of
 
@@ -91,6 +92,7 @@ def _compare(config: StudyConfig, folder: Path, cache: Path, observer: Observer,
         observer("note", {"text": f"already finished: {folder} holds every result, and nothing is written again"})
         _report_again(folder, done, observer)
         return done
+    check_loggers(config.loggers, f"study {config.name!r}.loggers", inert=True)
     for line in grown:
         observer("note", {"text": f"adding to the finished study in {folder}: {line}"})
     planned = _timed(config, planned, folder, data, experiment, observer)
@@ -143,7 +145,7 @@ def _study_identity(config: StudyConfig, planned: dict[str, Any], data: Any) -> 
     """Hash of all that study.json follows from."""
     own = {arm["name"]: arm["user_code"] for arm in planned["arms"]}
     code = [judge_fingerprint(config.experiment), code_fingerprint(), torch.__version__]
-    return digest({"config": config.to_dict(), "data": data.fingerprint, "user_code": own, "code": code})
+    return digest({"config": config.to_identity(), "data": data.fingerprint, "user_code": own, "code": code})
 
 
 def _unchanged(config: StudyConfig, folder: Path, planned: dict[str, Any], data: Any) -> dict[str, Any] | None:

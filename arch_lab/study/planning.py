@@ -23,6 +23,7 @@ from arch_lab.study.config import Arm, StudyConfig, load_study
 from arch_lab.study.experiment import OwnData, load_experiment, own_engine
 from arch_lab.study.initial import initial_facts, initial_warnings, with_initial
 from arch_lab.study.library import find_study
+from arch_lab.study.loggers import check_loggers
 from arch_lab.study.sources import user_sources
 from arch_lab.training.optimizer import groups
 from blocks.errors import ConfigError
@@ -47,6 +48,7 @@ def open_study(study: str, overrides: list[str] | None, data_root: str | None) -
     experiment = load_experiment(config.experiment)
     options = experiment.objective.from_options(config.objective, where=f"study {config.name!r}.objective")
     config = replace(config, objective=asdict(options))
+    check_loggers(config.loggers, f"study {config.name!r}.loggers")
     return experiment.resolve(config) if isinstance(experiment, OwnData) else config
 
 

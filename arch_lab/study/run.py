@@ -6,6 +6,7 @@ everything that determines it and kept.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from arch_lab.study.experiment import Experiment
 from arch_lab.study.initial import start
 from arch_lab.study.memory import PeakMemory
 from arch_lab.study.spec import RunSpec
+from arch_lab.study.trial_loggers import TrialLoggers
 from arch_lab.training.callbacks import Divergence, Keeper, RandomState, RunLog
 from arch_lab.training.saving import CHECKPOINT, discard, intact, save
 from arch_lab.training.trainer import plain_trainer, quiet_lightning
@@ -35,13 +37,15 @@ def train(
     data: Any,
     experiment: Experiment,
     *,
+    loggers: TrialLoggers,
     progress: Callable[[int, float | None], None],
     tell: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Train, score on the tuning and the held-out split, write result.json. ``progress(step, loss)`` after every step.
 
     ``tell`` is handed what a user must know: a checkpoint that was damaged, an earlier attempt that is thrown away.
-    Raises: KeyboardInterrupt after saving a checkpoint when interrupted; OutputError when the disk refuses.
+    Raises: KeyboardInterrupt after saving a checkpoint when interrupted; OutputError when the disk refuses; LoggerError for one of
+    ``loggers`` that fails, after a checkpoint or the result was written.
     """
     identity = spec.identity(data.fingerprint)
     previous = storage.stored_result(folder, identity)
@@ -50,7 +54,7 @@ def train(
     try:
         storage.begin_run(folder, identity, tell)
         with raising_signals():
-            return _train(spec, folder, data, experiment, progress, tell)
+            return _train(spec, folder, data, experiment, loggers, progress, tell)
     except OSError as error:
         raise files.cannot_write(folder, error) from None
 
@@ -60,15 +64,20 @@ def _train(
     folder: Path,
     data: Any,
     experiment: Experiment,
+    loggers: TrialLoggers,
     progress: Callable[[int, float | None], None],
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    t, quiet = spec.training, quiet_lightning()
-    with quiet, PeakMemory() as memory:
+    t = spec.training
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(quiet_lightning())
+        memory = stack.enter_context(PeakMemory())
         pl.seed_everything(spec.seed, verbose=False)
         module, source = experiment.module(spec), experiment.datamodule(spec, data)
         start(module.model, spec.initial, data)  # type: ignore[arg-type]
-        writer = RunWriter(folder, _hparams(spec, module), experiment.measures)
+        hparams = _hparams(spec, module)
+        stack.enter_context(loggers.opened(hparams))
+        writer = RunWriter(folder, hparams, experiment.measures, loggers.write)
         log = RunLog(
             folder / "metrics.jsonl",
             tokens_per_step=t.sequence_length * t.batch_size,
@@ -79,7 +88,7 @@ def _train(
             primary=experiment.measures[0].key,
         )
         divergence = Divergence(math.log(spec.vocabulary), check_every=10 if torch.cuda.is_available() else 1)
-        keeper = Keeper(folder, seconds=t.checkpoint_seconds)
+        keeper = Keeper(folder, seconds=t.checkpoint_seconds, failure=lambda: loggers.failure)
         trainer = _trainer(spec, [log, divergence, RandomState(), keeper])
         with keeper.deferring_interrupts():
             _fit(trainer, module, source, folder / CHECKPOINT, tell)
@@ -104,8 +113,11 @@ def _train(
         if not diverged:
             save(trainer, folder / MODEL, weights_only=True)
         writer.close({k: result[k] for k in (*measured, "tokens_per_second", "peak_memory_bytes")})
+        loggers.close("failed" if diverged else "success")
     stored = storage.write_result(folder, result, spec.identity(data.fingerprint))
     discard(folder / CHECKPOINT)
+    if loggers.failure is not None:
+        raise loggers.failure
     return stored
 
 

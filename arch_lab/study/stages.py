@@ -14,9 +14,11 @@ from arch_lab import files
 from arch_lab.judge import statistics
 from arch_lab.study.config import StudyConfig
 from arch_lab.study.experiment import Experiment
+from arch_lab.study.loggers import TrialNames
 from arch_lab.study.run import train
 from arch_lab.study.spec import spec_of
 from arch_lab.study.storage import stored_result
+from arch_lab.study.trial_loggers import TrialLoggers
 
 Observer = Callable[[str, dict[str, Any]], None]
 
@@ -93,7 +95,16 @@ def _run_jobs(
             def progress(step: int, loss: float | None, facts: dict[str, Any] = facts) -> None:
                 observer("step", {**facts, "step": step, "loss": loss})
 
-            result = train(spec, where, data, experiment, progress=progress, tell=lambda text: observer("note", {"text": text}))
+            names = TrialNames(folder, config.name, where.relative_to(folder / "runs").as_posix())
+            result = train(
+                spec,
+                where,
+                data,
+                experiment,
+                loggers=TrialLoggers(config.loggers, names),
+                progress=progress,
+                tell=lambda text: observer("note", {"text": text}),
+            )
             observer("ran", {**facts, "result": result, "wall": time.monotonic() - started, "flops_per_token": work})
         else:
             result = kept

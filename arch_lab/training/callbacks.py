@@ -159,8 +159,9 @@ class Keeper(Callback):
     there would resume to other numbers. A second signal does not wait.
     """
 
-    def __init__(self, folder: Path, *, seconds: float) -> None:
-        self.path, self.seconds = folder / CHECKPOINT, seconds
+    def __init__(self, folder: Path, *, seconds: float, failure: Callable[[], Exception | None] = lambda: None) -> None:
+        """``failure()``: what happened beside the training and ends the run once it is saved; None: nothing."""
+        self.path, self.seconds, self.failure = folder / CHECKPOINT, seconds, failure
         self._deferring = False
         self.stop: int | None = None  # the signal to end the run for, once the step is over
         self._last = time.monotonic()
@@ -170,12 +171,15 @@ class Keeper(Callback):
             signal.signal(signal.SIGTERM, self._on_signal)  # Lightning's own would end a validation in its middle
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        due = self.stop is not None or time.monotonic() - self._last >= self.seconds
-        if due and trainer.global_step < trainer.max_steps:
+        failure, unfinished = self.failure(), trainer.global_step < trainer.max_steps
+        due = self.stop is not None or failure is not None or time.monotonic() - self._last >= self.seconds
+        if due and unfinished:
             save(trainer, self.path)
             self._last = time.monotonic()
         if self.stop is not None:
             raise KeyboardInterrupt(self.stop)
+        if failure is not None and unfinished:
+            raise failure
 
     @contextmanager
     def deferring_interrupts(self) -> Iterator[None]:
