@@ -25,8 +25,8 @@ from arch_lab.data.documents import SPLITS, Splits, complete, count, document_ha
 from arch_lab.data.formats import DataError
 from arch_lab.data.paths import expand_home
 from arch_lab.data.store import Corrupt, TokenSplit, cache_errors, open_split, read_json, write_split
-from arch_lab.data.stored_tokenizer import is_checkpoint, stored_tokenizer
-from arch_lab.data.tokenizer import Tokenizer, load_tokenizer, make_tokenizer
+from arch_lab.data.tokenizer import Tokenizer, load_tokenizer
+from arch_lab.data.tokenizer_choice import is_checkpoint, make_tokenizer, stored_tokenizer
 from arch_lab.files import write_json
 
 _FORMAT = 2  # counts up when the meaning of the stored files changes

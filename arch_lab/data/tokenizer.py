@@ -17,10 +17,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from arch_lab.data.config import TokenizerConfig
 from arch_lab.data.formats import DataError
-from arch_lab.data.paths import expand_home
-from arch_lab.data.stored_tokenizer import is_checkpoint, stored_tokenizer
 from arch_lab.data.tokenizer_file import check_file, check_layout, rust_errors
 from arch_lab.files import write_bytes
 
@@ -202,26 +199,6 @@ class SubwordTokenizer(Tokenizer):
     @property
     def fingerprint(self) -> str:
         return hashlib.sha256((self._inner.to_str() + self.separator_name).encode()).hexdigest()
-
-
-def make_tokenizer(config: TokenizerConfig, documents: Sequence[str], root: Path = Path(".")) -> Tokenizer:
-    """The tokenizer a configuration asks for; ``documents`` are the training split, the only text a BPE sees.
-
-    Raises: DataError when it cannot be read or the vocabulary cannot be reached.
-    """
-    if config.kind == "bytes":
-        return ByteTokenizer()
-    if config.kind == "bpe":
-        return train_bpe(documents, config.entries)
-    assert config.path is not None
-    path = root / expand_home(config.path, "tokenizer.path")
-    tokenizer = stored_tokenizer(path) if is_checkpoint(path) else read_tokenizer(path, config.separator)
-    if config.vocabulary not in (None, tokenizer.vocabulary):
-        raise DataError(
-            f"tokenizer.vocabulary: {config.path} has {tokenizer.vocabulary} entries with its separator, not {config.vocabulary}; "
-            "leave the option out"
-        )
-    return tokenizer
 
 
 def train_bpe(documents: Sequence[str], vocabulary: int) -> SubwordTokenizer:

@@ -11,7 +11,7 @@ def planned_vocabulary(data: Any) -> int:
     Raises: UserError when a saved tokenizer cannot be read.
     """
     from arch_lab.data.config import SMALLEST_BPE
-    from arch_lab.data.tokenizer import make_tokenizer
+    from arch_lab.data.tokenizer_choice import make_tokenizer
 
     tokenizer = data.tokenizer
     if tokenizer.kind == "bytes":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from arch_lab.data import PreparedData, prepare
 from arch_lab.data.masking import MaskedObjective, Masking, scoring_batches
-from arch_lab.data.tokenizer import make_tokenizer
+from arch_lab.data.tokenizer_choice import make_tokenizer
 from arch_lab.judge.measures import MASKED
 from arch_lab.study.vocabulary import planned_vocabulary
 from experiments.masked.baselines import masked_baselines

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arch_lab.data import ByteTokenizer, DataError, TokenizerConfig, load_tokenizer, train_bpe
-from arch_lab.data.tokenizer import SEPARATOR, make_tokenizer
+from arch_lab.data.tokenizer import SEPARATOR
+from arch_lab.data.tokenizer_choice import make_tokenizer
 
 WORDS = ["sound", "sign", "song", "sense"] * 30
 TEXT = [f"The {word} of the north wind, {i} times; naïve café, größer, 東京と京都。\n" for i, word in enumerate(WORDS)]

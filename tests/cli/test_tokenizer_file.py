@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from arch_lab.data import ByteTokenizer, DataError, Tokenizer, TokenizerConfig, tokenizer_from, train_bpe
-from arch_lab.data.tokenizer import make_tokenizer
+from arch_lab.data.tokenizer_choice import make_tokenizer
 
 TEXT = ["The quick brown fox jumps over the lazy dog.\n" * 5, "Zwölf Boxkämpfer, 日本語.\n"]
 SOUND = json.loads(train_bpe(TEXT, 300).to_dict()["json"])

@@ -1,0 +1,67 @@
+"""The tokenizer that a study asks for: bytes, trained, read from a file, or the one that a checkpoint carries."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from arch_lab.data.config import TokenizerConfig
+from arch_lab.data.formats import DataError
+from arch_lab.data.paths import expand_home
+from arch_lab.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer, read_tokenizer, tokenizer_from, train_bpe
+
+
+def make_tokenizer(config: TokenizerConfig, documents: Sequence[str], root: Path = Path(".")) -> Tokenizer:
+    """The tokenizer a configuration asks for; ``documents`` are the training split, the only text a BPE sees.
+
+    Raises: DataError when it cannot be read or the vocabulary cannot be reached.
+    """
+    if config.kind == "bytes":
+        return ByteTokenizer()
+    if config.kind == "bpe":
+        return train_bpe(documents, config.entries)
+    assert config.path is not None
+    path = root / expand_home(config.path, "tokenizer.path")
+    tokenizer = stored_tokenizer(path) if is_checkpoint(path) else read_tokenizer(path, config.separator)
+    if config.vocabulary not in (None, tokenizer.vocabulary):
+        raise DataError(
+            f"tokenizer.vocabulary: {config.path} has {tokenizer.vocabulary} entries with its separator, not {config.vocabulary}; "
+            "leave the option out"
+        )
+    return tokenizer
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether ``path`` of a tokenizer of kind file names a checkpoint instead of a tokenizer.json."""
+    return path.is_dir() or path.suffix == ".ckpt"
+
+
+def stored_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint of any kind, found by its own files. Raises: DataError."""
+    if (path / "tokenizer_kind.json").is_file():
+        return load_tokenizer(path)
+    if (path / "tokenizer.json").is_file():
+        return read_tokenizer(path / "tokenizer.json")
+    return _from_file(_file(path))
+
+
+def _file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    inside = [path / "model.ckpt"] if (path / "model.ckpt").is_file() else sorted({*path.glob("*.ckpt"), *path.glob("checkpoints/*.ckpt")})
+    if len(inside) != 1:
+        raise DataError(f"tokenizer.path: {path} holds {len(inside) or 'no'} checkpoint{'s' * bool(inside)}; give one checkpoint")
+    return inside[0]
+
+
+def _from_file(path: Path) -> Tokenizer:
+    import torch
+
+    try:
+        parts = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["tokenizer"] if zipfile.is_zipfile(path) else None
+    except Exception:  # torch raises half a dozen types for what is not, or no longer, a checkpoint
+        parts = None
+    if parts is None:
+        raise DataError(f"tokenizer.path: {path} is not a checkpoint with a tokenizer in it")
+    return tokenizer_from(parts)
