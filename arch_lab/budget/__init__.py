@@ -3,7 +3,8 @@
 from arch_lab.budget.budget import Budget, BudgetError
 from arch_lab.budget.gate import Miss, check, refuse
 from arch_lab.budget.recheck import deviations, misses_of, require_matched
-from arch_lab.budget.solver import Candidate, inside, solve, solve_together
+from arch_lab.budget.search import Candidate
+from arch_lab.budget.solver import inside, solve, solve_together
 
 __all__ = [
     "Budget",

@@ -12,7 +12,7 @@ from typing import Any
 
 from arch_lab.accounting.ledger import without_memory
 from arch_lab.budget.budget import Budget
-from arch_lab.budget.solver import Candidate, Search, multiple
+from arch_lab.budget.search import Candidate, Search, multiple
 from arch_lab.models.recipe import ImageRecipe, Shape
 
 SHORTEST, LONGEST = 16, 2**18  # sequence lengths a dial may propose
