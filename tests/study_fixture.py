@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from arch_lab import sealed
-from arch_lab.judge import statistics
+from arch_lab.judge.measures import PERPLEXITY
+from arch_lab.study.judgement import judge
 
 BASELINES = [
     {"name": "unigram", "bits_per_byte": 3.352, "perplexity": 561.0, "word_perplexity": 1.1e6},
@@ -131,8 +132,6 @@ def write_study(
     """Writes the folder and returns it. ``diverged`` names runs as (arm, log2 of the learning rate, seed)."""
     entries = [arm_entry(arm, deviation=deviation if i else 0.0009) for i, arm in enumerate(arms)]
     results = [result_entry(a, 2.0**e, s, (a["name"], e, s) in diverged) for a in entries for e in exponents for s in range(seeds)]
-    rates = [2.0**e for e in exponents]
-    selected = statistics.select(results, arms)
     known = BASELINES if baselines else []
     matched = abs(deviation) <= 0.01
     study = {
@@ -145,11 +144,8 @@ def write_study(
         "batch_size": TOKENS_PER_STEP // 128,
         "arms": entries,
         "results": results,
-        "selected": selected,
         "baselines": known,
-        "summary": statistics.summary(results, selected, arms, known),
-        "verdict": statistics.verdict(results, selected, arms, "1M parameters and 12 TFLOP of training", matched),
-        "warnings": statistics.edge_warnings(results, selected, rates),
+        **judge(results, arms, PERPLEXITY, known, budget="1M parameters and 12 TFLOP of training", matched=matched),
         "data": {
             "source": "embedded",
             "tokenizer": {"kind": "bpe", "vocabulary": 1024},

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from arch_lab.judge.measures import BITS_PER_BYTE, Measure
-from arch_lab.judge.statistics import diverged
+from arch_lab.report.rows import diverged
 
 AXES = ("tokens", "flops", "seconds")
 

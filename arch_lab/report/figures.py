@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arch_lab.judge.measures import primary
-from arch_lab.judge.statistics import diverged, finite
+from arch_lab.judge.records import is_finite
 from arch_lab.report.curves import AXES, arm_curve
+from arch_lab.report.rows import better_arm, diverged
 from arch_lab.units import rate, short
 from blocks.errors import UserError
 
@@ -173,8 +174,8 @@ def _skip_warmup(panel: Axes, curves: list[Any]) -> None:
 def sensitivity(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
     """The tuning score against learning rate: every seed a dot, the mean a line, the choice ringed, divergence a cross."""
     results, judged = study["results"], primary(study)
-    rates = sorted({r["learning_rate"] for r in results if finite(r["learning_rate"]) and r["learning_rate"] > 0})
-    values = [r[judged.tuned] for r in results if not diverged(r, judged) and finite(r.get(judged.tuned))]
+    rates = sorted({r["learning_rate"] for r in results if is_finite(r["learning_rate"]) and r["learning_rate"] > 0})
+    values = [r[judged.tuned] for r in results if not diverged(r, judged) and is_finite(r.get(judged.tuned))]
     if not rates or not values:
         return None
     figure, axes = subplots(1, 1, (9.4, 3.9))
@@ -187,7 +188,7 @@ def sensitivity(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
         means = []
         for x in rates:
             runs = [r for r in results if r["arm"] == arm and r["learning_rate"] == x]
-            good = [r[judged.tuned] for r in runs if not diverged(r, judged) and finite(r.get(judged.tuned))]
+            good = [r[judged.tuned] for r in runs if not diverged(r, judged) and is_finite(r.get(judged.tuned))]
             panel.plot([x * shift] * len(good), good, linestyle="", marker=look["marker"], color=look["color"], alpha=0.45, markersize=4)
             lost = sum(diverged(r, judged) for r in runs)
             if lost:
@@ -224,26 +225,28 @@ def sensitivity(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
 
 def differences(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
     """Forest plot: each pair's difference, its seeds, its interval; hollow where the pair is not distinguishable."""
-    pairs = [p for p in study["verdict"]["pairs"] if finite(p["difference"])]
+    pairs = [p for p in study["verdict"]["pairs"] if is_finite(p["difference"])]
     if not pairs:
         return None
+    judged = primary(study)
     figure, axes = subplots(1, 1, (9.4, 1.0 + 0.5 * len(pairs)))
     panel = axes[0, 0]
     panel.axvline(0, color=INK, linewidth=1)
     for row, p in enumerate(pairs):
-        better = p["b"] if p["difference"] > 0 else p["a"]
-        colour = style(_names(study).index(better))["color"] if p["distinguishable"] else INK
-        if finite(p["low"]):
+        better = better_arm(p, judged)
+        colour = style(_names(study).index(better))["color"] if better else INK
+        if is_finite(p["low"]):
             panel.plot([p["low"], p["high"]], [row, row], color=colour, linewidth=2, marker="|", markersize=10)
         panel.plot(p["differences"], [row + 0.22] * len(p["differences"]), linestyle="", marker=".", color=colour, alpha=0.6)
-        panel.plot(p["difference"], row, marker="D", markersize=8, color=colour, markerfacecolor=colour if p["distinguishable"] else PAGE)
-        word = f"{better} better" if p["distinguishable"] else "not distinguishable" if finite(p["low"]) else "no verdict"
+        panel.plot(p["difference"], row, marker="D", markersize=8, color=colour, markerfacecolor=colour if better else PAGE)
+        word = f"{better} better" if better else "not distinguishable" if is_finite(p["low"]) else "no verdict"
         panel.annotate(word, (1.01, row), xycoords=panel.get_yaxis_transform(), va="center", fontsize=9)
     panel.set_yticks(range(len(pairs)), [f"{p['a']} − {p['b']}" for p in pairs])
     panel.set_ylim(len(pairs) - 0.5, -0.6)
     panel.margins(x=0.12)
     panel.grid(axis="y", visible=False)
-    panel.set_xlabel(f"difference in {primary(study).name} (below 0: the first named is better)")
+    side = "above" if judged.higher_is_better else "below"
+    panel.set_xlabel(f"difference in {judged.name} ({side} 0: the first named is better)")
     return figure
 
 
@@ -295,7 +298,9 @@ def speed(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
     names = _names(study)
     scale = {"tokens_per_second": 1, "peak_memory_bytes": 2**20}
     chosen = [r for r in study["results"] if r["learning_rate"] == study["selected"].get(r["arm"]) and not diverged(r, primary(study))]
-    data = {(arm, key): [r[key] / scale[key] for r in chosen if r["arm"] == arm and finite(r.get(key))] for arm in names for key in panels}
+    data = {
+        (arm, key): [r[key] / scale[key] for r in chosen if r["arm"] == arm and is_finite(r.get(key))] for arm in names for key in panels
+    }
     if not any(data.values()):
         return None
     figure, axes = subplots(1, 2, (11, 0.9 + 0.45 * len(names)), sharey=True)

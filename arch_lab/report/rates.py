@@ -15,8 +15,8 @@ import numpy as np
 
 from arch_lab import files
 from arch_lab.judge.measures import primary
-from arch_lab.judge.statistics import diverged
 from arch_lab.report.curves import read_metrics, run_path, series, smooth
+from arch_lab.report.rows import diverged
 from arch_lab.units import rate, short
 from blocks.errors import UserError
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from arch_lab import units
 from arch_lab.judge.measures import measures
-from arch_lab.judge.statistics import better_than, diverged, finite
+from arch_lab.judge.records import is_finite
 from arch_lab.report.figures import style
 from arch_lab.report.glossary import terms
 from arch_lab.report.markup import Raw, flatten, items, join, paragraph, section, table, tag
+from arch_lab.report.rows import better_than, diverged
 
 Study = Mapping[str, Any]
 
@@ -67,7 +68,7 @@ def budget(study: Study) -> Raw:
     target, tolerance, arms = study["budget"], study["tolerance"], study["arms"]
     axes = {"params": "parameters", "flops_per_token": "training FLOPs per token", "train_flops": "training FLOPs"}
     axes |= {"tokens": "training tokens", "seconds": "seconds of training, by steps timed beforehand"}
-    matched = [axis for axis in axes if finite(target.get(axis))]
+    matched = [axis for axis in axes if is_finite(target.get(axis))]
     intro = f"Every arm was given {units.budget_words(target)}, and must meet it within {100 * tolerance:g} %."
 
     def column(name: str, cell: Any) -> list[Any]:
@@ -85,7 +86,7 @@ def budget(study: Study) -> Raw:
     rows += [column("training FLOPs per token, exact", lambda arm: units.short(arm["flops_per_token"], "FLOP"))]
     named = {"palm": "PaLM", "six_nd": "6ND", "kaplan": "Kaplan", "chinchilla": "Chinchilla"}
     rows += [column(f"… by the formula of {label}", lambda arm, key=key: _convention(arm, key)) for key, label in named.items()]
-    if any(finite(arm.get("elementwise_per_token")) for arm in arms):
+    if any(is_finite(arm.get("elementwise_per_token")) for arm in arms):
         rows += [
             column("element-wise work per token, not in the budget", lambda arm: units.short(arm.get("elementwise_per_token"), "FLOP"))
         ]
@@ -115,7 +116,7 @@ def budget(study: Study) -> Raw:
 
 
 def _deviation(value: float | None, tolerance: float) -> Raw:
-    if not finite(value):
+    if not is_finite(value):
         return Raw(units.DASH)
     inside = abs(value) <= tolerance  # type: ignore[arg-type]
     return tag("span", f"{'✓' if inside else '✗'} {units.percent(value)}", class_="good" if inside else "bad")
@@ -123,7 +124,7 @@ def _deviation(value: float | None, tolerance: float) -> Raw:
 
 def _convention(arm: Mapping[str, Any], key: str) -> str:
     value = arm.get("conventions", {}).get(key)
-    if not finite(value) or not arm["flops_per_token"]:
+    if not is_finite(value) or not arm["flops_per_token"]:
         return units.DASH
     return f"{units.short(value, 'FLOP')} ({100 * (value / arm['flops_per_token'] - 1):+.0f} %)"
 

@@ -14,9 +14,10 @@ from rich.text import Text
 from arch_lab import files, units
 from arch_lab.console import Table, say, show_verdict
 from arch_lab.judge.measures import measures, primary
-from arch_lab.judge.statistics import better_than, diverged, finite
+from arch_lab.judge.records import is_finite
 from arch_lab.report import cells
 from arch_lab.report.cells import readme
+from arch_lab.report.rows import better_than, diverged
 
 Study = Mapping[str, Any]
 CSV_FIRST = ("arm", "architecture", "learning_rate", "seed", "status", "selected")
@@ -45,7 +46,7 @@ def render_plan(plan: Study, console: Console) -> None:
         fewer = "; not every seed at every rate" if runs < full else ""
         say(console, f"runs: {runs} ({how}{fewer})")
         times: list[Any] = [(arm.get("estimate") or {}).get("seconds_per_run") for arm in plan["arms"]]
-        if all(finite(t) for t in times):
+        if all(is_finite(t) for t in times):
             say(console, f"time: about {units.duration(sum(times) / len(times) * runs)} in all, a rough estimate")
     _warnings(plan, console)
 
@@ -76,7 +77,7 @@ def markdown(study: Study) -> str:
 
 def _budget_line(study: Study, console: Console) -> None:
     target = study.get("budget") or {}
-    tolerance = f" within {100 * study['tolerance']:g} %" if finite(study.get("tolerance")) else ""
+    tolerance = f" within {100 * study['tolerance']:g} %" if is_finite(study.get("tolerance")) else ""
     say(console, (str(study["study"]), "bold"), f": {units.budget_words(target)}{tolerance}")
     if study.get("matched") is False:
         say(console, ("budgets NOT matched", "bold red"), ": differences may come from size or compute")
@@ -85,9 +86,9 @@ def _budget_line(study: Study, console: Console) -> None:
 
 
 def _deviation(value: float | None, tolerance: float | None) -> Text:
-    if not finite(value):
+    if not is_finite(value):
         return Text(units.DASH)
-    inside = not finite(tolerance) or abs(value) <= tolerance  # type: ignore[arg-type, operator]
+    inside = not is_finite(tolerance) or abs(value) <= tolerance  # type: ignore[arg-type, operator]
     return Text(f"{'✓' if inside else '✗'} {units.percent(value)}", style="green" if inside else "bold red")
 
 
@@ -160,7 +161,7 @@ def _tuning_cell(study: Study, arm: str, rate: float) -> Text:
     """'2.4312 (3) *': mean of the seeds that finished, their number, and whether this rate was chosen."""
     judged = primary(study)
     runs = [r for r in study["results"] if r["arm"] == arm and r["learning_rate"] == rate]
-    good = [r[judged.tuned] for r in runs if not diverged(r, judged) and finite(r.get(judged.tuned))]
+    good = [r[judged.tuned] for r in runs if not diverged(r, judged) and is_finite(r.get(judged.tuned))]
     lost = sum(diverged(r, judged) for r in runs)
     chosen = study["selected"].get(arm) == rate
     text = f"{sum(good) / len(good):.4f} ({len(good)})" if good else "" if lost else units.DASH

@@ -16,7 +16,6 @@ import torch
 
 from arch_lab import files, sealed
 from arch_lab.budget import require_matched
-from arch_lab.judge import statistics
 from arch_lab.laws import PROTOCOL, LeakError
 from arch_lab.models import Shape, recipe
 from arch_lab.report.curves import run_path
@@ -26,6 +25,7 @@ from arch_lab.study.environment import code_fingerprint, environment, gate_finge
 from arch_lab.study.experiment import Certificate, Experiment, load_experiment, own_engine
 from arch_lab.study.identity import digest
 from arch_lab.study.initial import initial_warnings
+from arch_lab.study.judgement import judge
 from arch_lab.study.loggers import check_loggers
 from arch_lab.study.planning import build_plan, open_study, use_threads
 from arch_lab.study.spec import spec_of
@@ -268,19 +268,16 @@ def _judge(
     observer("baselines", {})
     baselines = experiment.baselines(config, data)
     arms = [a["name"] for a in planned["arms"]]
-    primary = experiment.measures[0]
-    selected = statistics.select(results, arms, primary)
+    judged = judge(results, arms, experiment.measures, baselines, budget=planned["budget"], matched=planned["matched"])
     return {
         **planned,
         "learning_rates": rates,
         "results": [storage.public(r) for r in results],
         "curves": storage.curve_hashes(results, lambda r: run_path(Path(), r)),
-        "selected": selected,
         "baselines": baselines,
-        "summary": statistics.summary(results, selected, arms, baselines, experiment.measures),
-        "verdict": statistics.verdict(results, selected, arms, budget=planned["budget"], matched=planned["matched"], primary=primary),
+        **judged,
         "warnings": [
-            *statistics.edge_warnings(results, selected, rates, primary),
+            *judged["warnings"],
             *_clock_warnings(planned, results),
             *initial_warnings(planned["arms"]),
             *storage.machine_warnings(results),

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from arch_lab import files
-from arch_lab.judge import statistics
+from arch_lab.judge.records import Record
+from arch_lab.judge.selection import select, wider
 from arch_lab.study.config import StudyConfig
 from arch_lab.study.experiment import Experiment
 from arch_lab.study.loggers import TrialNames
@@ -31,11 +32,14 @@ def train_all(
     rates = sorted(config.learning_rates)
     results: dict[tuple[str, float, int], dict[str, Any]] = {}
     primary = experiment.measures[0]
+
+    def records() -> list[Record]:
+        return [Record.of_run(result, experiment.measures) for result in results.values()]
+
     jobs = [(a, r, s) for a in planned["arms"] for r in rates for s in config.grid_seeds]
     _run_jobs(jobs, results, config, folder, data, experiment, observer)
     for _ in range(config.widen):
-        chosen = statistics.select(list(results.values()), arms, primary)
-        more = wider(rates, [r for r in chosen.values() if r is not None])
+        more = wider(rates, list(select(records(), arms, primary).values()))
         if not more:
             break
         observer("widen", {"learning_rates": more})
@@ -51,25 +55,10 @@ def train_all(
         )
     rest = [s for s in config.seeds if s not in config.grid_seeds]
     if rest:
-        chosen = statistics.select(list(results.values()), arms, primary)
+        chosen = select(records(), arms, primary)
         jobs = [(a, chosen[a["name"]], s) for a in planned["arms"] for s in rest if chosen.get(a["name"]) is not None]
         _run_jobs(jobs, results, config, folder, data, experiment, observer)
     return list(results.values()), rates
-
-
-def wider(rates: list[float], chosen: list[float]) -> list[float]:
-    """One more rate, a factor of the grid's own step, at each edge an optimum sits on."""
-    step = rates[1] / rates[0] if len(rates) > 1 else 2.0
-    more = []
-    if rates[0] in chosen:
-        more.append(_round(rates[0] / step))
-    if rates[-1] in chosen and len(rates) > 1:
-        more.append(_round(rates[-1] * step))
-    return more
-
-
-def _round(rate: float) -> float:
-    return float(f"{rate:.6g}")  # folders are named by the rate: 0.0005, not 0.0005000000000000001
 
 
 def _run_jobs(

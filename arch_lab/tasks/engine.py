@@ -18,6 +18,8 @@ import yaml
 
 from arch_lab import files, sealed
 from arch_lab.judge.measures import to_json
+from arch_lab.judge.records import Record
+from arch_lab.judge.selection import select, wider
 from arch_lab.study import storage
 from arch_lab.study.config import from_study, plain, read_study
 from arch_lab.study.engine import Observer, cache_folder, command_of, followed
@@ -25,7 +27,6 @@ from arch_lab.study.environment import code_fingerprint, environment, experiment
 from arch_lab.study.identity import differences, digest
 from arch_lab.study.library import find_study
 from arch_lab.study.planning import use_threads
-from arch_lab.study.stages import wider
 from arch_lab.tasks import results
 from arch_lab.tasks.contract import Cell, Fitted, Method, Prepared, Task, TaskExperiment, TaskStudyConfig
 from blocks.config import Config
@@ -225,7 +226,7 @@ class Study:
         """Fit every cell of a task; the chosen rate by method, None where a method has none."""
         config = self.config
         methods = [m for m in self.prepared.methods if _applies(m, task)]
-        tuned, higher = [m for m in methods if m.tuned], task.measures[0].higher_is_better
+        tuned = [m for m in methods if m.tuned]
         for method in (m for m in methods if not m.tuned):
             for seed in _seeds(config, method):
                 self._fit(self._cell(task.name, method.name, None, seed))
@@ -235,17 +236,21 @@ class Study:
                 for rate in more:
                     for seed in config.grid_seeds:
                         self._fit(self._cell(task.name, method.name, rate, seed))
-            best = [results.choose(self.rows, task.name, m.name, higher_is_better=higher) for m in tuned]
-            more = wider(rates, [b for b in best if b is not None])
+            more = wider(rates, list(self._select(task, tuned).values()))
             if not more or attempt == config.widen:
                 break
             self.observer("widen", {"task": task.name, "learning_rates": more, "count": len(more) * len(tuned) * len(config.grid_seeds)})
             rates = sorted([*rates, *more])
-        chosen = {m.name: results.choose(self.rows, task.name, m.name, higher_is_better=higher) for m in methods}
+        selected = self._select(task, tuned)
+        chosen = {m.name: selected.get(m.name) for m in methods}
         for method in tuned:
             for seed in (s for s in config.seeds if s not in config.grid_seeds):
                 self._fit(self._cell(task.name, method.name, chosen[method.name], seed))
         return chosen
+
+    def _select(self, task: Task, methods: list[Method]) -> dict[str, float]:
+        records = [Record.of_fit(row) for row in self.rows if row["task"] == task.name]
+        return select(records, [m.name for m in methods], task.measures[0])
 
     def _cell(self, task: str, method: str, rate: float | None, seed: int) -> Cell:
         return Cell(task=task, method=method, learning_rate=rate, seed=seed)
