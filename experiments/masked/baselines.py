@@ -15,8 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from arch_lab.data import PreparedData
-from arch_lab.data.masking import IGNORED
 from arch_lab.metrics.ngram import NGram
+from experiments.masked.objective import IGNORED
 
 
 def masked_baselines(data: PreparedData, batches: Iterable[dict[str, Tensor]]) -> list[dict[str, Any]]:

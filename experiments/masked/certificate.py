@@ -27,10 +27,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from arch_lab.data.masking import IGNORED, RANDOM, REPLACED, SCORING, Draw, Masked, draws
 from arch_lab.data.tokenizer import Tokenizer
 from arch_lab.laws.certificate import LEAK, LIVE, TINY, redraw
 from arch_lab.laws.probe import EVALUATION, MODES, Mode, kept_random_state
+from experiments.masked.objective import IGNORED, RANDOM, REPLACED, SCORING, Draw, Masked, draws
 
 ROWS = 64  # masked rows: thousands of tokens asked for, so that a share of 0.1 is told from 0.2
 LONGEST = 48

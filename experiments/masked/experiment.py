@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arch_lab.data import PreparedData, prepare
-from arch_lab.data.masking import MaskedObjective, Masking, scoring_batches
 from arch_lab.data.tokenizer_choice import make_tokenizer
 from arch_lab.judge.measures import MASKED
 from arch_lab.study.vocabulary import planned_vocabulary
 from experiments.masked.baselines import masked_baselines
 from experiments.masked.certificate import ObjectiveCertificate, certify_objective
+from experiments.masked.objective import MaskedObjective, Masking, masked_logits, scoring_batches
 
 if TYPE_CHECKING:  # Lightning takes seconds to load, and no refusal of data should wait for it
     import lightning.pytorch as pl
 
-    from arch_lab.training.masked import MaskedDataModule, MaskedLanguageModel
+    from experiments.masked.model import MaskedDataModule, MaskedLanguageModel
 
 
 class MaskedTokens:
@@ -50,19 +50,17 @@ class MaskedTokens:
         return replace(data, tokenizer=tokenizer, fingerprint=hashlib.sha256(both.encode()).hexdigest())
 
     def certify(self, model: Any, config: Any, data: PreparedData) -> ObjectiveCertificate:
-        from arch_lab.training.masked_loss import masked_logits
-
         chosen = self._options(config.objective)
         masking = Masking(data.tokenizer, share=chosen.mask_share, whole_word=chosen.whole_word)
         return certify_objective(model, masking, masked_logits, tokenizer=data.tokenizer, tokens=config.training.sequence_length)
 
     def module(self, spec: Any) -> MaskedLanguageModel:
-        from arch_lab.training.masked import MaskedLanguageModel
+        from experiments.masked.model import MaskedLanguageModel
 
         return MaskedLanguageModel(**spec.settings())
 
     def datamodule(self, spec: Any, data: PreparedData) -> MaskedDataModule:
-        from arch_lab.training.masked import MaskedDataModule
+        from experiments.masked.model import MaskedDataModule
 
         t = spec.training
         chosen = self._options(spec.objective)

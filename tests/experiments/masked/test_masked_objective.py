@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from arch_lab.data import ByteTokenizer, OrderedLoader, PreparedData, WindowOrder
-from arch_lab.data.masking import IGNORED, Masked, MaskedLoader, Masking, scoring_batches
 from arch_lab.metrics.ngram import NGram
 from arch_lab.models import Shape, recipe
-from arch_lab.training.masked import MaskedLanguageModel, masked_metrics
-from arch_lab.training.masked_loss import asked_for, masked_logits, masked_nats
 from experiments.masked.baselines import masked_baselines
 from experiments.masked.certificate import certify_objective
+from experiments.masked.model import MaskedLanguageModel, masked_metrics
+from experiments.masked.objective import IGNORED, Masked, MaskedLoader, Masking, asked_for, masked_logits, masked_nats, scoring_batches
 from tests.experiments.masked.test_masked_tokens import text_split
 
 TOKENIZER = ByteTokenizer().with_mask()

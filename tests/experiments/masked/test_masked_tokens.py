@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from arch_lab.data import ByteTokenizer, OrderedLoader, TokenSplit, WindowOrder, tokenizer_from, train_bpe
-from arch_lab.data.masking import (
+from arch_lab.data.tokenizer import MASK, Tokenizer, load_tokenizer
+from blocks.errors import ConfigError, UserError
+from experiments.masked.objective import (
     IGNORED,
     SCORING,
     TRAINING,
@@ -20,8 +22,6 @@ from arch_lab.data.masking import (
     scoring_batches,
     scoring_windows,
 )
-from arch_lab.data.tokenizer import MASK, Tokenizer, load_tokenizer
-from blocks.errors import ConfigError, UserError
 
 WORDS = "the mask hides a token and the model names it again from what stands on the left and on the right of it\n"
 TOKENIZERS = {"bytes": ByteTokenizer().with_mask(), "bpe": train_bpe([WORDS * 3], 300).with_mask()}

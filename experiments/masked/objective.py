@@ -1,10 +1,13 @@
-"""Hiding tokens for masked-language training: which ones, and what stands in their place, as functions of (seed, step) only.
+"""The masked objective: which tokens are hidden, what replaces them, and the loss of naming them.
 
-Legend: B batch, T tokens, V vocabulary.
-BERT's recipe (arXiv 1810.04805 §3.1): a share of the tokens is chosen, each on its own; of those 80 % become [MASK], 10 % a random
-token, 10 % stay, and the model has to name all of them. Special tokens are never chosen and never stand in. ``whole_word`` draws
-once a word and chooses all of its tokens (google-research/bert, 2019-05-31); what replaces them is still drawn a token.
-The draws are raw words of Philox-4x64 (see ``order``) that know nothing of the text, so a stand-in tells nothing of what it stands for.
+Legend: B batch, T tokens, V vocabulary, N tokens asked for.
+What is hidden is a function of (seed, step) only. Logits are computed at every position, and so counted (the head's
+matmul is 2·D·V FLOPs per token, asked for or not); the loss is read at the tokens asked for.
+BERT's recipe (arXiv 1810.04805 §3.1): each token is chosen with the same probability; of the chosen ones 80 % become
+[MASK], 10 % a random token, 10 % stay, and the model has to name all of them. Special tokens are never chosen and never
+used as replacements. ``whole_word`` draws once per word and chooses all of its tokens (google-research/bert,
+2019-05-31); the replacement is still drawn per token. The draws are raw words of Philox-4x64 (arch_lab.data.order) that
+do not depend on the text, so a replacement tells nothing about the original.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from arch_lab.data.order import OrderedLoader
 from arch_lab.data.store import TokenSplit
@@ -171,3 +175,21 @@ def scoring_batches(
         ids = split.ids[some[:, None] * tokens + np.arange(tokens)]
         masked = masking(ids, np.concatenate([draws(SCORING, 0, int(number), 1, tokens) for number in some]))
         yield {"inputs": torch.from_numpy(masked.inputs), "labels": torch.from_numpy(masked.labels)}
+
+
+def masked_logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """(B, T, V) from what the model may see; the labels are not handed to it."""
+    logits: Tensor = model(batch["inputs"])
+    return logits
+
+
+def masked_nats(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Nats of every token asked for, flat, in the order of the rows."""
+    return asked_for(masked_logits(model, batch), batch["labels"])[0]
+
+
+def asked_for(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Nats of the tokens asked for, and whether each was the most probable one: both (N,), in the order of the rows."""
+    asked = labels != IGNORED
+    chosen, wanted = logits[asked].float(), labels[asked]
+    return F.cross_entropy(chosen, wanted, reduction="none"), chosen.argmax(dim=-1) == wanted

@@ -13,11 +13,19 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from arch_lab.data import OrderedLoader, PreparedData, WindowOrder
-from arch_lab.data.masking import MaskedLoader, MaskedObjective, Masking, scoring_batches, scoring_windows
 from arch_lab.models import EncoderRecipe, Recipe, Shape
 from arch_lab.training.datamodule import PreparedDataModule
-from arch_lab.training.masked_loss import asked_for, masked_logits, masked_nats
 from arch_lab.training.module import LanguageModel
+from experiments.masked.objective import (
+    MaskedLoader,
+    MaskedObjective,
+    Masking,
+    asked_for,
+    masked_logits,
+    masked_nats,
+    scoring_batches,
+    scoring_windows,
+)
 
 
 class MaskedSums(Metric):
