@@ -20,7 +20,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from blocks.errors import UserError
+from arch_lab.yaml_files import load_json
+from blocks.errors import ConfigError, UserError
 
 try:
     import fcntl
@@ -125,8 +126,8 @@ def _synchronise(path: Path) -> None:
 def read_json(path: str | Path) -> Any:
     """Content, or None when the file is missing or was damaged (it is then redone, never trusted)."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return load_json(path)
+    except ConfigError:
         return None
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from arch_lab import files
-from blocks.errors import UserError
+from arch_lab.yaml_files import load_json
+from blocks.errors import ConfigError, UserError
 
 CHECKSUM = "checksum"
 
@@ -41,14 +43,13 @@ def read(path: Path, *, advice: str) -> dict[str, Any]:
 
     ``advice``: what the reader of the error can do. Raises: DamagedError when the file is unreadable, cut short or edited.
     """
+    if not os.path.exists(path):
+        raise DamagedError(f"{path} is missing; {advice}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except FileNotFoundError:
-        raise DamagedError(f"{path} is missing; {advice}") from None
-    except OSError as error:
-        raise DamagedError(f"{path} cannot be read ({error.strerror or error}); {advice}") from None
-    except (ValueError, RecursionError):
-        raise DamagedError(f"{path} is damaged (not valid JSON); {advice}") from None
+        content = load_json(path)
+    except ConfigError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise DamagedError(f"{path} is damaged (not valid JSON: {reason}); {advice}") from None
     if not isinstance(content, dict) or CHECKSUM not in content:
         raise DamagedError(f"{path} carries no checksum (edited, or written by an older version); {advice}")
     if not _is_whole(content):
@@ -61,10 +62,6 @@ def _is_whole(content: dict[str, Any]) -> bool:
         return bool(seal(content) == content)
     except (ValueError, RecursionError):  # NaN, or nested without end: never written here
         return False
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")  # seal() writes none
 
 
 def read_or_none(path: Path) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from blocks.errors import ConfigError, shown
+from blocks.errors import ConfigError, UserError, shown
 
 DEEPEST = 50
 MOST_BYTES = 2**20  # a study has a few kilobytes
@@ -57,40 +58,44 @@ def parse_yaml(text: str, *, where: str, most_bytes: int = MOST_BYTES) -> Any:
         raise ConfigError(f"{where}: a value cannot be read ({error})") from None
 
 
-def load_json(path: str | Path, *, most_bytes: int = JSON_MOST_BYTES) -> Any:
-    """The content of a JSON file. Raises: ConfigError, one line with file, line and column."""
-    return parse_json(read_text(path, most_bytes), where=str(path))
+def load_json(path: str | Path, *, most_bytes: int = JSON_MOST_BYTES, error: type[UserError] = ConfigError) -> Any:
+    """The content of a JSON file. Raises: ``error``, one line that begins with the path."""
+    return parse_json(read_text(path, most_bytes, error=error), where=str(path), error=error)
 
 
-def parse_json(text: str, *, where: str) -> Any:
-    """The content of a JSON text. Raises: ConfigError for broken JSON, numbers of too many digits and values nested too deeply."""
+def parse_json(text: str, *, where: str, error: type[UserError] = ConfigError) -> Any:
+    """The content of a JSON text; ``where`` begins every error.
+
+    Raises: ``error`` for broken JSON, NaN and infinities, a key that appears twice in one object, numbers of too many
+    digits and values nested too deeply.
+    """
     try:
-        value = json.loads(text, parse_int=_integer)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{where}: line {error.lineno}, column {error.colno}: {error.msg}") from None
+        value = json.loads(text, parse_int=_integer, parse_constant=_refuse_constant, object_pairs_hook=_object)
+    except json.JSONDecodeError as problem:
+        raise error(f"{where}: line {problem.lineno}, column {problem.colno}: {problem.msg}") from None
     except RecursionError:
-        raise ConfigError(f"{where}: nested deeper than {JSON_DEEPEST} levels") from None
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise error(f"{where}: nested too deeply, more than {JSON_DEEPEST} levels") from None
+    except ValueError as problem:
+        raise error(f"{where}: {problem}") from None
     if _deeper(value, JSON_DEEPEST):
-        raise ConfigError(f"{where}: nested deeper than {JSON_DEEPEST} levels")
+        raise error(f"{where}: nested too deeply, more than {JSON_DEEPEST} levels")
     return value
 
 
-def read_text(path: str | Path, most_bytes: int) -> str:
-    """Text of a file in UTF-8. Raises: ConfigError when it cannot be read, or is larger than ``most_bytes``."""
+def read_text(path: str | Path, most_bytes: int, *, error: type[UserError] = ConfigError) -> str:
+    """Text of a file in UTF-8. Raises: ``error`` when it cannot be read, or is larger than ``most_bytes``."""
     try:
         with Path(path).open("rb") as file:
             content = file.read(most_bytes + 1)
         if len(content) > most_bytes:
-            raise ConfigError(f"{path}: larger than {most_bytes:,} bytes")
+            raise error(f"{path}: larger than {most_bytes:,} bytes")
         return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:  # a NUL in the name
-        raise ConfigError(f"{shown(str(path))}: cannot be read ({error})") from None
+    except UnicodeDecodeError as problem:
+        raise error(f"{path}: not UTF-8 at byte {problem.start}") from None
+    except OSError as problem:
+        raise error(f"{path}: cannot be read ({problem.strerror})") from None
+    except ValueError as problem:  # a NUL in the name
+        raise error(f"{shown(str(path))}: cannot be read ({problem})") from None
 
 
 @dataclass
@@ -216,6 +221,18 @@ def _integer(text: str) -> int:
     if len(text) > LONGEST_NUMBER:
         raise ValueError(f"a number of {len(text):,} digits")
     return int(text)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {shown(name)} appears twice in one object")
+    return content
 
 
 def _deeper(value: Any, levels: int) -> bool:

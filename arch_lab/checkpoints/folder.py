@@ -29,6 +29,7 @@ from arch_lab.models import (
     EncoderRecipe,
 )
 from arch_lab.models.recipe import Network
+from arch_lab.yaml_files import load_json
 
 MANIFEST, FORMAT = "arch-lab.json", 1
 # copied unchanged in both directions, so that a folder converted back still reads text
@@ -154,8 +155,11 @@ def read_own_tokenizer(folder: Path) -> Tokenizer | None:
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the files of the tokenizer unchanged. Raises: CheckpointError for JSON that cannot be read."""
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
+            if name.endswith(".json"):
+                load_json(source / name, error=CheckpointError)
             shutil.copyfile(source / name, target / name)
 
 

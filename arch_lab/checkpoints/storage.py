@@ -12,18 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from arch_lab.checkpoints.checkpoint import CheckpointError
+from arch_lab.yaml_files import load_json
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises: CheckpointError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing") from None
-    except RecursionError:
-        raise CheckpointError(f"{path}: not readable as JSON (nested too deeply)") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({' '.join(str(error).split())})") from None
+    """A JSON object. Raises: CheckpointError, one line that begins with the path."""
+    if not os.path.exists(path):
+        raise CheckpointError(f"{path} is missing")
+    content = load_json(path, error=CheckpointError)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object")
     return content

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arch_lab.cli.verbs import UsageError, nearest, parser
+from arch_lab.yaml_files import load_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +75,7 @@ def _show_one(run: RunFolder, out: Console) -> None:
 
 def _results(folder: Path, out: Console) -> None:
     """The first table of a study's results: methods and tasks, crossovers, or arms."""
-    study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    study = load_json(folder / "study.json")
     if "summary" in study and "tasks" in study:
         from arch_lab.report.cells import show
         from arch_lab.tasks.tables import overview
@@ -108,7 +109,7 @@ def _rows(run: RunFolder) -> list[list[Any]]:
     from arch_lab import units
     from arch_lab.judge.measures import measures
 
-    study = json.loads((Path(run.folder) / "study.json").read_text(encoding="utf-8")) if run.state == "finished" else {}
+    study = load_json(Path(run.folder) / "study.json") if run.state == "finished" else {}
     if "selected" not in study:
         return [[run.folder, "-", run.state, run.progress, "-", "-"]]
     judged = measures(study)[0]

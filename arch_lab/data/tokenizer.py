@@ -20,6 +20,7 @@ import numpy as np
 from arch_lab.data.formats import DataError
 from arch_lab.data.tokenizer_file import check_file, check_layout, rust_errors
 from arch_lab.files import write_bytes
+from arch_lab.yaml_files import load_json
 
 SEPARATOR = "<|document|>"
 MASK = "[MASK]"
@@ -240,11 +241,13 @@ def read_tokenizer(path: Path, separator: str | None = None, mask: str | None = 
 
 def load_tokenizer(folder: Path, *, is_own: bool = False) -> Tokenizer:
     """What ``save`` wrote there; ``is_own``: the files are known to be unchanged. Raises: DataError."""
-    try:
-        about = json.loads((folder / "tokenizer_kind.json").read_text(encoding="utf-8"))
-        kind, separator, mask = about["kind"], about["separator"], about.get("mask")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise DataError(f"{folder}: no saved tokenizer there (tokenizer.json and tokenizer_kind.json)") from None
+    path = folder / "tokenizer_kind.json"
+    if not path.is_file():
+        raise DataError(f"{folder}: no saved tokenizer there (tokenizer.json and tokenizer_kind.json)")
+    about = load_json(path, error=DataError)
+    if not isinstance(about, dict) or not {"kind", "separator"} <= set(about):
+        raise DataError(f"{path}: no description of a tokenizer, which has the keys kind and separator")
+    kind, separator, mask = about["kind"], about["separator"], about.get("mask")
     if kind == "bytes":
         return ByteTokenizer(mask=mask is not None)
     tokenizer = read_tokenizer(folder / "tokenizer.json", separator, mask, is_own=is_own)

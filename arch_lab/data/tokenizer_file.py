@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from arch_lab.data.formats import DataError
+from arch_lab.yaml_files import parse_json
 
 LARGEST_FILE = 256 * 10**6  # bytes; the largest published one is near 35 MB
 LARGEST_LENGTH = 1 << 20  # of a token, of padding, of anything else that a number in the file stands for
@@ -70,11 +70,7 @@ def check_file(path: Path) -> None:
 
 def check_layout(text: str, where: str) -> None:
     """Structure of a tokenizer.json: types, ids, sizes, no randomness. Raises: DataError beginning with ``where``."""
-    try:
-        layout = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise DataError(f"{where} is not a tokenizer.json ({reason})") from None
+    layout = parse_json(text, where=f"{where} is not a tokenizer.json", error=DataError)
     try:
         _check(layout)
     except _Broken as error:

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from arch_lab import sealed
+from arch_lab import files, sealed
 from arch_lab.files import is_locked
 
 MARKS = ("study.json", "plan.json", "identity.json")
@@ -143,10 +143,8 @@ def _when(folder: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        return _parse(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError):
-        return {}
+    content = files.read_json(path)
+    return content if isinstance(content, dict) else {}
 
 
 def _parse(text: str) -> dict[str, Any]:

@@ -53,11 +53,12 @@ def test_bfloat16_stays_bfloat16(saved: Path, tmp_path: Path) -> None:
 
 
 def test_the_files_of_a_tokenizer_travel_along_both_ways(source: Path, tmp_path: Path) -> None:
-    for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"):
-        (source / name).write_text(name)
+    texts = {"tokenizer.json": '{ "a":1 }', "tokenizer_config.json": '["b"]', "tokenizer.model": "any bytes"}
+    for name, text in texts.items():
+        (source / name).write_text(text)
     convert(source, tmp_path / "ours")
     convert(tmp_path / "ours", tmp_path / "back", to="huggingface")
-    assert all((tmp_path / "back" / name).read_text() == name for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"))
+    assert {name: (tmp_path / "back" / name).read_text() for name in texts} == texts
 
 
 def with_weights(change: Callable[[dict[str, Tensor]], Any]) -> Callable[[Path], None]:
@@ -104,7 +105,7 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "lost shard": (lost_shard, "part.safetensors is missing"),
     "shard elsewhere": (shard_elsewhere, "the file in this folder"),
     "no config": (lambda f: (f / "config.json").unlink(), "no Hugging Face checkpoint"),
-    "config cut short": (lambda f: (f / "config.json").write_text('{"model_type":'), "config.json: not readable as JSON"),
+    "config cut short": (lambda f: (f / "config.json").write_text('{"model_type":'), "config.json: line 1, column 15"),
 }
 
 
