@@ -291,7 +291,7 @@ def compare_recipe(name: str, seed: int) -> Outcome:
     config, options, build, name_of = RECIPES[name](draw)
     text = config.get("decoder", config)
     shape = Shape(width=text["hidden_size"], depth=text["num_hidden_layers"], ffn_width=text["intermediate_size"])
-    ours = recipe(name, options).network(shape, vocabulary=text["vocab_size"], max_tokens=64).eval()
+    ours = recipe(name, options).model(shape, vocabulary=text["vocab_size"], max_tokens=64).eval()
     randomise(ours, seed)
     narrow = build()
     state = {name_of(key): value for key, value in ours.state_dict().items()}

@@ -12,15 +12,11 @@ from fractions import Fraction
 from typing import Any
 
 from arch_lab.accounting import conventions as papers
-from arch_lab.models.decoder import Decoder, meta_model
-from arch_lab.models.encoder import Encoder, EncoderConfig, meta_encoder
-from arch_lab.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, meta_encoder_decoder
-from arch_lab.models.image import ImageClassifier, ImageClassifierConfig, meta_image_classifier
-from arch_lab.models.recipe import Blueprint
+from arch_lab.models.model import Kind, Model, ModelConfig, Part, size_of
 from blocks.cost import Cost, total
-from blocks.errors import ConfigError
 
 TRAINING = 3  # forward + backward, the backward being two products for each of the forward's one
+ONE_TABLE: tuple[Kind, ...] = ("decoder", "encoder")  # kinds that the conventions of other papers are about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +45,7 @@ class Ledger:
     cost: Cost  # forward, one sequence
     components: tuple[Component, ...]
     conventions: dict[str, float]  # training FLOPs per token by other papers' rules
-    state_bytes: int  # one sequence after ``tokens`` tokens (an encoder–decoder's after its half); 0 for an encoder or an image classifier
+    state_bytes: int  # one row after ``tokens`` tokens; 0 for a model that does not decode
 
     @property
     def forward(self) -> Fraction:
@@ -71,87 +67,57 @@ def by_kind(cost: Cost, tokens: int, batch: int) -> dict[str, Fraction]:
     return {k: Fraction(batch * getattr(cost, k) + getattr(cost, f"shared_{k}"), batch * tokens) for k in kinds}
 
 
-Model = Decoder | Encoder | EncoderDecoder | ImageClassifier
-
-
-def without_memory(config: Blueprint) -> Model:
-    """The model on the meta device, whichever of the four it is."""
-    if isinstance(config, EncoderDecoderConfig):
-        return meta_encoder_decoder(config)
-    if isinstance(config, ImageClassifierConfig):
-        return meta_image_classifier(config)
-    return meta_encoder(config) if isinstance(config, EncoderConfig) else meta_model(config)
-
-
-def halves(tokens: int) -> tuple[int, int]:
-    """(source, target) tokens of a row that an encoder–decoder splits in two, the longer half to the decoder (arXiv 2504.06225).
-
-    Raises: ConfigError for a row too short to split.
-    """
-    if tokens < 2:
-        raise ConfigError(f"an encoder–decoder splits its tokens between source and target, so it needs 2 or more, got {tokens}")
-    return tokens // 2, tokens - tokens // 2
-
-
-def ledger(config: Blueprint, *, tokens: int, batch: int, model: Model | None = None) -> Ledger:
+def ledger(config: ModelConfig, *, tokens: int, batch: int, model: Model | None = None) -> Ledger:
     """Count the model built from ``config`` (on the meta device unless a built one is given).
 
-    An encoder–decoder is counted on a row of ``tokens`` split in ``halves``: what it spends a token then compares with a
+    An encoder–decoder is counted on a row of ``tokens`` split in two halves: its cost per token then compares with a
     decoder's on the same row. Raises: AssertionError when the parts do not sum to the whole, which would be a bug in a
     block's ledger; ConfigError for an encoder–decoder and a single token.
     """
     if model is None:
-        model = without_memory(config)
-    if isinstance(model, EncoderDecoder):
-        source, target = halves(tokens)
-        parts, state = model.components(source, target), model.state_bytes(target, source)
-    else:
-        parts, state = model.components(tokens), model.state_bytes(tokens) if model.causal else 0
-    counts = model.parameter_counts()
-    everything = sum(p.numel() for p in model.parameters())
-    assert sum(n for _, n, _ in parts) == everything, "components do not sum to the model's parameters"
+        model = config.build("meta")
+    parts, counts, everything = model.components(tokens), model.parameter_counts(), size_of(model)
+    assert sum(part.parameters for part in parts) == everything, "components do not sum to the model's parameters"
     assert counts["embedding"] + counts["head"] + counts["body"] == counts["total"] == everything
-    cost = total(c for _, _, c in parts)
     return Ledger(
         tokens=tokens,
         batch=batch,
         parameters=counts,
-        cost=cost,
+        cost=total(part.cost for part in parts),
         components=_by_part(parts, tokens, batch),
         conventions=conventions(model, tokens),
-        state_bytes=state,
+        state_bytes=model.state_bytes(tokens),
     )
 
 
-def _by_part(parts: list[tuple[str, int, Cost]], tokens: int, batch: int) -> tuple[Component, ...]:
+def _by_part(parts: list[Part], tokens: int, batch: int) -> tuple[Component, ...]:
     """Layers of one model repeat: the same part of every layer is one row, e.g. ``layers.*.mixer``."""
-    rows: dict[str, list[Any]] = {}
-    for name, parameters, cost in parts:
-        part = ".".join("*" if piece.isdigit() else piece for piece in name.split("."))
-        row = rows.setdefault(part, [0, Cost(), 0])
-        row[0] += parameters
-        row[1] += cost
-        row[2] += 1
-    return tuple(
-        Component(
-            name=name,
-            parameters=parameters,
-            flops_per_token=float(TRAINING * cost.per_token(tokens, batch)),
-            count=count,
-            **{kind: float(flops) for kind, flops in by_kind(cost, tokens, batch).items()},
-        )
-        for name, (parameters, cost, count) in rows.items()
+    rows: dict[str, list[Part]] = {}
+    for part in parts:
+        name = ".".join("*" if piece.isdigit() else piece for piece in part.name.split("."))
+        rows.setdefault(name, []).append(part)
+    return tuple(_component(name, row, tokens, batch) for name, row in rows.items())
+
+
+def _component(name: str, parts: list[Part], tokens: int, batch: int) -> Component:
+    cost = total(part.cost for part in parts)
+    return Component(
+        name=name,
+        parameters=sum(part.parameters for part in parts),
+        flops_per_token=float(TRAINING * cost.per_token(tokens, batch)),
+        count=len(parts),
+        **{kind: float(flops) for kind, flops in by_kind(cost, tokens, batch).items()},
     )
 
 
 def conventions(model: Model, tokens: int) -> dict[str, float]:
     """``arch_lab.accounting.conventions`` of a built model: training FLOPs per token by other papers' rules.
 
-    Those papers know one stack: of an encoder–decoder, whose tokens pass one of two, they would charge every token with both;
-    and an image classifier has no table of tokens, from which their other terms are made.
+    Those papers know one stack: of an encoder–decoder, whose tokens pass one of two, they would charge every token with
+    both; and an image classifier has no table of tokens, from which their other terms are made.
     """
     counts = model.parameter_counts()
-    if isinstance(model, (EncoderDecoder, ImageClassifier)):
+    if model.kind not in ONE_TABLE:
         return {"six_nd": float(6 * counts["total"])}
     embedding: Any = model.embedding.config
     return papers.conventions(

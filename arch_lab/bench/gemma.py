@@ -62,7 +62,7 @@ def _model_row(recipe: type[GemmaRecipe], tokens: int, attention: str) -> Row:
     torch.manual_seed(0)
     options: dict[str, Any] = {"heads": HEADS, "kv_heads": KV_HEADS, "head_width": HEAD_WIDTH, "window": WINDOW}
     shape = Shape(width=WIDTH, depth=LAYERS, ffn_width=FFN)
-    ours = recipe(**options).model(shape, vocabulary=VOCABULARY, max_tokens=tokens)
+    ours = recipe(**options).config(shape, vocabulary=VOCABULARY, max_tokens=tokens).build()
     with torch.no_grad():
         for parameter in ours.parameters():
             if parameter.dim() == 1:

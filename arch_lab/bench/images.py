@@ -26,8 +26,8 @@ def images() -> Iterator[Row]:
         x, labels = torch.randn(batch, 3, side, side), torch.randint(CLASSES, (batch,))
         size = {"image": [side, side], "channels": 3, "patch": PATCH}
         tokens = (side // PATCH) ** 2
-        m2 = recipe("m2_vit", size).network(M2_VIT, vocabulary=CLASSES, max_tokens=tokens)
-        vit = recipe("vit", {**size, "head_width": 32, "pool": "mean"}).network(VIT, vocabulary=CLASSES, max_tokens=tokens)
+        m2 = recipe("m2_vit", size).model(M2_VIT, vocabulary=CLASSES, max_tokens=tokens)
+        vit = recipe("vit", {**size, "head_width": 32, "pool": "mean"}).model(VIT, vocabulary=CLASSES, max_tokens=tokens)
         shape = f"B {batch}, {side} x {side}, {tokens} patches"
         with torch.no_grad():
             yield measure("m2_vit forward", shape, partial(m2.eval(), x), "vit", partial(vit.eval(), x))

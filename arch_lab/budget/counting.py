@@ -11,13 +11,8 @@ from fractions import Fraction
 from functools import lru_cache
 
 from arch_lab.accounting.ledger import TRAINING
-from arch_lab.models.decoder import Decoder, DecoderConfig, Layer, LayerConfig, SandwichLayer, on_meta
-from arch_lab.models.encoder import Encoder, EncoderConfig, EncoderLayer, EncoderLayerConfig
-from arch_lab.models.image import ImageClassifier, ImageClassifierConfig
+from arch_lab.models.model import Buildable, StackConfig, on_meta, size_of
 from blocks.cost import Cost, total
-
-Stack = DecoderConfig | EncoderConfig | ImageClassifierConfig  # one stack of layers: what a budget can be solved for
-AnyLayer = LayerConfig | EncoderLayerConfig
 
 
 @dataclass(frozen=True)
@@ -32,11 +27,11 @@ class Size:
         return TRAINING * self.cost.per_token(tokens, batch)
 
 
-def measure(config: Stack, tokens: int) -> Size:
-    """What ``without_memory(config)`` holds and costs, without building it whole."""
+def measure(config: StackConfig, tokens: int) -> Size:
+    """What the model of ``config`` holds and costs, without building it whole."""
     parameters, cost = measure_ends(config, tokens)
-    inside = layer_tokens(config, tokens)
-    counted: dict[AnyLayer, int] = {}
+    inside = config.inside(tokens)
+    counted: dict[Buildable, int] = {}
     try:
         for layer in config.layers:
             counted[layer] = counted.get(layer, 0) + 1
@@ -48,9 +43,9 @@ def measure(config: Stack, tokens: int) -> Size:
     return Size(counts, cost + total(n * c for (_, c), n in layers))
 
 
-def measure_ends(config: Stack, tokens: int) -> tuple[dict[str, int], Cost]:
+def measure_ends(config: StackConfig, tokens: int) -> tuple[dict[str, int], Cost]:
     """Parameters and cost of everything but the layers."""
-    bare: Stack = replace(config, layers=())  # type: ignore[arg-type]  # one type each would do
+    bare = replace(config, layers=())
     try:
         parameters, cost = _cached_ends(bare, tokens)
     except TypeError:
@@ -58,12 +53,7 @@ def measure_ends(config: Stack, tokens: int) -> tuple[dict[str, int], Cost]:
     return dict(parameters), cost
 
 
-def layer_tokens(config: Stack, tokens: int) -> int:
-    """What the layers of ``config`` read for ``tokens`` tokens: an image's class token comes on top of its patches."""
-    return config.inside(tokens) if isinstance(config, ImageClassifierConfig) else tokens
-
-
-def measure_layer(layer: AnyLayer, tokens: int) -> tuple[int, Cost]:
+def measure_layer(layer: Buildable, tokens: int) -> tuple[int, Cost]:
     """Parameters and cost of one layer."""
     try:
         return _cached_layer(layer, tokens)
@@ -71,23 +61,14 @@ def measure_layer(layer: AnyLayer, tokens: int) -> tuple[int, Cost]:
         return _build_layer(layer, tokens)
 
 
-def _build_layer(layer: AnyLayer, tokens: int) -> tuple[int, Cost]:
+def _build_layer(layer: Buildable, tokens: int) -> tuple[int, Cost]:
     with on_meta():
-        built: EncoderLayer | Layer
-        if isinstance(layer, EncoderLayerConfig):
-            built = EncoderLayer(layer)
-        else:
-            built = (SandwichLayer if layer.sandwich else Layer)(layer)
-    return sum(p.numel() for p in built.parameters()), total(child.cost(tokens) for child in built.children())  # type: ignore[operator]
+        built = layer.build()
+    return size_of(built), total(child.cost(tokens) for child in built.children())  # type: ignore[operator]
 
 
-def _build_ends(bare: Stack, tokens: int) -> tuple[tuple[tuple[str, int], ...], Cost]:
-    with on_meta():
-        built: Encoder | ImageClassifier | Decoder
-        if isinstance(bare, ImageClassifierConfig):
-            built = ImageClassifier(bare)
-        else:
-            built = Encoder(bare) if isinstance(bare, EncoderConfig) else Decoder(bare)
+def _build_ends(bare: StackConfig, tokens: int) -> tuple[tuple[tuple[str, int], ...], Cost]:
+    built = bare.build("meta")
     return tuple(built.parameter_counts().items()), built.cost(tokens)
 
 

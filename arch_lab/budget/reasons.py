@@ -8,12 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
-from arch_lab.accounting.ledger import without_memory
 from arch_lab.budget.budget import Budget
 from arch_lab.budget.search import Candidate, Search, multiple
-from arch_lab.models.recipe import ImageRecipe, Shape
+from arch_lab.models.recipe import Shape
 
 SHORTEST, LONGEST = 16, 2**18  # sequence lengths a dial may propose
 TRIED = 8  # values of FLOPs per token tried before none is proposed
@@ -39,7 +37,7 @@ def _refusal(search: Search) -> str:
     """What the recipe itself says of a shape in the middle of the lattice. Raises: ConfigError from recipes that build none."""
     width = multiple((search.scale * search.recipe.aspect / 12) ** (1 / 3), search.recipe.width_multiple)
     ffn_width = multiple(search.recipe.ffn_ratio * width, search.recipe.ffn_multiple)
-    search.recipe.blueprint(Shape(width=width, depth=1, ffn_width=ffn_width), vocabulary=search.vocabulary, max_tokens=search.tokens)
+    search.recipe.config(Shape(width=width, depth=1, ffn_width=ffn_width), vocabulary=search.vocabulary, max_tokens=search.tokens)
     return f"width {width} would fit the recipe but no width of the lattice does"
 
 
@@ -74,7 +72,7 @@ def _shorter(search: Search) -> str:
 
 
 def _fewer(search: Search) -> str:
-    if isinstance(search.recipe, ImageRecipe):
+    if search.recipe.image_size is not None:
         return ""  # rows are classes, which nobody may turn
     found = _first(lambda k: _turned(search, vocabulary=search.vocabulary >> k), max(0, search.vocabulary.bit_length() - 6))
     return f"vocabulary {search.vocabulary} -> {search.vocabulary >> found}" if found else ""
@@ -95,7 +93,7 @@ def _largest(search: Search, shape: Shape, axis: str) -> str:
     """What most of the nearest shape's count is."""
     config = search.config(shape)
     assert config is not None
-    model: Any = without_memory(config)
+    model = config.build("meta")
     sums: dict[str, float] = {}
     if axis == "params":
         for name, parameter in model.named_parameters():
@@ -103,9 +101,9 @@ def _largest(search: Search, shape: Shape, axis: str) -> str:
                 kind = re.sub(r"\.\d+\.", ".*.", name, count=1)
                 sums[kind] = sums.get(kind, 0) + parameter.numel()
     else:
-        for name, _, cost in model.components(search.tokens):
-            kind = re.sub(r"\.\d+\.", ".*.", name, count=1)
-            sums[kind] = sums.get(kind, 0) + cost.forward(search.batch)
+        for component in model.components(search.tokens):
+            kind = re.sub(r"\.\d+\.", ".*.", component.name, count=1)
+            sums[kind] = sums.get(kind, 0) + component.cost.forward(search.batch)
     name, part = max(sums.items(), key=lambda item: item[1])
     exact = f"{part:,} parameters, " if axis == "params" else ""
     return f"of which {name} is {exact}{part / sum(sums.values()):.0%}"
@@ -188,7 +186,7 @@ def _longer(search: Search, shape: Shape, everyone: Sequence[Search]) -> str:
 
 def _rows(search: Search, shape: Shape, everyone: Sequence[Search]) -> str:
     """The vocabulary at which both axes are met, by every arm: the head's matmul is FLOPs without counted parameters."""
-    if isinstance(search.recipe, ImageRecipe):
+    if search.recipe.image_size is not None:
         return ""
 
     def flops(rows: int) -> float:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from math import log2
 
 from arch_lab.accounting.ledger import TRAINING
-from arch_lab.budget.budget import Budget
-from arch_lab.budget.counting import Size, Stack, layer_tokens, measure, measure_ends, measure_layer
-from arch_lab.models.encoder_decoder import EncoderDecoderConfig
-from arch_lab.models.recipe import EncoderDecoderRecipe, Recipe, Shape
+from arch_lab.budget.budget import Budget, BudgetError
+from arch_lab.budget.counting import Size, measure, measure_ends, measure_layer
+from arch_lab.models.model import StackConfig
+from arch_lab.models.recipe import Recipe, Shape, require_kind
 from blocks.cost import Cost
 from blocks.errors import ConfigError
 
@@ -44,8 +44,8 @@ class Search:
     """One recipe under one budget at one vocabulary, sequence length and batch."""
 
     def __init__(self, recipe: Recipe, budget: Budget, vocabulary: int, tokens: int, batch: int) -> None:
-        if isinstance(recipe, EncoderDecoderRecipe):
-            raise recipe.refuse_decoder("budget: ")  # its rows are split in two: no one cost of a token to solve for
+        if recipe.kind == "encoder_decoder":  # its rows are split in two: no one cost of a token to solve for
+            require_kind(recipe, "decoder", "budget: ")
         self.recipe, self.budget, self.vocabulary, self.tokens, self.batch = recipe, budget, vocabulary, tokens, batch
         self.targets = budget.size_targets
         # parameters the penalty and the first guess at a width go by: 6 FLOPs a parameter where only FLOPs are given
@@ -53,12 +53,17 @@ class Search:
 
     # --- counting -----------------------------------------------------------------------------------------------
 
-    def config(self, shape: Shape) -> Stack | None:
+    def config(self, shape: Shape) -> StackConfig | None:
+        """None where the recipe cannot build the shape. Raises: BudgetError for a model of several stacks."""
         try:
-            config = self.recipe.blueprint(shape, vocabulary=self.vocabulary, max_tokens=self.tokens)
+            config = self.recipe.config(shape, vocabulary=self.vocabulary, max_tokens=self.tokens)
         except ConfigError:  # a width this recipe cannot build (heads, Monarch blocks): not on its lattice
             return None
-        assert not isinstance(config, EncoderDecoderConfig)  # refused by __init__
+        if not isinstance(config, StackConfig):
+            raise BudgetError(
+                f"budget: architecture {self.recipe.name!r} is not one stack of layers, so no shape can be solved for; "
+                "give the arm width, depth and ffn_width"
+            )
         return config
 
     def exact(self, shape: Shape) -> Candidate | None:
@@ -135,7 +140,7 @@ class Search:
         if narrow is None or wide is None:
             return []
         axes, targets = range(len(self.targets)), list(self.targets.values())
-        ends, inside = self._values(*measure_ends(narrow, self.tokens)), layer_tokens(narrow, self.tokens)
+        ends, inside = self._values(*measure_ends(narrow, self.tokens)), narrow.inside(self.tokens)
         layer, wider = (self._layer(measure_layer(config.layers[0], inside)) for config in (narrow, wide))
         slope = [(wider[a] - layer[a]) / max(1, high - low) for a in axes]
         deepest = min(MAX_DEPTH, max(2, 2 * width))

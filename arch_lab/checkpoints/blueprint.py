@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from arch_lab.checkpoints.checkpoint import Blueprint, CheckpointError
-from arch_lab.models import Decoder, Recipe, Shape, on_meta, recipe
-from arch_lab.models.recipe import Network
+from arch_lab.models import Decoder, Model, Recipe, Shape, recipe, require_kind
 from blocks.errors import ConfigError, UserError
 from blocks.registry import TrustError
 
@@ -57,7 +56,7 @@ def recipe_of(blueprint: Blueprint, where: str) -> Recipe:
         raise _no_model(where, error) from None
 
 
-def lay_out(blueprint: Blueprint, where: str, tensors: int) -> Network:
+def lay_out(blueprint: Blueprint, where: str, tensors: int) -> Model:
     """The model on the meta device. ``tensors``: how many the file holds; each layer needs at least one.
 
     Raises: UserError, one line, for settings that describe no model, or a deeper one than the file can fill.
@@ -68,8 +67,8 @@ def lay_out(blueprint: Blueprint, where: str, tensors: int) -> Network:
         if isinstance(depth, (int, float)) and depth > max(tensors, 1):
             raise CheckpointError(f"{where}: depth {depth:,} does not fit the file, which holds {tensors} tensors")
     try:
-        with on_meta():
-            return chosen.network(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
+        config = chosen.config(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
+        return config.build("meta")
     except UserError as error:
         raise _named(error, where) from None
     except Exception as error:  # an option of the right type may still make no model: a head of 0 channels, a negative window
@@ -92,14 +91,15 @@ def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -
         raise CheckpointError(f"{where}: tensor {extra[0]!r} belongs to no part of this model ({len(extra)} such)")
 
 
-def build_filled(blueprint: Blueprint, tensors: Mapping[str, Tensor], where: str) -> Network:
+def build_filled(blueprint: Blueprint, tensors: Mapping[str, Tensor], where: str) -> Model:
     """The model in evaluation mode with these weights. Raises: UserError, one line, when they do not fit each other."""
     layout = lay_out(blueprint, where, len(tensors))
     check_tensors(layout, tensors, where)
     _check_memory(layout, tensors, where)
     try:
         with torch.random.fork_rng(devices=[]):  # initial values are drawn and replaced; nobody's random numbers move
-            model = recipe_of(blueprint, where).network(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
+            chosen = recipe_of(blueprint, where)
+            model = chosen.model(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
         model.load_state_dict(dict(tensors))
     except UserError as error:
         raise _named(error, where) from None
@@ -110,20 +110,17 @@ def build_filled(blueprint: Blueprint, tensors: Mapping[str, Tensor], where: str
 
 def refuse_non_decoder(chosen: Recipe, where: str) -> None:
     """Raises: ConfigError unless the architecture predicts the next token of a text."""
-    if chosen.causal:
-        return
-    refuse = getattr(chosen, "refuse_decoder", None)
-    raise refuse(f"{where}: ") if refuse else ConfigError(f"{where}: architecture {chosen.name!r} is no decoder")
+    require_kind(chosen, "decoder", f"{where}: ")
 
 
-def require_decoder(model: Network, where: str) -> Decoder:
+def require_decoder(model: Model, where: str) -> Decoder:
     """``model``, which must predict the next token. Raises: ConfigError."""
     if not isinstance(model, Decoder) or not model.causal:
         raise ConfigError(f"{where}: {type(model).__name__} is bidirectional: it sees the tokens it would have to predict")
     return model
 
 
-def _check_memory(layout: Network, tensors: Mapping[str, Tensor], where: str) -> None:
+def _check_memory(layout: Model, tensors: Mapping[str, Tensor], where: str) -> None:
     needed = sum(value.numel() * value.element_size() for value in (*layout.parameters(), *layout.buffers()))
     stored = sum(value.numel() * max(4, value.element_size()) for value in tensors.values())
     if needed > stored + SPARE:

@@ -52,7 +52,7 @@ class Checkpoint:
     """
 
     path: Path
-    model: Any  # Decoder, Encoder, EncoderDecoder or ImageClassifier
+    model: Any  # arch_lab.models.Model of any kind
     blueprint: Blueprint
     tokenizer: Tokenizer | None
     begin: tuple[int, ...]

@@ -20,15 +20,7 @@ from arch_lab.checkpoints.storage import read_object, write_object
 from arch_lab.checkpoints.tensors import SINGLE, TensorFiles, check_shapes
 from arch_lab.data import Tokenizer
 from arch_lab.data.tokenizer import load_tokenizer, read_tokenizer
-from arch_lab.models import (
-    BidirectionalStack,
-    Decoder,
-    Encoder,
-    EncoderDecoder,
-    EncoderDecoderRecipe,
-    EncoderRecipe,
-)
-from arch_lab.models.recipe import Network
+from arch_lab.models import BidirectionalStack, Decoder, Encoder, EncoderDecoder, Model
 from arch_lab.yaml_files import load_json
 
 MANIFEST, FORMAT = "arch-lab.json", 1
@@ -44,7 +36,7 @@ TOKENIZER_FILES = (
     "generation_config.json",
 )
 Ids = int | list[int] | None
-Model = TypeVar("Model", bound=nn.Module)
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,25 +100,25 @@ def load_model(folder: Path, manifest: Manifest) -> Decoder:
 def load_encoder(folder: Path) -> Encoder | BidirectionalStack:
     """The encoder of a folder, as ``load_model`` gives a decoder. Raises: CheckpointError when it holds none, or tensors do not fit."""
     manifest = read_manifest(folder)
-    if not isinstance(recipe_of(manifest.blueprint, str(folder / MANIFEST)), EncoderRecipe):
+    if recipe_of(manifest.blueprint, str(folder / MANIFEST)).kind != "encoder":
         raise CheckpointError(f"{folder} holds {manifest.blueprint.architecture!r}, which is not an encoder")
     return load_network(folder, manifest)  # type: ignore[return-value]
 
 
 def load_encoder_decoder(folder: Path, manifest: Manifest) -> EncoderDecoder:
     """Both stacks in evaluation mode, in the dtype of the file. Raises: CheckpointError when the folder holds something else."""
-    if not isinstance(recipe_of(manifest.blueprint, str(folder / MANIFEST)), EncoderDecoderRecipe):
+    if recipe_of(manifest.blueprint, str(folder / MANIFEST)).kind != "encoder_decoder":
         raise CheckpointError(f"{folder}: architecture {manifest.blueprint.architecture!r} is not an encoder–decoder; load_model reads it")
     return load_network(folder, manifest)  # type: ignore[return-value]
 
 
-def load_network(folder: Path, manifest: Manifest) -> Network:
+def load_network(folder: Path, manifest: Manifest) -> Model:
     """The model of a folder, of any kind, in evaluation mode. Raises: UserError when settings and tensors do not fit."""
     layout, weights = read_weights(folder, manifest)
     return fill(layout, weights)
 
 
-def read_weights(folder: Path, manifest: Manifest) -> tuple[Network, dict[str, Tensor]]:
+def read_weights(folder: Path, manifest: Manifest) -> tuple[Model, dict[str, Tensor]]:
     """The model on the meta device and its tensors by name. Raises: UserError when settings and tensors do not fit."""
     files = TensorFiles(folder)
     layout = lay_out(manifest.blueprint, str(folder / MANIFEST), len(files.where))
@@ -136,7 +128,7 @@ def read_weights(folder: Path, manifest: Manifest) -> tuple[Network, dict[str, T
     return layout, {name: files.read(name) for name in shapes}
 
 
-def fill(model: Model, weights: dict[str, Tensor]) -> Model:
+def fill(model: Module, weights: dict[str, Tensor]) -> Module:
     """A model of the meta device with these tensors, in their dtype; of several dtypes the widest computes the same."""
     dtypes = {value.dtype for value in weights.values()}
     if len(dtypes) > 1:  # norms kept in float32 beside bfloat16 matrices

@@ -14,7 +14,7 @@ from arch_lab.checkpoints.checkpoint import Blueprint, Checkpoint, CheckpointErr
 from arch_lab.checkpoints.ckpt_file import blueprint_of, read_file, reading_of, tokenizer_of, weights_of
 from arch_lab.checkpoints.folder import MANIFEST, Manifest, fill, load_network, read_manifest, read_own_tokenizer
 from arch_lab.checkpoints.interop.huggingface import is_huggingface, read_config, read_tensors
-from arch_lab.models.recipe import Network
+from arch_lab.models.model import Model
 from arch_lab.training.saving import intact
 from blocks.errors import did_you_mean as nearest
 from blocks.registry import import_only
@@ -155,7 +155,7 @@ def _huggingface(path: Path) -> Checkpoint:
     return _of_folder(path, manifest, model, "huggingface")
 
 
-def _of_folder(path: Path, manifest: Manifest, model: Network, kind: Kind) -> Checkpoint:
+def _of_folder(path: Path, manifest: Manifest, model: Model, kind: Kind) -> Checkpoint:
     return Checkpoint(
         path=path,
         model=model,

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from arch_lab.models import Recipe, Shape
 
 VOCABULARY, CLASSES = 32_768, 1000
+STATELESS = {  # kinds of model that keep nothing while decoding, and why
+    "encoder": "a bidirectional encoder does not decode, so it keeps no state",
+    "image_classifier": "an image classifier reads whole images, so it keeps no state",
+}
 DESCRIPTION = """Parameters are four lines: embedding (a tied table counts here, once), head, body, total.
 FLOPs per token are of the FORWARD pass: matmul and fft make the canonical number, elementwise is shown separately. Training is
 3 x the canonical forward. The conventions of other papers (palm, six_nd, kaplan, chinchilla) are TRAINING FLOPs per token.
@@ -60,14 +64,13 @@ def main(verb: str, argv: list[str]) -> int:
     _check_shape(given)
 
     from arch_lab.accounting import AccountingError, ledger, prove
-    from arch_lab.accounting.ledger import without_memory
     from arch_lab.accounting.proof import Uncountable
 
     recipe, shape, vocabulary, published = _model(given)
     _set_length(given, recipe)
     built_for = max(given.seq_len, published)
-    config = recipe.blueprint(shape, vocabulary=vocabulary, max_tokens=built_for)
-    model = without_memory(config)
+    config = recipe.config(shape, vocabulary=vocabulary, max_tokens=built_for)
+    model = config.build("meta")
     try:
         prove(model, given.seq_len, batch=given.batch, built_in=False)
     except Uncountable as error:
@@ -95,16 +98,14 @@ def _count(text: str) -> int:
 
 def _set_length(given: argparse.Namespace, recipe: Recipe) -> None:
     """An image says how many tokens it is. Raises: UsageError when the length is missing, or is not the image's."""
-    from arch_lab.models import ImageRecipe
-
-    if isinstance(recipe, ImageRecipe):
-        if given.seq_len not in (None, recipe.tokens):
-            h, w = recipe.image
+    image = recipe.image_size
+    if image is not None:
+        if given.seq_len not in (None, image.tokens):
             raise UsageError(
-                f"cost: an image of {h} x {w} pixels in patches of {recipe.patch} is {recipe.tokens} tokens, not {given.seq_len}: "
-                "leave out --seq-len, or change the options image and patch"
+                f"cost: an image of {image.height} x {image.width} pixels in patches of {image.patch} is {image.tokens} tokens, "
+                f"not {given.seq_len}: leave out --seq-len, or change the options image and patch"
             )
-        given.seq_len = recipe.tokens
+        given.seq_len = image.tokens
     elif given.seq_len is None:
         raise UsageError("cost: give --seq-len T, the tokens of a sequence: FLOPs and state depend on it")
 
@@ -136,7 +137,7 @@ def _check_shape(given: argparse.Namespace) -> None:
 
 def _model(given: argparse.Namespace) -> tuple[Recipe, Shape, int, int]:
     """Recipe, shape, vocabulary, and the longest sequence the published model takes (0 without a preset)."""
-    from arch_lab.models import ImageRecipe, Shape, recipe
+    from arch_lab.models import Shape, recipe
     from arch_lab.models.presets import preset
 
     options = _options(given.options)
@@ -144,11 +145,11 @@ def _model(given: argparse.Namespace) -> tuple[Recipe, Shape, int, int]:
         found = preset(given.architecture, given.preset)
         chosen = recipe(given.architecture, {**found.options, **options})
         # an image model is built for its image, whatever size the published one has
-        longest = 0 if isinstance(chosen, ImageRecipe) else found.max_tokens
+        longest = 0 if chosen.image_size else found.max_tokens
         return chosen, found.shape, given.vocabulary or found.vocabulary, longest
     chosen = recipe(given.architecture, options)
     step = chosen.ffn_multiple
-    vocabulary = given.vocabulary or (CLASSES if isinstance(chosen, ImageRecipe) else VOCABULARY)
+    vocabulary = given.vocabulary or (CLASSES if chosen.image_size else VOCABULARY)
     ffn = given.ffn_width or max(step, round(chosen.ffn_ratio * given.width / step) * step)
     return chosen, Shape(width=given.width, depth=given.depth, ffn_width=ffn), vocabulary, 0
 
@@ -166,8 +167,7 @@ def _options(pairs: list[str]) -> dict[str, Any]:
 
 
 def _facts(given: argparse.Namespace, recipe: Recipe, shape: Shape, vocabulary: int, built_for: int, book: Ledger) -> dict[str, Any]:
-    from arch_lab.accounting.ledger import halves
-    from arch_lab.models import EncoderDecoderRecipe, ImageRecipe
+    from arch_lab.models.encoder_decoder import halves
 
     facts: dict[str, Any] = {
         "architecture": given.architecture,
@@ -181,16 +181,14 @@ def _facts(given: argparse.Namespace, recipe: Recipe, shape: Shape, vocabulary: 
         "flops_per_token": {kind: _plain(flops) for kind, flops in book.forward_by_kind.items()},
         "training_flops_per_token": _plain(book.training),
         "conventions": book.conventions,
-        "state_bytes": book.state_bytes if recipe.causal else None,
+        "state_bytes": None if recipe.kind in STATELESS else book.state_bytes,
     }
-    if isinstance(recipe, EncoderDecoderRecipe):
-        source, target = halves(given.seq_len)
-        facts |= {"source_tokens": source, "target_tokens": target, "state_bytes": book.state_bytes}
-    elif isinstance(recipe, ImageRecipe):
-        facts["state_reason"] = "an image classifier reads whole images, so it keeps no state"
-        facts |= {"image": list(recipe.image), "channels": recipe.channels, "patch": recipe.patch}
-    elif not recipe.causal:
-        facts["state_reason"] = "a bidirectional encoder does not decode, so it keeps no state"
+    if recipe.kind in STATELESS:
+        facts["state_reason"] = STATELESS[recipe.kind]
+    if recipe.kind == "encoder_decoder":
+        facts["source_tokens"], facts["target_tokens"] = halves(given.seq_len)
+    if image := recipe.image_size:
+        facts |= {"image": [image.height, image.width], "channels": image.channels, "patch": image.patch}
     facts["components"] = [vars(c) for c in book.components]
     return facts
 

@@ -16,7 +16,7 @@ from arch_lab.laws.anchored import staged
 from arch_lab.laws.decoding import CHUNK, chunkings, state_makers
 from arch_lab.laws.result import Broken
 from arch_lab.laws.subject import Subject
-from arch_lab.models.decoder import on_meta
+from arch_lab.models.model import on_meta
 from blocks.contract import SequenceMixer, tensors_nbytes
 from blocks.cost import Cost
 

@@ -8,10 +8,14 @@ shares with the model (width, ffn_width, max_tokens, causal) are filled in from 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import Any, ClassVar, Self, TypeVar
 
-from arch_lab.models.decoder import DecoderConfig, LayerConfig
-from arch_lab.models.recipe import EncoderRecipe, Recipe, Shape, register_architecture
+from arch_lab.models.decoder import DecoderConfig, ResidualConfig
+from arch_lab.models.encoder import BidirectionalStackConfig
+from arch_lab.models.layer import LayerConfig
+from arch_lab.models.model import Kind
+from arch_lab.models.recipe import Recipe, Shape, register_architecture
+from blocks.config import Config
 from blocks.contract import BlockConfig
 from blocks.embedding import TiedEmbeddingConfig
 from blocks.errors import ConfigError
@@ -20,7 +24,7 @@ from blocks.registry import lookup
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen(BlockConfig):
+class Chosen(Config):
     """Which blocks, by name or import path, and their options beside those that follow from the shape."""
 
     mixer: str
@@ -48,23 +52,29 @@ class Chosen(BlockConfig):
 class Custom(Chosen, Recipe):
     """Pre-norm residual layers of one mixer and one channel mixer, RMSNorm, tied embedding scaled by sqrt(width)."""
 
-    def decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
-        return _stack(self, shape, vocabulary=vocabulary, max_tokens=max_tokens, causal=True)
+    def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
+        return _stack(self, DecoderConfig, shape, vocabulary=vocabulary, max_tokens=max_tokens)
 
 
 @register_architecture("custom_encoder", source="pre-norm residual encoder, arXiv:2002.04745")
 @dataclass(frozen=True, kw_only=True)
-class CustomEncoder(Chosen, EncoderRecipe):
+class CustomEncoder(Chosen, Recipe):
     """The same layers reading in both directions: ``causal: false`` reaches every block whose config has the option.
 
     A mixer that stays causal is refused when the model is built. No position encoding is added: the mixer brings its own.
     """
 
-    def encoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
-        return _stack(self, shape, vocabulary=vocabulary, max_tokens=max_tokens, causal=False)
+    kind: ClassVar[Kind] = "encoder"
+
+    def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> BidirectionalStackConfig:
+        return _stack(self, BidirectionalStackConfig, shape, vocabulary=vocabulary, max_tokens=max_tokens)
 
 
-def _stack(of: Custom | CustomEncoder, shape: Shape, *, vocabulary: int, max_tokens: int, causal: bool) -> DecoderConfig:
+S = TypeVar("S", bound=ResidualConfig)
+
+
+def _stack(of: Custom | CustomEncoder, stack: type[S], shape: Shape, *, vocabulary: int, max_tokens: int) -> S:
+    causal = stack.kind == "decoder"
     given = {"width": shape.width, "ffn_width": shape.ffn_width, "max_tokens": max_tokens, "causal": causal}
     norm = RMSNormConfig(width=shape.width)
     layer = LayerConfig(
@@ -72,7 +82,7 @@ def _stack(of: Custom | CustomEncoder, shape: Shape, *, vocabulary: int, max_tok
         channel=_filled(of.name, of.channel, "channel_mixer", of.channel_options, given),
         norm=norm,
     )
-    return DecoderConfig(
+    return stack(
         width=shape.width,
         max_tokens=max_tokens,
         embedding=TiedEmbeddingConfig(vocabulary=vocabulary, width=shape.width, scale=True),

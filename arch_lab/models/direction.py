@@ -8,8 +8,11 @@ token) becomes a radius, which has to be named, because five conventions exist. 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from arch_lab.models.decoder import LayerConfig
+from arch_lab.models.decoder import DecoderConfig, ResidualConfig
+from arch_lab.models.encoder import BidirectionalStackConfig
+from arch_lab.models.layer import LayerConfig
 from blocks.attention.gemma import AttentionConfig
 from blocks.attention.masks import Radius
 from blocks.contract import BlockConfig
@@ -49,3 +52,17 @@ def causal_mixer(mixer: BlockConfig, *, window: int | None) -> BlockConfig:
 def bidirectional_layer(layer: LayerConfig, *, radius: Radius | None) -> LayerConfig:
     """One residual layer of an encoder. Raises: ConfigError as ``bidirectional_mixer``."""
     return replace(layer, mixer=bidirectional_mixer(layer.mixer, radius=radius))
+
+
+def bidirectional_stack(config: DecoderConfig, layers: tuple[LayerConfig, ...]) -> BidirectionalStackConfig:
+    """The ends of a decoder around bidirectional layers."""
+    return BidirectionalStackConfig(**_ends(config), layers=layers)
+
+
+def causal_stack(config: BidirectionalStackConfig, layers: tuple[LayerConfig, ...]) -> DecoderConfig:
+    """The way back."""
+    return DecoderConfig(**_ends(config), layers=layers)
+
+
+def _ends(config: ResidualConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in ("width", "max_tokens", "embedding", "norm")}

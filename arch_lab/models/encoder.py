@@ -1,20 +1,33 @@
 """Bidirectional encoders with a masked-token head: the frame of every BERT-style architecture, and a decoder's stack unmasked.
 
 Legend: B batch, T tokens, D width, V vocabulary.
-It is no language model: each output sees the tokens after it, so a perplexity from it would be meaningless. Recipes of
-encoders therefore refuse to build a decoder, and the causality certificate fails on the model itself.
+It is no language model: each output sees the tokens after it, so a perplexity from it would be meaningless. Its kind is
+"encoder", which is an error where a decoder is asked for, and the causality certificate fails on the model itself.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from arch_lab.models.decoder import Decoder, DecoderConfig, on_meta
+from arch_lab.models.decoder import ResidualConfig, ResidualStack
+from arch_lab.models.layer import checked_mixer
+from arch_lab.models.model import (
+    Device,
+    Kind,
+    Model,
+    Part,
+    StackConfig,
+    building_on,
+    layer_parts,
+    on_rows,
+    size_of,
+    tied_table,
+)
 from blocks.bert.embedding import BertEmbeddingConfig
-from blocks.contract import BlockConfig, SequenceMixer
-from blocks.cost import Cost, total
+from blocks.contract import BlockConfig
 from blocks.errors import ConfigError
 from blocks.segments import check, refuse_holes
 
@@ -28,16 +41,23 @@ class EncoderLayerConfig:
     norm: BlockConfig
     mixer_norm: BlockConfig | None = None  # of what the mixer reads
 
+    def build(self) -> EncoderLayer:
+        return EncoderLayer(self)
+
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
+class EncoderConfig(StackConfig):
     """A whole model, block by block. ``embedding`` holds the output table too, ``head`` what stands before it."""
 
-    width: int
-    max_tokens: int
+    kind: ClassVar[Kind] = "encoder"
+
     embedding: BertEmbeddingConfig
     layers: tuple[EncoderLayerConfig, ...]
     head: BlockConfig
+
+    def build(self, device: Device = None) -> Encoder:
+        with building_on(device):
+            return Encoder(self)
 
 
 class EncoderLayer(nn.Module):
@@ -46,11 +66,9 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: EncoderLayerConfig) -> None:
         super().__init__()
         self.mixer_norm = None if config.mixer_norm is None else config.mixer_norm.build()
-        self.mixer = config.mixer.build()
+        self.mixer = checked_mixer(config.mixer)
         self.channel = config.channel.build()
         self.norm = config.norm.build()
-        if not isinstance(self.mixer, SequenceMixer):
-            raise ConfigError(f"{type(self.mixer).__name__} is not a sequence mixer")
 
     def forward(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
         h = self.mixer(x if self.mixer_norm is None else self.mixer_norm(x), segments)
@@ -58,18 +76,20 @@ class EncoderLayer(nn.Module):
         return out
 
 
-class Encoder(nn.Module):
+class Encoder(Model):
     """Tokens in, logits for every position out: tokens (B, T) int64 -> (B, T, V).
 
     ``segments`` (B, T) as in blocks.SequenceMixer: documents never meet, padding reaches nothing; outputs at padding mean
     nothing. ``types`` (B, T): sentence A (0) or B (1). Raises: ConfigError when T exceeds ``max_tokens``.
     """
 
+    config: EncoderConfig
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = config.embedding.build()
-        self.layers = nn.ModuleList(EncoderLayer(layer) for layer in config.layers)
+        self.layers = nn.ModuleList(layer.build() for layer in config.layers)
         self.head = config.head.build()
 
     def forward(self, tokens: Tensor, segments: Tensor | None = None, types: Tensor | None = None) -> Tensor:
@@ -90,56 +110,45 @@ class Encoder(nn.Module):
     def causal(self) -> bool:
         return False
 
-    def state_bytes(self, tokens: int) -> int:
-        raise ConfigError("an encoder reads whole sequences: it has no decoding state")
+    def drop_head(self) -> None:
+        del self.head
+        del self.embedding.bias  # of the logits
 
-    # --- the ledger ---------------------------------------------------------------------------------------------
+    def components(self, tokens: int) -> list[Part]:
+        width = self.config.width
+        return [
+            tied_table("embedding+head", self.embedding, tokens),
+            *layer_parts("layers", self.layers, tokens, width),
+            on_rows("head", self.head, tokens, width),
+        ]
 
-    def cost(self, tokens: int) -> Cost:
-        """Forward cost of one sequence, the tied output table included."""
-        return total(cost for _, _, cost in self.components(tokens))
-
-    def components(self, tokens: int) -> list[tuple[str, int, Cost]]:
-        """(name, parameters, cost) of every part, in order; the parts sum to the model."""
-        rows = [("embedding+head", _size(self.embedding), self.embedding.cost(tokens))]
-        for i, layer in enumerate(self.layers):
-            rows += [(f"layers.{i}.{name}", _size(child), child.cost(tokens)) for name, child in layer.named_children()]
-        return [*rows, ("head", _size(self.head), self.head.cost(tokens))]
-
-    def parameter_counts(self) -> dict[str, int]:
-        """embedding (tables and their norm), head (transform and output bias; its table is the word table), body, total."""
+    def end_sizes(self) -> tuple[int, int]:
+        """Tables and their norm; transform and output bias (the table of the head is the word table)."""
         bias = self.embedding.bias.numel()
-        embedding, head, everything = _size(self.embedding) - bias, _size(self.head) + bias, _size(self)
-        return {"embedding": embedding, "head": head, "body": everything - embedding - head, "total": everything}
+        return size_of(self.embedding) - bias, size_of(self.head) + bias
 
 
-class BidirectionalStack(Decoder):
+@dataclass(frozen=True, kw_only=True)
+class BidirectionalStackConfig(ResidualConfig):
+    """The blocks of a decoder with their masks off."""
+
+    kind: ClassVar[Kind] = "encoder"
+
+    def build(self, device: Device = None) -> BidirectionalStack:
+        with building_on(device):
+            return BidirectionalStack(self)
+
+
+class BidirectionalStack(ResidualStack):
     """A decoder's layers without their masks: ``hidden`` gives states, ``forward`` logits through the tied table.
 
-    It is a Decoder so that a trained one's weights fit by name; what a decoder does token by token is refused.
-    Raises: ConfigError when a mixer is causal.
+    Its parameters have a decoder's names, so that a trained one's weights fit. Raises: ConfigError when a mixer is causal.
     """
 
-    def __init__(self, config: DecoderConfig) -> None:
+    config: BidirectionalStackConfig
+
+    def __init__(self, config: BidirectionalStackConfig) -> None:
         super().__init__(config)
         masked = [type(layer.mixer).__name__ for layer in self.layers if layer.mixer.causal]
         if masked:
             raise ConfigError(f"an encoder reads in both directions, but {masked[0]} is causal; configure it with causal: false")
-
-    def state_bytes(self, tokens: int) -> int:
-        raise ConfigError("an encoder reads whole sequences: it has no decoding state")
-
-
-def build_encoder(config: EncoderConfig | DecoderConfig) -> Encoder | BidirectionalStack:
-    """The encoder these blocks make up."""
-    return Encoder(config) if isinstance(config, EncoderConfig) else BidirectionalStack(config)
-
-
-def meta_encoder(config: EncoderConfig | DecoderConfig) -> Encoder | BidirectionalStack:
-    """The model without memory: shapes and counts only, on the meta device."""
-    with on_meta():
-        return build_encoder(config)
-
-
-def _size(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())

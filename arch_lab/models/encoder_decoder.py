@@ -7,12 +7,27 @@ over both, one table). The encoder's layers are those of ``arch_lab.models.decod
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from arch_lab.models.decoder import Layer, LayerConfig, SandwichLayer, check_length, on_meta
+from arch_lab.models.layer import LayerConfig, SandwichLayer
+from arch_lab.models.model import (
+    LONGEST_PROOF,
+    Device,
+    Kind,
+    Model,
+    ModelConfig,
+    Part,
+    building_on,
+    check_length,
+    layer_parts,
+    on_rows,
+    size_of,
+    tied_table,
+)
 from blocks.contract import BlockConfig, CrossMixer, tokens_seen
 from blocks.cost import Cost, total
 from blocks.errors import ConfigError
@@ -26,6 +41,9 @@ class CrossLayerConfig(LayerConfig):
     cross: BlockConfig
     sandwich: bool = True
 
+    def build(self) -> CrossLayer:
+        return CrossLayer(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MergedLayerConfig:
@@ -35,23 +53,30 @@ class MergedLayerConfig:
     channel: BlockConfig
     norm: BlockConfig
 
+    def build(self) -> MergedLayer:
+        return MergedLayer(self)
+
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderDecoderConfig:
+class EncoderDecoderConfig(ModelConfig):
     """Both stacks, block by block. ``source_embedding`` None: the source is looked up in the decoder's table.
 
     ``max_tokens`` holds for the source and for the target. ``embedding`` is the decoder's, tied to the head.
     """
 
-    width: int
+    kind: ClassVar[Kind] = "encoder_decoder"
+
     source_width: int
-    max_tokens: int
     source_embedding: BlockConfig | None
     encoder: tuple[LayerConfig, ...]
     encoder_norm: BlockConfig
     embedding: BlockConfig
     decoder: tuple[CrossLayerConfig | MergedLayerConfig, ...]
     decoder_norm: BlockConfig
+
+    def build(self, device: Device = None) -> EncoderDecoder:
+        with building_on(device):
+            return EncoderDecoder(self)
 
 
 class CrossLayer(SandwichLayer):
@@ -60,10 +85,8 @@ class CrossLayer(SandwichLayer):
     def __init__(self, config: CrossLayerConfig) -> None:
         super().__init__(config)
         self.cross_norm = config.norm.build()
-        self.cross = config.cross.build()
+        self.cross = _checked_mixer(config.cross)
         self.cross_out_norm = config.norm.build()
-        if not isinstance(self.cross, CrossMixer):
-            raise ConfigError(f"{type(self.cross).__name__} is not a cross mixer")
 
     def read(self, x: Tensor, memory: Tensor, segments: Tensor | None, memory_segments: Tensor | None) -> Tensor:
         """The whole layer: x (B, T, D), memory (B, S, M) -> (B, T, D)."""
@@ -93,13 +116,11 @@ class MergedLayer(nn.Module):
     def __init__(self, config: MergedLayerConfig) -> None:
         super().__init__()
         self.mixer_norm = config.norm.build()
-        self.mixer = config.mixer.build()
+        self.mixer = _checked_mixer(config.mixer)
         self.mixer_out_norm = config.norm.build()
         self.channel_norm = config.norm.build()
         self.channel = config.channel.build()
         self.channel_out_norm = config.norm.build()
-        if not isinstance(self.mixer, CrossMixer):
-            raise ConfigError(f"{type(self.mixer).__name__} is not a cross mixer")
 
     def read(self, x: Tensor, memory: Tensor, segments: Tensor | None, memory_segments: Tensor | None) -> Tensor:
         """The whole layer: x (B, T, D), memory (B, S, D) -> (B, T, D)."""
@@ -125,7 +146,7 @@ class Stack(nn.Module):
 
     def __init__(self, layers: tuple[LayerConfig, ...], norm: BlockConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList((SandwichLayer if layer.sandwich else Layer)(layer) for layer in layers)
+        self.layers = nn.ModuleList(layer.build() for layer in layers)
         self.norm = norm.build()
 
     def forward(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
@@ -139,7 +160,7 @@ class ReadingStack(nn.Module):
 
     def __init__(self, layers: tuple[CrossLayerConfig | MergedLayerConfig, ...], norm: BlockConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(CrossLayer(c) if isinstance(c, CrossLayerConfig) else MergedLayer(c) for c in layers)
+        self.layers = nn.ModuleList(layer.build() for layer in layers)
         self.norm = norm.build()
 
     def forward(self, x: Tensor, memory: Tensor, segments: Tensor | None = None, memory_segments: Tensor | None = None) -> Tensor:
@@ -148,12 +169,14 @@ class ReadingStack(nn.Module):
         return self.norm(x)  # type: ignore[no-any-return]
 
 
-class EncoderDecoder(nn.Module):
+class EncoderDecoder(Model):
     """Next-token logits of a target, given a source: source (B, S), target (B, T) integer -> (B, T, V).
 
     ``source_segments`` (B, S) and ``target_segments`` (B, T): ids, 0 = padding; a target document reads the source of its own
     id, or all of it but padding where only one side has ids. Raises: ConfigError when either exceeds ``max_tokens``.
     """
+
+    config: EncoderDecoderConfig
 
     def __init__(self, config: EncoderDecoderConfig) -> None:
         super().__init__()
@@ -166,10 +189,16 @@ class EncoderDecoder(nn.Module):
     def forward(
         self, source: Tensor, target: Tensor, source_segments: Tensor | None = None, target_segments: Tensor | None = None
     ) -> Tensor:
+        hidden = self.hidden(source, target, source_segments, target_segments)
+        return self.embedding.logits(hidden)  # type: ignore[no-any-return]
+
+    def hidden(
+        self, source: Tensor, target: Tensor, source_segments: Tensor | None = None, target_segments: Tensor | None = None
+    ) -> Tensor:
+        """Final normed states of the decoder (B, T, D)."""
         memory = self.encode(source, source_segments)
         self._check(target, target_segments)
-        hidden = self.decoder(self.embedding(target), memory, target_segments, source_segments)
-        return self.embedding.logits(hidden)  # type: ignore[no-any-return]
+        return self.decoder(self.embedding(target), memory, target_segments, source_segments)  # type: ignore[no-any-return]
 
     def encode(self, source: Tensor, source_segments: Tensor | None = None) -> Tensor:
         """What the decoder reads (B, S, M): final normed states of the encoder; those at padding mean nothing."""
@@ -207,51 +236,85 @@ class EncoderDecoder(nn.Module):
         logits, after = self.prefill(tokens[:, None], state)
         return logits[:, 0], after
 
-    def state_bytes(self, tokens: int, source_tokens: int) -> int:
-        return sum(layer.state_bytes(tokens, source_tokens) for layer in self.decoder.layers)  # type: ignore[operator, misc]
-
     # --- the ledger ---------------------------------------------------------------------------------------------
 
-    def cost(self, source_tokens: int, target_tokens: int) -> Cost:
-        """Forward cost of one pair, head included (also when tied)."""
-        return total(cost for _, _, cost in self.components(source_tokens, target_tokens))
+    @property
+    def causal(self) -> bool:
+        return False  # of its row: the decoder reads the whole source
 
-    def components(self, source_tokens: int, target_tokens: int) -> list[tuple[str, int, Cost]]:
-        """(name, parameters, cost) of every part, in order; the parts sum to the model."""
-        rows = []
-        if self.source_embedding is not None:
-            looked_up = self.source_embedding.config  # a look-up alone: no head, so no matmul
-            rows.append(("source_embedding", _size(self.source_embedding), _scaling(looked_up, source_tokens)))
-            read = Cost()
+    def components(self, tokens: int) -> list[Part]:
+        """The parts for a row of ``tokens`` tokens, split in ``halves``. Raises: ConfigError for a row of one."""
+        return self.pair_components(*halves(tokens))
+
+    def pair_components(self, source_tokens: int, target_tokens: int) -> list[Part]:
+        """The parts for one source and one target of these lengths."""
+        width, source_width = self.config.width, self.config.source_width
+        table = tied_table("embedding+head", self.embedding, target_tokens)
+        ends: list[Part] = []
+        if self.source_embedding is None:
+            table = replace(table, cost=table.cost + _look_up(self.embedding, source_tokens))
         else:
-            read = _scaling(self.embedding.config, source_tokens)
-        for i, layer in enumerate(self.encoder.layers):
-            rows += [(f"encoder.layers.{i}.{name}", _size(c), c.cost(source_tokens)) for name, c in layer.named_children()]  # type: ignore[operator]
-        rows.append(("encoder.norm", _size(self.encoder.norm), self.encoder.norm.cost(source_tokens)))
-        rows.append(("embedding+head", _size(self.embedding), self.embedding.cost(target_tokens) + read))
-        for i, layer in enumerate(self.decoder.layers):
-            for name, child in layer.named_children():
-                lengths = (target_tokens, source_tokens) if isinstance(child, CrossMixer) else (target_tokens,)
-                rows.append((f"decoder.layers.{i}.{name}", _size(child), child.cost(*lengths)))  # type: ignore[operator]
-        return [*rows, ("decoder.norm", _size(self.decoder.norm), self.decoder.norm.cost(target_tokens))]
+            ends.append(self._source_table(source_tokens))
+        return [
+            *ends,
+            *layer_parts("encoder.layers", self.encoder.layers, source_tokens, source_width),
+            on_rows("encoder.norm", self.encoder.norm, source_tokens, source_width),
+            table,
+            *layer_parts("decoder.layers", self.decoder.layers, target_tokens, width, memory=source_tokens),
+            on_rows("decoder.norm", self.decoder.norm, target_tokens, width),
+        ]
 
-    def parameter_counts(self) -> dict[str, int]:
-        """embedding (both tables, where there are two), head (0: tied to the decoder's), body, total."""
-        embedding = _size(self.embedding) + (0 if self.source_embedding is None else _size(self.source_embedding))
-        everything = _size(self)
-        return {"embedding": embedding, "head": 0, "body": everything - embedding, "total": everything}
+    def _source_table(self, tokens: int) -> Part:
+        """The source's own table: a look-up alone, so no matmul of a head."""
+        table: Any = self.source_embedding
+        return Part(
+            name="source_embedding",
+            block=table,
+            cost=_look_up(table, tokens),
+            run=lambda batch: table(torch.zeros(batch, tokens, dtype=torch.long, device="meta")),
+        )
+
+    def pair_cost(self, source_tokens: int, target_tokens: int) -> Cost:
+        """Forward cost of one pair, head included (also when tied)."""
+        return total(part.cost for part in self.pair_components(source_tokens, target_tokens))
+
+    def state_bytes(self, tokens: int) -> int:
+        """Bytes of a row of ``tokens`` tokens, split in ``halves``, after its target."""
+        source_tokens, target_tokens = halves(tokens)
+        return self.pair_state_bytes(source_tokens, target_tokens)
+
+    def pair_state_bytes(self, source_tokens: int, target_tokens: int) -> int:
+        """Bytes of one pair after ``target_tokens`` tokens."""
+        return sum(layer.state_bytes(target_tokens, source_tokens) for layer in self.decoder.layers)  # type: ignore[operator, misc]
+
+    def end_sizes(self) -> tuple[int, int]:
+        """Both tables, where there are two; the head is tied to the decoder's."""
+        tables = (self.embedding, self.source_embedding)
+        return sum(size_of(table) for table in tables if table is not None), 0
+
+    def proof_length(self, tokens: int) -> int:
+        """An odd row, so that source and target differ: a product of the two could pass for a square."""
+        return min(tokens, 2 * LONGEST_PROOF) | 1
 
 
-def _scaling(config: Any, tokens: int) -> Cost:
+def halves(tokens: int) -> tuple[int, int]:
+    """(source, target) tokens of a row split in two, the longer half to the decoder (arXiv 2504.06225).
+
+    Raises: ConfigError for a row too short to split.
+    """
+    if tokens < 2:
+        raise ConfigError(f"an encoder–decoder splits its tokens between source and target, so it needs 2 or more, got {tokens}")
+    return tokens // 2, tokens - tokens // 2
+
+
+def _look_up(table: Any, tokens: int) -> Cost:
     """Elementwise cost of a look-up: the product with sqrt(width)."""
-    return Cost(elementwise=tokens * config.width if config.scale else 0)
+    return Cost(elementwise=tokens * table.config.width if table.config.scale else 0)
 
 
-def _size(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-def meta_encoder_decoder(config: EncoderDecoderConfig) -> EncoderDecoder:
-    """The model without memory: shapes and counts only, on the meta device."""
-    with on_meta():
-        return EncoderDecoder(config)
+def _checked_mixer(config: BlockConfig) -> CrossMixer:
+    """The mixer of a layer that reads a source. Raises: ConfigError for a block of another kind."""
+    mixer = config.build()
+    if not isinstance(mixer, CrossMixer):
+        raise ConfigError(f"{type(mixer).__name__} is not a cross mixer")
+    return mixer

@@ -11,7 +11,8 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from arch_lab.models.decoder import DecoderConfig, LayerConfig
+from arch_lab.models.decoder import DecoderConfig
+from arch_lab.models.layer import LayerConfig
 from arch_lab.models.recipe import Recipe, Shape, register_architecture
 from blocks.attention.gemma import NORM_EPS, AttentionConfig, Gemma1AttentionConfig, Gemma2AttentionConfig, Gemma3AttentionConfig
 from blocks.attention.rope import Drop, check_fraction
@@ -124,7 +125,7 @@ class GemmaRecipe(Recipe):
         """What multiplies the output of each layer."""
         return None
 
-    def decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
+    def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
         heads, norm = self.head_shape(shape.width), self._norm(shape.width)
         layers = tuple(
             LayerConfig(

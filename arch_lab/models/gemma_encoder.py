@@ -9,21 +9,26 @@ configuration with sliding_window w reads r = w // 2 (its code keeps |q-k| < w /
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 from arch_lab.models import gemma, gemma4  # noqa: F401  registers the generations
 from arch_lab.models.decoder import DecoderConfig
-from arch_lab.models.direction import bidirectional_layer
-from arch_lab.models.recipe import EncoderRecipe, Recipe, Shape, recipe, register_architecture
+from arch_lab.models.direction import bidirectional_layer, bidirectional_stack
+from arch_lab.models.encoder import BidirectionalStackConfig
+from arch_lab.models.gemma import GemmaRecipe
+from arch_lab.models.model import Kind
+from arch_lab.models.recipe import Recipe, Shape, recipe, register_architecture
 from blocks.attention.gemma import AttentionConfig
 from blocks.errors import ConfigError
 
 
 @register_architecture("gemma_encoder", source="arXiv:2503.02656")
 @dataclass(frozen=True, kw_only=True)
-class GemmaEncoder(EncoderRecipe):
+class GemmaEncoder(Recipe):
     """The layers of one generation, bidirectional: hidden states (B, T, D), or logits (B, T, V) through the tied table."""
+
+    kind: ClassVar[Kind] = "encoder"
 
     generation: Literal[1, 2, 3, 4] = 3
     radius: int = 256  # keys a local layer sees on each side
@@ -37,15 +42,18 @@ class GemmaEncoder(EncoderRecipe):
             raise ConfigError(f"{where}: window is for causal attention; give radius (keys on each side) instead")
         self.causal_recipe()
 
-    def causal_recipe(self) -> Recipe:
+    def causal_recipe(self) -> GemmaRecipe:
         """The decoder this encoder shares its weights' shapes with. Raises: ConfigError for options that it does not have."""
-        return recipe(f"gemma{self.generation}", self.generation_options)
+        causal = recipe(f"gemma{self.generation}", self.generation_options)
+        assert isinstance(causal, GemmaRecipe)
+        return causal
 
-    def encoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
-        return bidirectional(self.causal_recipe().decoder(shape, vocabulary=vocabulary, max_tokens=max_tokens), radius=self.radius)
+    def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> BidirectionalStackConfig:
+        decoder = self.causal_recipe().config(shape, vocabulary=vocabulary, max_tokens=max_tokens)
+        return bidirectional(decoder, radius=self.radius)
 
 
-def bidirectional(config: DecoderConfig, *, radius: int) -> DecoderConfig:
+def bidirectional(config: DecoderConfig, *, radius: int) -> BidirectionalStackConfig:
     """``config`` with every mask taken off: local layers see ``radius`` keys on each side, global ones all.
 
     Raises: ConfigError for a layer whose mixer is not attention: an M2 mixer would gain a reverse kernel, not lose a mask.
@@ -53,4 +61,4 @@ def bidirectional(config: DecoderConfig, *, radius: int) -> DecoderConfig:
     for layer in config.layers:
         if not isinstance(layer.mixer, AttentionConfig):
             raise ConfigError(f"{type(layer.mixer).__name__} is not attention: it has no causal mask to take off")
-    return replace(config, layers=tuple(bidirectional_layer(layer, radius=radius) for layer in config.layers))
+    return bidirectional_stack(config, tuple(bidirectional_layer(layer, radius=radius) for layer in config.layers))

@@ -62,14 +62,14 @@ class Hybrid(M2GPT):
         held = [floor(n * share + 0.5) for n in range(depth + 1)]
         return "".join(ATTENTION if after > before else MONARCH for before, after in pairwise(held))
 
-    def decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
+    def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
         kinds = self.kinds(shape.depth)
         mixers: dict[str, BlockConfig] = {}
         if MONARCH in kinds:
             mixers[MONARCH] = self.mixer(shape.width, max_tokens)
         if ATTENTION in kinds:
             # taken out of a gemma3 model, so that it stays that model's attention
-            mixers[ATTENTION] = self._gemma().decoder(shape, vocabulary=vocabulary, max_tokens=max_tokens).layers[0].mixer
+            mixers[ATTENTION] = self._gemma().config(shape, vocabulary=vocabulary, max_tokens=max_tokens).layers[0].mixer
         layers = {kind: self.layer(shape, mixer) for kind, mixer in mixers.items()}
         return self.around(tuple(layers[kind] for kind in kinds), shape, vocabulary=vocabulary, max_tokens=max_tokens)
 

@@ -8,51 +8,62 @@ them, so costs per token of models with and without one compare.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from arch_lab.models.decoder import Layer, LayerConfig, on_meta
+from arch_lab.models.layer import LayerConfig
+from arch_lab.models.model import Device, Kind, Model, Part, StackConfig, building_on, layer_parts, on_rows, size_of
 from blocks.contract import BlockConfig
-from blocks.cost import Cost, total
 from blocks.errors import ConfigError
 from blocks.vision.head import ImageHeadConfig
 from blocks.vision.patches import PatchEmbeddingConfig, image_grid
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageClassifierConfig:
-    """A whole model, block by block, for images of ``image`` = (H, W) pixels."""
+class ImageClassifierConfig(StackConfig):
+    """A whole model, block by block, for images of ``image`` = (H, W) pixels. ``max_tokens``: the patches of each.
 
-    width: int
+    Raises: ConfigError unless the patch divides both sides of the image.
+    """
+
+    kind: ClassVar[Kind] = "image_classifier"
+
+    max_tokens: int = field(init=False)
     image: tuple[int, int]
     embedding: PatchEmbeddingConfig
     layers: tuple[LayerConfig, ...]
-    pooler: BlockConfig  # one vector an image, e.g. the class token
+    pooler: BlockConfig  # one vector per image, e.g. the class token
     head: ImageHeadConfig
 
-    @property
-    def max_tokens(self) -> int:
-        """T, the patches of an image: every one has as many."""
+    def __post_init__(self) -> None:
         h, w = image_grid(*self.image, self.embedding.patch)
-        return h * w
+        object.__setattr__(self, "max_tokens", h * w)
 
     def inside(self, tokens: int) -> int:
-        """What the layers read of ``tokens`` patches."""
+        """Positions that the layers read for ``tokens`` patches: a class token comes on top."""
         return tokens + self.embedding.class_token
 
+    def build(self, device: Device = None) -> ImageClassifier:
+        with building_on(device):
+            return ImageClassifier(self)
 
-class ImageClassifier(nn.Module):
+
+class ImageClassifier(Model):
     """Images in, class scores out: (B, C, H, W) floating -> (B, N).
 
     Raises: ConfigError for images of another size or with other channels than it was built for.
     """
 
+    config: ImageClassifierConfig
+
     def __init__(self, config: ImageClassifierConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = config.embedding.build()
-        self.layers = nn.ModuleList(Layer(layer) for layer in config.layers)
+        self.layers = nn.ModuleList(layer.build() for layer in config.layers)
         self.pooler = config.pooler.build()
         self.head = config.head.build()
 
@@ -61,7 +72,7 @@ class ImageClassifier(nn.Module):
         return scores
 
     def features(self, images: Tensor) -> Tensor:
-        """One vector an image (B, D), before the head's norm."""
+        """One vector per image (B, D), before the head's norm."""
         x: Tensor = self.pooler(self.hidden(images))
         return x
 
@@ -79,35 +90,32 @@ class ImageClassifier(nn.Module):
     def causal(self) -> bool:
         return False  # whatever its mixers are: there is no next token to predict
 
-    def state_bytes(self, tokens: int) -> int:
-        raise ConfigError("an image classifier reads whole images: it has no decoding state")
+    def drop_head(self) -> None:
+        del self.head
 
-    # --- the ledger ---------------------------------------------------------------------------------------------
+    def components(self, tokens: int) -> list[Part]:
+        inside, width = self.config.inside(tokens), self.config.width
+        return [
+            self._patches(tokens),
+            *layer_parts("layers", self.layers, inside, width),
+            on_rows("pooler", self.pooler, inside, width),
+            on_rows("head", self.head, 1, width),  # one pooled vector per image
+        ]
 
-    def cost(self, tokens: int) -> Cost:
-        """Forward cost of one image of ``tokens`` patches."""
-        return total(cost for _, _, cost in self.components(tokens))
+    def _patches(self, tokens: int) -> Part:
+        embedding: Any = self.embedding
+        size = (embedding.config.channels, *self.config.image)
+        return Part(
+            name="embedding",
+            block=embedding,
+            cost=embedding.cost(tokens),
+            run=lambda batch: embedding(torch.empty(batch, *size, device="meta")),
+        )
 
-    def components(self, tokens: int) -> list[tuple[str, int, Cost]]:
-        """(name, parameters, cost) of every part, in order; the parts sum to the model."""
-        rows = [("embedding", _size(self.embedding), self.embedding.cost(tokens))]
-        inside = self.config.inside(tokens)
-        for i, layer in enumerate(self.layers):
-            rows += [(f"layers.{i}.{name}", _size(child), child.cost(inside)) for name, child in layer.named_children()]  # type: ignore[operator]
-        rows.append(("pooler", _size(self.pooler), self.pooler.cost(inside)))
-        return [*rows, ("head", _size(self.head), self.head.cost(1))]  # one pooled vector an image
+    def end_sizes(self) -> tuple[int, int]:
+        """Patches, positions and class token; pooler, norm and head."""
+        return size_of(self.embedding), size_of(self.pooler) + size_of(self.head)
 
-    def parameter_counts(self) -> dict[str, int]:
-        """embedding (patches, positions, class token), head (pooler and norm included), body, total."""
-        embedding, head, everything = _size(self.embedding), _size(self.pooler) + _size(self.head), _size(self)
-        return {"embedding": embedding, "head": head, "body": everything - embedding - head, "total": everything}
-
-
-def meta_image_classifier(config: ImageClassifierConfig) -> ImageClassifier:
-    """The model without memory: shapes and counts only, on the meta device."""
-    with on_meta():
-        return ImageClassifier(config)
-
-
-def _size(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+    def proof_length(self, tokens: int) -> int:
+        """An image has all of its patches, whatever ``tokens``."""
+        return self.config.max_tokens

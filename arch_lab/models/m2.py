@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from arch_lab.models.decoder import DecoderConfig, LayerConfig
+from arch_lab.models.decoder import DecoderConfig
+from arch_lab.models.layer import LayerConfig
 from arch_lab.models.recipe import Recipe, Shape, register_architecture
 from blocks.contract import BlockConfig
 from blocks.convolution.mixer import M2MixerConfig
@@ -86,6 +87,6 @@ class M2GPT(Recipe):
             norm=RMSNormConfig(width=shape.width),
         )
 
-    def decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
+    def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
         layer = self.layer(shape, self.mixer(shape.width, max_tokens))
         return self.around((layer,) * shape.depth, shape, vocabulary=vocabulary, max_tokens=max_tokens)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from arch_lab.models.encoder import EncoderConfig, EncoderLayerConfig
-from arch_lab.models.recipe import EncoderRecipe, Shape, register_architecture
+from arch_lab.models.model import Kind
+from arch_lab.models.recipe import Recipe, Shape, register_architecture
 from blocks.bert.embedding import BertEmbeddingConfig
 from blocks.bert.head import BertHeadConfig
 from blocks.convolution.mixer import M2MixerConfig
@@ -27,9 +28,10 @@ INPUT_EPS = 1e-5  # except the mixers' input norm, as torch's
 
 @register_architecture("m2_bert", source="arXiv:2310.12109 §5.1")
 @dataclass(frozen=True, kw_only=True)
-class M2BERT(EncoderRecipe):
+class M2BERT(Recipe):
     """The released encoder: layers of LayerNorm(h + GLU(h)) with h = m2_mixer(x), 12 of them at every published size."""
 
+    kind: ClassVar[Kind] = "encoder"
     width_multiple: ClassVar[int] = 32  # keeps 4 (and 8, 16) blocks whole
     ffn_multiple: ClassVar[int] = 32
 
@@ -41,7 +43,7 @@ class M2BERT(EncoderRecipe):
     input_norm: bool = False  # LayerNorm what each sequence mixer reads; without a skip around the mixer, h = mixer(norm(x))
     start: Literal["balanced", "released"] = "released"  # initial values, see blocks.convolution.mixer
 
-    def encoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderConfig:
+    def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderConfig:
         layer = EncoderLayerConfig(
             mixer=M2MixerConfig(
                 width=shape.width,

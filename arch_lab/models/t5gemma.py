@@ -8,24 +8,26 @@ Sources: arXiv 2504.06225 and 2512.14856; transformers models/t5gemma and models
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from arch_lab.models.decoder import LayerConfig
 from arch_lab.models.direction import bidirectional_layer
 from arch_lab.models.encoder_decoder import CrossLayerConfig, EncoderDecoderConfig, MergedLayerConfig
 from arch_lab.models.gemma import Gemma2, Gemma3
-from arch_lab.models.recipe import EncoderDecoderRecipe, Shape, register_architecture
+from arch_lab.models.layer import LayerConfig
+from arch_lab.models.model import Kind
+from arch_lab.models.recipe import Recipe, Shape, register_architecture
 from blocks.attention.cross import GemmaCrossAttentionConfig
 from blocks.attention.gemma import AttentionConfig, Gemma2AttentionConfig
 from blocks.attention.masks import sides_of_width
 from blocks.attention.merged import GemmaMergedAttentionConfig
-from blocks.contract import BlockConfig
+from blocks.config import Config
 from blocks.embedding import TiedEmbeddingConfig
 from blocks.errors import ConfigError
 from blocks.norm import RMSNormConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderSize(BlockConfig):
+class EncoderSize(Config):
     """An encoder of another size than the decoder. Heads left out follow the width, as in the recipe ``gemma2``."""
 
     width: int
@@ -42,11 +44,13 @@ class EncoderSize(BlockConfig):
 
 @register_architecture("t5gemma", source="arXiv:2504.06225")
 @dataclass(frozen=True, kw_only=True)
-class T5Gemma(EncoderDecoderRecipe):
+class T5Gemma(Recipe):
     """Gemma 2 blocks; the decoder's have a third sub-layer, cross-attention. Two tables, the head tied to the decoder's.
 
     The shape is the decoder's; ``encoder`` gives the encoder another (the published 9B-2B). Published window and radius: 4096.
     """
+
+    kind: ClassVar[Kind] = "encoder_decoder"
 
     encoder: EncoderSize | None = None  # None: as the decoder
     head_width: int | None = None  # these four as in ``gemma2``
@@ -61,7 +65,7 @@ class T5Gemma(EncoderDecoderRecipe):
     final_softcap: float | None = 30.0
     rope_base: float = 10_000.0
 
-    def encoder_decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderDecoderConfig:
+    def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderDecoderConfig:
         ours = EncoderSize(heads=self.heads, kv_heads=self.kv_heads, head_width=self.head_width, **vars(shape))
         theirs = self.encoder or ours
         encoder, decoder = self._stack(theirs, vocabulary, max_tokens), self._stack(ours, vocabulary, max_tokens)
@@ -89,17 +93,19 @@ class T5Gemma(EncoderDecoderRecipe):
             attention_softcap=self.attention_softcap,
             rope_base=self.rope_base,
         )
-        return recipe.decoder(size.shape, vocabulary=vocabulary, max_tokens=max_tokens).layers
+        return recipe.config(size.shape, vocabulary=vocabulary, max_tokens=max_tokens).layers
 
 
 @register_architecture("t5gemma2", source="arXiv:2512.14856")
 @dataclass(frozen=True, kw_only=True)
-class T5Gemma2(EncoderDecoderRecipe):
+class T5Gemma2(Recipe):
     """Gemma 3 blocks; the decoder's attention reads itself and the encoder in one softmax. One table for source, target, head.
 
     No parameters beyond two Gemma 3 stacks and the table. Text only: the published models also see images, through a frozen
     vision tower, and replace one token's row by a vector of its own (end of image). ``encoder``: only there to be refused.
     """
+
+    kind: ClassVar[Kind] = "encoder_decoder"
 
     encoder: EncoderSize | None = None
     head_width: int | None = None  # these four as in ``gemma3``
@@ -114,7 +120,7 @@ class T5Gemma2(EncoderDecoderRecipe):
     global_rope_base: float = 1_000_000.0
     rope_factor: float = 1.0  # of global layers
 
-    def encoder_decoder(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderDecoderConfig:
+    def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderDecoderConfig:
         if self.encoder is not None:
             raise ConfigError("architecture 't5gemma2': encoder and decoder share weights' shapes, so the encoder has no size of its own")
         if self.encoder_span < 1:
@@ -131,7 +137,7 @@ class T5Gemma2(EncoderDecoderRecipe):
             global_rope_base=self.global_rope_base,
             rope_factor=self.rope_factor,
         )
-        layers, norm = recipe.decoder(shape, vocabulary=vocabulary, max_tokens=max_tokens).layers, RMSNormConfig(width=shape.width)
+        layers, norm = recipe.config(shape, vocabulary=vocabulary, max_tokens=max_tokens).layers, RMSNormConfig(width=shape.width)
         return EncoderDecoderConfig(
             width=shape.width,
             source_width=shape.width,

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from arch_lab.data import Tokenizer
-from arch_lab.models import Decoder, Encoder, EncoderDecoder, ImageClassifier
+from arch_lab.models import Model
 from arch_lab.study.load import load_run
 from blocks.errors import ConfigError
 
@@ -29,27 +29,26 @@ class Body(nn.Module):
     Raises: ConfigError for types that the model does not have, for rows longer than ``max_tokens``.
     """
 
-    def __init__(self, model: Decoder | Encoder, tokenizer: Tokenizer | None, config: dict[str, Any], *, head: bool = False) -> None:
+    def __init__(self, model: Model, tokenizer: Tokenizer | None, config: dict[str, Any], *, head: bool = False) -> None:
         super().__init__()
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.width: int = model.config.width
         self.max_tokens: int = model.config.max_tokens
-        self.types: int = getattr(model.config.embedding, "types", 0)
+        self.types: int = getattr(getattr(model.config, "embedding", None), "types", 0)
         self.has_head = head
-        if isinstance(model, Encoder) and not head:
-            del model.head
-            del model.embedding.bias  # of the logits; the word table stays, it is the input
+        if not head:
+            model.drop_head()
 
     @property
     def causal(self) -> bool:
         return bool(self.model.causal)
 
     def forward(self, tokens: Tensor, segments: Tensor | None = None, types: Tensor | None = None) -> Tensor:
-        if isinstance(self.model, Encoder):
-            return self.model.hidden(tokens, segments, types)
-        if types is not None:
+        if types is None:
+            return self.model.hidden(tokens, segments)
+        if not self.types:
             raise ConfigError(f"{type(self.model).__name__} has no table of sentence types; leave types out and separate by tokens")
-        return self.model.hidden(tokens, segments)
+        return self.model.hidden(tokens, segments, types=types)
 
     def logits(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
         """(B, T, V) of the run's own task. Raises: ConfigError for a body loaded without its head."""
@@ -67,8 +66,8 @@ def load_body(run: str | Path, *, head: bool = False, trust: Sequence[str] = ())
     Raises: CheckpointError naming what is missing or damaged; ConfigError for an encoder–decoder, which has two bodies, and for images.
     """
     loaded = load_run(run, trust)
-    if isinstance(loaded.model, EncoderDecoder):
+    if loaded.model.kind == "encoder_decoder":
         raise ConfigError(f"{run}: an encoder–decoder has two stacks, so there is no one body of it")
-    if isinstance(loaded.model, ImageClassifier):
+    if loaded.model.kind == "image_classifier":
         raise ConfigError(f"{run}: an image classifier reads pixels; a body is loaded from a run over text")
     return Body(loaded.model, loaded.tokenizer, loaded.config, head=head).eval()

@@ -234,7 +234,7 @@ def verify(
         if kept and kept.get("passed") and kept.get("identity") == identity:
             observer("certificate", {"arm": arm["name"], **kept})
             continue
-        model = recipe(arm["architecture"], arm["options"]).network(_shape(arm), vocabulary=vocabulary, max_tokens=max_tokens)
+        model = recipe(arm["architecture"], arm["options"]).model(_shape(arm), vocabulary=vocabulary, max_tokens=max_tokens)
         observer("data", {"text": f"certifying {arm['name']}"})
         certificate = certify(model)
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in certificate.to_dict().items()}

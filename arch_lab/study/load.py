@@ -9,7 +9,7 @@ from typing import Any
 
 from arch_lab.checkpoints import Checkpoint, open_checkpoint
 from arch_lab.data import Tokenizer
-from arch_lab.models import Decoder, Encoder, EncoderDecoder, ImageClassifier
+from arch_lab.models import Model
 from arch_lab.study import storage
 
 
@@ -17,7 +17,7 @@ from arch_lab.study import storage
 class LoadedRun:
     """``model`` in evaluation mode on the CPU; ``config`` and ``result`` as stored; the tokenizer its ids belong to."""
 
-    model: Decoder | Encoder | EncoderDecoder | ImageClassifier
+    model: Model
     config: dict[str, Any]
     result: dict[str, Any]
     tokenizer: Tokenizer | None = None  # None: an experiment without text

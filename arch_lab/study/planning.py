@@ -15,10 +15,9 @@ from typing import Any
 import torch
 
 from arch_lab.accounting import Ledger, ledger
-from arch_lab.accounting.ledger import without_memory
 from arch_lab.budget import Budget, BudgetError, check, deviations, refuse, solve_together
 from arch_lab.judge.measures import to_json
-from arch_lab.models import EncoderDecoderRecipe, EncoderRecipe, ImageRecipe, Recipe, Shape, encoders, meta_encoder
+from arch_lab.models import Recipe, Shape, require_kind
 from arch_lab.study.config import Arm, StudyConfig, load_study
 from arch_lab.study.experiment import OwnData, load_experiment, own_engine
 from arch_lab.study.initial import initial_facts, initial_warnings, with_initial
@@ -73,9 +72,9 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
     found = solved(config.arms, config.experiment, config.budget, causal=causal, **sizes)
     arms = []
     for arm, (recipe_, shape) in zip(config.arms, found, strict=True):
-        blueprint = recipe_.blueprint(shape, vocabulary=vocabulary, max_tokens=tokens)
-        model = meta_encoder(blueprint) if isinstance(recipe_, EncoderRecipe) else without_memory(blueprint)  # type: ignore[arg-type]
-        book = ledger(blueprint, tokens=tokens, batch=batch, model=model)
+        model_config = recipe_.config(shape, vocabulary=vocabulary, max_tokens=tokens)
+        model = model_config.build("meta")
+        book = ledger(model_config, tokens=tokens, batch=batch, model=model)
         facts = _arm(config, arm.name, arm.architecture, arm.options, shape, book, model, (timings or {}).get(arm.name))
         arms.append({**facts, **initial_facts(arm, model, vocabulary)})
     _check_groups(config, arms)
@@ -116,26 +115,10 @@ def solved(
     recipes = [arm.recipe() for arm in arms]
     for arm, recipe_ in zip(arms, recipes, strict=True):
         if causal is not None:
-            _check_direction(causal, recipe_, f"experiment {experiment!r}, arm {arm.name!r}: ")
+            require_kind(recipe_, "decoder" if causal else "encoder", f"experiment {experiment!r}, arm {arm.name!r}: ")
     free = [recipe_ for arm, recipe_ in zip(arms, recipes, strict=True) if arm.shape is None]
     candidates = iter(solve_together(free, budget, vocabulary=vocabulary, max_tokens=tokens, batch=batch) if free else [])
     return [(recipe_, arm.fixed() or next(candidates).shape) for arm, recipe_ in zip(arms, recipes, strict=True)]
-
-
-def _check_direction(causal: bool, recipe_: Recipe, what: str) -> None:
-    """Raises: ConfigError for an encoder where tokens are predicted in order, for a decoder where they are filled in."""
-    if causal:
-        if isinstance(recipe_, (EncoderRecipe, EncoderDecoderRecipe, ImageRecipe)):
-            raise recipe_.refuse_decoder(what)
-    elif not isinstance(recipe_, EncoderRecipe):
-        if isinstance(recipe_, ImageRecipe):
-            raise ConfigError(f"{what}{recipe_.reads_pixels}; choose an encoder: {', '.join(encoders())}")
-        kind = (
-            "an encoder–decoder: it needs a source beside the tokens it fills in"
-            if isinstance(recipe_, EncoderDecoderRecipe)
-            else "a causal decoder: it does not see the tokens after a hidden one"
-        )
-        raise ConfigError(f"{what}architecture {recipe_.name!r} is {kind}; choose an encoder: {', '.join(encoders())}")
 
 
 def _check_groups(config: StudyConfig, arms: list[dict[str, Any]]) -> None:

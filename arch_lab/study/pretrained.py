@@ -85,7 +85,7 @@ def _network(config: dict[str, Any]) -> Any:
     """The model that a stored run is of, with fresh weights."""
     shape = Shape(width=config["width"], depth=config["depth"], ffn_width=config["ffn_width"])
     sizes = {"vocabulary": config["vocabulary"], "max_tokens": config["training"]["sequence_length"]}
-    return recipe(config["architecture"], config["options"]).network(shape, **sizes)
+    return recipe(config["architecture"], config["options"]).model(shape, **sizes)
 
 
 def pretrained_arms(folder: str | Path, names: Sequence[str] = (), *, experiment: str = "masked") -> dict[str, PretrainedArm]:

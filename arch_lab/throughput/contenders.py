@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from arch_lab.bench.protocol import Call, cuda_peak, recorded_peak, seconds_of
 from arch_lab.models import Shape, recipe
-from arch_lab.models.decoder import Decoder, DecoderConfig, Layer, LayerConfig, SandwichLayer
+from arch_lab.models.decoder import Decoder, DecoderConfig
+from arch_lab.models.layer import LayerConfig
 from arch_lab.throughput.config import Group, ThroughputConfig
 from arch_lab.throughput.work import kinds
 from blocks.contract import tensors_nbytes
@@ -49,7 +50,10 @@ class Settings:
     def decoder(self, arm: dict[str, Any], group: Group) -> DecoderConfig:
         """``arm`` (plan form) at its solved shape, for this length."""
         shape = Shape(width=arm["width"], depth=arm["depth"], ffn_width=arm["ffn_width"])
-        return recipe(arm["architecture"], arm["options"]).decoder(shape, vocabulary=self.vocabulary, max_tokens=self.room(group))
+        chosen = recipe(arm["architecture"], arm["options"])
+        config = chosen.config(shape, vocabulary=self.vocabulary, max_tokens=self.room(group))
+        assert isinstance(config, DecoderConfig)  # the plan has refused every other kind by name
+        return config
 
     def precision(self) -> Any:
         return torch.autocast(self.device, torch.bfloat16) if self.dtype == "bfloat16" else nullcontext()
@@ -169,7 +173,7 @@ def _inside(config: DecoderConfig, group: Group, settings: Settings) -> Contende
 def _module(layer: LayerConfig, level: str) -> nn.Module:
     if level == "mixer":
         return layer.mixer.build()
-    return (SandwichLayer if layer.sandwich else Layer)(layer)
+    return layer.build()
 
 
 def _call(module: nn.Module, x: Tensor, group: Group, settings: Settings) -> Call:

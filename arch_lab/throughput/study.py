@@ -19,7 +19,6 @@ import yaml
 
 from arch_lab import files, sealed
 from arch_lab.accounting import ledger
-from arch_lab.accounting.ledger import without_memory
 from arch_lab.budget import check, deviations, refuse
 from arch_lab.laws import certify_model
 from arch_lab.study import storage
@@ -107,14 +106,13 @@ def build_plan(config: ThroughputConfig) -> dict[str, Any]:
     for arm, (recipe_, shape) in zip(config.arms, found, strict=True):
 
         def counts(tokens: int, recipe_: Any = recipe_, shape: Any = shape) -> Any:
-            return ledger(recipe_.decoder(shape, vocabulary=config.vocabulary, max_tokens=tokens), tokens=tokens, batch=1)
+            return ledger(recipe_.config(shape, vocabulary=config.vocabulary, max_tokens=tokens), tokens=tokens, batch=1)
 
         book = counts(config.match_length)
         facts: dict[str, Any] = {"name": arm.name, "architecture": arm.architecture, "options": arm.options, **asdict(shape)}
         facts |= {"parameters": book.parameters, "parameters_at": {str(t): counts(t).parameters["total"] for t in sorted(config.lengths)}}
-        facts["user_code"] = user_sources(
-            without_memory(recipe_.decoder(shape, vocabulary=config.vocabulary, max_tokens=config.match_length))
-        )
+        at_match = recipe_.config(shape, vocabulary=config.vocabulary, max_tokens=config.match_length)
+        facts["user_code"] = user_sources(at_match.build("meta"))
         facts["deviation"] = deviations(facts, config.budget.to_json())
         arms.append({**facts, "components": [asdict(c) for c in book.components]})
     misses = check(arms, budget)

@@ -14,7 +14,9 @@ import torch
 from arch_lab.accounting import count_training
 from arch_lab.accounting.ledger import TRAINING
 from arch_lab.budget.counting import measure, measure_layer
-from arch_lab.models.decoder import DecoderConfig, LayerConfig, on_meta
+from arch_lab.models.decoder import DecoderConfig
+from arch_lab.models.layer import LayerConfig
+from arch_lab.models.model import on_meta
 from blocks.attention.dispatch import backend_of
 from blocks.attention.gemma import AttentionConfig
 from blocks.attention.masks import Span, attended_pairs

@@ -6,7 +6,7 @@ Legend: B batch, T tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from arch_lab.data import Tokenizer
 from arch_lab.metrics.tokens import language_metrics
-from arch_lab.models import Recipe, Shape, recipe
+from arch_lab.models import Kind, Shape, recipe, require_kind
 from arch_lab.training.optimizer import GroupRule, adamw, warmup_cosine
 from arch_lab.training.scoring import at_least_float32, token_nats
 from blocks.errors import ConfigError
@@ -48,8 +48,11 @@ class LanguageModel(pl.LightningModule):
         groups: optimizer groups by parameter name, each {name, match, rate, weight_decay} (arch_lab.training.optimizer.GroupRule).
         initialise_from: checkpoint whose weights training starts from (a run, a fit, a converted or a Hugging Face folder); its
             architecture and shape are taken over.
+
+    Raises: ConfigError for an architecture of another ``kind``.
     """
 
+    kind: ClassVar[Kind] = "decoder"
     start_from: StartFrom | None = None  # reads ``initialise_from``; training itself opens no checkpoint
 
     def __init__(
@@ -74,11 +77,9 @@ class LanguageModel(pl.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         shape = Shape(width=width, depth=depth, ffn_width=ffn_width)
-        self.model = self.network(recipe(architecture, options), shape, vocabulary=vocabulary, max_tokens=max_tokens)
-
-    def network(self, chosen: Recipe, shape: Shape, *, vocabulary: int, max_tokens: int) -> nn.Module:
-        """The model that is trained. Raises: ConfigError for an architecture that is not a decoder."""
-        return chosen.model(shape, vocabulary=vocabulary, max_tokens=max_tokens)
+        chosen = recipe(architecture, options)
+        require_kind(chosen, self.kind)
+        self.model: nn.Module = chosen.model(shape, vocabulary=vocabulary, max_tokens=max_tokens)
 
     def setup(self, stage: str) -> None:
         """Initial weights of a checkpoint, whose ids must be those of the data; metrics need the split they score."""

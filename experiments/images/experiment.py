@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from arch_lab.judge.measures import IMAGES
-from arch_lab.models import ImageRecipe, image_classifiers
+from arch_lab.models import require_kind
 from blocks.config import Bounds, Config, Doc
 from blocks.errors import ConfigError
 from experiments.images.certificate import ImageCertificate, certify_images
@@ -54,11 +54,8 @@ class Images:
             twice = sorted(set(size) & set(arm.options))
             if any(arm.options[name] != size[name] for name in twice):
                 raise ConfigError(f"study {config.name!r}, arm {arm.name!r}: {twice[0]} is set by the data and is the same for every arm")
-            if not isinstance(arm.recipe(), ImageRecipe):  # before it is told of images it has no option for
-                raise ConfigError(
-                    f"experiment 'images', arm {arm.name!r}: architecture {arm.architecture!r} reads tokens of text, not pixels; "
-                    f"choose an image classifier: {', '.join(image_classifiers())}"
-                )
+            # before the arm is given the size of images, for which a recipe of text has no option
+            require_kind(arm.recipe(), "image_classifier", f"experiment 'images', arm {arm.name!r}: ")
         arms = [replace(arm, options={**size, **arm.options}) for arm in config.arms]
         return replace(config, arms=arms, training=replace(config.training, sequence_length=tokens))
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from arch_lab.models import ImageRecipe, Recipe, Shape
+from arch_lab.models import Kind
 from arch_lab.training.module import LanguageModel
 from experiments.images.data import ImageLoader, ImageOrder, ImageSplit, PreparedImages, scoring_batches
 
@@ -87,13 +87,11 @@ class ImageModel(LanguageModel):
     ``label_smoothing``: the share of a label's weight that all classes share while training; no metric knows it.
     """
 
+    kind: ClassVar[Kind] = "image_classifier"
+
     def __init__(self, label_smoothing: float = 0.0, **settings: Any) -> None:
         super().__init__(**settings)
         self.label_smoothing = label_smoothing
-
-    def network(self, chosen: Recipe, shape: Shape, *, vocabulary: int, max_tokens: int) -> nn.Module:
-        assert isinstance(chosen, ImageRecipe)  # a study's plan has refused every other by name
-        return chosen.network(shape, vocabulary=vocabulary, max_tokens=max_tokens)
 
     def setup(self, stage: str) -> None:
         self.tune_metrics, self.final_metrics = image_metrics().to(self.device), image_metrics().to(self.device)

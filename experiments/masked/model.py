@@ -6,14 +6,14 @@ Legend: B batch, T tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from arch_lab.data import OrderedLoader, PreparedData, WindowOrder
-from arch_lab.models import EncoderRecipe, Recipe, Shape
+from arch_lab.models import Kind
 from arch_lab.training.datamodule import PreparedDataModule
 from arch_lab.training.module import LanguageModel
 from experiments.masked.objective import (
@@ -90,9 +90,7 @@ def masked_metrics() -> MetricCollection:
 class MaskedLanguageModel(LanguageModel):
     """Masked-token training of an encoder (arguments: see LanguageModel; ``architecture`` is one of the encoders)."""
 
-    def network(self, chosen: Recipe, shape: Shape, *, vocabulary: int, max_tokens: int) -> nn.Module:
-        assert isinstance(chosen, EncoderRecipe)  # a study's plan has refused every other by name
-        return chosen.encoder_model(shape, vocabulary=vocabulary, max_tokens=max_tokens)
+    kind: ClassVar[Kind] = "encoder"
 
     def setup(self, stage: str) -> None:
         self.tune_metrics, self.final_metrics = masked_metrics().to(self.device), masked_metrics().to(self.device)

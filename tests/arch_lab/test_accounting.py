@@ -25,13 +25,13 @@ def test_the_four_lines_are_the_built_models_parameters(name: str) -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_components_spend_what_the_model_spends(name: str) -> None:
-    config = recipe(name).decoder(SHAPE, vocabulary=300, max_tokens=33)
+    config = recipe(name).config(SHAPE, vocabulary=300, max_tokens=33)
     book = ledger(config, tokens=33, batch=2)
     assert sum(c.flops_per_token for c in book.components) == pytest.approx(float(book.training), rel=1e-12)
 
 
 def test_the_head_is_paid_for_although_its_table_is_tied() -> None:
-    small, large = (recipe("gemma3").decoder(SHAPE, vocabulary=v, max_tokens=16) for v in (300, 1300))
+    small, large = (recipe("gemma3").config(SHAPE, vocabulary=v, max_tokens=16) for v in (300, 1300))
     difference = ledger(large, tokens=16, batch=1).training - ledger(small, tokens=16, batch=1).training
     assert difference == 6 * 1000 * SHAPE.width
 
@@ -47,7 +47,7 @@ def test_a_counted_graph_of_dense_attention_exceeds_the_exact_count_by_the_maske
 
 
 def test_shared_work_is_spread_over_the_batch() -> None:
-    config = recipe("m2_gpt").decoder(SHAPE, vocabulary=300, max_tokens=32)
+    config = recipe("m2_gpt").config(SHAPE, vocabulary=300, max_tokens=32)
     one, eight = ledger(config, tokens=32, batch=1), ledger(config, tokens=32, batch=8)
     shared = one.cost.shared_matmul + one.cost.shared_fft
     assert shared > 0
@@ -55,7 +55,7 @@ def test_shared_work_is_spread_over_the_batch() -> None:
 
 
 def test_palm_convention_of_an_all_global_model_is_six_n_plus_twelve_lhqt() -> None:
-    config = recipe("gemma1").decoder(SHAPE, vocabulary=300, max_tokens=16)
+    config = recipe("gemma1").config(SHAPE, vocabulary=300, max_tokens=16)
     book = ledger(config, tokens=16, batch=1)
     assert book.conventions["palm"] == 6 * (book.parameters["body"] + 300 * 64) + 12 * 3 * 64 * 16
     assert book.conventions["six_nd"] == 6 * book.parameters["total"]

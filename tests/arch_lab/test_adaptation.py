@@ -12,7 +12,7 @@ from torch import Tensor
 from arch_lab.checkpoints.adaptation import Reverse, bidirectional, causal, initialise
 from arch_lab.checkpoints.adaptation.t5gemma import CROSS
 from arch_lab.laws.subject import redraw
-from arch_lab.models import Decoder, EncoderDecoder, EncoderDecoderRecipe, Shape, recipe
+from arch_lab.models import Decoder, EncoderDecoder, Shape, recipe
 from arch_lab.models.encoder_decoder import CrossLayer
 from blocks.convolution.mixer import M2Mixer
 from blocks.errors import ConfigError
@@ -123,10 +123,9 @@ def test_a_reverse_kernel_of_zeros_can_learn() -> None:
 def encoder_decoder(name: str, **options: Any) -> EncoderDecoder:
     local = {"encoder_radius": 4} if name == "t5gemma" else {"encoder_span": 6, "pattern": "LG"}
     made = recipe(name, {"window": 5, **local, **options})
-    assert isinstance(made, EncoderDecoderRecipe)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        return made.encoder_decoder_model(SHAPE, vocabulary=VOCABULARY, max_tokens=40).double()
+        return made.model(SHAPE, vocabulary=VOCABULARY, max_tokens=40).double()
 
 
 @torch.no_grad()

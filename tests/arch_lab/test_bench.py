@@ -107,7 +107,7 @@ def test_the_image_suite_times_models_of_equal_parameters() -> None:
     options = {"m2_vit": (size, M2_VIT), "vit": ({**size, "head_width": 32, "pool": "mean"}, VIT)}
     counts = {}
     for name, (given, shape) in options.items():
-        counted = ledger(recipe(name, given).blueprint(shape, vocabulary=CLASSES, max_tokens=64), tokens=64, batch=1).parameters
+        counted = ledger(recipe(name, given).config(shape, vocabulary=CLASSES, max_tokens=64), tokens=64, batch=1).parameters
         counts[name] = counted["body"] + counted["head"]
     assert all(abs(count / 1e6 - 1) < 0.01 for count in counts.values()), counts
     rows = [row for row in run_suite("images") if isinstance(row, Row)]

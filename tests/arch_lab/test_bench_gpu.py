@@ -13,7 +13,7 @@ import torch
 from arch_lab.bench import Skipped, gemma, gemma_gpu
 from arch_lab.bench.gemma_gpu import HUNDRED_MILLION, NO_CUDA, TrainingBench, TrainingRow, training_rows
 from arch_lab.cli import main
-from arch_lab.models import Shape, meta_model
+from arch_lab.models import Shape
 from arch_lab.models.gemma import Gemma3
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="says what h
 
 def test_the_model_has_a_hundred_million_parameters() -> None:
     bench = HUNDRED_MILLION
-    model = meta_model(bench.recipe.decoder(bench.shape, vocabulary=bench.vocabulary, max_tokens=max(bench.lengths)))
+    model = bench.recipe.config(bench.shape, vocabulary=bench.vocabulary, max_tokens=max(bench.lengths)).build("meta")
     assert model.parameter_counts()["total"] == pytest.approx(100e6, rel=0.02)
     assert all(bench.step_tokens % tokens == 0 for tokens in bench.lengths)
 

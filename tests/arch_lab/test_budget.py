@@ -10,7 +10,7 @@ import pytest
 
 from arch_lab.accounting import ledger
 from arch_lab.budget import Budget, BudgetError, check, refuse, solve, solve_together
-from arch_lab.models import Shape, meta_model, recipe
+from arch_lab.models import Shape, recipe
 from blocks.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ from blocks.errors import ConfigError
 def test_a_solved_shape_has_the_parameters_it_was_solved_for(name: str, params: int) -> None:
     budget = Budget(params=params, tokens=1)
     found = solve(recipe(name), budget, vocabulary=512, max_tokens=128)
-    counts = meta_model(recipe(name).decoder(found.shape, vocabulary=512, max_tokens=128)).parameter_counts()
+    counts = recipe(name).config(found.shape, vocabulary=512, max_tokens=128).build("meta").parameter_counts()
     assert counts == found.parameters
     assert abs(counts["body"] + counts["head"] - params) <= budget.tolerance * params
 
@@ -93,7 +93,7 @@ def test_a_budget_that_says_nothing_sensible_is_refused(options: dict[str, Any],
 
 
 def _flops_per_token(name: str, shape: Shape, vocabulary: int, tokens: int, batch: int) -> float:
-    return float(ledger(recipe(name).decoder(shape, vocabulary=vocabulary, max_tokens=tokens), tokens=tokens, batch=batch).training)
+    return float(ledger(recipe(name).config(shape, vocabulary=vocabulary, max_tokens=tokens), tokens=tokens, batch=batch).training)
 
 
 @pytest.mark.parametrize("name", ["gemma1", "gemma2", "gemma3", "m2_gpt"])
@@ -142,7 +142,7 @@ def test_the_hidden_width_a_refusal_names_costs_the_parameters_it_says() -> None
     assert found
     shape = Shape(width=int(found[1]), depth=int(found[2]), ffn_width=int(found[4]))
     assert _flops_per_token("m2_gpt", shape, 1024, 256, 4) == pytest.approx(1e7, rel=0.01)
-    body = meta_model(recipe("m2_gpt").decoder(shape, vocabulary=1024, max_tokens=256)).parameter_counts()["body"]
+    body = recipe("m2_gpt").config(shape, vocabulary=1024, max_tokens=256).build("meta").parameter_counts()["body"]
     assert body / 10**6 - 1 == pytest.approx(float(found[5]) / 100, abs=0.001)
 
 
@@ -167,10 +167,10 @@ def test_a_table_that_outgrows_a_total_budget_is_named_with_a_vocabulary_that_fi
 def test_an_encoder_is_sized_by_its_built_model(name: str, options: dict[str, Any]) -> None:
     chosen = recipe(name, options)
     found = solve(chosen, Budget(params=2 * 10**5, tokens=1), vocabulary=512, max_tokens=64)
-    built = chosen.network(found.shape, vocabulary=512, max_tokens=64)
+    built = chosen.model(found.shape, vocabulary=512, max_tokens=64)
     assert found.parameters == built.parameter_counts()
     assert found.parameters["body"] + found.parameters["head"] == pytest.approx(2 * 10**5, rel=0.01)
-    book = ledger(chosen.blueprint(found.shape, vocabulary=512, max_tokens=64), tokens=64, batch=1, model=built)
+    book = ledger(chosen.config(found.shape, vocabulary=512, max_tokens=64), tokens=64, batch=1, model=built)
     assert found.flops_per_token == float(book.training)
 
 

@@ -20,7 +20,7 @@ A, B = Shape(width=512, depth=8, ffn_width=1408), Shape(width=1024, depth=24, ff
 
 def book(shape: Shape, tokens: int) -> Ledger:
     options = {"head_width": 64, "kv_heads": None}
-    return ledger(recipe("gemma1", options).decoder(shape, vocabulary=VOCABULARY, max_tokens=tokens), tokens=tokens, batch=1)
+    return ledger(recipe("gemma1", options).config(shape, vocabulary=VOCABULARY, max_tokens=tokens), tokens=tokens, batch=1)
 
 
 def matmul_weights(shape: Shape) -> int:
@@ -85,6 +85,6 @@ def test_a_radius_spans_both_sides_and_a_head_width_may_be_any() -> None:
 
 
 def test_a_block_without_scores_is_given_none() -> None:
-    found = ledger(recipe("m2_gpt").decoder(Shape(width=64, depth=2, ffn_width=64), vocabulary=100, max_tokens=32), tokens=32, batch=1)
+    found = ledger(recipe("m2_gpt").config(Shape(width=64, depth=2, ffn_width=64), vocabulary=100, max_tokens=32), tokens=32, batch=1)
     assert found.conventions["palm"] == 6 * (found.parameters["body"] + 100 * 64)
     assert found.conventions["kaplan"] == 6 * found.parameters["body"]

@@ -51,7 +51,7 @@ def test_the_json_has_the_documented_form(capsys: pytest.CaptureFixture[str]) ->
 
 def test_flops_per_token_are_forward_and_the_conventions_training(capsys: pytest.CaptureFixture[str]) -> None:
     found = cost(capsys, "m2_gpt", "--width", "64", "--depth", "2", "--ffn-width", "96", "--seq-len", "50", "--batch", "3")
-    config = recipe("m2_gpt").decoder(Shape(width=64, depth=2, ffn_width=96), vocabulary=32_768, max_tokens=50)
+    config = recipe("m2_gpt").config(Shape(width=64, depth=2, ffn_width=96), vocabulary=32_768, max_tokens=50)
     book = ledger(config, tokens=50, batch=3)
     forward = found["flops_per_token"]
     assert forward["matmul"] + forward["fft"] == pytest.approx(float(book.forward), rel=1e-12)

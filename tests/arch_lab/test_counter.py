@@ -14,9 +14,7 @@ from torch.nn import functional as F
 
 import blocks
 from arch_lab.accounting import count_forward, count_training
-from arch_lab.accounting.ledger import without_memory
 from arch_lab.models import EncoderDecoder, Shape, architectures, on_meta, recipe
-from arch_lab.models.recipe import ImageRecipe
 from blocks.contract import CrossMixer
 from blocks.convolution.fft import convolve_in_groups, correlate_in_groups, fft_length
 from blocks.cost import fft_flops
@@ -25,7 +23,7 @@ from blocks.vision.patches import PatchEmbedding
 
 ENTRIES = {e.name: e for e in blocks.entries() if e.block.__module__.startswith("blocks.")}
 # custom ones are frames for one of the mixers above; what reads images is counted in test_image_architectures.py
-ARCHITECTURES = [name for name in architectures() if not name.startswith("custom") and not isinstance(recipe(name), ImageRecipe)]
+ARCHITECTURES = [name for name in architectures() if not name.startswith("custom") and name not in architectures("image_classifier")]
 
 OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "width": st.integers(5, 24),
@@ -149,10 +147,10 @@ def test_training_a_convolution_executes_less_than_the_canonical_three_forwards(
 @settings(max_examples=5)
 def test_the_formula_of_every_architecture_is_what_its_graph_executes(name: str, depth: int, batch: int, tokens: int) -> None:
     options = {"window": 11} if name in ("gemma2", "gemma3", "gemma4") else {"radius": 5} if name == "gemma_encoder" else {}
-    config = recipe(name, options).blueprint(Shape(width=32, depth=depth, ffn_width=56), vocabulary=61, max_tokens=70)
-    model, row = without_memory(config), torch.zeros(batch, tokens, dtype=torch.long, device="meta")
+    config = recipe(name, options).config(Shape(width=32, depth=depth, ffn_width=56), vocabulary=61, max_tokens=70)
+    model, row = config.build("meta"), torch.zeros(batch, tokens, dtype=torch.long, device="meta")
     if isinstance(model, EncoderDecoder):  # a source of another length than the target
-        counted, cost = count_forward(lambda: model(torch.zeros_like(row[:, :11]), row)), model.cost(min(tokens, 11), tokens)
+        counted, cost = count_forward(lambda: model(torch.zeros_like(row[:, :11]), row)), model.pair_cost(min(tokens, 11), tokens)
     else:
         counted, cost = count_forward(lambda: model(row)), model.cost(tokens)
     assert counted.unknown == ()

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from arch_lab.laws import certify_model
-from arch_lab.models import BidirectionalStack, Decoder, Shape, architectures, recipe
+from arch_lab.models import BidirectionalStack, Decoder, Shape, architectures, recipe, require_kind
+from arch_lab.models.direction import bidirectional_stack
 from arch_lab.models.gemma_encoder import bidirectional
 from blocks.errors import ConfigError
 from tests.arch_lab.test_gemma_against_transformers import V, common, layer_types, padded, tokens, twin
@@ -32,7 +33,7 @@ def encoder(generation: int, radius: int) -> BidirectionalStack:
     options = {"heads": 4, "kv_heads": 2, "head_width": 12, **OPTIONS[generation]}
     made = recipe("gemma_encoder", {"generation": generation, "radius": radius, "generation_options": options})
     torch.manual_seed(0)
-    model = made.encoder_model(SHAPE, vocabulary=V, max_tokens=64)  # type: ignore[attr-defined]
+    model = made.model(SHAPE, vocabulary=V, max_tokens=64)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
@@ -167,25 +168,22 @@ def test_logits_are_hidden_states_times_the_tied_table() -> None:
 
 def test_it_is_an_encoder_to_everybody() -> None:
     model = encoder(3, 4)
-    assert "gemma_encoder" in architectures(causal=False) and not model.causal
+    assert "gemma_encoder" in architectures("encoder") and not model.causal
     assert not certify_model(model, vocabulary=V).passed
-    with pytest.raises(ConfigError, match="no decoding state"):
-        model.state_bytes(4)
-    with pytest.raises(ConfigError, match="is bidirectional"):
-        model.init_state(1)
+    assert model.state_bytes(4) == 0 and not hasattr(model, "init_state")
     with pytest.raises(ConfigError, match=r"'gemma_encoder' is a bidirectional encoder.*gemma4"):
-        recipe("gemma_encoder").decoder(SHAPE, vocabulary=V, max_tokens=64)
+        require_kind(recipe("gemma_encoder"), "decoder")
 
 
 def test_causal_layers_do_not_make_an_encoder() -> None:
-    config = recipe("gemma3").decoder(SHAPE, vocabulary=V, max_tokens=64)
+    config = recipe("gemma3").config(SHAPE, vocabulary=V, max_tokens=64)
     with pytest.raises(ConfigError, match="Gemma3Attention is causal"):
-        BidirectionalStack(config)
+        bidirectional_stack(config, config.layers).build()
     assert isinstance(Decoder(config), Decoder)
 
 
 def test_a_mixer_without_a_mask_cannot_have_it_taken_off() -> None:
-    config = recipe("m2_gpt").decoder(Shape(width=32, depth=1, ffn_width=32), vocabulary=V, max_tokens=8)
+    config = recipe("m2_gpt").config(Shape(width=32, depth=1, ffn_width=32), vocabulary=V, max_tokens=8)
     with pytest.raises(ConfigError, match="M2MixerConfig is not attention"):
         bidirectional(config, radius=4)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from arch_lab.budget import Budget, solve
-from arch_lab.models import Shape, meta_model, recipe
+from arch_lab.models import Shape, recipe
 from arch_lab.models.gemma import Gemma1, Gemma2, Gemma3, GemmaRecipe, default_head_width
 from arch_lab.models.gemma4 import Gemma4
 from blocks.attention.gemma import GemmaAttention
@@ -45,14 +45,14 @@ PUBLISHED = {
 def test_parameter_counts_are_the_published_ones(name: str) -> None:
     recipe, (width, depth, ffn_width), vocabulary, total, embedding = PUBLISHED[name]
     shape = Shape(width=width, depth=depth, ffn_width=ffn_width)
-    counts = meta_model(recipe.decoder(shape, vocabulary=vocabulary, max_tokens=8192)).parameter_counts()
+    counts = recipe.config(shape, vocabulary=vocabulary, max_tokens=8192).build("meta").parameter_counts()
     assert counts == {"embedding": embedding, "head": 0, "body": total - embedding, "total": total}
 
 
 @pytest.mark.parametrize(("name", "local", "whole"), [("gemma2-2B", 13, 13), ("gemma3-1B", 22, 4), ("gemma3-4B", 29, 5)])
 def test_layer_patterns_give_the_published_numbers_of_local_and_global_layers(name: str, local: int, whole: int) -> None:
     recipe, (width, depth, ffn_width), *_ = PUBLISHED[name]
-    layers = recipe.decoder(Shape(width=width, depth=depth, ffn_width=ffn_width), vocabulary=8, max_tokens=8).layers
+    layers = recipe.config(Shape(width=width, depth=depth, ffn_width=ffn_width), vocabulary=8, max_tokens=8).layers
     windows = [layer.mixer.window is not None for layer in layers]
     assert (sum(windows), len(windows) - sum(windows)) == (local, whole) and windows[0]
 
@@ -63,7 +63,7 @@ def test_layer_patterns_give_the_published_numbers_of_local_and_global_layers(na
 @pytest.mark.parametrize("recipe", [Gemma1(), Gemma2(), Gemma3(), Gemma4()], ids=lambda r: r.name)
 @pytest.mark.parametrize("width", [16, 32, 64, 96, 160, 224, 256, 512, 544, 1024, 1152])
 def test_every_width_the_solver_may_try_builds(recipe: GemmaRecipe, width: int) -> None:
-    model = meta_model(recipe.decoder(Shape(width=width, depth=2, ffn_width=64), vocabulary=8, max_tokens=8))
+    model = recipe.config(Shape(width=width, depth=2, ffn_width=64), vocabulary=8, max_tokens=8).build("meta")
     mixer = model.layers[0].mixer  # of two layers the first is local in every pattern that has local ones
     assert isinstance(mixer, GemmaAttention)
     assert mixer.config.heads * mixer.config.channels == width and mixer.config.heads % mixer.config.kv_heads == 0
@@ -83,7 +83,7 @@ def test_an_explicit_head_width_sets_the_steps_of_the_solver() -> None:
 
 def test_gemma3_gives_local_and_global_layers_their_own_rope() -> None:
     layers = (
-        Gemma3(pattern="LG", rope_factor=8.0, window=4).decoder(Shape(width=32, depth=2, ffn_width=8), vocabulary=8, max_tokens=8).layers
+        Gemma3(pattern="LG", rope_factor=8.0, window=4).config(Shape(width=32, depth=2, ffn_width=8), vocabulary=8, max_tokens=8).layers
     )
     seen = [(layer.mixer.window, layer.mixer.rope_base, layer.mixer.rope_factor) for layer in layers]
     assert seen == [(4, 10_000.0, 1.0), (None, 1_000_000.0, 8.0)]
@@ -92,7 +92,7 @@ def test_gemma3_gives_local_and_global_layers_their_own_rope() -> None:
 def test_gemma2_caps_scores_at_50_and_logits_at_30_as_gemma4_does_and_the_others_cap_nothing() -> None:
     caps = {}
     for generation in (Gemma1(), Gemma2(), Gemma3(), Gemma4()):
-        config = generation.decoder(Shape(width=32, depth=1, ffn_width=8), vocabulary=8, max_tokens=8)
+        config = generation.config(Shape(width=32, depth=1, ffn_width=8), vocabulary=8, max_tokens=8)
         caps[generation.name] = (getattr(config.layers[0].mixer, "softcap", None), config.embedding.final_softcap)
     assert caps == {"gemma1": (None, None), "gemma2": (50.0, 30.0), "gemma3": (None, None), "gemma4": (None, 30.0)}
 
@@ -118,14 +118,14 @@ def test_impossible_options_are_refused(recipe: type[GemmaRecipe], options: dict
 
 def test_a_width_that_is_not_whole_heads_is_refused_and_says_what_to_set() -> None:
     with pytest.raises(ConfigError, match="width 100 is not a multiple of head_width 32; set heads or head_width"):
-        Gemma3().decoder(Shape(width=100, depth=1, ffn_width=8), vocabulary=8, max_tokens=8)
+        Gemma3().config(Shape(width=100, depth=1, ffn_width=8), vocabulary=8, max_tokens=8)
 
 
 # --- p-RoPE ------------------------------------------------------------------------------------------------------
 
 
 def fractions(name: str, options: dict[str, Any]) -> list[tuple[float, str]]:
-    layers = recipe(name, options).decoder(Shape(width=32, depth=2, ffn_width=8), vocabulary=8, max_tokens=8).layers
+    layers = recipe(name, options).config(Shape(width=32, depth=2, ffn_width=8), vocabulary=8, max_tokens=8).layers
     return [(layer.mixer.rope_fraction, layer.mixer.rope_drop) for layer in layers]
 
 
@@ -149,7 +149,7 @@ def test_a_fraction_changes_neither_parameters_nor_canonical_flops(name: str) ->
     """So that arms of an ablation over p stand at one budget."""
     shape, counted = Shape(width=64, depth=6, ffn_width=64), set()
     for p in (0.0, 0.25, 0.75, 1.0):
-        model = meta_model(recipe(name, {"rope_fraction": p}).decoder(shape, vocabulary=8, max_tokens=32))
+        model = recipe(name, {"rope_fraction": p}).config(shape, vocabulary=8, max_tokens=32).build("meta")
         counted.add((model.parameter_counts()["total"], model.cost(32).forward()))
     assert len(counted) == 1
 
@@ -161,12 +161,12 @@ def test_a_fraction_changes_neither_parameters_nor_canonical_flops(name: str) ->
     ("pattern", "depth", "kinds"), [("LLLLLG", 8, "LLLLLGLG"), ("LLLLLG", 6, "LLLLLG"), ("LG", 1, "G"), ("L", 3, "LLG"), ("G", 2, "GG")]
 )
 def test_the_last_layer_of_gemma4_is_always_global(pattern: str, depth: int, kinds: str) -> None:
-    layers = Gemma4(pattern=pattern).decoder(Shape(width=32, depth=depth, ffn_width=8), vocabulary=8, max_tokens=8).layers
+    layers = Gemma4(pattern=pattern).config(Shape(width=32, depth=depth, ffn_width=8), vocabulary=8, max_tokens=8).layers
     assert "".join("G" if layer.mixer.window is None else "L" for layer in layers) == kinds
 
 
 def test_global_layers_of_gemma4_have_wider_and_fewer_key_heads_from_one_projection() -> None:
-    layers = Gemma4().decoder(Shape(width=512, depth=2, ffn_width=8), vocabulary=8, max_tokens=8).layers
+    layers = Gemma4().config(Shape(width=512, depth=2, ffn_width=8), vocabulary=8, max_tokens=8).layers
     seen = [(m.heads, m.kv_heads, m.channels, m.k_eq_v, m.rope_base, m.query_scale) for m in (layer.mixer for layer in layers)]
     assert seen == [(8, 4, 64, False, 10_000.0, 1.0), (8, 1, 128, True, 1_000_000.0, 1.0)]
 
@@ -183,5 +183,5 @@ def test_the_scalar_of_a_layer_is_trained_unless_kept_and_saved_in_either_case()
 def test_a_last_layer_of_another_size_is_reckoned_with_in_a_budget(params: int) -> None:
     budget = Budget(params=params, tokens=1)
     found = solve(recipe("gemma4"), budget, vocabulary=257, max_tokens=128)
-    counts = meta_model(recipe("gemma4").decoder(found.shape, vocabulary=257, max_tokens=128)).parameter_counts()
+    counts = recipe("gemma4").config(found.shape, vocabulary=257, max_tokens=128).build("meta").parameter_counts()
     assert counts == found.parameters and found.worst <= budget.tolerance

@@ -13,7 +13,7 @@ from arch_lab.budget import Budget, solve
 from arch_lab.generation.decode import Meter, decode
 from arch_lab.generation.sampling import Sampling
 from arch_lab.laws import certify_model
-from arch_lab.models import DecoderConfig, Shape, meta_model, recipe
+from arch_lab.models import DecoderConfig, Shape, recipe
 from arch_lab.study.config import load_study
 from arch_lab.study.planning import build_plan
 from blocks.errors import ConfigError
@@ -23,7 +23,7 @@ SHAPE = Shape(width=64, depth=4, ffn_width=96)
 
 
 def config(name: str, shape: Shape = SHAPE, **options: Any) -> DecoderConfig:
-    return recipe(name, options).decoder(shape, vocabulary=61, max_tokens=48)
+    return recipe(name, options).config(shape, vocabulary=61, max_tokens=48)
 
 
 def kinds(depth: int, **options: Any) -> str:
@@ -87,14 +87,14 @@ def test_wrong_options_are_one_line(options: dict[str, Any], message: str) -> No
 @pytest.mark.parametrize("params", [300_000, 2_000_000])
 def test_a_shape_is_found_although_layers_differ_in_parameters(options: dict[str, Any], params: int) -> None:
     found = solve(recipe("hybrid", options), Budget(params=params, tokens=1), vocabulary=512, max_tokens=128)
-    counts = meta_model(recipe("hybrid", options).decoder(found.shape, vocabulary=512, max_tokens=128)).parameter_counts()
+    counts = recipe("hybrid", options).config(found.shape, vocabulary=512, max_tokens=128).build("meta").parameter_counts()
     assert counts == found.parameters
     assert abs(counts["body"] - params) <= 0.01 * params
 
 
 def test_a_shape_is_found_for_flops_per_token() -> None:
     found = solve(recipe("hybrid"), Budget(flops_per_token=8e6, tokens=1), vocabulary=1024, max_tokens=256, batch=4)
-    spent = ledger(recipe("hybrid").decoder(found.shape, vocabulary=1024, max_tokens=256), tokens=256, batch=4).training
+    spent = ledger(recipe("hybrid").config(found.shape, vocabulary=1024, max_tokens=256), tokens=256, batch=4).training
     assert float(spent) == pytest.approx(8e6, rel=0.01)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from arch_lab.laws import certify_model
-from arch_lab.models import Encoder, Shape, architectures, recipe
+from arch_lab.models import Encoder, Kind, Shape, architectures, recipe, require_kind
 from arch_lab.study.config import load_study
 from arch_lab.study.planning import build_plan
 from arch_lab.training.module import LanguageModel
@@ -20,7 +21,7 @@ SHAPE, VOCABULARY, TOKENS = Shape(width=32, depth=2, ffn_width=64), 61, 24
 
 @pytest.fixture()
 def model() -> Encoder:
-    return recipe("m2_bert").encoder_model(SHAPE, vocabulary=VOCABULARY, max_tokens=TOKENS).double()  # type: ignore[attr-defined]
+    return recipe("m2_bert").model(SHAPE, vocabulary=VOCABULARY, max_tokens=TOKENS).double()
 
 
 def test_every_position_gets_logits_over_the_vocabulary(model: Encoder) -> None:
@@ -60,15 +61,15 @@ def test_no_two_layers_start_from_the_same_numbers(model: Encoder) -> None:
 
 
 def test_it_is_listed_apart_from_the_decoders() -> None:
-    assert "m2_bert" in architectures(causal=False)
-    assert "m2_bert" not in architectures(causal=True)
-    assert set(architectures()) == {*architectures(causal=True), *architectures(causal=False)}
+    assert "m2_bert" in architectures("encoder")
+    assert "m2_bert" not in architectures("decoder")
+    kinds = get_args(Kind)
+    assert sorted(architectures()) == sorted(name for kind in kinds for name in architectures(kind))
 
 
 def test_a_decoder_of_it_is_refused_in_one_line_wherever_it_is_asked_for() -> None:
     for ask in (
-        lambda: recipe("m2_bert").decoder(SHAPE, vocabulary=9, max_tokens=9),
-        lambda: recipe("m2_bert").model(SHAPE, vocabulary=9, max_tokens=9),
+        lambda: require_kind(recipe("m2_bert"), "decoder"),
         lambda: LanguageModel(architecture="m2_bert"),
     ):
         with pytest.raises(ConfigError, match=r"'m2_bert' is a bidirectional encoder.*choose a decoder.*gemma3") as caught:

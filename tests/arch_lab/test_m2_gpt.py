@@ -7,7 +7,7 @@ from math import log
 import torch
 import torch.nn.functional as F
 
-from arch_lab.models import Shape, meta_model, recipe
+from arch_lab.models import Shape, recipe
 
 VOCABULARY, TOKENS, PERIOD = 32, 48, 6
 
@@ -24,9 +24,9 @@ def test_decoding_equals_the_parallel_forward() -> None:
 
 
 def test_the_ledger_is_known_without_memory() -> None:
-    config = recipe("m2_gpt").decoder(Shape(width=64, depth=3, ffn_width=96), vocabulary=VOCABULARY, max_tokens=TOKENS)
-    model = meta_model(config)
-    assert sum(size for _, size, _ in model.components(TOKENS)) == model.parameter_counts()["total"]
+    config = recipe("m2_gpt").config(Shape(width=64, depth=3, ffn_width=96), vocabulary=VOCABULARY, max_tokens=TOKENS)
+    model = config.build("meta")
+    assert sum(part.parameters for part in model.components(TOKENS)) == model.parameter_counts()["total"]
     assert model(torch.zeros(1, 5, dtype=torch.long, device="meta")).shape == (1, 5, VOCABULARY)
 
 

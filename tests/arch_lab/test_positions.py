@@ -115,7 +115,7 @@ def test_a_hole_in_an_attention_mask_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["m2_bert", "gemma_encoder"])
 def test_an_encoder_refuses_a_hole(name: str) -> None:
-    built = recipe(name).network(Shape(width=64, depth=1, ffn_width=64), vocabulary=V, max_tokens=24)
+    built = recipe(name).model(Shape(width=64, depth=1, ffn_width=64), vocabulary=V, max_tokens=24)
     with pytest.raises(ConfigError, match="padding inside document 1"):
         built(tokens(5, batch=2), HOLE)
 
@@ -146,7 +146,7 @@ def test_prefill_and_step_refuse_a_token_beyond_max_tokens(name: str) -> None:
 @pytest.mark.parametrize("name", ["t5gemma", "t5gemma2"])
 @torch.no_grad()
 def test_an_encoder_decoder_refuses_a_target_beyond_max_tokens(name: str) -> None:
-    built = recipe(name).encoder_decoder_model(SHAPE, vocabulary=V, max_tokens=12)
+    built = recipe(name).model(SHAPE, vocabulary=V, max_tokens=12)
     with pytest.raises(ConfigError, match="sequence of 13 tokens exceeds max_tokens 12"):
         built.prefill(tokens(13), built.init_state(tokens(3)))
     _, state = built.prefill(tokens(12), built.init_state(tokens(3)))

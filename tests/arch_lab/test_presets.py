@@ -39,7 +39,7 @@ M2_BERT = [  # total, embedding, head, mixer of a layer, channel mixer and norm 
 def book(architecture: str, size: str, *, tokens: int = 128, **options: object) -> Ledger:
     p = preset(architecture, size)
     made = recipe(architecture, {**p.options, **options})
-    config = made.blueprint(p.shape, vocabulary=p.vocabulary, max_tokens=max(tokens, p.max_tokens))
+    config = made.config(p.shape, vocabulary=p.vocabulary, max_tokens=max(tokens, p.max_tokens))
     return ledger(config, tokens=tokens, batch=1)
 
 
@@ -97,7 +97,7 @@ def test_the_80m_spends_the_published_flops() -> None:
 )
 def test_local_and_global_layers_stand_as_published(architecture: str, size: str, local: int, globals_: int) -> None:
     p = preset(architecture, size)
-    config = recipe(architecture, p.options).decoder(p.shape, vocabulary=p.vocabulary, max_tokens=p.max_tokens)
+    config = recipe(architecture, p.options).config(p.shape, vocabulary=p.vocabulary, max_tokens=p.max_tokens)
     windows = [getattr(layer.mixer, "window", None) for layer in config.layers]
     assert (len(windows) - windows.count(None), windows.count(None)) == (local, globals_)
 
@@ -114,7 +114,7 @@ def test_the_cache_of_gemma_4_is_narrow_where_it_grows() -> None:
 
 def test_the_published_encoder_keeps_no_state_and_sees_512_tokens_around_itself() -> None:
     p = preset("gemma_encoder", "300m")
-    config = recipe("gemma_encoder", p.options).blueprint(p.shape, vocabulary=8, max_tokens=8)
+    config = recipe("gemma_encoder", p.options).config(p.shape, vocabulary=8, max_tokens=8)
     radii = [layer.mixer.radius for layer in config.layers]
     assert (radii.count(256), radii.count(None)) == (20, 4)
     assert book("gemma_encoder", "300m").state_bytes == 0

@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 from arch_lab.budget import Budget, BudgetError, solve
-from arch_lab.models import architectures, meta_model, recipe
+from arch_lab.models import architectures, recipe
 
 PARAMS, TOKENS, VOCABULARY = (3e5, 3e9), (128, 32768), (257, 262144)
 SECONDS = 2.0  # an arm, as promised; counted in processor time, because what else the machine does must not decide
-DECODERS = [name for name in architectures(causal=True) if name != "custom"]
+DECODERS = [name for name in architectures("decoder") if name != "custom"]
 REASON = re.compile(
     r"^budget: .*(nearest reachable is [\d,]+ \([+-][\d.]+%\) at width \d+.*of which \S+ is [\d,]+ parameters.*what would help: )"
 )
@@ -60,7 +60,7 @@ def survey(cases: list[tuple[str, Draw]]) -> tuple[list[tuple[str, Draw, str]], 
             refused.append((name, draw, str(error)))
             continue
         seconds.append(time.process_time() - started)
-        counts = meta_model(recipe(name).decoder(found.shape, vocabulary=draw.vocabulary, max_tokens=draw.tokens)).parameter_counts()
+        counts = recipe(name).config(found.shape, vocabulary=draw.vocabulary, max_tokens=draw.tokens).build("meta").parameter_counts()
         assert counts == found.parameters, (name, draw)
         matched = counts["total"] if draw.match_on == "total" else counts["body"] + counts["head"]
         assert abs(matched / draw.params - 1) <= budget.tolerance, (name, draw)

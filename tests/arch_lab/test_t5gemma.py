@@ -13,21 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from arch_lab.accounting import ledger, prove
-from arch_lab.accounting.ledger import halves
 from arch_lab.cli import main
 from arch_lab.laws import LAWS, ModelSubject, model_subject
 from arch_lab.models import (
     EncoderDecoder,
     EncoderDecoderConfig,
-    EncoderDecoderRecipe,
+    Recipe,
     Shape,
     architectures,
-    meta_encoder_decoder,
     recipe,
+    require_kind,
 )
 from arch_lab.models.direction import bidirectional_mixer, causal_mixer
+from arch_lab.models.encoder_decoder import halves
 from arch_lab.models.presets import PRESETS, preset
-from arch_lab.models.recipe import EncoderRecipe
 from arch_lab.study.config import load_study
 from arch_lab.study.planning import build_plan
 from blocks import GeGLUConfig
@@ -46,14 +45,12 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def recipe_of(name: str) -> EncoderDecoderRecipe:
-    made = recipe(name.split()[0], MODELS[name])
-    assert isinstance(made, EncoderDecoderRecipe)
-    return made
+def recipe_of(name: str) -> Recipe:
+    return recipe(name.split()[0], MODELS[name])
 
 
 def config_of(name: str) -> EncoderDecoderConfig:
-    return recipe_of(name).encoder_decoder(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST)
+    return recipe_of(name).config(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST)
 
 
 class Given(nn.Module):
@@ -143,19 +140,19 @@ def test_pairs_packed_in_one_row_never_meet(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_every_part_costs_what_its_graph_executes_and_the_state_is_what_it_says(name: str) -> None:
-    model, twin = EncoderDecoder(config_of(name)), meta_encoder_decoder(config_of(name))
+    model, twin = EncoderDecoder(config_of(name)), config_of(name).build("meta")
     assert [(n, p.shape) for n, p in model.named_parameters()] == [(n, p.shape) for n, p in twin.named_parameters()]
     for t in (2, 6, LONGEST):
         assert prove(twin, t) >= 5
     state = model.init_state(tokens(2, 9), None, LONGEST)
     for t in range(LONGEST):
-        assert tensors_nbytes(state) == 2 * model.state_bytes(t, 9)
+        assert tensors_nbytes(state) == 2 * model.pair_state_bytes(9, t)
         _, state = model.step(tokens(2, 1, t)[:, 0], state)
 
 
 def test_the_cost_of_both_lengths_is_that_of_the_layers_at_their_own() -> None:
     """By hand, matmuls only: encoder at S, decoder at T, keys and values of the cross-attention at S, scores T·S."""
-    model = meta_encoder_decoder(config_of("t5gemma unbalanced"))
+    model = config_of("t5gemma unbalanced").build("meta")
     s, t = 11, 7
     encoder = 3 * (2 * s * 24 * 8 * (2 * 3 + 2) + 2 * s * 3 * 24 * 16)
     for radius in (4, None, 4):
@@ -167,7 +164,7 @@ def test_the_cost_of_both_lengths_is_that_of_the_layers_at_their_own() -> None:
     decoder = 2 * (own + cross + 2 * t * 3 * 32 * 32)
     for window in (5, None):
         decoder += 4 * inner * attended_pairs(t, window=window)
-    assert model.cost(s, t).matmul == encoder + decoder + 2 * t * 32 * VOCABULARY
+    assert model.pair_cost(s, t).matmul == encoder + decoder + 2 * t * 32 * VOCABULARY
 
 
 PUBLISHED = [  # total, embedding
@@ -189,7 +186,7 @@ PUBLISHED_2 = [  # a stack, the released embedding: the table and one vector for
 
 def counts(architecture: str, size: str) -> dict[str, int]:
     p = preset(architecture, size)
-    config = recipe(architecture, p.options).blueprint(p.shape, vocabulary=p.vocabulary, max_tokens=p.max_tokens)
+    config = recipe(architecture, p.options).config(p.shape, vocabulary=p.vocabulary, max_tokens=p.max_tokens)
     return ledger(config, tokens=128, batch=1).parameters
 
 
@@ -202,7 +199,7 @@ def test_a_t5gemma_has_exactly_its_published_parameters(size: str, total: int, e
 def test_cross_attention_alone_has_its_published_parameters(size: str, cross: int) -> None:
     """368.2M, 436.3M and 1,850.0M in print: the attention and the two norms of its sub-layer."""
     p = preset("t5gemma", size)
-    config = recipe("t5gemma", p.options).blueprint(p.shape, vocabulary=p.vocabulary, max_tokens=64)
+    config = recipe("t5gemma", p.options).config(p.shape, vocabulary=p.vocabulary, max_tokens=64)
     parts = {c.name: c.parameters for c in ledger(config, tokens=64, batch=1).components}
     found = sum(parts[f"decoder.layers.*.{name}"] for name in ("cross_norm", "cross", "cross_out_norm"))
     assert found == cross
@@ -240,9 +237,9 @@ def test_the_cost_verb_prints_an_encoder_decoder(architecture: str, capsys: pyte
 def test_where_one_sequence_is_asked_for_an_encoder_decoder_is_refused_in_one_line(name: str) -> None:
     made = recipe_of(name)
     with pytest.raises(ConfigError, match=f"'{name}' is an encoder–decoder: it needs a source .* choose a decoder: .*gemma2") as caught:
-        made.model(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST)
+        require_kind(made, "decoder")
     assert "\n" not in str(caught.value)
-    assert not isinstance(made, EncoderRecipe) and name in architectures(causal=False)
+    assert name in architectures("encoder_decoder") and name not in architectures("encoder")
 
 
 @pytest.mark.parametrize("name", ["t5gemma", "t5gemma2"])
@@ -254,7 +251,7 @@ def test_a_perplexity_study_refuses_it_by_the_name_of_the_arm(name: str, tmp_pat
 
 def test_t5gemma_2_refuses_stacks_of_two_sizes() -> None:
     with pytest.raises(ConfigError, match="the encoder has no size of its own"):
-        recipe("t5gemma2", {"encoder": UNBALANCED}).blueprint(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST)
+        recipe("t5gemma2", {"encoder": UNBALANCED}).config(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST)
 
 
 def test_a_single_token_cannot_be_split_in_source_and_target() -> None:
@@ -292,8 +289,7 @@ def test_a_span_is_as_many_keys_as_it_says_and_leans_forward(keys: int) -> None:
 def test_name_options_and_state_dict_rebuild_the_same_function(name: str) -> None:
     options = json.loads(json.dumps(MODELS[name]))
     made = recipe(name.split()[0], options)
-    assert isinstance(made, EncoderDecoderRecipe)
-    again = made.encoder_decoder_model(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST).double().eval()
+    again = made.model(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST).double().eval()
     file = io.BytesIO()
     torch.save(built(name).state_dict(), file)
     file.seek(0)

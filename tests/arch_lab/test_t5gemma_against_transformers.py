@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 from arch_lab.checkpoints.interop.t5gemma_names import t5gemma2_name, t5gemma_name
 from arch_lab.models.encoder_decoder import EncoderDecoder
-from arch_lab.models.recipe import EncoderDecoderRecipe, Shape
+from arch_lab.models.recipe import Recipe, Shape
 from arch_lab.models.t5gemma import EncoderSize, T5Gemma, T5Gemma2
 
 V, W, SOURCE, TARGET = 97, 6, 25, 23
 Pair = tuple[EncoderDecoder, nn.Module, Callable[[str], str]]
 
 
-def randomised(recipe: EncoderDecoderRecipe, shape: Shape) -> EncoderDecoder:
+def randomised(recipe: Recipe, shape: Shape) -> EncoderDecoder:
     """Weights of order one and gains far from 1, so that a norm in the wrong place is seen."""
     torch.manual_seed(0)
-    model = recipe.encoder_decoder_model(shape, vocabulary=V, max_tokens=64)
+    model = recipe.model(shape, vocabulary=V, max_tokens=64)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.dim() == 1 else 1.5 * parameter.shape[1] ** -0.5))

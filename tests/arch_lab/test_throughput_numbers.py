@@ -19,7 +19,7 @@ PLACE = {"level": "model", "mode": "forward", "compiled": False}
 
 
 def config_of(name: str, tokens: int, **options: Any) -> Any:
-    return recipe(name, options).decoder(SHAPE, vocabulary=32, max_tokens=tokens)
+    return recipe(name, options).config(SHAPE, vocabulary=32, max_tokens=tokens)
 
 
 def row(arm: str, tokens: int, *seconds: float) -> dict[str, Any]:

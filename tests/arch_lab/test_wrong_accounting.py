@@ -22,7 +22,7 @@ import blocks
 from arch_lab.accounting import AccountingError, count_forward, count_training, ledger, prove
 from arch_lab.accounting.ledger import Ledger
 from arch_lab.budget import Budget, BudgetError, refuse
-from arch_lab.models import DecoderConfig, Shape, meta_model, on_meta, recipe
+from arch_lab.models import DecoderConfig, Shape, on_meta, recipe
 from arch_lab.models.presets import PRESETS, preset
 from blocks import Block, BlockConfig, ConfigError, Cost, GeGLU, GeGLUConfig
 from blocks.attention.masks import attended_pairs
@@ -32,12 +32,12 @@ DECODERS = ["gemma1", "gemma2", "gemma3", "m2_gpt"]
 
 
 def decoder(name: str, tokens: int = TOKENS, **options: Any) -> DecoderConfig:
-    return recipe(name, options).decoder(SHAPE, vocabulary=VOCABULARY, max_tokens=tokens)
+    return recipe(name, options).config(SHAPE, vocabulary=VOCABULARY, max_tokens=tokens)
 
 
 def published(architecture: str, size: str, tokens: int = 128) -> Ledger:
     p = preset(architecture, size)
-    config = recipe(architecture, p.options).blueprint(p.shape, vocabulary=p.vocabulary, max_tokens=max(tokens, p.max_tokens))
+    config = recipe(architecture, p.options).config(p.shape, vocabulary=p.vocabulary, max_tokens=max(tokens, p.max_tokens))
     return ledger(config, tokens=tokens, batch=1)
 
 
@@ -53,7 +53,7 @@ def arm(name: str, book: Ledger, target: int) -> dict[str, Any]:
 def test_an_embedding_is_found_however_deep_it_is_nested() -> None:
     """Wrong: nn.Embedding among the model's children. Here the embedding is the part that plays that role."""
     config = decoder("gemma3")
-    wrong = sum(m.weight.numel() for m in meta_model(config).children() if isinstance(m, nn.Embedding))
+    wrong = sum(m.weight.numel() for m in config.build("meta").children() if isinstance(m, nn.Embedding))
     assert wrong == 0
     assert ledger(config, tokens=TOKENS, batch=1).parameters["embedding"] == VOCABULARY * SHAPE.width
 
@@ -114,7 +114,7 @@ def test_a_mixer_without_scores_is_not_charged_for_any() -> None:
 def test_heads_wider_than_width_over_heads_cost_what_they_do() -> None:
     """Wrong: h = d/H. In Gemma 1 7B 16 heads of 256 stand on a width of 3072, so the scores cost 4/3 of that."""
     tokens, p = 512, preset("gemma1", "7b")
-    mixer = recipe("gemma1", p.options).decoder(p.shape, vocabulary=8, max_tokens=tokens).layers[0].mixer
+    mixer = recipe("gemma1", p.options).config(p.shape, vocabulary=8, max_tokens=tokens).layers[0].mixer
     with on_meta():
         block = mixer.build()
     projections = 2 * tokens * sum(w.numel() for w in block.parameters())
@@ -165,7 +165,7 @@ def scales_with_tokens(cost: Callable[[int], int], tokens: int) -> bool:
 @pytest.mark.parametrize("name", DECODERS)
 def test_doubling_the_tokens_doubles_and_quadruples_terms_and_leaves_none_alone(name: str) -> None:
     """Wrong: a sum of terms of different dimension, copied unverified."""
-    model = meta_model(decoder(name, 240, **({"window": 1000} if name in ("gemma2", "gemma3") else {})))
+    model = decoder(name, 240, **({"window": 1000} if name in ("gemma2", "gemma3") else {})).build("meta")
     assert scales_with_tokens(lambda t: model.cost(t).matmul, 80)
     assert not scales_with_tokens(lambda t: 6 * t * 64 * 16 + 2 * 64, 80)
 
@@ -247,13 +247,13 @@ def with_channel(config: type[GeGLUConfig]) -> DecoderConfig:
 )
 def test_a_formula_that_the_graph_contradicts_is_an_error_that_names_the_block(config: type[GeGLUConfig], message: str) -> None:
     with pytest.raises(blocks.UserError, match=message) as caught:
-        prove(meta_model(with_channel(config)), TOKENS)
+        prove(with_channel(config).build("meta"), TOKENS)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_every_decoder_proves_its_formulas(name: str) -> None:
-    assert prove(meta_model(decoder(name)), TOKENS, batch=2) >= 4
+    assert prove(decoder(name).build("meta"), TOKENS, batch=2) >= 4
 
 
 def test_work_done_once_a_forward_cannot_pass_for_work_of_every_sequence() -> None:
@@ -269,7 +269,7 @@ def test_work_done_once_a_forward_cannot_pass_for_work_of_every_sequence() -> No
     honest = decoder("m2_gpt")
     wrong = replace(honest, layers=(replace(honest.layers[0], mixer=SpreadConfig(width=64, max_tokens=TOKENS)),))
     with pytest.raises(AccountingError, match="for 2 x 40 tokens"):
-        prove(meta_model(wrong), TOKENS)
+        prove(wrong.build("meta"), TOKENS)
 
 
 # --- what torch's counter says --------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_bpe(["the tide comes in and the tide goes out " * 20], 270)
     torch.manual_seed(0)
     options, sizes = {"window": 8, "pattern": "LG"}, {"width": 32, "depth": 2, "ffn_width": 32}
-    model = recipe("gemma3", options).network(Shape(**sizes), vocabulary=270, max_tokens=80)
+    model = recipe("gemma3", options).model(Shape(**sizes), vocabulary=270, max_tokens=80)
     settings = {**sizes, "architecture": "gemma3", "options": options, "vocabulary": 270, "max_tokens": 80}
     weights = {f"model.{name}": value for name, value in model.state_dict().items()}
     content = {"hyper_parameters": settings, "state_dict": weights, "tokenizer": tokenizer.to_dict()}
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(content, folder / "runs/fit/version_0/checkpoints/last.ckpt")
     arch_lab.convert(folder / "runs/fit/version_0", folder / "gemma-3-1b-pt", to="huggingface")
     stranger = {**settings, "architecture": "custom", "options": {"mixer": "my_module:Gemma1Attention"}}
-    plain = recipe("custom", {"mixer": "gemma1_attention"}).network(Shape(**sizes), vocabulary=270, max_tokens=80)
+    plain = recipe("custom", {"mixer": "gemma1_attention"}).model(Shape(**sizes), vocabulary=270, max_tokens=80)
     weights = {f"model.{name}": value for name, value in plain.state_dict().items()}
     torch.save({**content, "hyper_parameters": stranger, "state_dict": weights}, folder / "stranger.ckpt")
     (folder / "my_module.py").write_text("from blocks.attention.gemma import Gemma1Attention as Gemma1Attention\n")

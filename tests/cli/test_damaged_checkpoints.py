@@ -46,7 +46,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for name, options in MODELS.items():
         torch.manual_seed(0)
-        model = recipe(name, options).network(Shape(**SIZES), vocabulary=270, max_tokens=32)
+        model = recipe(name, options).model(Shape(**SIZES), vocabulary=270, max_tokens=32)
         settings = {**SIZES, "architecture": name, "options": options, "vocabulary": 270, "max_tokens": 32}
         weights = {f"model.{key}": value for key, value in model.state_dict().items()}
         made[name] = {"hyper_parameters": settings, "state_dict": weights, "tokenizer": tokenizer.to_dict(), **by_lightning}

@@ -124,7 +124,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def save_model(tokenizer: Tokenizer, path: Path) -> None:
     """An untrained checkpoint, as ``arch-lab fit`` leaves one."""
     shape, sizes = Shape(width=8, depth=1, ffn_width=8), {"vocabulary": tokenizer.vocabulary, "max_tokens": CONTEXT}
-    model = recipe("gemma1", {}).network(shape, **sizes)
+    model = recipe("gemma1", {}).model(shape, **sizes)
     settings = {"architecture": "gemma1", "options": {}, **vars(shape), **sizes}
     weights = {f"model.{key}": value for key, value in model.state_dict().items()}
     torch.save({"hyper_parameters": settings, "state_dict": weights, "tokenizer": tokenizer.to_dict()}, path)

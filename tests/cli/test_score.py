@@ -208,7 +208,7 @@ def _checkpoint(folder: Path, architecture: str, options: dict[str, Any], tokeni
     torch.manual_seed(0)
     sizes = {"width": 32, "depth": 1, "ffn_width": 32}
     rows = 257 if tokenizer is None else tokenizer.vocabulary
-    model = recipe(architecture, options).network(Shape(**sizes), vocabulary=rows, max_tokens=16)
+    model = recipe(architecture, options).model(Shape(**sizes), vocabulary=rows, max_tokens=16)
     settings = {**sizes, "architecture": architecture, "options": options, "vocabulary": rows, "max_tokens": 16}
     content = {"hyper_parameters": settings, "state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}}
     path = folder / f"{architecture}.ckpt"

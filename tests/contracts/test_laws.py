@@ -20,7 +20,7 @@ from arch_lab.laws import LAWS, Broken, ModelSubject, Subject, cases, check, mod
 from arch_lab.laws.coverage import COMMAND, expected, markdown
 from arch_lab.laws.laws import inapplicable
 from arch_lab.laws.strategies import TokenShape, seeds, token_shapes
-from arch_lab.models import Decoder, Shape, meta_model, recipe
+from arch_lab.models import Decoder, Shape, recipe
 from blocks.attention.core import mask_pairs
 from blocks.attention.masks import Radius, attended_pairs, visible
 from blocks.contract import tensors_nbytes
@@ -67,9 +67,9 @@ def model(name: str) -> ModelSubject:
 @torch.no_grad()
 def _model_accounting(name: str) -> None:
     """Every part of the model against its counted graph, its parameters and the bytes its state holds."""
-    config = recipe(name.partition(" ")[0], MODELS[name]).decoder(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST)
+    config = recipe(name.partition(" ")[0], MODELS[name]).config(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST)
     built = Decoder(config)
-    twin = meta_model(config)
+    twin = config.build("meta")
     assert [(n, p.shape) for n, p in built.named_parameters()] == [(n, p.shape) for n, p in twin.named_parameters()]
     assert sum(twin.parameter_counts()[part] for part in ("embedding", "head", "body")) == sum(p.numel() for p in built.parameters())
     for tokens in (1, 6, LONGEST):

@@ -16,13 +16,15 @@ reverse kernel starts as one of
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from arch_lab.models.decoder import Decoder, DecoderConfig, LayerConfig, meta_model
-from arch_lab.models.direction import bidirectional_layer, causal_mixer
+from arch_lab.models.decoder import Decoder, ResidualStack
+from arch_lab.models.direction import bidirectional_layer, bidirectional_stack, causal_mixer, causal_stack
+from arch_lab.models.encoder import BidirectionalStack
+from arch_lab.models.layer import LayerConfig
 from blocks.attention.masks import Radius
 from blocks.convolution.mixer import M2Mixer
 from blocks.errors import ConfigError
@@ -30,7 +32,7 @@ from blocks.errors import ConfigError
 Reverse = Literal["zeros", "copy"]
 
 
-def bidirectional(decoder: Decoder, *, radius: Radius | None = None, reverse: Reverse | None = None) -> Decoder:
+def bidirectional(decoder: Decoder, *, radius: Radius | None = None, reverse: Reverse | None = None) -> BidirectionalStack:
     """A copy of ``decoder`` that looks both ways; its ``hidden`` (B, T, D) is an encoder's output, its logits mean nothing.
 
     ``radius``: keys a local layer sees on each side, in the place of its window. ``reverse``: how the reverse kernels of M2
@@ -39,21 +41,21 @@ def bidirectional(decoder: Decoder, *, radius: Radius | None = None, reverse: Re
     layers = tuple(bidirectional_layer(layer, radius=radius) for layer in decoder.config.layers)
     state = {name: value for name, value in decoder.state_dict().items() if not name.startswith("layers.")}
     state |= {f"layers.{name}": value for name, value in bidirectional_state(decoder.layers, reverse=reverse).items()}
-    return _rebuilt(decoder, replace(decoder.config, layers=layers), state)
+    return _filled(bidirectional_stack(decoder.config, layers).build("meta"), state, decoder)
 
 
-def causal(encoder: Decoder, *, window: int | None = None) -> Decoder:
+def causal(encoder: BidirectionalStack, *, window: int | None = None) -> Decoder:
     """The way back: the causal flag on again, ``window`` in the place of the radius of a local layer, reverse kernels dropped.
 
     Raises: ConfigError when a local layer gets no window, or a layer has no causal form here.
     """
     layers = tuple(_causal_layer(layer, window) for layer in encoder.config.layers)
     state = {name: value for name, value in encoder.state_dict().items() if ".filter.behind." not in name}
-    return _rebuilt(encoder, replace(encoder.config, layers=layers), state)
+    return _filled(causal_stack(encoder.config, layers).build("meta"), state, encoder)
 
 
 def bidirectional_state(layers: nn.ModuleList, *, reverse: Reverse | None = None) -> dict[str, Tensor]:
-    """The state dict of the bidirectional form of causal ``layers`` (arch_lab.models.decoder.Layer), names as theirs.
+    """The state dict of the bidirectional form of causal ``layers`` (arch_lab.models.layer.Layer), names as theirs.
 
     Raises: ConfigError when an M2 mixer is among them and ``reverse`` is not given.
     """
@@ -84,8 +86,10 @@ def _causal_layer(layer: LayerConfig, window: int | None) -> LayerConfig:
     return replace(layer, mixer=causal_mixer(layer.mixer, window=window))
 
 
-def _rebuilt(model: Decoder, config: DecoderConfig, state: dict[str, Tensor]) -> Decoder:
-    """A model of ``config`` that owns a copy of ``state``; nothing is drawn."""
-    built = meta_model(config)
-    built.load_state_dict({name: value.detach().clone() for name, value in state.items()}, assign=True)
-    return built.train(model.training)
+M = TypeVar("M", bound=ResidualStack)
+
+
+def _filled(model: M, state: dict[str, Tensor], source: ResidualStack) -> M:
+    """``model`` with a copy of ``state``, in the mode of ``source``."""
+    model.load_state_dict({name: value.detach().clone() for name, value in state.items()}, assign=True)
+    return model.train(source.training)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from arch_lab.checkpoints.blueprint import LARGEST
 from arch_lab.checkpoints.checkpoint import Blueprint, CheckpointError
-from arch_lab.models import meta_model, recipe
+from arch_lab.models import recipe
 from blocks.errors import shown
 
 # ids that begin, end and pad a text, and what transformers takes for them in a configuration of Gemma that says nothing
@@ -53,8 +53,8 @@ class Family(ABC):
     def skeleton(self, blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
         """Name and shape of each of our parameters, without building the model in memory."""
         chosen = recipe(blueprint.architecture, blueprint.options)
-        config = chosen.decoder(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
-        return {name: tuple(value.shape) for name, value in meta_model(config).state_dict().items()}
+        config = chosen.config(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
+        return {name: tuple(value.shape) for name, value in config.build("meta").state_dict().items()}
 
     def redundant(self, theirs: str) -> str | None:
         """For a tensor that a checkpoint may hold beside its parameters: the parameter it has to equal. None: unknown."""

@@ -21,7 +21,7 @@ from arch_lab.checkpoints.folder import Manifest
 from arch_lab.checkpoints.interop.family import Fields
 from arch_lab.checkpoints.storage import read_object
 from arch_lab.checkpoints.tensors import check_shapes
-from arch_lab.models import EncoderRecipe, Shape, meta_encoder, recipe
+from arch_lab.models import Shape, recipe
 from blocks.convolution.filter import decay_rates, default_positions
 
 ARCHITECTURE, WEIGHTS, CONFIG = "m2_bert", "pytorch_model.bin", "config.json"
@@ -106,9 +106,8 @@ def formulas(blueprint: Blueprint) -> dict[str, Tensor]:
 def skeleton(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
     """Name and shape of each of our parameters, without building the model in memory."""
     chosen = recipe(blueprint.architecture, blueprint.options)
-    assert isinstance(chosen, EncoderRecipe)
-    config = chosen.encoder(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
-    return {name: tuple(value.shape) for name, value in meta_encoder(config).state_dict().items()}
+    config = chosen.config(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
+    return {name: tuple(value.shape) for name, value in config.build("meta").state_dict().items()}
 
 
 def read_released(source: Path) -> tuple[Manifest, dict[str, Tensor]]:

@@ -26,7 +26,6 @@ from arch_lab.checkpoints.interop.gemma import (
     write_scale,
 )
 from arch_lab.checkpoints.interop.t5gemma_names import t5gemma_name
-from arch_lab.models import meta_encoder_decoder
 from arch_lab.models.recipe import Shape, recipe
 from arch_lab.models.t5gemma import EncoderSize, T5Gemma
 from blocks.attention.gemma import NORM_EPS, Gemma2AttentionConfig
@@ -46,11 +45,6 @@ class T5GemmaFamily(Family):
 
     def redundant(self, theirs: str) -> str | None:
         return TABLE if theirs == HEAD else None
-
-    def skeleton(self, blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
-        chosen = _recipe(blueprint)
-        config = chosen.encoder_decoder(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
-        return {name: tuple(value.shape) for name, value in meta_encoder_decoder(config).state_dict().items()}
 
     # --- tokens -------------------------------------------------------------------------------------------------
 
@@ -119,7 +113,7 @@ class T5GemmaFamily(Family):
             raise CheckpointError(
                 f"t5gemma: encoder_radius {chosen.encoder_radius} cannot be written: a window of the format is at least 1"
             )
-        built = chosen.encoder_decoder(shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
+        built = chosen.config(shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
         encoder = _write_stack(chosen, size.shape, built.encoder[0].mixer, blueprint)
         decoder = _write_stack(chosen, shape, built.decoder[0].mixer, blueprint)
         return {

@@ -71,7 +71,7 @@ def test_a_study_ends_in_a_verdict_about_nats_per_image(compared: tuple[Path, di
 def test_arms_are_matched_on_parameters_and_training_flops(compared: tuple[Path, dict[str, Any]]) -> None:
     for arm in compared[1]["arms"]:
         shape = Shape(width=arm["width"], depth=arm["depth"], ffn_width=arm["ffn_width"])
-        model = recipe(arm["architecture"], arm["options"]).network(shape, vocabulary=10, max_tokens=16)
+        model = recipe(arm["architecture"], arm["options"]).model(shape, vocabulary=10, max_tokens=16)
         assert isinstance(model, ImageClassifier)
         assert arm["parameters"]["total"] == sum(p.numel() for p in model.parameters())
         assert arm["parameters"]["body"] + arm["parameters"]["head"] == pytest.approx(6e4, rel=0.01)
@@ -146,7 +146,7 @@ class HalfBlind(ImageClassifier):
 
 
 def test_the_certificate_fails_models_that_mix_images_or_are_blind() -> None:
-    config = recipe("vit", {"image": [8, 8], "channels": 1, "patch": 4, "head_width": 8}).blueprint(
+    config = recipe("vit", {"image": [8, 8], "channels": 1, "patch": 4, "head_width": 8}).config(
         Shape(width=16, depth=1, ffn_width=16), vocabulary=5, max_tokens=4
     )
     honest = ImageClassifier(config)  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ MASKING = Masking(TOKENIZER, share=0.15)
 
 def model(architecture: str, options: dict[str, Any] | None = None) -> Any:
     torch.manual_seed(0)
-    return recipe(architecture, ARMS[architecture] if options is None else options).network(
+    return recipe(architecture, ARMS[architecture] if options is None else options).model(
         SHAPE, vocabulary=TOKENIZER.vocabulary, max_tokens=TOKENS
     )
 

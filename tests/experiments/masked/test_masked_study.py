@@ -55,7 +55,7 @@ def test_a_masked_study_is_planned_matched_trained_and_judged(compared: tuple[Pa
     assert result["matched"] is True and result["vocabulary"] == 258 and result["objective"]["mask_share"] == 0.3
     for arm in result["arms"]:
         shape = Shape(width=arm["width"], depth=arm["depth"], ffn_width=arm["ffn_width"])
-        built = recipe(arm["architecture"], arm["options"]).network(shape, vocabulary=258, max_tokens=32)
+        built = recipe(arm["architecture"], arm["options"]).model(shape, vocabulary=258, max_tokens=32)
         assert arm["parameters"]["total"] == sum(p.numel() for p in built.parameters())
         assert arm["parameters"]["body"] + arm["parameters"]["head"] == pytest.approx(60_000, rel=0.01)
         assert arm["train_flops"] == pytest.approx(1.2e9, rel=0.01) and arm["state_bytes"] == 0

@@ -237,8 +237,8 @@ def test_the_flops_of_a_text_are_the_body_less_its_head(world: Path, prepared: P
         encoder = TextEncoder(load_body(arm.first))
         entry = arm.entry
         shape = Shape(width=entry["width"], depth=entry["depth"], ffn_width=entry["ffn_width"])
-        whole = recipe(entry["architecture"], entry["options"]).network(shape, vocabulary=258, max_tokens=32)
-        cost = sum((c.forward(1) for name, _, c in whole.components(24) if "head" not in name), start=0)
+        whole = recipe(entry["architecture"], entry["options"]).model(shape, vocabulary=258, max_tokens=32)
+        cost = sum((part.cost.forward(1) for part in whole.components(24) if "head" not in part.name), start=0)
         assert encoder.flops(24) == cost
         method = next(m for m in prepared.methods if m.name == arm.name)
         assert method.facts["FLOPs, 24 tokens"] == cost
