@@ -18,7 +18,7 @@ NAME = r"(?!.*\.\.)[^\W][\w.-]*"
 class PrintApart:
     """Numbers that ``%g`` prints apart: folders and tables are named by it."""
 
-    words: str = "no two that print alike"
+    words: str = "no two that print as the same number"
 
     def problem(self, value: Any) -> str | None:
         if not isinstance(value, (list, tuple)):
@@ -31,12 +31,12 @@ class PrintApart:
 Name = Annotated[
     str,
     Length(1, 100),
-    Pattern(NAME, "letters, digits, '.', '_' and '-', beginning with none of '.' and '-', without '..' (it names a folder)"),
+    Pattern(NAME, "letters, digits, '.', '_' and '-', not beginning with '.' or '-', without '..' (it names a folder)"),
 ]
 OptionalName = Annotated[
     str,
     Length(0, 100),
-    Pattern(f"({NAME})?", "letters, digits, '.', '_' and '-', beginning with none of '.' and '-', without '..' (it names a folder)"),
+    Pattern(f"({NAME})?", "letters, digits, '.', '_' and '-', not beginning with '.' or '-', without '..' (it names a folder)"),
 ]
 Text = Annotated[str, Length(0, 10_000), Pattern(r"[^\x00-\x08\x0b-\x1f\x7f]*", "text without control characters")]
 PathText = Annotated[str, Length(1, 4096), Pattern(r"[^\x00-\x1f\x7f]*", "a path without control characters")]

@@ -109,7 +109,7 @@ class Pattern:
 class Unique:
     """A list without repetition."""
 
-    words: str = "no repetition"
+    words: str = "no duplicates"
 
     def problem(self, value: Any) -> str | None:
         if not isinstance(value, (list, tuple)):

@@ -41,7 +41,7 @@ class Budget(Config):
     seconds: Annotated[float | None, Bounds(above=0, maximum=1e9), Doc("Seconds of one run spent in training steps.")] = None
     match_on: Annotated[MatchOn, Doc("Which parameters are held equal.")] = "body+head"
     tolerance: Annotated[float, Bounds(above=0, maximum=0.1), Doc("Relative deviation from the budget that an arm may have.")] = 0.01
-    allow_unmatched: Annotated[bool, Doc("Run even if an arm misses the budget; the report then carries a red banner.")] = False
+    allow_unmatched: Annotated[bool, Doc("Run even if an arm misses the budget; the report then shows a red banner.")] = False
 
     def __post_init__(self) -> None:
         length = [axis for axis in LENGTH if axis in self.axes]

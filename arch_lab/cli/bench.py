@@ -19,12 +19,13 @@ JSON += "throughput: {environment, rows, ratios, crossovers, verdict, …}"
 
 def main(verb: str, argv: list[str]) -> int:
     p = parser(
-        verb, "Ratio = peer time / our time, median of interleaved repeats: above 1 we are faster. float32; gemma_gpu, ops_gpu: bf16."
+        verb,
+        "Ratio = peer time / arch-lab time, median of interleaved repeats: above 1 arch-lab is faster. float32; gemma_gpu, ops_gpu: bf16.",
     )
     suites = "linear, convolution, mixer, gemma, gemma_gpu, ops_gpu, monarch, algorithms, all of these (default), or throughput: "
     suites += "whole architectures against sequence length, minutes, as arch-lab compare throughput"
     p.add_argument("suite", metavar="SUITE", nargs="?", default="all", help=suites)
-    p.add_argument("--threads", metavar="N", type=int, help="processor threads (default: what torch chooses)")
+    p.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: chosen by torch)")
     p.add_argument("--json", action="store_true", help=JSON)
     p.add_argument("--markdown", metavar="FILE", type=Path, help="also write the rows as a Markdown table")
     given = p.parse_args(argv)

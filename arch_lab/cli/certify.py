@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from arch_lab.laws.result import Share
 
 TEXT = """Exit code 0 when every law that applies holds, 1 when one fails, 2 when the block cannot be found or configured.
-A failing law comes with the smallest input found that breaks it: shape, pair of positions (t, s), size of the leak.
+For a failing law the smallest failing input is shown: shape, pair of positions (t, s), size of the leak.
 Small configurations are derived from the block's options; a block can give its own in a classmethod law_cases(), and
 say why a law does not apply in a class attribute not_applicable = {"law": "reason"}."""
 
@@ -74,7 +74,7 @@ def _one(report: BlockReport) -> None:
     out = console()
     columns = ["law", "status", "share", "value", "bound", "smallest failing example, or reason"]
     out.print(table(columns, rows, title=f"{report.block} ({report.kind.replace('_', ' ')}): {verdict}"))
-    out.print("share: the part of its bound that the worst deviation used; 1 is the bound (docs/laws.md has the units)", soft_wrap=True)
+    out.print("share: worst deviation divided by its bound; the law holds below 1 (docs/laws.md has the units)", soft_wrap=True)
     names = "; ".join(report.cases)
     out.print(f"configurations ({len(report.cases)}): {names}", markup=False, soft_wrap=True, highlight=False)
 

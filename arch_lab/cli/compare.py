@@ -13,9 +13,9 @@ EXAMPLES = {
   arch-lab compare quickstart
   arch-lab compare my_study.yaml --set budget.params=2e6 --set 'seeds=[0,1,2]'
 
-Finished runs are kept: after an interruption the same command goes on where it stopped.
+Finished runs are kept: after an interruption the same command continues where it stopped.
 
-A study file contains: arms (the architectures, with options), budget (what every arm gets the same of: params,
+A study file contains: arms (the architectures, with options), budget (what is equal for every arm: params,
 train_flops, tokens or seconds), data (source, tokenizer, splits), training (sequence_length, batch_size, …),
 learning_rates and seeds. arch-lab list studies shows those that come with the package; arch-lab keys explains every
 key, arch-lab init writes a commented file to start from. More: docs/commands.md""",
@@ -38,12 +38,12 @@ def arguments(verb: str) -> Parser:
         help="change one key of the study: --set budget.params=2e6",
     )
     p.add_argument("--data-root", metavar="DIR", help="folder that the study's relative data paths start from")
-    p.add_argument("--threads", metavar="N", type=threads, help="processor threads (default: what torch chooses)")
+    p.add_argument("--threads", metavar="N", type=threads, help="CPU threads (default: chosen by torch)")
     p.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
     add_trust(p)
     if verb == "compare":
         p.add_argument("--output", metavar="DIR", default="runs", help="folder results are written to (default: runs)")
-        p.add_argument("--quiet", action="store_true", help="print only the verdict, at the end, and no progress until then (for scripts)")
+        p.add_argument("--quiet", action="store_true", help="print only the verdict, without progress (for scripts)")
     return p
 
 

@@ -6,10 +6,10 @@ import json
 
 from arch_lab.cli.verbs import add_trust, parser
 
-TEXT = """SOURCE: a Hugging Face folder of Gemma 1, 2 or 3 or T5Gemma: config.json and safetensors, sharded or not; of a Gemma 3 that
-also sees images, the text part. With --to huggingface: a folder made by this command, or a run or checkpoint trained here; AutoTokenizer
-then puts the separator before each text. TARGET must not exist. Tensors are copied bit for bit; a field of config.json that changes what
-the model computes in a way our blocks do not follow is refused by name.
+TEXT = """SOURCE: a Hugging Face folder of Gemma 1, 2 or 3 or T5Gemma (config.json and safetensors, sharded or not). Of a Gemma 3 with
+vision, the text part is converted. With --to huggingface, SOURCE is a folder made by this command, or a run or checkpoint trained
+with arch-lab; AutoTokenizer then puts the separator before each text. TARGET must not exist. Tensors are copied bit for bit. If a
+field of config.json asks for a function that arch-lab does not compute, the error names the field.
 With --from m2-bert, SOURCE is the state dict of a released M2-BERT (BertForMaskedLM: a .bin or .pt file, or the folder of
 pytorch_model.bin); --to m2-bert writes one.
 

@@ -23,11 +23,11 @@ HELP = """usage: arch-lab {verb} [--config FILE ...] [--KEY VALUE ...]
 
 {text}.
 
-  --config FILE              YAML with the keys below; given twice, the later file wins
-  --print_config             print the configuration that results, and stop
+  --config FILE              YAML file with the keys below; may be repeated, later files win
+  --print_config             print the resulting configuration and stop
   --ckpt_path PATH           {checkpoint}
-  --trust MODULE             a module of yours that the checkpoint's blocks come from; no other is imported
-  --seed_everything N        seed of weights and order
+  --trust MODULE             your module that defines blocks of the checkpoint; no other is imported
+  --seed_everything N        seed of the weights and of the order of batches
   --json                     print the scores as JSON
 
   --model.architecture NAME  gemma1, gemma2, gemma3, m2_gpt, hybrid, custom
@@ -52,7 +52,7 @@ Example: {example}
 {results}"""
 
 TRAINED = {
-    "checkpoint": "checkpoint, or folder of a fit, to go on from with its model and data settings",
+    "checkpoint": "continue from this checkpoint, or folder of a fit, with its model and data settings",
     "example": "arch-lab fit --config experiments/perplexity/fit.yaml --model.depth 4",
     "results": "Results: runs/fit/version_N with config.yaml, checkpoints and TensorBoard events",
 }

@@ -14,7 +14,7 @@ EXAMPLES = """examples:
   arch-lab list studies
   arch-lab list runs --output runs --json
 
-States of a run folder: running, finished, interrupted (the same compare goes on), refused (an arm failed its certificate), damaged."""
+States of a run folder: running, finished, interrupted (the same compare continues it), refused (an arm failed its certificate), damaged."""
 
 
 def main(verb: str, argv: list[str]) -> int:

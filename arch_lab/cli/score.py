@@ -23,12 +23,16 @@ def main(verb: str, argv: list[str]) -> int:
     p = parser(verb, TEXT)
     p.add_argument("checkpoint", metavar="CHECKPOINT")
     p.add_argument("--text", required=True, nargs="+", metavar="PATH", help="files, folders or patterns: txt, md, jsonl, parquet, …")
-    p.add_argument("--context", type=_whole, metavar="N", help="tokens of a window (default: as trained, else what the model takes)")
+    p.add_argument(
+        "--context", type=_whole, metavar="N", help="tokens of a window (default: the training length, else the model's maximum)"
+    )
     p.add_argument("--stride", type=_whole, metavar="N", help="tokens from one window to the next (default: the context)")
-    p.add_argument("--batch", type=_whole, metavar="N", help="windows scored at once; changes no score")
-    p.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
-    p.add_argument("--threads", type=_whole, metavar="N", help="processor threads (default: what torch chooses)")
-    p.add_argument("--document-start", metavar="REGEX", help="found in the first line of a document (default: as in training)")
+    p.add_argument("--batch", type=_whole, metavar="N", help="windows per forward pass; does not change the score")
+    p.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    p.add_argument("--threads", type=_whole, metavar="N", help="CPU threads (default: chosen by torch)")
+    p.add_argument(
+        "--document-start", metavar="REGEX", help="regular expression that matches the first line of a document (default: as in training)"
+    )
     p.add_argument("--text-column", metavar="KEY", help="key of the text in jsonl and parquet rows (default: as in training)")
     p.add_argument("--json", action="store_true", help="print everything as JSON, the loss at each position included")
     add_trust(p)

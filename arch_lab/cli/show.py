@@ -19,7 +19,7 @@ EXAMPLES = """examples:
   arch-lab show runs/quickstart more/quickstart
   arch-lab show runs/quickstart --json
 
-A finished study: verdict and result table. An unfinished one: what has ended, what is missing, the command that goes on."""
+A finished study: verdict and result table. An unfinished one: what is done, what is missing, the command that continues it."""
 
 
 def main(verb: str, argv: list[str]) -> int:

@@ -36,7 +36,7 @@ VERBS = {
     "predict": Verb("fit", "run one model and save its outputs"),
     "generate": Verb("generate", "continue a text with a trained model, and time it"),
     "score": Verb("score", "score any checkpoint on any text: bits per byte and perplexity"),
-    "convert": Verb("convert", "convert a Hugging Face checkpoint of Gemma into ours, or ours into theirs"),
+    "convert": Verb("convert", "convert a Hugging Face checkpoint of Gemma into the format of arch-lab, or back"),
     "completion": Verb("completion", "print a shell script for tab completion of verbs, options and studies"),
     "env": Verb("env", "print versions, processor and memory, to attach to a bug report"),
 }

@@ -68,7 +68,7 @@ class FilesConfig(Config):
     train: Annotated[Paths, Doc("Training text: a file, a folder, a pattern such as texts/**/*.txt, or a list of these.")]
     validation: Annotated[Paths | None, Doc("Text that is reported on; null: held out of the training text.")] = None
     tune: Annotated[Paths | None, Doc("Text that learning rates are chosen on; null: held out of the training text.")] = None
-    test: Annotated[Paths | None, Doc("Text that is never trained on or chosen by.")] = None
+    test: Annotated[Paths | None, Doc("Text that is never used for training or for choices.")] = None
 
     def of(self, split: str) -> tuple[str, ...]:
         paths = getattr(self, split)
@@ -90,7 +90,7 @@ class HubConfig(Config):
     train: Annotated[str, Length(1, 1000), Doc("Split to train on.")] = "train"
     validation: Annotated[str | None, Length(1, 1000), Doc("Split that is reported on; null: held out of the training split.")] = None
     tune: Annotated[str | None, Length(1, 1000), Doc("Split that rates are chosen on; null: held out of the training split.")] = None
-    test: Annotated[str | None, Length(1, 1000), Doc("Split that is never trained on or chosen by.")] = None
+    test: Annotated[str | None, Length(1, 1000), Doc("Split that is never used for training or for choices.")] = None
     streaming: Annotated[bool, Doc("Read rows without downloading the whole; needs limit_documents.")] = False
     limit_documents: Annotated[int | None, Bounds(minimum=1), Doc("Rows to read of each split; null: all.")] = None
 
@@ -127,7 +127,7 @@ class DataConfig(Config):
     count_line_ends: Annotated[bool, Doc("Count one word per line end, as the published counts of WikiText do.")] = False
     tune_fraction: Annotated[HeldOutFraction, Doc("Share of the training bytes held out to choose learning rates.")] = 0.05
     validation_fraction: Annotated[
-        HeldOutFraction, Doc("Share of the training bytes held out to report on, where the source has no such split.")
+        HeldOutFraction, Doc("Share of the training bytes held out to report on, if the source has no validation split.")
     ] = 0.05
     limit_bytes: Annotated[int | None, Bounds(minimum=1), Doc("Bytes of training text to use, held-out shares included; null: all.")] = None
     tokenizer: Annotated[TokenizerConfig, Doc("How text becomes tokens.")] = field(default_factory=TokenizerConfig)

@@ -109,7 +109,7 @@ LAWS: dict[str, Law] = {
     )
 }
 POSITION_WISE = "acts on each position alone and keeps no state"
-POOLED = "one vector a sequence: no output belongs to a token"
+POOLED = "one vector per sequence: no output belongs to a token"
 BIDIRECTIONAL = "bidirectional: every output may depend on every token"
 
 

@@ -31,20 +31,20 @@ class Tolerance:
 EXACT = Tolerance(
     bound=0.0,
     of="max |y|",
-    reason="masked attention at equal length: a masked key has weight exactly 0 whatever it holds, so not a bit may change",
+    reason="masked attention at equal length: a masked key has weight exactly 0, so not a single bit may change",
 )
 TRANSFORM = Tolerance(
     bound=1e-12,
     of="max |y|, float64",
-    reason="transforms and reductions mix every token into every rounding error: 1e-16 a step, thousandfold margin over some hundred terms",
+    reason="transforms and reductions mix all tokens into each rounding error: 1e-16 per operation, margin 1000 over some hundred terms",
 )
 TRANSFORM_SINGLE = Tolerance(
-    bound=1e-5, of="max |y|, float32", reason="the same argument at 6e-8 a step; a smoke test of the float32 path, never the only one"
+    bound=1e-5, of="max |y|, float32", reason="as TRANSFORM, with 6e-8 per operation; an additional smoke test of the float32 path"
 )
 OTHER_SHAPE = Tolerance(
     bound=1e-12,
     of="max |y|, float64",
-    reason="two lengths or batches take different GEMM kernels, so sums run in another order even in a dense map",
+    reason="different lengths or batches use different GEMM kernels, so the order of sums differs even in a dense map",
 )
 DECODING = Tolerance(
     bound=1e-10,
@@ -53,18 +53,18 @@ DECODING = Tolerance(
 )
 GRADIENT = Tolerance(bound=1e-12, of="max |dy/dx|, float64", reason="as for outputs; exactly 0 for masked attention")
 LIVE = Tolerance(
-    bound=1e-3, of="max |y|", reason="a guard, so at LEAST this much: when a suffix is replaced it must react, or a dead block would pass"
+    bound=1e-3, of="max |y|", reason="lower bound: outputs must change by at least this much, so that a block that ignores its input fails"
 )
 SINGLE = Tolerance(
     bound=5e-4,
     of="max |y|, float32 against float64 on equal weights",
-    reason="one rounding is 6e-8; three sine layers of an implicit filter, each times a frequency of 10, make it 6e-5; margin 8",
+    reason="one rounding is 6e-8; three sine layers of an implicit filter, each with a frequency of 10, amplify it to 6e-5; margin 8",
 )
 HALF = Tolerance(
     bound=5e-2,
     of="|y| (norm), bfloat16 against float32 on equal bfloat16 weights",
-    reason="a dozen roundings of 2^-9 lie between input and output, doubled where two rounded signals are multiplied; equal weights, since "
-    "a filter with rounded weights is another filter",
+    reason="about twelve roundings of 2^-9 between input and output, doubled where two rounded signals are multiplied; equal weights, "
+    "because a filter with rounded weights is a different filter",
 )
 SAME_OPERATIONS = Tolerance(
     bound=1e-12, of="max |y|, float64", reason="compiled, strided and other-backend runs may reorder sums but do the same arithmetic"
@@ -72,8 +72,10 @@ SAME_OPERATIONS = Tolerance(
 MODEL = Tolerance(
     bound=1e-9, of="max |logit|, float64", reason="depth amplifies rounding: each layer's norm and softmax rescale what it received"
 )
-MODEL_SINGLE = Tolerance(bound=1e-4, of="max |logit|, float32", reason="the same, a smoke test")
-REACH = Tolerance(bound=1e-9, of="max |y|", reason="a guard: the farthest key of a declared window must still be felt, at least this much")
+MODEL_SINGLE = Tolerance(bound=1e-4, of="max |logit|, float32", reason="as MODEL; a smoke test")
+REACH = Tolerance(
+    bound=1e-9, of="max |y|", reason="lower bound: the farthest key of the declared window must change the output by at least this much"
+)
 
 NOTHING = Tolerance(bound=0.0, of="FLOPs, parameters and bytes", reason="integers and bits are equal")
 
@@ -82,7 +84,7 @@ ALL: dict[str, tuple[str, Tolerance]] = {
     "TRANSFORM": ("causality, isolation: every other block", TRANSFORM),
     "TRANSFORM_SINGLE": ("causality, again in float32", TRANSFORM_SINGLE),
     "GRADIENT": ("causality: gradient witness", GRADIENT),
-    "LIVE": ("causality, isolation: what was changed reacts", LIVE),
+    "LIVE": ("causality, isolation: changed inputs change outputs", LIVE),
     "REACH": ("causality: the window is as wide as declared", REACH),
     "OTHER_SHAPE": ("prefix consistency; packed = separate; batch of one", OTHER_SHAPE),
     "DECODING": ("decoding", DECODING),

@@ -46,7 +46,7 @@ C = TypeVar("C", bound=Config)
 class FixedShape(Config):
     """A shape the user insists on; the gate still judges it."""
 
-    width: Annotated[int, Bounds(minimum=1, maximum=2**17), Doc("Numbers in the vector of a token.")]
+    width: Annotated[int, Bounds(minimum=1, maximum=2**17), Doc("Model width: size of the vector of a token.")]
     depth: Annotated[int, Bounds(minimum=1, maximum=512), Doc("Layers.")]
     ffn_width: Annotated[int, Bounds(minimum=1, maximum=2**20), Doc("Hidden width of the channel mixers.")]
 
@@ -56,11 +56,11 @@ class Arm(Config):
     """One side of the comparison. ``name`` defaults to the architecture; ``shape`` to what the solver finds."""
 
     architecture: Annotated[Name, Doc("What to build: gemma3, m2_gpt, custom (your own mixer) and others.")]
-    name: Annotated[OptionalName, Doc("Name in tables and folders; empty: that of the architecture.")] = ""
+    name: Annotated[OptionalName, Doc("Name in tables and folders; empty: the name of the architecture.")] = ""
     options: Annotated[dict[str, Any], Doc("Options of the architecture (arch-lab keys --architecture NAME lists them).")] = field(
         default_factory=dict
     )
-    shape: Annotated[FixedShape | None, Doc("A shape to use as it is; null: the largest equal one that meets the budget.")] = None
+    shape: Annotated[FixedShape | None, Doc("Fixed shape; null: the budget solver chooses one.")] = None
     initialise_from: Annotated[
         PathText | None, Doc("Checkpoint whose options, shape and weights the arm starts from; null: weights drawn from the seed.")
     ] = None
@@ -82,18 +82,18 @@ class Training(Config):
 
     sequence_length: Annotated[Tokens, Doc("Tokens of one training sequence.")] = 256
     batch_size: Annotated[BatchSize, Doc("Sequences per step.")] = 16
-    weight_decay: Annotated[WeightDecay, Doc("Decay of AdamW for matrices; vectors and tables do not decay.")] = 0.1
+    weight_decay: Annotated[WeightDecay, Doc("Weight decay of AdamW for matrices; vectors and tables do not decay.")] = 0.1
     beta1: Annotated[Beta, Doc("Decay of AdamW's mean of gradients.")] = 0.9
     beta2: Annotated[Beta, Doc("Decay of AdamW's mean of squared gradients.")] = 0.95
     warmup_fraction: Annotated[WarmupFraction, Doc("Share of the steps over which the learning rate rises from zero.")] = 0.05
     final_fraction: Annotated[FinalFraction, Doc("Learning rate of the last step as a share of the highest.")] = 0.1
-    clip_norm: Annotated[ClipNorm, Doc("Norm that longer gradients are cut to.")] = 1.0
+    clip_norm: Annotated[ClipNorm, Doc("Largest gradient norm; longer gradients are scaled down to it.")] = 1.0
     evaluations: Annotated[
-        int, Bounds(minimum=1, maximum=10_000), Doc("How often to score the tuning split, the last time at the end.")
+        int, Bounds(minimum=1, maximum=10_000), Doc("How many times to score the tuning split; the last time is the end.")
     ] = 4
-    checkpoint_seconds: Annotated[Seconds, Doc("Seconds between checkpoints: the work that a kill may cost.")] = 120.0
+    checkpoint_seconds: Annotated[Seconds, Doc("Seconds between checkpoints: at most this much work is lost when a run is killed.")] = 120.0
     groups: Annotated[
-        list[GroupRule], Length(0, 100), Doc("Learning rates and decays by parameter name, the same rules for every arm.")
+        list[GroupRule], Length(0, 100), Doc("Learning rates and weight decays by parameter name, the same rules for every arm.")
     ] = field(default_factory=list)
     precision: Annotated[
         Literal["32-true", "bf16-mixed"], Doc("Number format; bf16-mixed is for GPUs, 16 to 60 times slower on most CPUs.")
@@ -109,22 +109,22 @@ class Training(Config):
 class StudyConfig(Config):
     """A whole study. ``widen`` is how often the learning-rate grid may grow when an arm's optimum sits on its edge."""
 
-    name: Annotated[Name, Doc("Name of the study and of its folder; the name of the file where it is not given.")]
+    name: Annotated[Name, Doc("Name of the study and of its folder; default: the name of the file.")]
     description: Annotated[Text, Doc("The question in one line, shown in lists and reports.")] = ""
     experiment: Annotated[Name, Doc("What is learned and scored, and on what kind of data.")] = "perplexity"
     arms: Annotated[list[Arm], Length(1, 100), Doc("The architectures to compare.")]
-    budget: Annotated[Budget, Doc("What every arm gets the same of.")]
-    data: Annotated[Config, Doc("What to train on; an experiment that does not read text has keys of its own.")]
+    budget: Annotated[Budget, Doc("What is equal for every arm.")]
+    data: Annotated[Config, Doc("What to train on; experiments that do not read text have other keys here.")]
     objective: Annotated[dict[str, Any], Doc("Options of the experiment.")] = field(default_factory=dict)
     training: Annotated[Training, Doc("How every arm is trained.")] = field(default_factory=Training)
-    learning_rates: Annotated[LearningRates, Doc("Rates that every arm is trained at; the best on the tuning split is reported.")]
+    learning_rates: Annotated[LearningRates, Doc("Learning rates to train every arm at; the best one on the tuning split is reported.")]
     seeds: Annotated[Seeds, Doc("Seeds of weights and data order; a verdict needs at least three.")]
     tuning_seeds: Annotated[Seeds | None, Doc("Seeds trained at every rate; the others run at the chosen rate only. null: all seeds.")] = (
         None
     )
-    widen: Annotated[Widen, Doc("How often the grid of rates may grow when the best rate is at its edge.")] = 0
+    widen: Annotated[Widen, Doc("How many times the grid of rates may grow when the best rate is at its edge.")] = 0
     loggers: Annotated[
-        list[LoggerConfig], Length(0, 20), Doc("Loggers of each trial beside its TensorBoard events; they may be changed at any time.")
+        list[LoggerConfig], Length(0, 20), Doc("Additional loggers of each run, besides TensorBoard; they may be changed at any time.")
     ] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -35,11 +35,11 @@ class LoggerConfig(Config):
         str,
         Length(1, 1000),
         Pattern(r"[^\W\d]\w*(\.[^\W\d]\w*)*", "an import path package.module.Class"),
-        Doc("Class of the logger; one without dots is Lightning's. It may stand alone in place of the mapping."),
+        Doc("Class of the logger; a name without dots is a logger of Lightning. May be written instead of the mapping."),
     ]
-    init_args: Annotated[
-        dict[str, Any], Doc("Arguments of its constructor; folder, run and project are those of the trial unless given.")
-    ] = field(default_factory=dict)
+    init_args: Annotated[dict[str, Any], Doc("Arguments of its constructor; defaults for folder, run and project come from the run.")] = (
+        field(default_factory=dict)
+    )
 
 
 @dataclass(frozen=True)

@@ -33,17 +33,19 @@ class TaskStudyConfig(Config):
 
     CHOOSES: ClassVar[tuple[str, ...]] = ("name", "description", "tasks", "seeds", "tuning_seeds", "learning_rates", "widen", "root")
 
-    name: Annotated[Name, Doc("Name of the study and of its folder; the name of the file where it is not given.")]
+    name: Annotated[Name, Doc("Name of the study and of its folder; default: the name of the file.")]
     description: Annotated[Text, Doc("The question in one line, shown in lists and reports.")] = ""
     experiment: Annotated[Name, Doc("What is learned and scored, and on what kind of data.")]
     tasks: Annotated[list[Name], Length(1, 1000), Unique(), Doc("The tasks to score.")]
     root: Annotated[PathText | None, Doc("Folder that relative data paths start from; null: ARCH_LAB_DATA, else the current one.")] = None
-    learning_rates: Annotated[LearningRates, Doc("Rates that every method is fitted at; the best on held-out training rows is reported.")]
+    learning_rates: Annotated[
+        LearningRates, Doc("Learning rates to fit every method at; the best one on held-out training rows is reported.")
+    ]
     seeds: Annotated[Seeds, Doc("Seeds of every fit; a verdict needs at least three.")]
     tuning_seeds: Annotated[Seeds | None, Doc("Seeds fitted at every rate; the others run at the chosen rate only. null: all seeds.")] = (
         None
     )
-    widen: Annotated[Widen, Doc("How often the grid of rates may grow when the best rate is at its edge.")] = 0
+    widen: Annotated[Widen, Doc("How many times the grid of rates may grow when the best rate is at its edge.")] = 0
 
     def __post_init__(self) -> None:
         problem = tuning_seeds_problem(self.tuning_seeds, self.seeds)

@@ -32,7 +32,7 @@ class SizeBudget(Config):
     params: Annotated[int, Bounds(minimum=1, maximum=10**13), Doc("Parameters of an arm, counted as match_on says.")]
     match_on: Annotated[MatchOn, Doc("Which parameters are held equal.")] = "body+head"
     tolerance: Annotated[float, Bounds(above=0, maximum=0.1), Doc("Relative deviation from the budget that an arm may have.")] = 0.01
-    allow_unmatched: Annotated[bool, Doc("Run even if an arm misses the budget; the report then carries a red banner.")] = False
+    allow_unmatched: Annotated[bool, Doc("Run even if an arm misses the budget; the report then shows a red banner.")] = False
 
     def for_solver(self) -> Budget:
         # a budget needs a length; one token settles that without a say in any shape
@@ -46,35 +46,35 @@ class SizeBudget(Config):
 class ThroughputConfig(Config):
     """A whole study. ``subject`` is the arm whose speed is stated as a ratio to every other; the last one by default."""
 
-    name: Annotated[Name, Doc("Name of the study and of its folder; the name of the file where it is not given.")]
+    name: Annotated[Name, Doc("Name of the study and of its folder; default: the name of the file.")]
     description: Annotated[Text, Doc("The question in one line, shown in lists and reports.")] = ""
     experiment: Annotated[Literal["throughput"], Doc("What is measured.")] = "throughput"
     arms: Annotated[list[Arm], Length(1, 100), Doc("The architectures to time.")]
-    budget: Annotated[SizeBudget, Doc("What every arm has the same of: parameters.")]
-    vocabulary: Annotated[int, Bounds(minimum=2, maximum=2**24), Doc("Tokens the models know.")] = 1024
+    budget: Annotated[SizeBudget, Doc("What is equal for every arm: parameters.")]
+    vocabulary: Annotated[int, Bounds(minimum=2, maximum=2**24), Doc("Size of the vocabulary.")] = 1024
     match_length: Annotated[
         int, Bounds(minimum=2, maximum=2**20), Doc("Sequence length at which shapes are solved, once for every length timed.")
     ] = 1024
     lengths: Annotated[
         list[Annotated[int, Bounds(minimum=2, maximum=2**24)]], Length(1, 100), Unique(), Doc("Sequence lengths to time, in tokens.")
     ]
-    levels: Annotated[list[Level], Length(1), Unique(), Doc("What is timed: a mixer, a whole layer, a model.")] = field(
+    levels: Annotated[list[Level], Length(1), Unique(), Doc("What is timed: the mixer alone, a whole layer, the model.")] = field(
         default_factory=lambda: ["mixer", "layer", "model"]  # type: ignore[arg-type]
     )
-    modes: Annotated[list[Mode], Length(1), Unique(), Doc("What it does: forward, a training step, prefill of a prompt, decoding.")] = (
-        field(default_factory=lambda: ["forward", "step", "prefill", "decode"])
-    )  # type: ignore[arg-type]
+    modes: Annotated[
+        list[Mode], Length(1), Unique(), Doc("What each model does: forward pass, training step, prefill of a prompt, decoding.")
+    ] = field(default_factory=lambda: ["forward", "step", "prefill", "decode"])  # type: ignore[arg-type]
     compiled: Annotated[
         list[bool], Length(1), Unique(), Doc("Whether to use torch.compile, 20 to 60 s per shape on a CPU; both may be listed.")
     ] = field(default_factory=lambda: [False])
-    tokens_per_step: Annotated[int, Bounds(minimum=2, maximum=2**30), Doc("Tokens of one call: the batch is this over the length.")] = 4096
+    tokens_per_step: Annotated[
+        int, Bounds(minimum=2, maximum=2**30), Doc("Tokens per call; the batch size is this divided by the length.")
+    ] = 4096
     decode_tokens: Annotated[int, Bounds(minimum=2, maximum=2**20), Doc("Tokens decoded after each prompt.")] = 64
-    repeats: Annotated[
-        int, Bounds(minimum=LEAST_REPEATS, maximum=10_000), Doc("Interleaved rounds; fewer where cell_seconds allows no more.")
-    ] = 7
+    repeats: Annotated[int, Bounds(minimum=LEAST_REPEATS, maximum=10_000), Doc("Interleaved rounds; fewer if cell_seconds runs out.")] = 7
     cell_seconds: Annotated[Seconds, Doc("Seconds for one arm at one length, level and mode, warm-up included.")] = 60.0
-    subject: Annotated[OptionalName, Doc("The arm whose speed is stated as a ratio to every other; empty: the last one.")] = ""
-    threads: Annotated[int | None, Bounds(minimum=1, maximum=4096), Doc("Processor threads; null: what torch chooses.")] = None
+    subject: Annotated[OptionalName, Doc("The arm that every other arm is compared with; empty: the last one.")] = ""
+    threads: Annotated[int | None, Bounds(minimum=1, maximum=4096), Doc("CPU threads; null: the default of torch.")] = None
     dtype: Annotated[Literal["float32", "bfloat16"], Doc("Number format; bfloat16 is autocast, for GPUs.")] = "float32"
 
     def __post_init__(self) -> None:

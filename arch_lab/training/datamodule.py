@@ -106,12 +106,12 @@ class TextDataModule(PreparedDataModule):
         count_line_ends: each line adds one word.
         tune_fraction: share of the training bytes that fit and validate are scored on.
         validation_fraction: share held out for test where the source has no validation split.
-        limit_bytes: how much of the training source to use, held-out shares included.
+        limit_bytes: bytes of training text to use, held-out shares included.
         tokenizer: kind (bytes, bpe or file), vocabulary, path and separator; bytes when not given.
         sequence_length: tokens of a window.
         batch_size: windows of a batch, over all devices.
         steps: optimizer steps; follows trainer.max_steps when not given, and the lower of the two ends the run.
-        seed: of the order.
+        seed: seed of the order of batches.
         cache: where token files are kept.
     """
 

@@ -38,7 +38,7 @@ class LanguageModel(pl.LightningModule):
         ffn_width: hidden width of the channel mixer.
         vocabulary: rows of the token table.
         max_tokens: longest sequence the model is built for.
-        learning_rate: peak rate.
+        learning_rate: peak learning rate.
         weight_decay: decoupled decay of matrices (tables and vectors never decay).
         beta1: AdamW's first-moment decay.
         beta2: AdamW's second-moment decay.
@@ -47,7 +47,7 @@ class LanguageModel(pl.LightningModule):
         total_steps: length of the schedule; None takes the trainer's max_steps.
         groups: optimizer groups by parameter name, each {name, match, rate, weight_decay} (arch_lab.training.optimizer.GroupRule).
         initialise_from: checkpoint whose weights training starts from (a run, a fit, a converted or a Hugging Face folder); its
-            architecture and shape are taken over.
+            architecture and shape are used.
 
     Raises: ConfigError for an architecture of another ``kind``.
     """

@@ -35,8 +35,8 @@ class GroupRule(Config):
     match: Annotated[
         tuple[str, ...], Length(1, 100), Doc("Shell patterns over parameter names, such as layers.0.mixer.long.filter.positions.")
     ]
-    rate: Annotated[float, Bounds(above=0, maximum=1e6), Doc("Factor on the learning rate.")] = 1.0
-    weight_decay: Annotated[float | None, Bounds(minimum=0, maximum=1e3), Doc("Decay of the group; null: as without a rule.")] = None
+    rate: Annotated[float, Bounds(above=0, maximum=1e6), Doc("Factor that multiplies the learning rate.")] = 1.0
+    weight_decay: Annotated[float | None, Bounds(minimum=0, maximum=1e3), Doc("Weight decay of the group; null: as without a rule.")] = None
 
     def __post_init__(self) -> None:
         if self.name in ("decay", "no_decay"):

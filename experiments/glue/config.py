@@ -30,11 +30,11 @@ class GlueData(Config):
     folder: Annotated[PathText, Doc("Folder of the benchmark's files, under the data root.")] = "glue"
     hub: Annotated[PathText, Doc("Name of the dataset, or path of a local copy under the data root.")] = HUB_NAME
     revision: Annotated[str | None, Length(1, 1000), Doc("Version of the dataset.")] = None
-    incomplete: Annotated[list[GlueTask], Doc("Tasks to score although their files do not hold the official rows.")] = field(
+    incomplete: Annotated[list[GlueTask], Doc("Tasks to score although their files do not have the official number of rows.")] = field(
         default_factory=list
     )
     tuning_fraction: Annotated[HeldOutFraction, Doc("Share of the training rows held out to choose learning rates.")] = 0.1
-    tuning_rows: Annotated[int, Bounds(minimum=2), Doc("Rows held out at most.")] = 1000
+    tuning_rows: Annotated[int, Bounds(minimum=2), Doc("Largest number of held-out rows.")] = 1000
 
     def __post_init__(self) -> None:
         for name in self.incomplete:
@@ -56,15 +56,15 @@ class Finetuning(Config):
     task_rows: Annotated[dict[str, Count], Doc("Training rows used of single tasks, such as {sst2: 8000}.")] = field(default_factory=dict)
     max_tokens: Annotated[int, Bounds(minimum=8, maximum=2**20), Doc("Tokens after which a row is cut.")] = 128
     batch_size: Annotated[BatchSize, Doc("Rows, or pairs of them, per step.")] = 32
-    weight_decay: Annotated[WeightDecay, Doc("Decay of AdamW for matrices.")] = 0.01
+    weight_decay: Annotated[WeightDecay, Doc("Weight decay of AdamW for matrices.")] = 0.01
     beta1: Annotated[Beta, Doc("Decay of AdamW's mean of gradients.")] = 0.9
     beta2: Annotated[Beta, Doc("Decay of AdamW's mean of squared gradients.")] = 0.98
     warmup_fraction: Annotated[WarmupFraction, Doc("Share of the steps over which the learning rate rises from zero.")] = 0.06
-    clip_norm: Annotated[ClipNorm, Doc("Norm that longer gradients are cut to.")] = 1.0
-    pooler: Annotated[str, Length(1, 1000), Doc("Block that makes one vector of a row (arch-lab blocks lists them).")] = "mean"
+    clip_norm: Annotated[ClipNorm, Doc("Largest gradient norm; longer gradients are scaled down to it.")] = 1.0
+    pooler: Annotated[str, Length(1, 1000), Doc("Block that reduces a row to one vector (arch-lab blocks lists them).")] = "mean"
     pooler_options: Annotated[dict[str, Any], Doc("Options of the pooler.")] = field(default_factory=dict)
     pairs: Annotated[
-        Literal["joint", "separate"], Doc("Read both sentences in one row, or each in a row of its own and compare their vectors.")
+        Literal["joint", "separate"], Doc("Read both sentences in one row, or each in a separate row and compare their vectors.")
     ] = "joint"
     hidden: Annotated[int | None, Bounds(minimum=1, maximum=2**17), Doc("Width of the head's hidden layer; null: one linear map.")] = None
     dropout: Annotated[float, Bounds(minimum=0, below=1), Doc("Dropout before the head.")] = 0.1
@@ -114,7 +114,7 @@ class GlueStudyConfig(TaskStudyConfig):
     CHOOSES = (*TaskStudyConfig.CHOOSES, "arms", "scratch", "baselines", "pretrained")
 
     pretrained: Annotated[PathText, Doc("Folder of a finished study of masked tokens.")]
-    arms: Annotated[list[Name], Length(0, 100), Unique(), Doc("Those of its arms to compare; empty: all.")] = field(default_factory=list)
+    arms: Annotated[list[Name], Length(0, 100), Unique(), Doc("Arms of that study to compare; empty: all.")] = field(default_factory=list)
     data: Annotated[GlueData, Doc("Where the benchmark is.")] = field(default_factory=GlueData)
     finetuning: Annotated[Finetuning, Doc("How every arm is fine-tuned.")] = field(default_factory=Finetuning)
     from_mnli: Annotated[FromMnli | None, Doc("Fine-tune on MNLI first.")] = None

@@ -28,7 +28,7 @@ class ImageObjective(Config):
     """``label_smoothing``: the share of a label's weight that all classes share while training (0.1 in Hyena's recipe)."""
 
     label_smoothing: Annotated[
-        float, Bounds(minimum=0, below=1), Doc("Share of a label's weight that all classes share while training.")
+        float, Bounds(minimum=0, below=1), Doc("Label smoothing: share of the target spread over all classes in training.")
     ] = 0.0
 
 

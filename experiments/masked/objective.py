@@ -46,7 +46,7 @@ class MaskedObjective(Config):
     evaluation_share: Annotated[
         float | None, Bounds(above=0, below=1), Doc("Share of the tokens hidden in scoring; null: as in training.")
     ] = None
-    whole_word: Annotated[bool, Doc("Hide whole words, as white space separates them.")] = False
+    whole_word: Annotated[bool, Doc("Hide whole words, separated by white space.")] = False
     evaluation_windows: Annotated[int | None, Bounds(minimum=1), Doc("Windows scored of each split, evenly spread; null: all.")] = None
 
     @property

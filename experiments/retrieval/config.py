@@ -29,20 +29,26 @@ class RetrievalTraining(Config):
     batch_size: Annotated[BatchSize, Doc("Pairs of a query and a relevant document per step.")] = 16
     query_tokens: Annotated[CutTokens, Doc("Tokens after which a query is cut, for every method.")] = 32
     document_tokens: Annotated[CutTokens, Doc("Tokens after which a document is cut, for every method.")] = 96
-    pooler: Annotated[str, Length(1, 1000), Doc("Block that makes one vector of a text (arch-lab blocks lists them).")] = "mean"
+    pooler: Annotated[str, Length(1, 1000), Doc("Block that reduces a text to one vector (arch-lab blocks lists them).")] = "mean"
     pooler_options: Annotated[dict[str, Any], Doc("Options of the pooler.")] = field(default_factory=dict)
-    projection: Annotated[int | None, Bounds(minimum=1, maximum=2**17), Doc("Width of a linear map behind the pooler; null: none.")] = None
-    loss: Annotated[Literal["nce", "m2"], Doc("Contrast within the batch, or M2's loss against negatives of the query's own.")] = "nce"
+    projection: Annotated[int | None, Bounds(minimum=1, maximum=2**17), Doc("Width of a linear map after the pooler; null: none.")] = None
+    loss: Annotated[Literal["nce", "m2"], Doc("Contrastive loss within the batch, or M2's loss with negatives drawn for each query.")] = (
+        "nce"
+    )
     temperature: Annotated[float, Bounds(above=0, maximum=1e6), Doc("Divisor of the similarities.")] = 0.05
-    negatives: Annotated[int, Bounds(minimum=0, maximum=2**20), Doc("Documents beside the relevant one for each query.")] = 0
-    negatives_from: Annotated[Literal["hard", "random"], Doc("Draw them from those that BM25 ranks highest, or from all.")] = "hard"
+    negatives: Annotated[
+        int, Bounds(minimum=0, maximum=2**20), Doc("Negative documents for each query, in addition to the relevant one.")
+    ] = 0
+    negatives_from: Annotated[Literal["hard", "random"], Doc("Draw negatives from the documents that BM25 ranks highest, or from all.")] = (
+        "hard"
+    )
     negative_pool: Annotated[int, Bounds(minimum=1, maximum=2**20), Doc("Irrelevant documents to draw hard negatives from.")] = 50
-    weight_decay: Annotated[WeightDecay, Doc("Decay of AdamW for matrices.")] = 0.01
+    weight_decay: Annotated[WeightDecay, Doc("Weight decay of AdamW for matrices.")] = 0.01
     beta1: Annotated[Beta, Doc("Decay of AdamW's mean of gradients.")] = 0.9
     beta2: Annotated[Beta, Doc("Decay of AdamW's mean of squared gradients.")] = 0.98
     warmup_fraction: Annotated[WarmupFraction, Doc("Share of the steps over which the learning rate rises from zero.")] = 0.1
     final_fraction: Annotated[FinalFraction, Doc("Learning rate of the last step as a share of the highest.")] = 0.0
-    clip_norm: Annotated[ClipNorm, Doc("Norm that longer gradients are cut to.")] = 1.0
+    clip_norm: Annotated[ClipNorm, Doc("Largest gradient norm; longer gradients are scaled down to it.")] = 1.0
 
     def __post_init__(self) -> None:
         if self.loss == "m2" and not self.negatives:
@@ -72,14 +78,14 @@ class RetrievalStudyConfig(TaskStudyConfig):
     CHOOSES = (*TaskStudyConfig.CHOOSES, "pretrained", "zero_shot", "complete")  # weights and files are known by their bytes
 
     pretrained: Annotated[PathText, Doc("Folder of a finished study of masked tokens.")]
-    arms: Annotated[list[Name] | None, Length(1, 100), Unique(), Doc("Those of its arms that take part; null: all.")] = None
+    arms: Annotated[list[Name] | None, Length(1, 100), Unique(), Doc("Arms of that study to compare; null: all.")] = None
     training: Annotated[RetrievalTraining, Doc("How every arm is fine-tuned.")] = field(default_factory=RetrievalTraining)
     for_task: Annotated[dict[str, Any], Doc("Options of training that differ for single sets, such as {nfcorpus: {epochs: 1}}.")] = field(
         default_factory=dict
     )
     bm25: Annotated[BM25, Doc("Constants of the BM25 baseline.")] = field(default_factory=BM25)
-    zero_shot: Annotated[bool, Doc("Score every arm also as it comes from pretraining.")] = True
-    complete: Annotated[bool, Doc("Require the sets to hold as much as was published.")] = True
+    zero_shot: Annotated[bool, Doc("Also score every arm without fine-tuning.")] = True
+    complete: Annotated[bool, Doc("Require the sets to have their published sizes.")] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

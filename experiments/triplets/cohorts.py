@@ -50,7 +50,9 @@ class Speakers(Config):
     """``enrolled`` men on ``utterances`` each, ``background`` others in validation and the rest of nine in the test."""
 
     enrolled: Annotated[int, Bounds(minimum=2, maximum=7), Doc("Speakers on the list; triplets need two.")] = 5
-    utterances: Annotated[int, Bounds(minimum=2, maximum=25), Doc("Utterances that enrol a speaker; the rest of 30 is for validation.")] = 5
+    utterances: Annotated[
+        int, Bounds(minimum=2, maximum=25), Doc("Utterances that enrol a speaker; the others of the 30 are for validation.")
+    ] = 5
     background: Annotated[int, Bounds(minimum=1, maximum=6), Doc("Speakers not on the list, in validation.")] = 2
 
     def __post_init__(self) -> None:

@@ -17,8 +17,8 @@ class Effort(Config):
     A peer that has no triplets takes as many steps, with 3·batch rows in each: a step of triplets shows it as many.
     """
 
-    rounds: Annotated[Count, Doc("How often triplets are mined anew.")] = 8
+    rounds: Annotated[Count, Doc("How many times triplets are mined again.")] = 8
     epochs: Annotated[Count, Doc("Passes over the triplets of a round.")] = 2
-    triplets: Annotated[Count, Doc("Triplets of a round, at most.")] = 6_400
+    triplets: Annotated[Count, Doc("Largest number of triplets per round.")] = 6_400
     batch: Annotated[BatchSize, Doc("Triplets per step.")] = 128
-    rows: Annotated[Count, Doc("Training rows that a round's triplets are mined from, at most.")] = 512
+    rows: Annotated[Count, Doc("Largest number of training rows that the triplets of a round are mined from.")] = 512

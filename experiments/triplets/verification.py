@@ -41,9 +41,9 @@ class VerificationProtocol(Config):
     """``ap_pairs`` pairs a class (6 with the published development set), crossed with ``an_pairs`` negatives."""
 
     margin: Annotated[float, Bounds(above=0, maximum=1e6), Doc("Margin between the squared distances of a triplet.")] = 0.5
-    ap_pairs: Annotated[int, Bounds(minimum=1, maximum=2**20), Doc("Pairs of one class per class.")] = 6
-    an_pairs: Annotated[int, Bounds(minimum=1, maximum=2**20), Doc("Negatives that each pair is crossed with.")] = 50
-    speakers: Annotated[Speakers, Doc("Who is on the list, of the nine speakers.")] = field(default_factory=Speakers)
+    ap_pairs: Annotated[int, Bounds(minimum=1, maximum=2**20), Doc("Pairs of two items of the same class, per class.")] = 6
+    an_pairs: Annotated[int, Bounds(minimum=1, maximum=2**20), Doc("Negatives combined with each pair.")] = 50
+    speakers: Annotated[Speakers, Doc("Which of the nine speakers are on the list.")] = field(default_factory=Speakers)
     omniglot: Annotated[Characters, Doc("Which drawings are on the list.")] = field(default_factory=Characters)
 
     def __post_init__(self) -> None:
