@@ -85,6 +85,8 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def cannot_write(path: str | Path, error: OSError) -> OutputError:
     """The error to raise when the system refuses to write ``path``."""
+    if error.errno == errno.ELOOP:  # also what O_NOFOLLOW says of a link
+        return OutputError(f"cannot write {path}: {error.filename or path} is a symbolic link; remove it")
     in_the_way = isinstance(error, (FileExistsError, NotADirectoryError))
     why = "a file stands where a folder is needed" if in_the_way else error.strerror or error
     return OutputError(f"cannot write {path}: {why}; free space or choose another folder with --output")

@@ -15,6 +15,7 @@ from torch import Tensor
 from arch_lab.checkpoints.blueprint import read_blueprint
 from arch_lab.checkpoints.checkpoint import Blueprint, CheckpointError, Reading
 from arch_lab.data import Tokenizer, tokenizer_from
+from arch_lab.data.archives import check_stored
 from blocks.errors import UserError
 
 PREFIX = "model."  # of the network's parameters
@@ -28,9 +29,10 @@ def read_file(path: Path) -> dict[str, Any]:
     try:
         if not zipfile.is_zipfile(path):  # torch would take anything else for its old format
             raise CheckpointError(f"{path}: not a readable checkpoint of arch-lab (no zip archive); it may be cut short")
+        check_stored(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
         settings, weights = content["hyper_parameters"], content["state_dict"]
-    except CheckpointError:
+    except UserError:
         raise
     except Exception as error:  # torch raises half a dozen types for what is not, or no longer, a checkpoint
         raise CheckpointError(f"{path}: not a readable checkpoint of arch-lab ({type(error).__name__}); it may be cut short") from None

@@ -1,9 +1,10 @@
-"""Tar archives, read forward and bounded: one document per text file, ordered by name and not by place."""
+"""Archives, read within bounds. Of a tar archive one document per text file, ordered by name and not by place."""
 
 from __future__ import annotations
 
 import itertools
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import IO
 
 from arch_lab.data.documents import decode
 from arch_lab.data.formats import DataError
-from arch_lab.data.streams import CHUNK, ByteReader, chunks, most_bytes, too_large
+from arch_lab.data.streams import CHUNK, ByteReader, check_expansion, chunks, most_bytes, readable, too_large
 
 
 def read_archive(path: Path, compression: str) -> list[str]:
@@ -46,6 +47,39 @@ def members(path: Path, compression: str) -> Iterator[tuple[str, bytearray]]:
     except (tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError, RecursionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{path}: not a valid tar archive ({reason}); fetch it again") from None
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """A zip archive, by whose headers its members expand within bounds. Raises: DataError.
+
+    No member yields more bytes than its header claims: the library stops there.
+    """
+    with readable(path):
+        try:
+            archive = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise DataError(f"{path}: not a valid zip file ({error}); fetch it again") from None
+        total, largest = unpacked_size(archive), most_bytes()
+        check_expansion(path, path.stat().st_size, total)
+        if total > largest:
+            raise too_large(path, total, largest)
+    return archive
+
+
+def unpacked_size(archive: zipfile.ZipFile) -> int:
+    """Bytes that all members claim; two that share their data count twice."""
+    return sum(info.file_size for info in archive.infolist())
+
+
+def check_stored(path: Path) -> None:
+    """Check that a zip file of torch expands to no more than it holds, for torch compresses nothing.
+
+    Raises: DataError; what zipfile raises for a damaged file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        total = unpacked_size(archive)
+    if total > path.stat().st_size:
+        raise DataError(f"{path}: its members claim {total} bytes, more than the file holds; torch would not write that")
 
 
 def _content(handle: IO[bytes], member: tarfile.TarInfo) -> bytearray:

@@ -43,12 +43,18 @@ def chunks(path: Path, compression: str) -> Iterator[bytes]:
                 total += len(chunk)
                 if total > largest:
                     raise too_large(path, total, largest)
-                if compression and total > UNSUSPECTED and total > RATIO * packed:
-                    raise DataError(
-                        f"{path}: {packed} compressed bytes expand to more than {total}, over {RATIO} times as many: text does not; "
-                        "decompress the file yourself if it is meant"
-                    )
+                if compression:
+                    check_expansion(path, packed, total)
                 yield chunk
+
+
+def check_expansion(path: Path, packed: int, total: int) -> None:
+    """Raises: DataError when ``packed`` bytes of ``path`` expand to ``total``, further than data do."""
+    if total > UNSUSPECTED and total > RATIO * packed:
+        raise DataError(
+            f"{path}: {packed} compressed bytes expand to more than {total}, over {RATIO} times as many: text does not; "
+            "decompress the file yourself if it is meant"
+        )
 
 
 def most_bytes() -> int:

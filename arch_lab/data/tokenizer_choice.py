@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from arch_lab.data.archives import check_stored
 from arch_lab.data.config import TokenizerConfig
 from arch_lab.data.formats import DataError
 from arch_lab.data.paths import expand_home
@@ -58,10 +59,15 @@ def _file(path: Path) -> Path:
 def _from_file(path: Path) -> Tokenizer:
     import torch
 
+    parts = None
     try:
-        parts = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["tokenizer"] if zipfile.is_zipfile(path) else None
+        if zipfile.is_zipfile(path):
+            check_stored(path)
+            parts = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["tokenizer"]
+    except DataError:
+        raise
     except Exception:  # torch raises half a dozen types for what is not, or no longer, a checkpoint
-        parts = None
+        pass
     if parts is None:
         raise DataError(f"tokenizer.path: {path} is not a checkpoint with a tokenizer in it")
     return tokenizer_from(parts)

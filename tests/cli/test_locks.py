@@ -56,3 +56,11 @@ def test_a_holder_that_was_killed_frees_the_folder(finished: Path, holder: subpr
     assert (finished / "runs/small/.lock").is_file()
     assert stored.compare(finished).code == 0
     assert not (finished / "runs/small/.lock").exists()
+
+
+def test_a_link_at_the_lock_is_named_and_not_followed(finished: Path) -> None:
+    (finished / "precious").write_text("kept")
+    (finished / "runs/small/.lock").symlink_to(finished / "precious")
+    done = stored.compare(finished)
+    assert done.code == 2 and done.last.endswith("runs/small/.lock is a symbolic link; remove it"), done.last
+    assert (finished / "precious").read_text() == "kept"

@@ -10,6 +10,7 @@ otherwise is refused. Not held here, and written back from their formulas: posit
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ from arch_lab.checkpoints.folder import Manifest
 from arch_lab.checkpoints.interop.family import Fields
 from arch_lab.checkpoints.storage import read_object
 from arch_lab.checkpoints.tensors import check_shapes
+from arch_lab.data import DataError
+from arch_lab.data.archives import check_stored
 from arch_lab.models import Shape, recipe
 from blocks.convolution.filter import decay_rates, default_positions
 
@@ -158,7 +161,11 @@ def write_released(folder: Path, manifest: Manifest, tensors: dict[str, Tensor])
 def _state(path: Path) -> dict[str, Tensor]:
     """The tensors by their names in BertForMaskedLM, whatever the file wraps around them. Raises: CheckpointError."""
     try:
+        if zipfile.is_zipfile(path):
+            check_stored(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except DataError:
+        raise
     except Exception as error:  # torch raises half a dozen types for what is no file of tensors
         raise CheckpointError(f"{path}: not readable as tensors alone ({type(error).__name__}); save the state dict by itself") from None
     for key in ("state", "model", "state_dict"):  # Composer: {"state": {"model": …}}; Lightning: {"state_dict": …}

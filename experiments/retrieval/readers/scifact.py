@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from arch_lab.data import DataError
+from arch_lab.data.archives import open_zip
 from experiments.retrieval.readers.sets import RetrievalSet, bucket, check_counts, fingerprint, found, one_line
 from experiments.retrieval.readers.tables import number, rows
 
@@ -121,7 +122,7 @@ def _divided(claims: Claims) -> tuple[Claims, Claims]:
 
 def _member(path: Path, name: str) -> str:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             if name not in archive.namelist():
                 raise DataError(f"{path}: no {name} in it")
             return archive.read(name).decode("utf-8").removeprefix("\ufeff")

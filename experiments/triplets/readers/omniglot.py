@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from arch_lab.data import DataError
+from arch_lab.data.archives import open_zip
 from experiments.triplets.readers.common import Array, find_in
 
 FOLDER = "omniglot"
@@ -111,10 +112,7 @@ class _Archive:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._decoded = _decoder()
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f"{path}: cannot be opened ({error}); the archive is damaged or not zip") from None
+        self._zip = open_zip(path)
         self.entries = [(info.filename, info.is_dir()) for info in self._zip.infolist()]
 
     def __enter__(self) -> _Archive:
@@ -144,11 +142,12 @@ def _decoder() -> Callable[[Path, str, bytes, int], Array]:
     def decode(path: Path, name: str, content: bytes, side: int) -> Array:
         try:
             with Image.open(io.BytesIO(content)) as image:
+                width, height = image.size
+                if (width, height) != (SIDE, SIDE):  # by its header: decoding could fill the memory
+                    raise DataError(f"{path}: member {name!r} has {width} x {height} pixels, expected {SIDE} x {SIDE}")
                 ink = ImageOps.invert(image.convert("L"))
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for files it cannot read
             raise DataError(f"{path}: member {name!r} is not an image that can be decoded ({' '.join(str(error).split())})") from None
-        if ink.size != (SIDE, SIDE):
-            raise DataError(f"{path}: member {name!r} has {ink.size[0]} x {ink.size[1]} pixels, expected {SIDE} x {SIDE}")
         box = ink.getbbox()
         if box is None:
             raise DataError(f"{path}: member {name!r} holds no ink")

@@ -81,7 +81,7 @@ def test_missing_damaged_and_empty_archives_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the archive holds no drawings"):
         read_drawings(tmp_path, 1, 10)
     path.write_bytes(b"PK no")
-    with pytest.raises(DataError, match=r"cannot be opened .* the archive is damaged or not zip"):
+    with pytest.raises(DataError, match="not a valid zip file"):
         read_drawings(tmp_path, 1, 10)
     content = bytearray(write_zip(tmp_path, SMALL, character_members(1, {"Alpha": 1}, drawings=1)).read_bytes())
     at = content.index(b"IDAT")
