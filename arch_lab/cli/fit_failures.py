@@ -30,7 +30,7 @@ def explained(error: Exception) -> UsageError | None:
     if isinstance(error, (KeyError, TypeError)) and any(Path(frame.filename).name == RESTORING for frame in frames):
         return UsageError(f"--ckpt_path: the file lacks what Lightning saves, or is damaged ({one_line(repr(error))}); use another one")
     by_lightning = "lightning" in raised_in.parts and raised_in.parent.name not in PLUGINS  # a plug-in is named with its class
-    return UsageError(one_line(innermost(str(error)))) if UNION in str(error) or by_lightning else None
+    return UsageError(one_line(innermost(str(error) or repr(error)))) if UNION in str(error) or by_lightning else None
 
 
 def union_failures(error: BaseException) -> Iterator[BaseException]:

@@ -90,7 +90,23 @@ class SavedConfig(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.config.pop("ckpt_path", None)
+        self.save_to_log_dir = trainer.log_dir is not None
         super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not self.save_to_log_dir:
+            folder = results_folder(trainer)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, str(folder / self.config_filename), skip_none=False, overwrite=self.overwrite)
+
+
+def results_folder(trainer: Trainer) -> Path:
+    """Folder of configuration and weights; as Lightning's checkpoints where the logger has none (a server, a database)."""
+    if trainer.log_dir is not None:
+        return Path(trainer.log_dir)
+    logger = trainer.loggers[0]
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return Path(trainer.default_root_dir, str(logger.name), version)
 
 
 class StepBar(RichProgressBar):
@@ -263,7 +279,7 @@ class CommandLine(LightningCLI):
         if not scored and self.trainer.limit_val_batches != 0:
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
             scores |= self._metrics()
-        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        folder = results_folder(self.trainer)
         checkpoint = self._final_checkpoint(folder)
         rest = {"steps": self.trainer.global_step, "checkpoint": checkpoint, "results": str(folder)}
         self._show(scores, {key: value for key, value in rest.items() if value is not None})

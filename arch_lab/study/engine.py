@@ -26,7 +26,7 @@ from arch_lab.study.experiment import Certificate, Experiment, load_experiment, 
 from arch_lab.study.identity import digest
 from arch_lab.study.initial import initial_warnings
 from arch_lab.study.judgement import judge
-from arch_lab.study.loggers import check_loggers
+from arch_lab.study.loggers import try_loggers
 from arch_lab.study.planning import build_plan, open_study, use_threads
 from arch_lab.study.spec import spec_of
 
@@ -92,7 +92,7 @@ def _compare(config: StudyConfig, folder: Path, cache: Path, observer: Observer,
         observer("note", {"text": f"already finished: {folder} holds every result, and nothing is written again"})
         _report_again(folder, done, observer)
         return done
-    check_loggers(config.loggers, f"study {config.name!r}.loggers", inert=True)
+    try_loggers(config.loggers, folder, config.name, f"study {config.name!r}.loggers")
     for line in grown:
         observer("note", {"text": f"adding to the finished study in {folder}: {line}"})
     planned = _timed(config, planned, folder, data, experiment, observer)

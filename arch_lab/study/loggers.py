@@ -7,6 +7,7 @@ finished accepts others. Folder and names that the study file does not give are 
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from arch_lab import files
 from blocks.config import Config, Doc, Length, Pattern
-from blocks.errors import ConfigError, did_you_mean, shown
+from blocks.errors import ConfigError, UserError, did_you_mean, shown
 from blocks.registry import import_object
 from blocks.user_code import describe
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:  # seconds to import, and most studies name no logger
 LIGHTNING = "lightning.pytorch.loggers"
 FOLDER = "loggers"  # in the folder of the study
 FOLDERS = ("save_dir", "root_dir")  # arguments that take it
-INERT = ("CSVLogger", "TensorBoardLogger", "WandbLogger", "MLFlowLogger")  # constructors start nothing
+INERT = ("CSVLogger", "TensorBoardLogger", "WandbLogger", "MLFlowLogger")  # constructors start no run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,20 +62,28 @@ def entries(value: Any) -> Any:
     return [{"class_path": entry} if isinstance(entry, str) else entry for entry in value]
 
 
-def check_loggers(configs: Sequence[LoggerConfig], where: str, *, inert: bool = False) -> None:
-    """Import every class and check its arguments; with ``inert``, also construct those that then start nothing.
-
-    Raises: ConfigError that names the entry.
-    """
+def check_loggers(configs: Sequence[LoggerConfig], where: str) -> None:
+    """Import every class and check its arguments. Raises: ConfigError that names the entry."""
     written: dict[tuple[Any, ...], str] = {}
     for name, config in entry_names(configs, where):
         cls = logger_class(config, name)
         arguments = _arguments(config, cls, EXAMPLE, name)
         if _is_csv(cls):
             _check_file(config, arguments, written, name)
-        if inert and cls.__module__.startswith(f"{LIGHTNING}.") and cls.__name__ in INERT:
+
+
+def try_loggers(configs: Sequence[LoggerConfig], folder: Path, study: str, where: str) -> None:
+    """Construct the loggers of Lightning's that then start no run: one whose package is missing is refused at once.
+
+    Raises: ConfigError that names the entry.
+    """
+    for name, config in entry_names(configs, where):
+        cls = logger_class(config, name)
+        if cls.__module__.startswith(f"{LIGHTNING}.") and cls.__name__ in INERT:
             try:
-                cls(**arguments)
+                build(config, TrialNames(folder, study, EXAMPLE.trial), name)
+            except UserError:
+                raise
             except Exception as error:
                 raise ConfigError(f"{name}: {cannot_start(config, error)}") from error
 
@@ -113,6 +122,7 @@ def build(config: LoggerConfig, names: TrialNames, where: str) -> Logger:
     arguments = _arguments(config, cls, names, where)
     if not any(key in config.init_args for key in FOLDERS):
         files.inside(names.folder, names.folder / FOLDER / names.trial)
+        (names.folder / FOLDER).mkdir(parents=True, exist_ok=True)  # W&B and SQLite make none
     return cls(**arguments)
 
 
@@ -127,7 +137,7 @@ def _arguments(config: LoggerConfig, cls: type[Logger], names: TrialNames, where
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, fail_untyped=False)
-    accepted = set(parser.get_defaults().as_dict())
+    accepted = parser.get_defaults().as_dict()
     options = config.init_args
     extra = {key: value for key, value in options.items() if key not in accepted}
     if extra and not _takes_any(cls):
@@ -136,6 +146,8 @@ def _arguments(config: LoggerConfig, cls: type[Logger], names: TrialNames, where
     _check_names(options, where)
     defaults = _defaults(cls, names, options)
     filled = {key: value for key, value in defaults.items() if key in accepted and key not in options}
+    if accepted.get("tracking_uri"):  # from the variable MLFLOW_TRACKING_URI
+        filled.pop("tracking_uri", None)
     if "group" not in options and _is_wandb(cls):
         extra["group"] = names.study
     try:
@@ -147,11 +159,14 @@ def _arguments(config: LoggerConfig, cls: type[Logger], names: TrialNames, where
 
 
 def _defaults(cls: type[Logger], names: TrialNames, options: Mapping[str, Any]) -> dict[str, str]:
-    defaults = dict.fromkeys(FOLDERS, str(names.folder / FOLDER))
+    folder = os.path.abspath(names.folder / FOLDER)  # a process of a logger's own may stand in another folder
+    defaults = dict.fromkeys(FOLDERS, folder)
     defaults |= {"name": names.trial, "run_name": names.trial}
     defaults |= dict.fromkeys(("experiment_name", "project", "group"), names.study)
     if _is_csv(cls):  # it replaces the file in its folder: an attempt that was cut short leaves none beside it
         defaults["version"] = names.trial if "name" in options else ""
+    if "save_dir" not in options:  # MLflow 3 refuses a store of plain files
+        defaults["tracking_uri"] = f"sqlite:///{folder}/mlflow.db"
     return defaults
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 
 from tests.small_fit import failure_of, scores_of, small_fit
 
@@ -20,6 +20,17 @@ class ClosedStore(CSVLogger):
 
     def __init__(self, save_dir: str = "x", level: int = 1) -> None:
         raise RuntimeError("the file store is\nin maintenance mode")
+
+
+class Remote(Logger):
+    """A logger that keeps no folder, as one of a server."""
+
+    name = "remote"  # type: ignore[assignment]
+    version = "abc"  # type: ignore[assignment]
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
+
+    def log_metrics(self, *_: Any, **__: Any) -> None: ...
 
 
 class Failing(Callback):
@@ -84,6 +95,13 @@ def test_the_loggers_of_lightning_write_what_was_trained(logger: str, options: l
     result = scores_of(capsys, "fit", *options, f"--trainer.logger={logger}", "--trainer.log_every_n_steps=1")
     written = {"CSVLogger": "metrics.csv", "TensorBoardLogger": "events.out.tfevents*"}[logger]
     assert list(Path(result["results"]).glob(written))
+
+
+def test_a_logger_without_a_folder_leaves_its_run_beside_the_checkpoint(options: list[str], capsys: Capture) -> None:
+    result = scores_of(capsys, "fit", *options, f"--trainer.logger={HERE}.Remote")
+    folder = Path(result["results"])
+    assert folder.parts[-2:] == ("remote", "abc") and (folder / "config.yaml").is_file()
+    assert Path(result["checkpoint"]).is_relative_to(folder)
 
 
 def test_a_block_by_import_path_is_trained_and_scored(
