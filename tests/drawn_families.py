@@ -141,7 +141,7 @@ def gemma3(draw: Random) -> dict[str, Any]:
 
 def t5gemma(draw: Random) -> dict[str, Any]:
     """Both stacks, of one size or two; what one option here says of both is equal."""
-    decoder = gemma2(draw) | {"rms_norm_eps": 1e-6}
+    decoder = gemma2(draw)
     encoder = dict(decoder)
     if draw.random() < 0.5:
         other = sizes(draw)

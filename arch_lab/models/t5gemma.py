@@ -17,7 +17,7 @@ from arch_lab.models.layer import LayerConfig
 from arch_lab.models.model import Kind
 from arch_lab.models.recipe import Recipe, Shape, register_architecture
 from blocks.attention.cross import GemmaCrossAttentionConfig
-from blocks.attention.gemma import AttentionConfig, Gemma2AttentionConfig
+from blocks.attention.gemma import NORM_EPS, AttentionConfig, Gemma2AttentionConfig
 from blocks.attention.masks import sides_of_width
 from blocks.attention.merged import GemmaMergedAttentionConfig
 from blocks.config import Config
@@ -64,6 +64,7 @@ class T5Gemma(Recipe):
     attention_softcap: float | None = 50.0
     final_softcap: float | None = 30.0
     rope_base: float = 10_000.0
+    norm_eps: float = NORM_EPS  # of every norm of both stacks
 
     def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderDecoderConfig:
         ours = EncoderSize(heads=self.heads, kv_heads=self.kv_heads, head_width=self.head_width, **vars(shape))
@@ -75,10 +76,10 @@ class T5Gemma(Recipe):
             max_tokens=max_tokens,
             source_embedding=TiedEmbeddingConfig(vocabulary=vocabulary, width=theirs.width, scale=True),
             encoder=tuple(bidirectional_layer(layer, radius=self.encoder_radius) for layer in encoder),
-            encoder_norm=RMSNormConfig(width=theirs.width),
+            encoder_norm=RMSNormConfig(width=theirs.width, eps=self.norm_eps),
             embedding=TiedEmbeddingConfig(vocabulary=vocabulary, width=shape.width, scale=True, final_softcap=self.final_softcap),
             decoder=tuple(reading(layer, memory_width=theirs.width) for layer in decoder),
-            decoder_norm=RMSNormConfig(width=shape.width),
+            decoder_norm=RMSNormConfig(width=shape.width, eps=self.norm_eps),
         )
 
     def _stack(self, size: EncoderSize, vocabulary: int, max_tokens: int) -> tuple[LayerConfig, ...]:
@@ -92,6 +93,7 @@ class T5Gemma(Recipe):
             pattern=self.pattern,
             attention_softcap=self.attention_softcap,
             rope_base=self.rope_base,
+            norm_eps=self.norm_eps,
         )
         return recipe.config(size.shape, vocabulary=vocabulary, max_tokens=max_tokens).layers
 

@@ -43,6 +43,7 @@ WIDER = {"hidden_size": 40, "intermediate_size": 56, "num_hidden_layers": 5, "nu
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "balanced": ({"sliding_window": R, "eos_token_id": [1, 5]}, {"eos_token_id": [1, 5]}),
     "unbalanced": ({**WIDER, "sliding_window": R}, {}),
+    "epsilon": ({"sliding_window": R, "rms_norm_eps": 0.2}, {"rms_norm_eps": 0.2}),
     # each stack scaled by its own head width, scores without a cap
     "scales": (
         {**WIDER, "query_pre_attn_scalar": 8, "attn_logit_softcapping": None},
@@ -147,7 +148,6 @@ UNSUPPORTED: list[tuple[str, Any]] = [
         ("attention_dropout", 0.1),
         ("attention_bias", True),
         ("hidden_activation", "silu"),
-        ("rms_norm_eps", 1e-5),
         ("tie_word_embeddings", False),
         ("use_bidirectional_attention", True),
         ("rope_parameters.rope_type", {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0}),
@@ -166,6 +166,7 @@ UNSUPPORTED: list[tuple[str, Any]] = [
     ("encoder.max_position_embeddings", 32),
     ("encoder.attn_logit_softcapping", 3.0),
     ("encoder.query_pre_attn_scalar", 8),
+    ("encoder.rms_norm_eps", 1e-5),
     ("encoder.rope_theta", 10_000.0),
     ("encoder.layer_types", ["full_attention"] * 5),
 ]  # fmt: skip

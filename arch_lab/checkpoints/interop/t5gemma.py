@@ -81,7 +81,6 @@ class T5GemmaFamily(Family):
             for name in ("classifier_dropout_rate", *TOKENS):
                 part.take(name)
             check_blocks(part)
-            part.only("rms_norm_eps", [NORM_EPS], f"the norms add {NORM_EPS}")
             sizes.append((read_shape(part), read_heads(part)))
         (source, source_heads), (shape, heads) = sizes
         decoder.only("cross_attention_hidden_size", [None, source.width], f"the decoder reads an encoder of width {source.width}")
@@ -91,6 +90,7 @@ class T5GemmaFamily(Family):
             "attention_softcap": _equal("attn_logit_softcapping", encoder, decoder, lambda p: read_cap(p, "attn_logit_softcapping", 50.0)),
             "rope_base": _equal("rope_theta", encoder, decoder, flat_rope),
         }
+        eps = _equal("rms_norm_eps", encoder, decoder, lambda p: p.number("rms_norm_eps", NORM_EPS))
         own = None if (source, source_heads) == (shape, heads) else {**vars(source), **source_heads}
         return Blueprint(
             architecture=self.architecture,
@@ -100,6 +100,7 @@ class T5GemmaFamily(Family):
                 **shared,
                 **_read_patterns(encoder, decoder, source.depth, shape.depth),
                 "final_softcap": read_cap(decoder, "final_logit_softcapping", 30.0),
+                **({} if eps == NORM_EPS else {"norm_eps": eps}),
             },
             shape=shape,
             vocabulary=_equal("vocab_size", encoder, decoder, lambda p: p.whole("vocab_size")),
@@ -179,7 +180,7 @@ def _write_stack(chosen: T5Gemma, shape: Shape, mixer: Any, blueprint: Blueprint
         raise CheckpointError(f"t5gemma: width {shape.width} cannot be written: the format wants a multiple of its {mixer.heads} heads")
     return {
         "model_type": STACK_TYPE,
-        "rms_norm_eps": NORM_EPS,
+        "rms_norm_eps": chosen.norm_eps,
         "vocab_size": blueprint.vocabulary,
         "max_position_embeddings": blueprint.max_tokens,
         **write_blocks(shape, mixer.heads, mixer.kv_heads, mixer.head_width),
