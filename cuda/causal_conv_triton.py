@@ -22,6 +22,7 @@ through transforms instead (monarch_conv_triton.py), which are causal to float32
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -29,6 +30,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+triton_kernels: Callable[[str], ModuleType] | None = None  # gives the module of another kernel file; its loader sets it
 
 POINTS = 1024  # tokens of one program in the passes without products
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -288,9 +291,8 @@ def _precision() -> str:
 
 
 def _monarch() -> ModuleType:
-    from blocks.ops.sources import triton_kernels  # what loaded this file; imported late, for only long sequences need the other one
-
-    return triton_kernels("monarch_conv")
+    assert triton_kernels is not None
+    return triton_kernels("monarch_conv")  # loaded late: only long sequences need it
 
 
 def _gate_in(z: Tensor, weight: Tensor, bias: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:

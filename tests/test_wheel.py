@@ -87,9 +87,9 @@ def test_the_installed_package_finds_a_kernel_source_and_builds_it(
 ) -> None:
     monkeypatch.setenv("ARCH_LAB_CACHE", str(tmp_path / "cache"))
     code = """
-from blocks.ops.cuda_launch import load
-from blocks.ops.nvcc import build
-from blocks.ops.sources import kernel_source
+from blocks.kernels.cuda_launch import load
+from blocks.kernels.nvcc import build
+from blocks.kernels.sources import kernel_source
 library = build("block_diagonal_gemm.cu", element="Bf16", arch="sm_90")
 load(library).block_diagonal_linear
 print(kernel_source("block_diagonal_gemm.cu"), library, sep="\\n")

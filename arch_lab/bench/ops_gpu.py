@@ -19,8 +19,8 @@ from arch_lab.bench.cold import ColdRow, measure_roof, release
 from arch_lab.bench.groups import BYTES, Contender, Group, OpsBench, time_group
 from arch_lab.bench.layer_gpu import layers
 from arch_lab.bench.protocol import GateError, Skipped
+from blocks.convolution.gated_causal import gated_causal_conv
 from blocks.ops.block_diagonal import block_diagonal_matmul
-from blocks.ops.causal_conv import gated_causal_conv
 from blocks.ops.glu import block_diagonal_glu
 from blocks.ops.monarch import monarch_matmul
 

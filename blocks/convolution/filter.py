@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from blocks.cost import Cost
 from blocks.errors import ConfigError
-from blocks.monarch.block_diagonal import fan_in_uniform_
+from blocks.init import fan_in_uniform_
 
 # kernels decay to this share of their start after 0.3 (slowest channel: 1.5) times max_tokens
 DECAY_TARGET, FAST_DECAY, SLOW_DECAY = 0.01, 0.3, 1.5

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-import blocks.ops.causal_conv  # the module, not the function: it imports this package in turn
 from blocks import segments as documents_of
 from blocks.convolution.dispatch import Choice, choose, long_convolution
 from blocks.convolution.fft import fft_length
 from blocks.convolution.filter import ImplicitFilter
+from blocks.convolution.gated_causal import gated_causal_conv
 from blocks.convolution.online import OnlineKernel, OnlineState, capacity, empty_state, extend, settle
 from blocks.convolution.short import ShortConvolution
 from blocks.cost import Cost, fft_flops
@@ -76,7 +76,7 @@ class LongConvolution(nn.Module):
 
     def gated(self, z: Tensor, short: ShortConvolution) -> Tensor:
         """after · self(before · value) with (before, after, value) = short(z), in one operation: (3D, B, T) -> (D, B, T). Causal only."""
-        return blocks.ops.causal_conv.gated_causal_conv(z, short.weight.to(z.dtype), short.bias.to(z.dtype), self.taps(z.shape[-1]))
+        return gated_causal_conv(z, short.weight.to(z.dtype), short.bias.to(z.dtype), self.taps(z.shape[-1]))
 
     def choice(self, batch: int, tokens: int) -> Choice:
         """What ``forward`` takes for this shape on the parameters' device, and what it executes (``cost`` is canonical)."""

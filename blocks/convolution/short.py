@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
 from blocks.cost import Cost
-from blocks.monarch.block_diagonal import fan_in_uniform_
+from blocks.init import fan_in_uniform_
 
 # An operator of its own because torch's depth-wise convolution reorders memory before and after: on a CPU these shifted
 # multiply-adds are 2-4 times as fast, forward and backward. Its FLOPs are registered, so counted graphs still see them.

@@ -16,13 +16,9 @@ from torch import Tensor, nn
 from blocks.contract import Block, BlockConfig
 from blocks.cost import Cost
 from blocks.errors import ConfigError
+from blocks.init import fan_in_uniform_
 from blocks.ops.block_diagonal import block_diagonal_matmul
 from blocks.registry import register
-
-
-def fan_in_uniform_(weight: Tensor, fan: int) -> None:
-    """U(-1/sqrt(fan), 1/sqrt(fan)): what the released layers and torch's own linear maps draw."""
-    nn.init.uniform_(weight, -(fan**-0.5), fan**-0.5)
 
 
 def check_blocks(blocks: int, **widths: int) -> None:

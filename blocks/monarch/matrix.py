@@ -26,7 +26,7 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from blocks.errors import ConfigError
-from blocks.monarch.block_diagonal import fan_in_uniform_
+from blocks.init import fan_in_uniform_
 
 Start = Literal["fan_in", "identity", "orthogonal"]
 

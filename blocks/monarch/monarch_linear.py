@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from blocks.contract import Block, BlockConfig
 from blocks.cost import Cost
+from blocks.init import fan_in_uniform_
 from blocks.linear import Linear, LinearConfig
-from blocks.monarch.block_diagonal import check_blocks, dense_weight, fan_in_uniform_
+from blocks.monarch.block_diagonal import check_blocks, dense_weight
 from blocks.monarch.projection import project_pair
 from blocks.ops.monarch import monarch_matmul
 from blocks.registry import register

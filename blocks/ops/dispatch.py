@@ -30,18 +30,18 @@ import torch
 from torch import Tensor
 
 from blocks.errors import ConfigError, did_you_mean
-from blocks.ops.proof import disproof
-from blocks.ops.sources import KernelError, triton_kernels
+from blocks.kernels.check import disproof
+from blocks.kernels.sources import KernelError, triton_kernels
 
 Name = Literal["reference", "cpu", "triton", "cuda"]
 NAMES: tuple[Name, ...] = get_args(Name)
 PROCESSOR: tuple[Name, ...] = ("cpu",)
-# operation: its module in blocks.ops
+# operation: its module
 OPERATIONS = {
-    "block_diagonal_matmul": "block_diagonal",
-    "block_diagonal_glu": "glu",
-    "monarch_matmul": "monarch",
-    "causal_conv": "causal_conv",
+    "block_diagonal_matmul": "blocks.ops.block_diagonal",
+    "block_diagonal_glu": "blocks.ops.glu",
+    "monarch_matmul": "blocks.ops.monarch",
+    "causal_conv": "blocks.convolution.gated_causal",
 }
 VARIABLE = "ARCH_LAB_OPS"
 Sizes = Mapping[str, int]
@@ -148,13 +148,13 @@ def _missing(operation: str, implementation: str) -> str:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _disproof(operation: str, implementation: str, device: str, dtype: torch.dtype) -> str:
-    """Why a kernel's numbers are wrong on this device; "" when they are right. Tried once (blocks.ops.proof)."""
+    """Why a kernel's numbers are wrong on this device; "" when they are right. Tried once (blocks.kernels.check)."""
     key = (operation, implementation, device, dtype)
     if key not in _proofs:
         kernels, loaded = _operations[operation].kernels[implementation], _loaded[operation, implementation]
         _proofs[key] = disproof(
             operation,
-            reference=import_module(f"blocks.ops.{OPERATIONS[operation]}").reference,
+            reference=import_module(OPERATIONS[operation]).reference,
             forward=getattr(loaded, kernels.forward),
             backward=getattr(loaded, kernels.backward),
             serves=lambda sizes: loaded.serves(device, dtype, op=kernels.op, **sizes),
@@ -199,10 +199,10 @@ def triton(name: str, op: str, forward: str, backward: str) -> Kernels:
 
 
 def cuda(name: str, op: str, forward: str, backward: str) -> Kernels:
-    """The functions of one namespace of ``blocks.ops.cuda_library``; its absence is a reason, not an error."""
+    """The functions of one namespace of ``blocks.kernels.cuda_library``; its absence is a reason, not an error."""
 
     def load() -> Any:
-        library = import_module("blocks.ops.cuda_library")
+        library = import_module("blocks.kernels.cuda_library")
         space = getattr(library, name)
         serves = getattr(space, "serves", None) or library.serves
         return SimpleNamespace(serves=serves, **{function: getattr(space, function) for function in (forward, backward)})
@@ -295,7 +295,7 @@ def operation(name: str) -> Operation:
     """The operation called ``name``. Raises: ConfigError with the nearest name."""
     if name not in OPERATIONS:
         raise ConfigError(f"unknown operation {name!r}{did_you_mean(name, OPERATIONS)}")
-    import_module(f"blocks.ops.{OPERATIONS[name]}")
+    import_module(OPERATIONS[name])
     return _operations[name]
 
 

@@ -10,7 +10,9 @@ import pytest
 from tests.cli.terminals import ROOT
 
 
-@pytest.mark.parametrize("module", ["blocks.ops.causal_conv", "blocks.convolution.long", "blocks.monarch.matrix", "blocks.registry"])
+@pytest.mark.parametrize(
+    "module", ["blocks.convolution.gated_causal", "blocks.convolution.long", "blocks.monarch.matrix", "blocks.registry"]
+)
 def test_a_module_can_be_imported_first(module: str) -> None:
     subprocess.run([sys.executable, "-c", f"import {module}, blocks; assert blocks.RMSNorm"], check=True, cwd=ROOT)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from blocks.ops.sources import triton_kernels
+from blocks.kernels.sources import triton_kernels
 from tests.cuda.triton_compile import Resources, compile_resources
 
 SHAPES = ((2048, 32), (1024, 32), (512, 32), (2048, 1), (2047, 32), (2047, 1), (64, 128), (50, 32))  # tokens, sequences

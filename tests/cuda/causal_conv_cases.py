@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor
 
 from blocks.convolution.direct import causal_convolution_direct
-from blocks.ops.sources import triton_kernels
+from blocks.kernels.sources import triton_kernels
 
 NAMES = ("y", "dz", "dshort_weight", "dshort_bias", "dkernel")
 ALL = (True, True, True, True)

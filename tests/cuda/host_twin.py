@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from blocks.ops.cuda_launch import ELEMENTS
-from blocks.ops.sources import kernel_source
+from blocks.kernels.cuda_launch import ELEMENTS
+from blocks.kernels.sources import kernel_source
 
 MISSING_BARRIER = -1  # the code of cuda/tile.cuh for two threads meeting in shared memory without a barrier
 GUARD = 64  # numbers before and after each output that no kernel may touch

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from host_twin import call, guards_hold, placed, poisoned, twin
 from torch import Tensor
 
+from blocks.kernels.cuda_library import block_diagonal, serves
 from blocks.ops.block_diagonal import reference as block_diagonal_matmul_reference
-from blocks.ops.cuda_library import block_diagonal, serves
 
 SOURCE = "block_diagonal_gemm.cu"
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from blocks.ops.sources import triton_kernels
+from blocks.kernels.sources import triton_kernels
 
 pytest.importorskip("triton", reason="Triton kernels need Triton (pip install 'arch-lab[triton]')")
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from blocks.errors import ConfigError
-from blocks.ops.cuda_library import block_diagonal, monarch, serves
-from blocks.ops.sources import KernelError
+from blocks.kernels.cuda_library import block_diagonal, monarch, serves
+from blocks.kernels.sources import KernelError
 
 X, W, B, G = torch.zeros(3, 8), torch.zeros(2, 5, 4), torch.zeros(10), torch.zeros(3, 10)
 S, F = torch.zeros(3, 256), torch.zeros(16, 16, 16)

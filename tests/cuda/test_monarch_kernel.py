@@ -15,9 +15,9 @@ import torch
 from host_twin import MISSING_BARRIER, call, compile_twin, guards_hold, poisoned, twin
 from torch import Tensor
 
+from blocks.kernels.cuda_library import monarch, serves
+from blocks.kernels.sources import kernel_source
 from blocks.monarch.matrix import multiply_reference
-from blocks.ops.cuda_library import monarch, serves
-from blocks.ops.sources import kernel_source
 
 SOURCE = "monarch.cu"
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-6, torch.float16: 2**-9}

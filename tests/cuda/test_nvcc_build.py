@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from blocks.ops import sources
-from blocks.ops.cuda_launch import launch, load
-from blocks.ops.nvcc import build
-from blocks.ops.sources import KernelError, kernel_source
+from blocks.kernels import sources
+from blocks.kernels.cuda_launch import launch, load
+from blocks.kernels.nvcc import build
+from blocks.kernels.sources import KernelError, kernel_source
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = "block_diagonal_gemm.cu"
@@ -195,7 +195,7 @@ def test_two_processes_that_build_at_once_end_with_one_whole_library(nvcc: Path,
     """Each build waits until the other has begun, so both really run."""
     wait = f"touch {tmp_path}/begun-$$; while [ $(ls {tmp_path} | grep -c begun) -lt 2 ]; do sleep 0.05; done"
     behave(nvcc, then=f'{wait}; for out; do :; done; echo whole > "$out"')
-    code = "from blocks.ops.nvcc import build; print(build('block_diagonal_gemm.cu', element='Bf16', arch='sm_90'))"
+    code = "from blocks.kernels.nvcc import build; print(build('block_diagonal_gemm.cu', element='Bf16', arch='sm_90'))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     both = [subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     answers = {process.communicate(timeout=120)[0].strip() for process in both}

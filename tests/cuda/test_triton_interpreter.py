@@ -122,7 +122,7 @@ def test_what_a_kernel_cannot_take_is_refused_with_the_reason(what: str, says: s
 def serves() -> Callable[..., str | None]:
     import torch
 
-    from blocks.ops.sources import triton_kernels
+    from blocks.kernels.sources import triton_kernels
 
     def ask(source: str, dtype: str = "bfloat16", device: str = "cuda", **sizes: Any) -> str | None:
         return triton_kernels(source).serves(device, getattr(torch, dtype), **sizes)

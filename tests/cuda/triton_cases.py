@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blocks.kernels.sources import triton_kernels
 from blocks.monarch.glu import BlockDiagonalGLU, BlockDiagonalGLUConfig
 from blocks.monarch.matrix import multiply_reference
 from blocks.ops.block_diagonal import reference as block_diagonal_matmul_reference
-from blocks.ops.sources import triton_kernels
 
 Case = dict[str, Any]
 Run = tuple[list[Tensor | None], Callable[..., Tensor], Callable[..., Tensor], Callable[..., Sequence[Tensor | None]]]

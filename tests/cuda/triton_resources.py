@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from blocks.ops.sources import triton_kernels
+from blocks.kernels.sources import triton_kernels
 from tests.cuda.triton_compile import Resources, compile_resources
 
 ROWS = 16384

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blocks.convolution.direct import causal_convolution_direct
+from blocks.convolution.gated_causal import gated_causal_conv
 from blocks.ops import NAMES, forced, operation
 from blocks.ops.block_diagonal import block_diagonal_matmul
-from blocks.ops.causal_conv import gated_causal_conv
 from blocks.ops.glu import block_diagonal_glu
 from blocks.ops.monarch import monarch_matmul
 

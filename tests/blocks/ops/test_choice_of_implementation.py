@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from blocks.errors import ConfigError
+from blocks.kernels.sources import KernelError
 from blocks.ops import NAMES, OPERATIONS, Choice, dispatch, forced, operation, report
 from blocks.ops.block_diagonal import FEW_ROWS, block_diagonal_matmul, linear_backward, linear_forward
 from blocks.ops.dispatch import VARIABLE
-from blocks.ops.sources import KernelError
 
 LINEAR = {"rows": FEW_ROWS, "k": 2, "q": 3, "p": 2}
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from blocks.convolution.gated_causal import gated_backward, gated_forward
 from blocks.ops import OPERATIONS, dispatch, operation
 from blocks.ops.block_diagonal import linear_backward, linear_forward
-from blocks.ops.causal_conv import gated_backward, gated_forward
 from blocks.ops.glu import glu_backward, glu_forward
 from blocks.ops.monarch import product_backward, product_forward
 

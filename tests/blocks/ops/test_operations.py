@@ -19,10 +19,10 @@ from arch_lab.accounting.counter import count_training
 from arch_lab.laws import LAWS, check, subject_of
 from arch_lab.laws.cases import cases
 from blocks.convolution import fft
+from blocks.convolution.gated_causal import gated_causal_conv
 from blocks.errors import ConfigError
 from blocks.ops import forced, operation
 from blocks.ops.block_diagonal import FEW_ROWS, block_diagonal_matmul
-from blocks.ops.causal_conv import gated_causal_conv
 from blocks.ops.glu import block_diagonal_glu
 from blocks.ops.monarch import monarch_matmul
 from blocks.registry import entries

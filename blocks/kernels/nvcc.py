@@ -18,7 +18,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from blocks.ops.sources import KernelError, kernel_source
+from blocks.kernels.sources import KernelError, kernel_source
 
 FLAGS = ("-O3", "-std=c++17", "-Xcompiler", "-fPIC", "-shared")
 SECONDS = {"block_diagonal_gemm.cu": 5, "monarch.cu": 10}  # of a build on one processor core; for the line that announces it

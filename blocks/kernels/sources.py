@@ -36,11 +36,13 @@ def triton_kernels(name: str) -> ModuleType:
     if importlib.util.find_spec("triton") is None:
         raise KernelError("Triton is not installed (pip install 'arch-lab[triton]')")
     path = kernel_source(f"{name}_triton.py")
-    module_name = f"blocks.ops._{path.stem}"
+    module_name = f"blocks.kernels._{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     # Triton reads a kernel's globals and source through its module, so it must be findable before it runs
     sys.modules[module_name] = module
     spec.loader.exec_module(module)
+    if "triton_kernels" in vars(module):  # a kernel file may load another one, but imports nothing from here
+        vars(module)["triton_kernels"] = triton_kernels
     return module

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from blocks.errors import ConfigError
-from blocks.ops.nvcc import build
-from blocks.ops.sources import KernelError
+from blocks.kernels.nvcc import build
+from blocks.kernels.sources import KernelError
 
 ELEMENTS = {torch.float32: "float", torch.bfloat16: "Bf16", torch.float16: "Fp16"}
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from blocks.errors import ConfigError
-from blocks.ops.cuda_launch import ELEMENTS, checked, library, name_of, on_stream
-from blocks.ops.sources import KernelError
+from blocks.kernels.cuda_launch import ELEMENTS, checked, library, name_of, on_stream
+from blocks.kernels.sources import KernelError
 
 MONARCH_SIZES = (16, 32, 64)
 SOURCES = {"linear": "block_diagonal_gemm.cu", "product": "monarch.cu"}
