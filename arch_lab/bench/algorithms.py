@@ -14,7 +14,7 @@ from functools import partial
 import torch
 
 from arch_lab.bench.protocol import Row, measure
-from blocks.convolution.dispatch import Algorithm, choose, long_convolution
+from blocks.convolution.algorithms import Algorithm, choose, long_convolution
 
 CHANNELS = 256
 # (B, T, S), and what is tried there beside the FFT: on both sides of each threshold
@@ -40,7 +40,7 @@ def algorithms() -> Iterator[Row]:
     for batch, tokens, taps, tried in SIZES:
         u = torch.randn(CHANNELS, batch, tokens).transpose(0, 1).requires_grad_()
         k = torch.randn(CHANNELS, taps).div_(taps**0.5).requires_grad_()
-        chosen = choose(batch=batch, channels=CHANNELS, tokens=tokens, taps=taps, causal=True).algorithm
+        chosen = choose(batch=batch, tokens=tokens, taps=taps, causal=True).implementation
         shape = f"B {batch}, T {tokens}, S {taps}, D {CHANNELS} (taken: {chosen})"
         fft = _step(u, k, "fft")
         for algorithm in tried:

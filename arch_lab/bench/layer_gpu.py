@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from arch_lab.bench.groups import BYTES, Contender, Group, OpsBench
 from arch_lab.bench.monarch import EXPANSION, PlainAttention, PreNormLayer
 from blocks import BlockDiagonalGLUConfig, GeGLUConfig, M2MixerConfig
-from blocks.ops import forced
+from blocks.dispatch import use_implementation
 
 
 def layers(bench: OpsBench) -> Iterator[Group]:
@@ -52,7 +52,7 @@ def _contender(bench: OpsBench, layer: nn.Module, x: Tensor, *, plain_torch: boo
     if plain_torch:
 
         def function(x: Tensor, *parameters: Tensor) -> Tensor:
-            with forced("reference"):
+            with use_implementation("reference"):
                 return call(x, *parameters)
 
     return function, (x, *layer.parameters())

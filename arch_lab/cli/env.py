@@ -10,7 +10,7 @@ from typing import Any
 from arch_lab.cli.verbs import parser
 
 PACKAGES = ("torch", "lightning", "jsonargparse", "torchmetrics", "numpy", "einops", "datasets", "tokenizers", "tensorboard", "triton")
-OPERATIONS_VARIABLE = "ARCH_LAB_OPS"  # blocks.ops.dispatch.VARIABLE, without importing torch for --help
+OPERATIONS_VARIABLE = "ARCH_LAB_OPS"  # blocks.dispatch.VARIABLE, without importing torch for --help
 
 
 def main(verb: str, argv: list[str]) -> int:
@@ -55,7 +55,7 @@ def describe() -> dict[str, Any]:
     import torch
 
     from arch_lab.study.environment import environment
-    from blocks.ops import report
+    from blocks.dispatch import report
 
     return {
         **environment(),

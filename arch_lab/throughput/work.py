@@ -17,13 +17,13 @@ from arch_lab.budget.counting import measure, measure_layer
 from arch_lab.models.decoder import DecoderConfig
 from arch_lab.models.layer import LayerConfig
 from arch_lab.models.model import on_meta
-from blocks.attention.dispatch import backend_of
+from blocks.attention.backends import backend_of
 from blocks.attention.gemma import AttentionConfig
 from blocks.attention.masks import Span, attended_pairs
 from blocks.attention.tiled import tiles
 from blocks.channel.glu import GeGLUConfig
 from blocks.contract import BlockConfig
-from blocks.convolution.dispatch import choose
+from blocks.convolution.algorithms import algorithm_flops, choose
 from blocks.convolution.mixer import M2Mixer, M2MixerConfig
 from blocks.cost import Cost
 from blocks.monarch.glu import BlockDiagonalGLUConfig
@@ -97,7 +97,7 @@ def _beyond(mixer: BlockConfig, *, step: bool, tokens: int, batch: int, device: 
     if not isinstance(mixer, AttentionConfig):
         return None
     softcap: float | None = getattr(mixer, "softcap", None)
-    backend = backend_of(tokens=tokens, window=mixer.window, softcap=softcap, head_width=mixer.channels, device=device).backend
+    backend = backend_of(tokens=tokens, window=mixer.window, softcap=softcap, head_width=mixer.channels, device=device).implementation
     products = PRODUCTS.get((backend, softcap is not None), (None, None))[step]
     if products is None:
         return None
@@ -117,7 +117,7 @@ def _convolution(config: M2MixerConfig, *, step: bool, tokens: int, batch: int, 
         x = torch.empty(batch, tokens, config.width, requires_grad=True)
     convolutions = [mixer.long] if mixer.residual is None else [mixer.long, mixer.residual]
     forward = mixer.cost(tokens).forward(batch)
-    # ``choice`` of a built block would ask the device its parameters lie on, which is none here
+    # ``executed_flops`` of a built block would ask the device its parameters lie on, which is none here
     chosen = [_choose(config, tokens, batch, device) for _ in convolutions]
     if not step:
         canonical = sum(c.cost(tokens).forward(batch) - c.filter.cost(tokens).forward(batch) for c in convolutions)
@@ -128,5 +128,6 @@ def _convolution(config: M2MixerConfig, *, step: bool, tokens: int, batch: int, 
 
 
 def _choose(config: M2MixerConfig, tokens: int, batch: int, device: str) -> tuple[str, int]:
-    choice = choose(batch=batch, channels=config.width, tokens=tokens, taps=tokens, causal=config.causal, device=device)
-    return choice.algorithm, choice.flops
+    causal, width = config.causal, config.width
+    algorithm = choose(batch=batch, tokens=tokens, taps=tokens, causal=causal, device=device).implementation
+    return algorithm, algorithm_flops(algorithm, batch=batch, channels=width, tokens=tokens, taps=tokens, causal=causal)

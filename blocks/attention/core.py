@@ -3,7 +3,7 @@
 Legend: B batch, T queries, S keys, H query heads, K key/value heads (H = K·G), C head width.
 Order as in Gemma 2 and 3: scale, soft-cap, mask, softmax, values. The cap comes BEFORE the mask: capping afterwards
 would turn a masked -inf into -cap and let every future key in.
-Who computes it is decided in dispatch.py; what it costs does not depend on that: the pairs the mask allows are charged.
+Who computes it is decided in backends.py; what it costs does not depend on that: the pairs the mask allows are charged.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from blocks.attention.dispatch import choose, say
+from blocks.attention.backends import choose
 from blocks.attention.flex import flex
 from blocks.attention.local import folded_attention
 from blocks.attention.masks import Radius, Span, visible
 from blocks.attention.tiled import tiled_attention
+from blocks.dispatch import log_once
 from blocks.errors import ConfigError
 from blocks.norm import widened
 
@@ -79,7 +80,7 @@ def attend(
     q (B, H, T, C), k and v (B, K, S, C), query head h reads key/value head h // (H/K) -> (B, H, T, C), dtype of q.
     ``window``, ``radius``: see blocks.attention.masks. ``softcap`` c: scores become c·tanh(scores / c).
     ``segments`` (B, T): documents never meet, output at padding is zero. ``offset``: keys before the first query
-    (decoding); segments need offset 0. ``backend``: None lets blocks.attention.dispatch choose. Softmax and sums are
+    (decoding); segments need offset 0. ``backend``: None lets blocks.attention.backends choose. Softmax and sums are
     float32 or wider.
     Raises: ConfigError for segments together with cached keys, or a backend that is unknown or cannot compute this.
     """
@@ -115,17 +116,17 @@ def _attend(
     choice = choose(
         tokens, keys, span, softcap, segments is not None, head_width=q.shape[-1], dtype=q.dtype, device=q.device, backend=backend
     )
-    say(choice)
-    if choice.backend == "folded":
+    log_once("attention", choice)
+    if choice.implementation == "folded":
         y = folded_attention(q, k, v, span=span, scale=scale, segments=segments)
-    elif choice.backend == "tiled":
+    elif choice.implementation == "tiled":
         y = tiled_attention(q, k, v, span=span, scale=scale, softcap=softcap, segments=segments)
-    elif choice.backend == "flex":
+    elif choice.implementation == "flex":
         y = flex(q, k, v, span=span, scale=scale, softcap=softcap, segments=segments)
     else:
-        flagged = choice.backend == "fused" and span.within(tokens, keys).ahead is not None
+        flagged = choice.implementation == "fused" and span.within(tokens, keys).ahead is not None
         mask = None
-        if choice.backend == "masked":
+        if choice.implementation == "masked":
             mask = visible(tokens, keys, causal=causal, window=window, radius=radius, offset=offset, segments=segments, device=q.device)
         y = masked_softmax(q, k, v, mask, scale=scale, softcap=softcap, flagged=flagged)
     if segments is not None:

@@ -53,6 +53,8 @@ class Span:
         """The same for these sizes, without the limits that no query feels."""
         behind = None if self.behind is not None and self.behind >= self.offset + queries - 1 else self.behind
         ahead = None if self.ahead is not None and self.offset + self.ahead >= keys - 1 else self.ahead
+        if behind == self.behind and ahead == self.ahead:
+            return self
         return Span(behind=behind, ahead=ahead, offset=self.offset)
 
     def pairs(self, queries: int, keys: int) -> int:

@@ -1,5 +1,5 @@
 """Convolution along the sequence: long convolutions by several algorithms, implicit filters, and the mixers made of them."""
 
-from blocks.convolution.dispatch import choose, long_convolution
+from blocks.convolution.algorithms import choose, long_convolution
 
 __all__ = ["choose", "long_convolution"]

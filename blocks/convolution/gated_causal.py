@@ -4,7 +4,7 @@
 
 Legend: D channels, B sequences, T tokens, W taps of the short convolution, S taps of the kernel. Channel-major, see blocks.convolution.fft.
 The skip of the mixer stands in the kernel's lag 0. Sums of the long convolution run in float32 at least, whatever z's dtype: a transform
-in low precision would carry the future into the past by rounding. Which algorithm plain torch takes: blocks.convolution.dispatch.
+in low precision would carry the future into the past by rounding. Which algorithm plain torch takes: blocks.convolution.algorithms.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from blocks.convolution import fft
+from blocks.convolution.algorithms import choose_by_rule, long_convolution
 from blocks.convolution.direct import shifted_sum, shifted_sum_backward
-from blocks.convolution.dispatch import algorithm_for, long_convolution
 from blocks.convolution.short import shifted_taps, shifted_taps_backward, short_flops
 from blocks.convolution.toeplitz import toeplitz_convolution
+from blocks.dispatch import Choice, log_once
+from blocks.dispatch.operations import Operation, Sizes, run_kernel, triton
 from blocks.errors import ConfigError
-from blocks.ops.dispatch import Operation, Sizes, run_kernel, say, triton
 from blocks.ops.gradients import attach, or_empty, with_kept
 from blocks.ops.inputs import check_alike, check_rank
 
 
-def _algorithm(batch: int, tokens: int, taps: int, device: str) -> tuple[str, str]:
-    return algorithm_for(batch=batch, tokens=tokens, taps=min(taps, tokens), causal=True, narrow=False, device=device)
+def _choose(batch: int, tokens: int, taps: int, device: str) -> Choice:
+    return choose_by_rule(batch=batch, tokens=tokens, taps=min(taps, tokens), causal=True, narrow=False, device=device)
 
 
 def _cpu_reason(sizes: Sizes) -> str:
-    algorithm, why = _algorithm(sizes["batch"], sizes["tokens"], sizes["taps"], "cpu")
-    return f"gates fused with the {algorithm} convolution, {why}"
+    choice = _choose(sizes["batch"], sizes["tokens"], sizes["taps"], "cpu")
+    return f"gates fused with the {choice.implementation} convolution, {choice.reason}"
 
 
 OPERATION = Operation(
@@ -55,7 +56,7 @@ def gated_causal_conv(z: Tensor, short_weight: Tensor, short_bias: Tensor, kerne
     sizes = _check(z, short_weight, short_bias, kernel)
     kernel = kernel[:, : z.shape[2]]
     choice = OPERATION.choose(z.device.type, z.dtype, sizes, implementation)
-    say(OPERATION, choice)
+    log_once(OPERATION.name, choice)
     if choice.implementation == "reference":
         return reference(z, short_weight, short_bias, kernel)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (z, short_weight, short_bias, kernel))
@@ -137,7 +138,7 @@ def _convolve(u: Tensor, kernel: Tensor) -> Tensor:
     if u.numel() == 0:
         return torch.empty_like(u)
     batch, tokens = u.shape[1:]
-    algorithm, _ = _algorithm(batch, tokens, kernel.shape[1], u.device.type)
+    algorithm = _choose(batch, tokens, kernel.shape[1], u.device.type).implementation
     if algorithm == "toeplitz":
         return toeplitz_convolution(u.transpose(0, 1), kernel).transpose(0, 1).contiguous()
     wide = _wide(u, kernel)
@@ -153,7 +154,7 @@ def _correlate(gradient: Tensor, u: Tensor, kernel: Tensor, for_taps: bool) -> t
     batch, tokens = u.shape[1:]
     wide = _wide(u, kernel)
     given = gradient.to(wide), u.to(wide), kernel.to(wide)
-    if _algorithm(batch, tokens, kernel.shape[1], u.device.type)[0] == "direct":
+    if _choose(batch, tokens, kernel.shape[1], u.device.type).implementation == "direct":
         du, dkernel = shifted_sum_backward(*given, for_taps)
     else:
         du, dkernel = fft.correlate_in_groups(*given, fft.fft_length(tokens), for_taps)

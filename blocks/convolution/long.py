@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from blocks import segments as documents_of
-from blocks.convolution.dispatch import Choice, choose, long_convolution
+from blocks.convolution.algorithms import algorithm_flops, choose, long_convolution
 from blocks.convolution.fft import fft_length
 from blocks.convolution.filter import ImplicitFilter
 from blocks.convolution.gated_causal import gated_causal_conv
@@ -26,7 +26,7 @@ class LongConvolution(nn.Module):
     ``unit_energy``: kernels start with an energy of at most 1 whatever the length (see ImplicitFilter.reset_parameters).
 
     Shape: (D, B, T) -> (D, B, T). The skip is added to the kernel's lag 0: the same sum, one pass over u less.
-    Algorithm: blocks.convolution.dispatch chooses; ``choice`` says which and why.
+    Algorithm: blocks.convolution.algorithms chooses; ``executed_flops`` counts what it runs.
     Cost, canonical whichever runs: 2 transforms of N = fft_length(T) points and 6 FLOPs for each of the N/2 + 1 bins a
     channel and sequence; the filter and the kernel's transform once a forward; elementwise 1 a channel for the skip.
     """
@@ -78,18 +78,13 @@ class LongConvolution(nn.Module):
         """after · self(before · value) with (before, after, value) = short(z), in one operation: (3D, B, T) -> (D, B, T). Causal only."""
         return gated_causal_conv(z, short.weight.to(z.dtype), short.bias.to(z.dtype), self.taps(z.shape[-1]))
 
-    def choice(self, batch: int, tokens: int) -> Choice:
-        """What ``forward`` takes for this shape on the parameters' device, and what it executes (``cost`` is canonical)."""
+    def executed_flops(self, batch: int, tokens: int) -> int:
+        """Forward FLOPs of ``forward`` on the parameters' device, without the filter (``cost`` is canonical)."""
         # a reverse kernel is one tap longer in its causal form
-        taps = tokens + self.bidirectional
-        return choose(
-            batch=batch,
-            channels=self.width,
-            tokens=tokens,
-            taps=taps,
-            causal=not self.bidirectional,
-            device=self.skip.device.type,
-        )
+        taps, causal, device = tokens + self.bidirectional, not self.bidirectional, self.skip.device.type
+        choice = choose(batch=batch, tokens=tokens, taps=taps, causal=causal, device=device)
+        sizes = {"batch": batch, "channels": self.width, "tokens": tokens, "taps": taps}
+        return algorithm_flops(choice.implementation, **sizes, causal=causal)
 
     def extend(self, u: Tensor, state: OnlineState, kernels: Kernels) -> tuple[Tensor, OnlineState]:
         """The outputs (D, B, t) for the next t tokens u (D, B, t), and the state after them (blocks.convolution.online)."""

@@ -26,11 +26,11 @@ SAMPLES: dict[str, tuple[tuple[dict[str, int], tuple[Shape, ...]], ...]] = {
         for tokens in (130, 2500)  # either side of where another algorithm may take over
     ),
 }
-READ_BACK = {"block_diagonal_matmul": 2, "block_diagonal_glu": 3}  # inputs that backward takes, where a bias is not one of them
+BACKWARD_INPUTS = {"block_diagonal_matmul": 2, "block_diagonal_glu": 3}  # inputs that backward takes, where a bias is not one of them
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}  # of the scale; hidden values are rounded in between
 
 
-def disproof(
+def kernel_mismatch(
     operation: str,
     *,
     reference: Callable[..., Tensor],
@@ -54,7 +54,7 @@ def disproof(
             gradient = torch.randn(expected.shape, generator=generator).to(device, dtype)
             gradients = torch.autograd.grad(expected, wide, gradient.double())
         try:
-            found = [forward(*given), *backward(gradient, *given[: READ_BACK.get(operation)], (True,) * len(given))]
+            found = [forward(*given), *backward(gradient, *given[: BACKWARD_INPUTS.get(operation)], (True,) * len(given))]
         except Exception as error:
             return f"it fails on this device: {next(iter(str(error).strip().splitlines()), type(error).__name__)}"
         for i, (mine, right) in enumerate(zip(found, [expected.detach(), *gradients], strict=True)):

@@ -47,7 +47,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from blocks.convolution.fft import causal_convolution
+from blocks.convolution.algorithms import convolve_by_transform
 from blocks.errors import ConfigError
 
 Factors = Sequence[Tensor]  # lowest digit first; factor t (G, values of the digits below, b_t, b_t), lower triangular
@@ -65,7 +65,7 @@ def polynomial_product(u: Tensor, k: Tensor, output: Factors, kernel: Factors, i
 
 
 def _convolve(w: Tensor, taps: Tensor) -> Tensor:
-    return causal_convolution(w.transpose(0, 1), taps).transpose(0, 1)
+    return convolve_by_transform(w.transpose(0, 1), taps).transpose(0, 1)
 
 
 def apply(x: Tensor, factors: Factors) -> Tensor:

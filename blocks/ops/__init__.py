@@ -1,8 +1,4 @@
-"""Operations with several implementations: plain torch, a tuned processor path, Triton and CUDA kernels.
+"""Products with several implementations: block-diagonal maps, the gated unit made of them, and the Monarch product.
 
-An operation is a function of one module here, named as the module is; ``forced`` and ARCH_LAB_OPS name its implementation.
+Each is a function of one module here; ``blocks.dispatch`` chooses the implementation.
 """
-
-from blocks.ops.dispatch import NAMES, OPERATIONS, Choice, forced, operation, report
-
-__all__ = ["NAMES", "OPERATIONS", "Choice", "forced", "operation", "report"]

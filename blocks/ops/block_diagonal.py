@@ -15,8 +15,9 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from blocks.dispatch import log_once
+from blocks.dispatch.operations import Operation, Sizes, cuda, run_kernel, triton
 from blocks.errors import ConfigError
-from blocks.ops.dispatch import Operation, Sizes, cuda, run_kernel, say, triton
 from blocks.ops.gradients import attach, or_empty
 from blocks.ops.inputs import check_alike, check_rank, follow_autocast
 
@@ -47,7 +48,7 @@ def block_diagonal_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None,
     k, q, p = _check(x, weight, bias)
     rows = x.reshape(x.shape[:-1].numel(), k * p)
     choice = OPERATION.choose(x.device.type, x.dtype, {"rows": rows.shape[0], "k": k, "q": q, "p": p}, implementation)
-    say(OPERATION, choice)
+    log_once(OPERATION.name, choice)
     if choice.implementation == "reference":
         return reference(x, weight, bias)
     if choice.implementation == "cpu" and rows.shape[0] < FEW_ROWS:

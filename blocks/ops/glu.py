@@ -15,9 +15,10 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from blocks.dispatch import log_once
+from blocks.dispatch.operations import Operation, run_kernel, triton
 from blocks.errors import ConfigError
 from blocks.ops import block_diagonal as product
-from blocks.ops.dispatch import Operation, run_kernel, say, triton
 from blocks.ops.gradients import attach, or_empty, with_kept
 from blocks.ops.inputs import check_alike, check_rank, follow_autocast
 
@@ -39,7 +40,7 @@ def block_diagonal_glu(x: Tensor, up: Tensor, down: Tensor, bias: Tensor | None 
     rows = x.reshape(x.shape[:-1].numel(), width)
     sizes = {"rows": rows.shape[0], "width": width, "ffn_width": ffn_width, "k": k}
     choice = OPERATION.choose(x.device.type, x.dtype, sizes, implementation)
-    say(OPERATION, choice)
+    log_once(OPERATION.name, choice)
     if choice.implementation == "reference":
         return reference(x, up, down, bias)
     if choice.implementation == "cpu" and rows.shape[0] < product.FEW_ROWS:

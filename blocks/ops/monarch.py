@@ -18,9 +18,10 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from blocks.dispatch import log_once
+from blocks.dispatch.operations import Operation, cuda, run_kernel, triton
 from blocks.errors import ConfigError
 from blocks.ops import block_diagonal as product
-from blocks.ops.dispatch import Operation, cuda, run_kernel, say, triton
 from blocks.ops.gradients import attach, or_empty, with_kept
 from blocks.ops.inputs import check_alike, check_rank, follow_autocast
 
@@ -46,7 +47,7 @@ def monarch_matmul(x: Tensor, first: Tensor, second: Tensor, *, implementation: 
     sizes = _check(x, first, second)
     rows = x.reshape(sizes["rows"], x.shape[-1])
     choice = OPERATION.choose(x.device.type, x.dtype, sizes, implementation)
-    say(OPERATION, choice)
+    log_once(OPERATION.name, choice)
     if choice.implementation == "reference":
         return reference(x, first, second)
     shape = (*x.shape[:-1], sizes["l"] * sizes["s"])

@@ -1,4 +1,4 @@
-"""Every backend of attention is one function: forced in turn, each equals a written-out reference, values and gradients.
+"""Every backend of attention is one function: requested in turn, each equals a written-out reference, values and gradients.
 
 Legend: B batch, T tokens, H query heads, K key/value heads, C head width, w window, r radius, R rows of a fold.
 """
@@ -6,6 +6,7 @@ Legend: B batch, T tokens, H query heads, K key/value heads, C head width, w win
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,10 +16,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from blocks.attention import backend_of, dispatch, tiled
+from blocks.attention import backend_of, backends, tiled
 from blocks.attention.core import attend
 from blocks.attention.local import fold_rows
 from blocks.attention.masks import Radius, Span, attended_pairs
+from blocks.dispatch import use_implementation
 from blocks.errors import ConfigError
 
 W = 40  # longer than a fold's 32 rows, so that 3w + 2 holds two folds, a head and a tail
@@ -37,6 +39,13 @@ SPANS: dict[str, dict[str, Any]] = {
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """32 rows a tile, so that short rows have several."""
     monkeypatch.setattr(tiled, "TILE_SCORES", 1)
+
+
+@pytest.fixture
+def by_rule() -> Iterator[None]:
+    """No request from the environment: the test is about the rule."""
+    with use_implementation(""):
+        yield
 
 
 def heads(t: int, *, batch: int = 2, kv_heads: int = 2, dtype: torch.dtype = torch.float64, keys: int | None = None) -> list[Tensor]:
@@ -313,22 +322,25 @@ def test_the_pairs_of_a_span_are_those_of_the_closed_form(queries: int, window: 
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("by_rule")
 def test_the_sizes_decide_which_backend_runs_and_a_reason_is_given(options: dict[str, Any], backend: str) -> None:
     choice = backend_of(**options)
-    assert (choice.backend, len(choice.reason) > 10) == (backend, True)
+    assert (choice.implementation, len(choice.reason) > 10) == (backend, True)
 
 
+@pytest.mark.usefixtures("by_rule")
 def test_on_cuda_flex_attention_serves_what_has_no_fused_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "flex_serves", lambda **_: True)
-    assert backend_of(tokens=2048, window=256).backend == "flex"
-    assert backend_of(tokens=2048, softcap=50.0, packed=True).backend == "flex"
-    assert backend_of(tokens=2048).backend == "fused"
+    monkeypatch.setattr(backends, "flex_serves", lambda **_: True)
+    assert backend_of(tokens=2048, window=256).implementation == "flex"
+    assert backend_of(tokens=2048, softcap=50.0, packed=True).implementation == "flex"
+    assert backend_of(tokens=2048).implementation == "fused"
 
 
+@pytest.mark.usefixtures("by_rule")
 def test_each_decision_is_logged_once_with_its_reason(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "_said", set())
+    monkeypatch.setattr("blocks.dispatch.choice._logged", set())
     q, k, v = heads(256)
-    with caplog.at_level(logging.INFO, logger="blocks.attention"):
+    with caplog.at_level(logging.INFO, logger="blocks.dispatch"):
         for _ in range(3):
             attend(q, k, v, scale=1.0, window=9)
         attend(q, k, v, scale=1.0)
@@ -339,7 +351,7 @@ def test_each_decision_is_logged_once_with_its_reason(caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize(
-    ("wish", "options", "message"),
+    ("backend", "options", "message"),
     [
         ("folds", {"window": 4}, "unknown backend 'folds'; did you mean 'folded'"),
         ("folded", {}, "backend 'folded' cannot compute this mask or soft-cap; able: fused, masked, tiled, flex"),
@@ -347,9 +359,9 @@ def test_each_decision_is_logged_once_with_its_reason(caplog: pytest.LogCaptureF
         ("fused", {"window": 4}, "cannot compute"),
     ],
 )
-def test_a_backend_that_cannot_is_refused(wish: str, options: dict[str, Any], message: str) -> None:
+def test_a_backend_that_cannot_is_refused(backend: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        attend(*heads(50), scale=1.0, backend=wish, **options)
+        attend(*heads(50), scale=1.0, backend=backend, **options)
 
 
 # --- compilers and FlexAttention ------------------------------------------------------------------------------------

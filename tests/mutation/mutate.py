@@ -132,7 +132,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a transform taken in low precision",
-        "blocks/convolution/dispatch.py",
+        "blocks/convolution/algorithms.py",
         "if narrow and causal:",
         "if narrow and causal and taps < 64:",
         ("tests/blocks/test_convolution_algorithms.py",),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from blocks.convolution.direct import causal_convolution_direct
 from blocks.convolution.gated_causal import gated_causal_conv
-from blocks.ops import NAMES, forced, operation
+from blocks.dispatch import IMPLEMENTATIONS, operation, use_implementation
 from blocks.ops.block_diagonal import block_diagonal_matmul
 from blocks.ops.glu import block_diagonal_glu
 from blocks.ops.monarch import monarch_matmul
@@ -113,7 +113,7 @@ def runnable(call: Call) -> list[str]:
     """The implementations that serve a call's sizes on this machine's processor."""
     op = operation(call.operation)
     dtype = {"triton": torch.float32}
-    return [n for n in NAMES if op.why_not(n, "cpu", dtype.get(n, torch.float64), call.sizes) is None]
+    return [n for n in IMPLEMENTATIONS[op.name] if op.why_not(n, "cpu", dtype.get(n, torch.float64), call.sizes) is None]
 
 
 FORCED = [(call, name) for call in CALLS for name in runnable(call)]
@@ -121,8 +121,8 @@ FORCED_IDS = [f"{call.label}-{name}" for call, name in FORCED]
 
 
 def run(call: Call, name: str, inputs: list[Tensor | None]) -> tuple[Tensor, list[Tensor]]:
-    """Output and gradients of every input, under ``forced``."""
-    with forced(name):
+    """Output and gradients of every input, under ``use_implementation``."""
+    with use_implementation(name):
         y = call.run(*inputs)
     return y, gradients(y, inputs)
 

@@ -1,4 +1,4 @@
-"""Which implementation of an operation runs: by device and sizes, by wish, and when a kernel is not to be had."""
+"""Which implementation of an operation runs: by device and sizes, by request, and when a kernel is not to be had."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ import pytest
 import torch
 from torch import Tensor
 
+from blocks.dispatch import VARIABLE, Choice, operation, operations, report, requests, use_implementation
+from blocks.dispatch.operations import OPERATIONS
+from blocks.dispatch.requests import KERNELS
 from blocks.errors import ConfigError
 from blocks.kernels.sources import KernelError
-from blocks.ops import NAMES, OPERATIONS, Choice, dispatch, forced, operation, report
 from blocks.ops.block_diagonal import FEW_ROWS, block_diagonal_matmul, linear_backward, linear_forward
-from blocks.ops.dispatch import VARIABLE
 
 LINEAR = {"rows": FEW_ROWS, "k": 2, "q": 3, "p": 2}
 
 
 @pytest.fixture(autouse=True)
 def undecided(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No wish from outside, no kernel loaded, nothing said yet."""
+    """No request from outside, no kernel loaded, nothing logged yet."""
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(dispatch, "_loaded", {})
-    monkeypatch.setattr(dispatch, "_said", set())
-    monkeypatch.setattr(dispatch, "_disproof", lambda *key: "")  # there is no GPU to prove anything on: test_kernel_proof.py
-    with forced(""):
+    monkeypatch.setattr(operations, "_loaded", {})
+    monkeypatch.setattr("blocks.dispatch.choice._logged", set())
+    monkeypatch.setattr(operations, "_mismatch", lambda *key: "")  # there is no GPU to prove anything on: test_kernel_proof.py
+    with use_implementation(""):
         yield
 
 
@@ -43,7 +44,7 @@ def inputs(rows: int = FEW_ROWS) -> list[Tensor]:
 def kernels(monkeypatch: pytest.MonkeyPatch, name: str = "triton", **functions: Any) -> None:
     """A kernel module in place of the loaded one."""
     given = {"serves": lambda device, dtype, **sizes: None, "linear_forward": linear_forward, "linear_backward": linear_backward}
-    monkeypatch.setitem(dispatch._loaded, ("block_diagonal_matmul", name), SimpleNamespace(**{**given, **functions}))
+    monkeypatch.setitem(operations._loaded, ("block_diagonal_matmul", name), SimpleNamespace(**{**given, **functions}))
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -81,10 +82,10 @@ def test_kernels_learn_every_size_under_the_name_they_know(monkeypatch: pytest.M
 
 def test_argument_beats_context_and_context_beats_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "cpu")
-    with forced("causal_conv=reference, block_diagonal_matmul=reference"):
-        assert choose() == Choice(implementation="reference", reason="named by forced()", named=True)
+    with use_implementation("causal_conv=reference, block_diagonal_matmul=reference"):
+        assert choose() == Choice(implementation="reference", reason="named by use_implementation()", requested=True)
         assert choose(implementation="cpu").reason == "named by the caller"
-    dispatch._forced.set(None)
+    requests._context.set(None)
     assert choose().reason == "named by ARCH_LAB_OPS"
     monkeypatch.setenv(VARIABLE, "reference,causal_conv=cpu")
     found = {name: operation(name).choose("cpu", torch.float32, operation(name).example).implementation for name in OPERATIONS}
@@ -92,18 +93,18 @@ def test_argument_beats_context_and_context_beats_environment(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    "wishes, message",
+    "names, message",
     [
         ("refrence", "unknown implementation 'refrence'; did you mean 'reference'"),
         ("causal_cov=cpu", "unknown operation 'causal_cov'; did you mean 'causal_conv'"),
         ("causal_conv=", "unknown implementation ''"),
     ],
 )
-def test_unknown_names_are_refused_with_the_nearest(wishes: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=message), forced(wishes):
+def test_unknown_names_are_refused_with_the_nearest(names: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=message), use_implementation(names):
         pass
-    dispatch._forced.set(None)
-    monkeypatch.setenv(VARIABLE, wishes)
+    requests._context.set(None)
+    monkeypatch.setenv(VARIABLE, names)
     with pytest.raises(ConfigError, match=message):
         block_diagonal_matmul(*inputs())
     assert {entry["float32"]["runs"] for entry in report("cpu").values()} == {None}
@@ -113,9 +114,9 @@ def test_unknown_names_are_refused_with_the_nearest(wishes: str, message: str, m
 def test_what_is_named_and_cannot_run_is_an_error_from_every_source(name: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=f"block_diagonal_matmul: '{name}', named by the caller, cannot run: .*({reason})"):
         block_diagonal_matmul(*inputs(), implementation=name)
-    with pytest.raises(ConfigError, match="named by forced"), forced(name):
+    with pytest.raises(ConfigError, match="named by use_implementation"), use_implementation(name):
         block_diagonal_matmul(*inputs())
-    dispatch._forced.set(None)
+    requests._context.set(None)
     monkeypatch.setenv(VARIABLE, f"block_diagonal_matmul={name}")
     with pytest.raises(ConfigError, match="named by ARCH_LAB_OPS"):
         block_diagonal_matmul(*inputs())
@@ -164,7 +165,7 @@ def test_a_kernel_that_cannot_be_built_gives_way_once_and_says_why(
 
     kernels(monkeypatch, **{f"linear_{way}": fails})
     given = inputs()
-    with caplog.at_level(logging.INFO, logger="blocks.ops"):
+    with caplog.at_level(logging.INFO, logger="blocks.dispatch"):
         for _ in range(2):
             y = torch.ops.blocks.block_diagonal_matmul(*given, "triton")
             found = torch.autograd.grad(y.sum(), given)
@@ -196,8 +197,8 @@ def test_a_kernel_that_computes_wrongly_is_no_build_failure(monkeypatch: pytest.
         torch.ops.blocks.block_diagonal_matmul(*inputs(), "triton")
 
 
-def test_each_distinct_decision_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="blocks.ops"):
+def test_each_distinct_decision_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="blocks.dispatch"):
         for rows in (1, 2, FEW_ROWS, 1):
             block_diagonal_matmul(*inputs(rows))
     assert [r.getMessage().partition(":")[0] for r in caplog.records] == ["block_diagonal_matmul runs cpu"] * 2
@@ -208,5 +209,5 @@ def test_the_report_names_what_runs_and_why_the_others_do_not() -> None:
     assert list(found) == list(OPERATIONS)
     for entry in found.values():
         assert list(entry) == ["float32", "bfloat16"]
-        assert entry["float32"]["runs"] == "cpu" and set(entry["float32"]["others"]) == set(NAMES) - {"cpu"}
+        assert entry["float32"]["runs"] == "cpu" and set(entry["float32"]["others"]) == set(KERNELS) - {"cpu"}
         assert all(entry["float32"]["others"].values())

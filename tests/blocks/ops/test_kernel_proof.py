@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from blocks.convolution.gated_causal import gated_backward, gated_forward
-from blocks.ops import OPERATIONS, dispatch, operation
+from blocks.dispatch import VARIABLE, operation, operations
+from blocks.dispatch.operations import OPERATIONS
 from blocks.ops.block_diagonal import linear_backward, linear_forward
 from blocks.ops.glu import glu_backward, glu_forward
 from blocks.ops.monarch import product_backward, product_forward
@@ -36,17 +37,17 @@ RIGHT: dict[str, tuple[Any, Any]] = {
 
 @pytest.fixture(autouse=True)
 def unproved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(dispatch.VARIABLE, raising=False)
-    monkeypatch.setattr(dispatch, "_loaded", {})
-    monkeypatch.setattr(dispatch, "_proofs", {})
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(operations, "_loaded", {})
+    monkeypatch.setattr(operations, "_mismatches", {})
 
 
 def why(monkeypatch: pytest.MonkeyPatch, name: str = NAME, *, forward: Any = None, backward: Any = None, serves: Any = None) -> str:
     kernels = operation(name).kernels["triton"]
     functions = {kernels.forward: forward or RIGHT[name][0], kernels.backward: backward or RIGHT[name][1]}
     loaded = SimpleNamespace(serves=serves or (lambda device, dtype, **sizes: None), **functions)
-    monkeypatch.setitem(dispatch._loaded, (name, "triton"), loaded)
-    return dispatch._disproof(name, "triton", "cpu", torch.float32)
+    monkeypatch.setitem(operations._loaded, (name, "triton"), loaded)
+    return operations._mismatch(name, "triton", "cpu", torch.float32)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -91,7 +92,7 @@ def test_it_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(x)
         return linear_forward(*x)
 
-    assert why(monkeypatch, forward=forward) == "" == dispatch._disproof(NAME, "triton", "cpu", torch.float32)
+    assert why(monkeypatch, forward=forward) == "" == operations._mismatch(NAME, "triton", "cpu", torch.float32)
     assert len(calls) == 1
 
 
@@ -110,9 +111,9 @@ def test_the_callers_random_numbers_stay_where_they_are(monkeypatch: pytest.Monk
 
 def test_a_disproved_kernel_is_not_chosen_and_the_reason_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     """The choice on a GPU, with the two places that need one answered in its stead."""
-    monkeypatch.setattr(dispatch.Operation, "why_not", lambda self, name, *rest: "not built" if name == "cuda" else None)
-    monkeypatch.setattr(dispatch, "_disproof", lambda *key: "its outputs differ")
+    monkeypatch.setattr(operations.Operation, "why_not", lambda self, name, *rest: "not built" if name == "cuda" else None)
+    monkeypatch.setattr(operations, "_mismatch", lambda *key: "its outputs differ")
     choice = operation(NAME).choose("cuda", torch.float32, operation(NAME).example)
     assert choice.implementation == "reference" and "triton: its outputs differ" in choice.reason
-    monkeypatch.setattr(dispatch, "_disproof", lambda *key: "")
+    monkeypatch.setattr(operations, "_mismatch", lambda *key: "")
     assert operation(NAME).choose("cuda", torch.float32, operation(NAME).example).implementation == "triton"

@@ -1,4 +1,4 @@
-"""The four operations: every implementation that runs here against the definition, forced by name."""
+"""The four operations: every implementation that runs here against the definition, requested by name."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from arch_lab.laws import LAWS, check, subject_of
 from arch_lab.laws.cases import cases
 from blocks.convolution import fft
 from blocks.convolution.gated_causal import gated_causal_conv
+from blocks.dispatch import operation, use_implementation
 from blocks.errors import ConfigError
-from blocks.ops import forced, operation
 from blocks.ops.block_diagonal import FEW_ROWS, block_diagonal_matmul
 from blocks.ops.glu import block_diagonal_glu
 from blocks.ops.monarch import monarch_matmul
@@ -157,7 +157,7 @@ def test_complex_numbers_and_empty_batches_take_the_same_call(rows: int, dtype: 
     assert [g.shape for g in torch.autograd.grad(y.abs().sum(), (x, first, second))] == [x.shape, first.shape, second.shape]
     expected = "nothing to compute" if rows == 0 else "complex128 is for the reference" if dtype.is_complex else "rows"
     sizes = {"rows": 2 * rows, "k": 3, "q": 4, "p": 5, "l": 2, "s": 3, "r": 6}
-    with forced(""):  # whatever the environment names
+    with use_implementation(""):  # whatever the environment names
         assert expected in operation("monarch_matmul").choose("cpu", dtype, sizes).reason
 
 
@@ -254,7 +254,7 @@ def test_blocks_keep_their_laws_on_the_reference(block: str) -> None:
     """tests/contracts holds them to it on the cpu implementation; kernels have no float64, in which most laws speak."""
     entry = next(e for e in entries() if e.name == block)
     subject = subject_of(entry, cases(entry)[0])
-    with forced("reference"):
+    with use_implementation("reference"):
         results = [check(law, subject) for law in LAWS.values()]
     assert any(result.status == "passed" for result in results)
     assert not [result.text for result in results if result.status == "failed"]
