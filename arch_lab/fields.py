@@ -38,6 +38,12 @@ OptionalName = Annotated[
     Length(0, 100),
     Pattern(f"({NAME})?", "letters, digits, '.', '_' and '-', not beginning with '.' or '-', without '..' (it names a folder)"),
 ]
+# the arm that builds it is named after it, or after the class
+ArchitectureName = Annotated[
+    str,
+    Length(1, 100),
+    Pattern(rf"{NAME}(:[A-Za-z_]\w*)?", "the name of an architecture or the import path of a recipe, package.module:Class"),
+]
 Text = Annotated[str, Length(0, 10_000), Pattern(r"[^\x00-\x08\x0b-\x1f\x7f]*", "text without control characters")]
 PathText = Annotated[str, Length(1, 4096), Pattern(r"[^\x00-\x1f\x7f]*", "a path without control characters")]
 LearningRate = Annotated[float, Bounds(above=0, maximum=1e3)]

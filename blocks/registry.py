@@ -162,20 +162,25 @@ def _built_in(name: str) -> Entry:
 
 
 def _load_all() -> None:
-    """Import the built-in blocks and what installed packages declare, once; a package that fails is a warning that names it."""
+    """Import the built-in blocks and what installed packages declare, once."""
     global _all_loaded
     if _all_loaded:
         return
     _all_loaded = True
     for name in BLOCKS:
         _built_in(name)
-    for point in entry_points(group=ENTRY_POINT_GROUP):
+    load_entry_points(ENTRY_POINT_GROUP)
+
+
+def load_entry_points(group: str) -> None:
+    """Import what installed packages declare for ``group``; a package that fails is a warning that names it."""
+    for point in entry_points(group=group):
         try:
             point.load()
         except ConfigError:
             raise
         except Exception as error:  # third-party import: anything may happen, the user must learn which package
-            entry, reason = f"{point.name} = {point.value} of group {ENTRY_POINT_GROUP}", describe(error)
+            entry, reason = f"{point.name} = {point.value} of group {group}", describe(error)
             print(f"warning: package entry {entry} failed: {reason}", file=sys.stderr)
 
 

@@ -15,7 +15,8 @@ from arch_lab.accounting.ledger import TRAINING
 from arch_lab.budget.budget import Budget, BudgetError
 from arch_lab.budget.counting import Size, measure, measure_ends, measure_layer
 from arch_lab.models.model import StackConfig
-from arch_lab.models.recipe import Recipe, Shape, require_kind
+from arch_lab.models.recipe import Recipe, Shape
+from arch_lab.models.registry import require_kind
 from blocks.cost import Cost
 from blocks.errors import ConfigError
 

@@ -121,7 +121,7 @@ def _check_architecture(name: str) -> None:
     from arch_lab.models import architectures
     from blocks.errors import ConfigError, did_you_mean
 
-    if name not in architectures():
+    if ":" not in name and name not in architectures():
         raise ConfigError(f"cost: unknown architecture {name!r}{did_you_mean(name, architectures())}")
 
 

@@ -14,15 +14,8 @@ from arch_lab.models.image import ImageClassifier, ImageClassifierConfig
 from arch_lab.models.image_recipe import ImageRecipe
 from arch_lab.models.layer import LayerConfig
 from arch_lab.models.model import Kind, Model, ModelConfig, Part, StackConfig, on_meta
-from arch_lab.models.recipe import (
-    ImageSize,
-    Recipe,
-    Shape,
-    architectures,
-    recipe,
-    register_architecture,
-    require_kind,
-)
+from arch_lab.models.recipe import ImageSize, Recipe, Shape
+from arch_lab.models.registry import architectures, recipe, recipe_class, register_architecture, require_kind
 
 __all__ = [
     "BidirectionalStack",
@@ -49,6 +42,7 @@ __all__ = [
     "architectures",
     "on_meta",
     "recipe",
+    "recipe_class",
     "register_architecture",
     "require_kind",
 ]

@@ -14,7 +14,8 @@ from arch_lab.models.decoder import DecoderConfig, ResidualConfig
 from arch_lab.models.encoder import BidirectionalStackConfig
 from arch_lab.models.layer import LayerConfig
 from arch_lab.models.model import Kind
-from arch_lab.models.recipe import Recipe, Shape, register_architecture
+from arch_lab.models.recipe import Recipe, Shape
+from arch_lab.models.registry import register_architecture
 from blocks.config import Config
 from blocks.contract import BlockConfig
 from blocks.embedding import TiedEmbeddingConfig

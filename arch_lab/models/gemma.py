@@ -13,7 +13,8 @@ from typing import ClassVar
 
 from arch_lab.models.decoder import DecoderConfig
 from arch_lab.models.layer import LayerConfig
-from arch_lab.models.recipe import Recipe, Shape, register_architecture
+from arch_lab.models.recipe import Recipe, Shape
+from arch_lab.models.registry import register_architecture
 from blocks.attention.gemma import NORM_EPS, AttentionConfig, Gemma1AttentionConfig, Gemma2AttentionConfig, Gemma3AttentionConfig
 from blocks.attention.rope import Drop, check_fraction
 from blocks.channel.glu import GeGLUConfig

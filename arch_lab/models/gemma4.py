@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from arch_lab.models.gemma import GLOBAL, LOCAL, HeadShape, PatternedRecipe, grouped
-from arch_lab.models.recipe import register_architecture
+from arch_lab.models.registry import register_architecture
 from blocks.attention.gemma import AttentionConfig
 from blocks.attention.gemma4 import Gemma4AttentionConfig
 from blocks.errors import ConfigError

@@ -18,7 +18,8 @@ from arch_lab.models.direction import bidirectional_layer, bidirectional_stack
 from arch_lab.models.encoder import BidirectionalStackConfig
 from arch_lab.models.gemma import GemmaRecipe
 from arch_lab.models.model import Kind
-from arch_lab.models.recipe import Recipe, Shape, recipe, register_architecture
+from arch_lab.models.recipe import Recipe, Shape
+from arch_lab.models.registry import recipe, register_architecture
 from blocks.attention.gemma import AttentionConfig
 from blocks.errors import ConfigError
 

@@ -17,7 +17,8 @@ from typing import ClassVar
 from arch_lab.models.decoder import DecoderConfig
 from arch_lab.models.gemma import GLOBAL, LOCAL, Gemma3
 from arch_lab.models.m2 import M2GPT
-from arch_lab.models.recipe import Shape, register_architecture
+from arch_lab.models.recipe import Shape
+from arch_lab.models.registry import register_architecture
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError
 

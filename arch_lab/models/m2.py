@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Literal
 
 from arch_lab.models.decoder import DecoderConfig
 from arch_lab.models.layer import LayerConfig
-from arch_lab.models.recipe import Recipe, Shape, register_architecture
+from arch_lab.models.recipe import Recipe, Shape
+from arch_lab.models.registry import register_architecture
 from blocks.contract import BlockConfig
 from blocks.convolution.mixer import M2MixerConfig
 from blocks.embedding import TiedEmbeddingConfig

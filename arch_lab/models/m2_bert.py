@@ -15,7 +15,8 @@ from typing import ClassVar, Literal
 
 from arch_lab.models.encoder import EncoderConfig, EncoderLayerConfig
 from arch_lab.models.model import Kind
-from arch_lab.models.recipe import Recipe, Shape, register_architecture
+from arch_lab.models.recipe import Recipe, Shape
+from arch_lab.models.registry import register_architecture
 from blocks.bert.embedding import BertEmbeddingConfig
 from blocks.bert.head import BertHeadConfig
 from blocks.convolution.mixer import M2MixerConfig

@@ -21,7 +21,8 @@ from typing import ClassVar, Literal
 from arch_lab.models.image import ImageClassifierConfig
 from arch_lab.models.image_recipe import ImageRecipe
 from arch_lab.models.layer import LayerConfig
-from arch_lab.models.recipe import Shape, register_architecture
+from arch_lab.models.recipe import Shape
+from arch_lab.models.registry import register_architecture
 from blocks.channel.mlp import MLPConfig
 from blocks.contract import BlockConfig
 from blocks.convolution.mixer import M2MixerConfig

@@ -18,7 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from arch_lab.models.recipe import Shape, recipe
+from arch_lab.models.recipe import Shape
+from arch_lab.models.registry import recipe
 from blocks.errors import ConfigError, did_you_mean
 
 

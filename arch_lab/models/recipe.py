@@ -1,4 +1,4 @@
-"""Architectures: named recipes with dials, from which the budget solver and the studies build models.
+"""Recipes of architectures, with dials, from which the budget solver and the studies build models.
 
 A recipe says *what* the model is (which blocks, in which pattern, which norms); a Shape says *how large*. Its options
 are a frozen dataclass, strict like a block's, so a study file cannot misspell one.
@@ -7,29 +7,13 @@ are a frozen dataclass, strict like a block's, so a study file cannot misspell o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar
 
 from arch_lab.models.model import Kind, Model, ModelConfig
 from blocks.config import Config
-from blocks.errors import ConfigError, did_you_mean
+from blocks.errors import ConfigError
 from blocks.vision.patches import image_grid
-
-# what is wrong with a recipe of one kind (inner key) where another (outer key) is needed
-MISFITS: dict[Kind, dict[Kind, str]] = {
-    "decoder": {
-        "encoder": "is a bidirectional encoder: it sees the tokens it would have to predict",
-        "encoder_decoder": "is an encoder–decoder: it needs a source beside the tokens it predicts",
-        "image_classifier": "classifies images: it reads pixels, not tokens",
-    },
-    "encoder": {
-        "decoder": "is a causal decoder: it does not see the tokens after a hidden one",
-        "encoder_decoder": "is an encoder–decoder: it needs a source beside the tokens it fills in",
-        "image_classifier": "classifies images: it reads pixels, not tokens",
-    },
-}
-TEXT = "reads tokens of text, not pixels"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,47 +81,3 @@ class Recipe(Config, ABC):
     def image_size(self) -> ImageSize | None:
         """The images that the models read; None for text."""
         return None
-
-
-R = TypeVar("R", bound=type[Recipe])
-_recipes: dict[str, type[Recipe]] = {}
-
-
-def register_architecture(name: str, *, source: str) -> Callable[[R], R]:
-    """Class decorator: makes the recipe available to studies under ``name``. Raises: ConfigError when it is taken."""
-
-    def add(cls: R) -> R:
-        if name in _recipes and _recipes[name].__qualname__ != cls.__qualname__:
-            raise ConfigError(f"architecture {name!r} is taken by {_recipes[name].__module__}; choose another name")
-        cls.name, cls.source = name, source
-        _recipes[name] = cls
-        return cls
-
-    return add
-
-
-def architectures(kind: Kind | None = None) -> list[str]:
-    """Registered names: all of them, or those of one kind."""
-    return sorted(name for name, cls in _recipes.items() if kind is None or cls.kind == kind)
-
-
-def recipe(name: str, options: dict[str, Any] | None = None) -> Recipe:
-    """The recipe called ``name`` with strict options. Raises: ConfigError with the nearest valid name."""
-    return recipe_class(name).from_options(options or {}, where=f"architecture {name!r}")
-
-
-def recipe_class(name: str) -> type[Recipe]:
-    """The class whose fields are the options of an architecture. Raises: ConfigError with the nearest valid name."""
-    if name not in _recipes:
-        raise ConfigError(f"unknown architecture {name!r}{did_you_mean(name, _recipes)}")
-    return _recipes[name]
-
-
-def require_kind(recipe: Recipe, kind: Kind, what: str = "") -> None:
-    """Raises: ConfigError, beginning with ``what``, for a recipe of another kind, with the architectures to choose from."""
-    if recipe.kind == kind:
-        return
-    article = "a" if kind == "decoder" else "an"
-    misfit = MISFITS.get(kind, {}).get(recipe.kind, TEXT)
-    choice = f"choose {article} {kind.replace('_', ' ')}: {', '.join(architectures(kind))}"
-    raise ConfigError(f"{what}architecture {recipe.name!r} {misfit}; {choice}")

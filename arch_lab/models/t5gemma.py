@@ -15,7 +15,8 @@ from arch_lab.models.encoder_decoder import CrossLayerConfig, EncoderDecoderConf
 from arch_lab.models.gemma import Gemma2, Gemma3
 from arch_lab.models.layer import LayerConfig
 from arch_lab.models.model import Kind
-from arch_lab.models.recipe import Recipe, Shape, register_architecture
+from arch_lab.models.recipe import Recipe, Shape
+from arch_lab.models.registry import register_architecture
 from blocks.attention.cross import GemmaCrossAttentionConfig
 from blocks.attention.gemma import NORM_EPS, AttentionConfig, Gemma2AttentionConfig
 from blocks.attention.masks import sides_of_width

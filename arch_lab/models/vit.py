@@ -14,7 +14,8 @@ from typing import ClassVar
 from arch_lab.models.image import ImageClassifierConfig
 from arch_lab.models.image_recipe import ImageRecipe, Pool
 from arch_lab.models.layer import LayerConfig
-from arch_lab.models.recipe import Shape, register_architecture
+from arch_lab.models.recipe import Shape
+from arch_lab.models.registry import register_architecture
 from blocks.attention.multi_head import MultiHeadAttentionConfig
 from blocks.channel.mlp import MLPConfig
 from blocks.errors import ConfigError

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from arch_lab.budget.budget import Budget
 from arch_lab.data import DataConfig
 from arch_lab.fields import (
+    ArchitectureName,
     BatchSize,
     Beta,
     ClipNorm,
@@ -31,7 +32,8 @@ from arch_lab.fields import (
     Widen,
     tuning_seeds_problem,
 )
-from arch_lab.models.recipe import Recipe, Shape, recipe
+from arch_lab.models.recipe import Recipe, Shape
+from arch_lab.models.registry import recipe
 from arch_lab.study.experiment import OwnData, load_experiment
 from arch_lab.study.loggers import LoggerConfig, entries
 from arch_lab.training.optimizer import GroupRule
@@ -55,7 +57,10 @@ class FixedShape(Config):
 class Arm(Config):
     """One side of the comparison. ``name`` defaults to the architecture; ``shape`` to what the solver finds."""
 
-    architecture: Annotated[Name, Doc("What to build: gemma3, m2_gpt, custom (your own mixer) and others.")]
+    architecture: Annotated[
+        ArchitectureName,
+        Doc("What to build: gemma3, m2_gpt, custom (your own mixer) and others, or the import path of a recipe."),
+    ]
     name: Annotated[OptionalName, Doc("Name in tables and folders; empty: the name of the architecture.")] = ""
     options: Annotated[dict[str, Any], Doc("Options of the architecture (arch-lab keys --architecture NAME lists them).")] = field(
         default_factory=dict
@@ -67,7 +72,7 @@ class Arm(Config):
 
     def __post_init__(self) -> None:
         if not self.name:
-            object.__setattr__(self, "name", self.architecture)
+            object.__setattr__(self, "name", self.architecture.rpartition(":")[2])  # of an import path: the class
 
     def recipe(self) -> Recipe:
         return recipe(self.architecture, self.options)

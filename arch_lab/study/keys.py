@@ -14,7 +14,8 @@ from typing import Annotated, Any, get_args, get_origin
 
 from arch_lab.data import DataConfig
 from arch_lab.key_table import TABLE, Key, KeyTable, Section, markdown
-from arch_lab.models.recipe import Recipe, architectures
+from arch_lab.models.recipe import Recipe
+from arch_lab.models.registry import architectures
 from arch_lab.study.config import StudyConfig
 from arch_lab.study.experiment import NoOptions, OwnData, StudyEngine, experiments, load_experiment
 from blocks.config import Config, Doc, Rule, field_hints
@@ -48,7 +49,7 @@ def key_table() -> KeyTable:
 
 def option_keys(architecture: str) -> Section:
     """The options of one architecture. Raises: ConfigError with the nearest name."""
-    from arch_lab.models.recipe import recipe_class
+    from arch_lab.models.registry import recipe_class
 
     cls: type[Recipe] = recipe_class(architecture)
     return Section(title=f"Architecture {architecture}", experiments=(), keys=tuple(keys_of(cls, "arms[].options.")))

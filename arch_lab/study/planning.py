@@ -17,7 +17,7 @@ import torch
 from arch_lab.accounting import Ledger, ledger
 from arch_lab.budget import Budget, BudgetError, check, deviations, refuse, solve_together
 from arch_lab.judge.measures import to_json
-from arch_lab.models import Recipe, Shape, require_kind
+from arch_lab.models import Recipe, Shape, recipe_class, require_kind
 from arch_lab.study.config import Arm, StudyConfig, load_study
 from arch_lab.study.experiment import OwnData, load_experiment, own_engine
 from arch_lab.study.initial import initial_facts, initial_warnings, with_initial
@@ -176,7 +176,7 @@ def _arm(
         "state_bytes": book.state_bytes,
         "optimizer_groups": {g.name: g.parameters for g in optimizer_groups},
         "estimate": _estimate(book, shape, flops, rows),
-        "user_code": user_sources(model),
+        "user_code": user_sources(model, recipe_class(architecture)),
         **calibration,
     }
 

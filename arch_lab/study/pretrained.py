@@ -17,7 +17,7 @@ from arch_lab import files
 from arch_lab.checkpoints import CheckpointError
 from arch_lab.fields import Name
 from arch_lab.judge.measures import measures
-from arch_lab.models import Shape, recipe
+from arch_lab.models import Shape, recipe, recipe_class
 from arch_lab.report import html
 from arch_lab.study.body import Body, load_body
 from arch_lab.study.sources import user_sources
@@ -71,7 +71,7 @@ class PretrainedArm:
         """The user's own files that its blocks come from (arch_lab.study.sources). Raises: TrustError for a module not registered."""
         config, _ = stored_run(self.first)
         with import_only(()), torch.device("meta"):
-            return user_sources(_network(config))
+            return user_sources(_network(config), recipe_class(config["architecture"]))
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -27,9 +27,13 @@ OURS = tuple(PACKAGE_ROOT / name for name in ("arch_lab", "blocks", "experiments
 LIBRARIES = {"torch", "lightning", "einops", "numpy", "transformers", "torchvision", "typing", "abc", "builtins"}
 
 
-def user_sources(model: nn.Module) -> dict[str, str]:
-    """Module name -> hash of its source file, for each module of the user's that ``model`` comes from; sorted by name."""
-    seeds = {cls.__module__ for cls in _classes(model) if _is_users(cls.__module__)}
+def user_sources(model: nn.Module, *makers: type) -> dict[str, str]:
+    """Module name -> hash of its source file, for each module of the user's behind ``model``; sorted by name.
+
+    ``makers``: classes that describe the model but are no part of it, such as its recipe.
+    """
+    inherited = (cls for maker in makers for cls in maker.__mro__)
+    seeds = {cls.__module__ for cls in (*_classes(model), *inherited) if _is_users(cls.__module__)}
     return {name: _hash(path) for name, path in sorted(_closure(seeds).items())}
 
 

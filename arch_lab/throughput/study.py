@@ -112,7 +112,7 @@ def build_plan(config: ThroughputConfig) -> dict[str, Any]:
         facts: dict[str, Any] = {"name": arm.name, "architecture": arm.architecture, "options": arm.options, **asdict(shape)}
         facts |= {"parameters": book.parameters, "parameters_at": {str(t): counts(t).parameters["total"] for t in sorted(config.lengths)}}
         at_match = recipe_.config(shape, vocabulary=config.vocabulary, max_tokens=config.match_length)
-        facts["user_code"] = user_sources(at_match.build("meta"))
+        facts["user_code"] = user_sources(at_match.build("meta"), type(recipe_))
         facts["deviation"] = deviations(facts, config.budget.to_json())
         arms.append({**facts, "components": [asdict(c) for c in book.components]})
     misses = check(arms, budget)

@@ -24,7 +24,8 @@ from arch_lab.checkpoints.interop.family import (
     same,
 )
 from arch_lab.models.gemma import GLOBAL, LOCAL, GemmaRecipe
-from arch_lab.models.recipe import Shape, recipe
+from arch_lab.models.recipe import Shape
+from arch_lab.models.registry import recipe
 from blocks.attention.gemma import NORM_EPS
 
 ATTENTION = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj", "query_norm": "q_norm", "key_norm": "k_norm"}

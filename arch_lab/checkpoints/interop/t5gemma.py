@@ -26,7 +26,8 @@ from arch_lab.checkpoints.interop.gemma import (
     write_scale,
 )
 from arch_lab.checkpoints.interop.t5gemma_names import t5gemma_name
-from arch_lab.models.recipe import Shape, recipe
+from arch_lab.models.recipe import Shape
+from arch_lab.models.registry import recipe
 from arch_lab.models.t5gemma import EncoderSize, T5Gemma
 from blocks.attention.gemma import NORM_EPS, Gemma2AttentionConfig
 
