@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 from arch_lab.data.paths import data_root
 from arch_lab.fields import LearningRates, Name, PathText, Seeds, Text, Widen, tuning_seeds_problem
 from arch_lab.judge.measures import Measure
+from arch_lab.study.loggers import LoggerConfig, entries
 from blocks.config import Config, Doc, Length, Unique
 from blocks.errors import ConfigError
 
+T = TypeVar("T", bound="TaskStudyConfig")
 Tell = Callable[[str], None]  # one line of progress
 
 
@@ -31,7 +33,17 @@ class TaskStudyConfig(Config):
     ``CHOOSES``: keys that say which cells there are and determine the numbers of none; a subclass adds its own, such as ``arms``.
     """
 
-    CHOOSES: ClassVar[tuple[str, ...]] = ("name", "description", "tasks", "seeds", "tuning_seeds", "learning_rates", "widen", "root")
+    CHOOSES: ClassVar[tuple[str, ...]] = (
+        "name",
+        "description",
+        "tasks",
+        "seeds",
+        "tuning_seeds",
+        "learning_rates",
+        "widen",
+        "root",
+        "loggers",
+    )
 
     name: Annotated[Name, Doc("Name of the study and of its folder; default: the name of the file.")]
     description: Annotated[Text, Doc("The question in one line, shown in lists and reports.")] = ""
@@ -46,11 +58,21 @@ class TaskStudyConfig(Config):
         None
     )
     widen: Annotated[Widen, Doc("How many times the grid of rates may grow when the best rate is at its edge.")] = 0
+    loggers: Annotated[
+        list[LoggerConfig], Length(0, 20), Doc("Loggers of each fit beside its TensorBoard events; they may be changed at any time.")
+    ] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         problem = tuning_seeds_problem(self.tuning_seeds, self.seeds)
         if problem:
             raise ConfigError(f"study {self.name!r}: {problem}")
+
+    @classmethod
+    def from_options(cls: type[T], options: dict[str, Any], *, where: str = "") -> T:
+        """As for every config; a bare class path may stand for a logger."""
+        if "loggers" in options:
+            options = {**options, "loggers": entries(options["loggers"])}
+        return super().from_options(options, where=where)  # type: ignore[misc]
 
     @property
     def folder(self) -> Path:

@@ -26,6 +26,7 @@ from arch_lab.study.engine import Observer, cache_folder, command_of, followed
 from arch_lab.study.environment import code_fingerprint, environment, experiment_fingerprint, judge_fingerprint
 from arch_lab.study.identity import differences, digest
 from arch_lab.study.library import find_study
+from arch_lab.study.loggers import TrialNames, check_loggers, try_loggers
 from arch_lab.study.planning import use_threads
 from arch_lab.tasks import results
 from arch_lab.tasks.contract import Cell, Fitted, Method, Prepared, Task, TaskExperiment, TaskStudyConfig
@@ -90,7 +91,9 @@ class TaskEngine:
         content = read_study(path, name=name, overrides=overrides)
         if data_root is not None:
             content["root"] = data_root
-        return from_study(self.experiment.config, content, name)
+        config = from_study(self.experiment.config, content, name)
+        check_loggers(config.loggers, f"study {name!r}.loggers")
+        return config
 
 
 def refuse_changed(config: TaskStudyConfig, folder: Path) -> None:
@@ -156,6 +159,7 @@ class Study:
         done = self._unchanged()
         if done is not None:
             return self._report_again(done)
+        try_loggers(config.loggers, folder, config.name, f"study {config.name!r}.loggers")
         content = plain(asdict(config))
         storage.write_when_changed(folder / "study.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         sealed.write(folder / storage.PLAN, {**planned, "config": content})
@@ -186,7 +190,8 @@ class Study:
         """Hash of all that study.json follows from."""
         data = {task.name: self.prepared.fingerprint(task.name) for task in self.prepared.tasks}
         absent = dict(self.prepared.absent)
-        return digest([plain(asdict(self.config)), data, absent, self.user_code, self.code, judge_fingerprint(self.config.experiment)])
+        config = {key: value for key, value in plain(asdict(self.config)).items() if key != "loggers"}
+        return digest([config, data, absent, self.user_code, self.code, judge_fingerprint(self.config.experiment)])
 
     def _refuse_stale(self) -> None:
         """Compare every stored fit of a method and task of this call with what it would be stored under now."""
@@ -273,12 +278,21 @@ class Study:
             self.observer("fit", {"label": cell.label})
             storage.begin_run(where, identity, lambda line: self.observer("data", {"text": line}))
             started = time.monotonic()
-            fitted = self.prepared.fit(cell, where, lambda line: self.observer("detail", {"label": cell.label, "text": line}))
-            new = _row(cell, fitted)
-            from arch_lab.tasks.events import write_events
+            from arch_lab.study.trial_loggers import TrialLoggers
+            from arch_lab.tasks.events import hyperparameters, scalars, write_events
 
-            write_events(where, cell, new, fitted.curve)
+            trial = where.relative_to(self.folder / "runs").as_posix()
+            loggers = TrialLoggers(self.config.loggers, TrialNames(self.folder, self.config.name, trial))
+            with loggers.opened(hyperparameters(cell)):
+                fitted = self.prepared.fit(cell, where, lambda line: self.observer("detail", {"label": cell.label, "text": line}))
+                new = _row(cell, fitted)
+                write_events(where, cell, new, fitted.curve)
+                for step, values in scalars(new, fitted.curve):
+                    loggers.write(values, step)
+                loggers.close("success" if new["status"] == "finished" else "failed")
             row = storage.write_result(where, new, identity, own_files(where))
+            if loggers.failure is not None:
+                raise loggers.failure
             self.observer("fitted", {"label": cell.label, "row": new, "wall": time.monotonic() - started})
         else:
             self.observer("kept", {"label": cell.label, "row": row})

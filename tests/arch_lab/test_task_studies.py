@@ -276,6 +276,30 @@ def test_tensorboard_holds_the_curve_and_the_scores_of_a_fit(finished: Any) -> N
     assert events.Scalars("final/accuracy")[0].value == pytest.approx(0.91)
 
 
+def test_a_logger_holds_the_curve_and_the_scores_of_a_fit(tmp_path: Path) -> None:
+    prepared = FormulaPrepared(config(loggers=[{"class_path": "CSVLogger"}], tasks=["easy"]))
+    run(tmp_path / "formula", prepared)
+    with (tmp_path / "formula/loggers/easy/strong/lr-0.004_seed-1/metrics.csv").open(encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert [row["train/loss"] for row in table] == ["2.0", "1.0", ""]
+    assert float(table[-1]["final/accuracy"]) == pytest.approx(0.91)
+
+
+def test_other_loggers_repeat_no_fit(tmp_path: Path) -> None:
+    run(tmp_path / "formula", FormulaPrepared(config()))
+    prepared = FormulaPrepared(config(loggers=["CSVLogger"]))
+    refuse_changed(prepared.config, tmp_path / "formula")
+    before = tree(tmp_path)
+    run(tmp_path / "formula", prepared)
+    assert not prepared.fitted and tree(tmp_path) == before
+
+
+def test_a_logger_that_does_not_exist_is_refused_by_its_key(tmp_path: Path) -> None:
+    (tmp_path / "formula.yaml").write_text(yaml.safe_dump({**STUDY, "loggers": ["CSVLoger"]}), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"study 'formula'\.loggers\[0\]\.class_path: .* did you mean 'CSVLogger'"):
+        TaskEngine(Formula()).plan(str(tmp_path / "formula.yaml"), overrides=[], data_root=None, threads=None)
+
+
 def test_markdown_and_report_are_written_again_from_the_files(finished: Any) -> None:
     folder = finished[0]
     engine = TaskEngine(Formula())

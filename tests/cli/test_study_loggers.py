@@ -216,6 +216,11 @@ def test_a_logger_that_is_none_is_refused_by_its_key(entry: Any, words: str, tmp
     assert done.last.startswith("error: study 'small'.loggers[0]") and words in done.last
 
 
+def test_a_study_of_throughput_has_no_loggers(tmp_path: Path) -> None:
+    done = stored.run(tmp_path, "plan", "throughput", "--set", f"loggers=[{CSV}]")
+    assert done.code == 2 and done.last.startswith("error: study 'throughput': unknown option 'loggers'")
+
+
 def test_two_loggers_of_one_file_are_refused(tmp_path: Path) -> None:
     done = stored.run(study_with(tmp_path, [CSV, CSV]), "plan", "small.yaml", "--threads", "1")
     assert done.code == 2 and "loggers[1]: writes the same file as study 'small'.loggers[0]" in done.last
