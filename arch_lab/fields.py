@@ -33,6 +33,11 @@ Name = Annotated[
     Length(1, 100),
     Pattern(NAME, "letters, digits, '.', '_' and '-', not beginning with '.' or '-', without '..' (it names a folder)"),
 ]
+ExperimentName = Annotated[
+    str,
+    Length(1, 1000),
+    Pattern(rf"{NAME}(:\w+)?", "the name of an experiment, or an import path such as my_package.recall:EXPERIMENT"),
+]
 OptionalName = Annotated[
     str,
     Length(0, 100),

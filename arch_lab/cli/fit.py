@@ -27,6 +27,7 @@ HELP = """usage: arch-lab {verb} [--config FILE ...] [--KEY VALUE ...]
   --print_config             print the resulting configuration and stop
   --ckpt_path PATH           {checkpoint}
   --trust MODULE             your module that defines blocks of the checkpoint; no other is imported
+  --experiment NAME          whose Lightning module to run (default perplexity); a name or package.module:EXPERIMENT
   --seed_everything N        seed of the weights and of the order of batches
   --json                     print the scores as JSON
 

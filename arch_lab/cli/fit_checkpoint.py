@@ -15,7 +15,6 @@ from arch_lab.checkpoints.opening import checkpoint_file
 from arch_lab.cli.fit_options import LINKED, names_no_file
 from arch_lab.cli.verbs import UsageError
 from arch_lab.data import PreparedData
-from arch_lab.training.datamodule import TextDataModule
 from arch_lab.training.module import RUN
 from arch_lab.yaml_files import load_json, load_yaml
 
@@ -44,10 +43,10 @@ class SavedRun:
             )
 
 
-def read_checkpoint(path: str, trust: Sequence[str] = (), *, resume: bool = False) -> SavedRun | None:
+def read_checkpoint(path: str, data_class: type, trust: Sequence[str] = (), *, resume: bool = False) -> SavedRun | None:
     """Of the file that ``path`` is or holds; None for a name that Lightning resolves itself.
 
-    ``resume``: whether a training is to go on from it.
+    ``data_class``: the data module whose settings it should hold; ``resume``: whether a training is to go on from it.
     Raises: UserError when it is no checkpoint of a training, or names a module that ``trust`` does not.
     """
     if names_no_file(path):
@@ -62,7 +61,7 @@ def read_checkpoint(path: str, trust: Sequence[str] = (), *, resume: bool = Fals
         model={key: value for key, value in settings.items() if not key.startswith("_") and key not in (*LINKED, START)},
         vocabulary=settings.get("vocabulary"),
         tokenizer=tokenizer.fingerprint if tokenizer else None,
-        **(_run_settings(content[RUN], file) if RUN in content else _study_run(file)),
+        **(_run_settings(content[RUN], file, data_class) if RUN in content else _study_run(file)),
     )
 
 
@@ -81,9 +80,9 @@ def _check_lightning(content: dict[str, Any], file: Path, resume: bool) -> None:
         )
 
 
-def _run_settings(run: Any, file: Path) -> dict[str, Any]:
+def _run_settings(run: Any, file: Path, data_class: type) -> dict[str, Any]:
     """``data``, ``fingerprint`` and ``precision`` of a checkpoint of fit. Raises: UsageError when it holds anything else."""
-    known = set(inspect.signature(TextDataModule).parameters)
+    known = set(inspect.signature(data_class).parameters)
     expected = {"data": dict, "fingerprint": str, "precision": str}
     whole = isinstance(run, dict) and all(isinstance(run.get(name), kind) for name, kind in expected.items())
     if not whole or not {"source"} <= set(run["data"]) <= known:

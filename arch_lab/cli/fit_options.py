@@ -36,6 +36,7 @@ class Command:
     original: list[str]
     arguments: list[str] = field(default_factory=list)
     checkpoint: str | None = None
+    experiment: str = "perplexity"  # whose Lightning module is trained
     trust: list[str] = field(default_factory=list)  # modules that the checkpoint's options may name
     json: bool = False
     notes: list[str] = field(default_factory=list)  # lines for the user
@@ -57,6 +58,10 @@ def read_command(verb: str, argv: list[str]) -> Command:
             if not value:
                 raise UsageError("--trust: expected the name of a module, for example --trust my_module")
             command.trust.append(value)
+        elif option == "--experiment":
+            if not value:
+                raise UsageError("--experiment: expected a name, for example --experiment perplexity")
+            command.experiment = value
         elif option == "--json":
             command.json = True
         else:

@@ -28,13 +28,13 @@ def main(verb: str, argv: list[str]) -> int:
     if options.markdown and (options.prefix or options.experiment or options.architecture or options.json):
         raise UsageError("keys: --markdown prints the whole page; give it alone")
 
-    from arch_lab.study.template import read_table
+    from arch_lab.study.template import read_table, with_plug_ins
 
     table = read_table()
     if options.markdown:
         sys.stdout.write(markdown(table.studies, table.architectures))
         return 0
-    sections = _sections(table, options)
+    sections = _sections(with_plug_ins(table, options.experiment), options)
     if options.json:
         print(json.dumps([section.to_json() for section in sections], indent=2, ensure_ascii=False))
     else:

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import torch
 from jsonargparse import ActionConfigFile, Namespace
 from lightning.fabric.plugins.environments import ClusterEnvironment
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
@@ -36,11 +36,10 @@ from arch_lab.cli.verbs import UsageError, nearest
 from arch_lab.data import WindowOrder
 from arch_lab.data.config import FilesConfig, HubConfig, TokenizerConfig
 from arch_lab.files import atomic_path
+from arch_lab.study.experiment import Fittable, load_experiment
 from arch_lab.training.callbacks import RandomState
 from arch_lab.training.certification import Certification
-from arch_lab.training.datamodule import TextDataModule
 from arch_lab.training.interruption import Interruption
-from arch_lab.training.module import LanguageModel
 
 GROUPS = ("model", "data", "trainer")
 NESTED = {"files": FilesConfig, "hub": HubConfig, "tokenizer": TokenizerConfig}  # data keys with keys below them
@@ -52,7 +51,8 @@ def start(command: Command) -> int:
     """Run ``command`` and return its exit code. Raises: UsageError, one line, for whatever its arguments cause."""
     verb, keeps_config = command.verb, command.verb in ("fit", "predict")
     group = next((g for g in GROUPS if f"--{g}.help" in command.arguments), None)
-    saved = read_checkpoint(command.checkpoint, command.trust, resume=verb == "fit") if command.checkpoint else None
+    model_class, data_class = lightning_classes(command.experiment)
+    saved = read_checkpoint(command.checkpoint, data_class, command.trust, resume=verb == "fit") if command.checkpoint else None
     interruption = Interruption()
     cls = type("CommandLine", (CommandLine,), {"command": command, "group": group, "saved": saved})
     callbacks = [Certification(partial(print, file=sys.stderr)), RandomState(), interruption]
@@ -63,8 +63,8 @@ def start(command: Command) -> int:
     try:
         with interruption.listening():
             cli = cls(
-                LanguageModel,
-                TextDataModule,
+                model_class,
+                data_class,
                 args=[verb, *command.arguments, *(["--ckpt_path", saved.path] if saved else [])],
                 seed_everything_default=0,
                 auto_configure_optimizers=False,
@@ -78,6 +78,14 @@ def start(command: Command) -> int:
             raise
         raise explanation from error
     return cli.exit_code
+
+
+def lightning_classes(name: str) -> tuple[type[LightningModule], type[LightningDataModule]]:
+    """Module and data module of an experiment. Raises: ConfigError for an unknown one, UsageError for one without them."""
+    experiment = load_experiment(name)
+    if not isinstance(experiment, Fittable):
+        raise UsageError(f"--experiment: {name} has no Lightning module for a single run; arch-lab compare runs its studies")
+    return experiment.fit_classes()
 
 
 class Parser(LightningArgumentParser):
@@ -204,7 +212,8 @@ class CommandLine(LightningCLI):
         if not path:
             return
         opened = open_decoder(Path(path).expanduser(), self.command.trust)
-        defaults = {name: p.default for name, p in signature(LanguageModel).parameters.items()}
+        model_class: Any = self.model_class
+        defaults = {name: p.default for name, p in signature(model_class).parameters.items()}
         settings = initial_settings(opened, model.as_dict(), defaults, "--model.")
         self.config = self.parser.parse_object({verb: {"model": settings}}, self.config)
 
@@ -343,7 +352,7 @@ def plain(value: Any) -> Any:
     return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def _vocabulary(data: TextDataModule) -> int:
+def _vocabulary(data: Any) -> int:
     return data.vocabulary
 
 

@@ -38,15 +38,13 @@ def main(verb: str, argv: list[str]) -> int:
 
 
 def _studies() -> list[dict[str, Any]]:
-    from arch_lab.study.library import studies
-    from arch_lab.yaml_files import load_yaml
+    from arch_lab.study.library import load_study_file, studies, summary
 
     rows = []
     for name, path in studies().items():
-        content = load_yaml(path)
+        content = load_study_file(path)
         arms = [str(arm.get("name", arm.get("architecture")) if isinstance(arm, dict) else arm) for arm in content.get("arms") or []]
-        summary = str(content.get("description", "")).strip().split("\n")[0]
-        row = {"name": name, "path": str(path), "question": summary, "experiment": str(content.get("experiment", "perplexity"))}
+        row = {"name": name, "path": str(path), "question": summary(content), "experiment": str(content.get("experiment", "perplexity"))}
         rows.append({**row, "arms": arms, "budget": content.get("budget") or {}})
     return rows
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from arch_lab.cli.verbs import UsageError, nearest, parser
+from arch_lab.cli.verbs import UsageError, add_trust, nearest, parser
 
 EXAMPLES = """examples:
   arch-lab report runs/quickstart --open
@@ -25,6 +25,7 @@ def main(verb: str, argv: list[str]) -> int:
         "--curves", metavar="SVG", type=Path, help="write training and tuning curves at every learning rate to this file instead"
     )
     p.add_argument("--arm", metavar="NAME", dest="arms", action="append", default=[], help="with --curves: this arm only (repeatable)")
+    add_trust(p)
     options = p.parse_args(argv)
     chosen = [f"--{name}" for name in ("json", "markdown", "curves") if getattr(options, name)]
     if len(chosen) > 1:
@@ -42,9 +43,9 @@ def main(verb: str, argv: list[str]) -> int:
 
         print(write_rates(options.folder, load(options.folder), options.curves, options.arms))
     elif options.markdown:
-        print(_markdown(options.folder, study), end="")
+        print(_markdown(options.folder, study, options.trust), end="")
     else:
-        page = _page(options.folder, study)
+        page = _page(options.folder, study, options.trust)
         print(page)
         if options.open:
             import webbrowser
@@ -65,20 +66,26 @@ def _study(folder: Path) -> dict[str, Any]:
     return sealed.read(folder / "study.json", advice="the same arch-lab compare writes it again")
 
 
-def _page(folder: Path, study: dict[str, Any]) -> Path:
+def _engine(study: dict[str, Any], trust: list[str]) -> Any:
+    """The engine of the stored study's experiment. Raises: TrustError when that is a module the user did not name."""
+    from arch_lab.study.experiment import engine_named
+    from blocks.registry import import_only
+
+    with import_only(trust):  # somebody else may have written the folder
+        return engine_named(study.get("experiment"))
+
+
+def _page(folder: Path, study: dict[str, Any], trust: list[str]) -> Path:
     from arch_lab.files import folder_lock
     from arch_lab.report import write
-    from arch_lab.study.experiment import engine_named
 
-    engine = engine_named(study.get("experiment"))
+    engine = _engine(study, trust)
     with folder_lock(folder, "arch-lab report"):
         return engine.report(folder) if engine is not None else write(folder)
 
 
-def _markdown(folder: Path, study: dict[str, Any]) -> str:
-    from arch_lab.study.experiment import engine_named
-
-    engine = engine_named(study.get("experiment"))
+def _markdown(folder: Path, study: dict[str, Any], trust: list[str]) -> str:
+    engine = _engine(study, trust)
     if engine is not None:
         return engine.markdown(folder)
     from arch_lab.report.html import load

@@ -18,6 +18,7 @@ from arch_lab.fields import (
     BatchSize,
     Beta,
     ClipNorm,
+    ExperimentName,
     FinalFraction,
     LearningRates,
     Name,
@@ -116,7 +117,7 @@ class StudyConfig(Config):
 
     name: Annotated[Name, Doc("Name of the study and of its folder; default: the name of the file.")]
     description: Annotated[Text, Doc("The question in one line, shown in lists and reports.")] = ""
-    experiment: Annotated[Name, Doc("What is learned and scored, and on what kind of data.")] = "perplexity"
+    experiment: Annotated[ExperimentName, Doc("What is learned and scored, and on what kind of data.")] = "perplexity"
     arms: Annotated[list[Arm], Length(1, 100), Doc("The architectures to compare.")]
     budget: Annotated[Budget, Doc("What is equal for every arm.")]
     data: Annotated[Config, Doc("What to train on; experiments that do not read text have other keys here.")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from arch_lab.study.registry import find_experiment
 from arch_lab.version import __version__, commit
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
@@ -38,28 +40,30 @@ def code_fingerprint() -> str:
 @lru_cache
 def experiment_fingerprint(name: str) -> str:
     """Hash of an experiment's own sources, which code_fingerprint leaves out."""
-    return _fingerprint((f"experiments/{name}",))
+    return _fingerprint(find_experiment(name).code())
 
 
 @lru_cache
 def gate_fingerprint(experiment: str) -> str:
     """Hash of what certifies a model of this experiment: the laws and the experiment's own certificate."""
-    return _fingerprint(("arch_lab/laws", f"experiments/{experiment}"))
+    return _fingerprint(["arch_lab/laws", *find_experiment(experiment).code()])
 
 
 @lru_cache
 def judge_fingerprint(experiment: str) -> str:
     """Hash of all sources between the runs of a study and its study.json."""
-    return _fingerprint(("arch_lab", "blocks", f"experiments/{experiment}"))
+    return _fingerprint(["arch_lab", "blocks", *find_experiment(experiment).code()])
 
 
-def _fingerprint(parts: tuple[str, ...]) -> str:
+def _fingerprint(parts: Sequence[str | Path]) -> str:
     digest = hashlib.sha256()
     for part in parts:
         path = PACKAGE_ROOT / part
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.suffix in SOURCES and file.is_file():
-                digest.update(file.relative_to(PACKAGE_ROOT).as_posix().encode() + b"\0" + file.read_bytes())
+                inside = file.is_relative_to(PACKAGE_ROOT)  # else of another package, wherever that is installed
+                name = file.relative_to(PACKAGE_ROOT).as_posix() if inside else file.name
+                digest.update(name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -13,11 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from arch_lab.judge.measures import Measure
+from arch_lab.study.registry import ExperimentSource, built_in, find_experiment
 from blocks.config import Config
-from blocks.errors import ConfigError, did_you_mean, shown
+from blocks.errors import ConfigError
+from blocks.user_code import describe
 
 if TYPE_CHECKING:  # seconds to import, and finding an experiment needs none of it
     import lightning.pytorch as pl
+
+    from arch_lab.training.datamodule import TextDataModule
+    from arch_lab.training.module import LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +86,14 @@ class OwnData(Protocol):
 
 
 @runtime_checkable
+class Fittable(Protocol):
+    """Of an experiment that ``arch-lab fit`` can train: a decoder, certified as causal before any score."""
+
+    def fit_classes(self) -> tuple[type[LanguageModel], type[TextDataModule]]:
+        """The Lightning module and the data module, whose arguments are the keys ``model`` and ``data`` of fit."""
+
+
+@runtime_checkable
 class StudyEngine(Protocol):
     """An experiment whose study is not one training an arm: timings, many tasks. It reads, plans, runs and reports its own kind."""
 
@@ -129,14 +142,32 @@ def engine_named(experiment: Any) -> StudyEngine | None:
 
 
 def experiments() -> list[str]:
-    """Names of the experiments there are."""
-    return sorted(p.parent.name for p in (Path(__file__).resolve().parents[2] / "experiments").glob("*/experiment.py"))
+    """Names of the built-in experiments."""
+    return [source.name for source in built_in()]
+
+
+def _load(source: ExperimentSource) -> Any:
+    from blocks.registry import import_object
+
+    if ":" in source.name:
+        return import_object(source.path)  # which asks whether its module is trusted
+    try:
+        return getattr(importlib.import_module(source.module), source.path.partition(":")[2])
+    except ConfigError:
+        raise
+    except Exception as error:  # code of another package, which the user has installed
+        raise ConfigError(f"experiment {source.name} = {source.path}: {describe(error)} (--debug shows the traceback)") from error
 
 
 def load_experiment(name: str) -> Experiment:
-    """``experiments.<name>.experiment:EXPERIMENT``. Raises: ConfigError with the nearest name."""
-    known = experiments()
-    if name not in known:
-        raise ConfigError(f"unknown experiment {shown(name)}{did_you_mean(name, known)}")
-    experiment: Experiment = importlib.import_module(f"experiments.{name}.experiment").EXPERIMENT
-    return experiment
+    """The experiment called ``name`` or at an import path. Raises: ConfigError with the nearest name, or what it lacks."""
+    source = find_experiment(name)
+    if source.is_built_in:
+        experiment: Experiment = importlib.import_module(source.module).EXPERIMENT
+        return experiment
+    loaded = _load(source)
+    if not isinstance(loaded, (Experiment, StudyEngine)):
+        parts = [*Experiment.__annotations__, *(name for name in vars(Experiment) if not name.startswith("_"))]
+        missing = [part for part in parts if not hasattr(loaded, part)]
+        raise ConfigError(f"experiment {source.path!r} lacks {', '.join(missing)} (see arch_lab.study.experiment.Experiment)")
+    return loaded  # type: ignore[return-value]

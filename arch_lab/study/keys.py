@@ -18,6 +18,7 @@ from arch_lab.models.recipe import Recipe
 from arch_lab.models.registry import architectures
 from arch_lab.study.config import StudyConfig
 from arch_lab.study.experiment import NoOptions, OwnData, StudyEngine, experiments, load_experiment
+from arch_lab.study.registry import ExperimentSource
 from blocks.config import Config, Doc, Rule, field_hints
 
 OWN_KEYS = {"data", "objective"}  # of a study that trains: what is in them is the experiment's to say
@@ -40,6 +41,17 @@ def sections() -> list[Section]:
     for name in (name for name in every if name not in training):
         found.append(Section(title=f"Experiment {name}", experiments=(name,), keys=tuple(keys_of(every[name].config))))
     return found
+
+
+def plug_in_section(source: ExperimentSource) -> Section:
+    """All keys that studies of an experiment of another package may have. Raises: ConfigError when it cannot be loaded."""
+    experiment: Any = load_experiment(source.name)
+    if isinstance(experiment, StudyEngine):
+        keys = list(keys_of(experiment.config))
+    else:
+        data = experiment.data if isinstance(experiment, OwnData) else DataConfig
+        keys = [*keys_of(StudyConfig), *keys_of(data, "data."), *keys_of(experiment.objective, "objective.")]
+    return Section(title=f"Experiment {source.name}", experiments=(source.name,), keys=tuple(keys))
 
 
 def key_table() -> KeyTable:

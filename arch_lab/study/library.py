@@ -1,37 +1,52 @@
-"""Where studies are found: by name in the installed experiments, or as a path to a YAML file."""
+"""Where studies are found: by name beside the installed experiments, or as a path to a YAML file."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from arch_lab.fields import folder_name
+from arch_lab.study.registry import installed
 from arch_lab.yaml_files import load_yaml
-from blocks.errors import ConfigError, did_you_mean, shown
-
-
-def _folders() -> list[Path]:
-    # by location, not by import: arch_lab never imports experiments, it finds them beside itself, wheel or checkout
-    return sorted(p for p in (Path(__file__).resolve().parents[2] / "experiments").glob("*") if p.is_dir())
+from blocks.errors import ConfigError, UserError, did_you_mean, shown
 
 
 def studies() -> dict[str, Path]:
-    """Every study shipped with the package: name -> YAML file."""
+    """Every study that comes with an installed experiment: name -> YAML file; a built-in name stays with its owner."""
     found: dict[str, Path] = {}
-    for folder in _folders():
-        for path in sorted(folder.glob("*.yaml")):
-            text = path.read_text(encoding="utf-8")
-            if "\narms:" in text or "\ntasks:" in text:  # a folder also holds single-run configurations
-                found[path.stem] = path
+    for source in installed():
+        for path in source.study_files():
+            if _is_study(path):
+                found.setdefault(path.stem, path)
     return found
+
+
+def _is_study(path: Path) -> bool:
+    """Whether the file compares something: a folder also holds configurations of a single run."""
+    try:
+        content = load_yaml(path)
+    except UserError:  # whoever names it is shown the line that is wrong
+        return True
+    return isinstance(content, dict) and bool({"arms", "tasks"} & set(content))
+
+
+def load_study_file(path: Path) -> dict[str, Any]:
+    """The keys of a study for a list; what is wrong with the file stands in the description."""
+    try:
+        content: dict[str, Any] = load_yaml(path)
+    except UserError as error:
+        return {"description": f"cannot be read: {error}"}
+    return content
 
 
 def list_studies() -> list[tuple[str, Path, str]]:
     """(name, file, one-line description) of every study."""
-    rows = []
-    for name, path in studies().items():
-        content = load_yaml(path) or {}
-        rows.append((name, path, str(content.get("description", "")).strip().split("\n")[0]))
-    return rows
+    return [(name, path, summary(load_study_file(path))) for name, path in studies().items()]
+
+
+def summary(content: dict[str, Any]) -> str:
+    """The first line of a study's description."""
+    return str(content.get("description", "")).strip().split("\n")[0]
 
 
 def find_study(study: str) -> tuple[str, Path]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import yaml
 
 from arch_lab.key_table import Key, KeyTable, simple, stored_table
 from arch_lab.study.library import studies
+from arch_lab.study.registry import find_experiment, plug_ins
 from arch_lab.yaml_files import load_yaml
 from blocks.errors import ConfigError, did_you_mean, shown
 
@@ -26,9 +29,32 @@ def read_table() -> KeyTable:
     return table
 
 
+def with_plug_ins(table: KeyTable, experiment: str | None = None) -> KeyTable:
+    """``table`` and the keys of experiments of other packages; one that cannot be loaded is named in a warning.
+
+    ``experiment``: the one that is asked for, which may be an import path. Raises: ConfigError when it cannot be loaded.
+    """
+    sources = plug_ins() if experiment is None or ":" not in experiment else [find_experiment(experiment)]
+    if experiment is not None:
+        sources = [source for source in sources if source.name == experiment]
+    if not sources:
+        return table
+    from arch_lab.study.keys import plug_in_section  # imports torch
+
+    sections = []
+    for source in sources:
+        try:
+            sections.append(plug_in_section(source))
+        except ConfigError as error:
+            if experiment is not None:
+                raise
+            print(f"warning: experiment {source.name} = {source.path}: {error}", file=sys.stderr)
+    return replace(table, studies=(*table.studies, *sections))
+
+
 def template(experiment: str) -> str:
     """Text of a study file for an experiment. Raises: ConfigError for an experiment that does not exist."""
-    table = read_table()
+    table = with_plug_ins(read_table(), experiment)
     if experiment not in table.experiments:
         raise ConfigError(f"unknown experiment {shown(experiment)}{did_you_mean(experiment, table.experiments)}")
     name, content = _shipped(experiment)
@@ -48,6 +74,8 @@ def _shipped(experiment: str) -> tuple[str, dict[str, Any]]:
     """The smallest shipped study of an experiment: one that calls itself quick, else the first."""
     found = {name: load_yaml(path) for name, path in studies().items()}
     fitting = [name for name, content in found.items() if content.get("experiment", "perplexity") == experiment]
+    if not fitting:
+        raise ConfigError(f"experiment {experiment!r} comes with no study file to start from")
     name = next((n for n in fitting if "quick" in n), fitting[0])
     return name, found[name]
 

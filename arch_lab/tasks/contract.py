@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 from arch_lab.data.paths import data_root
-from arch_lab.fields import LearningRates, Name, PathText, Seeds, Text, Widen, tuning_seeds_problem
+from arch_lab.fields import ExperimentName, LearningRates, Name, PathText, Seeds, Text, Widen, tuning_seeds_problem
 from arch_lab.judge.measures import Measure
 from arch_lab.study.loggers import LoggerConfig, entries
 from blocks.config import Config, Doc, Length, Unique
@@ -47,7 +47,7 @@ class TaskStudyConfig(Config):
 
     name: Annotated[Name, Doc("Name of the study and of its folder; default: the name of the file.")]
     description: Annotated[Text, Doc("The question in one line, shown in lists and reports.")] = ""
-    experiment: Annotated[Name, Doc("What is learned and scored, and on what kind of data.")]
+    experiment: Annotated[ExperimentName, Doc("What is learned and scored, and on what kind of data.")]
     tasks: Annotated[list[Name], Length(1, 1000), Unique(), Doc("The tasks to score.")]
     root: Annotated[PathText | None, Doc("Folder that relative data paths start from; null: ARCH_LAB_DATA, else the current one.")] = None
     learning_rates: Annotated[

@@ -101,7 +101,7 @@ class LanguageModel(pl.LightningModule):
         if tokenizer is not None:
             checkpoint[TOKENIZER] = tokenizer.to_dict()
         config = getattr(data, "config", None)
-        if config is not None:
+        if tokenizer is not None and config is not None:  # text; an experiment may prepare anything else
             cut = {name: getattr(config, name) for name in ("document_start", "text_column", "count_line_ends")}
             checkpoint[READING] = {**cut, "sequence_length": source.tokens}
         settings = getattr(source, "settings", None)

@@ -19,7 +19,7 @@ from arch_lab.study.vocabulary import planned_vocabulary
 if TYPE_CHECKING:  # Lightning takes seconds to load, and no refusal of data should wait for it
     import lightning.pytorch as pl
 
-    from arch_lab.training.datamodule import PreparedDataModule
+    from arch_lab.training.datamodule import PreparedDataModule, TextDataModule
     from arch_lab.training.module import LanguageModel
 
 
@@ -60,6 +60,12 @@ class Perplexity:
 
         t = spec.training
         return PreparedDataModule(data, tokens=t.sequence_length, batch=t.batch_size, seed=spec.seed, steps=spec.steps)
+
+    def fit_classes(self) -> tuple[type[LanguageModel], type[TextDataModule]]:
+        from arch_lab.training.datamodule import TextDataModule
+        from arch_lab.training.module import LanguageModel
+
+        return LanguageModel, TextDataModule
 
     def scores(self, trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule) -> dict[str, float]:
         (tune,) = trainer.validate(module, datamodule=datamodule, verbose=False)
