@@ -1,0 +1,1 @@
+"""Which architecture looks up best what it has read before?"""
