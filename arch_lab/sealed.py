@@ -51,7 +51,7 @@ def read(path: Path, *, advice: str) -> dict[str, Any]:
         reason = str(error).removeprefix(f"{path}: ")
         raise DamagedError(f"{path} is damaged (not valid JSON: {reason}); {advice}") from None
     if not isinstance(content, dict) or CHECKSUM not in content:
-        raise DamagedError(f"{path} carries no checksum (edited, or written by an older version); {advice}")
+        raise DamagedError(f"{path} has no checksum (edited, or written by an older version); {advice}")
     if not _is_whole(content):
         raise DamagedError(f"{path} was edited or damaged after it was written (its checksum does not match); {advice}")
     return content

@@ -58,7 +58,7 @@ def refuse_holes(segments: Tensor) -> None:
         row, token = returns.nonzero()[0].tolist()
         raise ConfigError(
             f"segments: row {row} has padding inside document {int(segments[row, token])} (before token {token}); "
-            "number the documents apart, or leave the padding out"
+            "give the documents different ids, or leave the padding out"
         )
 
 

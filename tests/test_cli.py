@@ -199,7 +199,7 @@ def test_an_interrupt_is_one_line_and_code_130(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(cli, "dispatch", interrupted)
     assert cli.main(["compare", "quickstart"]) == 130
-    assert capsys.readouterr().err == "interrupted; the same command goes on where it stopped\n"
+    assert capsys.readouterr().err == "interrupted; the same command continues where it stopped\n"
 
 
 def test_options_are_never_guessed_from_a_prefix() -> None:

@@ -212,7 +212,7 @@ def test_an_id_beyond_the_tokenizer_says_nothing() -> None:
         (["--prompt", "x", "--top-p", "0"], "top_p must be above 0 and at most 1"),
         (["--prompt", "x", "--top-p", "1.5"], "top_p must be above 0 and at most 1"),
         (["--prompt", "x", "--seed", "-1"], "seed must be"),
-        (["--prompt", "x", "--greedy", "--temperature", "1"], "--greedy draws nothing"),
+        (["--prompt", "x", "--greedy", "--temperature", "1"], "--greedy does not sample"),
         ([], "--prompt"),
         (["--promt", "x"], "--prompt"),
     ],

@@ -91,7 +91,7 @@ def count_training(call: Callable[[], Any]) -> Counted:
     with _counting() as counter:
         outputs = [t for t in tree_leaves(call()) if isinstance(t, Tensor) and t.requires_grad]
         if not outputs:
-            raise ConfigError("count_training: nothing the call returns requires a gradient; give it inputs or parameters that do")
+            raise ConfigError("count_training: no output of the call requires a gradient; pass inputs or parameters that do")
         torch.autograd.backward(outputs, [torch.ones_like(t) for t in outputs])
     return counter.result()
 

@@ -68,7 +68,7 @@ def _counted(part: Part, batch: int) -> Counted:
         raise
     except Exception as error:  # a third-party block may do anything, .item() above all
         raise Uncountable(
-            f"accounting: {_title(part)} cannot run on the meta device, so its formula is not proven ({describe(error, limit=120)})"
+            f"accounting: {_title(part)} cannot run on the meta device, so its formula cannot be checked ({describe(error, limit=120)})"
         ) from error
 
 

@@ -46,14 +46,14 @@ class Budget(Config):
     def __post_init__(self) -> None:
         length = [axis for axis in LENGTH if axis in self.axes]
         if not length:
-            raise ConfigError("budget: nothing says how long to train; add one of train_flops, tokens, seconds")
+            raise ConfigError("budget: the training length is missing; add one of train_flops, tokens, seconds")
         if "seconds" in length and len(length) > 1:
             raise ConfigError(
-                f"budget: seconds cannot be held together with {length[0]}, because one number of steps cannot meet both; "
+                f"budget: seconds cannot be combined with {length[0]}, because one number of steps cannot meet both; "
                 f"remove one of them (--set budget.{length[0]}=null)"
             )
         if not self.size_targets:
-            raise ConfigError("budget: nothing says how large the models are; add params or flops_per_token")
+            raise ConfigError("budget: the model size is missing; add params or flops_per_token")
         if self.flops_per_token and self.train_flops and self.tokens:
             apart = self.flops_per_token * self.tokens / self.train_flops - 1
             if abs(apart) > self.tolerance:

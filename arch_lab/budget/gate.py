@@ -17,9 +17,9 @@ from arch_lab.budget.budget import Budget, BudgetError
 ADVICE = {
     "params": "let the solver choose the shape",
     "flops_per_token": "let the solver choose the shape",
-    "train_flops": "raise budget.train_flops or lower training.batch_size, so that whole steps come nearer",
-    "tokens": "raise budget.tokens or lower training.batch_size, so that whole steps come nearer",
-    "seconds": "raise budget.seconds, so that whole steps come nearer",
+    "train_flops": "raise budget.train_flops or lower training.batch_size, so that whole steps come closer to it",
+    "tokens": "raise budget.tokens or lower training.batch_size, so that whole steps come closer to it",
+    "seconds": "raise budget.seconds, so that whole steps come closer to it",
 }
 
 
@@ -57,7 +57,7 @@ def refuse(arms: Sequence[dict[str, Any]], budget: Budget) -> None:
         advice = ADVICE.get(misses[0].axis, ADVICE["params"])
         raise BudgetError(
             f"refused: {misses[0].text}{more}; tolerance {budget.tolerance:.1%}. To fix it, {advice}; "
-            "or set budget.allow_unmatched: true, and the report will carry a banner"
+            "or set budget.allow_unmatched: true, and the report will show a banner"
         )
 
 

@@ -62,7 +62,7 @@ class Search:
             return None
         if not isinstance(config, StackConfig):
             raise BudgetError(
-                f"budget: architecture {self.recipe.name!r} is not one stack of layers, so no shape can be solved for; "
+                f"budget: architecture {self.recipe.name!r} is not a single stack of layers, so its shape cannot be solved; "
                 "give the arm width, depth and ffn_width"
             )
         return config

@@ -34,7 +34,7 @@ def read_blueprint(content: Mapping[str, Any], where: str) -> Blueprint:
         raise CheckpointError(f"{where}: architecture {_short(architecture)} is not a name")
     options = {} if options is None else options
     if not isinstance(options, dict):
-        raise CheckpointError(f"{where}: options {_short(options)} are no mapping")
+        raise CheckpointError(f"{where}: options {_short(options)} are not a mapping")
     _check_options(options, where)
     numbers = {name: _whole(content[name], name, where) for name in (*SIZES, "vocabulary", "max_tokens")}
     return Blueprint(
@@ -80,7 +80,7 @@ def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -
     expected = model.state_dict()
     for name, value in expected.items():
         if name not in tensors:
-            raise CheckpointError(f"{where}: tensor {name!r} is missing ({len(expected)} are needed, {len(tensors)} are there)")
+            raise CheckpointError(f"{where}: tensor {name!r} is missing ({len(expected)} needed, {len(tensors)} present)")
         stored = tensors[name]
         if stored.shape != value.shape:
             raise CheckpointError(f"{where}: tensor {name!r} has shape {list(stored.shape)}, its settings say {list(value.shape)}")
@@ -88,7 +88,7 @@ def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -
             raise CheckpointError(f"{where}: tensor {name!r} is {_dtype(stored)}, expected {_dtype(value)}")
     extra = sorted(set(tensors) - set(expected))
     if extra:
-        raise CheckpointError(f"{where}: tensor {extra[0]!r} belongs to no part of this model ({len(extra)} such)")
+        raise CheckpointError(f"{where}: tensor {extra[0]!r} is not part of this model ({len(extra)} such)")
 
 
 def build_filled(blueprint: Blueprint, tensors: Mapping[str, Tensor], where: str) -> Model:
@@ -124,7 +124,7 @@ def _check_memory(layout: Model, tensors: Mapping[str, Tensor], where: str) -> N
     needed = sum(value.numel() * value.element_size() for value in (*layout.parameters(), *layout.buffers()))
     stored = sum(value.numel() * max(4, value.element_size()) for value in tensors.values())
     if needed > stored + SPARE:
-        raise CheckpointError(f"{where}: its settings ask for {needed:,} bytes of memory, its tensors hold {stored:,}")
+        raise CheckpointError(f"{where}: its settings need {needed:,} bytes of memory, but its tensors have only {stored:,}")
 
 
 def _check_options(options: dict[Any, Any], where: str) -> None:

@@ -28,7 +28,7 @@ def read_file(path: Path) -> dict[str, Any]:
     """
     try:
         if not zipfile.is_zipfile(path):  # torch would take anything else for its old format
-            raise CheckpointError(f"{path}: not a readable checkpoint of arch-lab (no zip archive); it may be cut short")
+            raise CheckpointError(f"{path}: not a readable checkpoint of arch-lab (not a zip archive); it may be cut short")
         check_stored(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
         settings, weights = content["hyper_parameters"], content["state_dict"]
@@ -72,7 +72,7 @@ def reading_of(content: dict[str, Any], where: str) -> tuple[Reading, int | None
         return Reading(), None
     types = {"document_start": (str, type(None)), "text_column": (str,), "count_line_ends": (bool,), "sequence_length": (int,)}
     if not isinstance(stored, dict) or set(stored) != set(types) or not all(isinstance(stored[k], t) for k, t in types.items()):
-        raise CheckpointError(f"{where}: what it says about the reading of text is damaged")
+        raise CheckpointError(f"{where}: its settings for reading text are damaged")
     values = dict(stored)
     length = values.pop("sequence_length")
     if length < 1:

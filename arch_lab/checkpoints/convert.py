@@ -94,7 +94,9 @@ def _read(source: Path, to: str, source_format: str) -> tuple[Manifest, dict[str
 
 def _read_own_m2_bert(source: Path) -> tuple[Manifest, dict[str, Tensor], Path]:
     if not (source / MANIFEST).is_file():
-        raise CheckpointError(f"{source}: no folder of arch-lab, which holds {MANIFEST}; to read a released M2-BERT, use --from m2-bert")
+        raise CheckpointError(
+            f"{source}: not a folder of arch-lab, which contains {MANIFEST}; to read a released M2-BERT, use --from m2-bert"
+        )
     manifest = read_manifest(source)
     if manifest.blueprint.architecture != ARCHITECTURE:
         raise CheckpointError(f"{source} holds {manifest.blueprint.architecture!r}, which has no M2-BERT form; only {ARCHITECTURE!r} does")
@@ -107,7 +109,7 @@ def _read_theirs(source: Path) -> tuple[Manifest, dict[str, Tensor], Path]:
     if (source / MANIFEST).is_file():
         raise CheckpointError(f"{source} already is a folder of arch-lab; --to huggingface converts it back")
     if (source / "result.json").is_file() or not (source / CONFIG).is_file():
-        raise CheckpointError(f"{source}: no Hugging Face checkpoint, which holds {CONFIG} with a model_type, and {SINGLE}")
+        raise CheckpointError(f"{source}: not a Hugging Face checkpoint, which contains {CONFIG} with a model_type, and {SINGLE}")
     manifest, family = read_config(source)
     return manifest, read_tensors(source, manifest, family), source
 
@@ -118,7 +120,7 @@ def _read_ours(source: Path) -> tuple[Manifest, dict[str, Tensor], Path | Tokeni
         family_for(manifest.blueprint.architecture)
         return manifest, read_weights(source, manifest)[1], source
     if source.is_dir() and is_huggingface(source):
-        raise CheckpointError(f"{source} already is a Hugging Face folder; leave out --to huggingface to convert it to ours")
+        raise CheckpointError(f"{source} already is a Hugging Face folder; leave out --to huggingface to convert it to arch-lab's format")
     opened = open_decoder(source)
     begin, end = next(iter(opened.begin), None), next(iter(opened.end), None)
     manifest = Manifest(blueprint=opened.blueprint, begin_text=begin, end_text=end)

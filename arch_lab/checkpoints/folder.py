@@ -70,7 +70,7 @@ def read_manifest(folder: Path) -> Manifest:
     shape, tokens = content.get("shape"), content.get("tokens")
     for name, value in (("shape", shape), ("tokens", tokens)):
         if not isinstance(value, dict):
-            raise CheckpointError(f"{path}: {name!r} is missing, or no object")
+            raise CheckpointError(f"{path}: {name!r} is missing or not an object")
     blueprint = read_blueprint({**content, **dict(shape or {})}, str(path))
     ids = {name: _checked_ids(name, value, path) for name, value in dict(tokens or {}).items()}
     return Manifest(blueprint=blueprint, **ids)

@@ -56,7 +56,7 @@ def check_tokenizer(opened: Checkpoint, tokenizer: Tokenizer | None) -> None:
     if tokenizer is None:
         return
     if opened.tokenizer is None:
-        raise CheckpointError(f"{opened.path} holds no tokenizer, so its ids may mean another text; put its tokenizer.json there")
+        raise CheckpointError(f"{opened.path} contains no tokenizer, so its ids may stand for different text; put its tokenizer.json there")
     if opened.tokenizer.fingerprint != tokenizer.fingerprint or opened.vocabulary != tokenizer.vocabulary:
         raise CheckpointError(
             f"the tokenizer of the data ({_words(tokenizer)}) is not that of the checkpoint {opened.path} ({_words(opened.tokenizer)}, "

@@ -91,7 +91,7 @@ def _file_inside(folder: Path) -> Path:
     """The one checkpoint file of a ``fit`` folder. Raises: CheckpointError with what there is to choose from."""
     if (folder / MANIFEST).is_file() or is_huggingface(folder):
         raise CheckpointError(
-            f"{folder} is a converted model and holds no training: arch-lab score {folder} --text FILES scores it, "
+            f"{folder} is a converted model without training state: arch-lab score {folder} --text FILES scores it, "
             f"arch-lab fit --model.initialise_from {folder} trains it further"
         )
     files = sorted({*folder.glob("*.ckpt"), *folder.glob("checkpoints/*.ckpt")})

@@ -147,7 +147,7 @@ def score(
     if not math.isfinite(total.nats):
         raise CheckpointError(f"{opened.path}: the model's loss on this text is {total.nats}; its weights are damaged, or it diverged")
     if not total.bytes:
-        raise DataError("--text: the text holds no byte after its first token, so there is nothing to score")
+        raise DataError("--text: the text has no bytes after its first token, so there is nothing to score")
     return Score(
         checkpoint=str(opened.path),
         architecture=opened.architecture,
@@ -197,7 +197,7 @@ def _read(opened: Checkpoint, files: list[Path], config: DataConfig) -> tuple[To
     ids = np.concatenate(list(_encoded(documents, tokenizer, opened.begin)))
     if int(ids.max()) >= opened.vocabulary:
         raise CheckpointError(
-            f"{opened.path}: the tokenizer gives id {int(ids.max())}, the model knows {opened.vocabulary}; they do not belong together"
+            f"{opened.path}: the tokenizer gives id {int(ids.max())}, the model has only {opened.vocabulary}; they do not belong together"
         )
     widths = np.zeros(opened.vocabulary, np.int64)
     own = tokenizer.token_bytes()[: opened.vocabulary]

@@ -60,7 +60,7 @@ class TensorFiles:
             kind = str(self.files[self.where[name]].get_slice(name).get_dtype())
             if kind not in FLOATS:
                 raise CheckpointError(
-                    f"{self.folder / self.where[name]}: tensor {name!r} is {kind}, a stored form that is not decoded here; "
+                    f"{self.folder / self.where[name]}: tensor {name!r} is {kind}, a format that is not supported; "
                     f"save the weights as one of {', '.join(FLOATS)}"
                 )
 
@@ -74,12 +74,12 @@ def check_shapes(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[in
     """Raises: CheckpointError for the first tensor that is missing, of another shape, or of no use."""
     for name, shape in expected.items():
         if name not in found:
-            raise CheckpointError(f"{where}: tensor {name!r} is missing ({len(expected)} are needed, {len(found)} are there)")
+            raise CheckpointError(f"{where}: tensor {name!r} is missing ({len(expected)} needed, {len(found)} present)")
         if found[name] != shape:
             raise CheckpointError(f"{where}: tensor {name!r} has shape {list(found[name])}, the configuration says {list(shape)}")
     extra = sorted(set(found) - set(expected))
     if extra:
-        raise CheckpointError(f"{where}: tensor {extra[0]!r} belongs to no part of this model ({len(extra)} such)")
+        raise CheckpointError(f"{where}: tensor {extra[0]!r} is not part of this model ({len(extra)} such)")
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # with the number of the signal, see arch_lab.signals
             number = interrupt.args[0] if interrupt.args and isinstance(interrupt.args[0], int) else signal.SIGINT
             word = "terminated" if number == signal.SIGTERM else "interrupted"
-            print(word + ("; the same command goes on where it stopped" if _goes_on(arguments) else ""), file=sys.stderr)
+            print(word + ("; the same command continues where it stopped" if _goes_on(arguments) else ""), file=sys.stderr)
             return 128 + number
         except SystemExit as stop:
             return _exit_code(stop)

@@ -77,7 +77,7 @@ def main(verb: str, argv: list[str]) -> int:
         print(f"warning: {error}", file=sys.stderr)
     book = ledger(config, tokens=given.seq_len, batch=given.batch, model=model)
     if book.training == 0:
-        raise AccountingError(f"accounting: architecture {given.architecture!r} claims to cost nothing; correct the cost() of its blocks")
+        raise AccountingError(f"accounting: architecture {given.architecture!r} reports zero cost; correct the cost() of its blocks")
     facts = _facts(given, recipe, shape, vocabulary, built_for, book)
     if given.json:
         print(json.dumps(facts, indent=2))
@@ -129,7 +129,7 @@ def _check_shape(given: argparse.Namespace) -> None:
     """Raises: UsageError unless the shape is given, once. A vocabulary may go with either kind of shape."""
     dials = [f"--{name}" for name in ("width", "depth", "ffn-width") if getattr(given, name.replace("-", "_")) is not None]
     if given.preset and dials:
-        raise UsageError(f"cost: --preset already says the shape; leave out {', '.join(dials)}")
+        raise UsageError(f"cost: --preset already fixes the shape; leave out {', '.join(dials)}")
     if not given.preset and (given.width is None or given.depth is None):
         missing = "--depth" if given.width is not None else "--width"
         raise UsageError(f"cost: give --preset SIZE, or --width and --depth ({missing} is missing)")

@@ -128,7 +128,7 @@ def how_to_resume(stop: Interrupted, verb: str) -> str:
         return f"{verb} was interrupted by {stop} with nothing to save; the same command starts again"
     config = Path(stop.checkpoint).parents[1] / "config.yaml"
     options = ["--config", str(config), "--ckpt_path", str(stop.checkpoint)]
-    return f"{verb} was interrupted by {stop} at step {stop.step}; to go on: arch-lab {verb} {shlex.join(options)}"
+    return f"{verb} was interrupted by {stop} at step {stop.step}; to continue: arch-lab {verb} {shlex.join(options)}"
 
 
 def hush() -> None:

@@ -75,7 +75,7 @@ def _check_lightning(content: dict[str, Any], file: Path, resume: bool) -> None:
         ) from None
     if resume and not content.get("optimizer_states"):
         raise UsageError(
-            f"--ckpt_path: {file} holds weights and no state of an optimizer, so that its training cannot go on; start a new one "
+            f"--ckpt_path: {file} holds weights and no state of an optimizer, so its training cannot continue; start a new one "
             f"from its weights with --model.initialise_from {file}"
         )
 
@@ -101,4 +101,4 @@ def _study_run(file: Path) -> dict[str, Any]:
         sizes = {name: training[name] for name in ("sequence_length", "batch_size")}
         return {"data": {**data, **sizes, "seed": identity["seed"]}, "precision": training["precision"], "fingerprint": identity["data"]}
     except (KeyError, TypeError) as error:
-        raise UsageError(f"--ckpt_path: {run} and {study} do not say on what the run was trained ({error}); give --data options") from None
+        raise UsageError(f"--ckpt_path: {run} and {study} do not record the training data ({error}); give --data options") from None

@@ -41,7 +41,7 @@ def main(verb: str, argv: list[str]) -> int:
     add_trust(p)
     given = p.parse_args(argv)
     if given.greedy and (given.temperature is not None or given.top_p is not None):
-        raise UsageError(f"{verb}: --greedy draws nothing; leave it out, or leave out --temperature and --top-p")
+        raise UsageError(f"{verb}: --greedy does not sample; leave it out, or leave out --temperature and --top-p")
 
     from arch_lab.generation import generate
 

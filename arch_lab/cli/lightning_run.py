@@ -156,7 +156,9 @@ class CommandLine(LightningCLI):
     def init_parser(self, **options: Any) -> LightningArgumentParser:
         parser = Parser(**options)
         parser.allow_abbrev = False  # else a misspelt `max_epoch` is taken for `max_epochs` without a word
-        parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of the keys; of two, the later wins")
+        parser.add_argument(
+            "-c", "--config", action=ActionConfigFile, help="YAML file with any of the keys; may be repeated, later files win"
+        )
         return parser
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
@@ -249,12 +251,12 @@ class CommandLine(LightningCLI):
                 options["enable_progress_bar"] = False
         if any(isinstance(c, EarlyStopping) for c in callbacks) and config.trainer.val_check_interval in (None, 1.0):
             needed = (
-                "it looks whenever the tuning split is scored, which is once, at the end: give --trainer.val_check_interval N (batches)"
+                "it checks only when the tuning split is scored, which is once, at the end: give --trainer.val_check_interval N (batches)"
             )
             print(f"note: EarlyStopping cannot stop this run; {needed}", file=sys.stderr)
         trainer = super().instantiate_trainer(callbacks=[*callbacks, *extra], **options)
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
-            raise UsageError(f"trainer.strategy: {config.trainer.strategy} is not offered; use ddp, which starts a process per device")
+            raise UsageError(f"trainer.strategy: {config.trainer.strategy} is not supported; use ddp, which starts a process per device")
         return trainer
 
     def _steps(self, config: Namespace) -> int:
@@ -275,7 +277,7 @@ class CommandLine(LightningCLI):
 
     def _run_ranks(self, environment: ClusterEnvironment) -> int:
         if self.command.verb == "predict":
-            raise UsageError("predict: runs on one device, so that its predictions stand in one file; give --trainer.devices 1")
+            raise UsageError("predict: runs on one device, so that its predictions are in one file; give --trainer.devices 1")
         arguments = [self.command.verb, *self.command.original]
         ranks, nodes = self.trainer.num_devices, self.trainer.num_nodes
         del self.model, self.datamodule  # each rank builds its own

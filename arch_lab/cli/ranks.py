@@ -116,10 +116,10 @@ def _outcome(first: int | None, codes: list[int], reports: list[Path]) -> int:
     if codes[first] < 0 and stories[first] is None:
         name = signal.Signals(-codes[first]).name
         raise RankError(
-            f"rank {first} of {len(codes)} was killed by {name} (out of memory?); {others}; go on with --ckpt_path and the last checkpoint",
+            f"rank {first} of {len(codes)} was killed by {name} (out of memory?); {others}; continue with --ckpt_path and the last one",
             -codes[first],
         )
-    story = stories[first] or {"message": "error: it said nothing", "code": 1}
+    story = stories[first] or {"message": "error: it printed no message", "code": 1}
     print(story["message"], file=sys.stderr)
     return int(story["code"])
 

@@ -70,7 +70,7 @@ def _show_one(run: RunFolder, out: Console) -> None:
     if run.planned is not None:
         say(out, f"missing: {max(0, run.planned - run.done)} of {run.planned} trials, and the verdict")
     if run.state != "running":
-        say(out, f"go on with: {run.resume}", whole=True)
+        say(out, f"continue with: {run.resume}", whole=True)
 
 
 def _results(folder: Path, out: Console) -> None:

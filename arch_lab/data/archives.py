@@ -88,7 +88,7 @@ def _content(handle: IO[bytes], member: tarfile.TarInfo) -> bytearray:
     while chunk := handle.read(min(CHUNK, member.size - len(content))):
         content += chunk
     if len(content) < member.size:
-        raise tarfile.ReadError(f"{member.name} claims {member.size} bytes, {len(content)} are there")
+        raise tarfile.ReadError(f"{member.name} claims {member.size} bytes, but only {len(content)} are present")
     return content
 
 

@@ -106,8 +106,8 @@ def _matcher(start: str, where: str) -> Callable[[str], bool]:
         spent += time.thread_time() - began
         if spent > allowed:
             raise DataError(
-                f"{where} line {number}: matching document_start {start!r} takes seconds, so it backtracks without end; "
-                "write it without repeats inside repeats such as (a+)+"
+                f"{where} line {number}: matching document_start {start!r} takes seconds, because it backtracks too much; "
+                "write it without nested repeats such as (a+)+"
             )
         return match is not None
 
@@ -141,7 +141,7 @@ def check_text(text: object, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: character {error.start} is half a surrogate pair, which UTF-8 cannot hold; repair that row") from None
+        raise DataError(f"{where}: character {error.start} is half a surrogate pair, which UTF-8 cannot encode; repair that row") from None
     return text
 
 

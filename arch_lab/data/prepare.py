@@ -93,7 +93,7 @@ def prepare(config: DataConfig, cache: Path, progress: Progress | None = None) -
     try:
         return dataclasses.replace(_open(folder, key), config=config)
     except Corrupt as damage:
-        raise DataError(f"the data cache does not keep what is written to it: {damage}; choose another cache folder") from None
+        raise DataError(f"the data cache does not return what was written to it: {damage}; choose another cache folder") from None
 
 
 def _identity(config: DataConfig) -> dict[str, Any]:

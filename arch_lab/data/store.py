@@ -109,7 +109,7 @@ def _read_ids(path: Path, dtype: np.dtype[Any], tokens: int, digest: str) -> np.
             ids = np.frombuffer(path.read_bytes(), dtype)
         if len(ids) == tokens and hashlib.sha256(ids.data).hexdigest() == digest:
             return ids
-    raise Corrupt(f"{path} is not what its sidecar says")
+    raise Corrupt(f"{path} does not match its sidecar file")
 
 
 def read_json(path: Path, seal: str | None = None) -> dict[str, Any]:

@@ -52,8 +52,8 @@ def check_expansion(path: Path, packed: int, total: int) -> None:
     """Raises: DataError when ``packed`` bytes of ``path`` expand to ``total``, further than data do."""
     if total > UNSUSPECTED and total > RATIO * packed:
         raise DataError(
-            f"{path}: {packed} compressed bytes expand to more than {total}, over {RATIO} times as many: text does not; "
-            "decompress the file yourself if it is meant"
+            f"{path}: {packed} compressed bytes expand to more than {total}, over {RATIO} times as many, which is unusual for text; "
+            "decompress the file yourself if this is intended"
         )
 
 

@@ -246,7 +246,7 @@ def load_tokenizer(folder: Path, *, is_own: bool = False) -> Tokenizer:
         raise DataError(f"{folder}: no saved tokenizer there (tokenizer.json and tokenizer_kind.json)")
     about = load_json(path, error=DataError)
     if not isinstance(about, dict) or not {"kind", "separator"} <= set(about):
-        raise DataError(f"{path}: no description of a tokenizer, which has the keys kind and separator")
+        raise DataError(f"{path}: not a description of a tokenizer (with the keys kind and separator)")
     kind, separator, mask = about["kind"], about["separator"], about.get("mask")
     if kind == "bytes":
         return ByteTokenizer(mask=mask is not None)

@@ -70,7 +70,7 @@ def generate(
     ids = [*opened.begin, *(int(i) for i in tokenizer.encode([prompt])[0])]
     if max(ids) >= opened.vocabulary:
         raise CheckpointError(
-            f"{opened.path}: the tokenizer gives id {max(ids)}, the model knows {opened.vocabulary}; they do not belong together"
+            f"{opened.path}: the tokenizer gives id {max(ids)}, the model has only {opened.vocabulary}; they do not belong together"
         )
     limit = _room(len(ids), max_tokens, opened.max_tokens)
 

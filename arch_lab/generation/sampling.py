@@ -30,11 +30,11 @@ class Sampling:
     def __post_init__(self) -> None:
         temperature, p = self.temperature, self.top_p
         if temperature is not None and not (temperature > 0 and isfinite(temperature)):
-            raise ConfigError(f"temperature must be a positive number, got {temperature}; greedy decoding takes the likeliest token")
+            raise ConfigError(f"temperature must be a positive number, got {temperature}; leave it out for greedy decoding")
         if not 0 < p <= 1:
             raise ConfigError(f"top_p must be above 0 and at most 1, got {p}")
         if temperature is None and p != 1:
-            raise ConfigError(f"top_p {p} needs a temperature: greedy decoding draws nothing")
+            raise ConfigError(f"top_p {p} needs a temperature: greedy decoding does not sample")
 
     def choose(self, logits: Tensor, generator: torch.Generator) -> int:
         """One token id from logits (V,). Greedy uses no random number. Raises: UserError when a logit is not a number."""

@@ -80,7 +80,7 @@ def _edge_problem(records: Sequence[Record], learning_rate: float, primary: Meas
     if len(rates) == 1:
         return f"only one learning rate ({rate(learning_rate)}) was tried, so it is not tuned; add neighbours a factor 2 apart"
     if len({_first_tuning_score(records, other, primary) for other in rates}) == 1:
-        return f"the score is the same at every learning rate tried, so {rate(learning_rate)} is no choice"
+        return f"the score is the same at every learning rate tried, so the choice of {rate(learning_rate)} is arbitrary"
     if learning_rate not in (rates[0], rates[-1]):
         return ""
     side, factor = ("smallest", 0.5) if learning_rate == rates[0] else ("largest", 2)

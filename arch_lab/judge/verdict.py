@@ -61,7 +61,7 @@ def _untested(pairs: Sequence[Pair], measured: list[str], at: str, unit: str) ->
     if most == 0:
         return f"{at}, no two arms finished the same seed, so there is no verdict ({unit}: {', '.join(measured)})."
     why = "One seed cannot support a verdict" if most == 1 else "The seeds show no spread, so they cannot support a verdict"
-    advice = "; run at least 3 seeds" if most == 1 else "; check that the seed reaches the runs"
+    advice = "; run at least 3 seeds" if most == 1 else "; check that the runs use the seed"
     return f"{why}: {at[0].lower()}{at[1:]}, {unit} are {words(measured)}{advice}."
 
 
@@ -128,7 +128,7 @@ def verdict_over_tasks(pairs: Sequence[Pair], questions: Mapping[str, str]) -> s
         clauses = _clauses([pair for pair in pairs if pair.task == task])
         sentences += [f"{question}: {clauses}."] if clauses else []
     if not sentences:
-        return "One method alone: nothing is compared; the tables hold what was measured."
+        return "There is only one method, so nothing is compared; the tables show its scores."
     return " ".join([*sentences, f"95 % level, {_seed_range(pairs)} paired seeds, Holm-corrected within a task."])
 
 

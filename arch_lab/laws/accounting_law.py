@@ -109,7 +109,7 @@ def _held(mixer: SequenceMixer, state: object, batch: int, tokens: int, x: Tenso
     stated, held = mixer.state_bytes(tokens), tensors_nbytes(state)
     if batch * stated != held:
         raise Broken(
-            f"state_bytes({tokens}) says {stated} bytes a sequence in {str(x.dtype).removeprefix('torch.')}, "
+            f"state_bytes({tokens}) says {stated} bytes per sequence in {str(x.dtype).removeprefix('torch.')}, "
             f"the state of {batch} sequences holds {held}",
             size=abs(batch * stated - held),
             bound=0,

@@ -82,7 +82,7 @@ def cases(entry: Entry) -> list[Case]:
     if own is not None:
         given = own()
         if not given:
-            raise ConfigError(f"block {entry.name!r}: law_cases() returned nothing to try")
+            raise ConfigError(f"block {entry.name!r}: law_cases() returned no cases")
         for options in given:
             entry.config.from_options(options, where=f"block {entry.name!r}, law_cases")
         return [Case(name=_named(options) or "as given", options=dict(options), first=i == 0) for i, options in enumerate(given)]

@@ -64,7 +64,7 @@ def _repeats(subject: Subject, x: Tensor) -> None:
 
 def _one_output_a_token(x: Tensor, y: Tensor) -> None:
     if y.shape[:2] != x.shape[:2]:
-        raise Broken(f"the output has shape {tuple(y.shape)} for an input of shape {tuple(x.shape)}: not one output a token")
+        raise Broken(f"the output has shape {tuple(y.shape)} for an input of shape {tuple(x.shape)}: expected one output per token")
 
 
 def _single(x: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ def _reach(before: Tensor, after: Tensor, window: int, limit: tolerances.Toleran
     edge = moved[distance == window - 1]
     if edge.numel() and not edge.max() > tolerances.REACH.bound:
         raise Broken(
-            f"window {window} is narrower than it says: no output feels the token {window - 1} before it",
+            f"window {window} is narrower than declared: no output reacts to the token {window - 1} before it",
             size=edge.max().item(),
             bound=tolerances.REACH.bound,
             unit="of max |y|, required at least",
@@ -225,7 +225,7 @@ def prefix_consistency(subject: Subject, batch: int, tokens: int, seed: int) -> 
         if not size <= limit:
             _, t = first_position(difference, limit * scale_of(y))
             raise Broken(
-                f"the first {n} tokens alone give another output {t} than the same tokens in a sequence of {tokens}",
+                f"the first {n} tokens alone give a different output {t} than the same tokens in a sequence of {tokens}",
                 size=size,
                 bound=limit,
                 unit="of max |y|",

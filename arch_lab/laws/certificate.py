@@ -440,7 +440,7 @@ class _Examination:
             live = move[torch.arange(len(rows)), s[:, 0]].min().item()
             self.worst.live = min(self.worst.live, live)
             if not live >= LIVE:
-                raise _Failure(f"outputs hardly react to their own token ({live:.1e} of the scale): the check would be blind")
+                raise _Failure(f"outputs hardly react to their own token ({live:.1e} of the scale): the check would show nothing")
 
     def _changed(self, rows: Tensor, changes: list[tuple[int, bool]]) -> tuple[Tensor, Tensor]:
         """Splits (B, 1), and ``rows`` changed from there on, or there alone; rows beyond the changes repeat the last one."""

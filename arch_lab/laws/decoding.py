@@ -99,4 +99,4 @@ def refusal(subject: Subject) -> None:
         mixer.init_state(1, 1)
     except ConfigError:
         return
-    raise Broken("the mixer is bidirectional, and yet init_state returns a state; raise self.refuse_decoding()")
+    raise Broken("the mixer is bidirectional, but init_state returns a state; raise self.refuse_decoding()")

@@ -183,7 +183,7 @@ def _beyond(subject: Subject, reach: tuple[int, int], batch: int, tokens: int, s
     distance = torch.arange(tokens) - s  # how far before the output the changed token stands
     far = (distance > reach[0]) | (-distance > reach[1])
     y, after = subject(x), subject(changed)
-    text = f"radius {reach} is wider than it says: output {{t}} moves with token {s}"
+    text = f"radius {reach} is wider than declared: output {{t}} moves with token {s}"
     keep = far[None, :, None]
     return _same(y * keep, after * keep, y, tolerances.same_length(subject.module).bound, text, s=s)
 
@@ -201,7 +201,7 @@ def _reacts(before: Tensor, after: Tensor, y: Tensor, what: str) -> None:
     reaction = ratio(after - before, y)
     if not reaction >= tolerances.LIVE.bound:
         raise Broken(
-            f"changing {what} does not change its own outputs: the check would be blind",
+            f"changing {what} does not change its own outputs: the check would show nothing",
             size=reaction,
             bound=tolerances.LIVE.bound,
             unit="of max |y|, required at least",

@@ -132,7 +132,7 @@ def inapplicable(law: Law, subject: Subject) -> str:
         return BIDIRECTIONAL
     reason = subject.declared.get(law.name, "")
     if reason and law.name == "causality":
-        raise Broken(f"the block says it is causal and excuses itself from causality ({reason}); make `causal` False instead")
+        raise Broken(f"the block is marked causal but declares causality not applicable ({reason}); set `causal` to False instead")
     if reason and law.name == "isolation" and subject.mixes:
         _refuses_documents(subject, reason)
     return reason
@@ -146,7 +146,7 @@ def _refuses_documents(subject: Subject, reason: str) -> None:
     except ConfigError:
         rows(subject, 2, 3, 0)
         return
-    raise Broken(f"the block excuses itself from isolation ({reason}) and yet accepts packed documents; raise ConfigError")
+    raise Broken(f"the block declares isolation not applicable ({reason}) but accepts packed documents; raise ConfigError")
 
 
 def shapes(law: Law, subject: Subject) -> list[tuple[int, int, int]]:

@@ -39,9 +39,12 @@ def memory_isolation(subject: Subject, mixer: CrossMixer, batch: int, tokens: in
     reaction = ratio(mixer(x, other) - y, y)
     if not reaction >= tolerances.LIVE.bound:
         raise Broken(
-            "another memory gives the same outputs", size=reaction, bound=tolerances.LIVE.bound, unit="of max |y|, required at least"
+            "changing the memory does not change the outputs",
+            size=reaction,
+            bound=tolerances.LIVE.bound,
+            unit="of max |y|, required at least",
         )
-    worst = same(mixer(x[:1], memory[:1]), y[:1], "a row of x and its memory give another output alone than in a batch")
+    worst = same(mixer(x[:1], memory[:1]), y[:1], "a row of x and its memory give a different output alone than in a batch")
     worst = max(worst, same(mixer(x, memory, None, torch.ones(batch, read, dtype=torch.long)), y, "ids of one document change an output"))
     for left, right in ((2, 0), (0, 3), (1, 2)):
         padded, ids = _padded(memory, left, right)

@@ -105,7 +105,7 @@ def _gradients(subject: Subject, x: Tensor) -> None:
     try:
         torch.autograd.gradcheck(function, inputs, eps=1e-6, atol=1e-5, rtol=1e-4, fast_mode=True)
     except (RuntimeError, AssertionError) as error:
-        raise Broken(f"autograd disagrees with differences: {' '.join(str(error).split())[:200]}") from None
+        raise Broken(f"autograd disagrees with finite differences: {' '.join(str(error).split())[:200]}") from None
 
 
 @torch.no_grad()

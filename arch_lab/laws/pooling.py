@@ -29,7 +29,9 @@ def pooling_isolation(subject: Subject, batch: int, tokens: int, seed: int) -> f
 def _pool(subject: Subject, x: Tensor, valid: Tensor | None = None) -> Tensor:
     y: Tensor = subject.module(x, valid)
     if y.shape != (x.shape[0], x.shape[2]):
-        raise Broken(f"the output has shape {tuple(y.shape)} for an input of shape {tuple(x.shape)}: not one vector of its width a row")
+        raise Broken(
+            f"the output has shape {tuple(y.shape)} for an input of shape {tuple(x.shape)}: expected one vector of that width per row"
+        )
     return y
 
 
@@ -37,8 +39,8 @@ def _rows(subject: Subject, x: Tensor, seed: int) -> float:
     y = _pool(subject, x)
     limit = tolerances.OTHER_SHAPE.bound
     every = torch.ones(x.shape[:2], dtype=torch.bool)
-    worst = _same(y, _pool(subject, x, every), y, limit, "all tokens valid is another vector than no mask")
-    worst = max(worst, _same(y[:1], _pool(subject, x[:1]), y, limit, "a row gives another vector alone than in a batch"))
+    worst = _same(y, _pool(subject, x, every), y, limit, "a mask with all tokens valid gives a different vector than no mask")
+    worst = max(worst, _same(y[:1], _pool(subject, x[:1]), y, limit, "a row gives a different vector alone than in a batch"))
     worst = max(worst, _same(y.flip(0), _pool(subject, x.flip(0)), y, limit, "the order of batch rows changes a vector"))
     other = subject.other(x, seed + 1)
     after = _pool(subject, torch.cat([x[:1], other[1:]]))

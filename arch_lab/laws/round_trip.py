@@ -78,7 +78,7 @@ def _apart(make: Any) -> Block:
 def _equal(found: Tensor, expected: Tensor, source: str) -> None:
     if found.shape != expected.shape or not torch.equal(found, expected):
         size = (found - expected).abs().max().item() if found.shape == expected.shape else None
-        raise Broken(f"a block rebuilt from {source} is another function", size=size, bound=0, unit="largest difference")
+        raise Broken(f"a block rebuilt from {source} computes a different function", size=size, bound=0, unit="largest difference")
 
 
 def _fresh(subject: Subject) -> None:
@@ -90,4 +90,4 @@ def _fresh(subject: Subject) -> None:
         twin.reset_parameters()
     forgotten = [name for name, p in twin.named_parameters() if not torch.isfinite(p).all()]
     if forgotten:
-        raise Broken(f"reset_parameters leaves {forgotten[0]!r} as it was: every parameter must be drawn anew")
+        raise Broken(f"reset_parameters leaves {forgotten[0]!r} unchanged: every parameter must be drawn again")

@@ -127,7 +127,9 @@ class Subject:
         for name in names:
             if isinstance(size := getattr(self.module.config, name, None), int):
                 return size
-        raise ConfigError(f"block {self.name!r}: the laws cannot tell its input size; call that option {' or '.join(map(repr, names))}")
+        raise ConfigError(
+            f"block {self.name!r}: the laws cannot determine its input size; name that option {' or '.join(map(repr, names))}"
+        )
 
     @cached_property
     def declared(self) -> dict[str, str]:
@@ -186,7 +188,7 @@ def _built(config: BlockConfig, seed: int) -> Any:
             module = staged(config.build())
         empty = [name for name, p in module.named_parameters() if p.isnan().any()]
         if empty:
-            raise ConfigError(f"parameter {empty[0]!r} holds whatever memory held: end __init__ with self.reset_parameters()")
+            raise ConfigError(f"parameter {empty[0]!r} is not initialised: end __init__ with self.reset_parameters()")
         module = module.double().eval()
         redraw(module)
     return module

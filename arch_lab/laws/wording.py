@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 CLAIMS = {
-    "objective": "hidden tokens do not show in the input, and rows, documents and padding do not meet",
+    "objective": "hidden tokens do not appear in the input; rows, documents and padding do not affect each other",
     "images": "images of a batch do not affect each other",
     "": "no output depends on later tokens",
 }

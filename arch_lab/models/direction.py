@@ -32,7 +32,7 @@ def bidirectional_mixer(mixer: BlockConfig, *, radius: Radius | None) -> BlockCo
     if mixer.window is None:
         return replace(mixer, causal=False)
     if radius is None:
-        raise ConfigError(f"a local layer (window {mixer.window}) needs a radius in the encoder: say how many keys on each side")
+        raise ConfigError(f"a local layer (window {mixer.window}) needs a radius in the encoder: the number of keys on each side")
     return replace(mixer, causal=False, window=None, radius=radius)
 
 
@@ -45,7 +45,7 @@ def causal_mixer(mixer: BlockConfig, *, window: int | None) -> BlockConfig:
     if mixer.radius is None:
         return replace(mixer, causal=True)
     if window is None:
-        raise ConfigError(f"a local layer (radius {mixer.radius}) needs a window in the decoder: say how many keys, itself included")
+        raise ConfigError(f"a local layer (radius {mixer.radius}) needs a window in the decoder: the number of keys, itself included")
     return replace(mixer, causal=True, radius=None, window=window)
 
 

@@ -61,5 +61,5 @@ def bidirectional(config: DecoderConfig, *, radius: int) -> BidirectionalStackCo
     """
     for layer in config.layers:
         if not isinstance(layer.mixer, AttentionConfig):
-            raise ConfigError(f"{type(layer.mixer).__name__} is not attention: it has no causal mask to take off")
+            raise ConfigError(f"{type(layer.mixer).__name__} is not attention: it has no causal mask to remove")
     return bidirectional_stack(config, tuple(bidirectional_layer(layer, radius=radius) for layer in config.layers))

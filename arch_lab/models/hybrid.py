@@ -47,7 +47,7 @@ class Hybrid(M2GPT):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pattern is not None and self.attention_share is not None:
-            raise ConfigError(f"{self.name}: pattern {self.pattern!r} already says where attention is; leave out attention_share")
+            raise ConfigError(f"{self.name}: pattern {self.pattern!r} already places the attention layers; leave out attention_share")
         if self.pattern is not None and (not self.pattern or set(self.pattern) - {MONARCH, ATTENTION}):
             raise ConfigError(f"{self.name}: pattern must be letters M (Monarch Mixer) and A (attention), got {self.pattern!r}")
         if self.attention_share is not None and not 0 <= self.attention_share <= 1:

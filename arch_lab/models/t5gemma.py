@@ -125,7 +125,9 @@ class T5Gemma2(Recipe):
 
     def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderDecoderConfig:
         if self.encoder is not None:
-            raise ConfigError("architecture 't5gemma2': encoder and decoder share weights' shapes, so the encoder has no size of its own")
+            raise ConfigError(
+                "architecture 't5gemma2': encoder and decoder have the same weight shapes, so the encoder cannot have a different size"
+            )
         if self.encoder_span < 1:
             raise ConfigError(f"architecture 't5gemma2': encoder_span must be at least 1 (the token itself), got {self.encoder_span}")
         recipe = Gemma3(

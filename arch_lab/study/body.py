@@ -67,7 +67,7 @@ def load_body(run: str | Path, *, head: bool = False, trust: Sequence[str] = ())
     """
     loaded = load_run(run, trust)
     if loaded.model.kind == "encoder_decoder":
-        raise ConfigError(f"{run}: an encoder–decoder has two stacks, so there is no one body of it")
+        raise ConfigError(f"{run}: an encoder–decoder has two stacks, so it has no single body")
     if loaded.model.kind == "image_classifier":
         raise ConfigError(f"{run}: an image classifier reads pixels; a body is loaded from a run over text")
     return Body(loaded.model, loaded.tokenizer, loaded.config, head=head).eval()

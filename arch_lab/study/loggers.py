@@ -106,7 +106,7 @@ def logger_class(config: LoggerConfig, where: str) -> type[Logger]:
     if not isinstance(cls, type) or not issubclass(cls, Logger):
         other = path.replace("pytorch_lightning.", "lightning.pytorch.", 1)
         hint = f"; did you mean {other}?" if other != path else f": derive it from {LIGHTNING}.Logger"
-        raise ConfigError(f"{where}.class_path: {path} is no logger{hint}")
+        raise ConfigError(f"{where}.class_path: {path} is not a logger{hint}")
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(cls.__abstractmethods__))
         raise ConfigError(f"{where}.class_path: {path} is abstract: it lacks {missing}")
@@ -128,7 +128,7 @@ def build(config: LoggerConfig, names: TrialNames, where: str) -> Logger:
 
 def cannot_start(config: LoggerConfig, error: BaseException) -> str:
     """Why a logger does not start and what to do, in one line without its place in the study."""
-    return f"{config.class_path.rpartition('.')[2]} cannot start: {describe(error)}; mend that, or take it out of loggers"
+    return f"{config.class_path.rpartition('.')[2]} cannot start: {describe(error)}; fix that, or remove it from loggers"
 
 
 def _arguments(config: LoggerConfig, cls: type[Logger], names: TrialNames, where: str) -> dict[str, Any]:

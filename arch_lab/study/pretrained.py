@@ -99,7 +99,7 @@ def pretrained_arms(folder: str | Path, names: Sequence[str] = (), *, experiment
     kind = said.get("experiment") if isinstance(said, dict) else experiment
     if kind != experiment:
         raise ConfigError(
-            f"pretrained: {folder} is a study of experiment {kind!r}; needed is a {experiment} one (experiments/{experiment})"
+            f"pretrained: {folder} is a study of experiment {kind!r}; this study needs a {experiment} study (experiments/{experiment})"
         )
     study = html.load(folder)
     # they become names of folders in the study that goes on from them
@@ -115,9 +115,7 @@ def _arm(folder: Path, study: dict[str, Any], arm: dict[str, Any]) -> Pretrained
     name, rate = arm["name"], study["selected"].get(arm["name"])
     finished = [r for r in study["results"] if r["arm"] == name and r["learning_rate"] == rate and r["status"] == "finished"]
     if rate is None or not finished:
-        raise ConfigError(
-            f"pretrained: arm {name!r} of {folder} has no finished run, so there is nothing to go on from; leave it out of arms"
-        )
+        raise ConfigError(f"pretrained: arm {name!r} of {folder} has no finished run to start from; leave it out of arms")
     runs = {r["seed"]: folder / "runs" / name / f"lr-{rate:g}_seed-{r['seed']}" for r in sorted(finished, key=lambda r: r["seed"])}
     for run in runs.values():
         if not intact(run / MODEL):

@@ -47,7 +47,7 @@ def stored_result(folder: Path, identity: Mapping[str, Any], what: str = "a run"
     if result.get("identity") != digest(identity):
         before = files.read_json(folder / CONFIG)
         if not isinstance(before, dict) or digest(before) != result.get("identity"):
-            raise DamagedError(f"{folder / RESULT} is the result of another run, or {CONFIG} beside it was edited; {advice}")
+            raise DamagedError(f"{folder / RESULT} is the result of another run, or {CONFIG} in its folder was edited; {advice}")
         if result["status"] == "finished":
             raise OutputError(refusal(folder, differences(before, identity), what))
         return None
@@ -61,7 +61,7 @@ def stored_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     result = sealed.read(folder / RESULT, advice=advice)
     config = files.read_json(folder / CONFIG)
     if not isinstance(config, dict) or digest(config) != result.get("identity"):
-        raise DamagedError(f"{folder / CONFIG} is missing, was edited, or is not of the run that {RESULT} is of; {advice}")
+        raise DamagedError(f"{folder / CONFIG} is missing, was edited, or belongs to another run than {RESULT}; {advice}")
     check_files(folder, result, advice=advice)
     return config, result
 
@@ -107,7 +107,9 @@ def machine_warnings(results: Iterable[Mapping[str, Any]]) -> list[str]:
     seen = sorted({f"{m['device'] if m['device'] != 'cpu' else m['cpu']}, {m['threads']} threads" for m in (r["machine"] for r in results)})
     if len(seen) < 2:
         return []
-    return [f"runs were made on different machines ({'; '.join(seen)}): speeds do not compare, and scores may differ in their last digits"]
+    return [
+        f"runs were made on different machines ({'; '.join(seen)}): speeds cannot be compared, and scores may differ in their last digits"
+    ]
 
 
 # --- the whole study --------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from arch_lab.study.loggers import LoggerConfig, TrialNames, build, cannot_start
 from blocks.errors import UserError
 from blocks.user_code import describe
 
-GO_ON = "mend it, or take it out of loggers: the same command goes on, and nothing that was trained is lost"
+GO_ON = "fix it, or remove it from loggers; the same command continues, and no training is lost"
 
 
 class LoggerError(UserError):

@@ -84,7 +84,7 @@ class ThroughputConfig(Config):
         if not self.subject:
             object.__setattr__(self, "subject", names[-1])
         if self.subject not in names:
-            raise ConfigError(f"{where}: subject {self.subject!r} is no arm{did_you_mean(self.subject, names)}")
+            raise ConfigError(f"{where}: subject {self.subject!r} is not an arm{did_you_mean(self.subject, names)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as YAML would hold them."""

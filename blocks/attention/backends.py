@@ -137,5 +137,5 @@ def _requested(backend: str, able: dict[str, bool], source: str) -> Choice:
     if not able[name]:
         origin = f", named by {source}," if source else ""
         names = ", ".join(option for option, possible in able.items() if possible)
-        raise ConfigError(f"attention: backend {backend!r}{origin} cannot compute this mask or soft-cap; able: {names}")
+        raise ConfigError(f"attention: backend {backend!r}{origin} cannot compute this mask or soft-cap; these can: {names}")
     return Choice(implementation=name, reason=f"named by {source or 'the caller'}", requested=True)

@@ -102,7 +102,7 @@ def attend_to_all(q: Tensor, k: Tensor, v: Tensor, *, scale: float, softcap: flo
 
 def _check(state: KeyValueState, new: int) -> None:
     if state.spent:
-        raise ConfigError("decoding: this state was continued in place; go on from the state that came back, or copy.deepcopy it first")
+        raise ConfigError("decoding: this state was updated in place; use the returned state, or copy.deepcopy the state before the call")
     limit = state.reserved
     if limit is not None and state.position + new > limit:
         raise ConfigError(f"decoding: {state.position + new} tokens do not fit the {limit} this state was reserved for; reserve more")

@@ -94,7 +94,7 @@ def settle(state: OnlineState, kernel: OnlineKernel, tokens: int) -> OnlineState
     One transform. Raises: ConfigError for a state that is settled already, or when taps are missing.
     """
     if state.forgotten:
-        raise ConfigError("this decoding state is settled already: the inputs a second time would need are gone")
+        raise ConfigError("this decoding state is already settled; its inputs were dropped, so it cannot be settled again")
     if tokens < 1 or state.tokens + tokens > kernel.tokens:
         raise ConfigError(f"cannot settle for {tokens} more tokens after {state.tokens}: the kernel has {kernel.tokens} taps")
     inputs = F.pad(state.slots[..., : state.tokens], (0, tokens))
@@ -111,8 +111,8 @@ def _check(u: Tensor, state: OnlineState, kernel: OnlineKernel) -> None:
         raise ConfigError(f"{state.tokens + new} tokens exceed the {kernel.tokens} this decoding state was made for")
     if state.clock[0] != state.tokens:
         raise ConfigError(
-            f"this decoding state stands at {state.tokens} tokens, but its memory went on to {state.clock[0]}; "
-            "keep the state each step returns"
+            f"this decoding state is at {state.tokens} tokens, but its memory was updated to {state.clock[0]}; "
+            "use the state that each step returns"
         )
 
 

@@ -31,7 +31,7 @@ class KeyValuePoolerConfig(PoolerConfig):
         self.at_least_one("width", "heads")
         self.divided_by_heads(self.heads)
         if self.slots < 2:  # a softmax over one key is 1 whatever is asked
-            raise ConfigError(f"KeyValuePoolerConfig: slots must be at least 2, or no token matters, got {self.slots}")
+            raise ConfigError(f"KeyValuePoolerConfig: slots must be at least 2, because one slot ignores the tokens, got {self.slots}")
 
 
 @register("attn_kv", kind="pooler", config=KeyValuePoolerConfig, source="arXiv:2503.02656 (a reading)", complexity="O(T·M)", causal=False)

@@ -44,7 +44,9 @@ class MonarchShape:
 
     def __post_init__(self) -> None:
         if len(self.inputs) < 2 or len(self.inputs) != len(self.outputs):
-            raise ConfigError(f"monarch matrix: one input and one output digit a factor, 2 or more; got {self.inputs}, {self.outputs}")
+            raise ConfigError(
+                f"monarch matrix: needs one input and one output digit per factor, 2 or more; got {self.inputs}, {self.outputs}"
+            )
         if min(*self.inputs, *self.outputs, self.rank) < 1:
             raise ConfigError(f"monarch matrix: digits and rank must be at least 1, got {self.inputs}, {self.outputs}, rank {self.rank}")
         if self.rank > 1 and len(self.inputs) > 2:
@@ -111,7 +113,7 @@ def balanced_factors(size: int, order: int = 2) -> tuple[int, ...]:
         return (size,) + (1,) * (order - 1)
     best = min(_factorisations(size, order), key=lambda digits: digits[0] / digits[-1], default=None)
     if best is None:
-        raise ConfigError(f"monarch matrix: {size} is no product of {order} factors above 1; pad it or lower the order")
+        raise ConfigError(f"monarch matrix: {size} is not a product of {order} factors above 1; pad it or lower the order")
     return best
 
 

@@ -29,7 +29,7 @@ def majority(data: GlueSet) -> Predictions:
 def require_sklearn() -> None:
     """Raises: UserError before anything is fitted."""
     if find_spec("sklearn") is None:
-        raise UserError("the baseline tf_idf needs scikit-learn (pip install scikit-learn); baselines: false does without")
+        raise UserError("the baseline tf_idf needs scikit-learn (pip install scikit-learn), or set baselines: false")
 
 
 def tf_idf(data: GlueSet) -> tuple[Predictions, dict[str, Any]]:

@@ -62,7 +62,7 @@ def certify_images(model: ImageClassifier) -> ImageCertificate:
         leak = max(leak, training_leak)
         reason = f"scores of an image depend on the other images of its batch ({leak:.1e} of the scale, {mode})"
     elif not live >= LIVE:
-        reason = f"scores do not react to patch {patch}: the model is blind there"
+        reason = f"scores do not react to patch {patch}: the model ignores it"
     return ImageCertificate(
         passed=not reason, lengths=(config.max_tokens,), leak_ratio=max(leak, training_leak), live_ratio=live, reason=reason
     )

@@ -110,21 +110,21 @@ def _hidden(
     chosen = masked.labels != IGNORED
     asked = int(chosen.sum())
     if not asked:
-        return 0.0, 0, "the objective asks for no token"
+        return 0.0, 0, "the objective hides no token"
     if not np.array_equal(masked.labels[chosen], ids[chosen]):
-        return 0.0, asked, "a label is not the token that stood there"
+        return 0.0, asked, "a label differs from the original token"
     visible = float((masked.inputs == masked.labels)[chosen].mean())
     kept = 1 - REPLACED - RANDOM
     bound = kept + RANDOM / 100 + DEVIATIONS * (kept * (1 - kept) / asked) ** 0.5
     if visible > bound:
-        return visible, asked, f"{visible:.0%} of the tokens asked for stand in the input as they are; BERT's recipe leaves {kept:.0%}"
+        return visible, asked, f"{visible:.0%} of the hidden tokens are unchanged in the input; BERT's recipe leaves {kept:.0%}"
     covered = chosen & (masked.inputs != ids)
     other = _others(ids, tokenizer, generator)
     again = masking(np.where(covered, other, ids), uniform)
     moved = again.inputs != masked.inputs
     if moved.any():
         row, t = (int(i) for i in np.argwhere(moved)[0])
-        return visible, asked, f"the input at token {t} depends on a token that is hidden (row {row}): the answer shows through the mask"
+        return visible, asked, f"the input at token {t} depends on a token that is hidden (row {row}): the mask does not hide the answer"
     return visible, asked, ""
 
 
@@ -146,7 +146,7 @@ def _labels(model: nn.Module, logits: Logits, masked: Masked, generator: np.rand
     inputs, labels = torch.from_numpy(masked.inputs[rows]), torch.from_numpy(masked.labels[rows])
     shuffled = torch.from_numpy(generator.permuted(masked.labels[rows], axis=1))
     same = torch.equal(logits(model, {"inputs": inputs, "labels": labels}), logits(model, {"inputs": inputs, "labels": shuffled}))
-    return "" if same else "logits depend on the labels: the model is handed the answers"
+    return "" if same else "logits depend on the labels: the model sees the answers"
 
 
 def _apart(model: nn.Module, tokens: Tensor, mode: Mode) -> dict[str, float]:
@@ -216,5 +216,5 @@ def _model_failure(worst: dict[str, float], place: dict[str, str], live: float) 
         if not ratio <= LEAK:
             return f"logits of a row depend on {words[name]} ({ratio:.1e} of the scale; {place[name]})"
     if not live >= LIVE:
-        return f"logits hardly react to a token, or to one side only ({live:.1e} of the scale): the check would be blind"
+        return f"logits hardly react to a token, or to one side only ({live:.1e} of the scale): the check would show nothing"
     return ""

@@ -52,7 +52,7 @@ class RetrievalTraining(Config):
 
     def __post_init__(self) -> None:
         if self.loss == "m2" and not self.negatives:
-            raise ConfigError("training.loss: m2 compares a query with negatives of its own; set training.negatives to 1 or more")
+            raise ConfigError("training.loss: m2 needs negatives for each query; set training.negatives to 1 or more")
         if self.loss == "nce" and self.batch_size == 1 and not self.negatives:
             raise ConfigError(
                 "training.loss: nce has nothing to contrast in a batch of one; raise training.batch_size or training.negatives"
@@ -102,5 +102,5 @@ class RetrievalStudyConfig(TaskStudyConfig):
             raise ConfigError(f"for_task.{task}: expected options of training, got {changed!r}")
         fixed = next((option for option in ENCODER if option in changed), None)
         if fixed is not None:
-            raise ConfigError(f"for_task.{task}: {fixed} makes the encoder, which is one for all sets; set training.{fixed}")
+            raise ConfigError(f"for_task.{task}: {fixed} belongs to the encoder, which all sets share; set training.{fixed}")
         return RetrievalTraining.from_options({**asdict(self.training), **changed}, where=f"for_task.{task}")

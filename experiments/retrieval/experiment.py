@@ -205,11 +205,11 @@ def one_tokenizer(encoders: Mapping[str, TextEncoder]) -> Tokenizer:
     found = {name: encoder.body.tokenizer for name, encoder in encoders.items()}
     missing = [name for name, tokenizer in found.items() if tokenizer is None]
     if missing:
-        raise ConfigError(f"arm {missing[0]!r} was trained without a tokenizer, so it reads no text")
+        raise ConfigError(f"arm {missing[0]!r} was trained without a tokenizer, so it cannot read text")
     (first, tokenizer), *others = found.items()
     for name, other in others:
         if other.fingerprint != tokenizer.fingerprint:  # type: ignore[union-attr]
-            raise ConfigError(f"arms {first!r} and {name!r} have different tokenizers, so they would be shown different texts")
+            raise ConfigError(f"arms {first!r} and {name!r} have different tokenizers, so they would read different texts")
     assert tokenizer is not None
     return tokenizer
 

@@ -20,5 +20,5 @@ def library(name: str) -> Any:
         if (error.name or "").partition(".")[0] != "sklearn":
             raise
         raise MissingLibrary(
-            "experiment triplets needs scikit-learn for its peers and readouts; install it (pip install 'arch-lab[tasks]')"
+            "experiment triplets needs scikit-learn for its baselines and readouts; install it (pip install 'arch-lab[tasks]')"
         ) from None

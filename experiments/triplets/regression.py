@@ -80,7 +80,7 @@ def fold(data: RegressionSet, protocol: RegressionProtocol, seed: int) -> Fold:
     deviation = np.where(deviation > 0, deviation, 1.0)  # a constant column says nothing, at any scale
     low, high = y[train].min(), y[train].max()
     if low == high:
-        raise ConfigError(f"{data.name}: every training label of split {seed} is {low:g}; there is nothing to tell apart")
+        raise ConfigError(f"{data.name}: every training label of split {seed} is {low:g}, so there is nothing to learn")
     scaled = ((x - mean) / deviation).astype(np.float32)
     labels = (2 * (y - low) / (high - low) - 1).astype(np.float32)
     return Fold(train=(scaled[train], labels[train]), valid=(scaled[valid], labels[valid]), test=(scaled[test], labels[test]))

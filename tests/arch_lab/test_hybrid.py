@@ -67,7 +67,7 @@ def test_any_first_layers_hold_the_share_to_within_half_a_layer(share: float) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pattern": "MA", "attention_share": 0.5}, "already says where attention is"),
+        ({"pattern": "MA", "attention_share": 0.5}, "already places the attention layers"),
         ({"pattern": "MX"}, "letters M .* and A"),
         ({"pattern": ""}, "letters M .* and A"),
         ({"attention_share": 1.5}, "attention_share must be from 0 to 1, got 1.5"),

@@ -133,7 +133,7 @@ def test_what_the_foreign_format_cannot_say_is_refused(source: Path, tmp_path: P
     content = json.loads(path.read_text())
     content["options"]["query_scale"] = 0.7
     path.write_text(json.dumps(content))
-    assert "query_scale 0.7 is not the inverse root" in refusal(tmp_path / "ours", tmp_path / "back", to="huggingface")
+    assert "query_scale 0.7 is not the inverse square root" in refusal(tmp_path / "ours", tmp_path / "back", to="huggingface")
 
 
 def test_rotations_the_format_cannot_say_are_refused(source: Path, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def shard_elsewhere(folder: Path) -> None:
 
 SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (with_weights(lambda w: w.pop("model.norm.weight")), "tensor 'model.norm.weight' is missing"),
-    "extra": (with_weights(lambda w: w.update(score=torch.ones(2))), "tensor 'score' belongs to no part"),
+    "extra": (with_weights(lambda w: w.update(score=torch.ones(2))), "tensor 'score' is not part of this model"),
     "shape": (
         with_weights(lambda w: w.update({"model.norm.weight": torch.ones(31)})),
         r"'model.norm.weight' has shape \[31\].*says \[32\]",
@@ -104,7 +104,7 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "lying index": (lying_index, "'model.norm.scale' is not in it"),
     "lost shard": (lost_shard, "part.safetensors is missing"),
     "shard elsewhere": (shard_elsewhere, "the file in this folder"),
-    "no config": (lambda f: (f / "config.json").unlink(), "no Hugging Face checkpoint"),
+    "no config": (lambda f: (f / "config.json").unlink(), "not a Hugging Face checkpoint"),
     "config cut short": (lambda f: (f / "config.json").write_text('{"model_type":'), "config.json: line 1, column 15"),
 }
 

@@ -174,7 +174,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
     "attention": (having(f"{LAYER}.attention.self.Wqkv.weight", torch.ones(3 * D, D)), "its layers are attention"),
     "pooler": (having("bert.pooler.dense.weight", torch.ones(D, D)), "'bert.pooler.dense.weight' is not supported: m2_bert has no pooler"),
     "classifier": (having("classifier.weight", torch.ones(2, D)), "no classifier"),
-    "unknown": (having("bert.extra", torch.ones(1)), "'bert.extra' belongs to no part"),
+    "unknown": (having("bert.extra", torch.ones(1)), "'bert.extra' is not part of this model"),
     "missing": (without(f"{LAYER}.mlp.wo.bias"), "mlp.wo.bias' is missing"),
     "missing layer": (lambda s: {n: v for n, v in s.items() if ".layer.0." not in n}, "layer.0.mlp.gated_layers.weight' is missing"),
     "one direction": (lambda s: {n: v for n, v in s.items() if "_rev" not in n}, "m2_bert is bidirectional"),
@@ -183,11 +183,14 @@ WRONG: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
     "no gate": (having(f"{LAYER}.mlp.gated_layers.weight", torch.ones(BLOCKS, F // BLOCKS, D // BLOCKS)), "channel mixer is gated"),
     "other shape": (having(f"{LAYER}.attention.short_filter.weight", torch.ones(3 * D, 1, 4)), r"has shape \[48, 1, 4\]"),
     "three types": (having("bert.embeddings.token_type_embeddings.weight", torch.ones(3, D)), r"has shape \[3, 16\]"),
-    "untied": (having("cls.predictions.decoder.weight", torch.ones(V, D)), "here they are one, tied"),
-    "two frequencies": (having(f"{LAYER}.attention.filter_fn.implicit_filter_rev.3.freq", torch.ones(1, R)), "here they are one, tied"),
+    "untied": (having("cls.predictions.decoder.weight", torch.ones(V, D)), "arch-lab ties them to one tensor"),
+    "two frequencies": (
+        having(f"{LAYER}.attention.filter_fn.implicit_filter_rev.3.freq", torch.ones(1, R)),
+        "arch-lab ties them to one tensor",
+    ),
     "trained decay": (having(f"{LAYER}.attention.filter_fn.modulation.deltas", torch.ones(1, 1, D)), "differs from its formula"),
-    "other model": (lambda _: {"weight": torch.ones(2)}, "no state dict of M2-BERT"),
-    "not tensors": (lambda _: {"weight": 3}, "no state dict, which holds tensors by name"),
+    "other model": (lambda _: {"weight": torch.ones(2)}, "not a state dict of M2-BERT"),
+    "not tensors": (lambda _: {"weight": 3}, r"not a state dict \(a mapping of names to tensors\)"),
 }
 
 
@@ -210,7 +213,7 @@ def test_a_configuration_beside_the_weights_may_not_say_otherwise(tmp_path: Path
 
 def test_files_that_are_no_state_dicts_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.bin").write_text("no tensors")
-    for source, message in ((tmp_path / "text.bin", "not readable as tensors alone"), (tmp_path, "pytorch_model.bin: no such file")):
+    for source, message in ((tmp_path / "text.bin", "not readable as plain tensors"), (tmp_path, "pytorch_model.bin: no such file")):
         with pytest.raises(CheckpointError, match=message):
             convert(source, tmp_path / "ours", source_format="m2-bert")
     with pytest.raises(CheckpointError, match="use --from m2-bert"):

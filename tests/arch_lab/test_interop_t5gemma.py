@@ -214,9 +214,9 @@ def test_a_repeated_head_is_dropped_and_another_head_refused(source: Path, tmp_p
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"options.query_scale": 0.7}, "query_scale 0.7 is not the inverse root"),
+        ({"options.query_scale": 0.7}, "query_scale 0.7 is not the inverse square root"),
         ({"options.encoder_radius": 0}, "encoder_radius 0 cannot be written"),
-        ({"options.heads": 3, "options.kv_heads": 1}, "width 32 cannot be written: the format wants a multiple of its 3 heads"),
+        ({"options.heads": 3, "options.kv_heads": 1}, "width 32 cannot be written: the format needs a multiple of its 3 heads"),
     ],
 )
 def test_what_the_foreign_format_cannot_say_is_refused(changes: dict[str, Any], message: str, source: Path, tmp_path: Path) -> None:

@@ -250,7 +250,7 @@ def test_a_perplexity_study_refuses_it_by_the_name_of_the_arm(name: str, tmp_pat
 
 
 def test_t5gemma_2_refuses_stacks_of_two_sizes() -> None:
-    with pytest.raises(ConfigError, match="the encoder has no size of its own"):
+    with pytest.raises(ConfigError, match="the encoder cannot have a different size"):
         recipe("t5gemma2", {"encoder": UNBALANCED}).config(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST)
 
 

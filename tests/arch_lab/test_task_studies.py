@@ -245,7 +245,7 @@ def test_what_scores_the_same_everywhere_is_no_choice_and_no_verdict(finished: A
     rows = [{**r, "tuned": 0.5, "scores": dict.fromkeys(r["scores"], 0.5)} for r in study["rows"] if r["task"] == "hard"]
     planned = {**study, "tasks": [t for t in study["tasks"] if t["name"] == "hard"]}
     judged = summarise(planned, rows, {"hard": {"weak": 0.001, "strong": 0.001, "constant": None}})
-    assert "hard: strong: the score is the same at every learning rate tried, so 0.001 is no choice" in judged["warnings"]
+    assert "hard: strong: the score is the same at every learning rate tried, so the choice of 0.001 is arbitrary" in judged["warnings"]
     assert "hard (error): weak and strong cannot be judged" in judged["verdict"]["text"]
     three = {**planned, "methods": [*planned["methods"], {**planned["methods"][0], "name": "third"}]}
     rows += [{**r, "method": "third"} for r in rows if r["method"] == "weak"]
@@ -332,7 +332,7 @@ def test_results_render_for_one_method_alone(finished: Any) -> None:
     rows = [r for r in study["rows"] if r["method"] == "strong"]
     chosen = {task: {"strong": rates["strong"]} for task, rates in study["chosen"].items()}
     judged = summarise(planned, rows, chosen)
-    assert judged["verdict"]["text"].startswith("One method alone")
+    assert judged["verdict"]["text"].startswith("There is only one method")
     render_results({**planned, **judged, "rows": rows, "chosen": chosen}, Console(width=160, file=io.StringIO()))
 
 

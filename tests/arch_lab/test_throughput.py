@@ -310,7 +310,7 @@ def test_a_compiled_cell_reports_what_compiling_took(tmp_path: Path) -> None:
         ("lengths=[64,64]", "lengths: must not repeat 64"),
         ("repeats=2", "repeats: must be at least 3"),
         ("cell_seconds=0", "cell_seconds: must be positive"),
-        ("subject=m2_gtp", "subject 'm2_gtp' is no arm; did you mean 'm2_gpt'"),
+        ("subject=m2_gtp", "subject 'm2_gtp' is not an arm; did you mean 'm2_gpt'"),
         ("threads=0", "threads: must be at least 1"),
         ("dtype=float16", "'float16' is not one of"),
         ("arms.0.architecture=m2_bert", "bidirectional encoder"),

@@ -78,7 +78,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
         ("[" * 100_000, "nested too deeply, more than 100 levels"),
         ('{"a":' * 200 + "1" + "}" * 200, "nested too deeply, more than 100 levels"),
         ('[{"a": 1, "b": 2, "a": 1}]', "the key 'a' appears twice in one object"),
-        ('{"a": NaN}', "NaN is no JSON"),
+        ('{"a": NaN}', "NaN is not JSON"),
         ("[" + "9" * 5000 + "]", "a number of 5,000 digits"),
         ('{"a":\n[1,}', "line 2, column 4: "),
         ("", "line 1, column 1: "),

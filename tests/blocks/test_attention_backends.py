@@ -354,7 +354,7 @@ def test_each_decision_is_logged_once_with_its_reason(caplog: pytest.LogCaptureF
     ("backend", "options", "message"),
     [
         ("folds", {"window": 4}, "unknown backend 'folds'; did you mean 'folded'"),
-        ("folded", {}, "backend 'folded' cannot compute this mask or soft-cap; able: fused, masked, tiled, flex"),
+        ("folded", {}, "backend 'folded' cannot compute this mask or soft-cap; these can: fused, masked, tiled, flex"),
         ("folded", {"window": 4, "softcap": 2.0}, "cannot compute"),
         ("fused", {"window": 4}, "cannot compute"),
     ],

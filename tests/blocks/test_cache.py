@@ -184,7 +184,7 @@ def test_a_state_that_was_written_in_place_is_refused_and_its_copy_is_not(window
     _, state = block.prefill(tokens(2 * W), start(block, 3, reserve))
     kept = copy.deepcopy(state)
     go_on(block, state, how)
-    with pytest.raises(ConfigError, match="continued in place; go on from the state that came back"):
+    with pytest.raises(ConfigError, match="updated in place; use the returned state"):
         block.prefill(tokens(1), state)
     assert_still_good(block, kept)
 

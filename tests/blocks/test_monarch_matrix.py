@@ -133,7 +133,7 @@ def test_a_size_falls_into_its_most_even_factors(size: int, order: int, digits: 
 @pytest.mark.parametrize(
     "make, words",
     [
-        (lambda: MonarchShape.square(13), "13 is no product of 2 factors"),
+        (lambda: MonarchShape.square(13), "13 is not a product of 2 factors"),
         (lambda: MonarchShape(inputs=(4,), outputs=(4,)), "2 or more"),
         (lambda: MonarchShape(inputs=(4, 2), outputs=(4, 2, 1)), "2 or more"),
         (lambda: MonarchShape(inputs=(4, 0), outputs=(4, 2)), "at least 1"),

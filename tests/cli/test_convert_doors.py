@@ -172,7 +172,7 @@ def test_saved_rotary_frequencies_are_accepted_where_they_are_the_formula(tmp_pa
 def test_saved_rotary_frequencies_of_another_base_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = saved("gemma2", tmp_path)
     rewrite(source, lambda weights: {**weights, "model.rotary_emb.inv_freq": frequencies(20_000.0)})
-    assert "'model.rotary_emb.inv_freq' is not the frequencies its configuration gives" in refusal(source, capsys)
+    assert "'model.rotary_emb.inv_freq' does not equal the frequencies of its configuration" in refusal(source, capsys)
 
 
 def test_both_sets_of_frequencies_of_gemma3_are_known(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def failure(capsys: pytest.CaptureFixture[str], path: Path) -> str:
         ({"width": "wide"}, "width 'wide' is not a whole number"),
         ({"vocabulary": 2**31 - 1}, "tensor 'embedding.weight' has shape [270, 32], its settings say [2147483647, 32]"),
         ({"options": {"window": -8, "pattern": "LG"}}, "window"),
-        ({"options": [[[]]]}, "are no mapping"),
+        ({"options": [[[]]]}, "are not a mapping"),
         ({"architecture": ["gemma3"]}, "is not a name"),
         ({"architecture": "gemma33"}, "did you mean 'gemma3'?"),
     ],
@@ -177,7 +177,7 @@ def test_settings_that_fit_no_file_are_named(
     ("change", "part"),
     [
         (lambda w: w.pop("model.norm.weight"), "tensor 'norm.weight' is missing"),
-        (lambda w: w.update({"model.spare": torch.zeros(1)}), "tensor 'spare' belongs to no part of this model"),
+        (lambda w: w.update({"model.spare": torch.zeros(1)}), "tensor 'spare' is not part of this model"),
         (lambda w: w.update({"model.norm.weight": torch.zeros(3)}), "tensor 'norm.weight' has shape [3], its settings say [32]"),
         (lambda w: w.update({"model.norm.weight": torch.zeros(32, dtype=torch.int8)}), "tensor 'norm.weight' is int8, expected float32"),
     ],

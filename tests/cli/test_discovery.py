@@ -87,7 +87,7 @@ def test_show_prints_verdict_and_results_of_a_finished_study(runs, capsys) -> No
 
 def test_show_says_how_to_go_on_with_an_interrupted_study(runs, capsys) -> None:
     text = printed(capsys, "show", runs / "stopped")
-    assert f"go on with: arch-lab compare {runs / 'stopped/study.yaml'} --output {runs}\n" in text and "missing: " in text
+    assert f"continue with: arch-lab compare {runs / 'stopped/study.yaml'} --output {runs}\n" in text and "missing: " in text
 
 
 def test_show_says_why_a_study_was_refused(runs, capsys) -> None:

@@ -82,7 +82,7 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val_loss"], "`val_loss` which is not available"),
         (["--trainer.precision=bf17"], "trainer.precision: 'bf17' is not valid here"),
         (["--trainer.strategy=fsdp"], "`fsdp` requires a GPU"),
-        (["--trainer.strategy=ddp_spawn", "--trainer.devices=2"], "ddp_spawn is not offered; use ddp"),
+        (["--trainer.strategy=ddp_spawn", "--trainer.devices=2"], "ddp_spawn is not supported; use ddp"),
         (["--trainer.devices=3", "--trainer.strategy=ddp", "--trainer.max_steps=0"], "trainer.max_steps: must be at least 1"),
     ],
 )

@@ -46,7 +46,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(
     when = [f"--trainer.callbacks.step={step}", f"--trainer.callbacks.number={int(number)}", f"--trainer.callbacks.scoring={scoring}"]
     assert cli.main([*fit, "--trainer.callbacks=tests.cli.test_fit_signals.Signalled", *when]) == 128 + number
     (line,) = lines_of(capsys.readouterr().err)
-    assert line.startswith(f"fit was interrupted by {number.name} at step {step}; to go on: arch-lab fit ")
+    assert line.startswith(f"fit was interrupted by {number.name} at step {step}; to continue: arch-lab fit ")
     resumed = scores_of(capsys, *shlex.split(line.partition("arch-lab ")[2]), "--trainer.callbacks=null")
     assert resumed["steps"] == 8
     assert resumed["scores"]["tune/bits_per_byte"] == whole["scores"]["tune/bits_per_byte"]

@@ -80,6 +80,6 @@ def test_the_command_that_show_prints_goes_on_with_the_study(
     before = results[0].stat().st_mtime_ns
     capsys.readouterr()
     assert main(["show", "some runs/small"]) == 0
-    command = capsys.readouterr().out.partition("go on with: ")[2].splitlines()[0]
+    command = capsys.readouterr().out.partition("continue with: ")[2].splitlines()[0]
     assert main(shlex.split(command)[1:]) == 0
     assert study.is_file() and results[1].is_file() and results[0].stat().st_mtime_ns == before

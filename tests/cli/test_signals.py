@@ -40,7 +40,7 @@ def test_a_signal_ends_a_study_after_a_checkpoint(tmp_path: Path, number: int, s
     process.send_signal(number)
     _, err = process.communicate(timeout=120)
     assert process.returncode == status
-    assert err.rstrip().endswith(f"{word}; the same command goes on where it stopped")
+    assert err.rstrip().endswith(f"{word}; the same command continues where it stopped")
     assert (tmp_path / ONE / "last.ckpt").is_file(), "training was seconds old: no checkpoint was due by time"
     names = {p.name for p in (tmp_path / "runs").rglob("*") if p.is_file()}
     assert not any(name.endswith(".part") or name == ".lock" for name in names)

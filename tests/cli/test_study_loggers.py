@@ -151,7 +151,7 @@ def test_a_failing_logger_costs_no_training(tmp_path: Path, plain_scores: tuple[
     done = stored.compare(folder)
     line = Journal.note.__code__.co_firstlineno + 4
     assert done.code == 2 and done.last.startswith("error: study 'small'.loggers[1]: Journal failed at step 11 of gemma1/lr-0.004_seed-0: ")
-    assert f"test_study_loggers.py line {line}, in note: RuntimeError: the journal is full; mend it" in done.last
+    assert f"test_study_loggers.py line {line}, in note: RuntimeError: the journal is full; fix it" in done.last
     first = rows(folder)
     assert (folder / RUN / "last.ckpt").exists() and len(first) == 11
     assert stored.compare(folder, "--set", f"loggers=[{CSV}, {HERE}]", "--quiet").code == 0
@@ -180,7 +180,7 @@ def test_a_logger_that_cannot_start_trains_nothing(call: str, tmp_path: Path) ->
     folder = study_with(tmp_path, [HERE, failing(call)])
     done = stored.compare(folder)
     assert done.code == 2 and "error: study 'small'.loggers[1]: Journal cannot start: " in done.last
-    assert "in note: RuntimeError: the journal is full; mend that, or take it out of loggers" in done.last
+    assert "in note: RuntimeError: the journal is full; fix that, or remove it from loggers" in done.last
     assert not (folder / RUN / "metrics.jsonl").exists()
     assert lines(folder / JOURNAL)[-1][:2] == ["end", "failed"]
 
@@ -198,8 +198,8 @@ def test_a_logger_without_its_package_is_refused_before_certificates(tmp_path: P
         ("CSVLoger", ".class_path: 'lightning.pytorch.loggers.CSVLoger': module"),
         ("CSVLoger", "did you mean 'CSVLogger'?"),
         ("absent_module.Thing", ".class_path: 'absent_module.Thing': cannot import module 'absent_module'"),
-        ("collections.Counter", ".class_path: collections.Counter is no logger: derive it from lightning.pytorch.loggers.Logger"),
-        ("pytorch_lightning.loggers.CSVLogger", "is no logger; did you mean lightning.pytorch.loggers.CSVLogger?"),
+        ("collections.Counter", ".class_path: collections.Counter is not a logger: derive it from lightning.pytorch.loggers.Logger"),
+        ("pytorch_lightning.loggers.CSVLogger", "is not a logger; did you mean lightning.pytorch.loggers.CSVLogger?"),
         ("lightning.pytorch.loggers.Logger", "is abstract: it lacks log_hyperparams, log_metrics, name, version"),
         ("a/b", ".class_path: must be an import path package.module.Class, got 'a/b'"),
         ({"class": CSV}, ": unknown option 'class'; did you mean 'class_path'?"),

@@ -142,7 +142,7 @@ BROKEN: list[tuple[type[Block], str, str]] = [
     (EmptyHasNoGradient, "isolation", "gradients are not finite"),
     (LooksAtPadding, "isolation", "gradient with respect to padding is not zero"),
     (Deaf, "isolation", "does not change its vector"),
-    (OneVectorAToken, "isolation", "not one vector of its width a row"),
+    (OneVectorAToken, "isolation", "expected one vector of that width per row"),
     (HalfPrice, "accounting", "the counted graph executes"),
     (OneHeadOnly, "accounting", "the counted graph executes"),
     (CentredOverTokens, "isolation", "position-wise block"),

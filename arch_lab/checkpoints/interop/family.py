@@ -162,7 +162,7 @@ class Fields:
         known = set(ignored)
         for name, value in self.content.items():
             if name not in known and not (name in defaults and same(value, defaults[name])):
-                raise self.refuse(name, value, "whether it changes what the model computes is not known here; remove it if it does not")
+                raise self.refuse(name, value, "arch-lab does not know whether this field changes the model; remove it if it does not")
         for part in self.parts:
             part.finish(ignored, defaults)
 

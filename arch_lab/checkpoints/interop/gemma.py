@@ -315,7 +315,7 @@ def rope(fields: Fields, found: dict[str, Any], where: str, *, linear: bool) -> 
     kind = found.pop("rope_type", found.pop("type", "default")) or "default"
     found.pop("type", None)  # older files hold both spellings
     if kind not in (("default", "linear") if linear else ("default",)):
-        raise fields.refuse(f"{where}.rope_type", kind, "positions are stretched linearly on global layers of Gemma 3, and nowhere else")
+        raise fields.refuse(f"{where}.rope_type", kind, "only global layers of Gemma 3 support a linear RoPE factor")
     base = positive(fields, f"{where}.rope_theta", found.pop("rope_theta"))
     factor = positive(fields, f"{where}.factor", found.pop("factor", None)) if kind == "linear" else 1.0
     partial = found.pop("partial_rotary_factor", None)
@@ -323,7 +323,7 @@ def rope(fields: Fields, found: dict[str, Any], where: str, *, linear: bool) -> 
         raise fields.refuse(f"{where}.partial_rotary_factor", partial, "all channels are rotated")
     for name, value in found.items():
         if value is not None:
-            raise fields.refuse(f"{where}.{name}", value, "it belongs to no rotary embedding that is known here")
+            raise fields.refuse(f"{where}.{name}", value, "it is not a known field of a rotary embedding")
     return base, factor
 
 
@@ -336,7 +336,7 @@ def write_scale(query_scale: float | None, head_width: int) -> int:
     scalar = head_width if query_scale is None else round(query_scale**-2)
     if query_scale is not None and scalar**-0.5 != query_scale:
         raise CheckpointError(
-            f"query_scale {query_scale} is not the inverse root of a whole number, which is all query_pre_attn_scalar can say"
+            f"query_scale {query_scale} is not the inverse square root of a whole number, so query_pre_attn_scalar cannot express it"
         )
     return scalar
 

@@ -105,7 +105,9 @@ def _expected(family: Family, blueprint: Blueprint, folder: Path) -> dict[str, t
     except ConfigError as error:
         raise ConfigError(f"{folder / CONFIG}: {error}") from None
     except (RuntimeError, OverflowError, ValueError, TypeError) as error:  # sizes whose product is no size
-        raise CheckpointError(f"{folder / CONFIG}: describes no model that can be built ({' '.join(str(error).split())[:200]})") from None
+        raise CheckpointError(
+            f"{folder / CONFIG}: does not describe a model that can be built ({' '.join(str(error).split())[:200]})"
+        ) from None
 
 
 def _text_names(files: TensorFiles, family: Family) -> dict[str, str]:
@@ -127,7 +129,9 @@ def _is_copy(files: TensorFiles, stored: dict[str, str], name: str, family: Fami
     if twin is not None and twin in stored and name != twin:
         files.check_floats([stored[name], stored[twin]])
         if not equal(files.read(stored[name]), files.read(stored[twin])):
-            raise CheckpointError(f"{files.folder}: tensor {stored[name]!r} differs from {stored[twin]!r}; here they are one, tied")
+            raise CheckpointError(
+                f"{files.folder}: tensor {stored[name]!r} differs from {stored[twin]!r}; arch-lab ties them to one tensor"
+            )
         return True
     expected = family.frequencies(name, blueprint)
     if expected is None:
@@ -135,7 +139,7 @@ def _is_copy(files: TensorFiles, stored: dict[str, str], name: str, family: Fami
     files.check_floats([stored[name]])
     held = files.read(stored[name]).double()
     if held.shape != expected.shape or not allclose(held, expected, rtol=1e-2, atol=0):  # bfloat16 at the coarsest
-        raise CheckpointError(f"{files.folder}: tensor {stored[name]!r} is not the frequencies its configuration gives")
+        raise CheckpointError(f"{files.folder}: tensor {stored[name]!r} does not equal the frequencies of its configuration")
     return True
 
 

@@ -140,7 +140,7 @@ def read_released(source: Path) -> tuple[Manifest, dict[str, Tensor]]:
     for names in map(their_names, shapes):
         for copy in names[1:]:
             if copy in state and names[0] in state and not torch.equal(state[copy], state[names[0]]):
-                raise CheckpointError(f"{path}: tensor {copy!r} differs from {names[0]!r}; here they are one, tied")
+                raise CheckpointError(f"{path}: tensor {copy!r} differs from {names[0]!r}; arch-lab ties them to one tensor")
             found.pop(copy, None)
     check_shapes(found, {their_names(name)[0]: their_shape(name, shape) for name, shape in shapes.items()}, path)
     tensors = {name: state[their_names(name)[0]].reshape(shape) for name, shape in shapes.items()}
@@ -167,15 +167,15 @@ def _state(path: Path) -> dict[str, Tensor]:
     except DataError:
         raise
     except Exception as error:  # torch raises half a dozen types for what is no file of tensors
-        raise CheckpointError(f"{path}: not readable as tensors alone ({type(error).__name__}); save the state dict by itself") from None
+        raise CheckpointError(f"{path}: not readable as plain tensors ({type(error).__name__}); save only the state dict") from None
     for key in ("state", "model", "state_dict"):  # Composer: {"state": {"model": …}}; Lightning: {"state_dict": …}
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
-        raise CheckpointError(f"{path}: no state dict, which holds tensors by name")
+        raise CheckpointError(f"{path}: not a state dict (a mapping of names to tensors)")
     prefix = next((name.removesuffix(WORDS) for name in content if name.endswith(WORDS)), None)
     if prefix is None:
-        raise CheckpointError(f"{path}: no state dict of M2-BERT: tensor {WORDS!r} is missing")
+        raise CheckpointError(f"{path}: not a state dict of M2-BERT: tensor {WORDS!r} is missing")
     return {name.removeprefix(prefix): value for name, value in content.items()}
 
 

@@ -147,7 +147,7 @@ def _equal(name: str, encoder: Fields, decoder: Fields, read: Any) -> Any:
     """What both stacks share. Raises: CheckpointError when they differ."""
     theirs, ours = read(encoder), read(decoder)
     if theirs != ours:
-        raise encoder.refuse(name, theirs, f"the decoder has {ours!r}, and one value holds for both stacks here")
+        raise encoder.refuse(name, theirs, f"the decoder has {ours!r}, but both stacks share one value in arch-lab")
     return ours
 
 
@@ -158,7 +158,7 @@ def _read_scale(encoder: Fields, decoder: Fields, source_width: int, width: int)
         return None
     if theirs != ours:
         raise encoder.refuse(
-            "query_pre_attn_scalar", theirs, f"the decoder has {ours!r}; here both share one, or each has that of its head_dim"
+            "query_pre_attn_scalar", theirs, f"the decoder has {ours!r}; in arch-lab both share one, or each uses that of its head_dim"
         )
     return float(ours**-0.5)
 
@@ -168,7 +168,7 @@ def _read_patterns(encoder: Fields, decoder: Fields, source_depth: int, depth: i
     theirs, ours = read_layers(encoder, source_depth, period=2), read_layers(decoder, depth, period=2)
     longer, shorter = (theirs, ours) if source_depth > depth else (ours, theirs)
     if not longer.startswith(shorter):
-        raise encoder.refuse("layer_types", theirs, f"the decoder has {ours!r} (L local, G global), and one pattern holds for both stacks")
+        raise encoder.refuse("layer_types", theirs, f"the decoder has {ours!r} (L local, G global), but both stacks share one pattern")
     radius = read_window(encoder, theirs)
     named = {"encoder_radius": radius["window"]} if radius else {}
     return {"pattern": shortest(longer), **read_window(decoder, ours), **named}
@@ -178,7 +178,7 @@ def _write_stack(chosen: T5Gemma, shape: Shape, mixer: Any, blueprint: Blueprint
     """What both stacks have. Raises: CheckpointError for a stack that transformers would not load."""
     assert isinstance(mixer, Gemma2AttentionConfig) and mixer.head_width is not None
     if shape.width % mixer.heads:
-        raise CheckpointError(f"t5gemma: width {shape.width} cannot be written: the format wants a multiple of its {mixer.heads} heads")
+        raise CheckpointError(f"t5gemma: width {shape.width} cannot be written: the format needs a multiple of its {mixer.heads} heads")
     return {
         "model_type": STACK_TYPE,
         "rms_norm_eps": chosen.norm_eps,

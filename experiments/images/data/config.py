@@ -62,7 +62,7 @@ class ImagesConfig(Config):
         self.grid  # noqa: B018  refused here, not at the first model
         if self.augmentation == "crop_flip" and not self.set.mirrors:
             raise ConfigError(
-                f"data.augmentation: crop_flip mirrors images, and a mirrored one of {self.source!r} is another sign; use crop"
+                f"data.augmentation: crop_flip mirrors images, which changes the meaning of images of {self.source!r}; use crop"
             )
 
     @property

@@ -105,7 +105,7 @@ def prepare_images(config: ImagesConfig, cache: Path, progress: Progress | None 
     try:
         return _open(config, folder, key)
     except Corrupt as damage:
-        raise DataError(f"the data cache does not keep what is written to it: {damage}; choose another cache folder") from None
+        raise DataError(f"the data cache does not return what was written to it: {damage}; choose another cache folder") from None
 
 
 def _build(config: ImagesConfig, files: dict[str, tuple[Path, ...]], folder: Path, key: str, tell: Progress) -> None:
@@ -178,7 +178,7 @@ def _open(config: ImagesConfig, folder: Path, key: str) -> PreparedImages:
 def _open_split(folder: Path, name: str, entry: dict[str, Any], image_set: ImageSet) -> ImageSplit:
     for ending in ("pixels", "labels"):
         if file_hash(folder / f"{name}.{ending}") != entry[ending]:
-            raise Corrupt(f"{folder / name}.{ending} is not what the manifest says")
+            raise Corrupt(f"{folder / name}.{ending} does not match the manifest")
     shape = (int(entry["images"]), image_set.channels, image_set.height, image_set.width)
     pixels = np.memmap(folder / f"{name}.pixels", np.uint8, mode="r", shape=shape)
     labels = np.fromfile(folder / f"{name}.labels", np.uint8)

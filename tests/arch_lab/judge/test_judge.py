@@ -198,7 +198,7 @@ def test_a_single_rate_is_called_untuned() -> None:
 
 def test_equal_scores_at_every_rate_are_called_no_choice() -> None:
     records = [record(rate, 0, 1.0) for rate in (0.1, 0.2, 0.4)]
-    assert "0.1 is no choice" in edge_warnings(records, {"a": 0.1}, BITS_PER_BYTE)[0]
+    assert "the choice of 0.1 is arbitrary" in edge_warnings(records, {"a": 0.1}, BITS_PER_BYTE)[0]
 
 
 def test_an_arm_that_diverged_everywhere_is_left_to_the_verdict() -> None:

@@ -256,7 +256,7 @@ def test_arms_that_do_not_meet_one_budget_are_refused(made: Made, tmp_path: Path
 
 def test_a_pretraining_that_cannot_be_used_is_named_in_one_line(made: Made, tmp_path: Path) -> None:
     for folder, change, message in (
-        ("a", {"experiment": "perplexity"}, "is a study of experiment 'perplexity'; needed is a masked one"),
+        ("a", {"experiment": "perplexity"}, "is a study of experiment 'perplexity'; this study needs a masked study"),
         ("b", {"selected": {"gemma_encoder": None, "m2_bert": None}}, "arm 'gemma_encoder' of .* has no finished run"),
     ):
         with pytest.raises(ConfigError, match=message) as caught:

@@ -166,7 +166,7 @@ def test_a_class_too_small_to_share_is_refused(tmp_path: Path) -> None:
     [
         ({"source": "cifar"}, "did you mean 'cifar10'"),
         ({"source": "mnist", "patch": 5}, "28 x 28 pixels cannot be cut into patches of 5 x 5"),
-        ({"source": "mnist", "augmentation": "crop_flip"}, "another sign; use crop"),
+        ({"source": "mnist", "augmentation": "crop_flip"}, "changes the meaning of images of 'mnist'; use crop"),
         ({"source": "mnist", "tune_fraction": 0.6}, "tune_fraction: must be below 0.5, got 0.6"),
         ({"source": "mnist", "pach": 4}, "did you mean 'patch'"),
     ],

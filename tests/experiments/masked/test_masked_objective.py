@@ -84,12 +84,12 @@ def _wrong(ids: np.ndarray, uniform: np.ndarray) -> Masked:
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
-        (_untouched, "100% of the tokens asked for stand in the input"),
-        (_half, r"(4|5|6)\d% of the tokens asked for stand in the input"),
+        (_untouched, "100% of the hidden tokens are unchanged in the input"),
+        (_half, r"(4|5|6)\d% of the hidden tokens are unchanged in the input"),
         (_shifted, "depends on a token that is hidden"),
         (_neighbour, "depends on a token that is hidden"),
-        (_wrong, "a label is not the token that stood there"),
-        (Masking(TOKENIZER, share=1e-12), "asks for no token"),
+        (_wrong, "a label differs from the original token"),
+        (Masking(TOKENIZER, share=1e-12), "hides no token"),
     ],
 )
 def test_a_masking_that_gives_the_answer_away_is_caught(broken: Any, said: str) -> None:

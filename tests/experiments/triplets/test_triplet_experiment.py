@@ -302,7 +302,7 @@ def test_labels_whose_neighbours_have_no_negatives_are_refused_before_training(y
 
 
 def test_labels_that_are_all_alike_are_refused(yacht: RegressionSet) -> None:
-    with pytest.raises(ConfigError, match="yacht: every training label of split 0 is 3; there is nothing to tell apart"):
+    with pytest.raises(ConfigError, match="yacht: every training label of split 0 is 3, so there is nothing to learn"):
         regression.fold(replace(yacht, target=np.full(len(yacht.target), 3.0)), RegressionProtocol(), 0)
 
 
