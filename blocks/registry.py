@@ -212,6 +212,11 @@ def lookup(name: str) -> Entry:
     raise ConfigError(f"unknown block {name!r}{did_you_mean(name, _entries)} (arch-lab blocks lists all)")
 
 
+def trusted() -> frozenset[str]:
+    """Modules that ``trusting`` allows here."""
+    return _trusted.get()
+
+
 @contextmanager
 def trusting(modules: Iterable[str]) -> Iterator[None]:
     """Inside, ``import_only`` also allows these modules and what lies below them. Raises: ConfigError for a name that is none."""

@@ -10,6 +10,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("ARCH_LAB_EXECUTOR", "inline")  # worker processes take seconds to start
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes are the parallelism; child processes inherit it
 
 import pytest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from argparse import Namespace
 
@@ -38,18 +39,35 @@ def arguments(verb: str) -> Parser:
         help="change one key of the study: --set budget.params=2e6",
     )
     p.add_argument("--data-root", metavar="DIR", help="folder that the study's relative data paths start from")
-    p.add_argument("--threads", metavar="N", type=threads, help="CPU threads (default: chosen by torch)")
+    p.add_argument(
+        "--threads", metavar="N", type=threads, help="CPU threads of each run (default: 1; for studies of tasks or speed: chosen by torch)"
+    )
     p.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
     add_trust(p)
     if verb == "compare":
         p.add_argument("--output", metavar="DIR", default="runs", help="folder results are written to (default: runs)")
+        p.add_argument(
+            "--executor",
+            metavar="NAME",
+            help="where runs are trained: inline (one after the other), processes (several at a time), or auto (the default: "
+            "processes on a CPU with more than one core)",
+        )
+        p.add_argument("--workers", metavar="N", type=workers, help="runs trained at a time (default: as many as cores and memory allow)")
         p.add_argument("--quiet", action="store_true", help="print only the verdict, without progress (for scripts)")
     return p
 
 
 def threads(text: str) -> int:
+    return _positive("--threads", text)
+
+
+def workers(text: str) -> int:
+    return _positive("--workers", text)
+
+
+def _positive(option: str, text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"--threads: expected a whole number of at least 1, got {text!r}")
+        raise UsageError(f"{option}: expected a whole number of at least 1, got {text!r}")
     return int(text)
 
 
@@ -84,6 +102,8 @@ def run_compare(given: Namespace) -> int:
         data_root=given.data_root,
         threads=given.threads,
         quiet=given.quiet or given.json,
+        executor=given.executor or default_executor(),
+        workers=given.workers,
     )
     if given.json:
         print(json.dumps(result, indent=2))
@@ -92,12 +112,17 @@ def run_compare(given: Namespace) -> int:
     return 0
 
 
+def default_executor() -> str:
+    return os.environ.get("ARCH_LAB_EXECUTOR") or "auto"
+
+
 def run_plan(given: Namespace) -> int:
     from arch_lab.console import console
     from arch_lab.study import plan, render_plan
     from arch_lab.study.experiment import engine_named
 
-    result = plan(given.study, overrides=given.overrides, data_root=given.data_root, threads=given.threads)
+    executor = default_executor()
+    result = plan(given.study, overrides=given.overrides, data_root=given.data_root, threads=given.threads, executor=executor)
     if given.json:
         print(json.dumps(result, indent=2))
     else:

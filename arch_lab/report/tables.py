@@ -47,7 +47,8 @@ def render_plan(plan: Study, console: Console) -> None:
         say(console, f"runs: {runs} ({how}{fewer})")
         times: list[Any] = [(arm.get("estimate") or {}).get("seconds_per_run") for arm in plan["arms"]]
         if all(is_finite(t) for t in times):
-            say(console, f"time: about {units.duration(sum(times) / len(times) * runs)} in all, a rough estimate")
+            seconds = sum(times) / len(times) * runs / plan.get("workers", 1)
+            say(console, f"time: about {units.duration(seconds)} in all, a rough estimate")
     _warnings(plan, console)
 
 

@@ -9,6 +9,7 @@ import math
 import os
 import shlex
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from arch_lab.report.curves import run_path
 from arch_lab.study import storage
 from arch_lab.study.config import StudyConfig
 from arch_lab.study.environment import code_fingerprint, environment, gate_fingerprint, judge_fingerprint
+from arch_lab.study.executor import Executor, executor_for, spare_cores, threads_per_run
 from arch_lab.study.experiment import Certificate, Experiment, load_experiment, own_engine
 from arch_lab.study.identity import digest
 from arch_lab.study.initial import initial_warnings
@@ -29,6 +31,7 @@ from arch_lab.study.judgement import judge
 from arch_lab.study.loggers import try_loggers
 from arch_lab.study.planning import build_plan, open_study, use_threads
 from arch_lab.study.spec import spec_of
+from blocks.errors import ConfigError
 
 Observer = Callable[[str, dict[str, Any]], None]  # (event, facts): how a terminal follows a study
 
@@ -55,35 +58,47 @@ def compare(
     cache: str | Path | None = None,
     quiet: bool = False,
     observer: Observer | None = None,
+    executor: str | None = None,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Run a study to its verdict (``arch-lab compare``); finished runs of an earlier call are kept.
 
+    ``executor``: ``inline`` (one run after the other, in this process; the default here), ``processes`` (``workers`` runs at a
+    time, each in a process of its own; by default as many as cores and memory allow) or ``auto``. With an executor, ``threads`` of
+    each run are 1 unless given, on a GPU what torch chooses. The same number of threads gives the same numbers with any executor.
     Follows along in the terminal unless ``quiet`` or another ``observer`` is given.
     Returns: the content of ``<output>/<study>/study.json``.
     Raises: UserError subclasses, one line each, before anything trains wherever that is possible.
     """
     engine = own_engine(study, overrides)
     if engine is not None:
+        if executor == "processes":
+            raise ConfigError(f"--executor processes: study {study!r} runs its trials one after the other; leave it out")
         watching = silent if quiet and observer is None else observer
         return engine.compare(study, overrides=overrides or [], output=output, data_root=data_root, threads=threads, observer=watching)
     if observer is None and not quiet:
         from arch_lab.study.terminal import Terminal
 
         given: dict[str, Any] = {"overrides": overrides, "output": output, "data_root": data_root, "threads": threads, "cache": cache}
+        given |= {"executor": executor, "workers": workers}
         return followed(Terminal(), lambda terminal: compare(study, **given, observer=terminal))
     observer = observer or silent
-    use_threads(threads)
+    use_threads(threads_per_run(threads, executor))
     config = open_study(study, overrides, data_root)
     folder = Path(output) / config.name
     with files.folder_lock(folder, "arch-lab compare"):
-        return _compare(config, folder, Path(cache or cache_folder()), observer, command_of(study, overrides, data_root))
+        planned = build_plan(config)
+        chosen = executor_for(planned, executor, workers)
+        command = command_of(study, overrides, data_root)
+        return _compare(config, planned, folder, Path(cache or cache_folder()), chosen, observer, command)
 
 
-def _compare(config: StudyConfig, folder: Path, cache: Path, observer: Observer, command: str) -> dict[str, Any]:
+def _compare(
+    config: StudyConfig, planned: dict[str, Any], folder: Path, cache: Path, executor: Executor, observer: Observer, command: str
+) -> dict[str, Any]:
     """``compare`` in a folder that is locked."""
-    planned = build_plan(config)
     grown = _refuse_changed(config, folder, planned)
-    observer("plan", planned)
+    observer("plan", {**planned, "workers": executor.workers})
     experiment = load_experiment(config.experiment)
     data = experiment.prepare(config, cache, lambda text: observer("data", {"text": text}))
     _refuse_changed(config, folder, planned, data)
@@ -97,23 +112,27 @@ def _compare(config: StudyConfig, folder: Path, cache: Path, observer: Observer,
         observer("note", {"text": f"adding to the finished study in {folder}: {line}"})
     planned = _timed(config, planned, folder, data, experiment, observer)
     _keep_config(folder, config, planned)
-    verify(
-        planned["arms"],
-        folder,
-        vocabulary=data.vocabulary,
-        max_tokens=planned["sequence_length"],
-        certify=lambda model: experiment.certify(model, config, data),
-        gate=gate_fingerprint(config.experiment),
-        objective=config.objective,
-        batch=config.training.batch_size,
-        observer=observer,
-    )
+    with spare_cores(executor):
+        verify(
+            planned["arms"],
+            folder,
+            vocabulary=data.vocabulary,
+            max_tokens=planned["sequence_length"],
+            certify=lambda model: experiment.certify(model, config, data),
+            gate=gate_fingerprint(config.experiment),
+            objective=config.objective,
+            batch=config.training.batch_size,
+            observer=observer,
+        )
     # imported here: Lightning and TensorBoard take seconds, and no refusal should wait for them
     from arch_lab.report.tensorboard import write_experiment
-    from arch_lab.study.stages import train_all
+    from arch_lab.study.stages import Training, TrainingContext
 
     write_experiment(folder, [a["name"] for a in planned["arms"]], config.learning_rates, config.seeds, experiment.measures)
-    results, rates = train_all(planned, config, folder, data, experiment, observer)
+    context = TrainingContext(config, folder, cache, data.fingerprint, data)
+    context.open()
+    with closing(executor):
+        results, rates = Training(planned, context, executor, observer).train_all()
     judged = _judge(planned, config, results, rates, data, experiment, observer)
     identity = _study_identity(config, planned, data)
     study_json = sealed.write(folder / storage.STUDY, {**judged, "command": command, "identity": identity})

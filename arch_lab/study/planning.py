@@ -19,6 +19,7 @@ from arch_lab.budget import Budget, BudgetError, check, deviations, refuse, solv
 from arch_lab.judge.measures import to_json
 from arch_lab.models import Recipe, Shape, recipe_class, require_kind
 from arch_lab.study.config import Arm, StudyConfig, load_study
+from arch_lab.study.executor import executor_for, threads_per_run
 from arch_lab.study.experiment import OwnData, load_experiment, own_engine
 from arch_lab.study.initial import initial_facts, initial_warnings, with_initial
 from arch_lab.study.library import find_study
@@ -31,13 +32,21 @@ ESTIMATED, MEASURED = "estimate", "measured"  # where an arm's seconds per step 
 UTILISATION = 0.35  # share of the GEMM rate a training step of these sizes reaches on a CPU; for the estimate only
 
 
-def plan(study: str, *, overrides: list[str] | None = None, data_root: str | None = None, threads: int | None = None) -> dict[str, Any]:
+def plan(
+    study: str,
+    *,
+    overrides: list[str] | None = None,
+    data_root: str | None = None,
+    threads: int | None = None,
+    executor: str | None = None,
+) -> dict[str, Any]:
     """The plan of a study by name or path, without training (``arch-lab plan``). See ``build_plan`` for what it raises."""
     engine = own_engine(study, overrides)
     if engine is not None:
         return engine.plan(study, overrides=overrides or [], data_root=data_root, threads=threads)
-    use_threads(threads)
-    return build_plan(open_study(study, overrides, data_root))
+    use_threads(threads_per_run(threads, executor))
+    planned = build_plan(open_study(study, overrides, data_root))
+    return {**planned, "workers": executor_for(planned, executor, None).workers}
 
 
 def open_study(study: str, overrides: list[str] | None, data_root: str | None) -> StudyConfig:

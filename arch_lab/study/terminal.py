@@ -24,13 +24,15 @@ class Terminal:
     def __init__(self) -> None:
         self.out, self.bar = console(), progress()
         self.notes = self.bar.console  # one console for lines and bars, or they would run into each other
-        self.now: Any = None
-        self.all: Any = None
+        self.lines: list[Any] = []  # live lines of what happens now: one, or one per run at a time
+        self.all: Any = None  # live line of the study, below them
         self.count = self.done = self.kept = 0  # runs of the whole study; those found finished, not yet mentioned
         self.total = self.left = 0.0  # FLOPs of the whole study
         self.rates: list[float] = []  # FLOPs per second of the runs done here
+        self.workers = 1  # runs at a time
+        self.running: dict[str, tuple[int, float]] = {}  # label of a run -> number of its live line, when it began
         self.tokens_per_step = 0
-        self.started = self.spoken = 0.0
+        self.spoken = 0.0
         self.widened = False
         self.primary = BITS_PER_BYTE
 
@@ -42,12 +44,12 @@ class Terminal:
 
     # --- live lines ---------------------------------------------------------------------------------------------------
 
-    def show(self, name: str, facts: list[str], *, completed: float = 0.0, total: float | None = None) -> None:
-        """The live line of what happens now."""
-        if self.now is None:
+    def show(self, name: str, facts: list[str], *, completed: float = 0.0, total: float | None = None, line: int = 0) -> None:
+        """The live line of what happens now; ``line`` where several things do."""
+        while len(self.lines) <= line:
             self.bar.start()
-            self.now = self.bar.add_task(name, total=total, facts=facts)
-        self.bar.update(self.now, description=name, completed=completed, total=total, facts=facts)
+            self.lines.append(self.bar.add_task(name, total=total, facts=facts))
+        self.bar.update(self.lines[line], description=name, completed=completed, total=total, facts=facts, visible=True)
 
     def show_all(self) -> None:
         """The live line of the whole study."""
@@ -61,10 +63,9 @@ class Terminal:
 
     def hide(self) -> None:
         """No live lines: what comes next goes to standard output."""
-        for task in (self.now, self.all):
-            if task is not None:
-                self.bar.remove_task(task)
-        self.now = self.all = None
+        for task in (*self.lines, *([] if self.all is None else [self.all])):
+            self.bar.remove_task(task)
+        self.lines, self.all = [], None
         self.bar.stop()
 
     def note(self, *parts: str | tuple[str, str]) -> None:
@@ -74,7 +75,7 @@ class Terminal:
     def seconds_left(self) -> float:
         """0 when unknown."""
         recent = sorted(self.rates)[len(self.rates) // 2] if self.rates else 0.0
-        return self.left / recent if recent and self.left > 1e-6 * self.total else 0.0
+        return self.left / (recent * self.workers) if recent and self.left > 1e-6 * self.total else 0.0
 
     def finish(self, label: str, what: str | tuple[str, str], how: str) -> None:
         """Count one run and write its line."""
@@ -128,7 +129,7 @@ class Terminal:
     def on_jobs(self, facts: dict[str, Any]) -> None:
         """A batch of runs: the grid, what was added to it, or the other seeds of the chosen rates."""
         self.say_kept()
-        jobs = len(facts["work"])
+        jobs, self.workers = len(facts["work"]), facts.get("workers", 1)
         if self.widened:
             self.count += jobs
         elif self.done:
@@ -136,23 +137,34 @@ class Terminal:
         self.widened = False
         after = max(0, self.count - self.done - jobs)
         work = sum(facts["work"]) * (1 + after / jobs if jobs else 1)
+        if len(self.lines) < self.workers:  # before the line of the study, which comes last
+            self.hide()
+            for line in range(self.workers):
+                self.show("waiting", [" "], line=line)
+                self.bar.update(self.lines[line], visible=line == 0)
         self.total, self.left = self.total - self.left + work, work
         self.show_all()
 
     def on_run(self, facts: dict[str, Any]) -> None:
         self.say_kept()
-        self.started = time.monotonic()
-        self.show(facts["label"], [f"0/{facts['steps']:,} steps"], total=facts["steps"])
+        busy = {line for line, _ in self.running.values()}
+        line = next(i for i in range(len(busy) + 1) if i not in busy)
+        self.running[facts["label"]] = (line, time.monotonic())
+        self.show(facts["label"], [f"0/{facts['steps']:,} steps"], total=facts["steps"], line=line)
 
     def on_step(self, facts: dict[str, Any]) -> None:
         step, steps = facts["step"], facts["steps"]
-        speed = step * self.tokens_per_step / max(time.monotonic() - self.started, 1e-9)
+        line, began = self.running[facts["label"]]
+        speed = step * self.tokens_per_step / max(time.monotonic() - began, 1e-9)
         words = [f"{step:,}/{steps:,} steps"] if step < steps else ["scoring"]
         words += [f"{si(speed)} tokens/s"] if self.tokens_per_step else []
         words += [f"loss {facts['loss']:.3f}"] if facts.get("loss") is not None else []
-        self.show(facts["label"], words, completed=step, total=steps)
+        self.show(facts["label"], words, completed=step, total=steps, line=line)
 
     def on_ran(self, facts: dict[str, Any]) -> None:
+        line, _ = self.running.pop(facts["label"])
+        if self.running:
+            self.bar.update(self.lines[line], visible=False)
         self.rates.append(facts["work"] / max(facts["wall"], 1e-9))
         self.left -= facts["work"]
         result = facts["result"]
