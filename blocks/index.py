@@ -39,13 +39,13 @@ BLOCKS: dict[str, str] = {  # registered name: import path of its class
     "patch_embedding": "blocks.vision.patches:PatchEmbedding",
     "tied_embedding": "blocks.embedding:TiedEmbedding",
     # pooler
-    "attn_kv": "blocks.heads.attn_kv:KeyValuePooler",
-    "attn_query": "blocks.heads.attn_query:QueryPooler",
-    "cls": "blocks.heads.cls:ClsPooler",
-    "first_k": "blocks.heads.first_k:FirstKPooler",
-    "last_k": "blocks.heads.last_k:LastKPooler",
-    "max": "blocks.heads.max:MaxPooler",
-    "mean": "blocks.heads.mean:MeanPooler",
+    "attn_kv": "blocks.heads.attention_poolers:KeyValuePooler",
+    "attn_query": "blocks.heads.attention_poolers:QueryPooler",
+    "cls": "blocks.heads.poolers:ClsPooler",
+    "first_k": "blocks.heads.poolers:FirstKPooler",
+    "last_k": "blocks.heads.poolers:LastKPooler",
+    "max": "blocks.heads.poolers:MaxPooler",
+    "mean": "blocks.heads.poolers:MeanPooler",
     # head
     "bert_head": "blocks.bert.head:BertHead",
     "classification": "blocks.heads.classification:ClassificationHead",
@@ -54,7 +54,7 @@ BLOCKS: dict[str, str] = {  # registered name: import path of its class
     "label_logit": "blocks.heads.label_logit:LabelLogitHead",
     "range_regression": "blocks.heads.range_regression:RangeRegressionHead",
     "regression": "blocks.heads.regression:RegressionHead",
-    "token_classification": "blocks.heads.token_classification:TokenClassificationHead",
+    "token_classification": "blocks.heads.classification:TokenClassificationHead",
     "triplet": "blocks.triplet.head:TripletHead",
 }
 

@@ -14,8 +14,7 @@ from arch_lab.models.layer import LayerConfig
 from arch_lab.models.model import Kind
 from arch_lab.models.recipe import ImageSize, Recipe, Shape
 from blocks.errors import ConfigError
-from blocks.heads.cls import ClsPoolerConfig
-from blocks.heads.mean import MeanPoolerConfig
+from blocks.heads.poolers import ClsPoolerConfig, MeanPoolerConfig
 from blocks.vision.head import ImageHeadConfig
 from blocks.vision.patches import PatchEmbeddingConfig
 

@@ -19,7 +19,7 @@ from arch_lab.models.registry import register_architecture
 from blocks.attention.multi_head import MultiHeadAttentionConfig
 from blocks.channel.mlp import MLPConfig
 from blocks.errors import ConfigError
-from blocks.linear_choice import LinearKind
+from blocks.monarch.monarch_linear import LinearKind
 from blocks.norm import LayerNormConfig
 
 EPS = 1e-6  # of every LayerNorm

@@ -18,8 +18,8 @@ from blocks.attention.masks import attended_pairs
 from blocks.contract import BlockConfig, SequenceMixer
 from blocks.cost import Cost, total
 from blocks.errors import ConfigError
-from blocks.linear_choice import LinearKind, linear_map
 from blocks.monarch.block_diagonal import check_blocks
+from blocks.monarch.monarch_linear import LinearKind, linear_map
 from blocks.registry import register
 from blocks.segments import check
 

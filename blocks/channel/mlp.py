@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from blocks.contract import BlockConfig, ChannelMixer
 from blocks.cost import Cost
-from blocks.linear_choice import LinearKind, linear_map
 from blocks.monarch.block_diagonal import check_blocks
+from blocks.monarch.monarch_linear import LinearKind, linear_map
 from blocks.registry import register
 
 

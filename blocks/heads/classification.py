@@ -1,6 +1,7 @@
-"""Class logits of pooled vectors. Legend: D width, F hidden, C classes.
+"""Class logits, of pooled vectors or of every token. Legend: B batch, T tokens, D width, F hidden, C classes.
 
-Source: arXiv 2503.02656 (Gemma Encoder): dropout and an MLP on the pooled vector; BERT's own head is the one without a layer.
+Sources: arXiv 2503.02656 (Gemma Encoder): dropout and an MLP on the pooled vector; BERT's own head is the one without a layer;
+arXiv 1810.04805 §5.3 (named entities) for tokens.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from blocks.cost import Cost
+from blocks.errors import ConfigError
 from blocks.heads.base import Readout, ReadoutConfig, TaskHead, cross_entropy
 from blocks.registry import register
+
+IGNORED = -100  # the label of tokens that carry none: torch's own default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,3 +56,27 @@ class ClassificationHead(TaskHead):
 
     def cost(self, tokens: int) -> Cost:
         return self.readout.cost(tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenClassificationHeadConfig(ClassificationHeadConfig):
+    pass
+
+
+@register("token_classification", kind="head", config=TokenClassificationHeadConfig, source="arXiv:1810.04805 §5.3")
+class TokenClassificationHead(ClassificationHead):
+    """As ClassificationHead, at every token; the loss is a mean over labelled tokens, not over rows.
+
+    Shape: (B, T, D) -> (B, T, C). Cost and errors: as ClassificationHead.
+    """
+
+    config: TokenClassificationHeadConfig
+
+    def loss(self, x: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+        """``target`` (B, T): a class, or -100 where a token has none; what is not ``valid`` (B, T) counts as -100. 0 without any."""
+        if valid is not None:
+            if valid.shape != target.shape:
+                raise ConfigError(f"valid {tuple(valid.shape)} must have the shape of the labels {tuple(target.shape)}")
+            target = target.masked_fill(~valid, IGNORED)
+            x = x.masked_fill(~valid[..., None], 0)  # 0 times the NaN somebody left in padding is NaN in the gradient
+        return cross_entropy(self(x), target, ignored=IGNORED)

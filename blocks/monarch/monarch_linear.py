@@ -8,6 +8,7 @@ Source: arXiv 2204.00595; index map of HazyResearch/fly, src/models/layers/{bloc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,8 @@ from blocks.monarch.block_diagonal import check_blocks, dense_weight
 from blocks.monarch.projection import project_pair
 from blocks.ops.monarch import monarch_matmul
 from blocks.registry import register
+
+LinearKind = Literal["dense", "monarch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,3 +111,10 @@ class MonarchLinear(Block):
     def cost(self, tokens: int) -> Cost:
         bias = self.config.out_features if self.bias is not None else 0
         return Cost(matmul=2 * tokens * (self.first.numel() + self.second.numel()), elementwise=tokens * bias)
+
+
+def linear_map(kind: LinearKind, in_features: int, out_features: int, *, blocks: int = 4, bias: bool = True) -> Block:
+    """The map (..., I) -> (..., O) that an option names; ``blocks``: of each Monarch factor."""
+    if kind == "dense":
+        return Linear(LinearConfig(in_features=in_features, out_features=out_features, bias=bias))
+    return MonarchLinear(MonarchLinearConfig(in_features=in_features, out_features=out_features, blocks=blocks, bias=bias))

@@ -17,8 +17,8 @@ from blocks.errors import ConfigError
 from blocks.heads.base import ReadoutConfig, TaskHead
 from blocks.heads.entity_library import unit
 from blocks.linear import Linear, LinearConfig
+from blocks.losses import triplet_loss
 from blocks.registry import register
-from blocks.triplet.losses import triplet_loss
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from blocks.errors import ConfigError, did_you_mean
-from blocks.triplet.losses import Distance, distances
+from blocks.losses import Distance, distances
 
 Kind = Literal["all", "hard", "semihard", "batch_hard"]
 KINDS: tuple[str, ...] = ("all", "hard", "semihard", "batch_hard")

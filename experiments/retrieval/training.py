@@ -18,7 +18,7 @@ from torch import Tensor
 from arch_lab.tasks.contract import Tell
 from arch_lab.training.optimizer import adamw, warmup_cosine
 from arch_lab.training.trainer import plain_trainer, quiet_lightning
-from blocks.retrieval.losses import in_batch_nce, pairwise_m2
+from blocks.losses import in_batch_nce, pairwise_m2
 from experiments.retrieval.config import RetrievalTraining
 from experiments.retrieval.encoder import TextEncoder, padded
 from experiments.retrieval.readers import RetrievalSet

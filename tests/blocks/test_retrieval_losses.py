@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from blocks.errors import ConfigError
-from blocks.retrieval.losses import in_batch_nce, pairwise_m2
+from blocks.losses import in_batch_nce, pairwise_m2
 
 
 def vectors(*shape: int, seed: int) -> torch.Tensor:

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 import blocks
 from arch_lab.laws.strategies import seeds
 from blocks.errors import ConfigError
+from blocks.losses import DISTANCES, triplet_loss
 from blocks.triplet.in_batch import KINDS, batch_triplets
-from blocks.triplet.losses import DISTANCES, triplet_loss
 from blocks.triplet.mining import ClassTripletMiner, RegressionTripletMiner, Triplets, _some_pairs
 
 

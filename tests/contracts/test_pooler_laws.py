@@ -13,8 +13,7 @@ from arch_lab.laws.cases import Case, cases
 from arch_lab.laws.subject import redraw
 from blocks import Block, BlockConfig, ClassificationHead, ConfigError, KeyValuePooler, MaxPooler, MeanPooler, Pooler, QueryPooler, register
 from blocks.cost import Cost
-from blocks.heads.mean import MeanPoolerConfig
-from blocks.heads.pooling import average, tokens_of
+from blocks.heads.poolers import MeanPoolerConfig, average, tokens_of
 from blocks.registry import KINDS, entries
 
 
@@ -174,7 +173,7 @@ def test_certify_says_why_a_pooler_is_not_asked_about_single_tokens() -> None:
     assert report.kind == "pooler" and report.passed
     asked = {law.law for law in report.laws if law.status == "passed"}
     assert asked == {"isolation", "accounting", "numerics", "round trip"}
-    assert "one vector a sequence" in report["causality"].reason
+    assert "one vector per sequence" in report["causality"].reason
 
 
 def test_a_pooler_must_inherit_from_the_contract() -> None:

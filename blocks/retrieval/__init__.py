@@ -1,1 +1,0 @@
-"""Retrieval: losses over embeddings of queries and documents."""
