@@ -79,11 +79,11 @@ class Length:
     def problem(self, value: Any) -> str | None:
         if not isinstance(value, (str, list, tuple, dict)):
             return None
-        what = "characters" if isinstance(value, str) else "entries"
+        unit = "characters" if isinstance(value, str) else "entries"
         if len(value) < self.minimum:
-            return "must not be empty" if self.minimum == 1 else f"must have at least {self.minimum:,} {what}"
+            return "must not be empty" if self.minimum == 1 else f"must have at least {self.minimum:,} {unit}"
         if self.maximum is not None and len(value) > self.maximum:
-            return f"must have at most {self.maximum:,} {what}, not {len(value):,}"
+            return f"must have at most {self.maximum:,} {unit}, not {len(value):,}"
         return None
 
     @property
@@ -114,8 +114,8 @@ class Unique:
     def problem(self, value: Any) -> str | None:
         if not isinstance(value, (list, tuple)):
             return None
-        met: set[Any] = set()
-        twice = next((v for v in value if v in met or met.add(v)), None)  # type: ignore[func-returns-value]
+        values: set[Any] = set()
+        twice = next((v for v in value if v in values or values.add(v)), None)  # type: ignore[func-returns-value]
         return None if twice is None else f"must not repeat {shown(twice)}"
 
 
@@ -152,11 +152,11 @@ class Config:
         Raises: ConfigError for an unknown key (with the nearest valid name), a missing one, a wrong type or a value out of bounds.
         """
         where = where or cls.__name__
-        known = {f.name: f for f in fields(cls)}
+        declared = {f.name: f for f in fields(cls)}
         for key in options:
-            if key not in known:
-                raise UnknownOption(f"{where}: unknown option {shown(key)}{did_you_mean(key, known)}", where)
-        missing = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING and n not in options]
+            if key not in declared:
+                raise UnknownOption(f"{where}: unknown option {shown(key)}{did_you_mean(key, declared)}", where)
+        missing = [n for n, f in declared.items() if f.default is MISSING and f.default_factory is MISSING and n not in options]
         if missing:
             raise ConfigError(f"{where}: option {missing[0]!r} is required")
         hints = field_hints(cls)

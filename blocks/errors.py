@@ -30,11 +30,11 @@ class UnknownOption(ConfigError):
 
 def did_you_mean(name: object, choices: Iterable[object]) -> str:
     """The tail of an error message: the nearest valid name, or all of them when none is near."""
-    known = sorted(map(str, choices))
-    near = difflib.get_close_matches(name[:200], known, n=1, cutoff=0.5) if isinstance(name, str) else []
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; valid: {', '.join(known)}" if known else ""
+    names = sorted(map(str, choices))
+    matches = difflib.get_close_matches(name[:200], names, n=1, cutoff=0.5) if isinstance(name, str) else []
+    if matches:
+        return f"; did you mean {matches[0]!r}?"
+    return f"; valid: {', '.join(names)}" if names else ""
 
 
 def shown(value: object) -> str:

@@ -63,14 +63,14 @@ def triplet_loss(
         raise ConfigError(f"triplet loss: margin must be a positive number or 'soft', got {margin!r}")
     if not anchor.shape == positive.shape == negative.shape:
         raise ConfigError(f"triplet loss: shapes differ: {tuple(anchor.shape)}, {tuple(positive.shape)}, {tuple(negative.shape)}")
-    apart = distances(anchor, positive, distance) - distances(anchor, negative, distance)
-    each = F.softplus(apart) if margin == "soft" else F.relu(apart + margin)
+    gap = distances(anchor, positive, distance) - distances(anchor, negative, distance)
+    losses = F.softplus(gap) if margin == "soft" else F.relu(gap + margin)
     if reduction == "none":
-        return each
+        return losses
     if reduction == "mean":
-        return each.sum() / max(each.numel(), 1)
+        return losses.sum() / max(losses.numel(), 1)
     if reduction == "active":
-        return each.sum() / (each > 0).sum().clamp_min(1)
+        return losses.sum() / (losses > 0).sum().clamp_min(1)
     raise ConfigError(f"triplet loss: unknown reduction {reduction!r}; valid: mean, active, none")
 
 
@@ -106,6 +106,6 @@ def pairwise_m2(queries: Tensor, positives: Tensor, negatives: Tensor) -> Tensor
         raise ConfigError(f"pairwise loss: queries and positives (N, E) and negatives (N, K, E) do not fit: {shapes}")
     wide = widened(queries.dtype)
     q, p, n = queries.to(wide), positives.to(wide), negatives.to(wide)
-    near = F.cosine_similarity(q, p, dim=-1)
-    far = F.cosine_similarity(q[:, None], n, dim=-1).sum(dim=-1)
-    return (1 - near + far).mean()
+    positive_cosine = F.cosine_similarity(q, p, dim=-1)
+    negative_cosines = F.cosine_similarity(q[:, None], n, dim=-1).sum(dim=-1)
+    return (1 - positive_cosine + negative_cosines).mean()

@@ -222,7 +222,7 @@ def trusting(modules: Iterable[str]) -> Iterator[None]:
     """Inside, ``import_only`` also allows these modules and what lies below them. Raises: ConfigError for a name that is none."""
     names = frozenset(name.partition(":")[0] for name in modules)
     for name in names:
-        if not all(part.isidentifier() for part in name.split(".")):
+        if not all(piece.isidentifier() for piece in name.split(".")):
             raise ConfigError(f"--trust {name!r}: expected the name of a module, for example my_package.blocks")
     token = _trusted.set(_trusted.get() | names)
     try:
@@ -262,7 +262,7 @@ def import_object(path: str) -> Any:
     Raises: ConfigError naming the part that does not exist; TrustError inside ``import_only``.
     """
     module_name, _, attribute = path.partition(":")
-    if not attribute or not all(part.isidentifier() for part in module_name.split(".")):
+    if not attribute or not all(piece.isidentifier() for piece in module_name.split(".")):
         raise ConfigError(f"{path!r}: expected an import path package.module:Class")
     _check_trust(path, module_name)
     folder = str(Path.cwd())

@@ -49,11 +49,11 @@ def refuse_holes(segments: Tensor) -> None:
     """
     if segments.is_meta or torch.compiler.is_compiling():
         return
-    place = torch.arange(segments.shape[1], device=segments.device)
-    last = torch.where(segments != 0, place, -1).cummax(dim=1).values  # the last token that is no padding
-    before = last.roll(1, dims=1)
-    before[:, :1] = -1
-    returns = (segments != 0) & (before >= 0) & (before < place - 1) & (segments.gather(1, before.clamp(min=0)) == segments)
+    position = torch.arange(segments.shape[1], device=segments.device)
+    last = torch.where(segments != 0, position, -1).cummax(dim=1).values  # the last token that is no padding
+    previous = last.roll(1, dims=1)
+    previous[:, :1] = -1
+    returns = (segments != 0) & (previous >= 0) & (previous < position - 1) & (segments.gather(1, previous.clamp(min=0)) == segments)
     if bool(returns.any()):
         row, token = returns.nonzero()[0].tolist()
         raise ConfigError(

@@ -35,9 +35,9 @@ def place(error: BaseException) -> str:
 def describe(error: BaseException, limit: int = 300) -> str:
     """'my_block.py line 12, in forward: ValueError: …' in one line; without the place where there is none."""
     text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
-    hint = next((f"; {advice}" for part, advice in HINTS.items() if part in text), "")
-    where = place(error)
-    return f"{where}: " * bool(where) + f"{type(error).__name__}: {text[:limit]}{hint}".rstrip(": ")
+    hint = next((f"; {advice}" for text_part, advice in HINTS.items() if text_part in text), "")
+    location = place(error)
+    return f"{location}: " * bool(location) + f"{type(error).__name__}: {text[:limit]}{hint}".rstrip(": ")
 
 
 def _is_users(file: str) -> bool:

@@ -1,8 +1,9 @@
 """Gated causal long convolution: short convolution, both gates and a block-Toeplitz product, forward and backward.
 
-Not measured on a GPU. Computes y = after · causal(kernel, before · value) with (before, after, value) = short(z), and its gradients.
-Legend: D channels, B batch, T tokens, S taps of the kernel, W taps of the short convolution; u = before · value, c = causal(kernel, u),
-g gradient of y, h = g · after. Channel-major, time contiguous.
+Not measured on a GPU. Computes y = gate_out · causal(kernel, gate_in · value), with (gate_in, gate_out, value) = short(z), and its
+gradients.
+Legend: D channels, B batch, T tokens, S taps of the kernel, W taps of the short convolution; u = gate_in · value, c = causal(kernel, u),
+g gradient of y, h = g · gate_out. Channel-major, time contiguous.
 Tiling: time is cut into chunks of M tokens; the N columns of a product are chunks times sequences of one channel. A program owns M x N
 outputs and walks over the blocks of K tokens that its chunks depend on: c = sum_j T_j u_j with T_j[r, s] = kernel[r - s + const], zero at
 negative lags. Its rows are windows of the kernel one lag apart, so 16 bytes' worth of shifted copies of the kernel make every row start
@@ -60,7 +61,7 @@ def _token(x, at, t, tokens, mask, shift: tl.constexpr):
 @triton.jit
 def gates_kernel(z, weight, bias, gradient, u, h, channels, tokens, points, TAPS: tl.constexpr, U: tl.constexpr, H: tl.constexpr,
                  POINTS: tl.constexpr):  # fmt: skip
-    """u = before · value when U, and h = gradient · after when H (h may be gradient itself)."""
+    """u = gate_in · value when U, and h = gradient · gate_out when H (h may be gradient itself)."""
     d, stream = tl.program_id(1).to(tl.int64), tl.cast(points, tl.int64)
     at = tl.program_id(0) * POINTS + tl.arange(0, POINTS)
     mask, t = at < points, at % tokens
@@ -296,7 +297,7 @@ def _monarch() -> ModuleType:
 
 
 def _gate_in(z: Tensor, weight: Tensor, bias: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
-    """u = before · value, in z's type unless told otherwise."""
+    """u = gate_in · value, in z's type unless told otherwise."""
     channels, batch, tokens = z.shape[0] // 3, *z.shape[1:]
     u = z.new_empty((channels, batch, tokens), dtype=dtype)
     gates_kernel[(triton.cdiv(batch * tokens, POINTS), channels)](

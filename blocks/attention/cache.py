@@ -67,13 +67,13 @@ def extend(state: KeyValueState, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, 
     end = state.position + k.shape[2]
     if state.reserved is None:
         keys, values = _joined(state.k, k, state), _joined(state.v, v, state)
-        kept = replace(state, k=_last(keys, state.window, end), v=_last(values, state.window, end), position=end)
-        return keys, values, kept
+        grown = replace(state, k=_last(keys, state.window, end), v=_last(values, state.window, end), position=end)
+        return keys, values, grown
     if state.k.shape[2] == state.window and end > state.window:  # wraps: what is overwritten has to be read first
         keys, values = _joined(state.k, k, state), _joined(state.v, v, state)
         return keys, values, _written(state, k, v)
-    after = _written(state, k, v)
-    return *after.held, after
+    next_state = _written(state, k, v)
+    return *next_state.held, next_state
 
 
 def push(state: KeyValueState, k: Tensor, v: Tensor) -> KeyValueState:
@@ -111,8 +111,8 @@ def _check(state: KeyValueState, new: int) -> None:
 def _past(entries: Tensor, state: KeyValueState) -> Tensor:
     """What the next query still sees, oldest first: all, or the last min(t, w-1) entries."""
     if not state.ring:
-        seen = entries[:, :, : state.position]
-        return seen if state.window is None else seen[:, :, max(0, state.position - state.window + 1) :]
+        visible = entries[:, :, : state.position]
+        return visible if state.window is None else visible[:, :, max(0, state.position - state.window + 1) :]
     oldest = state.position % entries.shape[2]  # its slot is written next, and the next query no longer sees it
     return torch.cat((entries[:, :, oldest + 1 :], entries[:, :, :oldest]), dim=2)
 
@@ -134,10 +134,10 @@ def _written(state: KeyValueState, k: Tensor, v: Tensor) -> KeyValueState:
     slots, end = state.k.shape[2], state.position + k.shape[2]
     first = max(state.position, end - slots)
     if end - first == 1:
-        where: slice | Tensor = slice(first % slots, first % slots + 1)  # no index tensor for a single step
+        slots_written: slice | Tensor = slice(first % slots, first % slots + 1)  # no index tensor for a single step
     else:
-        where = torch.arange(first, end, device=k.device) % slots
-    state.k[:, :, where] = k[:, :, first - end :].to(state.k.dtype)
-    state.v[:, :, where] = v[:, :, first - end :].to(state.v.dtype)
+        slots_written = torch.arange(first, end, device=k.device) % slots
+    state.k[:, :, slots_written] = k[:, :, first - end :].to(state.k.dtype)
+    state.v[:, :, slots_written] = v[:, :, first - end :].to(state.v.dtype)
     state.spent = True
     return replace(state, position=end, spent=False)

@@ -39,11 +39,11 @@ class AttentionRecorder:
 
     def set(self, recorder: Recorder | None) -> Recorder | None:
         """Returns what ``reset`` puts back."""
-        before, self.current = self.current, recorder
-        return before
+        previous, self.current = self.current, recorder
+        return previous
 
-    def reset(self, before: Recorder | None) -> None:
-        self.current = before
+    def reset(self, previous: Recorder | None) -> None:
+        self.current = previous
 
 
 attention_recorder = AttentionRecorder()
@@ -52,13 +52,13 @@ attention_recorder = AttentionRecorder()
 @lru_cache(maxsize=256)
 def mask_pairs(queries: int, keys: int, *, causal: bool, window: int | None, radius: Radius | None, offset: int) -> int:
     """(query, key) pairs of one head and sequence: the True entries of the mask itself, no formula, counted on the CPU."""
-    seen = 0
+    pairs = 0
     for first in range(0, queries, ROWS):
         rows = min(ROWS, queries - first)
         span: dict[str, Any] = {"causal": causal, "window": window, "radius": radius, "offset": offset + first}
         mask = visible(rows, keys, **span, device=torch.device("cpu"))
-        seen += rows * keys if mask is None else int(mask.sum())
-    return seen
+        pairs += rows * keys if mask is None else int(mask.sum())
+    return pairs
 
 
 def attend(

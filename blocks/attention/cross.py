@@ -116,5 +116,5 @@ class GemmaCrossAttention(CrossMixer):
         read = tokens if memory_tokens is None else memory_tokens
         pairs = self.config.heads * tokens * read
         per_pair = 6 + (3 if self.config.softcap is not None else 0)
-        own = Cost(matmul=4 * self.config.channels * pairs, elementwise=per_pair * pairs)
-        return own + total((self.query.cost(tokens), self.key.cost(read), self.value.cost(read), self.out.cost(tokens)))
+        attention = Cost(matmul=4 * self.config.channels * pairs, elementwise=per_pair * pairs)
+        return attention + total((self.query.cost(tokens), self.key.cost(read), self.value.cost(read), self.out.cost(tokens)))

@@ -46,14 +46,14 @@ def flex(
 
 def _allowed(span: Span, run: Tensor | None) -> Callable[..., Tensor]:
     def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        seen = j >= 0
+        mask = j >= 0
         if span.ahead is not None:
-            seen = seen & (j <= i + span.offset + span.ahead)
+            mask = mask & (j <= i + span.offset + span.ahead)
         if span.behind is not None:
-            seen = seen & (j >= i + span.offset - span.behind)
+            mask = mask & (j >= i + span.offset - span.behind)
         if run is not None:
-            seen = seen & (run[b, i] == run[b, j])
-        return seen
+            mask = mask & (run[b, i] == run[b, j])
+        return mask
 
     return allowed
 

@@ -43,9 +43,9 @@ class AttentionConfig(HeadsConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_pairs()
-        where = type(self).__name__
-        check_span(where, causal=self.causal, window=self.window, radius=self.radius)
-        check_fraction(where, self.rope_fraction, self.rope_drop)
+        owner = type(self).__name__
+        check_span(owner, causal=self.causal, window=self.window, radius=self.radius)
+        check_fraction(owner, self.rope_fraction, self.rope_drop)
 
 
 class GemmaAttention(SequenceMixer):
@@ -177,8 +177,8 @@ class GemmaAttention(SequenceMixer):
 
     def state_bytes(self, tokens: int) -> int:
         config = self.config
-        kept = tokens if config.window is None else min(tokens, config.window)
-        return 2 * config.kv_heads * config.channels * parameter_dtype(self).itemsize * kept
+        entries = tokens if config.window is None else min(tokens, config.window)
+        return 2 * config.kv_heads * config.channels * parameter_dtype(self).itemsize * entries
 
     # --- the ledger ---------------------------------------------------------------------------------------------
 
@@ -187,11 +187,11 @@ class GemmaAttention(SequenceMixer):
         pairs = config.heads * attended_pairs(tokens, causal=config.causal, window=config.window, radius=config.radius)
         rotated = tokens * (config.heads + config.kv_heads) * 2 * rotated_pairs(config.channels, config.rope_fraction)
         per_pair = 6 + (3 if self.softcap is not None else 0)
-        own = Cost(matmul=4 * config.channels * pairs, elementwise=3 * rotated + per_pair * pairs)
+        attention = Cost(matmul=4 * config.channels * pairs, elementwise=3 * rotated + per_pair * pairs)
         projections = [block for block in (self.query, self.key, self.value, self.out) if block is not None]
         norms = ((self.query_norm, config.heads), (self.key_norm, config.kv_heads), (self.value_norm, config.kv_heads))
         return (
-            own
+            attention
             + total(block.cost(tokens) for block in projections)
             + total(norm.cost(tokens * heads) for norm, heads in norms if isinstance(norm, Block))
         )

@@ -25,19 +25,19 @@ class HeadsConfig(BlockConfig):
     query_scale: float | None = None  # multiplies the scores; None: head_width^-0.5 (the 27B models use (width/heads)^-0.5)
 
     def __post_init__(self) -> None:
-        where = type(self).__name__
+        owner = type(self).__name__
         for name in ("width", "heads", "kv_heads", "head_width"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"{where}: {name} must be at least 1, got {value}")
+                raise ConfigError(f"{owner}: {name} must be at least 1, got {value}")
         if self.heads % self.kv_heads:
-            raise ConfigError(f"{where}: heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+            raise ConfigError(f"{owner}: heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         if self.head_width is None and self.width % self.heads:
-            raise ConfigError(f"{where}: width {self.width} is not a multiple of heads {self.heads}; set head_width")
+            raise ConfigError(f"{owner}: width {self.width} is not a multiple of heads {self.heads}; set head_width")
         for name in POSITIVE:
             value = getattr(self, name, None)
             if value is not None and not (value > 0 and isfinite(value)):
-                raise ConfigError(f"{where}: {name} must be a positive number, got {value}")
+                raise ConfigError(f"{owner}: {name} must be a positive number, got {value}")
 
     @property
     def channels(self) -> int:

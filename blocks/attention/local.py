@@ -38,8 +38,8 @@ def folded_attention(q: Tensor, k: Tensor, v: Tensor, *, span: Span, scale: floa
     rows = fold_rows(reach)
     # the first query whose reach is whole, and the number of folds before the first query whose reach is cut at the end
     head = min(queries, max(0, span.behind - span.offset))
-    whole = max(head, min(queries, keys - span.ahead - span.offset))
-    folds = (whole - head) // rows
+    first_of_tail = max(head, min(queries, keys - span.ahead - span.offset))
+    folds = (first_of_tail - head) // rows
     body = folds * rows
     run = None if segments is None else runs(segments)
 
@@ -49,15 +49,15 @@ def folded_attention(q: Tensor, k: Tensor, v: Tensor, *, span: Span, scale: floa
             continue
         start = max(0, span.offset + first - span.behind)
         stop = min(keys, span.offset + first + piece.shape[2] + span.ahead)
-        near = k[:, :, start:stop], v[:, :, start:stop]
-        here = Span(behind=span.behind, ahead=span.ahead, offset=span.offset + first - start)
+        keys_and_values = k[:, :, start:stop], v[:, :, start:stop]
+        reach_of_piece = Span(behind=span.behind, ahead=span.ahead, offset=span.offset + first - start)
         ids = None if run is None else (run[:, first : first + piece.shape[2]], run[:, start:stop])
         if first == head and body:
-            parts.append(_body(piece, *near, rows=rows, reach=reach, scale=scale, ids=ids))
+            parts.append(_body(piece, *keys_and_values, rows=rows, reach=reach, scale=scale, ids=ids))
         else:
-            parts.append(_edge(piece, *near, span=here, scale=scale, ids=ids))
+            parts.append(_edge(piece, *keys_and_values, span=reach_of_piece, scale=scale, ids=ids))
     # the fused kernel writes tokens before heads: joined in that order, the heads of a token lie side by side for what follows
-    return torch.cat([part.transpose(1, 2) for part in parts], dim=1).transpose(1, 2)
+    return torch.cat([output.transpose(1, 2) for output in parts], dim=1).transpose(1, 2)
 
 
 Ids = tuple[Tensor, Tensor] | None  # run numbers of the queries (B, T) and of the keys (B, S)
@@ -66,11 +66,11 @@ Ids = tuple[Tensor, Tensor] | None  # run numbers of the queries (B, T) and of t
 def _edge(q: Tensor, k: Tensor, v: Tensor, *, span: Span, scale: float, ids: Ids) -> Tensor:
     """A few queries with an ordinary mask; at the start of a causal row they see every key before them."""
     queries, keys = q.shape[2], k.shape[2]
-    near = span.within(queries, keys)
-    flagged = ids is None and near == Span(ahead=0) and queries == keys
+    limits = span.within(queries, keys)
+    flagged = ids is None and limits == Span(ahead=0) and queries == keys
     mask = None
     if not flagged:
-        mask = allowed(queries, keys, near, device=q.device)[None, None]
+        mask = allowed(queries, keys, limits, device=q.device)[None, None]
         if ids is not None:
             mask = mask & together(*ids)[:, None]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=flagged, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
@@ -82,12 +82,12 @@ def _body(q: Tensor, k: Tensor, v: Tensor, *, rows: int, reach: int, scale: floa
     if ids is None:
         return _fold(q, k, v, mask[None, None], rows, reach, scale)
     # documents differ between the rows of a batch, and a mask that also ran over heads would be as large as the scores
-    each = []
+    outputs = []
     for b, (q_b, k_b, v_b) in enumerate(zip(q.unbind(), k.unbind(), v.unbind(), strict=True)):
         of_queries = rearrange(ids[0][b], "(n r) -> n r", r=rows)
         same = together(of_queries, ids[1][b].unfold(0, rows + reach - 1, rows))
-        each.append(_fold(q_b[None], k_b[None], v_b[None], (mask & same)[:, None], rows, reach, scale))
-    return torch.cat(each)
+        outputs.append(_fold(q_b[None], k_b[None], v_b[None], (mask & same)[:, None], rows, reach, scale))
+    return torch.cat(outputs)
 
 
 def _fold(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, rows: int, reach: int, scale: float) -> Tensor:

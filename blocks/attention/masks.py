@@ -26,8 +26,8 @@ def sides(radius: Radius) -> tuple[int, int]:
 
 def sides_of_width(keys: int) -> Radius:
     """The radius of a band of ``keys`` keys in all, self included: (keys+1)//2 - 1 before, keys//2 after (T5Gemma 2)."""
-    before, after = (keys + 1) // 2 - 1, keys // 2
-    return before if before == after else (before, after)
+    left, right = (keys + 1) // 2 - 1, keys // 2
+    return left if left == right else (left, right)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,8 @@ class Span:
         """From the words of a configuration, see the module's legend."""
         if causal:
             return Span(behind=None if window is None else window - 1, ahead=0, offset=offset)
-        before, after = (None, None) if radius is None else sides(radius)
-        return Span(behind=before, ahead=after, offset=offset)
+        left, right = (None, None) if radius is None else sides(radius)
+        return Span(behind=left, ahead=right, offset=offset)
 
     def within(self, queries: int, keys: int) -> Span:
         """The same for these sizes, without the limits that no query feels."""
@@ -65,18 +65,18 @@ class Span:
         return sum(max(0, b - a + 1) for a, b in zip(first, last, strict=True))
 
 
-def check_span(where: str, *, causal: bool, window: int | None, radius: Radius | None) -> None:
+def check_span(owner: str, *, causal: bool, window: int | None, radius: Radius | None) -> None:
     """Raises: ConfigError unless the limit on distance is named for the direction it belongs to and is in range."""
     if causal and radius is not None:
-        raise ConfigError(f"{where}: radius is for bidirectional attention; give window (keys including self) or causal: false")
+        raise ConfigError(f"{owner}: radius is for bidirectional attention; give window (keys including self) or causal: false")
     if not causal and window is not None:
-        raise ConfigError(f"{where}: window is for causal attention; give radius (keys on each side) or causal: true")
+        raise ConfigError(f"{owner}: window is for causal attention; give radius (keys on each side) or causal: true")
     if window is not None and window < 1:
-        raise ConfigError(f"{where}: window must be at least 1 (the token itself) or null, got {window}")
+        raise ConfigError(f"{owner}: window must be at least 1 (the token itself) or null, got {window}")
     if isinstance(radius, tuple) and len(radius) != 2:
-        raise ConfigError(f"{where}: radius must be one number or two (keys before, keys after), got {radius}")
+        raise ConfigError(f"{owner}: radius must be one number or two (keys before, keys after), got {radius}")
     if radius is not None and min(sides(radius)) < 0:
-        raise ConfigError(f"{where}: radius must be at least 0 or null, got {radius}")
+        raise ConfigError(f"{owner}: radius must be at least 0 or null, got {radius}")
 
 
 def attended_pairs(tokens: int, *, causal: bool = True, window: int | None = None, radius: Radius | None = None) -> int:
@@ -116,8 +116,8 @@ def visible(
     if offset != 0 or queries != keys:
         raise ConfigError("attention: segments describe whole rows; decode documents in separate rows instead")
     run = runs(segments)
-    alone = torch.eye(queries, dtype=torch.bool, device=device)
-    return (mask & (together(run, run) & (run > 0)[:, None, :])[:, None]) | alone
+    diagonal = torch.eye(queries, dtype=torch.bool, device=device)
+    return (mask & (together(run, run) & (run > 0)[:, None, :])[:, None]) | diagonal
 
 
 def allowed(queries: int, keys: int, span: Span, *, device: torch.device | None = None) -> Tensor:

@@ -59,11 +59,11 @@ def attend_memory(
     through ``window``, ``segments`` and ``offset`` as in ``blocks.attention.core.attend``; the others where ``readable``
     (see ``memory_mask``) is True. Queries that see nothing give zeros, padding does too.
     """
-    tokens, own = q.shape[2], k.shape[2] - memory
+    tokens, own_keys = q.shape[2], k.shape[2] - memory
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        mask = _mask(tokens, own, memory, readable, window, segments, offset, q.device)
-        if own or mask is None:
+        mask = _mask(tokens, own_keys, memory, readable, window, segments, offset, q.device)
+        if own_keys or mask is None:
             y = masked_softmax(q, k, v, mask, scale=scale, softcap=softcap)
         else:
             nothing = ~mask.any(dim=-1, keepdim=True)  # an empty softmax row is NaN: it sees everything and is then erased
@@ -72,13 +72,13 @@ def attend_memory(
 
     if attention_recorder.current is None:
         return run(q, k, v)
-    pairs = mask_pairs(tokens, own, causal=True, window=window, radius=None, offset=offset) if own else 0
+    pairs = mask_pairs(tokens, own_keys, causal=True, window=window, radius=None, offset=offset) if own_keys else 0
     return attention_recorder.current(run, q, k, v, pairs + tokens * memory)
 
 
 def _mask(
     tokens: int,
-    own: int,
+    own_keys: int,
     memory: int,
     readable: Tensor | None,
     window: int | None,
@@ -87,14 +87,14 @@ def _mask(
     device: torch.device,
 ) -> Tensor | None:
     """(B or 1, 1, T, N + S), or None when every query sees every key."""
-    if not own:
+    if not own_keys:
         return readable
-    span = visible(tokens, own, causal=True, window=window, offset=offset, segments=segments, device=device)
+    span = visible(tokens, own_keys, causal=True, window=window, offset=offset, segments=segments, device=device)
     if span is None and readable is None:
         return None
-    rows = max(1 if part is None else part.shape[0] for part in (span, readable))
+    rows = max(1 if part_mask is None else part_mask.shape[0] for part_mask in (span, readable))
     parts = [
-        torch.ones((1, 1, 1, size), dtype=torch.bool, device=device) if part is None else part
-        for part, size in ((span, own), (readable, memory))
+        torch.ones((1, 1, 1, size), dtype=torch.bool, device=device) if part_mask is None else part_mask
+        for part_mask, size in ((span, own_keys), (readable, memory))
     ]
-    return torch.cat([part.expand(rows, 1, tokens, part.shape[-1]) for part in parts], dim=-1)
+    return torch.cat([part_mask.expand(rows, 1, tokens, part_mask.shape[-1]) for part_mask in parts], dim=-1)

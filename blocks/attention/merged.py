@@ -155,14 +155,14 @@ class GemmaMergedAttention(CrossMixer):
         turn = self._turns(x, start=state.position)
         k, v = self._keys(x, turn)
         # the first new query still needs the last w-1 old keys: attend over old and new, and only then forget
-        kept = state.k.shape[2] if window is None else min(state.k.shape[2], window - 1)
-        first = state.k.shape[2] - kept
+        retained = state.k.shape[2] if window is None else min(state.k.shape[2], window - 1)
+        first = state.k.shape[2] - retained
         k = torch.cat((state.k[:, :, first:], k.to(state.k.dtype)), dim=2)
         v = torch.cat((state.v[:, :, first:], v.to(state.v.dtype)), dim=2)
         y = self._attend(x, turn, (k, v), (state.memory_k, state.memory_v), state.readable)
         if window is not None and k.shape[2] > window:
             k, v = k[:, :, -window:].clone(), v[:, :, -window:].clone()  # a view would keep the whole chunk alive
-        after = MergedState(
+        next_state = MergedState(
             k=k,
             v=v,
             memory_k=state.memory_k,
@@ -170,12 +170,12 @@ class GemmaMergedAttention(CrossMixer):
             readable=state.readable,
             position=state.position + x.shape[1],
         )
-        return y, after
+        return y, next_state
 
     def state_bytes(self, tokens: int, memory_tokens: int) -> int:
         config = self.config
-        kept = tokens if config.window is None else min(tokens, config.window)
-        return 2 * config.kv_heads * config.channels * parameter_dtype(self).itemsize * (kept + memory_tokens)
+        entries = tokens if config.window is None else min(tokens, config.window)
+        return 2 * config.kv_heads * config.channels * parameter_dtype(self).itemsize * (entries + memory_tokens)
 
     # --- the ledger ---------------------------------------------------------------------------------------------
 
@@ -183,6 +183,6 @@ class GemmaMergedAttention(CrossMixer):
         config, read = self.config, tokens if memory_tokens is None else memory_tokens
         pairs = config.heads * (attended_pairs(tokens, causal=True, window=config.window) + tokens * read)
         rotated, plain = tokens * (config.heads + config.kv_heads) * config.channels, read * config.kv_heads * config.channels
-        own = Cost(matmul=4 * config.channels * pairs, elementwise=6 * pairs + 7 * rotated + 4 * plain)
+        attention = Cost(matmul=4 * config.channels * pairs, elementwise=6 * pairs + 7 * rotated + 4 * plain)
         projections = (self.query.cost(tokens), self.key.cost(tokens + read), self.value.cost(tokens + read), self.out.cost(tokens))
-        return own + total(projections)
+        return attention + total(projections)

@@ -91,5 +91,5 @@ class MultiHeadAttention(SequenceMixer):
 
     def cost(self, tokens: int) -> Cost:
         pairs = self.config.heads * attended_pairs(tokens, causal=False)
-        own = Cost(matmul=4 * self.config.channels * pairs, elementwise=6 * pairs)
-        return own + total(block.cost(tokens) for block in (self.query, self.key, self.value, self.out))
+        attention = Cost(matmul=4 * self.config.channels * pairs, elementwise=6 * pairs)
+        return attention + total(block.cost(tokens) for block in (self.query, self.key, self.value, self.out))

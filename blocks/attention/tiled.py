@@ -103,8 +103,8 @@ def hide(scores: Tensor, tile: Tile, span: Span, run: Tensor | None) -> None:
         if early < keys:
             scores[..., early:] += scores.new_full((rows, keys - early), float("-inf")).triu_()
     if run is not None:
-        apart = run[tile.first : tile.last, None] != run[None, tile.start : tile.stop]
-        scores += scores.new_zeros((rows, keys)).masked_fill_(apart, float("-inf"))
+        differs = run[tile.first : tile.last, None] != run[None, tile.start : tile.stop]
+        scores += scores.new_zeros((rows, keys)).masked_fill_(differs, float("-inf"))
 
 
 def attend_by_tiles(
@@ -138,17 +138,17 @@ def gradients_by_tiles(
     dq, dk, dv = q.new_empty(q.shape), k.new_zeros(k.shape), v.new_zeros(v.shape)
     for b in range(len(q)):
         for tile in tiles(q.shape[2], k.shape[2], heads, span):
-            here = (b, slice(None), slice(tile.start, tile.stop))
+            columns = (b, slice(None), slice(tile.start, tile.stop))
             rows, d_rows = _rows(q, b, tile, kv_heads), _rows(dy, b, tile, kv_heads)
-            weights, slope = _weights(rows, k[here], tile, span, None if run is None else run[b], scale, softcap)
-            dv[here] += weights.mT @ d_rows
-            d_scores = d_rows @ v[here].mT
+            weights, slope = _weights(rows, k[columns], tile, span, None if run is None else run[b], scale, softcap)
+            dv[columns] += weights.mT @ d_rows
+            d_scores = d_rows @ v[columns].mT
             d_scores -= (d_scores * weights).sum(dim=-1, keepdim=True)
             d_scores *= weights.mul_(scale)
             if slope is not None:
                 d_scores *= slope
-            dk[here] += d_scores.mT @ rows
-            dq[b, :, tile.first : tile.last] = _heads(d_scores @ k[here], heads)
+            dk[columns] += d_scores.mT @ rows
+            dq[b, :, tile.first : tile.last] = _heads(d_scores @ k[columns], heads)
     return dq, dk, dv
 
 
@@ -208,13 +208,13 @@ _tiled_attention.register_autograd(_backward, setup_context=_keep)
 
 
 @register_flop_formula(torch.ops.blocks.tiled_attention)
-def _flops(q_shape: torch.Size, k_shape: torch.Size, v_shape: torch.Size, *rest: Any, **__: Any) -> int:
+def _flops(q_shape: torch.Size, k_shape: torch.Size, v_shape: torch.Size, *sizes: Any, **__: Any) -> int:
     """The pairs the span allows, not those the tiles compute."""
     b, h, t, c = q_shape
-    behind, ahead, offset = rest[-3:]
+    behind, ahead, offset = sizes[-3:]
     return 2 * (c + v_shape[-1]) * b * h * _span(behind, ahead, offset).pairs(t, k_shape[2])
 
 
 @register_flop_formula(torch.ops.blocks.tiled_attention_backward)
-def _backward_flops(dy_shape: torch.Size, *rest: Any, **__: Any) -> int:
-    return 2 * _flops(*rest)
+def _backward_flops(dy_shape: torch.Size, *sizes: Any, **__: Any) -> int:
+    return 2 * _flops(*sizes)

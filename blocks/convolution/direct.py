@@ -33,8 +33,8 @@ def bidirectional_convolution_direct(u: Tensor, k_forward: Tensor, k_reverse: Te
 
 def _taps_at(k: Tensor, lag: Tensor) -> Tensor:
     """k[:, lag], zero where the kernel has no such lag: (D, S), (T, T) -> (D, T, T)."""
-    known = (lag >= 0) & (lag < k.shape[1])
-    return k[:, lag.clamp(0, k.shape[1] - 1)] * known
+    in_kernel = (lag >= 0) & (lag < k.shape[1])
+    return k[:, lag.clamp(0, k.shape[1] - 1)] * in_kernel
 
 
 def check_shapes(u: Tensor, k: Tensor) -> None:
@@ -59,8 +59,8 @@ def direct_convolution(u: Tensor, k: Tensor) -> Tensor:
 
 def direct_flops(*, rows: int, tokens: int, taps: int) -> int:
     """Forward FLOPs over ``rows`` = channels times sequences: the first tap meets T tokens, the next T - 1, …"""
-    met = min(taps, tokens)
-    return 2 * rows * (met * tokens - met * (met - 1) // 2)
+    reached = min(taps, tokens)
+    return 2 * rows * (reached * tokens - reached * (reached - 1) // 2)
 
 
 # One operator, so that its multiply-adds are counted as the product they are and not passed over as elementwise work.

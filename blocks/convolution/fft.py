@@ -101,9 +101,9 @@ def _chunk(u: Tensor, length: int) -> int:
 def convolve_in_groups(u: Tensor, taps: Tensor, length: int) -> Tensor:
     """First T outputs of the circular convolution of ``length`` points: u (D, B, T), taps (D, S) -> (D, B, T)."""
     out, pad = torch.empty_like(u, memory_format=torch.contiguous_format), _Padding(u, length)
-    for here, kernel in _groups(u, taps, length):
-        spectrum = pad.transform(u[here]).mul_(kernel)
-        out[here] = torch.fft.irfft(spectrum, n=length)[..., : u.shape[-1]]
+    for channels, kernel in _groups(u, taps, length):
+        spectrum = pad.transform(u[channels]).mul_(kernel)
+        out[channels] = torch.fft.irfft(spectrum, n=length)[..., : u.shape[-1]]
     return out
 
 
@@ -111,14 +111,14 @@ def correlate_in_groups(gradient: Tensor, u: Tensor, taps: Tensor, length: int, 
     """Gradients of u and of taps (empty unless ``for_taps``): correlations, that is products with conjugate spectra."""
     du, pad = torch.empty_like(u, memory_format=torch.contiguous_format), _Padding(u, length)
     dtaps = torch.empty_like(taps, memory_format=torch.contiguous_format) if for_taps else taps.new_empty(0)
-    for here, kernel in _groups(u, taps, length):
-        spectrum = pad.transform(gradient[here])
+    for channels, kernel in _groups(u, taps, length):
+        spectrum = pad.transform(gradient[channels])
         if for_taps:
             # u's spectrum is computed again: keeping it would take twice the memory of u to save one transform of five
-            correlation = pad.transform(u[here]).conj_physical_().mul_(spectrum).sum(dim=1)
-            dtaps[here] = torch.fft.irfft(correlation, n=length)[:, : taps.shape[-1]]
+            correlation = pad.transform(u[channels]).conj_physical_().mul_(spectrum).sum(dim=1)
+            dtaps[channels] = torch.fft.irfft(correlation, n=length)[:, : taps.shape[-1]]
         spectrum.mul_(kernel.conj_physical_())
-        du[here] = torch.fft.irfft(spectrum, n=length)[..., : u.shape[-1]]
+        du[channels] = torch.fft.irfft(spectrum, n=length)[..., : u.shape[-1]]
     return du, dtaps
 
 

@@ -1,6 +1,6 @@
 """Gated causal convolution, the sequence half of Monarch Mixer between its projections:
 
-    before, after, value = short(z)        y = after · (kernel * (before · value)), causal
+    gate_in, gate_out, value = short(z)        y = gate_out · (kernel * (gate_in · value)), causal
 
 Legend: D channels, B sequences, T tokens, W taps of the short convolution, S taps of the kernel. Channel-major, see blocks.convolution.fft.
 The skip of the mixer stands in the kernel's lag 0. Sums of the long convolution run in float32 at least, whatever z's dtype: a transform
@@ -27,7 +27,7 @@ from blocks.convolution.toeplitz import toeplitz_convolution
 from blocks.dispatch import Choice, log_once
 from blocks.dispatch.operations import Operation, Sizes, run_kernel, triton
 from blocks.errors import ConfigError
-from blocks.ops.gradients import attach, or_empty, with_kept
+from blocks.ops.gradients import attach, or_empty, with_saved
 from blocks.ops.inputs import check_alike, check_rank
 
 
@@ -93,8 +93,8 @@ def reference(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tenso
     """
     padded = F.pad(rearrange(z, "c b t -> b c t"), (short_weight.shape[1] - 1, 0))
     c = F.conv1d(padded, rearrange(short_weight, "c w -> c 1 w"), short_bias, groups=len(short_weight))
-    before, after, value = rearrange(c, "b (three d) t -> three b d t", three=3)
-    return rearrange(after * long_convolution(before * value, kernel), "b d t -> d b t")
+    gate_in, gate_out, value = rearrange(c, "b (three d) t -> three b d t", three=3)
+    return rearrange(gate_out * long_convolution(gate_in * value, kernel), "b d t -> d b t")
 
 
 # --- cpu ------------------------------------------------------------------------------------------------------------
@@ -103,9 +103,9 @@ def reference(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tenso
 def gated_forward(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """y, and what the backward pass would compute again: the short convolution (3D, B, T) and the long one (D, B, T)."""
     short = shifted_taps(z.contiguous(), short_weight, short_bias)
-    before, after, value = short.chunk(3)
-    long = _convolve(value * before, kernel)
-    return long * after, short, long
+    gate_in, gate_out, value = short.chunk(3)
+    long = _convolve(value * gate_in, kernel)
+    return long * gate_out, short, long
 
 
 def gated_backward(
@@ -121,13 +121,13 @@ def gated_backward(
     if not short.numel():
         _, short, long = gated_forward(z, short_weight, short_bias, kernel)
     gradient = gradient.contiguous()  # a projection's arrives transposed, and four passes follow
-    before, after, value = short.chunk(3)
-    dlong = gradient * after
-    du, dkernel = _correlate(dlong, value * before, kernel, need[3])
+    gate_in, gate_out, value = short.chunk(3)
+    dlong = gradient * gate_out
+    du, dkernel = _correlate(dlong, value * gate_in, kernel, need[3])
     if not any(need[:3]):
         return None, None, None, dkernel
     dshort = torch.empty_like(short)
-    for out, a, b in zip(dshort.chunk(3), (du, gradient, du), (value, long, before), strict=True):
+    for out, a, b in zip(dshort.chunk(3), (du, gradient, du), (value, long, gate_in), strict=True):
         torch.mul(a, b, out=out)
     dz, dweight, dbias = shifted_taps_backward(dshort, z, short_weight)
     return dz, dweight, dbias, dkernel
@@ -153,11 +153,11 @@ def _correlate(gradient: Tensor, u: Tensor, kernel: Tensor, for_taps: bool) -> t
         return torch.empty_like(u), torch.zeros_like(kernel) if for_taps else None
     batch, tokens = u.shape[1:]
     wide = _wide(u, kernel)
-    given = gradient.to(wide), u.to(wide), kernel.to(wide)
+    wide_inputs = gradient.to(wide), u.to(wide), kernel.to(wide)
     if _choose(batch, tokens, kernel.shape[1], u.device.type).implementation == "direct":
-        du, dkernel = shifted_sum_backward(*given, for_taps)
+        du, dkernel = shifted_sum_backward(*wide_inputs, for_taps)
     else:
-        du, dkernel = fft.correlate_in_groups(*given, fft.fft_length(tokens), for_taps)
+        du, dkernel = fft.correlate_in_groups(*wide_inputs, fft.fft_length(tokens), for_taps)
     return du.to(u.dtype), dkernel.to(kernel.dtype) if for_taps else None
 
 
@@ -172,8 +172,8 @@ def _wide(u: Tensor, kernel: Tensor) -> torch.dtype:
 def _operator(
     z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor, choice: str, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    found = run_kernel(OPERATION, "forward", choice, gated_forward, z, short_weight, short_bias, kernel)
-    return with_kept(found, keep and choice == "cpu", z, 2)  # type: ignore[return-value]
+    outputs = run_kernel(OPERATION, "forward", choice, gated_forward, z, short_weight, short_bias, kernel)
+    return with_saved(outputs, keep and choice == "cpu", z, 2)  # type: ignore[return-value]
 
 
 @torch.library.custom_op("blocks::causal_conv_backward", mutates_args=())
@@ -189,18 +189,18 @@ def _backward(
     choice: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     plain = partial(gated_backward, short=short, long=long)
-    found = run_kernel(OPERATION, "backward", choice, plain, gradient, z, short_weight, short_bias, kernel, tuple(need))
-    return or_empty((g if wanted else None for g, wanted in zip(found, need, strict=True)), z)  # type: ignore[return-value]
+    gradients = run_kernel(OPERATION, "backward", choice, plain, gradient, z, short_weight, short_bias, kernel, tuple(need))
+    return or_empty((g if needed else None for g, needed in zip(gradients, need, strict=True)), z)  # type: ignore[return-value]
 
 
 @_operator.register_fake
 def _(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor, choice: str, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     shape = (kernel.shape[0], *z.shape[1:])
-    kept = keep and choice == "cpu"
-    return z.new_empty(shape), z.new_empty(z.shape if kept else 0), z.new_empty(shape if kept else 0)
+    saved = keep and choice == "cpu"
+    return z.new_empty(shape), z.new_empty(z.shape if saved else 0), z.new_empty(shape if saved else 0)
 
 
-attach(_operator, _backward, reference, tensors=4, kept=2)
+attach(_operator, _backward, reference, tensors=4, saved=2)
 
 
 @register_flop_formula(torch.ops.blocks.causal_conv)

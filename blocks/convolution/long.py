@@ -75,7 +75,10 @@ class LongConvolution(nn.Module):
         return long_convolution(u.transpose(0, 1), self.taps(tokens), reverse).transpose(0, 1)
 
     def gated(self, z: Tensor, short: ShortConvolution) -> Tensor:
-        """after · self(before · value) with (before, after, value) = short(z), in one operation: (3D, B, T) -> (D, B, T). Causal only."""
+        """gate_out · self(gate_in · value) with (gate_in, gate_out, value) = short(z), as one operation. Causal only.
+
+        Shape: (3D, B, T) -> (D, B, T).
+        """
         return gated_causal_conv(z, short.weight.to(z.dtype), short.bias.to(z.dtype), self.taps(z.shape[-1]))
 
     def executed_flops(self, batch: int, tokens: int) -> int:

@@ -77,7 +77,7 @@ class M2MixerState:
 class M2Mixer(SequenceMixer):
     """Monarch Mixer's sequence mixer: a long convolution between two gates, behind a short one.
 
-    y = W_out (after · long(before · value) + residual(x)) with (before, after, value) = short(W_in x).
+    y = W_out (gate_out · long(gate_in · value) + residual(x)) with (gate_in, gate_out, value) = short(W_in x).
     Shape: (B, T, D) -> (B, T, D), see SequenceMixer. Documents are convolved apart, exactly.
     Cost: 8·D² + 6·W·D FLOPs a token in matmuls (W short taps), two transforms of about 2T points a channel (four with the residual),
     the filter once a forward; elementwise: gates, residual sum and biases, 1 each.
@@ -125,8 +125,8 @@ class M2Mixer(SequenceMixer):
             y = self.long.gated(z, self.short)
         else:
             # the short convolution's bias makes padding non-zero again: behind every token, where this kernel sees it
-            before, after, value = clean(self.short(z)).chunk(3)
-            y = self.long(value * before) * after
+            gate_in, gate_out, value = clean(self.short(z)).chunk(3)
+            y = self.long(value * gate_in) * gate_out
         if self.residual is not None:
             y = y + self.residual(clean(x.permute(2, 0, 1).contiguous()))
         return project_out(self.out_linear, y)
@@ -146,9 +146,9 @@ class M2Mixer(SequenceMixer):
 
     def prefill(self, x: Tensor, state: M2MixerState) -> tuple[Tensor, M2MixerState]:
         z = project_in(self.in_linear, x)
-        before, after, value = self.short(z, state.short).chunk(3)
-        y, gated = self.long.extend(value * before, state.gated, state.kernels)
-        y, residual = y * after, None
+        gate_in, gate_out, value = self.short(z, state.short).chunk(3)
+        y, gated = self.long.extend(value * gate_in, state.gated, state.kernels)
+        y, residual = y * gate_out, None
         if self.residual is not None and state.residual is not None:
             extra, residual = self.residual.extend(x.permute(2, 0, 1), state.residual, state.kernels)
             y = y + extra

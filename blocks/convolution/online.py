@@ -121,9 +121,9 @@ def _prompt(u: Tensor, state: OnlineState, kernel: OnlineKernel) -> tuple[Tensor
     tokens = inputs.shape[-1]
     slots = capacity(tokens, state.longest)
     y = causal_convolution(F.pad(inputs, (0, slots - tokens)), kernel.taps)
-    after = torch.cat([inputs, y[..., tokens:]], dim=-1)
+    slots_after = torch.cat([inputs, y[..., tokens:]], dim=-1)
     return y[..., state.tokens : tokens].to(u.dtype), OnlineState(
-        slots=after, longest=state.longest, tokens=tokens, origin=tokens, clock=[tokens]
+        slots=slots_after, longest=state.longest, tokens=tokens, origin=tokens, clock=[tokens]
     )
 
 
@@ -139,9 +139,9 @@ def _step(x: Tensor, state: OnlineState, kernel: OnlineKernel) -> tuple[Tensor, 
     newest = _own(slots[..., first : t + 1]).transpose(0, 1)
     y = torch.baddbmm(pending, newest, kernel.nearest(t + 1 - first)).transpose(0, 1)
     t += 1
-    done = t - state.origin
-    if done % BLOCK == 0:
-        size = done & -done
+    new = t - state.origin
+    if new % BLOCK == 0:
+        size = new & -new
         ahead = min(t + size, slots.shape[-1])
         slots[..., t:ahead] += _tile(slots[..., t - size : t], kernel, ahead - t)
     if slots is not state.slots:
@@ -152,10 +152,10 @@ def _step(x: Tensor, state: OnlineState, kernel: OnlineKernel) -> tuple[Tensor, 
 
 def _grown(state: OnlineState, kernel: OnlineKernel) -> OnlineState:
     """Twice the slots, or the first ones. All inputs are known then, so the new pending sums start complete."""
-    held = state.tokens
-    slots = capacity(held + 1, state.longest)
-    new = _tile(state.slots, kernel, slots - held) if held else state.slots.new_zeros((*state.slots.shape[:2], slots))
-    return replace(state, slots=torch.cat([state.slots, new], dim=-1), origin=held, clock=[held])
+    tokens = state.tokens
+    slots = capacity(tokens + 1, state.longest)
+    new = _tile(state.slots, kernel, slots - tokens) if tokens else state.slots.new_zeros((*state.slots.shape[:2], slots))
+    return replace(state, slots=torch.cat([state.slots, new], dim=-1), origin=tokens, clock=[tokens])
 
 
 def _tile(inputs: Tensor, kernel: OnlineKernel, ahead: int) -> Tensor:

@@ -89,13 +89,13 @@ class ShortConvolution(nn.Module):
 
     def forward(self, z: Tensor, tail: Tensor | None = None) -> Tensor:
         """``tail`` (B, C, <= W - 1): the inputs just before z, see ``next_tail``."""
-        known = 0 if tail is None else tail.shape[-1]
+        past = 0 if tail is None else tail.shape[-1]
         if tail is not None:
             z = torch.cat([tail.transpose(0, 1).to(z.dtype), z], dim=-1)
         # one operator everywhere; plain torch on request alone
         requested, _ = override("short_convolution")
         convolve = shifted_taps if requested == "reference" else _short_convolution
-        return convolve(z, self.weight.to(z.dtype), self.bias.to(z.dtype))[..., known:]
+        return convolve(z, self.weight.to(z.dtype), self.bias.to(z.dtype))[..., past:]
 
     def next_tail(self, z: Tensor, tail: Tensor) -> Tensor:
         """The last inputs, at most W - 1 of them, after z (C, B, t) has followed ``tail`` (B, C, s)."""

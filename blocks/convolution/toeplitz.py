@@ -44,8 +44,8 @@ def toeplitz_convolution(u: Tensor, k: Tensor, *, precision: torch.dtype | None 
     b = u.shape[0]
     y = torch.bmm(tiles[:, 0], x)
     for j in range(1, lags):
-        later = torch.baddbmm(y[..., j * b :], tiles[:, j], x[..., : (n - j) * b])
-        y = torch.cat([y[..., : j * b], later], dim=-1)
+        shifted = torch.baddbmm(y[..., j * b :], tiles[:, j], x[..., : (n - j) * b])
+        y = torch.cat([y[..., : j * b], shifted], dim=-1)
     return rearrange(y, "d r (n b) -> b d (n r)", b=b)[..., :tokens].to(u.dtype)
 
 

@@ -71,7 +71,7 @@ def parse(names: str) -> Mapping[str, str]:
             single[operation] = check_known(implementation, IMPLEMENTATIONS[operation])
         else:
             check_known(implementation, sorted(set().union(*IMPLEMENTATIONS.values())))
-            everywhere |= {name: implementation for name, own in IMPLEMENTATIONS.items() if implementation in own}
+            everywhere |= {name: implementation for name, available in IMPLEMENTATIONS.items() if implementation in available}
     return everywhere | single
 
 

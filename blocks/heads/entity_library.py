@@ -96,12 +96,12 @@ class EntityLibraryHead(TaskHead):
     def cost(self, tokens: int) -> Cost:
         config = self.config
         width = config.entity_width or config.width
-        own = Cost(matmul=2 * tokens * width * config.entities)
+        total = Cost(matmul=2 * tokens * width * config.entities)
         if self.projection is not None:
-            own += self.projection.cost(tokens)
+            total += self.projection.cost(tokens)
         if config.score == "cosine":
-            own += Cost(elementwise=3 * tokens * width, shared_elementwise=3 * config.entities * width)
-        return own if config.temperature is None else own + Cost(elementwise=tokens * config.entities)
+            total += Cost(elementwise=3 * tokens * width, shared_elementwise=3 * config.entities * width)
+        return total if config.temperature is None else total + Cost(elementwise=tokens * config.entities)
 
 
 def unit(x: Tensor) -> Tensor:

@@ -47,23 +47,30 @@ def kernel_mismatch(
             continue
         # weights by the fan-in rule, so that outputs and gradients keep one scale
         inputs = [torch.randn(s, generator=generator) * (s[-1] ** -0.5 if i and len(s) > 1 else 1.0) for i, s in enumerate(shapes)]
-        given = [x.to(device, dtype) for x in inputs]
+        device_inputs = [x.to(device, dtype) for x in inputs]
         with torch.inference_mode(False), torch.enable_grad():
-            wide = [x.double().requires_grad_() for x in given]
+            wide = [x.double().requires_grad_() for x in device_inputs]
             expected = reference(*wide)
             gradient = torch.randn(expected.shape, generator=generator).to(device, dtype)
             gradients = torch.autograd.grad(expected, wide, gradient.double())
         try:
-            found = [forward(*given), *backward(gradient, *given[: BACKWARD_INPUTS.get(operation)], (True,) * len(given))]
+            results = [
+                forward(*device_inputs),
+                *backward(gradient, *device_inputs[: BACKWARD_INPUTS.get(operation)], (True,) * len(device_inputs)),
+            ]
         except Exception as error:
             return f"it fails on this device: {next(iter(str(error).strip().splitlines()), type(error).__name__)}"
-        for i, (mine, right) in enumerate(zip(found, [expected.detach(), *gradients], strict=True)):
-            off = _error(mine, right)
+        for i, (actual, expected_value) in enumerate(zip(results, [expected.detach(), *gradients], strict=True)):
+            off = _error(actual, expected_value)
             if not off <= TOLERANCE[dtype]:
-                what = "outputs" if i == 0 else f"gradients of input {i}"
-                return f"its {what} differ from plain torch by {off:.1e} of the scale on this device"
+                subject = "outputs" if i == 0 else f"gradients of input {i}"
+                return f"its {subject} differ from plain torch by {off:.1e} of the scale on this device"
     return ""
 
 
-def _error(mine: Tensor | None, right: Tensor) -> float:
-    return float("inf") if mine is None or mine.shape != right.shape else ((mine.double() - right).abs().max() / right.abs().max()).item()
+def _error(actual: Tensor | None, expected_value: Tensor) -> float:
+    return (
+        float("inf")
+        if actual is None or actual.shape != expected_value.shape
+        else ((actual.double() - expected_value).abs().max() / expected_value.abs().max()).item()
+    )

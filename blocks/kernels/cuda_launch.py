@@ -30,10 +30,10 @@ def library(source: str, dtype: torch.dtype, device: torch.device) -> ctypes.CDL
             _loaded[key] = load(build(source, element=key[1], arch=key[2]))
         except KernelError as error:
             _loaded[key] = str(error)
-    found = _loaded[key]
-    if isinstance(found, str):
-        raise KernelError(found)
-    return found
+    cached = _loaded[key]
+    if isinstance(cached, str):
+        raise KernelError(cached)
+    return cached
 
 
 def load(path: Path) -> ctypes.CDLL:
@@ -53,7 +53,7 @@ def launch(loaded: ctypes.CDLL, name: str, *arguments: Tensor | int | ctypes.c_v
     """
     code = getattr(loaded, name)(*(_c(argument) for argument in arguments))
     if code:
-        error, text = (getattr(loaded, f"arch_lab_error_{what}")(ctypes.c_int64(code)).decode() for what in ("name", "text"))
+        error, text = (getattr(loaded, f"arch_lab_error_{kind}")(ctypes.c_int64(code)).decode() for kind in ("name", "text"))
         raise KernelError(f"{name}: {error} ({code}), {text}")
 
 
@@ -73,7 +73,7 @@ def on_stream(source: str, name: str, like: Tensor, *arguments: Tensor | int | N
         launch(library(source, like.dtype, like.device), name, *arguments, tf32, like.device.index, stream)
 
 
-def checked(who: str, expected: Mapping[str, tuple[Tensor | None, tuple[int, ...]]], *, align: bool = False) -> list[Tensor]:
+def checked(operation: str, expected: Mapping[str, tuple[Tensor | None, tuple[int, ...]]], *, align: bool = False) -> list[Tensor]:
     """The tensors, contiguous, when shapes, dtypes and devices fit. None stays None."""
     (first, (leader, _)), *_ = expected.items()
     assert leader is not None
@@ -81,14 +81,14 @@ def checked(who: str, expected: Mapping[str, tuple[Tensor | None, tuple[int, ...
         if tensor is None:
             continue
         if tuple(tensor.shape) != shape:
-            raise ConfigError(f"{who}: {name} must have shape {shape}, got {tuple(tensor.shape)}")
+            raise ConfigError(f"{operation}: {name} must have shape {shape}, got {tuple(tensor.shape)}")
         if tensor.dtype != leader.dtype or tensor.dtype not in ELEMENTS:
-            wanted = ", ".join(map(name_of, ELEMENTS)) if name == first else f"{name_of(leader.dtype)} like {first}"
-            raise ConfigError(f"{who}: {name} must be {wanted}, got {name_of(tensor.dtype)}")
+            dtypes = ", ".join(map(name_of, ELEMENTS)) if name == first else f"{name_of(leader.dtype)} like {first}"
+            raise ConfigError(f"{operation}: {name} must be {dtypes}, got {name_of(tensor.dtype)}")
     for name, (tensor, _) in expected.items():
         if tensor is not None and (tensor.device != leader.device or not tensor.is_cuda):
-            place = "a CUDA device" if not leader.is_cuda else str(leader.device)
-            raise KernelError(f"{who}: {name} must be on {place}, it is on {tensor.device}")
+            device = "a CUDA device" if not leader.is_cuda else str(leader.device)
+            raise KernelError(f"{operation}: {name} must be on {device}, it is on {tensor.device}")
     return [_dense(tensor, align) for tensor, _ in expected.values()]  # type: ignore[misc]
 
 

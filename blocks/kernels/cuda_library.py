@@ -51,8 +51,8 @@ def serves(device_type: str, dtype: torch.dtype, **sizes: int | str) -> str | No
         return str(error)
     needed = built.monarch_shared_bytes(ctypes.c_int64(int(sizes["k"]))) if op == "product" else 0
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    there = getattr(properties, "shared_memory_per_block_optin", needed)  # torch's stubs lack it; without it the launch reports
-    return f"it needs {needed} bytes of shared memory a block, this device has {there}" if needed > there else None
+    available = getattr(properties, "shared_memory_per_block_optin", needed)  # torch's stubs lack it; without it the launch reports
+    return f"it needs {needed} bytes of shared memory a block, this device has {available}" if needed > available else None
 
 
 class block_diagonal:  # a namespace: its functions share a source file and a legend
@@ -125,12 +125,12 @@ class monarch:  # a namespace
         gradient, x, first, second = checked("Monarch kernel", shapes, align=True)
         if not any(need):
             return None, None, None
-        dx, hidden_gradient, by_column = (torch.empty_like(x) if wanted else None for wanted in need)
+        dx, hidden_gradient, by_column = (torch.empty_like(x) if needed else None for needed in need)
         first_t = first.mT.contiguous() if need[0] else None
         second_t = second.mT.contiguous() if need[0] or need[1] else None
         source = SOURCES["product"]
         on_stream(source, "monarch_transposed", x, gradient, first_t, second_t, dx, hidden_gradient, by_column, m, b)
-        dfirst, dsecond = (torch.empty_like(first) if wanted else None for wanted in need[1:])
+        dfirst, dsecond = (torch.empty_like(first) if needed else None for needed in need[1:])
         # small blocks are tiles of one warp (b = 64: four), of which a processor holds many
         splits = _splits(x, m, tiles=b, a_processor=4 if b == 64 else 16)
         workspace = torch.empty(splits * (b**3 + b**2) if need[1] or need[2] else 0, dtype=torch.float32, device=x.device)

@@ -27,10 +27,10 @@ SECONDS = {"block_diagonal_gemm.cu": 5, "monarch.cu": 10}  # of a build on one p
 def find_nvcc() -> Path:
     """Raises: KernelError when there is none."""
     home = os.environ.get("CUDA_HOME")
-    found = shutil.which("nvcc") or (shutil.which("nvcc", path=str(Path(home) / "bin")) if home else None)
-    if found is None:
+    executable = shutil.which("nvcc") or (shutil.which("nvcc", path=str(Path(home) / "bin")) if home else None)
+    if executable is None:
         raise KernelError("no nvcc on PATH or in $CUDA_HOME/bin; CUDA C++ kernels are built with it on first use")
-    return Path(found)
+    return Path(executable)
 
 
 def nvcc_version(nvcc: Path) -> str:
@@ -45,15 +45,15 @@ def _version(nvcc: Path, changed: int) -> str:
 
 def with_includes(source: Path) -> list[Path]:
     """The source and every file of ours that it includes, in the order met. Raises: KernelError when one is missing."""
-    found, waiting = [], [source]
+    files, waiting = [], [source]
     while waiting:
         file = waiting.pop(0)
-        if file in found:
+        if file in files:
             continue
-        found.append(file)
+        files.append(file)
         for name in re.findall(r'^\s*#\s*include\s+"([^"]+)"', _text(file), flags=re.MULTILINE):
             waiting.append(file.parent / name)
-    return found
+    return files
 
 
 def cache_folder() -> Path:
@@ -70,8 +70,8 @@ def build(name: str, *, element: str, arch: str) -> Path:
     """
     source, nvcc = kernel_source(name), find_nvcc()
     digest = hashlib.sha256()
-    for part in (*(_text(file) for file in with_includes(source)), element, arch, nvcc_version(nvcc), *FLAGS):
-        digest.update(part.encode() + b"\0")
+    for text in (*(_text(file) for file in with_includes(source)), element, arch, nvcc_version(nvcc), *FLAGS):
+        digest.update(text.encode() + b"\0")
     library = cache_folder() / f"{source.stem}-{element}-{arch}-{digest.hexdigest()[:16]}.so"
     if library.is_file():
         return library
@@ -105,14 +105,14 @@ def _text(file: Path) -> str:
         raise KernelError(f"kernel source {file} cannot be read ({error.strerror})") from None
 
 
-def _run(command: list[str], what: str) -> str:
+def _run(command: list[str], label: str) -> str:
     """Standard output. Raises: KernelError with the first line that speaks of an error."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        process = subprocess.run(command, capture_output=True, text=True, errors="replace")
     except OSError as error:
-        raise KernelError(f"{what}: {command[0]} does not run ({error.strerror})") from None
-    if done.returncode == 0:
-        return done.stdout
-    lines = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-    reason = next((line for line in lines if "error" in line.lower()), lines[0] if lines else f"exit code {done.returncode}")
-    raise KernelError(f"{what}: {reason}")
+        raise KernelError(f"{label}: {command[0]} does not run ({error.strerror})") from None
+    if process.returncode == 0:
+        return process.stdout
+    lines = [line.strip() for line in (process.stderr + process.stdout).splitlines() if line.strip()]
+    reason = next((line for line in lines if "error" in line.lower()), lines[0] if lines else f"exit code {process.returncode}")
+    raise KernelError(f"{label}: {reason}")

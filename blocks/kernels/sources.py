@@ -23,11 +23,13 @@ class KernelError(UserError):
 
 def kernel_source(name: str) -> Path:
     """The source file called ``name`` ("monarch.cu"). Raises: KernelError with the nearest name."""
-    for place in _PLACES:
-        if (place / name).is_file():
-            return place / name
-    known = sorted({path.name for place in _PLACES if place.is_dir() for path in place.iterdir() if path.suffix in (".cu", ".cuh", ".py")})
-    raise KernelError(f"no kernel source {name!r}{did_you_mean(name, known)}")
+    for folder in _PLACES:
+        if (folder / name).is_file():
+            return folder / name
+    names = sorted(
+        {path.name for folder in _PLACES if folder.is_dir() for path in folder.iterdir() if path.suffix in (".cu", ".cuh", ".py")}
+    )
+    raise KernelError(f"no kernel source {name!r}{did_you_mean(name, names)}")
 
 
 @cache

@@ -26,11 +26,11 @@ def dft_factors(digits: Sequence[int], *, dtype: torch.dtype = torch.complex128)
     sizes = tuple(reversed(digits))
     factors = []
     for t, size in enumerate(sizes):
-        below, above = prod(sizes[:t]), prod(sizes[t + 1 :])
-        frequency = torch.arange(size)[None, :, None] * below + torch.arange(below)[:, None, None]  # (below, e_t, 1)
-        turns = frequency * torch.arange(size) % (below * size)  # whole numbers: no phase is lost at large n
-        blocks = torch.exp(-2j * pi * turns.to(torch.float64) / (below * size)).to(dtype)
-        factors.append(blocks.repeat(above, 1, 1))  # the same for every value of the digits above
+        lower, upper = prod(sizes[:t]), prod(sizes[t + 1 :])
+        frequency = torch.arange(size)[None, :, None] * lower + torch.arange(lower)[:, None, None]  # (below, e_t, 1)
+        turns = frequency * torch.arange(size) % (lower * size)  # whole numbers: no phase is lost at large n
+        blocks = torch.exp(-2j * pi * turns.to(torch.float64) / (lower * size)).to(dtype)
+        factors.append(blocks.repeat(upper, 1, 1))  # the same for every value of the digits above
     return tuple(factors)
 
 

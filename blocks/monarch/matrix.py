@@ -124,9 +124,9 @@ def _factorisations(size: int, order: int) -> Iterator[tuple[int, ...]]:
         return
     for last in range(2, isqrt(size) + 1):
         if size % last == 0:
-            for rest in _factorisations(size // last, order - 1):
-                if rest[-1] >= last:
-                    yield (*rest, last)
+            for factors in _factorisations(size // last, order - 1):
+                if factors[-1] >= last:
+                    yield (*factors, last)
 
 
 def multiply_reference(x: Tensor, factors: Sequence[Tensor]) -> Tensor:
@@ -180,9 +180,9 @@ def _below(factors: Sequence[Tensor]) -> list[int]:
 
 def _check(x: Tensor, factors: Sequence[Tensor], *, transposed: bool) -> None:
     for first, second in pairwise(factors):
-        given, taken = first.shape[0] * first.shape[1], second.shape[0] * second.shape[2]
-        if given != taken:
-            raise ConfigError(f"monarch product: one factor gives {given} values, the next takes {taken}")
+        outputs, inputs = first.shape[0] * first.shape[1], second.shape[0] * second.shape[2]
+        if outputs != inputs:
+            raise ConfigError(f"monarch product: one factor gives {outputs} values, the next takes {inputs}")
     for t, factor in enumerate(factors[1:-1], start=1):
         above = prod(f.shape[2] for f in factors[t + 1 :])
         if factor.shape[0] % above:

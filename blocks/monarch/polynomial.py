@@ -142,11 +142,11 @@ class DigitTriangular(nn.Module):
 
     def factors(self, tokens: int) -> list[Tensor]:
         """The factors for ``tokens`` tokens, float32 at least: what ``apply`` and ``solve`` take."""
-        found = []
+        factors = []
         for packed, size in zip(self.lower, self.digits(tokens), strict=True):
             entries = packed[..., : size * (size - 1) // 2].to(torch.promote_types(packed.dtype, torch.float32))
-            found.append(unit_lower_triangular(entries, size))
-        return found
+            factors.append(unit_lower_triangular(entries, size))
+        return factors
 
     def row(self, t: int) -> Tensor:
         """(G, t + 1): row t of A up to its diagonal, which is 1. O(t) work a group: what decoding reads."""

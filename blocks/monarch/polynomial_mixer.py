@@ -88,8 +88,8 @@ class PolynomialConvolution(LongConvolution):
             return polynomial_product(wide, self.kernel(tokens), *factors).to(u.dtype)
 
     def gated(self, z: Tensor, short: ShortConvolution) -> Tensor:
-        before, after, value = short(z).chunk(3)
-        return self(value * before) * after  # type: ignore[no-any-return]
+        gate_in, gate_out, value = short(z).chunk(3)
+        return self(value * gate_in) * gate_out  # type: ignore[no-any-return]
 
     def kernel(self, tokens: int) -> Tensor:
         """(D, tokens): k, the implicit filter with the skip at lag 0."""
@@ -170,7 +170,7 @@ class Taps:
 class MonarchPolynomial(SequenceMixer):
     """m2_mixer with a learned causal Monarch product between its gates: starts as the long convolution, need not stay Toeplitz.
 
-    y = W_out (after · product(before · value) + residual(x)) with (before, after, value) = short(W_in x), and
+    y = W_out (gate_out · product(gate_in · value) + residual(x)) with (gate_in, gate_out, value) = short(W_in x), and
     product(u) = A_0^{-1} causal_convolution(A_1 k, A_2 u), see ``PolynomialConvolution``.
     Shape: (B, T, D) -> (B, T, D), see SequenceMixer. Documents are multiplied apart, exactly: each starts at time 0.
     Cost: that of m2_mixer plus 4·n·S·D FLOPs a sequence (n padded length, S sum of the digits: 2·sqrt(T) at order 2) and the
@@ -216,9 +216,9 @@ class MonarchPolynomial(SequenceMixer):
     def prefill(self, x: Tensor, state: MonarchPolynomialState) -> tuple[Tensor, MonarchPolynomialState]:
         body = self.body
         z = project_in(body.in_linear, x)
-        before, after, value = body.short(z, state.short).chunk(3)
-        y, product = self.product.continue_from(value * before, state.product, state.taps.of(self.product))
-        y, residual = y * after, None
+        gate_in, gate_out, value = body.short(z, state.short).chunk(3)
+        y, product = self.product.continue_from(value * gate_in, state.product, state.taps.of(self.product))
+        y, residual = y * gate_out, None
         if body.residual is not None and state.residual is not None:
             residual = torch.cat([state.residual, x.mT], dim=-1)
             y = y + _last_outputs(residual, state.taps.of(body.residual), x.shape[1]).transpose(0, 1).to(y.dtype)

@@ -40,13 +40,13 @@ def project_pair(matrix: Tensor, first: Sequence[int], second: Sequence[int]) ->
     u, sigma, vh = torch.linalg.svd(blocks, full_matrices=False)  # (k, l, s, m), (k, l, m), (k, l, m, p) with m = min(s, p)
     left, right = u * sigma.sqrt()[..., None, :], sigma.sqrt()[..., None] * vh
     hidden = torch.arange(k * q, device=matrix.device)
-    block, rest = hidden // q, hidden % length
+    block, residue = hidden // q, hidden % length
     term = (hidden - block * q) // length  # the how-manieth hidden value of its (k, l), counted from the start of block k
-    known = term < sigma.shape[-1]  # more terms than singular values: the rest of the factors stays zero
+    has_term = term < sigma.shape[-1]  # more terms than singular values: the rest of the factors stays zero
     w1, w2 = matrix.new_zeros(tuple(first)), matrix.new_zeros(tuple(second))
-    block, rest, term, hidden = block[known], rest[known], term[known], hidden[known]
-    w1[block, hidden % q] = right[block, rest, term]
-    w2[rest, :, hidden // length] = left[block, rest, :, term]
+    block, residue, term, hidden = block[has_term], residue[has_term], term[has_term], hidden[has_term]
+    w1[block, hidden % q] = right[block, residue, term]
+    w2[residue, :, hidden // length] = left[block, residue, :, term]
     return w1, w2
 
 
@@ -69,10 +69,10 @@ def project(matrix: Tensor, shape: MonarchShape) -> tuple[Tensor, ...]:
     first = vh[:, :, 0]  # unit rows, so that an error of what remains is an equal error of the whole
     remaining = rearrange(u[..., 0] * sigma[..., :1], "k l s -> l s k")
     inner = MonarchShape(inputs=shape.inputs[:-1], outputs=shape.outputs[:-1])
-    parts = [project(part, inner) for part in remaining]
+    parts = [project(matrix_slice, inner) for matrix_slice in remaining]
     # block order of factor t: digits above, then digits below with the split-off digit fastest
-    rest = [rearrange(torch.stack(factors), "l b o i -> (b l) o i") for factors in zip(*parts, strict=True)]
-    return (first, *rest)
+    later_factors = [rearrange(torch.stack(factors), "l b o i -> (b l) o i") for factors in zip(*parts, strict=True)]
+    return (first, *later_factors)
 
 
 def error_of(matrix: Tensor, shape: MonarchShape) -> Tensor:

@@ -126,8 +126,8 @@ def _operator(rows: Tensor, weight: Tensor, bias: Tensor | None, choice: str) ->
 def _backward(
     gradient: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None, need: Sequence[bool], choice: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    found = run_kernel(OPERATION, "backward", choice, linear_backward, gradient, rows, weight, tuple(need))
-    return or_empty(found, rows)  # type: ignore[return-value]
+    gradients = run_kernel(OPERATION, "backward", choice, linear_backward, gradient, rows, weight, tuple(need))
+    return or_empty(gradients, rows)  # type: ignore[return-value]
 
 
 @_operator.register_fake

@@ -19,7 +19,7 @@ from blocks.dispatch import log_once
 from blocks.dispatch.operations import Operation, run_kernel, triton
 from blocks.errors import ConfigError
 from blocks.ops import block_diagonal as product
-from blocks.ops.gradients import attach, or_empty, with_kept
+from blocks.ops.gradients import attach, or_empty, with_saved
 from blocks.ops.inputs import check_alike, check_rank, follow_autocast
 
 OPERATION = Operation(
@@ -111,8 +111,8 @@ def glu_backward(
 
 @torch.library.custom_op("blocks::block_diagonal_glu", mutates_args=())
 def _operator(rows: Tensor, up: Tensor, down: Tensor, bias: Tensor | None, choice: str, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
-    found = run_kernel(OPERATION, "forward", choice, glu_forward, rows, up, down, bias)
-    return with_kept(found, keep and choice == "cpu", rows, 2)  # type: ignore[return-value]
+    outputs = run_kernel(OPERATION, "forward", choice, glu_forward, rows, up, down, bias)
+    return with_saved(outputs, keep and choice == "cpu", rows, 2)  # type: ignore[return-value]
 
 
 @torch.library.custom_op("blocks::block_diagonal_glu_backward", mutates_args=())
@@ -134,12 +134,12 @@ def _backward(
 @_operator.register_fake
 def _(rows: Tensor, up: Tensor, down: Tensor, bias: Tensor | None, choice: str, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     ffn_width = up.shape[0] * up.shape[1] // 2
-    kept = keep and choice == "cpu"
-    hidden, activated = ((rows.shape[0], 2 * ffn_width), (rows.shape[0], ffn_width)) if kept else ((0,), (0,))
+    saved = keep and choice == "cpu"
+    hidden, activated = ((rows.shape[0], 2 * ffn_width), (rows.shape[0], ffn_width)) if saved else ((0,), (0,))
     return rows.new_empty(rows.shape), rows.new_empty(hidden), rows.new_empty(activated)
 
 
-attach(_operator, _backward, reference, tensors=4, kept=2)
+attach(_operator, _backward, reference, tensors=4, saved=2)
 
 
 @register_flop_formula(torch.ops.blocks.block_diagonal_glu)

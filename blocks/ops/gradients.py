@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 
-def attach(forward: Any, backward: Any, reference: Callable[..., Tensor], *, tensors: int, kept: int = 0) -> None:
+def attach(forward: Any, backward: Any, reference: Callable[..., Tensor], *, tensors: int, saved: int = 0) -> None:
     """Give both operators their gradients, and the backward one its fake.
 
-    ``tensors``: how many leading inputs are tensors; ``kept``: how many outputs follow y.
+    ``tensors``: how many leading inputs are tensors; ``saved``: how many outputs follow y.
     """
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        extra = output[1:] if kept else ()
+        extra = output[1:] if saved else ()
         ctx.mark_non_differentiable(*extra)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs[:tensors], *extra)
@@ -31,52 +31,52 @@ def attach(forward: Any, backward: Any, reference: Callable[..., Tensor], *, ten
         if gradient is None:
             return (None,) * ctx.inputs
         need = list(ctx.needs_input_grad[:tensors])
-        found = backward(gradient, *ctx.saved_tensors, need, ctx.choice)
-        return (*(g if wanted else None for g, wanted in zip(found, need, strict=True)), *(None,) * (ctx.inputs - tensors))
+        gradients = backward(gradient, *ctx.saved_tensors, need, ctx.choice)
+        return (*(g if needed else None for g, needed in zip(gradients, need, strict=True)), *(None,) * (ctx.inputs - tensors))
 
     def keep_again(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*inputs[: 1 + tensors])
         ctx.set_materialize_grads(False)
-        ctx.need, ctx.inputs = inputs[1 + tensors + kept], len(inputs)
+        ctx.need, ctx.inputs = inputs[1 + tensors + saved], len(inputs)
 
     def pull_again(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        gradient, *given = ctx.saved_tensors
-        asked = [i for i in range(tensors) if ctx.need[i] and cotangents[i] is not None]
-        present = [i for i in range(tensors) if given[i] is not None]
-        if not asked:
+        gradient, *inputs_saved = ctx.saved_tensors
+        requested = [i for i in range(tensors) if ctx.need[i] and cotangents[i] is not None]
+        present = [i for i in range(tensors) if inputs_saved[i] is not None]
+        if not requested:
             return (None,) * ctx.inputs
 
         def first(gradient: Tensor, *some: Tensor) -> tuple[Tensor, ...]:
-            def call(*wanted: Tensor) -> Tensor:
-                full = list(given)
-                for i, t in zip([*present, *asked], [*some, *wanted], strict=True):
+            def call(*requested_inputs: Tensor) -> Tensor:
+                full = list(inputs_saved)
+                for i, t in zip([*present, *requested], [*some, *requested_inputs], strict=True):
                     full[i] = t
                 return reference(*full)
 
-            pull_one: Any = torch.func.vjp(call, *(some[present.index(i)] for i in asked))[1]
+            pull_one: Any = torch.func.vjp(call, *(some[present.index(i)] for i in requested))[1]
             return tuple(pull_one(gradient))
 
-        pull_two: Any = torch.func.vjp(first, gradient, *(given[i] for i in present))[1]
-        of_gradient, *of_tensors = pull_two(tuple(cotangents[i] for i in asked))
-        found: list[Tensor | None] = [None] * ctx.inputs
-        found[0] = of_gradient
+        pull_two: Any = torch.func.vjp(first, gradient, *(inputs_saved[i] for i in present))[1]
+        of_gradient, *of_tensors = pull_two(tuple(cotangents[i] for i in requested))
+        results: list[Tensor | None] = [None] * ctx.inputs
+        results[0] = of_gradient
         for i, t in zip(present, of_tensors, strict=True):
-            found[1 + i] = t
-        return tuple(found)
+            results[1 + i] = t
+        return tuple(results)
 
-    def fake(gradient: Tensor, *given: Any) -> tuple[Tensor, ...]:
-        need = given[tensors + kept]
-        return tuple(t.new_empty(t.shape) if wanted else gradient.new_empty(0) for t, wanted in zip(given[:tensors], need, strict=True))
+    def fake(gradient: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        need = arguments[tensors + saved]
+        return tuple(t.new_empty(t.shape) if needed else gradient.new_empty(0) for t, needed in zip(arguments[:tensors], need, strict=True))
 
     backward.register_fake(fake)
     forward.register_autograd(pull, setup_context=keep)
     backward.register_autograd(pull_again, setup_context=keep_again)
 
 
-def with_kept(found: Any, keep: bool, like: Tensor, kept: int) -> tuple[Tensor, ...]:
-    """An operator's outputs from an implementation's: y and ``kept`` more, or y alone, as of kernels. Empty where none is kept."""
-    y, *extra = found if isinstance(found, tuple) else (found,)
-    return (y, *(extra if keep else (like.new_empty(0) for _ in range(kept))))
+def with_saved(outputs: Any, keep: bool, like: Tensor, saved: int) -> tuple[Tensor, ...]:
+    """An operator's outputs from an implementation's: y and ``saved`` more, or y alone, as of kernels. Empty where none is kept."""
+    y, *extra = outputs if isinstance(outputs, tuple) else (outputs,)
+    return (y, *(extra if keep else (like.new_empty(0) for _ in range(saved))))
 
 
 def or_empty(gradients: Any, like: Tensor) -> tuple[Tensor, ...]:

@@ -22,7 +22,7 @@ from blocks.dispatch import log_once
 from blocks.dispatch.operations import Operation, cuda, run_kernel, triton
 from blocks.errors import ConfigError
 from blocks.ops import block_diagonal as product
-from blocks.ops.gradients import attach, or_empty, with_kept
+from blocks.ops.gradients import attach, or_empty, with_saved
 from blocks.ops.inputs import check_alike, check_rank, follow_autocast
 
 OPERATION = Operation(
@@ -117,8 +117,8 @@ def product_backward(
 
 @torch.library.custom_op("blocks::monarch_matmul", mutates_args=())
 def _operator(rows: Tensor, first: Tensor, second: Tensor, choice: str, keep: bool) -> tuple[Tensor, Tensor]:
-    found = run_kernel(OPERATION, "forward", choice, product_forward, rows, first, second)
-    return with_kept(found, keep and choice == "cpu", rows, 1)  # type: ignore[return-value]
+    outputs = run_kernel(OPERATION, "forward", choice, product_forward, rows, first, second)
+    return with_saved(outputs, keep and choice == "cpu", rows, 1)  # type: ignore[return-value]
 
 
 @torch.library.custom_op("blocks::monarch_matmul_backward", mutates_args=())
@@ -135,7 +135,7 @@ def _(rows: Tensor, first: Tensor, second: Tensor, choice: str, keep: bool) -> t
     return rows.new_empty((rows.shape[0], second.shape[0] * second.shape[1])), rows.new_empty(hidden)
 
 
-attach(_operator, _backward, reference, tensors=3, kept=1)
+attach(_operator, _backward, reference, tensors=3, saved=1)
 
 
 @register_flop_formula(torch.ops.blocks.monarch_matmul)

@@ -75,5 +75,5 @@ class TripletHead(TaskHead):
 
     def cost(self, tokens: int) -> Cost:
         config = self.config
-        after = (1 if config.relu else 0) + (3 if config.normalise else 0)
-        return self.dense.cost(tokens) + Cost(elementwise=tokens * after * config.embedding_width)
+        operations = (1 if config.relu else 0) + (3 if config.normalise else 0)
+        return self.dense.cost(tokens) + Cost(elementwise=tokens * operations * config.embedding_width)

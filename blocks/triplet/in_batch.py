@@ -45,18 +45,18 @@ def batch_triplets(
     if kind == "batch_hard":
         return _hardest(d, same & others, ~same)
     anchor, positive = (same & others).nonzero(as_tuple=True)
-    found: list[Tensor] = []
+    triplets: list[Tensor] = []
     step = max(1, PIECE // max(1, len(labels)))
     for a, p in zip(anchor.split(step), positive.split(step), strict=True):
         beyond = d[a] - d[a, p][:, None]  # (pairs, N): how much farther than the positive an item lies
-        chosen = ~same[a]
+        eligible = ~same[a]
         if kind == "hard":
-            chosen &= beyond <= 0
+            eligible &= beyond <= 0
         elif kind == "semihard":
-            chosen &= (beyond > 0) & (beyond <= margin)
-        row, n = chosen.nonzero(as_tuple=True)
-        found.append(torch.stack([a[row], p[row], n]))
-    a, p, n = torch.cat(found, dim=1) if found else anchor.new_zeros((3, 0))
+            eligible &= (beyond > 0) & (beyond <= margin)
+        row, n = eligible.nonzero(as_tuple=True)
+        triplets.append(torch.stack([a[row], p[row], n]))
+    a, p, n = torch.cat(triplets, dim=1) if triplets else anchor.new_zeros((3, 0))
     return a, p, n
 
 

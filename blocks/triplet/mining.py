@@ -52,12 +52,12 @@ class Triplets:
         if not 0 <= share <= 1:
             raise ConfigError(f"Triplets.split: share must be in [0, 1], got {share}")
         # pairs are numbered in the order they were drawn, those of one centre after another
-        _, place = torch.unique_consecutive(self.pair, return_inverse=True)
-        centre_of_pair = torch.zeros(int(place[-1]) + 1 if len(self) else 0, dtype=torch.long).scatter(0, place, self.centre)
-        _, each = torch.unique_consecutive(centre_of_pair, return_counts=True)
-        rank = torch.arange(len(centre_of_pair)) - (each.cumsum(0) - each).repeat_interleave(each)
-        kept = torch.tensor([int(share * n + 1e-9) for n in each.tolist()], dtype=torch.long)  # 0.7 · 10 is 7, not 6.999…
-        train = (rank < kept.repeat_interleave(each))[place]
+        _, index = torch.unique_consecutive(self.pair, return_inverse=True)
+        centre_of_pair = torch.zeros(int(index[-1]) + 1 if len(self) else 0, dtype=torch.long).scatter(0, index, self.centre)
+        _, group_sizes = torch.unique_consecutive(centre_of_pair, return_counts=True)
+        rank = torch.arange(len(centre_of_pair)) - (group_sizes.cumsum(0) - group_sizes).repeat_interleave(group_sizes)
+        counts = torch.tensor([int(share * n + 1e-9) for n in group_sizes.tolist()], dtype=torch.long)  # 0.7 · 10 is 7, not 6.999…
+        train = (rank < counts.repeat_interleave(group_sizes))[index]
         return self._only(train), self._only(~train)
 
     def _only(self, keep: Tensor) -> Triplets:
@@ -127,9 +127,9 @@ class RegressionTripletMiner:
             raise ConfigError(
                 f"RegressionTripletMiner: 0 <= pos_radius < neg_radius must hold, got {self.pos_radius} and {self.neg_radius}"
             )
-        for name, least in (("run", 2), ("pairs", 1), ("negatives", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"RegressionTripletMiner: {name} must be at least {least}, got {getattr(self, name)}")
+        for name, minimum in (("run", 2), ("pairs", 1), ("negatives", 1)):
+            if getattr(self, name) < minimum:
+                raise ConfigError(f"RegressionTripletMiner: {name} must be at least {minimum}, got {getattr(self, name)}")
 
     def mine(self, labels: Tensor, seed: int) -> Triplets:
         """``labels`` (N,) numbers. Raises: ConfigError for one that is not finite, or when there is no triplet at all."""
@@ -140,8 +140,8 @@ class RegressionTripletMiner:
 
         def centres() -> Iterator[tuple[Tensor, Tensor]]:
             for centre in y:
-                away = (y - centre).abs()
-                same, diff = ((away <= self.pos_radius).nonzero().squeeze(1), (away >= self.neg_radius).nonzero().squeeze(1))
+                distance = (y - centre).abs()
+                same, diff = ((distance <= self.pos_radius).nonzero().squeeze(1), (distance >= self.neg_radius).nonzero().squeeze(1))
                 negatives = _drawn(diff, None if len(diff) <= self.run else self.negatives, draw)
                 yield self._near(same, draw), negatives
 
@@ -166,11 +166,11 @@ def _pairs(items: Tensor) -> Tensor:
 def _some_pairs(n: int, count: int, draw: torch.Generator) -> Tensor:
     """(count, 2) different unordered pairs of 0 … n - 1, uniformly; all n·(n - 1)/2 need not be written down for it."""
     total = n * (n - 1) // 2
-    found: dict[int, None] = {}  # a set that remembers the order
-    while len(found) < min(count, total):
-        found[int(torch.randint(total, (), generator=draw))] = None
-    second = [(1 + isqrt(1 + 8 * code)) // 2 for code in found]  # pairs (i, j), i < j, numbered by j, then i
-    return torch.tensor([[code - j * (j - 1) // 2, j] for code, j in zip(found, second, strict=True)], dtype=torch.long).reshape(-1, 2)
+    order: dict[int, None] = {}  # a set that remembers the order
+    while len(order) < min(count, total):
+        order[int(torch.randint(total, (), generator=draw))] = None
+    second = [(1 + isqrt(1 + 8 * code)) // 2 for code in order]  # pairs (i, j), i < j, numbered by j, then i
+    return torch.tensor([[code - j * (j - 1) // 2, j] for code, j in zip(order, second, strict=True)], dtype=torch.long).reshape(-1, 2)
 
 
 def _drawn(items: Tensor, count: int | None, draw: torch.Generator) -> Tensor:
