@@ -34,7 +34,7 @@ CAPTIONS = {
     "differences": "Each pair of arms at equal seeds: diamond = mean difference, bar = 95 % interval, dots = seeds. "
     "Filled: distinguishable (Holm-corrected when there are several pairs). Hollow: not, or too few seeds.",
     "losses": "Mean over the seeds that finished, at each arm's chosen learning rate; the band spans the lowest to the highest seed. "
-    "Training loss is smoothed. The fall during the first 3 % of training lies above the frame.",
+    "Training loss is smoothed. The drop during the first 3 % of training is above the frame.",
     "sensitivity": "Final tuning loss for every learning rate: dots are seeds, the line their mean, the ring marks the chosen rate. "
     "A cross at the top counts the seeds that diverged there. Arms are shifted sideways a little so that they do not hide each other.",
     "components": "Where parameters and training FLOPs go, by part of the model. Parts that share weights are counted once.",
@@ -95,7 +95,7 @@ def page(study_dir: Path, study: Mapping[str, Any]) -> str:
         sections.budget(study),
         sections.results(study),
         _differences(study, drawings),
-        _drawn("Loss curves", "losses", drawings, "No run left metrics to draw."),
+        _drawn("Loss curves", "losses", drawings, "No run has metrics to draw."),
         _drawn("Learning-rate sensitivity", "sensitivity", drawings, "No run finished, so there is nothing to draw."),
         _drawn("Parameters and FLOPs by component", "components", drawings, "No components were recorded."),
         _drawn("Throughput and memory", "speed", drawings, "No run recorded its speed."),
@@ -128,11 +128,11 @@ def _drawn(title: str, name: str, drawings: Mapping[str, str], absent: str) -> R
 def _differences(study: Mapping[str, Any], drawings: Mapping[str, str]) -> Raw:
     pairs = study["verdict"]["pairs"]
     if not pairs:
-        return section("Paired differences", paragraph("One arm alone: there is no pair to compare."), anchor="differences")
+        return section("Paired differences", paragraph("There is only one arm, so there is no pair to compare."), anchor="differences")
     drawn = figure(drawings["differences"], CAPTIONS["differences"]) if "differences" in drawings else Raw("")
     corrected = len([p for p in pairs if p.get("p_adjusted") is not None]) > 1
     note = (
-        paragraph("Intervals are those of each pair alone; the words come from Holm's correction over all pairs.", kind="soft")
+        paragraph("Intervals are not corrected; the conclusions use Holm's correction over all pairs.", kind="soft")
         if corrected
         else Raw("")
     )

@@ -52,9 +52,7 @@ def banner(study: Study) -> Raw:
     if study.get("matched", True) and not study.get("override"):
         return Raw("")
     reason = "The budget check was overridden. " if study.get("override") else ""
-    state = (
-        "At least one arm misses the budget: " if not study.get("matched", True) else "All arms are inside the tolerance all the same, but "
-    )
+    state = "At least one arm misses the budget: " if not study.get("matched", True) else "All arms are within the tolerance, but "
     advice = (
         "differences below may come from size or compute, not from the architecture."
         if not study.get("matched", True)
@@ -67,9 +65,9 @@ def banner(study: Study) -> Raw:
 def budget(study: Study) -> Raw:
     target, tolerance, arms = study["budget"], study["tolerance"], study["arms"]
     axes = {"params": "parameters", "flops_per_token": "training FLOPs per token", "train_flops": "training FLOPs"}
-    axes |= {"tokens": "training tokens", "seconds": "seconds of training, by steps timed beforehand"}
+    axes |= {"tokens": "training tokens", "seconds": "seconds of training, from steps timed in advance"}
     matched = [axis for axis in axes if is_finite(target.get(axis))]
-    intro = f"Every arm was given {units.budget_words(target)}, and must meet it within {100 * tolerance:g} %."
+    intro = f"The budget of every arm is {units.budget_words(target)}, to be met within {100 * tolerance:g} %."
 
     def column(name: str, cell: Any) -> list[Any]:
         return [name, *(cell(arm) for arm in arms)]

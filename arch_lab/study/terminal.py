@@ -124,7 +124,7 @@ class Terminal:
     def on_widen(self, facts: dict[str, Any]) -> None:
         rates = ", ".join(f"{r:g}" for r in facts["learning_rates"])
         self.widened = True
-        self.note(f"an optimum sits on the edge of the learning-rate grid: adding {rates} for every arm")
+        self.note(f"an optimum is at the edge of the learning-rate grid: adding {rates} for every arm")
 
     def on_jobs(self, facts: dict[str, Any]) -> None:
         """A batch of runs: the grid, what was added to it, or the other seeds of the chosen rates."""

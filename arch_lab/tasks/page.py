@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 REQUIRED = ("study", "experiment", "tasks", "absent", "methods", "rows", "chosen", "summary", "pairs", "averages", "verdict", "environment")
 CAPTION = (
-    "First measure of each task: diamond = mean over seeds, bar = 95 % interval, dots = seeds. Baselines are hollow, and dotted lines "
-    "carry them across."
+    "First measure of each task: diamond = mean over seeds, bar = 95 % interval, dots = seeds. Baselines are hollow, with dotted lines "
+    "across."
 )
 TERMS = {
-    "interval": "95 % Student-t interval of the mean over seeds. A seed changes fresh weights, order and, where the study says so, splits.",
-    "baseline": "A method that shows what the numbers mean; it takes no part in the verdict.",
+    "interval": "95 % Student-t interval of the mean over seeds. A seed sets initial weights, data order and, in some studies, splits.",
+    "baseline": "A reference method; the verdict does not include it.",
     "beats": "The baselines that lie outside the whole interval of the method's first measure, on the worse side.",
     "learning rate": "Chosen for each task and method by the first measure on rows held out of the training split. The same grid for all.",
     "not distinguishable": "Paired differences over seeds, 95 % level, after Holm's correction over the pairs of the task.",

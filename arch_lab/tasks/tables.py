@@ -73,7 +73,7 @@ def of_task(study: Study, task: Mapping[str, Any]) -> Table:
         f"median {measured[0].name}",
         *map(arrowed, measured),
         "beats",
-        "seconds a fit",
+        "seconds per fit",
     ]
     rows = []
     for s in (s for s in study["summary"] if s["task"] == task["name"]):
@@ -110,7 +110,7 @@ def pairs(study: Study) -> Table:
         )
         rows.append([p["task"], f"{p['a']} − {p['b']}", gap, number(p["p_value"]), number(p["p_adjusted"]), str(p["n"]), verdict])
     heads = ["task", "difference of", "mean [95 % interval]", "p", "p, Holm", "seeds", "verdict"]
-    note = "paired by seed, first measure of each task; the verdict is by Holm's correction over the pairs of a task"
+    note = "paired by seed, first measure of each task; the verdict uses Holm's correction over the pairs of a task"
     return Table(title="paired differences", headers=heads, rows=rows, note=note, words=(0, 1, 6))
 
 

@@ -35,7 +35,7 @@ class Terminal(terminal.Terminal):
         self.count += facts["count"]
         self.total, self.left = self.total + facts["count"], self.left + facts["count"]
         rates = ", ".join(f"{r:g}" for r in facts["learning_rates"])
-        self.note(f"{facts['task']}: an optimum sits on the edge of the learning-rate grid: adding {rates} for every method")
+        self.note(f"{facts['task']}: an optimum is at the edge of the learning-rate grid: adding {rates} for every method")
 
     def on_fit(self, facts: dict[str, Any]) -> None:
         self.say_kept()

@@ -15,27 +15,27 @@ from arch_lab.throughput import charts, tables
 from arch_lab.throughput.results import load
 
 CAPTIONS = {
-    "speed": "Whole models: tokens a second against sequence length, both axes logarithmic. "
-    "A cross at the bottom: not measured there, for the reason the last table gives.",
+    "speed": "Whole models: tokens per second against sequence length, both axes logarithmic. "
+    "A cross at the bottom: not measured; the last table gives the reason.",
     "ratios": "Time of the peer over time of the subject, pair by pair: above the line at 1 the subject is faster. Band: quartiles. "
-    "Ring: the crossover. The mixer alone, one layer and the whole model are apart, so that the channel mixer's gain is not credited "
-    "to the sequence mixer.",
-    "memory": "Whole models: most bytes that the tensors of one call held, and the decoding state of one sequence.",
+    "Ring: the crossover. The mixer alone, one layer and the whole model are shown separately, so that the gain of the channel mixer is "
+    "not credited to the sequence mixer.",
+    "memory": "Whole models: the most bytes held by the tensors of one call, and the decoding state of one sequence.",
 }
 TERMS = {
     "forward, step": "All logits without gradients; a training step is forward, cross-entropy, backward and AdamW "
     "(of a mixer or a layer: forward and backward).",
-    "prefill, decode": "Reading one prompt of T tokens into a decoding state; writing tokens one by one after it.",
-    "mixer, layer, model": "One sequence mixer at the arm's width; one whole residual layer; everything, embedding and logits included. "
-    "Arms differ in depth, so the ratio of layers is not that of models. Where layers of an arm differ, the mean of its layers.",
-    "interleaved pairs": "All arms are called in turn, round after round. The ratio of two of them is taken round by round, so that the "
-    "machine's drift cancels.",
-    "MFU": "FLOPs the architecture asks for, by the canonical count, a training step three times a forward, as a share of the rate at "
+    "prefill, decode": "Reading one prompt of T tokens into a decoding state; then generating tokens one by one.",
+    "mixer, layer, model": "One sequence mixer at the arm's width; one whole residual layer; the whole model with embedding and logits. "
+    "Arms differ in depth, so the ratio of layers is not that of models. If the layers of an arm differ, their mean is used.",
+    "interleaved pairs": "All arms are called in turn, for several rounds. Ratios of two arms are taken within each round, so that slow "
+    "drift of the machine cancels.",
+    "MFU": "Rate of canonical FLOPs (a training step counts three times a forward) as a share of the rate at "
     "which this machine multiplied matrices in the same run.",
-    "HFU": "The same of the FLOPs that the chosen algorithms execute: masked pairs that are computed all the same, scores recomputed.",
-    "crossover": "The length from which the subject takes less time a token, interpolated between measured lengths on logarithmic axes; "
-    "its spread from the quartiles.",
-    "time-out, out of memory": "A cell that does not fit the time of a cell or the memory of this machine. It is a row like any other.",
+    "HFU": "The same with the FLOPs that the algorithms execute, including masked pairs and recomputed scores.",
+    "crossover": "The length from which the subject takes less time per token, interpolated between measured lengths on logarithmic axes, "
+    "with its spread from the quartiles.",
+    "time-out, out of memory": "A measurement that exceeds its time limit or the memory of this machine. It is listed with the reason.",
 }
 
 
@@ -61,7 +61,7 @@ def _save(drawn: Any, path: Path) -> None:
 def _parts(folder: Path, study: Mapping[str, Any], drawings: Mapping[str, str]) -> list[Raw]:
     yaml = folder / "study.yaml"
     about = [paragraph(study["description"])] if study.get("description") else []
-    held = f"{study['tokens_per_step']:,} tokens a call (or one sequence, where it is longer), {study['clock']} time, {study['dtype']}."
+    held = f"{study['tokens_per_step']:,} tokens per call (or one sequence, if it is longer), {study['clock']} time, {study['dtype']}."
     lines = [line for line in study["verdict"]["text"].split(". ") if line]
     verdict = tag("div", *(paragraph(line if line.endswith(".") else f"{line}.") for line in lines), class_="verdict")
     parts = [

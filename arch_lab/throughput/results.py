@@ -65,7 +65,7 @@ def verdict(study: Mapping[str, Any]) -> str:
         if said:
             lines.append(f"{study['subject']} against {peer} (above 1 it is faster): {'; '.join(said)}.")
     if not lines:
-        lines.append("No two whole models were measured at the same length, so nothing can be said of them; the tables hold what was.")
+        lines.append("No two whole models were measured at the same length, so they cannot be compared; the tables show all measurements.")
     if not study["matched"]:
         lines.insert(0, "The parameters are not matched, so this is not a comparison at equal size.")
     return " ".join(lines)
@@ -76,8 +76,9 @@ def _warnings(planned: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> 
     rates = [row["gemm_rate"] for row in rows]
     if rates and max(rates) > DRIFT * min(rates):
         said.append(
-            f"the GEMM rate of this machine lay between {units.short(min(rates), 'FLOP/s')} and {units.short(max(rates), 'FLOP/s')} "
-            "during the study: ratios of interleaved pairs stand, times of different lengths compare badly; measure on a quiet machine"
+            f"the GEMM rate of this machine varied between {units.short(min(rates), 'FLOP/s')} and {units.short(max(rates), 'FLOP/s')} "
+            "during the study: ratios of interleaved pairs are valid, but times of different lengths are hard to compare; "
+            "measure on an idle machine"
         )
     for arm in planned["arms"]:
         at = {int(t): n for t, n in arm["parameters_at"].items()}

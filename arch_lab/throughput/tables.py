@@ -57,7 +57,7 @@ def arms(study: Study) -> Table:
         described = arm["architecture"] + (f" ({options})" if options else "")
         total = [units.percent(arm["deviation"].get("params")), f"{counts['total']:,}"]
         rows.append([arm["name"], described, size, f"{matched:,}", *total, f"{arm['parameters_at'][str(longest)]:,}"])
-    note = f"matched at {study['match_length']:,} tokens; what an arm holds for every position grows with T"
+    note = f"matched at {study['match_length']:,} tokens; parameters per position grow with T"
     return Table(title="what was compared", headers=[*heads, f"at T = {longest:,}"], rows=rows, note=note, words=(0, 1, 2))
 
 
@@ -65,7 +65,7 @@ def crossings(study: Study) -> Table:
     rows = [[c["level"], _mode(c), c["peer"], words(c)] for c in study["crossovers"]]
     order = {level: i for i, level in enumerate(reversed(LEVELS))}
     rows.sort(key=lambda row: order[row[0]])
-    note = "the length from which it takes less time a token, through the medians [through the upper quartiles, through the lower]"
+    note = "the length from which it takes less time per token, by the medians [by the upper quartiles, by the lower]"
     return Table(
         title=f"crossover, the length from which {study['subject']} is faster",
         headers=["level", "mode", "than", "from"],
@@ -99,12 +99,12 @@ def speeds(study: Study, level: str, mode: str, compiled: bool) -> Table:
         return f"{units.short(row['tokens_per_second'])} ({row['ms']:.3g} ms [{row['ms_low']:.3g}, {row['ms_high']:.3g}])"
 
     title = f"tokens/s, {UNITS[mode]}{', compiled' if compiled else ''}, {TITLES[level]}"
-    what = f"ms of {study['decode_tokens']} tokens" if mode == "decode" else "ms of a call"
+    what = f"ms of {study['decode_tokens']} tokens" if mode == "decode" else "ms per call"
     return replace(_by_arm(study, title, cell, f"in brackets {what}, median [quartiles]", level, mode, compiled), drawing="speed")
 
 
 def memory(study: Study) -> Table:
-    note = "most bytes that the tensors of one call held, weights not included; a step includes gradients and AdamW's moments"
+    note = "most bytes held by the tensors of one call, without weights; a step includes gradients and AdamW's moments"
     shown = [s for s in series_of(study) if s[1] != "decode"]
     shown = [s for s in shown if s[0] == "model"] or shown
     return replace(_joined(study, "peak memory", shown, lambda row: units.memory(row["peak_bytes"]), note), drawing="memory")
@@ -114,7 +114,7 @@ def states(study: Study) -> Table:
     def cell(row: Mapping[str, Any]) -> str:
         return f"{units.memory(row['state_bytes'])} ({units.memory(row['settled_bytes'])})"
 
-    note = "bytes of one sequence after T tokens; in brackets as held here for the tokens to come, the prompt settled where the mixer can"
+    note = "bytes of one sequence after T tokens; in brackets as held here to decode more, with the prompt settled if the mixer can"
     return _by_arm(study, "decoding state", cell, note, "model", "decode", False)
 
 
@@ -122,9 +122,9 @@ def utilisation(study: Study) -> Table:
     def cell(row: Mapping[str, Any]) -> str:
         return f"{_share(row['mfu'])} / {_share(row['hfu'])}"
 
-    note = "MFU / HFU: FLOPs the architecture asks for / FLOPs its algorithms execute, over the GEMM rate measured in the same run"
+    note = "MFU / HFU: rate of canonical FLOPs / of executed FLOPs, as a share of the GEMM rate measured in the same run"
     rates = [row["gemm_rate"] for row in study["rows"]]
-    note += f" ({units.short(min(rates), 'FLOP/s')} to {units.short(max(rates), 'FLOP/s')}); {units.DASH}: not known, not guessed"
+    note += f" ({units.short(min(rates), 'FLOP/s')} to {units.short(max(rates), 'FLOP/s')}); {units.DASH}: unknown"
     shown = [s for s in series_of(study) if s[1] != "decode"]
     return _joined(study, "utilisation", [s for s in shown if s[0] == "model"] or shown, cell, note)
 
