@@ -13,16 +13,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from arch_lab import files, sealed
 from arch_lab.budget import require_matched
 from arch_lab.laws import PROTOCOL, LeakError
 from arch_lab.models import Shape, recipe
 from arch_lab.report.curves import run_path
 from arch_lab.study import storage
+from arch_lab.study.code_identity import conditions
 from arch_lab.study.config import StudyConfig
-from arch_lab.study.environment import code_fingerprint, environment, gate_fingerprint, judge_fingerprint
+from arch_lab.study.environment import environment, gate_fingerprint, judge_fingerprint
 from arch_lab.study.executor import Executor, executor_for, spare_cores, threads_per_run
 from arch_lab.study.experiment import Certificate, Experiment, load_experiment, own_engine
 from arch_lab.study.identity import digest
@@ -162,9 +161,9 @@ def _refuse_changed(config: StudyConfig, folder: Path, planned: dict[str, Any], 
 
 def _study_identity(config: StudyConfig, planned: dict[str, Any], data: Any) -> str:
     """Hash of all that study.json follows from."""
-    own = {arm["name"]: arm["user_code"] for arm in planned["arms"]}
-    code = [judge_fingerprint(config.experiment), code_fingerprint(), torch.__version__]
-    return digest({"config": config.to_identity(), "data": data.fingerprint, "user_code": own, "code": code})
+    code = {arm["name"]: arm["code"] for arm in planned["arms"]}
+    judge = judge_fingerprint(config.experiment)
+    return digest({"config": config.to_identity(), "data": data.fingerprint, "code": code, "judge": judge, **conditions()})
 
 
 def _unchanged(config: StudyConfig, folder: Path, planned: dict[str, Any], data: Any) -> dict[str, Any] | None:
@@ -246,9 +245,9 @@ def verify(
     for arm in arms:
         path = folder / "certificates" / f"{arm['name']}.json"
         identity = {k: arm[k] for k in ("architecture", "options", "width", "depth", "ffn_width")}
-        identity |= {"vocabulary": vocabulary, "max_tokens": max_tokens, "batch": batch, "protocol": PROTOCOL, "code": code_fingerprint()}
+        identity |= {"vocabulary": vocabulary, "max_tokens": max_tokens, "batch": batch, "protocol": PROTOCOL, "code": digest(arm["code"])}
         identity |= {"objective": objective} if objective else {}
-        identity |= {"gate": gate, "user_code": arm["user_code"]}
+        identity |= {"gate": gate, **{name: value for name, value in conditions().items() if name != "threads"}}
         kept = sealed.read_or_none(files.inside(folder, path))
         if kept and kept.get("passed") and kept.get("identity") == identity:
             observer("certificate", {"arm": arm["name"], **kept})

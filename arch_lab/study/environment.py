@@ -14,33 +14,8 @@ from typing import Any
 import torch
 
 from arch_lab.study.registry import find_experiment
+from arch_lab.study.sources import PACKAGE_ROOT
 from arch_lab.version import __version__, commit
-
-PACKAGE_ROOT = Path(__file__).resolve().parents[2]
-# what a trained number depends on; reports and command line may change without invalidating finished runs
-FINGERPRINTED = (
-    "blocks",
-    "cuda",
-    "arch_lab/models",
-    "arch_lab/data",
-    "arch_lab/metrics",
-    "arch_lab/training",
-    "arch_lab/study/run.py",
-    "arch_lab/study/spec.py",
-)
-SOURCES = (".py", ".cu", ".cuh", ".h")
-
-
-@lru_cache(maxsize=1)
-def code_fingerprint() -> str:
-    """Hash of every source file of ours that can change a run's numbers, kernels included, experiments apart."""
-    return _fingerprint(FINGERPRINTED)
-
-
-@lru_cache
-def experiment_fingerprint(name: str) -> str:
-    """Hash of an experiment's own sources, which code_fingerprint leaves out."""
-    return _fingerprint(find_experiment(name).code())
 
 
 @lru_cache
@@ -51,8 +26,8 @@ def gate_fingerprint(experiment: str) -> str:
 
 @lru_cache
 def judge_fingerprint(experiment: str) -> str:
-    """Hash of all sources between the runs of a study and its study.json."""
-    return _fingerprint(["arch_lab", "blocks", *find_experiment(experiment).code()])
+    """Hash of all sources between the runs of a study and its study.json; what a run uses is in its own identity."""
+    return _fingerprint(["arch_lab", *find_experiment(experiment).code()])
 
 
 def _fingerprint(parts: Sequence[str | Path]) -> str:
@@ -60,7 +35,7 @@ def _fingerprint(parts: Sequence[str | Path]) -> str:
     for part in parts:
         path = PACKAGE_ROOT / part
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.suffix in SOURCES and file.is_file():
+            if file.suffix == ".py" and file.is_file():
                 inside = file.is_relative_to(PACKAGE_ROOT)  # else of another package, wherever that is installed
                 name = file.relative_to(PACKAGE_ROOT).as_posix() if inside else file.name
                 digest.update(name.encode() + b"\0" + file.read_bytes())
@@ -78,22 +53,22 @@ def cpu_name() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What a number may depend on beside code and data, in its last bits or in its speed."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return {"cpu": cpu_name(), "device": device, "threads": torch.get_num_threads()}
+    """Where a trial ran: what its speed and the last digits of its scores depend on."""
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
 def environment() -> dict[str, Any]:
     return {
         "arch_lab": __version__,
         "commit": commit(),
-        "code": code_fingerprint(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
         "platform": platform.platform(),
-        "cpu": cpu_name(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        **machine(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }

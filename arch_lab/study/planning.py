@@ -17,14 +17,14 @@ import torch
 from arch_lab.accounting import Ledger, ledger
 from arch_lab.budget import Budget, BudgetError, check, deviations, refuse, solve_together
 from arch_lab.judge.measures import to_json
-from arch_lab.models import Recipe, Shape, recipe_class, require_kind
+from arch_lab.models import Recipe, Shape, require_kind
+from arch_lab.study.code_identity import APART, LOADING, TRAINING, trial_code
 from arch_lab.study.config import Arm, StudyConfig, load_study
 from arch_lab.study.executor import executor_for, threads_per_run
 from arch_lab.study.experiment import OwnData, load_experiment, own_engine
 from arch_lab.study.initial import initial_facts, initial_warnings, with_initial
 from arch_lab.study.library import find_study
 from arch_lab.study.loggers import check_loggers
-from arch_lab.study.sources import user_sources
 from arch_lab.training.optimizer import groups
 from blocks.errors import ConfigError
 
@@ -85,6 +85,8 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
         model = model_config.build("meta")
         book = ledger(model_config, tokens=tokens, batch=batch, model=model)
         facts = _arm(config, arm.name, arm.architecture, arm.options, shape, book, model, (timings or {}).get(arm.name))
+        apart = APART if arm.initialise_from else (*APART, *LOADING)
+        facts["code"] = trial_code([model, recipe_, experiment], also=TRAINING, apart=apart)
         arms.append({**facts, **initial_facts(arm, model, vocabulary)})
     _check_groups(config, arms)
     misses = check(arms, config.budget)
@@ -185,7 +187,6 @@ def _arm(
         "state_bytes": book.state_bytes,
         "optimizer_groups": {g.name: g.parameters for g in optimizer_groups},
         "estimate": _estimate(book, shape, flops, rows),
-        "user_code": user_sources(model, recipe_class(architecture)),
         **calibration,
     }
 

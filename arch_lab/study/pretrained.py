@@ -17,10 +17,10 @@ from arch_lab import files
 from arch_lab.checkpoints import CheckpointError
 from arch_lab.fields import Name
 from arch_lab.judge.measures import measures
-from arch_lab.models import Shape, recipe, recipe_class
+from arch_lab.models import Shape, recipe
 from arch_lab.report import html
 from arch_lab.study.body import Body, load_body
-from arch_lab.study.sources import user_sources
+from arch_lab.study.code_identity import trial_code
 from arch_lab.study.storage import MODEL, stored_run
 from arch_lab.training.saving import intact
 from blocks.config import coerce
@@ -67,11 +67,11 @@ class PretrainedArm:
         return (self.runs[self.seed(seed)] / f"{MODEL}.sha256").read_text(encoding="utf-8").strip()
 
     @cached_property
-    def user_code(self) -> dict[str, str]:
-        """The user's own files that its blocks come from (arch_lab.study.sources). Raises: TrustError for a module not registered."""
+    def code(self) -> dict[str, str]:
+        """The files that its network comes from (arch_lab.study.code_identity). Raises: TrustError for a module not registered."""
         config, _ = stored_run(self.first)
         with import_only(()), torch.device("meta"):
-            return user_sources(_network(config), recipe_class(config["architecture"]))
+            return trial_code([_network(config), recipe(config["architecture"], config["options"])])
 
     @property
     def facts(self) -> dict[str, Any]:

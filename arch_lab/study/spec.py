@@ -6,17 +6,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from arch_lab.report.curves import run_path
+from arch_lab.study.code_identity import conditions
 from arch_lab.study.config import StudyConfig, Training
-from arch_lab.study.environment import code_fingerprint, experiment_fingerprint
-from arch_lab.study.identity import digest
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """Everything that determines a run's numbers, beside the code and the data (both are in its identity)."""
+    """Everything that determines a run's numbers, beside the data and the conditions it runs under (both are in its identity)."""
 
     arm: str
     architecture: str
@@ -33,7 +30,7 @@ class RunSpec:
     objective: dict[str, Any] = field(default_factory=dict)  # options of the experiment
     initial: dict[str, Any] = field(default_factory=dict)  # path and fingerprint of the weights it starts from; empty: drawn
     experiment: str = "perplexity"
-    user_code: dict[str, str] = field(default_factory=dict)  # see sources.user_sources
+    code: dict[str, str] = field(default_factory=dict)  # file -> hash, see code_identity.trial_code
 
     @property
     def label(self) -> str:
@@ -57,9 +54,7 @@ class RunSpec:
 
     def identity(self, data: str) -> dict[str, Any]:
         """Everything that determines the run's numbers; ``data``: the fingerprint of its data."""
-        code = digest([code_fingerprint(), experiment_fingerprint(self.experiment)])
-        initial = self.initial.get("fingerprint")
-        return {**asdict(self), "initial": initial, "data": data, "code": code, "torch": torch.__version__}
+        return {**asdict(self), "initial": self.initial.get("fingerprint"), "data": data, **conditions()}
 
 
 def spec_of(arm: dict[str, Any], rate: float, seed: int, config: StudyConfig, vocabulary: int) -> RunSpec:
@@ -81,5 +76,5 @@ def spec_of(arm: dict[str, Any], rate: float, seed: int, config: StudyConfig, vo
         objective=config.objective,
         initial=arm.get("initialise_from", {}),
         experiment=config.experiment,
-        user_code=arm["user_code"],
+        code=arm["code"],
     )

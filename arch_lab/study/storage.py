@@ -10,23 +10,28 @@ with a checksum of itself, of its curve and of its weights. A result is used aga
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from arch_lab import files, sealed
+from arch_lab import files, sealed, units
 from arch_lab.files import OutputError
 from arch_lab.sealed import DamagedError, file_sha256
+from arch_lab.study.code_identity import is_our_path
 from arch_lab.study.environment import machine
 from arch_lab.study.identity import differences, digest
-from arch_lab.study.sources import source_file
 from arch_lab.training.saving import CHECKPOINT, discard
+from arch_lab.version import __version__
+from blocks.dispatch import VARIABLE
 
 CONFIG, RESULT, METRICS, MODEL, PLAN, STUDY = "config.json", "result.json", "metrics.jsonl", "model.ckpt", "plan.json", "study.json"
-STORED = ("identity", "machine", "files", sealed.CHECKSUM)  # keys of result.json that are no part of the result
+STORED = ("identity", "arch_lab", "files", sealed.CHECKSUM)  # keys of result.json that are no part of the result
 DERIVED = ("width", "depth", "ffn_width", "flops_per_token", "steps")  # keys of an identity that follow from others
 PER_RUN = ("arm", "learning_rate", "seed")  # keys of an identity that say which run of an arm it is
-ELSEWHERE = "results are never mixed: choose another --output, or delete the folder"
+CONDITIONS = ("torch", "threads", "operations")  # keys of an identity whose two values a refusal gives
+OTHER_FOLDER = "choose another --output, or delete the folder"
+ELSEWHERE = f"results are never mixed: {OTHER_FOLDER}"
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------
@@ -41,7 +46,7 @@ def stored_result(folder: Path, identity: Mapping[str, Any], what: str = "a run"
     if not (folder / RESULT).exists():
         before = files.read_json(folder / CONFIG)
         if (folder / CHECKPOINT).exists() and before is not None and digest(before) != digest(identity):
-            raise OutputError(refusal(folder, differences(_mapping(before), identity), what))
+            raise OutputError(refusal(folder, _mapping(before), identity, what))
         return None
     result = sealed.read(folder / RESULT, advice=advice)
     if result.get("identity") != digest(identity):
@@ -49,7 +54,7 @@ def stored_result(folder: Path, identity: Mapping[str, Any], what: str = "a run"
         if not isinstance(before, dict) or digest(before) != result.get("identity"):
             raise DamagedError(f"{folder / RESULT} is the result of another run, or {CONFIG} in its folder was edited; {advice}")
         if result["status"] == "finished":
-            raise OutputError(refusal(folder, differences(before, identity), what))
+            raise OutputError(refusal(folder, before, identity, what))
         return None
     check_files(folder, result, advice=advice)
     return result
@@ -70,8 +75,7 @@ def begin_run(folder: Path, identity: Mapping[str, Any], tell: Callable[[str], N
     """Write the identity of a run that starts, or goes on; what another identity left behind is dropped and told."""
     before = files.read_json(folder / CONFIG)
     if before is not None and digest(before) != digest(identity):
-        changed = ", ".join(named(differences(_mapping(before), identity))[:3])
-        tell(f"{folder} did not finish under another configuration ({changed} changed): it is trained again")
+        tell(f"{folder} did not finish under {_difference(_mapping(before), identity)}: it is trained again")
         (folder / RESULT).unlink(missing_ok=True)
         discard(folder / CHECKPOINT)
     if before is None or digest(before) != digest(identity):
@@ -81,7 +85,8 @@ def begin_run(folder: Path, identity: Mapping[str, Any], tell: Callable[[str], N
 def write_result(folder: Path, result: Mapping[str, Any], identity: Mapping[str, Any], names: Iterable[str] = (METRICS, MODEL)) -> Any:
     """Write ``result.json``, bound to the identity, to this machine and to the files of the run; returns its content."""
     hashes = {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
-    return sealed.write(folder / RESULT, {**result, "identity": digest(identity), "machine": machine(), "files": hashes})
+    bound = {"identity": digest(identity), "machine": machine(), "arch_lab": __version__, "files": hashes}
+    return sealed.write(folder / RESULT, {**result, **bound})
 
 
 def check_files(folder: Path, result: Mapping[str, Any], *, advice: str) -> None:
@@ -103,13 +108,21 @@ def curve_hashes(results: Iterable[Mapping[str, Any]], path_of: Callable[[Mappin
 
 
 def machine_warnings(results: Iterable[Mapping[str, Any]]) -> list[str]:
-    """One line when the runs of a study were made on more than one machine, or with different numbers of threads."""
-    seen = sorted({f"{m['device'] if m['device'] != 'cpu' else m['cpu']}, {m['threads']} threads" for m in (r["machine"] for r in results)})
-    if len(seen) < 2:
+    """One line when the runs of a study were made on more than one machine, with the number of runs of each."""
+    runs = Counter(machine_name(result["machine"]) for result in results)
+    if len(runs) < 2:
         return []
+    seen = "; ".join(f"{name}: {count} runs" for name, count in sorted(runs.items()))
     return [
-        f"runs were made on different machines ({'; '.join(seen)}): speeds cannot be compared, and scores may differ in their last digits"
+        f"runs were made on different machines ({seen}): speeds and memory of different machines are not averaged and cannot be compared, "
+        "and scores may differ in their last digits"
     ]
+
+
+def machine_name(machine: Mapping[str, Any]) -> str:
+    """A machine (environment.machine) in words."""
+    cores = f", {machine['cores']} cores" if machine.get("cores") else ""
+    return f"{machine['cpu'] if machine['device'] == 'cpu' else machine['device']}{cores}, {units.counted(machine['threads'], 'thread')}"
 
 
 # --- the whole study --------------------------------------------------------------------------------------------------
@@ -126,10 +139,9 @@ def refuse_changed(folder: Path, expected: Mapping[str, Mapping[str, Any]], igno
             before = files.read_json(run / CONFIG)
             if not isinstance(before, dict) or not _holds_work(run):
                 continue
-            wanted = {k: v for k, v in identity.items() if k not in skipped}
-            changed = differences({k: v for k, v in before.items() if k not in skipped}, wanted)
-            if changed:
-                raise OutputError(refusal(folder, changed, "runs"))
+            old, new = ({k: v for k, v in side.items() if k not in skipped} for side in (before, identity))
+            if digest(old) != digest(new):
+                raise OutputError(refusal(folder, old, new, "runs"))
 
 
 def refuse_smaller(folder: Path, before: Mapping[str, Any] | None, now: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
@@ -158,9 +170,8 @@ def refuse_other_data(folder: Path, now: Mapping[str, Any]) -> None:
     if before is None or not any(_holds_work(run) for run in (folder / "runs").glob("*/lr-*_seed-*")):
         return
     old, new = ({**_mapping(side.get("data")), "root": None} for side in (before, now))
-    changed = differences({"data": old}, {"data": new})
-    if changed:
-        raise OutputError(refusal(folder, changed, "runs"))
+    if digest(old) != digest(new):
+        raise OutputError(refusal(folder, {"data": old}, {"data": new}, "runs"))
 
 
 def stored_config(folder: Path) -> dict[str, Any] | None:
@@ -180,30 +191,53 @@ def write_when_changed(path: Path, text: str) -> None:
     files.write_text(path, text)
 
 
-def refusal(folder: Path, changed: list[str], what: str) -> str:
-    names = named(changed)
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{folder} holds {what} of another configuration ({', '.join(names[:3])}{more} changed); {ELSEWHERE}"
+def refusal(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> str:
+    """The line that refuses to mix results of two identities: what differs between them, and what to do."""
+    if isinstance(before.get("code"), str):  # a hash of everything, before the files were recorded one by one
+        return f"{folder} holds {what} {_writer(folder)}, which did not record the files that they depend on; {ELSEWHERE}"
+    return f"{folder} holds {what} of {_difference(before, now)}; {_advice(before, now)}{ELSEWHERE}"
 
 
-def named(changed: Iterable[str]) -> list[str]:
-    """Changed keys in words a user knows: their own files first, by path; counts that follow from others only alone."""
-    changed = list(changed)
-    own, other = [], []
-    for key in [key for key in changed if key not in DERIVED] or changed:
-        if key.startswith("user_code."):
-            module = key.removeprefix("user_code.")
-            own.append(_shown(source_file(module)) or f"module {module}")
-        else:
-            other.append({"code": "arch-lab's own code", "torch": "the version of torch"}.get(key, key))
-    return own + other
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two identities in words: 'other code (blocks/norm.py changed)'."""
+    changed = differences(before, now)
+    code = sorted((key.removeprefix("code.") for key in changed if key.startswith("code.")), key=lambda path: (is_our_path(path), path))
+    conditions = [key for key in changed if key in CONDITIONS]
+    settings = [key for key in changed if key not in conditions and not key.startswith("code.")]
+    settings = [key for key in settings if key not in DERIVED] or settings
+    said = [f"{_first(code + settings)} changed"] if code or settings else []
+    said += [f"{_condition(key)}: {before.get(key) or 'none'} then, {now.get(key) or 'none'} now" for key in conditions]
+    other = "another configuration" if settings else "other code" if code else "other conditions"
+    return f"{other} ({'; '.join(said)})"
 
 
-def _shown(path: Path | None) -> str:
-    if path is None:
-        return ""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+def _first(names: list[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _condition(key: str) -> str:
+    return VARIABLE if key == "operations" else key
+
+
+def _advice(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How a call under the same conditions is made, where nothing else differs."""
+    changed = differences(before, now)
+    if changed == ["threads"]:
+        return f"go on with --threads {before.get('threads')}; "
+    if changed == ["operations"]:
+        return f"go on with {VARIABLE}={before.get('operations') or ''}; "
+    return ""
+
+
+def _writer(folder: Path) -> str:
+    """'of arch-lab 0.1.0 (e436a2f)', as the study's own file says; 'of an earlier arch-lab' where none does."""
+    for parent in (folder, *folder.parents[:3]):
+        environment = _mapping(_mapping(files.read_json(parent / STUDY)).get("environment"))
+        if environment.get("arch_lab"):
+            commit = f" ({str(environment['commit'])[:7]})" if environment.get("commit") else ""
+            return f"of arch-lab {environment['arch_lab']}{commit}"
+    return "of an earlier arch-lab"
 
 
 def _holds_work(run: Path) -> bool:

@@ -104,7 +104,7 @@ class Method:
 
     ``tuned``: whether it has a learning rate; without one each seed is one fit. ``seeded``: False where chance plays no part, so that
     one fit says all. ``baseline``: shown beside the others, with no place in the verdict. ``tasks``: where it applies, None everywhere.
-    ``user_code``: the user's own files behind it (arch_lab.study.sources.user_sources).
+    ``code``: the files of its network (arch_lab.study.code_identity), beside those that the experiment itself uses.
     ``facts``: parameters and whatever else a reader must know to call the comparison fair; shown.
     """
 
@@ -113,7 +113,7 @@ class Method:
     seeded: bool = True
     baseline: bool = False
     tasks: tuple[str, ...] | None = None
-    user_code: dict[str, str] = field(default_factory=dict)
+    code: dict[str, str] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
 

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from arch_lab import files, sealed
@@ -21,10 +20,11 @@ from arch_lab.judge.measures import to_json
 from arch_lab.judge.records import Record
 from arch_lab.judge.selection import select, wider
 from arch_lab.study import storage
+from arch_lab.study.code_identity import conditions, texts, trial_code
 from arch_lab.study.config import from_study, plain, read_study
 from arch_lab.study.engine import Observer, cache_folder, command_of, followed
-from arch_lab.study.environment import code_fingerprint, environment, experiment_fingerprint, judge_fingerprint
-from arch_lab.study.identity import differences, digest
+from arch_lab.study.environment import environment, judge_fingerprint
+from arch_lab.study.identity import digest
 from arch_lab.study.library import find_study
 from arch_lab.study.loggers import TrialNames, check_loggers, try_loggers
 from arch_lab.study.planning import use_threads
@@ -103,9 +103,8 @@ def refuse_changed(config: TaskStudyConfig, folder: Path) -> None:
         return
     storage.refuse_smaller(folder, before, now, ("tasks", "learning_rates", "seeds"))
     old, new = ({"settings": {k: v for k, v in side.items() if k not in config.CHOOSES}} for side in (before, now))
-    changed = differences(old, new)
-    if changed and any((folder / "runs").glob("*/*/*/result.json")):
-        raise files.OutputError(storage.refusal(folder, changed, "fits"))
+    if digest(old) != digest(new) and any((folder / "runs").glob("*/*/*/result.json")):
+        raise files.OutputError(storage.refusal(folder, old, new, "fits"))
 
 
 def plan(config: TaskStudyConfig, prepared: Prepared) -> dict[str, Any]:
@@ -147,8 +146,9 @@ class Study:
         self.config, self.prepared, self.folder, self.observer = config, prepared, folder, observer
         self.rows: list[dict[str, Any]] = []
         self.stored: list[dict[str, Any]] = []  # the same as storage holds them
-        self.code = digest([code_fingerprint(), experiment_fingerprint(config.experiment)])
-        self.user_code = {method.name: method.user_code for method in prepared.methods}
+        settings = {key: value for key, value in plain(asdict(config)).items() if key != "loggers"}
+        shared = trial_code([prepared, config], names=texts(settings))
+        self.code = {method.name: {**shared, **method.code} for method in prepared.methods}
 
     def run(self, command: str) -> dict[str, Any]:
         config, folder = self.config, self.folder
@@ -191,7 +191,7 @@ class Study:
         data = {task.name: self.prepared.fingerprint(task.name) for task in self.prepared.tasks}
         absent = dict(self.prepared.absent)
         config = {key: value for key, value in plain(asdict(self.config)).items() if key != "loggers"}
-        return digest([config, data, absent, self.user_code, self.code, judge_fingerprint(self.config.experiment)])
+        return digest([config, data, absent, self.code, conditions(), judge_fingerprint(self.config.experiment)])
 
     def _refuse_stale(self) -> None:
         """Compare every stored fit of a method and task of this call with what it would be stored under now."""
@@ -266,9 +266,8 @@ class Study:
     def identity(self, cell: Cell) -> dict[str, Any]:
         """Everything that determines a cell's numbers."""
         settings = {k: v for k, v in plain(asdict(self.config)).items() if k not in self.config.CHOOSES}
-        data, user_code = self.prepared.fingerprint(cell.task), self.user_code[cell.method]
-        base = {"cell": asdict(cell), "settings": settings, "data": data, "code": self.code, "torch": torch.__version__}
-        return {**base, "user_code": user_code}
+        data, code = self.prepared.fingerprint(cell.task), self.code[cell.method]
+        return {"cell": asdict(cell), "settings": settings, "data": data, "code": code, **conditions()}
 
     def _fit(self, cell: Cell) -> None:
         where, identity = cell.folder(self.folder), self.identity(cell)

@@ -22,11 +22,11 @@ from arch_lab.accounting import ledger
 from arch_lab.budget import check, deviations, refuse
 from arch_lab.laws import certify_model
 from arch_lab.study import storage
+from arch_lab.study.code_identity import conditions, trial_code
 from arch_lab.study.engine import Observer, command_of, followed, verify
-from arch_lab.study.environment import PACKAGE_ROOT, code_fingerprint, cpu_name, gate_fingerprint, judge_fingerprint
-from arch_lab.study.identity import differences, digest
+from arch_lab.study.environment import cpu_name, gate_fingerprint, judge_fingerprint
+from arch_lab.study.identity import digest
 from arch_lab.study.planning import UTILISATION, gemm_rate, solved, use_threads
-from arch_lab.study.sources import user_sources
 from arch_lab.throughput.config import DECODING, LEAST_REPEATS, Group, ThroughputConfig, open_throughput
 from arch_lab.throughput.contenders import Settings
 from arch_lab.throughput.results import summarise, write_all
@@ -112,7 +112,7 @@ def build_plan(config: ThroughputConfig) -> dict[str, Any]:
         facts: dict[str, Any] = {"name": arm.name, "architecture": arm.architecture, "options": arm.options, **asdict(shape)}
         facts |= {"parameters": book.parameters, "parameters_at": {str(t): counts(t).parameters["total"] for t in sorted(config.lengths)}}
         at_match = recipe_.config(shape, vocabulary=config.vocabulary, max_tokens=config.match_length)
-        facts["user_code"] = user_sources(at_match.build("meta"), type(recipe_))
+        facts["code"] = trial_code([at_match.build("meta"), recipe_], also=[(Timer.__module__, Timer.__name__)])
         facts["deviation"] = deviations(facts, config.budget.to_json())
         arms.append({**facts, "components": [asdict(c) for c in book.components]})
     misses = check(arms, budget)
@@ -231,12 +231,9 @@ def _report_again(folder: Path, study: dict[str, Any], observer: Observer) -> di
 def identity(config: ThroughputConfig, arms: list[dict[str, Any]]) -> dict[str, Any]:
     """Everything that determines a time, as far as a file can say it."""
     said = {k: v for k, v in config.to_dict().items() if k not in ("description", "threads")}
-    own = {p.name: digest(p.read_text(encoding="utf-8")) for p in sorted((PACKAGE_ROOT / "arch_lab/throughput").glob("*.py"))}
-    timing = {name: own[f"{name}.py"] for name in ("config", "contenders", "timing", "work")}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
-    machine = {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
-    user_code = {name: source for arm in arms for name, source in arm["user_code"].items()}
-    return {**said, **machine, "code": digest([code_fingerprint(), timing]), "user_code": user_code}
+    code = {name: source for arm in arms for name, source in arm["code"].items()}
+    return {**said, "device": device, **conditions(), "code": code}
 
 
 def _refuse_changed(folder: Path, now: dict[str, Any]) -> None:
@@ -244,9 +241,9 @@ def _refuse_changed(folder: Path, now: dict[str, Any]) -> None:
     if not (folder / CELLS).is_file():
         return
     before = sealed.read(folder / IDENTITY, advice=f"delete {folder} to time again")
-    changed = differences({k: v for k, v in before.items() if k != sealed.CHECKSUM}, now)
-    if changed:
-        raise files.OutputError(storage.refusal(folder, changed, "times"))
+    before.pop(sealed.CHECKSUM, None)
+    if digest(before) != digest(now):
+        raise files.OutputError(storage.refusal(folder, before, now, "times"))
 
 
 def kept(folder: Path, config: ThroughputConfig, timed_as: dict[str, Any]) -> list[Row]:

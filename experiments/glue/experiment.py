@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from arch_lab import files
 from arch_lab.metrics.classification import confusion_matrix
-from arch_lab.study.environment import code_fingerprint, experiment_fingerprint
+from arch_lab.study.code_identity import conditions, texts, trial_code
 from arch_lab.study.identity import digest
 from arch_lab.tasks import Cell, Fitted, Method, Task, TaskEngine, TaskStudyConfig
 from blocks.errors import ConfigError
@@ -50,10 +50,10 @@ class GluePrepared:
 
     @property
     def methods(self) -> tuple[Method, ...]:
-        found = [Method(name=name, facts=arm.facts, user_code=arm.user_code) for name, arm in self.arms.items()]
+        found = [Method(name=name, facts=arm.facts, code=arm.code) for name, arm in self.arms.items()]
         if self.config.scratch:
             found += [
-                Method(name=f"{name}{SCRATCH}", facts={**arm.facts, "pretraining": "none"}, user_code=arm.user_code)
+                Method(name=f"{name}{SCRATCH}", facts={**arm.facts, "pretraining": "none"}, code=arm.code)
                 for name, arm in self.arms.items()
             ]
         if self.config.baselines:
@@ -166,7 +166,7 @@ class GluePrepared:
         body = arm.body(cell.seed, scratch=scratch)
         path = study_folder(folder) / "from_mnli" / f"{cell.method}_seed-{cell.seed}.pt"
         settings = [asdict(self.config.from_mnli), asdict(self.config.finetuning), cell.method, cell.seed]
-        code = [code_fingerprint(), experiment_fingerprint("glue")]
+        code = [arm.code, trial_code([self], names=texts(settings)), conditions()]
         identity = digest([settings, code, mnli.fingerprint, arm.fingerprint(cell.seed)])
         kept = _kept(path)
         if kept.get("identity") == identity:

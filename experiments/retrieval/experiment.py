@@ -104,10 +104,10 @@ class PreparedRetrieval:
                 **costs,
                 "pretrained": f"{arm.score} at {arm.learning_rate:g}, seed {next(iter(arm.runs))}",
             }
-            found.append(Method(name=arm.name, facts=facts, user_code=arm.user_code))
+            found.append(Method(name=arm.name, facts=facts, code=arm.code))
             if self.config.zero_shot:
                 name = arm.name + ZERO_SHOT
-                found.append(Method(name=name, tuned=False, seeded=False, baseline=True, facts=facts, user_code=arm.user_code))
+                found.append(Method(name=name, tuned=False, seeded=False, baseline=True, facts=facts, code=arm.code))
         found += [
             Method(name="bm25", tuned=False, seeded=False, baseline=True, facts={"texts": "cut, as for the encoders"}),
             Method(name="bm25_whole", tuned=False, seeded=False, baseline=True, facts={"texts": "whole"}),
