@@ -1,12 +1,20 @@
 """Laws that blocks and whole models must keep: for this repository's studies and tests, and for yours.
 
-``certify_block("my_package:MyBlock")`` reports on one block; ``laws_for`` gives the laws to pytest; ``LAWS[name].probe``
-tries one law at one shape (shapes and seeds for property tests come from ``arch_lab.laws.strategies``, which needs hypothesis).
-``require_causal(model, ...)`` certifies a model before any score of it is shown. ``arch_lab.laws.tolerances`` defines "equal".
+``certify_block("my_package:MyBlock")`` reports on one block; ``laws_for`` gives the laws to pytest;
+``LAWS[name].probe`` tries one law at one shape. Shapes and seeds for property tests come from
+``arch_lab.laws.strategies``, which needs hypothesis. ``require_causal(model, ...)`` certifies a model before
+any score of it is shown. ``arch_lab.laws.tolerances`` defines "equal".
 """
 
 from arch_lab.laws.cases import Case, cases
-from arch_lab.laws.certificate import PROTOCOL, Certificate, LeakError, certify_model, require_causal
+from arch_lab.laws.certificate import (
+    PROTOCOL,
+    Certificate,
+    LeakError,
+    certificate_line,
+    certify_model,
+    require_causal,
+)
 from arch_lab.laws.laws import LAWS, Law, attempt, certify_block, check, entry_of, shapes
 from arch_lab.laws.pytest_entry import LawBroken, laws_for
 from arch_lab.laws.result import BlockReport, Broken, Example, LawResult
@@ -28,6 +36,7 @@ __all__ = [
     "Subject",
     "attempt",
     "cases",
+    "certificate_line",
     "certify_block",
     "certify_model",
     "check",

@@ -1,8 +1,9 @@
-"""Law 5: FLOPs = what a counted graph executes, parameters = what is built, state bytes = bytes really held. Equal, not close.
+"""Law 5: declared FLOPs, parameters and state bytes equal those of the block that runs.
 
 Legend: B batch, T tokens.
-The graph runs on the meta device under ``arch_lab.accounting.counter``, our formulas for attention, transforms and custom
-operators. Elementwise work is an estimate by definition and is not compared.
+Equal, not close. The graph is counted on the meta device by ``arch_lab.accounting.counter``, with our
+formulas for attention, transforms and custom operators. Elementwise work is an estimate by definition and is
+not compared.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 
-from arch_lab.laws.anchored import staged
 from arch_lab.laws.decoding import CHUNK, chunkings, state_makers
 from arch_lab.laws.result import Broken
+from arch_lab.laws.staged import staged
 from arch_lab.laws.subject import Subject
 from arch_lab.models.model import on_meta
 from blocks.contract import SequenceMixer, tensors_nbytes
@@ -41,7 +42,8 @@ def _checked(subject: Subject, tokens: int) -> Cost:
         if type(value) is not int or value < 0:
             raise Broken(f"cost({tokens}).{f.name} is {value!r}: costs are exact integers, 0 or more")
     if subject.module.flops(tokens) != cost.forward(1):
-        raise Broken(f"flops({tokens}) is {subject.module.flops(tokens)}, but cost({tokens}) adds up to {cost.forward(1)}")
+        flops = subject.module.flops(tokens)
+        raise Broken(f"flops({tokens}) is {flops}, but cost({tokens}) adds up to {cost.forward(1)}")
     return cost
 
 
@@ -55,7 +57,8 @@ def _flops(subject: Subject, cost: Cost, batch: int, tokens: int) -> None:
     with torch.no_grad():
         counted = count_forward(lambda: twin(x))
     if counted.unknown:
-        raise Broken(f"the counter has no formula for {', '.join(counted.unknown)}; register one (torch.utils.flop_counter)")
+        operators = ", ".join(counted.unknown)
+        raise Broken(f"the counter has no formula for {operators}; register one (torch.utils.flop_counter)")
     stated = {"matmul": batch * cost.matmul + cost.shared_matmul, "fft": batch * cost.fft + cost.shared_fft}
     for kind, flops in stated.items():
         executed = getattr(counted, kind)
@@ -82,10 +85,13 @@ def _parameters(subject: Subject) -> None:
         raise Broken(f"parameters differ between the meta device and memory, first {odd[0]!r} {odd[1]}")
     loose = [name for name, buffer in subject.module.named_buffers() if buffer.requires_grad]
     if loose:
-        raise Broken(f"buffer {loose[0]!r} requires a gradient: what is trained must be a parameter, or it is not counted")
-    uninitialised = [name for name, p in subject.module.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
-    if uninitialised:
-        raise Broken(f"parameter {uninitialised[0]!r} gets its shape in the first forward: it cannot be counted before")
+        text = f"buffer {loose[0]!r} requires a gradient"
+        raise Broken(f"{text}: what is trained must be a parameter, or it is not counted")
+    lazy = nn.parameter.UninitializedParameter
+    unshaped = [name for name, p in subject.module.named_parameters() if isinstance(p, lazy)]
+    if unshaped:
+        text = f"parameter {unshaped[0]!r} gets its shape in the first forward"
+        raise Broken(f"{text}: it cannot be counted before")
 
 
 @torch.no_grad()
@@ -94,7 +100,8 @@ def _state(subject: Subject, batch: int, tokens: int, seed: int) -> None:
     assert isinstance(mixer, SequenceMixer)
     x = subject.input(batch, tokens, seed)
     for make in state_makers(mixer):
-        reserved = tokens if make == mixer.reserve_state else 0  # then the bytes of all tokens are held from the first on
+        # a reserved state holds the bytes of all tokens from the first on
+        reserved = tokens if make == mixer.reserve_state else 0
         for _, chunks in chunkings(tokens, subject.window or CHUNK, seed)[:3]:
             state = make(batch, tokens)
             start = 0

@@ -1,9 +1,10 @@
 """Small configurations of any registered block: what the laws are tried on.
 
-A block may name its own: a classmethod ``law_cases() -> list[dict]`` of complete options. Otherwise they follow from the
-fields of its config. Sizes known by name get a small value (SMALL); every other field keeps its default, and one without
-a default is an error that says so. Then options are varied: flags are flipped, literals take each value, and fields
-known by name (VARIANTS) take values that make them bite, such as a window shorter than the sequences.
+A block may name its own: a classmethod ``law_cases() -> list[dict]`` of complete options. Otherwise they
+follow from the fields of its config. Sizes known by name get a small value (SMALL); every other field keeps
+its default, and one without a default is an error that says so. Then options are varied: flags are flipped,
+literals take each value, and fields known by name (VARIANTS) take values that make them bite, such as a
+window shorter than the sequences.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "window": [{"window": WINDOW, "kv_heads": 1}],
     "radius": [{"causal": False, "radius": 2}, {"causal": False, "radius": [1, 2]}],
     "kv_heads": [{"kv_heads": SMALL["heads"]}],
-    "short_taps": [{"short_taps": 5, "filter_inner": 1, "train_positions": False}],  # as in Hyena's image model
+    # as in Hyena's image model
+    "short_taps": [{"short_taps": 5, "filter_inner": 1, "train_positions": False}],
     "softcap": [{"softcap": None}, {"softcap": 2.0, "window": WINDOW}],
     "rope_factor": [{"rope_factor": 8.0, "query_scale": 0.7}],
     "rope_fraction": [{"rope_fraction": 0.5, "rope_drop": "high"}],
@@ -78,26 +80,31 @@ def cases(entry: Entry) -> list[Case]:
 
     Raises: ConfigError when a required option cannot be guessed, naming it and the way out (``law_cases``).
     """
-    own = getattr(entry.block, "law_cases", None)
-    if own is not None:
-        given = own()
-        if not given:
-            raise ConfigError(f"block {entry.name!r}: law_cases() returned no cases")
-        for options in given:
-            entry.config.from_options(options, where=f"block {entry.name!r}, law_cases")
-        return [Case(name=_named(options) or "as given", options=dict(options), first=i == 0) for i, options in enumerate(given)]
-
+    law_cases = getattr(entry.block, "law_cases", None)
+    if law_cases is not None:
+        return _listed(entry, law_cases())
     plain = _plain(entry)
-    found = [Case(name="plain", options=plain, first=True)]
-    tried = [entry.config.from_options(plain)]
+    derived = [Case(name="plain", options=plain, first=True)]
+    configs = [entry.config.from_options(plain)]
     for change in _changes(entry.config):
         options = plain | change
-        config = _configured(entry, options)
-        if config is None or config in tried:
+        config = _config_or_none(entry, options)
+        if config is None or config in configs:
             continue  # options that exclude each other, or a variant that is the default
-        tried.append(config)
-        found.append(Case(name=_named(change), options=options))
-    return found
+        configs.append(config)
+        derived.append(Case(name=_described(change), options=options))
+    return derived
+
+
+def _listed(entry: Entry, all_options: list[dict[str, Any]]) -> list[Case]:
+    """The configurations that a block names itself. Raises: ConfigError for none, or for wrong options."""
+    if not all_options:
+        raise ConfigError(f"block {entry.name!r}: law_cases() returned no cases")
+    for options in all_options:
+        entry.config.from_options(options, where=f"block {entry.name!r}, law_cases")
+    names = [_described(options) or "as given" for options in all_options]
+    pairs = enumerate(zip(names, all_options, strict=True))
+    return [Case(name=name, options=dict(options), first=i == 0) for i, (name, options) in pairs]
 
 
 def _plain(entry: Entry) -> dict[str, Any]:
@@ -110,7 +117,8 @@ def _plain(entry: Entry) -> dict[str, Any]:
     try:
         entry.config.from_options(options, where=f"block {entry.name!r}")
     except ConfigError as error:
-        raise ConfigError(f"{error}; the laws tried {_named(options)}: give the block a classmethod law_cases()") from None
+        text = f"{error}; the laws tried {_described(options)}: give the block a classmethod law_cases()"
+        raise ConfigError(text) from None
     return options
 
 
@@ -129,26 +137,26 @@ def _guess(entry: Entry, name: str) -> Any:
 def _changes(config: type[BlockConfig]) -> list[dict[str, Any]]:
     """What to vary, in order: the direction, flags, literals, then the fields known by name."""
     hints = typing.get_type_hints(config)
-    known = {f.name: f for f in fields(config)}
+    by_name = {f.name: f for f in fields(config)}
     flips: list[dict[str, Any]] = []
-    for name, f in known.items():
+    for name, f in by_name.items():
         if hints[name] is bool and f.default is not MISSING:
             flips.append({name: not f.default})
         elif typing.get_origin(hints[name]) is typing.Literal:
             flips += [{name: value} for value in typing.get_args(hints[name])]
-    turned = [change for change in flips if "causal" in change]
-    both = [turned[0] | change for change in flips if turned and change != turned[0]]
+    directions = [change for change in flips if "causal" in change]
+    both = [directions[0] | change for change in flips if directions and change != directions[0]]
     # a variant may set what a config does not have: a window without grouped heads
-    named = [{k: v for k, v in change.items() if k in known} for name, changes in VARIANTS.items() if name in known for change in changes]
-    return [*flips, *both, *named]
+    variants = [change for name in VARIANTS if name in by_name for change in VARIANTS[name]]
+    return [*flips, *both, *({k: v for k, v in change.items() if k in by_name} for change in variants)]
 
 
-def _configured(entry: Entry, options: dict[str, Any]) -> BlockConfig | None:
+def _config_or_none(entry: Entry, options: dict[str, Any]) -> BlockConfig | None:
     try:
         return entry.config.from_options(options)
     except ConfigError:
         return None
 
 
-def _named(options: dict[str, Any]) -> str:
+def _described(options: dict[str, Any]) -> str:
     return ",".join(f"{name}={value}" for name, value in options.items())

@@ -1,8 +1,8 @@
 """Law 3: token by token = prefill in any chunking = the parallel forward.
 
 Legend: B batch, T tokens, w window.
-Chunks of w-1, w, w+1 and 2w+1 tokens wrap a cache in every way it can be wrapped: a ring that overwrites while it is
-filled is right for chunks that fit and wrong for the first one that does not.
+Chunks of w-1, w, w+1 and 2w+1 tokens wrap a cache in every way it can be wrapped: a ring that overwrites
+while it is filled is right for chunks that fit and wrong for the first one that does not.
 """
 
 from __future__ import annotations
@@ -12,50 +12,54 @@ from random import Random
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from arch_lab.laws import tolerances
+from arch_lab.laws.moves import first_position, ratio, scale_of
 from arch_lab.laws.result import Broken
-from arch_lab.laws.subject import Subject, first_position, ratio, scale_of
+from arch_lab.laws.subject import Subject
 from blocks.contract import SequenceMixer
 from blocks.errors import ConfigError
 
+STEPS = "step by step"
 CHUNK = 4  # stands in for the window of a mixer without one
 
 
 @torch.no_grad()
 def decoding(subject: Subject, batch: int, tokens: int, seed: int) -> float:
-    """The largest difference between decoding and the parallel forward, relative to max |y|. Raises: Broken."""
+    """The largest difference of decoding from the parallel forward, a share of max |y|. Raises: Broken."""
     mixer: Any = subject.module  # a sequence mixer, or a whole model
     x = subject.input(batch, tokens, seed)
-    y = subject(x)
-    worst, limit = 0.0, tolerances.decoding(mixer).bound
-    for how, chunks in chunkings(tokens, subject.window or CHUNK, seed):
-        # a state made for exactly T tokens, and one made for more; one that grows, and one that takes its memory at once
+    y, worst = subject(x), 0.0
+    for method, chunks in chunkings(tokens, subject.window or CHUNK, seed):
+        # a state made for exactly T tokens, and one for more; one that grows, and one that reserves its memory
         makers = state_makers(mixer)
-        state = makers[len(chunks) // 2 % len(makers)](batch, tokens if len(chunks) % 2 else subject.longest)
-        start = 0
-        for size in chunks:
-            if how == "step by step":
-                part, state = mixer.step(x[:, start], state)
-                part = part.unsqueeze(1)
-            else:
-                part, state = mixer.prefill(x[:, start : start + size], state)
-            expected = y[:, start : start + size]
-            if part.shape != expected.shape:
-                raise Broken(f"{how}: {tuple(part.shape)} comes back for {size} tokens, expected {tuple(expected.shape)}")
-            deviation = ratio(part - expected, y)
-            worst = max(worst, deviation)
-            if not deviation <= limit:
-                _, t = first_position(part - expected, limit * scale_of(y))
-                raise Broken(
-                    f"decoding {how} gives a different output {start + t} than the parallel forward",
-                    size=deviation,
-                    bound=limit,
-                    unit="of max |y|",
-                    t=start + t,
-                    s=start,
-                )
-            start += size
+        make = makers[len(chunks) // 2 % len(makers)]
+        state = make(batch, tokens if len(chunks) % 2 else subject.longest)
+        worst = max(worst, _decoded(mixer, x, y, state, chunks, method))
+    return worst
+
+
+def _decoded(mixer: Any, x: Tensor, y: Tensor, state: Any, chunks: list[int], method: str) -> float:
+    """The largest difference from ``y`` when ``x`` is decoded in ``chunks``. Raises: Broken."""
+    start, worst, limit = 0, 0.0, tolerances.decoding(mixer).bound
+    for size in chunks:
+        if method == STEPS:
+            output, state = mixer.step(x[:, start], state)
+            output = output.unsqueeze(1)
+        else:
+            output, state = mixer.prefill(x[:, start : start + size], state)
+        expected = y[:, start : start + size]
+        if output.shape != expected.shape:
+            shapes = f"{tuple(output.shape)} comes back for {size} tokens, expected {tuple(expected.shape)}"
+            raise Broken(f"{method}: {shapes}")
+        deviation = ratio(output - expected, y)
+        worst = max(worst, deviation)
+        if not deviation <= limit:
+            t = start + first_position(output - expected, limit * scale_of(y))[1]
+            text = f"decoding {method} gives a different output {t} than the parallel forward"
+            raise Broken(text, size=deviation, bound=limit, unit="of max |y|", t=t, s=start)
+        start += size
     return worst
 
 
@@ -66,28 +70,29 @@ def state_makers(mixer: Any) -> list[Callable[[int, int], Any]]:
 
 
 def chunkings(tokens: int, window: int, seed: int) -> list[tuple[str, list[int]]]:
-    """(description, sizes) of ways to cut ``tokens``: one by one, at once, around the window, one drawn at random."""
-    found = [("step by step", [1] * tokens), ("in one prefill", [tokens])]
+    """(method, sizes) of ways to cut ``tokens``: one by one, at once, around the window, one at random."""
+    methods = [(STEPS, [1] * tokens), ("in one prefill", [tokens])]
     for size in (window - 1, window, window + 1, 2 * window + 1):
         if 0 < size < tokens:
-            found.append((f"in chunks of {size}", _cut(tokens, [size] * tokens)))
+            methods.append((f"in chunks of {size}", _cut(tokens, [size] * tokens)))
     if tokens > window + 1:
         # first fill the cache past its end, then go on by one: what a prompt and its continuation do
-        found.append((f"in a prefill of {window + 1}, then one by one", _cut(tokens, [window + 1] + [1] * tokens)))
+        sizes = _cut(tokens, [window + 1] + [1] * tokens)
+        methods.append((f"in a prefill of {window + 1}, then one by one", sizes))
     if tokens > 2:
         draw = Random(seed)
         sizes = [draw.randint(1, max(2, tokens // 2)) for _ in range(tokens)]
-        found.append(("in random chunks", _cut(tokens, sizes)))
-    return found
+        methods.append(("in random chunks", _cut(tokens, sizes)))
+    return methods
 
 
 def _cut(tokens: int, sizes: list[int]) -> list[int]:
-    cut: list[int] = []
+    chunks: list[int] = []
     for size in sizes:
-        if sum(cut) >= tokens:
+        if sum(chunks) >= tokens:
             break
-        cut.append(min(size, tokens - sum(cut)))
-    return cut
+        chunks.append(min(size, tokens - sum(chunks)))
+    return chunks
 
 
 def refusal(subject: Subject) -> None:
@@ -99,4 +104,5 @@ def refusal(subject: Subject) -> None:
         mixer.init_state(1, 1)
     except ConfigError:
         return
-    raise Broken("the mixer is bidirectional, but init_state returns a state; raise self.refuse_decoding()")
+    text = "the mixer is bidirectional, but init_state returns a state"
+    raise Broken(f"{text}; raise self.refuse_decoding()")

@@ -1,9 +1,9 @@
 """The seven laws as one table, and the runner that tries them on a block.
 
 Legend: B batch, T tokens, w window.
-Deterministic: the same lengths and seeds each time. The lengths are short, odd, prime, powers of two plus one and those
-around the block's window, in rising order; when one fails, shorter ones and single rows are tried until the smallest
-failing example is found.
+Deterministic: the same lengths and seeds each time. The lengths are short, odd, prime, powers of two plus one
+and those around the block's window, in rising order; when one fails, shorter ones and single rows are tried
+until the smallest failing example is left.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ Probe = Callable[[Subject, int, int, int], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Law:
-    """``probe(subject, batch, tokens, seed)`` returns the worst number seen and raises Broken when the law fails.
+    """``probe(subject, batch, tokens, seed)`` returns the worst number and raises Broken when the law fails.
 
-    ``bound``: what that number may be at most on a module; a probe with several bounds returns a Share instead.
+    ``bound``: the most that number may be on a module; a probe with several bounds returns a Share instead.
     """
 
     name: str
@@ -53,12 +53,14 @@ class Law:
     draws: int = 1  # seeds a length: hard selections change for some draws only
 
 
+MUST = "must not change outputs before s, and must change outputs from s on"
+NEAR = "float32 is near float64 and bfloat16 near float32"
 LAWS: dict[str, Law] = {
     law.name: law
     for law in (
         Law(
             name="causality",
-            says="changing tokens at positions >= s must not change outputs before s, and must change outputs from s on",
+            says=f"changing tokens at positions >= s {MUST}",
             probe=causality,
             bound=same_length,
             lengths=(1, 2, 3, 7, 17, 33, 65),
@@ -101,11 +103,16 @@ LAWS: dict[str, Law] = {
         ),
         Law(
             name="numerics",
-            says="float32 is near float64 and bfloat16 near float32; compiled equals eager; gradients equal finite differences",
+            says=f"{NEAR}; compiled equals eager; gradients equal finite differences",
             probe=numerics,
             lengths=(1, 5, 9, 33),
         ),
-        Law(name="round trip", says="state dict, config and registered name rebuild the same function", probe=round_trip, lengths=(1, 9)),
+        Law(
+            name="round trip",
+            says="state dict, config and registered name rebuild the same function",
+            probe=round_trip,
+            lengths=(1, 9),
+        ),
     )
 }
 POSITION_WISE = "acts on each position alone and keeps no state"
@@ -116,12 +123,13 @@ BIDIRECTIONAL = "bidirectional: every output may depend on every token"
 def inapplicable(law: Law, subject: Subject) -> str:
     """Why ``law`` does not apply to this case; empty when it does.
 
-    Raises: Broken when the block excuses itself from a law that its own claims put it under; ConfigError when the law it
-    names does not exist.
+    Raises: Broken when the block excuses itself from a law that its own claims put it under; ConfigError when
+    the law it names does not exist.
     """
     for name in subject.declared:
         if name not in LAWS:
-            raise ConfigError(f"block {subject.name!r}: not_applicable names an unknown law {name!r}{did_you_mean(name, LAWS)}")
+            text = f"not_applicable names an unknown law {name!r}{did_you_mean(name, LAWS)}"
+            raise ConfigError(f"block {subject.name!r}: {text}")
     if subject.pools and law.name in ("causality", "prefix consistency", "decoding"):
         return POOLED
     if law.name == "decoding" and not subject.mixes:
@@ -132,28 +140,31 @@ def inapplicable(law: Law, subject: Subject) -> str:
         return BIDIRECTIONAL
     reason = subject.declared.get(law.name, "")
     if reason and law.name == "causality":
-        raise Broken(f"the block is marked causal but declares causality not applicable ({reason}); set `causal` to False instead")
+        text = f"the block is marked causal but declares causality not applicable ({reason})"
+        raise Broken(f"{text}; set `causal` to False instead")
     if reason and law.name == "isolation" and subject.mixes:
         _refuses_documents(subject, reason)
     return reason
 
 
 def _refuses_documents(subject: Subject, reason: str) -> None:
-    """A mixer that cannot isolate must refuse packed input, and still keep batch rows apart. Raises: Broken."""
+    """A mixer that cannot isolate must refuse packed input, and keep batch rows independent. Raises: Broken."""
     x = subject.input(2, 3, 0)
     try:
         subject.module(x, torch.tensor([[1, 1, 2]] * 2))
     except ConfigError:
         rows(subject, 2, 3, 0)
         return
-    raise Broken(f"the block declares isolation not applicable ({reason}) but accepts packed documents; raise ConfigError")
+    text = f"the block declares isolation not applicable ({reason}) but accepts packed documents"
+    raise Broken(f"{text}; raise ConfigError")
 
 
 def shapes(law: Law, subject: Subject) -> list[tuple[int, int, int]]:
     """(batch, tokens, seed) to try, short ones first; the batch goes round 1, 2, 3 while that is cheap."""
     w = subject.window
-    around = (w - 1, w, w + 1, 2 * w + 1) if law.around_window and w else ()
-    lengths = sorted({n for n in (*law.lengths, *around, min(subject.longest, max(law.lengths))) if 1 <= n <= subject.longest})
+    window_edges = (w - 1, w, w + 1, 2 * w + 1) if law.around_window and w else ()
+    candidates = (*law.lengths, *window_edges, min(subject.longest, max(law.lengths)))
+    lengths = sorted({n for n in candidates if 1 <= n <= subject.longest})
     plan = []
     for i, n in enumerate(lengths):
         draws, batches = (law.draws, 3) if n <= CHEAP else (1, 1 + (n < LONGEST))
@@ -180,15 +191,16 @@ def check(law: Law, subject: Subject) -> LawResult:
 
 
 def attempt(law: Law, subject: Subject, batch: int, tokens: int, seed: int) -> float | Broken:
-    """The worst number of one probe, or what it found broken; an exception of the block itself is a broken law too."""
+    """The worst number of one probe, or how the law is broken: an exception of the block counts as broken."""
     try:
         return law.probe(subject, batch, tokens, seed)
     except Broken as broken:
         return broken
     except Exception as error:  # third-party code: anything may happen, and it happens to the law being tried
         # raised while a law compared what came back: an output of the wrong kind, say
-        where = "the outputs could not be checked" if Path(_innermost(error)).parent == Path(__file__).parent else "the block raised"
-        return Broken(f"{where}: {describe(error)}")
+        is_ours = Path(_innermost(error)).parent == Path(__file__).parent
+        what = "the outputs could not be checked" if is_ours else "the block raised"
+        return Broken(f"{what}: {describe(error)}")
 
 
 def _innermost(error: BaseException) -> str:
@@ -204,15 +216,16 @@ def _smallest(law: Law, subject: Subject, batch: int, tokens: int, seed: int, br
         return _shortest_long(law, subject, tokens, seed, broken)
     for n in range(1, tokens + 1):
         for b in range(1, batch + 1):
-            found = attempt(law, subject, b, n, seed)
-            if isinstance(found, Broken):
-                return _failed(law, subject, b, n, found)
+            outcome = attempt(law, subject, b, n, seed)
+            if isinstance(outcome, Broken):
+                return _failed(law, subject, b, n, outcome)
     return _failed(law, subject, batch, tokens, broken)
 
 
 def _shortest_long(law: Law, subject: Subject, tokens: int, seed: int, broken: Broken) -> LawResult:
-    """Halves the gap between a length that passes and one that fails: exact where the leak has one threshold."""
-    passes = max((n for n in (subject.longest, *long_lengths(subject)) if n < tokens), default=subject.longest)
+    """Halve the gap between a length that passes and one that fails: exact for a leak with one threshold."""
+    shorter = (n for n in (subject.longest, *long_lengths(subject)) if n < tokens)
+    passes = max(shorter, default=subject.longest)
     while tokens - passes > 1:
         middle = (passes + tokens) // 2
         outcome = attempt(law, subject, 1, middle, seed)
@@ -236,7 +249,8 @@ def _failed(law: Law, subject: Subject, batch: int, tokens: int, broken: Broken)
         bound=broken.bound,
         unit=broken.unit,
     )
-    share = None if broken.size is None or broken.bound is None else Share(broken.size, broken.bound, broken.unit)
+    is_measured = broken.size is not None and broken.bound is not None
+    share = Share(broken.size, broken.bound, broken.unit) if is_measured else None  # type: ignore[arg-type]
     return LawResult(law=law.name, status="failed", share=share, example=example)
 
 
@@ -253,20 +267,20 @@ def entry_of(block: str | Entry | type[Block]) -> Entry:
 def certify_block(block: str | Entry | type[Block], *, laws: Iterable[str] | None = None) -> BlockReport:
     """Every law on every case of one block.
 
-    Raises: ConfigError when the block is unknown or no configuration of it can be found (see arch_lab.laws.cases).
+    Raises: ConfigError when the block is unknown or has no configuration to try (see arch_lab.laws.cases).
     """
     entry = entry_of(block)
-    tried = cases(entry)
-    wanted = [LAWS[name] for name in (laws or LAWS)]
-    subjects, broken = _built(entry, tried)
-    results = [broken[law.name] if law.name in broken else _combined(law, subjects) for law in wanted]
-    return BlockReport(block=entry.name, kind=entry.kind, cases=tuple(case.name for case in tried), laws=tuple(results))
+    all_cases = cases(entry)
+    subjects, broken = _built(entry, all_cases)
+    results = [broken.get(name) or _combined(LAWS[name], subjects) for name in (laws or LAWS)]
+    names = tuple(case.name for case in all_cases)
+    return BlockReport(block=entry.name, kind=entry.kind, cases=names, laws=tuple(results))
 
 
-def _built(entry: Entry, tried: list[Case]) -> tuple[list[Subject], dict[str, LawResult]]:
+def _built(entry: Entry, all_cases: list[Case]) -> tuple[list[Subject], dict[str, LawResult]]:
     """The subjects; a block that cannot be built fails every law with what it raised."""
     subjects: list[Subject] = []
-    for case in tried:
+    for case in all_cases:
         try:
             subjects.append(subject_of(entry, case))
         except Exception as error:
@@ -277,7 +291,7 @@ def _built(entry: Entry, tried: list[Case]) -> tuple[list[Subject], dict[str, La
 
 
 def _combined(law: Law, subjects: list[Subject]) -> LawResult:
-    """One result for all cases: the first failure, else the worst number; not applicable only when it never applies."""
+    """One result for all cases: the first failure, else the worst number."""
     worst: Share | None = None
     reasons: dict[str, str] = {}
     for subject in subjects:
@@ -290,13 +304,14 @@ def _combined(law: Law, subjects: list[Subject]) -> LawResult:
             assert result.share is not None
             worst = result.share if worst is None else max(worst, result.share)
     if worst is None:
-        return LawResult(law=law.name, status="not_applicable", reason=next(iter(reasons.values()), "no case to try it on"))
+        reason = next(iter(reasons.values()), "no case to try it on")
+        return LawResult(law=law.name, status="not_applicable", reason=reason)
     return LawResult(law=law.name, status="passed", share=worst, notes=exceptions(reasons))
 
 
 def exceptions(reasons: dict[str, str]) -> tuple[str, ...]:
     """One note for each reason: the configurations a law does not apply to. ``reasons`` by configuration."""
-    together: dict[str, list[str]] = {}
-    for case, why in reasons.items():
-        together.setdefault(why, []).append(case)
-    return tuple(f"not for {'; '.join(names)}: {why}" for why, names in together.items())
+    by_reason: dict[str, list[str]] = {}
+    for case, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(case)
+    return tuple(f"not for {'; '.join(names)}: {reason}" for reason, names in by_reason.items())

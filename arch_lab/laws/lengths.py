@@ -1,8 +1,9 @@
 """Which lengths and positions a causality probe looks at.
 
 Legend: T tokens of a row, s a split: tokens from s on (or s alone) are changed, outputs before s must stay.
-A real kernel fails at an edge: above a threshold, where a tile divides T, in the chunk after the first. So a model is probed at
-the lengths it trains and is scored at, one token less, every power of two below, and at the window and chunk sizes of its blocks.
+A real kernel fails at an edge: above a threshold, where a tile divides T, in the chunk after the first. So a
+model is probed at the lengths it trains and is scored at, one token less, every power of two below, and at
+the window and chunk sizes of its blocks.
 """
 
 from __future__ import annotations
@@ -20,22 +21,29 @@ SHORT, ODD = 17, 33  # no power of two divides them; of the first every position
 TILES = (256, 128, 64, 32)
 SIZES = 8  # most window and chunk sizes of one model that get lengths of their own
 SIZE_NAME = re.compile(
-    r"window|chunk|block|tile|group|span|stride|segment|bucket|radius|taps|kernel|page|start|after|beyond", re.IGNORECASE
+    r"window|chunk|block|tile|group|span|stride|segment|bucket|radius|taps|kernel|page|start|after|beyond",
+    re.IGNORECASE,
 )
 
 
-def probe_lengths(targets: Iterable[int], sizes: Iterable[int] = (), *, most: int | None = None) -> list[int]:
+def probe_lengths(
+    targets: Iterable[int],
+    sizes: Iterable[int] = (),
+    *,
+    limit: int | None = None,
+) -> list[int]:
     """Lengths to probe, ascending: ``targets``, one less, powers of two below, each size with its neighbours.
 
-    ``most``: the longest row the model takes. Nothing beyond the longest target is probed: nothing is ever run there.
+    ``limit``: the longest row the model takes. Nothing beyond the longest target is probed: nothing runs
+    there.
     """
-    wanted = {min(t, most) if most else t for t in targets}
-    longest = max(wanted)
-    wanted |= {t - 1 for t in wanted}
-    wanted |= {1 << i for i in range(longest.bit_length())}
+    lengths = {min(n, limit) if limit else n for n in targets}
+    longest = max(lengths)
+    lengths |= {n - 1 for n in lengths}
+    lengths |= {1 << i for i in range(longest.bit_length())}
     for size in sizes:
-        wanted |= neighbours(size)
-    return sorted(n for n in wanted | {SHORT, ODD} if 1 <= n <= longest)
+        lengths |= neighbours(size)
+    return sorted(n for n in lengths | {SHORT, ODD} if 1 <= n <= longest)
 
 
 def neighbours(size: int) -> set[int]:
@@ -44,7 +52,7 @@ def neighbours(size: int) -> set[int]:
 
 
 def sizes_of(model: nn.Module, longest: int) -> list[int]:
-    """Window, chunk, block and tile sizes in the configs and attributes of all modules, the largest ``SIZES`` below ``longest``."""
+    """Window, chunk, block and tile sizes in configs and attributes of all modules, the largest first."""
     numbers = {size for module in model.modules() for size in _sizes(module)}
     return sorted((n for n in numbers if 2 <= n <= longest), reverse=True)[:SIZES]
 
@@ -52,7 +60,9 @@ def sizes_of(model: nn.Module, longest: int) -> list[int]:
 def _sizes(module: nn.Module) -> Iterator[int]:
     config = getattr(module, "config", None)
     options = {f.name: getattr(config, f.name, None) for f in fields(config)} if is_dataclass(config) else {}
-    constants = {name: value for cls in type(module).__mro__ if not _is_torch(cls) for name, value in vars(cls).items()}
+    constants: dict[str, Any] = {}
+    for cls in type(module).__mro__:
+        constants |= {} if _is_torch(cls) else vars(cls)
     for name, value in {**constants, **vars(module), **options}.items():
         if SIZE_NAME.search(name):
             yield from _integers(value)
@@ -72,7 +82,7 @@ def _integers(value: Any) -> Iterator[int]:
 
 
 def splits(length: int, count: int, draw: Random, sizes: Iterable[int] = ()) -> list[int]:
-    """At most ``count`` split positions in 1 … length-1, over the whole row: the last, edges of tiles, random ones.
+    """At most ``count`` positions in 1 … length-1, over the whole row: the last, edges of tiles, random ones.
 
     All of them where they fit. Random positions are drawn one from each of equal parts of the row.
     """
@@ -86,9 +96,9 @@ def splits(length: int, count: int, draw: Random, sizes: Iterable[int] = ()) -> 
 
 
 def _edges(length: int, sizes: Iterable[int]) -> list[int]:
-    """Positions where code changes its ways, the likeliest first: the last token, sizes, powers of two, tiles, and beside them."""
+    """Positions where code takes another path: the last token, sizes, powers of two, tiles, and neighbours."""
     powers = [1 << i for i in reversed(range(length.bit_length()))]
     exact = [length - 1, *(n * k for n in sizes for k in (1, 2)), *powers[:4]]
     exact += [n for tile in TILES for n in range(tile, length, tile)]
-    beside = [n + d for n in (*sizes, *powers) for d in (1, -1)]
-    return [n for n in dict.fromkeys([*exact, *beside, length - 2, length - 3]) if 1 <= n < length]
+    neighbouring = [n + d for n in (*sizes, *powers) for d in (1, -1)]
+    return [n for n in dict.fromkeys([*exact, *neighbouring, length - 2, length - 3]) if 1 <= n < length]

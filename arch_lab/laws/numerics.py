@@ -1,8 +1,8 @@
-"""Law 6: narrow numbers stay near wide ones, every way of running agrees, and gradients are those of the function.
+"""Law 6: narrow numbers stay near wide ones, all ways of running agree, gradients are those of the function.
 
 Legend: B batch, T tokens.
-bfloat16 is compared with float32 on the same rounded weights: a filter whose weights were rounded is another filter, and
-the difference would say nothing about the arithmetic.
+bfloat16 is compared with float32 on the same rounded weights: a filter whose weights were rounded is another
+filter, and the difference would say nothing about the arithmetic.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from arch_lab.laws import tolerances
+from arch_lab.laws.moves import ratio
 from arch_lab.laws.result import Broken, Share
-from arch_lab.laws.subject import Subject, ratio, training
+from arch_lab.laws.subject import Subject, training
 
 CHECKED = 6  # tokens up to which numeric gradients are taken; they cost two forwards a direction
 COMPILED = 9  # the length at which the first case is compiled: tracing takes up to a second
@@ -40,13 +41,15 @@ def _widths(subject: Subject, x: Tensor) -> float:
     y64, y32 = wide(_like(narrow, torch.float64)), single(narrow)
     if y32.dtype != torch.float32:
         raise Broken(f"float32 weights and inputs give {y32.dtype} outputs")
-    used = _within(ratio(y32.double() - y64, y64), tolerances.SINGLE, "float32 outputs lie too far from float64 on the same weights")
+    text = "float32 outputs lie too far from float64 on the same weights"
+    share = _within(ratio(y32.double() - y64, y64), tolerances.SINGLE, text)
     rounded = _like(x, torch.bfloat16)
     y16, y = half(rounded), twice(_like(rounded, torch.float32))
     if y16.dtype != torch.bfloat16:
         raise Broken(f"bfloat16 weights and inputs give {y16.dtype} outputs")
-    apart = ((y16.float() - y).norm() / y.norm().clamp_min(1e-30)).item()
-    return max(used, _within(apart, tolerances.HALF, "bfloat16 outputs lie too far from float32 on the same weights"))
+    size = ((y16.float() - y).norm() / y.norm().clamp_min(1e-30)).item()
+    text = "bfloat16 outputs lie too far from float32 on the same weights"
+    return max(share, _within(size, tolerances.HALF, text))
 
 
 def _like(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -55,30 +58,32 @@ def _like(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 @torch.no_grad()
 def _ways(subject: Subject, x: Tensor) -> float:
-    """Again, strided, in train mode, on another backend of attention: the same outputs; and the input is left alone."""
-    kept = x.clone()
+    """Again, strided, in train mode, on another backend of attention: equal outputs and an unchanged input."""
+    original = x.clone()
     y = subject(x)
-    if not torch.equal(x, kept):
+    if not torch.equal(x, original):
         raise Broken("the forward changes its input in place")
     if not torch.equal(subject(x), y):
         raise Broken("the same input gives a different output the second time")
     strided = x.repeat_interleave(2, dim=1)[:, ::2]
-    used = _agree(subject(strided), y, "a strided view of the input gives a different output")
+    share = _agree(subject(strided), y, "a strided view of the input gives a different output")
     with training(subject):
-        used = max(used, _agree(subject(x), y, "train mode gives a different output than eval mode (dropout is off)"))
+        text = "train mode gives a different output than eval mode (dropout is off)"
+        share = max(share, _agree(subject(x), y, text))
     if subject.mixes or subject.pools:
         with sdpa_kernel([SDPBackend.MATH]):
-            used = max(used, _agree(subject(x), y, "the math backend of attention gives a different output than the default one"))
-    return used
+            text = "the math backend of attention gives a different output than the default one"
+            share = max(share, _agree(subject(x), y, text))
+    return share
 
 
-def _agree(a: Tensor, b: Tensor, what: str) -> float:
-    return _within(ratio(a - b, b), tolerances.SAME_OPERATIONS, what)
+def _agree(a: Tensor, b: Tensor, text: str) -> float:
+    return _within(ratio(a - b, b), tolerances.SAME_OPERATIONS, text)
 
 
-def _within(size: float, limit: tolerances.Tolerance, what: str) -> Share:
+def _within(size: float, limit: tolerances.Tolerance, text: str) -> Share:
     if not size <= limit.bound:
-        raise Broken(what, size=size, bound=limit.bound, unit=f"of {limit.of}")
+        raise Broken(text, size=size, bound=limit.bound, unit=f"of {limit.of}")
     return Share(size, limit.bound, limit.of)
 
 
@@ -95,8 +100,8 @@ def _gradients(subject: Subject, x: Tensor) -> None:
             return subject(x)
 
     def function(*inputs: Tensor) -> Any:
-        given = {f"module.{name}": value for name, value in zip(parameters, inputs, strict=False)}
-        return torch.func.functional_call(whole, given, inputs[len(parameters) :] or (x,))
+        values = {f"module.{name}": value for name, value in zip(parameters, inputs, strict=False)}
+        return torch.func.functional_call(whole, values, inputs[len(parameters) :] or (x,))
 
     whole = Whole()
     inputs = [*parameters.values(), *([x.clone().requires_grad_()] if x.is_floating_point() else [])]
@@ -110,14 +115,15 @@ def _gradients(subject: Subject, x: Tensor) -> None:
 
 @torch.no_grad()
 def _compiled(subject: Subject, x: Tensor) -> float:
-    """Traced in one graph, run by the same operators: a block that cannot be traced whole cannot be compiled whole."""
+    """Traced in one graph, run by the same operators: only what can be traced whole compiles whole."""
     y = subject(x)
     torch._dynamo.reset()
     try:
         traced = torch.compile(subject.module, backend="eager", fullgraph=True)
         twin = traced(x)
     except Exception as error:  # whatever the tracer says, in one line
-        raise Broken(f"torch.compile(fullgraph=True) cannot trace the block: {' '.join(str(error).split())[:200]}") from None
+        reason = " ".join(str(error).split())[:200]
+        raise Broken(f"torch.compile(fullgraph=True) cannot trace the block: {reason}") from None
     finally:
         torch._dynamo.reset()
     plain = subject.module(x) if subject.reads_tokens else y

@@ -1,8 +1,9 @@
 """Isolation of poolers: the pooled vector knows the valid tokens of its own row, in order, and nothing else.
 
 Legend: B batch, T tokens, D width, pads = positions where ``valid`` is False.
-Part of law 4. One comparison holds it all: the tokens spread over a longer row with pads before, between and after them give
-what they give alone. Pads are far from zero, and a guard asks that the tokens themselves matter.
+Part of law 4. One comparison holds it all: the tokens spread over a longer row with pads before, between and
+after them give what they give alone. Pads are far from zero, and a guard asks that the tokens themselves
+matter.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ import torch
 from torch import Tensor
 
 from arch_lab.laws import tolerances
+from arch_lab.laws.moves import PAD_CONTENT, ratio, require_reaction
 from arch_lab.laws.result import Broken
-from arch_lab.laws.subject import Subject, ratio
-
-PAD_CONTENT = 50.0  # as in arch_lab.laws.isolation
+from arch_lab.laws.subject import Subject
 
 
 @torch.no_grad()
@@ -29,49 +29,57 @@ def pooling_isolation(subject: Subject, batch: int, tokens: int, seed: int) -> f
 def _pool(subject: Subject, x: Tensor, valid: Tensor | None = None) -> Tensor:
     y: Tensor = subject.module(x, valid)
     if y.shape != (x.shape[0], x.shape[2]):
-        raise Broken(
-            f"the output has shape {tuple(y.shape)} for an input of shape {tuple(x.shape)}: expected one vector of that width per row"
-        )
+        shapes = f"the output has shape {tuple(y.shape)} for an input of shape {tuple(x.shape)}"
+        raise Broken(f"{shapes}: expected one vector of that width per row")
     return y
+
+
+def _same(expected: Tensor, output: Tensor, y: Tensor, text: str) -> float:
+    """As ``require_same``; a pooled vector has no position."""
+    size, limit = ratio(output - expected, y), tolerances.OTHER_SHAPE.bound
+    if not size <= limit:
+        raise Broken(text, size=size, bound=limit, unit="of max |y|")
+    return size
 
 
 def _rows(subject: Subject, x: Tensor, seed: int) -> float:
     y = _pool(subject, x)
-    limit = tolerances.OTHER_SHAPE.bound
     every = torch.ones(x.shape[:2], dtype=torch.bool)
-    worst = _same(y, _pool(subject, x, every), y, limit, "a mask with all tokens valid gives a different vector than no mask")
-    worst = max(worst, _same(y[:1], _pool(subject, x[:1]), y, limit, "a row gives a different vector alone than in a batch"))
-    worst = max(worst, _same(y.flip(0), _pool(subject, x.flip(0)), y, limit, "the order of batch rows changes a vector"))
-    other = subject.other(x, seed + 1)
-    after = _pool(subject, torch.cat([x[:1], other[1:]]))
-    worst = max(worst, _same(y[:1], after[:1], y, limit, "changing another batch row moves the vector of this one"))
-    reaction = ratio(after[1:] - y[1:], y)
-    if not reaction >= tolerances.LIVE.bound:
-        text, unit = "changing every token of a row does not change its vector", "of max |y|, required at least"
-        raise Broken(text, size=reaction, bound=tolerances.LIVE.bound, unit=unit)
+    changed = _pool(subject, torch.cat([x[:1], subject.other(x, seed + 1)[1:]]))
+    worst = max(
+        _same(y, _pool(subject, x, every), y, "a mask with all tokens valid gives a different vector than no mask"),
+        _same(y[:1], _pool(subject, x[:1]), y, "a row gives a different vector alone than in a batch"),
+        _same(y.flip(0), _pool(subject, x.flip(0)), y, "the order of batch rows changes a vector"),
+        _same(y[:1], changed[:1], y, "changing another batch row moves the vector of this one"),
+    )
+    require_reaction(changed[1:], y[1:], y, "changing every token of a row does not change its vector")
     return worst
 
 
-def spread(x: Tensor, places: list[int], length: int, pads: Tensor) -> tuple[Tensor, Tensor]:
-    """The tokens of x at ``places`` of a row of ``length``, ``pads`` elsewhere; and the mask that says so."""
+def spread(x: Tensor, positions: list[int], length: int, pads: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens of x at ``positions`` of a row of ``length``, ``pads`` elsewhere; and the mask of tokens."""
     row, valid = pads[:, :length].clone(), torch.zeros(x.shape[0], length, dtype=torch.bool)
-    row[:, places] = x
-    valid[:, places] = True
+    row[:, positions], valid[:, positions] = x, True
     return row, valid
 
 
 def _padding(subject: Subject, x: Tensor, seed: int) -> float:
+    """Pads on the right, on the left and between the tokens, of two contents, change nothing."""
     tokens, worst = x.shape[1], 0.0
     y = _pool(subject, x)
     draw = torch.Generator().manual_seed(seed)
-    longest = tokens + 1 + int(torch.randint(4, (), generator=draw))
-    scattered = torch.randperm(longest, generator=draw)[:tokens].sort().values.tolist()
-    right, left = list(range(tokens)), list(range(longest - tokens, longest))
-    for side, places in (("on the right", right), ("on the left", left), ("between the tokens", scattered)):
-        for content in (PAD_CONTENT * subject.input(x.shape[0], longest, seed + 1), torch.zeros(x.shape[0], longest, x.shape[2])):
-            row, valid = spread(x, places, longest, content.to(x.dtype))
-            text = f"{longest - tokens} pads {side} change the vector"
-            worst = max(worst, _same(y, _pool(subject, row, valid), y, tolerances.OTHER_SHAPE.bound, text))
+    length = tokens + 1 + int(torch.randint(4, (), generator=draw))
+    positions = {
+        "on the right": list(range(tokens)),
+        "on the left": list(range(length - tokens, length)),
+        "between the tokens": torch.randperm(length, generator=draw)[:tokens].sort().values.tolist(),
+    }
+    loud = PAD_CONTENT * subject.input(x.shape[0], length, seed + 1)
+    for side, token_positions in positions.items():
+        for content in (loud, torch.zeros_like(loud)):
+            row, valid = spread(x, token_positions, length, content.to(x.dtype))
+            text = f"{length - tokens} pads {side} change the vector"
+            worst = max(worst, _same(y, _pool(subject, row, valid), y, text))
     return worst
 
 
@@ -80,30 +88,23 @@ def _empty(subject: Subject, x: Tensor, seed: int) -> float:
     y = _pool(subject, x)
     valid = torch.ones(x.shape[:2], dtype=torch.bool)
     valid[0] = False
-    found = _pool(subject, x, valid)
-    if not (found[0] == 0).all():
+    pooled = _pool(subject, x, valid)
+    if not (pooled[0] == 0).all():
         raise Broken("a row without a valid token does not give zeros")
-    return _same(y[1:], found[1:], y, tolerances.OTHER_SHAPE.bound, "an empty row moves the vector of another")
+    return _same(y[1:], pooled[1:], y, "an empty row moves the vector of another")
 
 
 @torch.enable_grad()
 def _gradient_of_pads(subject: Subject, x: Tensor, seed: int) -> None:
-    """Exactly zero at pads, finite everywhere, an empty row in the batch included: training sees gradients, not outputs."""
-    places, longest = list(range(x.shape[1])), x.shape[1] + 2
-    row, valid = spread(x, places, longest, PAD_CONTENT * subject.input(x.shape[0], longest, seed + 1))
+    """Exactly zero at pads, finite everywhere, an empty row included."""
+    positions, length = list(range(x.shape[1])), x.shape[1] + 2
+    row, valid = spread(x, positions, length, PAD_CONTENT * subject.input(x.shape[0], length, seed + 1))
     valid[0] = False
     row.requires_grad_()
     y = _pool(subject, row, valid)
-    wanted = [row, *(p for p in subject.module.parameters() if p.requires_grad)]
-    gradients = torch.autograd.grad(y.square().sum(), wanted, allow_unused=True)
+    inputs = [row, *(p for p in subject.module.parameters() if p.requires_grad)]
+    gradients = torch.autograd.grad(y.square().sum(), inputs, allow_unused=True)
     if not all(bool(g.isfinite().all()) for g in gradients if g is not None):
         raise Broken("with an empty row in the batch, gradients are not finite")
     if gradients[0] is not None and gradients[0][~valid].any():
         raise Broken("the gradient with respect to padding is not zero")
-
-
-def _same(expected: Tensor, found: Tensor, y: Tensor, limit: float, text: str) -> float:
-    size = ratio(found - expected, y)
-    if not size <= limit:
-        raise Broken(text, size=size, bound=limit, unit="of max |y|")
-    return size

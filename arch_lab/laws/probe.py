@@ -1,15 +1,15 @@
 """A copy of a model that can be asked what an output depends on, in training and in evaluation mode.
 
-Legend: B rows of one call, T tokens, s split (tokens from s on are changed), t output that moved, D width.
-Each call starts from the same random numbers, so that dropout draws the same mask before and after a change: honest noise cancels,
-and whatever still moves an earlier output is a leak.
+Legend: B rows of one call, T tokens, s first token that changes, t output that moves, D width.
+Each call starts from the same random numbers, so that dropout draws the same mask before and after a change:
+honest noise cancels, and whatever still moves an earlier output is a leak.
 """
 
 from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from arch_lab.laws.moves import moved
 from blocks.cost import Cost
-
-TINY = 1e-300  # keeps an all-zero output from dividing by zero; it then fails as not live
 
 
 @dataclass(frozen=True)
 class Mode:
-    """How a model is run: ``training`` records gradients, as a training step does; ``evaluation`` does not, as scoring does not."""
+    """How a model is run: ``train`` records gradients, as a training step does; scoring does not."""
 
     name: str
     train: bool
@@ -33,6 +32,8 @@ class Mode:
     def __str__(self) -> str:
         return f"{self.name} mode"
 
+
+OUTSIDE = "(the model outside its layers)"
 
 EVALUATION, TRAINING = Mode("evaluation", False), Mode("training", True)
 MODES = (EVALUATION, TRAINING)
@@ -51,13 +52,21 @@ class Skip(nn.Module):
 
 
 class Probe:
-    """A copy of ``model`` in ``dtype`` with parameters of order 1. ``thin``: of equal layers only the first is there.
+    """A copy of ``model`` in ``dtype`` with parameters of order 1.
 
-    ``without``: the child of each layer that is left out. Embeddings get a little of a wave that depends on the position only:
-    equal tokens would give ties, which rounding breaks one way or the other in mixers that select.
+    ``thin``: of equal layers only the first is there; ``without``: the child of each layer that is left out.
+    Embeddings get a little of a wave that depends on the position only: equal tokens would give ties, which
+    rounding breaks one way or the other in mixers that select.
     """
 
-    def __init__(self, model: nn.Module, *, thin: bool = False, without: str = "", dtype: torch.dtype = torch.float64) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        thin: bool = False,
+        without: str = "",
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
         self.model = _thinned(model) if thin else copy.deepcopy(model)
         self.model = self.model.to("cpu", dtype)
         redraw(self.model)
@@ -83,109 +92,132 @@ class Probe:
         return any(isinstance(module, Skip) for module in self.model.modules())
 
     def flops(self, tokens: int) -> float:
-        """Forward FLOPs of one row by the blocks' own formulas; by the number of parameters where there are none."""
+        """Forward FLOPs of one row by the blocks' formulas, or by the number of parameters without formulas."""
         try:
-            return max(1.0, float(sum(part.cost(tokens).forward(1) for _, part in self.parts())))  # type: ignore[operator]
+            costs = [child.cost(tokens).forward(1) for _, child in self.parts()]  # type: ignore[operator]
+            return max(1.0, float(sum(costs)))
         except Exception:  # a part without a formula, or with a wrong one: the accounting law's business
             return 2.0 * tokens * sum(p.numel() for p in self.model.parameters())
 
-    def gradients(self, tokens: Tensor, positions: list[int], mode: Mode) -> tuple[Tensor | None, Tensor | None]:
-        """Outputs (B, T, D), and (B, T) sizes of d y[i, :positions[i]] / d embedding[i, t], outputs weighted at random.
+    def gradients(
+        self,
+        tokens: Tensor,
+        positions: list[int],
+        mode: Mode,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Outputs (B, T, D), and sizes (B, T) of d y[i, :positions[i]] / d embedding[i, t], weighted at random.
 
-        None, None where there is no embedding to differentiate by; sizes are None where outputs have no gradient.
+        None, None where there is no embedding to differentiate by; sizes are None where outputs have no
+        gradient.
         """
-        read: list[Tensor] = []
+        embedded: list[Tensor] = []
 
-        def keep(_module: nn.Module, _args: Any, x: Tensor) -> Tensor:
-            read.append(x.detach().requires_grad_())
-            return read[-1]
+        def record(_module: nn.Module, _args: Any, x: Tensor) -> Tensor:
+            embedded.append(x.detach().requires_grad_())
+            return embedded[-1]
 
         embedding = getattr(self.model, "embedding", None)
         if not isinstance(embedding, nn.Module):
             return None, None
-        hook = embedding.register_forward_hook(keep)
+        hook = embedding.register_forward_hook(record)
         try:
             with torch.enable_grad():
                 y = self._run(tokens, mode, 0)
         finally:
             hook.remove()
-        if not read or not y.requires_grad:
+        if not embedded or not y.requires_grad:
             return y.detach(), None
-        before = torch.arange(y.shape[1]) < torch.tensor(positions)[:, None]
-        weights = torch.randn_like(y) * before[..., None]
-        (g,) = torch.autograd.grad((y * weights).sum(), read[0], materialize_grads=True)
+        past = torch.arange(y.shape[1]) < torch.tensor(positions)[:, None]
+        weights = torch.randn_like(y) * past[..., None]
+        (g,) = torch.autograd.grad((y * weights).sum(), embedded[0], materialize_grads=True)
         return y.detach(), g.abs().amax(dim=-1)
 
     def gradient_blame(self, tokens: Tensor, s: int, mode: Mode, limit: float) -> str:
         """The first part whose own outputs before s have a gradient with respect to its inputs from s on."""
-        calls: list[tuple[str, nn.Module, Tensor, Tensor]] = []
+        calls: list[tuple[nn.Module, Tensor, Tensor]] = []
 
-        def keep(name: str) -> Any:
-            def look(module: nn.Module, args: Any, y: Any) -> None:
-                if args and isinstance(args[0], Tensor) and isinstance(y, Tensor):
-                    calls.append((name, module, args[0], y))
+        def record(module: nn.Module, args: Any, y: Any) -> None:
+            if args and isinstance(args[0], Tensor) and isinstance(y, Tensor):
+                calls.append((module, args[0], y))
 
-            return look
-
-        hooks = [part.register_forward_hook(keep(name)) for name, part in self.parts()]
-        try:
-            with torch.enable_grad():
-                self._run(tokens, mode, 0)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        for name, part, x, y in calls:
+        with torch.enable_grad(), _hooked([child for _, child in self.parts()], record):
+            self._run(tokens, mode, 0)
+        for module, x, y in calls:
             if not (x.requires_grad and y.requires_grad):
                 continue
-            (g,) = torch.autograd.grad((y * torch.randn_like(y))[:, :s].sum(), x, retain_graph=True, materialize_grads=True)
+            weighted = (y * torch.randn_like(y))[:, :s].sum()
+            (g,) = torch.autograd.grad(weighted, x, retain_graph=True, materialize_grads=True)
             if g[:, s:].abs().max() > limit * g.abs().max():
-                return f"{name} ({type(part).__name__})"
-        return "(the model outside its layers)"
+                return self.name_of(module)
+        return OUTSIDE
 
     def outputs(self, tokens: Tensor, mode: Mode) -> dict[str, Tensor]:
-        """What each part of each layer returned, by name, in the order they ran."""
-        seen: dict[str, Tensor] = {}
+        """What each part of each layer returned at first, by name, in the order they ran."""
+        names = {module: name for name, module in self.parts()}
+        outputs: dict[str, Tensor] = {}
 
-        def keep(name: str) -> Any:
-            def look(_module: nn.Module, _args: Any, y: Any) -> None:
-                if isinstance(y, Tensor):
-                    seen.setdefault(name, y.detach())
+        def record(module: nn.Module, _args: Any, y: Any) -> None:
+            if isinstance(y, Tensor):
+                outputs.setdefault(names[module], y.detach())
 
-            return look
-
-        hooks = [module.register_forward_hook(keep(name)) for name, module in self.parts()]
-        try:
+        with _hooked(names, record):
             self(tokens, mode)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return seen
+        return outputs
 
-    def name_of(self, part: nn.Module) -> str:
-        """Where ``part`` stands in the model, and its class."""
-        name = next(name for name, module in self.model.named_modules() if module is part)
-        return f"{name} ({type(part).__name__})"
+    def first_to_move(
+        self,
+        reference: dict[str, Tensor],
+        outputs: dict[str, Tensor],
+        row: int,
+        end: int,
+        limit: float,
+    ) -> str:
+        """The first part to run whose output in ``row`` moves before ``end`` by more than ``limit``."""
+        for name, y in reference.items():
+            same_shape = y.ndim == 3 and outputs[name].shape == y.shape
+            if same_shape and not moved(outputs[name], y)[row, :end].max() <= limit:
+                return self.name_of(self.model.get_submodule(name))
+        return OUTSIDE
+
+    def name_of(self, child: nn.Module) -> str:
+        """The path of ``child`` in the model, and its class."""
+        path = next(path for path, module in self.model.named_modules() if module is child)
+        return f"{path} ({type(child).__name__})"
 
     def parts(self) -> list[tuple[str, nn.Module]]:
         """The children of each layer; of a model without layers, its own children."""
         layers = getattr(self.model, "layers", None)
         if not isinstance(layers, nn.ModuleList):
             return list(self.model.named_children())
-        return [(f"layers.{i}.{name}", child) for i, layer in enumerate(layers) for name, child in layer.named_children()]
+        children: list[tuple[str, nn.Module]] = []
+        for i, layer in enumerate(layers):
+            children += [(f"layers.{i}.{name}", child) for name, child in layer.named_children()]
+        return children
+
+
+@contextmanager
+def _hooked(modules: Iterable[nn.Module], hook: Callable[[nn.Module, Any, Any], None]) -> Iterator[None]:
+    """``hook`` runs after the forward of each of ``modules`` inside."""
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _thinned(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` in which a layer configured like an earlier one is skipped, so that depth costs nothing."""
+    """A copy of ``model`` without layers configured like an earlier one, so that depth costs nothing."""
     layers, configs = getattr(model, "layers", None), getattr(getattr(model, "config", None), "layers", None)
     if not isinstance(layers, nn.ModuleList) or configs is None or len(configs) != len(layers):
         return copy.deepcopy(model)
-    seen: set[str] = set()
-    chosen: list[nn.Module] = []
+    unique: set[str] = set()
+    thin_layers: list[nn.Module] = []
     for layer, config in zip(layers, configs, strict=True):
-        chosen.append(Skip() if repr(config) in seen else layer)
-        seen.add(repr(config))
+        thin_layers.append(Skip() if repr(config) in unique else layer)
+        unique.add(repr(config))
     shallow = copy.copy(model)
-    shallow._modules = {**model._modules, "layers": nn.ModuleList(chosen)}
+    shallow._modules = {**model._modules, "layers": nn.ModuleList(thin_layers)}
     return copy.deepcopy(shallow)
 
 
@@ -198,7 +230,7 @@ def _leave_out(model: nn.Module, name: str) -> bool:
 
 
 def _tell_positions_apart(model: nn.Module) -> None:
-    """Add a tenth of the embedding's own spread to its outputs (B, T, D), as a wave of another frequency in each channel."""
+    """Add a wave of a tenth of the embedding's spread to its outputs (B, T, D); channels differ in frequency."""
     embedding = getattr(model, "embedding", None)
     weight = next(embedding.parameters(), None) if isinstance(embedding, nn.Module) else None
     if weight is None:
@@ -215,16 +247,16 @@ def _tell_positions_apart(model: nn.Module) -> None:
 
 
 @contextmanager
-def kept_random_state(seed: int) -> Iterator[None]:
-    """Random numbers of torch, numpy and Python start from ``seed`` inside and go on outside as if nothing had been drawn."""
-    python, old = random.getstate(), np.random.get_state()
+def preserved_random_state(seed: int) -> Iterator[None]:
+    """Random numbers of torch start from ``seed`` inside; outside, no generator is changed."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             yield
         finally:
-            random.setstate(python)
-            np.random.set_state(old)
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
 
 
 @torch.no_grad()
@@ -236,9 +268,3 @@ def redraw(model: nn.Module) -> None:
         fan_in = parameter.shape[-1] if parameter.ndim >= 2 else 4
         spread = parameter.std(correction=0).item() if parameter.numel() > 1 else 0.0
         parameter.add_(torch.randn_like(parameter) * max(spread, fan_in**-0.5))
-
-
-def moved(after: Tensor, before: Tensor) -> Tensor:
-    """(B, T): how far each output moved, in shares of the largest |before|; not a number counts as infinitely far."""
-    scale = max(before.abs().max().item(), TINY)
-    return torch.nan_to_num((after - before).abs().flatten(2).amax(dim=2) / scale, nan=float("inf"))

@@ -1,4 +1,4 @@
-"""What a law says about a block: passed, failed with the smallest failing example, or why it does not apply."""
+"""The result of a law on a block: passed, failed with the smallest failing example, or why it does not apply."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Share(float):
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """The smallest input found that breaks a law: options of the block, shape, pair (t, s) of positions, size."""
+    """The smallest input that breaks a law: options of the block, shape, pair (t, s) of positions, size."""
 
     case: str
     options: dict[str, Any]
@@ -71,7 +71,7 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class LawResult:
-    """One law on one block. ``share``: the most that a deviation used of its bound (1 = at the bound), None if nothing was measured."""
+    """One law on one block. ``share``: the most that a deviation used of its bound, None if nothing was measured."""
 
     law: str
     status: Status

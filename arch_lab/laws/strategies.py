@@ -1,4 +1,4 @@
-"""Hypothesis strategies: shapes and a seed. Tensors are then drawn by a seeded generator, never element by element.
+"""Hypothesis strategies for shapes and seeds; a seeded generator draws the tensors.
 
 Hypothesis is a development dependency, so this module is imported by tests only.
 """

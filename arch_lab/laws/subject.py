@@ -17,18 +17,16 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from arch_lab.laws.anchored import bare, staged
 from arch_lab.laws.cases import LONGEST, Case
-from arch_lab.laws.pictures import Strip
 from arch_lab.laws.probe import redraw
 from arch_lab.laws.result import Broken
+from arch_lab.laws.staged import Strip, bare, staged
 from blocks.attention.masks import sides
 from blocks.contract import BlockConfig, Pooler, SequenceMixer
 from blocks.errors import ConfigError
 from blocks.registry import Entry
 
 FURTHEST = 1100  # tokens of the rows that show what waits for a threshold, a tile or a second chunk
-TINY = 1e-300  # keeps an all-zero output from dividing by zero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +61,7 @@ class Subject:
 
     @property
     def silent_at_padding(self) -> bool:
-        """True where the contract asks for zeros: of sequence mixers, not of embeddings or models around them."""
+        """True where the contract asks for zeros: of sequence mixers, not of embeddings or whole models."""
         return self.mixes
 
     @cached_property
@@ -121,15 +119,13 @@ class Subject:
     def width(self) -> int:
         if isinstance(self.module, Strip):
             return self.module.width
-        names = (
-            ("vocabulary",) if self.reads_tokens else ("in_features", "width", "vocabulary")
-        )  # a head on logits is as wide as the vocabulary
+        # a head on logits is as wide as the vocabulary
+        names = ("vocabulary",) if self.reads_tokens else ("in_features", "width", "vocabulary")
         for name in names:
             if isinstance(size := getattr(self.module.config, name, None), int):
                 return size
-        raise ConfigError(
-            f"block {self.name!r}: the laws cannot determine its input size; name that option {' or '.join(map(repr, names))}"
-        )
+        advice = f"name that option {' or '.join(map(repr, names))}"
+        raise ConfigError(f"block {self.name!r}: the laws cannot determine its input size; {advice}")
 
     @cached_property
     def declared(self) -> dict[str, str]:
@@ -141,7 +137,8 @@ class Subject:
         generator = torch.Generator().manual_seed(seed)
         if self.reads_tokens:
             return torch.randint(self.width, (batch, tokens), generator=generator)
-        return torch.randn((batch, tokens, self.width), generator=generator, dtype=torch.float64).to(self.dtype)
+        shape = (batch, tokens, self.width)
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(self.dtype)
 
     def other(self, x: Tensor, seed: int) -> Tensor:
         """An input of the same shape that differs from ``x`` at every position."""
@@ -150,45 +147,48 @@ class Subject:
             return (x + step) % self.width
         return self.input(x.shape[0], x.shape[1], seed)
 
-    def swap(self, x: Tensor, other: Tensor, where: Tensor) -> Tensor:
-        """``other`` at the positions ``where`` (B or 1, T), ``x`` elsewhere."""
-        return torch.where(where if self.reads_tokens else where[..., None], other, x)
+    def swap(self, x: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+        """``other`` at the positions of ``mask`` (..., B or 1, T), ``x`` (B, T, …) elsewhere."""
+        return torch.where(mask if self.reads_tokens else mask[..., None], other, x)
 
     def around(self, module: Any) -> Self:
         """The same subject with another module inside."""
         return replace(self, module=module, _casts={})
 
     def __call__(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
-        """The block's function of x; an embedding is followed by its own head, so that both are under the laws."""
+        """The block's function of x; an embedding is followed by its own head: both are under the laws."""
         y = self.module(x) if segments is None else self.module(x, segments)
         if self.mixes and (not isinstance(y, Tensor) or y.shape != x.shape):
             shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-            raise Broken(f"forward returns {shape} for an input of shape {tuple(x.shape)}: a mixer's output has the shape of its input")
+            shapes = f"forward returns {shape} for an input of shape {tuple(x.shape)}"
+            raise Broken(f"{shapes}: a mixer's output has the shape of its input")
         logits = getattr(self.module, "logits", None)
         return logits(y) if self.reads_tokens and logits is not None else y
 
     def cast(self, dtype: torch.dtype) -> Self:
         """The same weights rounded to ``dtype``."""
         if dtype not in self._casts:
-            self._casts[dtype] = replace(self, module=copy.deepcopy(self.module).to(dtype), dtype=dtype, _casts={})
+            module = copy.deepcopy(self.module).to(dtype)
+            self._casts[dtype] = replace(self, module=module, dtype=dtype, _casts={})
         return self._casts[dtype]
 
 
 def subject_of(entry: Entry, case: Case, *, seed: int = 0) -> Subject:
-    """Build ``case`` of ``entry`` for the laws; torch's global generator is left as found."""
+    """Build ``case`` of ``entry`` for the laws; torch's global generator stays as it was."""
     module = _built(entry.config.from_options(case.options), seed)
     return Subject(name=entry.name, kind=entry.kind, case=case, module=module)
 
 
 def _built(config: BlockConfig, seed: int) -> Any:
-    """The block in float64, parameters drawn and drawn again. Raises: ConfigError for a parameter that was never drawn."""
+    """The block in float64, parameters of order 1. Raises: ConfigError for a parameter that was never drawn."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         with _poisoned_memory():
             module = staged(config.build())
         empty = [name for name, p in module.named_parameters() if p.isnan().any()]
         if empty:
-            raise ConfigError(f"parameter {empty[0]!r} is not initialised: end __init__ with self.reset_parameters()")
+            text = "is not initialised: end __init__ with self.reset_parameters()"
+            raise ConfigError(f"parameter {empty[0]!r} {text}")
         module = module.double().eval()
         redraw(module)
     return module
@@ -197,12 +197,13 @@ def _built(config: BlockConfig, seed: int) -> Any:
 @contextmanager
 def _poisoned_memory() -> Iterator[None]:
     """``torch.empty`` gives not-a-number inside, so that what nobody fills shows."""
-    before, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn)
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
 
 
 def takes_segments(module: nn.Module) -> bool:
@@ -219,32 +220,6 @@ def training(subject: Subject) -> Iterator[None]:
         yield
     finally:
         subject.module.eval()
-
-
-def ratio(difference: Tensor, y: Tensor) -> float:
-    """max |difference| / max |y|; infinite when anything is not a number, 0 when there is nothing to compare."""
-    if not difference.numel():
-        return 0.0
-    largest = difference.abs().max().item()
-    if largest != largest:
-        return float("inf")
-    return largest / max(scale_of(y), TINY) if largest else 0.0
-
-
-def scale_of(y: Tensor) -> float:
-    """max |y|, the unit of every tolerance; NaN counts as infinite."""
-    largest = y.abs().max().item() if y.numel() else 0.0
-    return largest if largest == largest else float("inf")
-
-
-def first_position(difference: Tensor, limit: float) -> tuple[int, int]:
-    """(row, position) of the earliest position whose difference (B, T) or (B, T, …) exceeds ``limit``."""
-    size = difference.abs().flatten(2).amax(dim=2) if difference.ndim > 2 else difference.abs()
-    moved = ~(size <= limit)  # not <=, so that NaN counts as moved
-    if not moved.any():
-        return 0, 0
-    t = int(moved.any(dim=0).nonzero()[0])
-    return int(moved[:, t].nonzero()[0]), t
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,9 +251,10 @@ class ModelSubject(Subject):
 
 
 def model_subject(name: str, model: nn.Module, *, seed: int = 0) -> ModelSubject:
-    """A copy of ``model`` for the laws that concern models: causality, prefix consistency, decoding, isolation."""
+    """A copy of ``model`` for causality, prefix consistency, decoding and isolation."""
     module = copy.deepcopy(model).double().eval()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         redraw(module)
-    return ModelSubject(name=name, kind="model", case=Case(name="plain", options={}, first=True), module=module)
+    case = Case(name="plain", options={}, first=True)
+    return ModelSubject(name=name, kind="model", case=case, module=module)

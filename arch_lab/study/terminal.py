@@ -7,7 +7,7 @@ from typing import Any
 
 from arch_lab.console import console, duration, progress, say, si
 from arch_lab.judge.measures import BITS_PER_BYTE, primary
-from arch_lab.laws.wording import certificate_line
+from arch_lab.laws.certificate import certificate_line
 from arch_lab.report import tables
 
 SILENCE = 10.0  # seconds between two lines on preparing data where nothing can be overwritten

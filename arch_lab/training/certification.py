@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from arch_lab.laws import require_causal
-from arch_lab.laws.wording import certificate_line
+from arch_lab.laws.certificate import certificate_line
 
 
 class Certification(Callback):

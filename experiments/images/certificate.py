@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from arch_lab.laws.certificate import LEAK, LIVE, TINY, redraw
-from arch_lab.laws.probe import EVALUATION, MODES, TRAINING, kept_random_state
+from arch_lab.laws.moves import TINY
+from arch_lab.laws.probe import EVALUATION, MODES, TRAINING, preserved_random_state, redraw
+from arch_lab.laws.tolerances import MODEL, MODEL_LIVE
 from arch_lab.models.image import ImageClassifier
 
 
@@ -29,7 +30,7 @@ class ImageCertificate:
     lengths: tuple[int, ...]
     modes: tuple[str, ...] = tuple(mode.name for mode in MODES)
     dtype: str = "float64"
-    threshold: float = LEAK
+    threshold: float = MODEL.bound
     leak_ratio: float
     live_ratio: float
     reason: str = ""
@@ -43,7 +44,7 @@ def certify_images(model: ImageClassifier) -> ImageCertificate:
     """Run the protocol on a copy of ``model``; never changes it. ``passed`` is False with a reason on any failure."""
     probe = copy.deepcopy(model).double().eval()
     config, embedding = model.config, model.config.embedding
-    with kept_random_state(0):
+    with preserved_random_state(0):
         redraw(probe)
         images = torch.randn(3, embedding.channels, *config.image, dtype=torch.float64)
         others = torch.cat([images[:1], torch.randn(2, *images.shape[1:], dtype=torch.float64)])
@@ -57,11 +58,11 @@ def certify_images(model: ImageClassifier) -> ImageCertificate:
     reason = ""
     if not scores.isfinite().all():
         reason = "scores are not finite"
-    elif not max(leak, training_leak) <= LEAK:
-        mode = TRAINING if leak <= LEAK else EVALUATION
+    elif not max(leak, training_leak) <= MODEL.bound:
+        mode = TRAINING if leak <= MODEL.bound else EVALUATION
         leak = max(leak, training_leak)
         reason = f"scores of an image depend on the other images of its batch ({leak:.1e} of the scale, {mode})"
-    elif not live >= LIVE:
+    elif not live >= MODEL_LIVE.bound:
         reason = f"scores do not react to patch {patch}: the model ignores it"
     return ImageCertificate(
         passed=not reason, lengths=(config.max_tokens,), leak_ratio=max(leak, training_leak), live_ratio=live, reason=reason

@@ -28,8 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from arch_lab.data.tokenizer import Tokenizer
-from arch_lab.laws.certificate import LEAK, LIVE, TINY, redraw
-from arch_lab.laws.probe import EVALUATION, MODES, Mode, kept_random_state
+from arch_lab.laws.moves import TINY
+from arch_lab.laws.probe import EVALUATION, MODES, Mode, preserved_random_state, redraw
+from arch_lab.laws.tolerances import MODEL, MODEL_LIVE
 from experiments.masked.objective import IGNORED, RANDOM, REPLACED, SCORING, Draw, Masked, draws
 
 ROWS = 64  # masked rows: thousands of tokens asked for, so that a share of 0.1 is told from 0.2
@@ -48,7 +49,7 @@ class ObjectiveCertificate:
     lengths: tuple[int, ...]
     modes: tuple[str, ...] = tuple(mode.name for mode in MODES)
     dtype: str = "float64"
-    threshold: float = LEAK
+    threshold: float = MODEL.bound
     visible: float
     asked: int
     leak_ratio: float  # the largest of rows, documents, padding
@@ -71,7 +72,7 @@ def certify_objective(model: nn.Module, masking: Draw, logits: Logits, *, tokeni
     length = min(tokens, LONGEST)
     lengths = sorted({n for n in (length, tokens - 1, tokens) if n > 1} or {length})
     generator = np.random.default_rng(0)
-    with kept_random_state(0):
+    with preserved_random_state(0):
         redraw(probe)
         ids = generator.integers(tokenizer.vocabulary, size=(ROWS, length))
         uniform = draws(SCORING, 1, 0, ROWS, length)
@@ -213,8 +214,8 @@ def _model_failure(worst: dict[str, float], place: dict[str, str], live: float) 
         "padding": "padding",
     }
     for name, ratio in worst.items():
-        if not ratio <= LEAK:
+        if not ratio <= MODEL.bound:
             return f"logits of a row depend on {words[name]} ({ratio:.1e} of the scale; {place[name]})"
-    if not live >= LIVE:
+    if not live >= MODEL_LIVE.bound:
         return f"logits hardly react to a token, or to one side only ({live:.1e} of the scale): the check would show nothing"
     return ""

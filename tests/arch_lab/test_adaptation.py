@@ -11,7 +11,7 @@ from torch import Tensor
 
 from arch_lab.checkpoints.adaptation import Reverse, bidirectional, causal, initialise
 from arch_lab.checkpoints.adaptation.t5gemma import CROSS
-from arch_lab.laws.subject import redraw
+from arch_lab.laws.probe import redraw
 from arch_lab.models import Decoder, EncoderDecoder, Shape, recipe
 from arch_lab.models.encoder_decoder import CrossLayer
 from blocks.convolution.mixer import M2Mixer

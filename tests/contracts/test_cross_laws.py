@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from arch_lab.laws import LAWS, Subject, check
-from arch_lab.laws.anchored import Anchored, staged
 from arch_lab.laws.cases import SMALL, Case
-from arch_lab.laws.subject import redraw
+from arch_lab.laws.probe import redraw
+from arch_lab.laws.staged import Anchored, staged
 from blocks import BlockConfig, CrossMixer, register
 from blocks.attention.cross import CrossState, GemmaCrossAttention, GemmaCrossAttentionConfig
 from blocks.attention.merged import GemmaMergedAttention, GemmaMergedAttentionConfig, MergedState, Turn

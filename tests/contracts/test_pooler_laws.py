@@ -10,7 +10,7 @@ from torch import Tensor
 
 from arch_lab.laws import LAWS, Subject, certify_block, check
 from arch_lab.laws.cases import Case, cases
-from arch_lab.laws.subject import redraw
+from arch_lab.laws.probe import redraw
 from blocks import Block, BlockConfig, ClassificationHead, ConfigError, KeyValuePooler, MaxPooler, MeanPooler, Pooler, QueryPooler, register
 from blocks.cost import Cost
 from blocks.heads.poolers import MeanPoolerConfig, average, tokens_of
