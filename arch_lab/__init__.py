@@ -6,7 +6,8 @@ The command line's twin for notebooks::
     arch_lab.plan("quickstart")["arms"]
     arch_lab.compare("quickstart")["verdict"]["text"]
     arch_lab.load("runs/quickstart/runs/gemma3/lr-0.002_seed-0").model
-    arch_lab.load_body("runs/quickmask/runs/m2_bert/lr-0.002_seed-0")(tokens)  # hidden states (B, T, D), to fine-tune
+    # hidden states (B, T, D), to fine-tune
+    arch_lab.load_body("runs/quickmask/runs/m2_bert/lr-0.002_seed-0")(tokens)
     arch_lab.generate("runs/quickstart/runs/gemma3/lr-0.002_seed-0", "The statement").text
     arch_lab.score("runs/quickstart/runs/gemma3/lr-0.002_seed-0", "held_out.txt").bits_per_byte
     arch_lab.convert("gemma-3-1b-pt", "gemma-3-1b")
@@ -17,8 +18,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-# Read once, when torch loads. Idle OpenMP threads that spin take the core the working one needs: two threads on a busy
-# two-core machine were 30x slower without the first. Huge pages make long FFT convolutions about twice as fast.
+# Read once, when torch loads. Idle OpenMP threads that spin take the core the working one needs: two threads
+# on a busy
+# two-core machine were 30x slower without the first. Huge pages make long FFT convolutions about twice as
+# fast.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 # torch's profiler, by whose record memory is measured here, reports each of its starts on standard error

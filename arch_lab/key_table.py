@@ -1,6 +1,9 @@
-"""The keys of a study as a table beside this file, so that listing them imports neither torch nor an experiment.
+"""The keys of a study, as a table in the package.
 
-``python -m arch_lab.study.keys`` writes the table and docs/study_keys.md from the configuration classes; a test compares all three.
+Listing them imports neither torch nor an experiment.
+
+``python -m arch_lab.study.keys`` writes the table and docs/study_keys.md from the configuration classes; a
+test compares all three.
 """
 
 from __future__ import annotations
@@ -10,14 +13,18 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from arch_lab.yaml_files import JsonObject
 
 TABLE = Path(__file__).with_suffix(".json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """One key of a study file. ``path``: training.batch_size; ``[]`` stands behind the name of a list of mappings."""
+    """One key of a study file.
+
+    ``path``: training.batch_size; ``[]`` stands behind the name of a list of mappings.
+    """
 
     path: str
     type: str
@@ -34,28 +41,28 @@ class Section:
     experiments: tuple[str, ...]
     keys: tuple[Key, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {"title": self.title, "experiments": list(self.experiments), "keys": [asdict(key) for key in self.keys]}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Section:
+    def from_json(cls, value: JsonObject) -> Section:
         keys = tuple(Key(**key) for key in value["keys"])
         return cls(title=value["title"], experiments=tuple(value["experiments"]), keys=keys)
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeyTable:
-    """Keys of every kind of study, and the options of every architecture by name."""
+    """Keys of every kind of study; options of every architecture."""
 
     studies: tuple[Section, ...]
     architectures: dict[str, Section]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         architectures = {name: section.to_json() for name, section in self.architectures.items()}
         return {"studies": [section.to_json() for section in self.studies], "architectures": architectures}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> KeyTable:
+    def from_json(cls, value: JsonObject) -> KeyTable:
         architectures = {name: Section.from_json(section) for name, section in value["architectures"].items()}
         return cls(studies=tuple(map(Section.from_json, value["studies"])), architectures=architectures)
 
@@ -65,16 +72,24 @@ class KeyTable:
 
 
 def stored_table() -> KeyTable | None:
-    """The table in the package; None where the checkout holds experiments that it does not list."""
+    """The table in the package.
+
+    None where the checkout holds experiments that it does not list.
+    """
     table = KeyTable.from_json(json.loads(TABLE.read_text(encoding="utf-8")))
     installed = sorted(path.parent.name for path in (TABLE.parents[1] / "experiments").glob("*/experiment.py"))
     return table if installed == table.experiments else None
 
 
 def matching(sections: Iterable[Section], prefix: str) -> list[Section]:
-    """Sections with the keys at or below ``prefix``; arms.0.name means arms[].name. Empty where there is none."""
-    wanted = simple(prefix)
-    cut = [Section(title=s.title, experiments=s.experiments, keys=tuple(k for k in s.keys if _below(k.path, wanted))) for s in sections]
+    """Sections with the keys at or below ``prefix``; arms.0.name means arms[].name.
+
+    Empty where there is none.
+    """
+    path_prefix = simple(prefix)
+    cut = [
+        Section(title=s.title, experiments=s.experiments, keys=tuple(k for k in s.keys if _below(k.path, path_prefix))) for s in sections
+    ]
     return [section for section in cut if section.keys]
 
 
@@ -83,9 +98,9 @@ def simple(path: str) -> str:
     return re.sub(r"\[\d*\]|\.\d+(?=\.|$)", "", path)
 
 
-def _below(path: str, wanted: str) -> bool:
+def _below(path: str, path_prefix: str) -> bool:
     path = simple(path)
-    return path == wanted or path.startswith(wanted if not wanted or wanted.endswith(".") else f"{wanted}.")
+    return path == path_prefix or path.startswith(path_prefix if not path_prefix or path_prefix.endswith(".") else f"{path_prefix}.")
 
 
 def markdown(sections: Sequence[Section], architectures: Iterable[str]) -> str:

@@ -12,7 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def commit() -> str:
-    """Commit of the checkout, '+' when it has uncommitted changes; outside one what was installed, '' when unknown."""
+    """Commit of the checkout, with '+' when it has uncommitted changes.
+
+    Outside a checkout the commit that was installed; '' when unknown.
+    """
     try:
         if _git("ls-files", "--error-unmatch", "arch_lab/__init__.py").returncode:
             return _installed_commit()
@@ -24,8 +27,8 @@ def commit() -> str:
 
 def describe() -> str:
     """'0.1.0 (e436a2f, changed)', or the version alone where no commit is known."""
-    at = commit()
-    return f"{__version__} ({at[:7]}{', changed' if at.endswith('+') else ''})" if at else __version__
+    revision = commit()
+    return f"{__version__} ({revision[:7]}{', changed' if revision.endswith('+') else ''})" if revision else __version__
 
 
 def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -33,7 +36,7 @@ def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def _installed_commit() -> str:
-    """The commit that pip installed from, where it came from a repository (PEP 610)."""
+    """The commit that pip installed from a repository (PEP 610), or ''."""
     try:
         text = distribution("arch-lab").read_text("direct_url.json")
         return str(json.loads(text or "{}").get("vcs_info", {}).get("commit_id", ""))[:12]

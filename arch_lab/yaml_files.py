@@ -1,7 +1,9 @@
-"""YAML and JSON that a user wrote: read strictly, and refused quickly where reading would be endless or ambiguous.
+"""Strict readers of YAML and JSON that a user wrote.
 
-A YAML document is looked at twice. The first pass runs over the events of the parser and builds nothing: it counts depth, values
-with every alias written out, and remembers keys. Only a document that passed is built.
+A document whose reading would be ambiguous or endless is refused quickly.
+
+A YAML document is looked at twice. The first pass runs over the events of the parser and builds nothing: it
+counts depth, values with every alias written out, and remembers keys. Only a document that passed is built.
 """
 
 from __future__ import annotations
@@ -31,59 +33,71 @@ MISREAD = (  # plain values that YAML 1.1 takes for another than they look like
     (re.compile(r"[-+]?0[0-7_]+"), "an octal number; write it without the leading 0, or quotes around text"),
     (re.compile(r"yes|no|on|off", re.IGNORECASE), "a truth value; write true or false, or quotes around text"),
 )
+JsonObject = dict[str, Any]  # of a JSON file: values are plain
 TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq", "merge")}
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, ten times as fast, where the wheel has it
+# libyaml, ten times as fast, where the wheel has it
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def load_yaml(path: str | Path, *, most_bytes: int = MOST_BYTES) -> Any:
-    """The content of a YAML file. Raises: ConfigError, one line with file, line and column."""
-    return parse_yaml(read_text(path, most_bytes), where=str(path), most_bytes=most_bytes)
+    """The content of a YAML file.
+
+    Raises: ConfigError, one line with file, line and column.
+    """
+    return parse_yaml(read_text(path, most_bytes), origin=str(path), most_bytes=most_bytes)
 
 
-def parse_yaml(text: str, *, where: str, most_bytes: int = MOST_BYTES) -> Any:
+def parse_yaml(text: str, *, origin: str, most_bytes: int = MOST_BYTES) -> Any:
     """The content of a YAML text; ``where`` begins every error.
 
-    Raises: ConfigError for broken YAML, a key that appears twice in one mapping, a tag, an alias inside what it names, and documents
-    that are too large, too deep or too many values once aliases are written out.
+    Raises: ConfigError for broken YAML, a key that appears twice in one mapping, a tag, an alias inside what
+    it names, and documents that are too large, too deep or too many values once aliases are written out.
     """
     if len(text) > most_bytes:
-        raise ConfigError(f"{where}: larger than {most_bytes:,} bytes")
+        raise ConfigError(f"{origin}: larger than {most_bytes:,} bytes")
     try:
-        _Census(where).take(text)
+        _Census(origin).take(text)
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: {_place(error, text)}{_problem(error)}") from None
-    except (ValueError, AttributeError, TypeError, OverflowError) as error:  # of a scalar that its tag or its form misdescribes
-        raise ConfigError(f"{where}: a value cannot be read ({error})") from None
+        raise ConfigError(f"{origin}: {_place(error, text)}{_problem(error)}") from None
+    # of a scalar that its tag or its form misdescribes
+    except (ValueError, AttributeError, TypeError, OverflowError) as error:
+        raise ConfigError(f"{origin}: a value cannot be read ({error})") from None
 
 
 def load_json(path: str | Path, *, most_bytes: int = JSON_MOST_BYTES, error: type[UserError] = ConfigError) -> Any:
-    """The content of a JSON file. Raises: ``error``, one line that begins with the path."""
-    return parse_json(read_text(path, most_bytes, error=error), where=str(path), error=error)
+    """The content of a JSON file.
+
+    Raises: ``error``, one line that begins with the path.
+    """
+    return parse_json(read_text(path, most_bytes, error=error), origin=str(path), error=error)
 
 
-def parse_json(text: str, *, where: str, error: type[UserError] = ConfigError) -> Any:
+def parse_json(text: str, *, origin: str, error: type[UserError] = ConfigError) -> Any:
     """The content of a JSON text; ``where`` begins every error.
 
-    Raises: ``error`` for broken JSON, NaN and infinities, a key that appears twice in one object, numbers of too many
-    digits and values nested too deeply.
+    Raises: ``error`` for broken JSON, NaN and infinities, a key that appears twice in one object, numbers of
+    too many digits and values nested too deeply.
     """
     try:
         value = json.loads(text, parse_int=_integer, parse_constant=_refuse_constant, object_pairs_hook=_object)
     except json.JSONDecodeError as problem:
-        raise error(f"{where}: line {problem.lineno}, column {problem.colno}: {problem.msg}") from None
+        raise error(f"{origin}: line {problem.lineno}, column {problem.colno}: {problem.msg}") from None
     except RecursionError:
-        raise error(f"{where}: nested too deeply, more than {JSON_DEEPEST} levels") from None
+        raise error(f"{origin}: nested too deeply, more than {JSON_DEEPEST} levels") from None
     except ValueError as problem:
-        raise error(f"{where}: {problem}") from None
+        raise error(f"{origin}: {problem}") from None
     if _deeper(value, JSON_DEEPEST):
-        raise error(f"{where}: nested too deeply, more than {JSON_DEEPEST} levels")
+        raise error(f"{origin}: nested too deeply, more than {JSON_DEEPEST} levels")
     return value
 
 
 def read_text(path: str | Path, most_bytes: int, *, error: type[UserError] = ConfigError) -> str:
-    """Text of a file in UTF-8. Raises: ``error`` when it cannot be read, or is larger than ``most_bytes``."""
+    """Text of a file in UTF-8.
+
+    Raises: ``error`` when it cannot be read, or is larger than ``most_bytes``.
+    """
     try:
         with Path(path).open("rb") as file:
             content = file.read(most_bytes + 1)
@@ -112,8 +126,9 @@ class _Open:
 class _Census:
     """The first pass. Raises: ConfigError at the first thing that is refused."""
 
-    where: str
-    sizes: dict[str, int | None] = field(default_factory=dict)  # anchor -> values it stands for; None: not finished
+    origin: str
+    # anchor -> values it stands for; None: not finished
+    sizes: dict[str, int | None] = field(default_factory=dict)
     path: list[_Open] = field(default_factory=list)
     aliases: int = 0
     documents: int = 0
@@ -199,7 +214,7 @@ class _Census:
 
     def _refuse(self, event: Any, problem: str) -> None:
         mark = event.start_mark
-        raise ConfigError(f"{self.where}: line {mark.line + 1}, column {mark.column + 1}: {problem}")
+        raise ConfigError(f"{self.origin}: line {mark.line + 1}, column {mark.column + 1}: {problem}")
 
 
 def _place(error: yaml.YAMLError, text: str) -> str:
@@ -208,8 +223,8 @@ def _place(error: yaml.YAMLError, text: str) -> str:
         return f"line {mark.line + 1}, column {mark.column + 1}: "
     position = getattr(error, "position", None)
     if isinstance(position, int):
-        before = text[:position]
-        return f"line {before.count(chr(10)) + 1}, column {position - before.rfind(chr(10))}: "
+        preceding = text[:position]
+        return f"line {preceding.count(chr(10)) + 1}, column {position - preceding.rfind(chr(10))}: "
     return ""
 
 
@@ -227,7 +242,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]]) -> JsonObject:
     content = dict(pairs)
     if len(content) < len(pairs):
         name, _ = Counter(name for name, _ in pairs).most_common(1)[0]

@@ -16,11 +16,12 @@ from torch import Tensor
 
 import arch_lab
 from arch_lab import cli
+from arch_lab.checkpoints import Checkpoint, open_checkpoint
 from arch_lab.checkpoints.checkpoint import Blueprint
 from arch_lab.checkpoints.folder import Manifest, write_manifest
 from arch_lab.checkpoints.tensors import write_tensors
 from arch_lab.data import ByteTokenizer, train_bpe
-from arch_lab.generation import Checkpoint, generate, open_checkpoint
+from arch_lab.generation import generate
 from arch_lab.generation.generate import Speaker
 from arch_lab.models import Decoder, Shape, recipe
 from blocks.contract import tensors_nbytes

@@ -1,4 +1,4 @@
-"""Checkpoints of every kind: opened, scored, converted, and the start of a new training."""
+"""Checkpoints of every kind: open, score, convert, start a new training."""
 
 from arch_lab.checkpoints.checkpoint import Checkpoint, CheckpointError
 from arch_lab.checkpoints.initialise import start_from

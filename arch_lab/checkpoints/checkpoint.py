@@ -14,13 +14,14 @@ from torch import Tensor
 
 from arch_lab.data import Tokenizer
 from arch_lab.models import Shape
+from arch_lab.yaml_files import JsonObject
 from blocks.errors import UserError
 
 Kind = Literal["run", "fit", "converted", "huggingface"]
 
 
 class CheckpointError(UserError):
-    """A path that holds no checkpoint, a damaged one, or one that cannot be translated."""
+    """No checkpoint, a damaged one, or one that cannot be translated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class Blueprint:
     """Everything a model is built from; what ``arch-lab.json`` holds."""
 
     architecture: str
-    options: dict[str, Any]
+    options: JsonObject
     shape: Shape
     vocabulary: int
     max_tokens: int
@@ -36,7 +37,10 @@ class Blueprint:
 
 @dataclass(frozen=True)
 class Reading:
-    """How the text a model was trained on was cut into documents and counted; the keys are those of a study's ``data:``."""
+    """How the training text was split into documents and counted.
+
+    The keys are those of ``data:`` in a study.
+    """
 
     document_start: str | None = None
     text_column: str = "text"
@@ -45,7 +49,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A model in evaluation mode on the CPU and the meaning of its ids.
+    """A model in evaluation mode on the CPU, with its tokenizer.
 
     ``begin``: ids before every document and prompt. ``end``: ids that end a text. ``context``: tokens of a
     training sequence, None where the checkpoint does not say.
@@ -66,7 +70,7 @@ class Checkpoint:
         return self.blueprint.architecture
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> JsonObject:
         return self.blueprint.options
 
     @property
@@ -83,8 +87,17 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of settings and weights: equal for a run, its converted folder and any copy of either."""
-        settings = [self.architecture, sorted(self.options.items(), key=str), vars(self.shape), self.vocabulary, self.max_tokens]
+        """SHA-256 of settings and weights.
+
+        Equal for a run, its converted folder and any copy of either.
+        """
+        settings = [
+            self.architecture,
+            sorted(self.options.items(), key=str),
+            vars(self.shape),
+            self.vocabulary,
+            self.max_tokens,
+        ]
         return weights_hash(self.model.state_dict(), salt=repr(settings))
 
 

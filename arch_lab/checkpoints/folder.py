@@ -1,7 +1,8 @@
-"""Our own checkpoint folder: ``arch-lab.json``, ``model.safetensors`` under our names, and the tokenizer's files as they came.
+"""A converted checkpoint folder: manifest, tensors and tokenizer.
 
-``arch-lab.json``: format (1), architecture, options, shape, vocabulary, max_tokens, and tokens: the ids that begin, end and pad
-a text (begin_text, end_text, padding; null where there is none).
+``arch-lab.json``: format (1), architecture, options, shape, vocabulary, max_tokens, and tokens: the ids that
+begin, end and pad a text (begin_text, end_text, padding; null where there is none). ``model.safetensors``
+holds our parameter names. Tokenizer files are copied unchanged.
 """
 
 from __future__ import annotations
@@ -14,14 +15,21 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from arch_lab.checkpoints.blueprint import LARGEST, lay_out, read_blueprint, recipe_of, refuse_non_decoder, require_decoder
+from arch_lab.checkpoints.blueprint import (
+    LARGEST,
+    lay_out,
+    read_blueprint,
+    recipe_of,
+    refuse_non_decoder,
+    require_decoder,
+)
 from arch_lab.checkpoints.checkpoint import Blueprint, CheckpointError
 from arch_lab.checkpoints.storage import read_object, write_object
 from arch_lab.checkpoints.tensors import SINGLE, TensorFiles, check_shapes
 from arch_lab.data import Tokenizer
 from arch_lab.data.tokenizer import load_tokenizer, read_tokenizer
 from arch_lab.models import BidirectionalStack, Decoder, Encoder, EncoderDecoder, Model
-from arch_lab.yaml_files import load_json
+from arch_lab.yaml_files import JsonObject, load_json
 
 MANIFEST, FORMAT = "arch-lab.json", 1
 # copied unchanged in both directions, so that a folder converted back still reads text
@@ -41,7 +49,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The content of ``arch-lab.json``. Ids are kept as they were written: one, several or none."""
+    """The content of ``arch-lab.json``.
+
+    Ids are stored as written: one, several or none.
+    """
 
     blueprint: Blueprint
     begin_text: Ids = None
@@ -56,17 +67,22 @@ class Manifest:
     def end(self) -> frozenset[int]:
         return frozenset(_ids(self.end_text))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         tokens = {"begin_text": self.begin_text, "end_text": self.end_text, "padding": self.padding}
         return {"format": FORMAT, **asdict(self.blueprint), "tokens": tokens}
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises: CheckpointError when the file is damaged or of a later format, ConfigError for an architecture that is unknown."""
+    """The manifest of a folder.
+
+    Raises: CheckpointError for a damaged file or a later format, ConfigError for an unknown architecture.
+    """
     path = folder / MANIFEST
     content = read_object(path)
     if content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: format {content.get('format')!r} is not known, this version reads {FORMAT}")
+        raise CheckpointError(
+            f"{path}: format {content.get('format')!r} is not known, this version reads {FORMAT}"
+        )
     shape, tokens = content.get("shape"), content.get("tokens")
     for name, value in (("shape", shape), ("tokens", tokens)):
         if not isinstance(value, dict):
@@ -78,8 +94,12 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _checked_ids(name: str, value: Any, path: Path) -> Ids:
     ids = value if isinstance(value, list) else [] if value is None else [value]
-    if name not in ("begin_text", "end_text", "padding") or not all(type(i) is int and 0 <= i <= LARGEST for i in ids):
-        raise CheckpointError(f"{path}: tokens.{name} is not an id, list of ids or null of begin_text, end_text and padding")
+    if name not in ("begin_text", "end_text", "padding") or not all(
+        type(i) is int and 0 <= i <= LARGEST for i in ids
+    ):
+        raise CheckpointError(
+            f"{path}: tokens.{name} is not an id, list of ids or null of begin_text, end_text and padding"
+        )
     return value  # type: ignore[no-any-return]
 
 
@@ -92,13 +112,16 @@ def load_model(folder: Path, manifest: Manifest) -> Decoder:
 
     Raises: CheckpointError when tensors do not fit, ConfigError when the folder holds no decoder.
     """
-    where = str(folder / MANIFEST)
-    refuse_non_decoder(recipe_of(manifest.blueprint, where), where)
-    return require_decoder(load_network(folder, manifest), where)
+    origin = str(folder / MANIFEST)
+    refuse_non_decoder(recipe_of(manifest.blueprint, origin), origin)
+    return require_decoder(load_network(folder, manifest), origin)
 
 
 def load_encoder(folder: Path) -> Encoder | BidirectionalStack:
-    """The encoder of a folder, as ``load_model`` gives a decoder. Raises: CheckpointError when it holds none, or tensors do not fit."""
+    """The encoder of a folder, as ``load_model`` gives a decoder.
+
+    Raises: CheckpointError when it holds none, or tensors do not fit.
+    """
     manifest = read_manifest(folder)
     if recipe_of(manifest.blueprint, str(folder / MANIFEST)).kind != "encoder":
         raise CheckpointError(f"{folder} holds {manifest.blueprint.architecture!r}, which is not an encoder")
@@ -106,22 +129,34 @@ def load_encoder(folder: Path) -> Encoder | BidirectionalStack:
 
 
 def load_encoder_decoder(folder: Path, manifest: Manifest) -> EncoderDecoder:
-    """Both stacks in evaluation mode, in the dtype of the file. Raises: CheckpointError when the folder holds something else."""
+    """Both stacks in evaluation mode, in the dtype of the file.
+
+    Raises: CheckpointError when the folder holds something else.
+    """
     if recipe_of(manifest.blueprint, str(folder / MANIFEST)).kind != "encoder_decoder":
-        raise CheckpointError(f"{folder}: architecture {manifest.blueprint.architecture!r} is not an encoder–decoder; load_model reads it")
+        raise CheckpointError(
+            f"{folder}: architecture {manifest.blueprint.architecture!r} is not an encoder–decoder; "
+            "load_model reads it"
+        )
     return load_network(folder, manifest)  # type: ignore[return-value]
 
 
 def load_network(folder: Path, manifest: Manifest) -> Model:
-    """The model of a folder, of any kind, in evaluation mode. Raises: UserError when settings and tensors do not fit."""
+    """The model of a folder, of any kind, in evaluation mode.
+
+    Raises: UserError when settings and tensors do not fit.
+    """
     layout, weights = read_weights(folder, manifest)
     return fill(layout, weights)
 
 
 def read_weights(folder: Path, manifest: Manifest) -> tuple[Model, dict[str, Tensor]]:
-    """The model on the meta device and its tensors by name. Raises: UserError when settings and tensors do not fit."""
+    """The model on the meta device and its tensors by name.
+
+    Raises: UserError when settings and tensors do not fit.
+    """
     files = TensorFiles(folder)
-    layout = lay_out(manifest.blueprint, str(folder / MANIFEST), len(files.where))
+    layout = lay_out(manifest.blueprint, str(folder / MANIFEST), len(files.file_of))
     shapes = {name: tuple(value.shape) for name, value in layout.state_dict().items()}
     check_shapes(files.shapes(), shapes, folder / SINGLE)
     files.check_floats(shapes)
@@ -129,7 +164,10 @@ def read_weights(folder: Path, manifest: Manifest) -> tuple[Model, dict[str, Ten
 
 
 def fill(model: Module, weights: dict[str, Tensor]) -> Module:
-    """A model of the meta device with these tensors, in their dtype; of several dtypes the widest computes the same."""
+    """A meta-device model with these tensors, in their dtype.
+
+    Several dtypes become the widest of them, which computes the same.
+    """
     dtypes = {value.dtype for value in weights.values()}
     if len(dtypes) > 1:  # norms kept in float32 beside bfloat16 matrices
         widest = torch.float32 if torch.float64 not in dtypes else torch.float64
@@ -140,14 +178,20 @@ def fill(model: Module, weights: dict[str, Tensor]) -> Module:
 
 
 def read_own_tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer in a converted folder, or None. Raises: DataError when it is damaged."""
+    """The tokenizer of a converted folder, or None.
+
+    Raises: DataError when it is damaged.
+    """
     if (folder / "tokenizer_kind.json").is_file():
         return load_tokenizer(folder)
     return read_tokenizer(folder / "tokenizer.json") if (folder / "tokenizer.json").is_file() else None
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the files of the tokenizer unchanged. Raises: CheckpointError for JSON that cannot be read."""
+    """Copy the tokenizer files unchanged.
+
+    Raises: CheckpointError for JSON that cannot be read.
+    """
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             if name.endswith(".json"):

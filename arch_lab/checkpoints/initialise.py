@@ -1,4 +1,4 @@
-"""A training that starts from the weights of a checkpoint: what must agree, and what is taken over."""
+"""Training that starts from a checkpoint: what must agree, what is copied."""
 
 from __future__ import annotations
 
@@ -13,34 +13,42 @@ from arch_lab.checkpoints.blueprint import check_tensors
 from arch_lab.checkpoints.checkpoint import Checkpoint, CheckpointError
 from arch_lab.checkpoints.opening import open_checkpoint
 from arch_lab.data import Tokenizer
+from arch_lab.yaml_files import JsonObject
 from blocks.errors import ConfigError, shown
 
 
-def initial_settings(opened: Checkpoint, given: Mapping[str, Any], defaults: Mapping[str, Any], option: str) -> dict[str, Any]:
-    """Architecture, options, shape and length of the checkpoint, as settings of a model.
+def initial_settings(
+    opened: Checkpoint, settings: Mapping[str, Any], defaults: Mapping[str, Any], option: str
+) -> JsonObject:
+    """Model settings that the checkpoint determines.
 
-    ``given``: what the user's settings hold; one that differs from the checkpoint's and from its default is a contradiction.
-    Raises: ConfigError naming it. ``option``: how the user spells the group, for instance ``--model.``.
+    ``settings``: the user's. ``option``: how the user spells their group, for instance ``--model.``.
+    Raises: ConfigError for a setting that differs from the checkpoint's and from its default.
     """
-    stored: dict[str, Any] = {
+    stored: JsonObject = {
         "architecture": opened.architecture,
         "options": opened.options,
         **asdict(opened.shape),
         "max_tokens": opened.max_tokens,
     }
-    for name, value in stored.items():
-        wanted = given.get(name)
-        if wanted not in (None, {}, value, defaults.get(name)):
+    for name, stored_value in stored.items():
+        setting = settings.get(name)
+        if setting not in (None, {}, stored_value, defaults.get(name)):
             raise ConfigError(
-                f"{option}{name} {shown(wanted)} contradicts the checkpoint {opened.path}, which has {shown(value)}; leave it out"
+                f"{option}{name} {shown(setting)} contradicts the checkpoint {opened.path}, "
+                f"which has {shown(stored_value)}; leave it out"
             )
     return stored
 
 
-def start_from(model: nn.Module, path: str | Path, tokenizer: Tokenizer | None, *, fingerprint: str | None = None) -> None:
-    """Give ``model`` the weights at ``path``, in its own dtype; ``fingerprint``: of those that are expected there.
+def start_from(
+    model: nn.Module, path: str | Path, tokenizer: Tokenizer | None, *, fingerprint: str | None = None
+) -> None:
+    """Give ``model`` the weights at ``path``, in its own dtype.
 
-    Raises: UserError, one line: weights that do not fit by name or shape, other ones, ids that mean another text.
+    ``fingerprint``: the expected one of the checkpoint.
+    Raises: UserError, one line: weights that do not fit by name or shape, another fingerprint, another
+    tokenizer.
     """
     opened = open_checkpoint(Path(path).expanduser())
     if fingerprint not in (None, opened.fingerprint):
@@ -52,16 +60,22 @@ def start_from(model: nn.Module, path: str | Path, tokenizer: Tokenizer | None, 
 
 
 def check_tokenizer(opened: Checkpoint, tokenizer: Tokenizer | None) -> None:
-    """Raises: CheckpointError unless the ids of the data mean in the checkpoint what they mean in the data."""
+    """Check that an id means the same text in data and checkpoint.
+
+    Raises: CheckpointError.
+    """
     if tokenizer is None:
         return
     if opened.tokenizer is None:
-        raise CheckpointError(f"{opened.path} contains no tokenizer, so its ids may stand for different text; put its tokenizer.json there")
+        raise CheckpointError(
+            f"{opened.path} contains no tokenizer, so its ids may stand for different text; "
+            "put its tokenizer.json there"
+        )
     if opened.tokenizer.fingerprint != tokenizer.fingerprint or opened.vocabulary != tokenizer.vocabulary:
         raise CheckpointError(
-            f"the tokenizer of the data ({_words(tokenizer)}) is not that of the checkpoint {opened.path} ({_words(opened.tokenizer)}, "
-            f"{opened.vocabulary:,} rows), so ids would mean another text; take the checkpoint's: tokenizer kind 'file', "
-            f"path {opened.path.absolute()}"
+            f"the tokenizer of the data ({_words(tokenizer)}) is not that of the checkpoint {opened.path} "
+            f"({_words(opened.tokenizer)}, {opened.vocabulary:,} rows), so ids would mean another text; "
+            f"take the checkpoint's: tokenizer kind 'file', path {opened.path.absolute()}"
         )
 
 

@@ -1,8 +1,8 @@
-"""A score for any checkpoint: bits per byte, perplexities, and the loss at each distance from the start of a window.
+"""Score a checkpoint on text: bits per byte, perplexities, loss by position.
 
-Legend: B windows of a batch, T tokens of a window, V vocabulary.
-Text is cut, separated and scored as in ``test``: every document follows the token it began with in training, windows follow
-each other at ``stride``, and each token but the first is a target once. Sums are kept in float64.
+Legend: B windows of a batch, T tokens of a window, V vocabulary. Text is cut, separated and scored as in
+``test``: every document follows the token it began with in training, windows follow each other at ``stride``,
+and each token but the first is a target once. Sums are kept in float64.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from arch_lab.data.files import documents_of
 from arch_lab.data.paths import expand_paths
 from arch_lab.laws import require_causal
 from arch_lab.training.scoring import slice_rows, token_nats
+from arch_lab.yaml_files import JsonObject
 from blocks.errors import UserError
 
 SCORED_TOKENS = 8192  # of one batch, and the longest context that is taken without being asked for
@@ -36,7 +37,10 @@ Progress = Callable[[int, int], None]  # windows scored, windows in all
 
 @dataclass(frozen=True)
 class Band:
-    """Sums over the targets that follow ``first`` … ``last`` tokens of their window."""
+    """Sums over the targets at some positions of a window.
+
+    The targets follow ``first`` to ``last`` tokens.
+    """
 
     first: int
     last: int
@@ -54,13 +58,16 @@ class Band:
         """Nats per token; None where none was scored."""
         return self.nats / self.tokens if self.tokens else None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {**vars(self), "bits_per_byte": self.bits_per_byte, "loss": self.loss}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What a model makes of a text. ``nats`` are summed over ``tokens`` targets of ``bytes`` bytes; special tokens are in none."""
+    """What a model makes of a text.
+
+    ``nats`` are summed over ``tokens`` targets of ``bytes`` bytes; special tokens are in none.
+    """
 
     checkpoint: str
     architecture: str
@@ -98,12 +105,20 @@ class Score:
         edges = [2**i for i in range(self.context.bit_length())]
         return tuple(_sum(self.positions[first - 1 : 2 * first - 1]) for first in edges)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """What ``arch-lab score --json`` prints; a perplexity beyond every number is null."""
         plain = {name: value for name, value in vars(self).items() if name not in ("text", "positions")}
-        scores = {name: getattr(self, name) for name in ("bits_per_byte", "perplexity", "byte_perplexity", "word_perplexity")}
+        scores = {
+            name: getattr(self, name)
+            for name in ("bits_per_byte", "perplexity", "byte_perplexity", "word_perplexity")
+        }
         finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
-        return {**plain, "text": list(self.text), **finite, "positions": [band.to_json() for band in self.positions]}
+        return {
+            **plain,
+            "text": list(self.text),
+            **finite,
+            "positions": [band.to_json() for band in self.positions],
+        }
 
     def __str__(self) -> str:
         return f"{self.checkpoint}: {self.bits_per_byte:.4f} bits per byte over {self.bytes:,} bytes"
@@ -124,28 +139,39 @@ def score(
     count_line_ends: bool | None = None,
     progress: Progress | None = None,
 ) -> Score:
-    """Score ``checkpoint`` on the files, folders or patterns of ``text``, once its model is certified causal.
+    """Score ``checkpoint`` on ``text`` after certifying its model causal.
 
-    ``context``: tokens of a window (default: those of a training sequence, else what the model takes, at most 8,192);
-    ``stride``: from one window to the next (default: ``context``; fewer score each token with more context). How documents are
-    found and words counted comes from the checkpoint, unless given. ``trust``: modules that the checkpoint's options may name.
-    Raises: UserError, one line: no checkpoint, no decoder, no text, a text the tokenizer changes; LeakError for a leaking model.
+    ``context``: tokens of a window (default: those of a training sequence, else what the model takes, at most
+    8,192); ``stride``: from one window to the next (default: ``context``; fewer score each token with more
+    context). How documents are found and words counted comes from the checkpoint, unless given. ``trust``:
+    modules that the checkpoint's options may name.
+    Raises: UserError, one line: no checkpoint, no decoder, no text, a text the tokenizer changes; LeakError
+    for a leaking model.
     """
     files = expand_paths(text, option="--text")
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else open_decoder(checkpoint, trust)
     tokens, step = _window(opened, context, stride)
-    place = _device(device, threads)
-    given: dict[str, Any] = {"document_start": document_start, "text_column": text_column, "count_line_ends": count_line_ends}
-    reading = replace(opened.reading, **{name: value for name, value in given.items() if value is not None})
+    target_device = _device(device, threads)
+    overrides: JsonObject = {
+        "document_start": document_start,
+        "text_column": text_column,
+        "count_line_ends": count_line_ends,
+    }
+    reading = replace(
+        opened.reading, **{name: value for name, value in overrides.items() if value is not None}
+    )
     split, widths = _read(opened, files, DataConfig(**vars(reading)))
     _certify(opened, tokens)
-    model = _movable(opened, place)
+    model = _movable(opened, target_device)
     if batch is not None and batch < 1:
         raise UserError(f"batch must be at least 1, got {batch}")
     sums = _scored(model, split, widths, tokens=tokens, stride=step, batch=batch, progress=progress)
     total = _sum(sums)
     if not math.isfinite(total.nats):
-        raise CheckpointError(f"{opened.path}: the model's loss on this text is {total.nats}; its weights are damaged, or it diverged")
+        raise CheckpointError(
+            f"{opened.path}: the model's loss on this text is {total.nats}; "
+            "its weights are damaged, or it diverged"
+        )
     if not total.bytes:
         raise DataError("--text: the text has no bytes after its first token, so there is nothing to score")
     return Score(
@@ -154,7 +180,8 @@ def score(
         parameters=sum(p.numel() for p in opened.model.parameters()),
         text=tuple(str(file) for file in files),
         documents=split.documents,
-        words=total.bytes * split.words / split.bytes,  # the first token is not scored: words in proportion to bytes
+        # the first token is not scored: words in proportion to bytes
+        words=total.bytes * split.words / split.bytes,
         tokens=total.tokens,
         bytes=total.bytes,
         nats=total.nats,
@@ -167,7 +194,10 @@ def score(
 def _window(opened: Checkpoint, context: int | None, stride: int | None) -> tuple[int, int]:
     tokens = context if context is not None else opened.context or min(opened.max_tokens, SCORED_TOKENS)
     if not 1 <= tokens <= opened.max_tokens:
-        raise UserError(f"context must be from 1 to {opened.max_tokens}, the tokens this model was built for; got {tokens}")
+        raise UserError(
+            f"context must be from 1 to {opened.max_tokens}, the tokens this model was built for; "
+            f"got {tokens}"
+        )
     step = tokens if stride is None else stride
     if not 1 <= step <= tokens:
         raise UserError(f"stride must be from 1 to the context, {tokens}; got {step}")
@@ -191,30 +221,47 @@ def _read(opened: Checkpoint, files: list[Path], config: DataConfig) -> tuple[To
     """The text as ids, and (V,) bytes of each id. Raises: UserError."""
     tokenizer = opened.tokenizer
     if tokenizer is None:
-        raise CheckpointError(f"{opened.path} holds no tokenizer, so a text cannot be encoded; put the model's tokenizer.json there")
+        raise CheckpointError(
+            f"{opened.path} holds no tokenizer, so a text cannot be encoded; "
+            "put the model's tokenizer.json there"
+        )
     documents = [document for file in files for document in documents_of(file, config)]
     counts: Counts = count(documents, line_ends=config.count_line_ends)
     ids = np.concatenate(list(_encoded(documents, tokenizer, opened.begin)))
     if int(ids.max()) >= opened.vocabulary:
         raise CheckpointError(
-            f"{opened.path}: the tokenizer gives id {int(ids.max())}, the model has only {opened.vocabulary}; they do not belong together"
+            f"{opened.path}: the tokenizer gives id {int(ids.max())}, "
+            f"the model has only {opened.vocabulary}; they do not belong together"
         )
     widths = np.zeros(opened.vocabulary, np.int64)
-    own = tokenizer.token_bytes()[: opened.vocabulary]
-    widths[: len(own)] = own
+    token_widths = tokenizer.token_bytes()[: opened.vocabulary]
+    widths[: len(token_widths)] = token_widths
     widths[list(opened.begin)] = 0
     fingerprint = hashlib.sha256(ids.tobytes()).hexdigest()
-    split = TokenSplit("text", ids, bytes=counts.bytes, words=counts.words, documents=counts.documents, fingerprint=fingerprint)
+    split = TokenSplit(
+        "text",
+        ids,
+        bytes=counts.bytes,
+        words=counts.words,
+        documents=counts.documents,
+        fingerprint=fingerprint,
+    )
     return split, torch.from_numpy(widths)
 
 
 def _encoded(documents: list[str], tokenizer: Tokenizer, begin: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Ids of each document after what begins one. Raises: DataError when the tokenizer changes the text."""
+    """Ids of each document, after the ids that begin one.
+
+    Raises: DataError when the tokenizer changes the text.
+    """
     for first in range(0, len(documents), ENCODED):
         texts = documents[first : first + ENCODED]
         for text, ids in zip(texts, tokenizer.encode(texts), strict=True):
             if tokenizer.decode_bytes(ids) != text.encode():
-                raise DataError(f"--text: the tokenizer changes the text (document {text[:30]!r}…), so bits per byte would be wrong")
+                raise DataError(
+                    f"--text: the tokenizer changes the text (document {text[:30]!r}…), "
+                    "so bits per byte would be wrong"
+                )
             yield np.concatenate([np.array(begin, np.int64), ids])
 
 
@@ -225,7 +272,10 @@ def _certify(opened: Checkpoint, tokens: int) -> None:
 
 
 def _movable(opened: Checkpoint, device: torch.device) -> nn.Module:
-    """The model on ``device``; in float32 on a CPU, which computes half precision slowly and rounds more."""
+    """The model on ``device``.
+
+    In float32 on a CPU, which computes half precision slowly and rounds more.
+    """
     model: nn.Module = opened.model
     half = any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters())
     if device.type == "cpu" and not half:
@@ -236,12 +286,19 @@ def _movable(opened: Checkpoint, device: torch.device) -> nn.Module:
 
 @torch.inference_mode()
 def _scored(
-    model: Any, split: TokenSplit, widths: Tensor, *, tokens: int, stride: int, batch: int | None, progress: Progress | None
+    model: Any,
+    split: TokenSplit,
+    widths: Tensor,
+    *,
+    tokens: int,
+    stride: int,
+    batch: int | None,
+    progress: Progress | None,
 ) -> list[Band]:
     """Sums at each position of a window."""
     rows = batch or min(max(1, SCORED_TOKENS // tokens), max(1, slice_rows(len(widths)) // tokens))
     device = next(model.parameters()).device
-    windows, done = evaluation_windows(split, tokens=tokens, stride=stride), 0
+    windows, scored = evaluation_windows(split, tokens=tokens, stride=stride), 0
     nats, number, size = (torch.zeros(tokens, dtype=torch.float64) for _ in range(3))
     for inputs, targets, valid in evaluation_batches(split, tokens=tokens, batch=rows, stride=stride):
         width = widths[targets] * valid
@@ -249,9 +306,9 @@ def _scored(
         nats += losses.mul(width > 0).sum(0)
         number += (width > 0).sum(0)
         size += width.sum(0)
-        done += len(inputs)
+        scored += len(inputs)
         if progress is not None:
-            progress(done, windows)
+            progress(scored, windows)
     sums = zip(number.tolist(), size.tolist(), nats.tolist(), strict=True)
     return [Band(i, i, int(n), int(b), x) for i, (n, b, x) in enumerate(sums, start=1)]
 

@@ -1,4 +1,4 @@
-"""Files of a checkpoint folder: JSON objects, and folders that appear whole or not at all."""
+"""JSON objects and atomically created folders of a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from arch_lab.checkpoints.checkpoint import CheckpointError
-from arch_lab.yaml_files import load_json
+from arch_lab.yaml_files import JsonObject, load_json
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> JsonObject:
     """A JSON object. Raises: CheckpointError, one line that begins with the path."""
     if not os.path.exists(path):
         raise CheckpointError(f"{path} is missing")
@@ -25,28 +24,31 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_object(path: Path, content: dict[str, Any]) -> None:
+def write_object(path: Path, content: JsonObject) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
 
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder that appears at ``target`` whole or not at all: written beside it, then renamed.
+    """Create ``target`` atomically: written under another name, then renamed.
 
     Raises: CheckpointError when ``target`` already holds something.
     """
-    part = _part_of(target)
+    temporary = _part_of(target)
     try:
-        yield part
-        part.chmod(0o777 & ~umask())  # mkdtemp's 0700 would shut out others
-        _appear(part, target)
+        yield temporary
+        temporary.chmod(0o777 & ~umask())  # mkdtemp's 0700 would shut out others
+        _appear(temporary, target)
     except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
 def _part_of(target: Path) -> Path:
-    """A fresh folder beside ``target``. Raises: UserError when none can be made there, or ``target`` is taken."""
+    """A fresh folder beside ``target``.
+
+    Raises: UserError when none can be made there, or ``target`` is taken.
+    """
     try:
         if target.is_symlink():
             raise CheckpointError(f"{target} is a link; name the folder it leads to, or remove it")
@@ -58,9 +60,9 @@ def _part_of(target: Path) -> Path:
         raise _no_target(target, error) from None
 
 
-def _appear(part: Path, target: Path) -> None:
+def _appear(temporary: Path, target: Path) -> None:
     try:
-        os.replace(part, target)
+        os.replace(temporary, target)
     except OSError as error:
         raise _no_target(target, error) from None
 

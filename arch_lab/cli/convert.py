@@ -1,4 +1,4 @@
-"""``arch-lab convert``: checkpoints of Hugging Face, and released M2-BERTs, into ours and back."""
+"""``arch-lab convert``: checkpoints of other projects into ours, and back."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ def main(verb: str, argv: list[str]) -> int:
     p.add_argument("--to", choices=("arch-lab", *formats), default="arch-lab", help="format to write (default: arch-lab)")
     p.add_argument("--json", action="store_true", help="print {source, target, to, architecture, tensors, parameters, dtype}")
     add_trust(p)
-    given = p.parse_args(argv)
+    options = p.parse_args(argv)
 
     from arch_lab.checkpoints.convert import convert
 
-    done = convert(given.source, given.target, to=given.to, source_format=given.source_format, trust=given.trust)
-    if given.json:
-        print(json.dumps(done.to_dict(), indent=2))
+    conversion = convert(options.source, options.target, to=options.to, source_format=options.source_format, trust=options.trust)
+    if options.json:
+        print(json.dumps(conversion.to_dict(), indent=2))
     else:
-        print(f"{done.target}: {done.architecture}, {done.parameters:,} parameters in {done.tensors} tensors ({done.dtype})")
+        size = f"{conversion.parameters:,} parameters in {conversion.tensors} tensors ({conversion.dtype})"
+        print(f"{conversion.target}: {conversion.architecture}, {size}")
     return 0

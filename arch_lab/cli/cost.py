@@ -162,7 +162,7 @@ def _options(pairs: list[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise UsageError(f"cost: --options {pair!r}: expected key=value, e.g. window=1024")
-        found[key] = parse_yaml(text, where=f"cost: --options {key}")
+        found[key] = parse_yaml(text, origin=f"cost: --options {key}")
     return found
 
 

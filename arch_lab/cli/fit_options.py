@@ -108,7 +108,7 @@ def read_config(text: str) -> dict[str, Any]:
         near = nearest(file.stem, [f.stem for f in file.parent.glob("*.yaml")]) if text and file.parent.is_dir() else ""
         raise UsageError(f"--config: {text or 'needs a file'}: no such file{near}")
     where = "--config" if inline else f"--config: {file}"
-    content = parse_yaml(text, where=where) if inline else load_yaml(file)
+    content = parse_yaml(text, origin=where) if inline else load_yaml(file)
     if not isinstance(content, dict):
         raise UsageError(f"{where}: expected keys such as model, data, trainer; got {type(content).__name__}")
     model = content.get("model")

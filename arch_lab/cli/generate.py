@@ -1,4 +1,4 @@
-"""``arch-lab generate``: text from a checkpoint, streamed; what it took at the end."""
+"""``arch-lab generate``: text from a checkpoint, printed as it is generated."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ def main(verb: str, argv: list[str]) -> int:
         help="print {prompt, text, tokens, tokens_per_second, prefill_tokens_per_second, state_bytes, seed} and nothing else",
     )
     add_trust(p)
-    given = p.parse_args(argv)
-    if given.greedy and (given.temperature is not None or given.top_p is not None):
+    options = p.parse_args(argv)
+    if options.greedy and (options.temperature is not None or options.top_p is not None):
         raise UsageError(f"{verb}: --greedy does not sample; leave it out, or leave out --temperature and --top-p")
 
     from arch_lab.generation import generate
 
     result = generate(
-        given.checkpoint,
-        given.prompt,
-        max_tokens=given.max_tokens,
-        temperature=given.temperature,
-        top_p=given.top_p,
-        seed=given.seed,
-        write=None if given.json else _say,
-        trust=given.trust,
+        options.checkpoint,
+        options.prompt,
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+        write=None if options.json else _say,
+        trust=options.trust,
     )
-    if given.json:
+    if options.json:
         print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
     else:
         print(flush=True)
@@ -69,11 +69,10 @@ def summary(result: Generation) -> str:
     def rate(value: float | None) -> str:
         return "-" if value is None else f"{value:,.1f} tokens/s"
 
-    why = "end of text" if result.ended else "limit reached"
-    return (
-        f"{len(result.tokens)} tokens ({why}); prefill {rate(result.prefill_tokens_per_second)}, decode {rate(result.tokens_per_second)}; "
-        f"state {result.state_bytes:,} bytes"
-    )
+    ending = "end of text" if result.ended else "limit reached"
+    prefill, decode = rate(result.prefill_tokens_per_second), rate(result.tokens_per_second)
+    size = f"state {result.state_bytes:,} bytes"
+    return f"{len(result.tokens)} tokens ({ending}); prefill {prefill}, decode {decode}; {size}"
 
 
 def _say(text: str) -> None:

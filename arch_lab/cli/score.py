@@ -1,4 +1,4 @@
-"""``arch-lab score``: bits per byte and perplexities of any checkpoint on any text."""
+"""``arch-lab score``: bits per byte and perplexities of a checkpoint on text."""
 
 from __future__ import annotations
 
@@ -36,32 +36,32 @@ def main(verb: str, argv: list[str]) -> int:
     p.add_argument("--text-column", metavar="KEY", help="key of the text in jsonl and parquet rows (default: as in training)")
     p.add_argument("--json", action="store_true", help="print everything as JSON, the loss at each position included")
     add_trust(p)
-    given = p.parse_args(argv)
+    options = p.parse_args(argv)
 
     from arch_lab.checkpoints.score import score
     from arch_lab.console import progress
 
-    with progress(quiet=given.json) as bar:
+    with progress(quiet=options.json) as bar:
         task = bar.add_task("certifying", total=1)
         result = score(
-            given.checkpoint,
-            given.text,
-            context=given.context,
-            stride=given.stride,
-            batch=given.batch,
-            device=given.device,
-            threads=given.threads,
-            trust=given.trust,
-            document_start=given.document_start,
-            text_column=given.text_column,
-            progress=lambda done, windows: bar.update(task, description="scoring windows", completed=done, total=windows),
+            options.checkpoint,
+            options.text,
+            context=options.context,
+            stride=options.stride,
+            batch=options.batch,
+            device=options.device,
+            threads=options.threads,
+            trust=options.trust,
+            document_start=options.document_start,
+            text_column=options.text_column,
+            progress=lambda scored, windows: bar.update(task, description="scoring windows", completed=scored, total=windows),
         )
-    print(json.dumps(result.to_json(), indent=2) if given.json else "\n".join(lines(result)))
+    print(json.dumps(result.to_json(), indent=2) if options.json else "\n".join(lines(result)))
     return 0
 
 
 def lines(result: Score) -> list[str]:
-    """The score in words, then the loss by position in bands that double."""
+    """The score in words, then the loss by position."""
     files = f"{len(result.text)} files" if len(result.text) != 1 else result.text[0]
     return [
         f"{result.checkpoint}: {result.architecture}, {result.parameters:,} parameters",
@@ -77,8 +77,8 @@ def lines(result: Score) -> list[str]:
 
 
 def _row(band: Band) -> str:
-    where = str(band.first) if band.first == band.last else f"{band.first}–{band.last}"
-    return f"{where:<15}{band.tokens:>12,}{_number(band.bits_per_byte):>16}{_number(band.loss):>16}"
+    tokens_before = str(band.first) if band.first == band.last else f"{band.first}–{band.last}"
+    return f"{tokens_before:<15}{band.tokens:>12,}{_number(band.bits_per_byte):>16}{_number(band.loss):>16}"
 
 
 def _documents(result: Score) -> str:

@@ -70,7 +70,7 @@ def check_file(path: Path) -> None:
 
 def check_layout(text: str, where: str) -> None:
     """Structure of a tokenizer.json: types, ids, sizes, no randomness. Raises: DataError beginning with ``where``."""
-    layout = parse_json(text, where=f"{where} is not a tokenizer.json", error=DataError)
+    layout = parse_json(text, origin=f"{where} is not a tokenizer.json", error=DataError)
     try:
         _check(layout)
     except _Broken as error:

@@ -1,7 +1,8 @@
-"""The decoding loop: a prompt in one prefill, then one step a token, timed apart.
+"""The decoding loop: one prefill, then one step per token, timed separately.
 
-It asks a model for ``init_state``, ``prefill``, ``settle`` and ``step`` and nothing else, so every decoder is served alike:
-caches of attention, pending sums of long convolutions, whatever a block of another package keeps.
+It asks a model for ``init_state``, ``prefill``, ``settle`` and ``step`` and nothing else, so every decoder is
+served alike: caches of attention, pending sums of long convolutions, whatever a block of another package
+keeps.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from blocks.contract import tensors_nbytes
 
 
 class Decodes(Protocol):
-    """What generation needs of a model (arch_lab.models.Decoder): tokens in, next-token logits and a state out."""
+    """The methods that decoding calls on a model.
+
+    Tokens in, next-token logits and a state out (arch_lab.models.Decoder).
+    """
 
     def init_state(self, batch: int, max_tokens: int | None = None, *, reserve: bool = False) -> Any: ...
 
@@ -32,7 +36,10 @@ class Decodes(Protocol):
 
 @dataclass
 class Meter:
-    """What a decoding took: seconds in the model and the sampler, not in whoever consumes the tokens."""
+    """Time and state of one decoding.
+
+    Seconds are those in the model and the sampler, without the consumer of the tokens.
+    """
 
     prefill_tokens: int = 0
     prefill_seconds: float = 0.0
@@ -47,7 +54,10 @@ class Meter:
 
     @property
     def step_rate(self) -> float | None:
-        """Tokens per second after the first, which the prefill pays for; None when there was no second."""
+        """Tokens per second after the first token; None without a second.
+
+        The prefill pays for the first.
+        """
         return self.steps / self.step_seconds if self.steps and self.step_seconds else None
 
 
@@ -62,9 +72,11 @@ def decode(
     meter: Meter,
     device: torch.device | None = None,
 ) -> Iterator[int]:
-    """At most ``max_tokens`` ids that follow ``prompt``, as they are chosen; stops before an id of ``end``. Fills ``meter``.
+    """Yield at most ``max_tokens`` ids that follow ``prompt``.
 
-    Caches are reserved for exactly the tokens that can be fed: the last chosen one never is.
+    Stops before an id of ``end``. Fills ``meter``.
+
+    Fills ``meter``. Caches are reserved for exactly the tokens that can be fed: the last chosen one never is.
     Raises: ConfigError when the model is bidirectional.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -73,17 +85,18 @@ def decode(
         state = model.init_state(1, len(prompt) + max_tokens - 1, reserve=True)
         logits, state = model.prefill(torch.tensor([prompt], device=device), state, last_only=True)
         if max_tokens > 1:
-            # how many tokens may follow is known now: a long convolution keeps that many numbers, and none for the prompt
+            # how many tokens may follow is known now: a long convolution keeps that many numbers, and none
+            # for the prompt
             state = model.settle(state, max_tokens - 1)
         token = sampling.choose(logits[0, -1], generator)
     meter.prefill_tokens, meter.prefill_seconds = len(prompt), time.perf_counter() - started
-    for chosen in range(1, max_tokens + 1):
+    for count in range(1, max_tokens + 1):
         meter.state_bytes = tensors_nbytes(state)
         if token in end:
             meter.ended = True
             return
         yield token
-        if chosen == max_tokens:
+        if count == max_tokens:
             return
         started = time.perf_counter()
         with torch.inference_mode():

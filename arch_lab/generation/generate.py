@@ -6,7 +6,6 @@ import codecs
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,6 +13,7 @@ from arch_lab.checkpoints import Checkpoint, CheckpointError, open_decoder
 from arch_lab.data import Tokenizer
 from arch_lab.generation.decode import Meter, decode
 from arch_lab.generation.sampling import Sampling
+from arch_lab.yaml_files import JsonObject
 from blocks.errors import UserError
 
 DEFAULT_TOKENS = 64
@@ -21,7 +21,10 @@ DEFAULT_TOKENS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """What was written and what it took. ``tokens``: the new ids; rates in tokens per second, prompt and new text apart."""
+    """What was written and what it took.
+
+    ``tokens``: the new ids; rates in tokens per second, prompt and new text apart.
+    """
 
     prompt: str
     text: str
@@ -32,7 +35,7 @@ class Generation:
     seed: int
     ended: bool  # by the end-of-text token, not by the limit
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """What ``--json`` prints."""
         return {name: value for name, value in vars(self).items() if name != "ended"}
 
@@ -48,11 +51,15 @@ def generate(
     write: Callable[[str], None] | None = None,
     trust: Sequence[str] = (),
 ) -> Generation:
-    """Continue ``prompt``: greedy, or drawn when ``temperature`` or ``top_p`` is given (the other one is then 1).
+    """Continue ``prompt``, greedily or by sampling.
 
-    ``max_tokens``: new tokens, 64 or as many as the model has room for. ``write`` receives the text piece by piece, as it
-    is chosen; a character of several tokens arrives whole. ``trust``: modules that the checkpoint's options may name.
-    Raises: UserError (one line) for impossible options, an empty or too long prompt, or a path that is no decoder's checkpoint.
+    Sampling needs ``temperature`` or ``top_p``; the other one is then 1.
+
+    ``max_tokens``: new tokens, 64 or as many as the model has room for. ``write`` receives the text piece by
+    piece, as it is chosen; a character of several tokens arrives whole. ``trust``: modules that the
+    checkpoint's options may name.
+    Raises: UserError (one line) for impossible options, an empty or too long prompt, or a path that is no
+    decoder's checkpoint.
     """
     if temperature is None and top_p is not None:
         temperature = 1.0
@@ -66,18 +73,29 @@ def generate(
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else open_decoder(checkpoint, trust)
     tokenizer = opened.tokenizer
     if tokenizer is None:
-        raise CheckpointError(f"{opened.path} holds no tokenizer, so a prompt cannot be encoded; put the model's tokenizer.json there")
+        raise CheckpointError(
+            f"{opened.path} holds no tokenizer, so a prompt cannot be encoded; "
+            "put the model's tokenizer.json there"
+        )
     ids = [*opened.begin, *(int(i) for i in tokenizer.encode([prompt])[0])]
     if max(ids) >= opened.vocabulary:
         raise CheckpointError(
-            f"{opened.path}: the tokenizer gives id {max(ids)}, the model has only {opened.vocabulary}; they do not belong together"
+            f"{opened.path}: the tokenizer gives id {max(ids)}, the model has only {opened.vocabulary}; "
+            "they do not belong together"
         )
     limit = _room(len(ids), max_tokens, opened.max_tokens)
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     meter, speaker, tokens, pieces = Meter(), Speaker(tokenizer), [], []
     written = decode(
-        opened.model.to(device), ids, max_tokens=limit, sampling=sampling, seed=seed, end=opened.end, meter=meter, device=device
+        opened.model.to(device),
+        ids,
+        max_tokens=limit,
+        sampling=sampling,
+        seed=seed,
+        end=opened.end,
+        meter=meter,
+        device=device,
     )
     for token in written:
         tokens.append(token)
@@ -99,20 +117,30 @@ def generate(
     )
 
 
-def _room(prompt: int, asked: int | None, most: int) -> int:
-    """New tokens to write. Raises: UserError when prompt and new tokens exceed what the model was built for."""
-    room = most - prompt
+def _room(prompt: int, requested: int | None, longest: int) -> int:
+    """New tokens to write.
+
+    Raises: UserError when prompt and new tokens exceed what the model was built for.
+    """
+    room = longest - prompt
     if room < 1:
-        raise UserError(f"the prompt takes {prompt} tokens and the model was built for {most}; shorten it to at most {most - 1}")
-    if asked is not None and asked > room:
         raise UserError(
-            f"the prompt takes {prompt} tokens and {asked} more exceed the {most} this model was built for; ask for at most {room}"
+            f"the prompt takes {prompt} tokens and the model was built for {longest}; "
+            f"shorten it to at most {longest - 1}"
         )
-    return min(room, DEFAULT_TOKENS) if asked is None else asked
+    if requested is not None and requested > room:
+        raise UserError(
+            f"the prompt takes {prompt} tokens and {requested} more exceed the {longest} this model was "
+            f"built for; ask for at most {room}"
+        )
+    return min(room, DEFAULT_TOKENS) if requested is None else requested
 
 
 class Speaker:
-    """Ids to text as they come: bytes of an unfinished character wait for the tokens that complete it."""
+    """Text of ids, piece by piece.
+
+    Bytes of an unfinished character wait for the tokens that complete it.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.pieces = tokenizer.pieces()

@@ -214,7 +214,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {shown(override)}: expected key.path=value, e.g. training.batch_size=4")
-    value = parse_yaml(text, where=f"--set {key}")
+    value = parse_yaml(text, origin=f"--set {key}")
     *parents, last = key.split(".")
     if len(parents) >= DEEPEST:
         raise ConfigError(f"--set {shown(key)}: nested deeper than {DEEPEST} levels")

@@ -165,7 +165,7 @@ def test_equal_widths_leave_nothing_drawn_and_cross_attention_starts_as_self_att
     for name, source in (("t5gemma", "gemma2"), ("t5gemma2", "gemma3")):
         model = encoder_decoder(name)
         done = initialise(model, encoder_from=decoder(source), decoder_from=decoder(source))
-        assert done.drawn == () and set(done.copied) == {n for n, _ in model.named_parameters()}
+        assert done.untrained == () and set(done.copied) == {n for n, _ in model.named_parameters()}
         for layer in (layer for layer in model.decoder.layers if isinstance(layer, CrossLayer)):
             for cross, own in CROSS.items():
                 theirs = getattr(layer, own).state_dict()
@@ -176,11 +176,11 @@ def test_an_encoder_of_another_width_leaves_the_cross_attention_drawn_and_says_s
     model = encoder_decoder("t5gemma", encoder={"width": 64, "depth": 3, "ffn_width": 32})
     before = {n: p.clone() for n, p in model.named_parameters()}
     done = initialise(model, encoder_from=decoder("gemma2", 64), decoder_from=decoder("gemma2"))
-    assert {n.split(".")[3] for n in done.drawn} == {"cross_norm", "cross", "cross_out_norm"}
+    assert {n.split(".")[3] for n in done.untrained} == {"cross_norm", "cross", "cross_out_norm"}
     after = dict(model.named_parameters())
-    assert all(torch.equal(after[n], before[n]) for n in done.drawn)
+    assert all(torch.equal(after[n], before[n]) for n in done.untrained)
     assert all(not torch.equal(after[n], before[n]) for n in done.copied)
-    assert len(done.drawn) == 3 * 6
+    assert len(done.untrained) == 3 * 6
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def test_yaml_that_cannot_be_trusted_is_refused_within_a_second(tmp_path: Path, 
 def test_ordinary_yaml_reads_as_ever() -> None:
     text = "base: &b {x: 1, y: [1, 2.5, true, null, 'a']}\nmine: {<<: *b, x: 3}\nagain: *b\n"
     base = {"x": 1, "y": [1, 2.5, True, None, "a"]}
-    assert parse_yaml(text, where="f") == {"base": base, "mine": {**base, "x": 3}, "again": base}
+    assert parse_yaml(text, origin="f") == {"base": base, "mine": {**base, "x": 3}, "again": base}
 
 
 @pytest.mark.parametrize("content", [b"a: \xff\n", b"\xff\xfea\x00"])
@@ -93,4 +93,4 @@ def test_json_that_cannot_be_trusted_is_refused(tmp_path: Path, text: str, messa
 
 
 def test_ordinary_json_reads_as_ever() -> None:
-    assert parse_json('{"a": [1, 2.5, null, -12345678901234567890]}', where="f") == {"a": [1, 2.5, None, -12345678901234567890]}
+    assert parse_json('{"a": [1, 2.5, null, -12345678901234567890]}', origin="f") == {"a": [1, 2.5, None, -12345678901234567890]}

@@ -1,4 +1,4 @@
-"""Models made from the weights of a trained decoder: a bidirectional stack, an encoder–decoder."""
+"""Models built from a trained decoder: bidirectional stack, encoder–decoder."""
 
 from arch_lab.checkpoints.adaptation.bidirectional import Reverse, bidirectional, bidirectional_state, causal
 from arch_lab.checkpoints.adaptation.t5gemma import Initialised, initialise

@@ -1,15 +1,15 @@
-"""The same weights, looking both ways: a causal decoder as a bidirectional stack, and back.
+"""A causal decoder as a bidirectional stack, and back, with its weights.
 
-Sources: arXiv 2503.02656 (Gemma Encoder: the fully visible mask alone makes the encoder); arXiv 2504.06225; for the M2 mixer
-arXiv 2310.12109 and HazyResearch/m2 (HyenaFilter, bidirectional).
+Sources: arXiv 2503.02656 (Gemma Encoder: the fully visible mask alone makes the encoder); arXiv 2504.06225;
+for the M2 mixer arXiv 2310.12109 and HazyResearch/m2 (HyenaFilter, bidirectional).
 
-Attention changes its mask and keeps every weight. The M2 mixer changes its kernel: the causal one stays the forward kernel,
-tap for tap, with its skip, and a reverse kernel joins it, whose tap r reads r + 1 tokens ahead. Its short convolution is causal
-in both forms, as in the released bidirectional model, so it stays. On the way back the reverse kernel is dropped. The
-reverse kernel starts as one of
+Attention changes its mask and keeps every weight. The M2 mixer changes its kernel: the causal one stays the
+forward kernel, tap for tap, with its skip, and a reverse kernel joins it, whose tap r reads r + 1 tokens
+ahead. Its short convolution is causal in both forms, as in the released bidirectional model, so it stays. On
+the way back the reverse kernel is dropped. The reverse kernel starts as one of
 
-- "zeros": the last map of its network is 0 and the others are the forward one's, so the function is that of the decoder
-  and the first gradient reaches the last map;
+- "zeros": the last map of its network is 0 and the others are the forward one's, so the function is that of
+  the decoder and the first gradient reaches the last map;
 - "copy": the forward network, so a token reads as far ahead as back, with the same taps.
 """
 
@@ -32,20 +32,30 @@ from blocks.errors import ConfigError
 Reverse = Literal["zeros", "copy"]
 
 
-def bidirectional(decoder: Decoder, *, radius: Radius | None = None, reverse: Reverse | None = None) -> BidirectionalStack:
-    """A copy of ``decoder`` that looks both ways; its ``hidden`` (B, T, D) is an encoder's output, its logits mean nothing.
+def bidirectional(
+    decoder: Decoder, *, radius: Radius | None = None, reverse: Reverse | None = None
+) -> BidirectionalStack:
+    """A bidirectional copy of ``decoder``.
 
-    ``radius``: keys a local layer sees on each side, in the place of its window. ``reverse``: how the reverse kernels of M2
-    mixers start. Raises: ConfigError when a layer needs one of the two and it is not given, or has no bidirectional form.
+    Its ``hidden`` (B, T, D) is an encoder's output; its logits have no meaning.
+
+    ``radius``: keys a local layer sees on each side, in the place of its window. ``reverse``: how the reverse
+    kernels of M2 mixers start. Raises: ConfigError when a layer needs one of the two and it is not given, or
+    has no bidirectional form.
     """
     layers = tuple(bidirectional_layer(layer, radius=radius) for layer in decoder.config.layers)
     state = {name: value for name, value in decoder.state_dict().items() if not name.startswith("layers.")}
-    state |= {f"layers.{name}": value for name, value in bidirectional_state(decoder.layers, reverse=reverse).items()}
+    state |= {
+        f"layers.{name}": value
+        for name, value in bidirectional_state(decoder.layers, reverse=reverse).items()
+    }
     return _filled(bidirectional_stack(decoder.config, layers).build("meta"), state, decoder)
 
 
 def causal(encoder: BidirectionalStack, *, window: int | None = None) -> Decoder:
-    """The way back: the causal flag on again, ``window`` in the place of the radius of a local layer, reverse kernels dropped.
+    """The causal decoder of a bidirectional stack.
+
+    ``window`` replaces the radius of a local layer. Reverse kernels are dropped.
 
     Raises: ConfigError when a local layer gets no window, or a layer has no causal form here.
     """
@@ -55,7 +65,9 @@ def causal(encoder: BidirectionalStack, *, window: int | None = None) -> Decoder
 
 
 def bidirectional_state(layers: nn.ModuleList, *, reverse: Reverse | None = None) -> dict[str, Tensor]:
-    """The state dict of the bidirectional form of causal ``layers`` (arch_lab.models.layer.Layer), names as theirs.
+    """State dict of the bidirectional form of causal ``layers``.
+
+    Names are those of ``layers`` (arch_lab.models.layer.Layer).
 
     Raises: ConfigError when an M2 mixer is among them and ``reverse`` is not given.
     """
@@ -65,21 +77,28 @@ def bidirectional_state(layers: nn.ModuleList, *, reverse: Reverse | None = None
         if not isinstance(mixer, M2Mixer):
             continue
         if reverse is None:
-            raise ConfigError(f"layer {i}: an M2 mixer needs a reverse kernel; choose reverse 'zeros' (same function) or 'copy'")
+            raise ConfigError(
+                f"layer {i}: an M2 mixer needs a reverse kernel; "
+                "choose reverse 'zeros' (same function) or 'copy'"
+            )
         for name, convolution in (("long", mixer.long), ("residual", mixer.residual)):
             if convolution is not None:
-                state |= _behind(state, f"{i}.mixer.{name}.filter.", len(convolution.filter.ahead) - 1, reverse)
+                state |= _behind(
+                    state, f"{i}.mixer.{name}.filter.", len(convolution.filter.ahead) - 1, reverse
+                )
     return state
 
 
 def _behind(state: dict[str, Tensor], prefix: str, last: int, reverse: Reverse) -> dict[str, Tensor]:
     """The reverse network's tensors, made of the forward one's."""
-    found = {}
+    tensors = {}
     for name, value in state.items():
         if name.startswith(f"{prefix}ahead."):
             zero = reverse == "zeros" and name == f"{prefix}ahead.{last}.weight"
-            found[name.replace(".filter.ahead.", ".filter.behind.")] = torch.zeros_like(value) if zero else value
-    return found
+            tensors[name.replace(".filter.ahead.", ".filter.behind.")] = (
+                torch.zeros_like(value) if zero else value
+            )
+    return tensors
 
 
 def _causal_layer(layer: LayerConfig, window: int | None) -> LayerConfig:

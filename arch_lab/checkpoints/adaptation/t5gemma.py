@@ -1,9 +1,10 @@
 """T5Gemma's initialisation: an encoder–decoder that starts from trained decoders.
 
-Source: arXiv 2504.06225, section 2; arXiv 2512.14856. Encoder: all of a decoder-only checkpoint, looking both ways. Decoder:
-all of one again. Cross-attention, which no decoder-only model has: the weights of the same layer's self-attention, with its
-norms, where encoder and decoder are of one width, so that they fit; else it stays as drawn, and the paper trains it alone for
-1000 steps before the rest. Merged attention needs nothing new.
+Source: arXiv 2504.06225, section 2; arXiv 2512.14856. Encoder: all of a decoder-only checkpoint, looking both
+ways. Decoder: all of one again. Cross-attention, which no decoder-only model has: the weights of the same
+layer's self-attention, with its norms, where encoder and decoder are of one width, so that they fit; else it
+stays as drawn, and the paper trains it alone for 1000 steps before the rest. Merged attention needs nothing
+new.
 """
 
 from __future__ import annotations
@@ -25,17 +26,21 @@ CROSS = {"cross_norm": "mixer_norm", "cross": "mixer", "cross_out_norm": "mixer_
 
 @dataclass(frozen=True, kw_only=True)
 class Initialised:
-    """Names of the parameters that now hold trained values, and of those that are as drawn: to be trained first, alone."""
+    """Names of trained parameters, and of those with initial values.
+
+    Train the untrained ones first, alone.
+    """
 
     copied: tuple[str, ...]
-    drawn: tuple[str, ...]
+    untrained: tuple[str, ...]
 
 
 def initialise(model: EncoderDecoder, *, encoder_from: Decoder, decoder_from: Decoder) -> Initialised:
-    """Fill ``model`` in place; both sources may be one and the same. A shared table is taken from ``decoder_from``.
+    """Fill ``model`` in place; both sources may be one and the same.
 
-    Raises: ConfigError when a source has other layers than the stack it is to fill, naming the first that differs; then
-    nothing is filled.
+    A shared table is taken from ``decoder_from``.
+    Raises: ConfigError when a source has other layers than the stack it is to fill, naming the first that
+    differs; then nothing is filled.
     """
     _check_encoder(model, encoder_from)
     _check_decoder(model, decoder_from)
@@ -45,24 +50,31 @@ def initialise(model: EncoderDecoder, *, encoder_from: Decoder, decoder_from: De
         model.source_embedding.load_state_dict(encoder_from.embedding.state_dict())
     model.embedding.load_state_dict(decoder_from.embedding.state_dict())
     model.decoder.norm.load_state_dict(decoder_from.norm.state_dict())
-    drawn: list[str] = []
+    untrained_blocks: list[str] = []
     for i, (layer, source) in enumerate(zip(model.decoder.layers, decoder_from.layers, strict=True)):
         for name, child in source.named_children():
             getattr(layer, name).load_state_dict(child.state_dict())
         if isinstance(layer, CrossLayer):
-            drawn += [] if _cross_from_self(layer) else [f"decoder.layers.{i}.{part}" for part in CROSS]
-    every = [name for name, _ in model.named_parameters()]
-    left = tuple(name for name in every if any(name.startswith(f"{part}.") for part in drawn))
-    return Initialised(copied=tuple(name for name in every if name not in left), drawn=left)
+            untrained_blocks += (
+                [] if _cross_from_self(layer) else [f"decoder.layers.{i}.{block}" for block in CROSS]
+            )
+    names = [name for name, _ in model.named_parameters()]
+    untrained = tuple(
+        name for name in names if any(name.startswith(f"{block}.") for block in untrained_blocks)
+    )
+    return Initialised(copied=tuple(name for name in names if name not in untrained), untrained=untrained)
 
 
 def _cross_from_self(layer: CrossLayer) -> bool:
-    """Copy the layer's self-attention into its cross-attention if the weights fit; False leaves it as drawn."""
-    ours, theirs = layer.cross.state_dict(), layer.mixer.state_dict()
-    if {n: v.shape for n, v in ours.items()} != {n: v.shape for n, v in theirs.items()}:
+    """Copy self-attention into cross-attention if the weights fit.
+
+    Returns False, and changes nothing, where they do not.
+    """
+    cross_weights, self_weights = layer.cross.state_dict(), layer.mixer.state_dict()
+    if {n: v.shape for n, v in cross_weights.items()} != {n: v.shape for n, v in self_weights.items()}:
         return False
-    for part, source in CROSS.items():
-        target: nn.Module = getattr(layer, part)
+    for block, source in CROSS.items():
+        target: nn.Module = getattr(layer, block)
         target.load_state_dict(getattr(layer, source).state_dict())
     return True
 
@@ -70,11 +82,13 @@ def _cross_from_self(layer: CrossLayer) -> bool:
 def _check_encoder(model: EncoderDecoder, source: Decoder) -> None:
     config = model.config
     _same("encoder: number of layers", len(config.encoder), len(source.config.layers))
-    for i, (ours, theirs) in enumerate(zip(config.encoder, source.config.layers, strict=True)):
-        radius = getattr(ours.mixer, "radius", None)
-        if radius is None and getattr(theirs.mixer, "window", None) is not None:
-            raise ConfigError(f"initialise: encoder layer {i} is global, the same layer of the checkpoint is local")
-        _same(f"encoder layer {i}", ours, bidirectional_layer(theirs, radius=radius))
+    for i, (layer_config, source_layer) in enumerate(zip(config.encoder, source.config.layers, strict=True)):
+        radius = getattr(layer_config.mixer, "radius", None)
+        if radius is None and getattr(source_layer.mixer, "window", None) is not None:
+            raise ConfigError(
+                f"initialise: encoder layer {i} is global, the same layer of the checkpoint is local"
+            )
+        _same(f"encoder layer {i}", layer_config, bidirectional_layer(source_layer, radius=radius))
     table = config.source_embedding or config.embedding
     _same("encoder: table", _table(table), _table(source.config.embedding))
 
@@ -82,12 +96,14 @@ def _check_encoder(model: EncoderDecoder, source: Decoder) -> None:
 def _check_decoder(model: EncoderDecoder, source: Decoder) -> None:
     config = model.config
     _same("decoder: number of layers", len(config.decoder), len(source.config.layers))
-    for i, (layer, ours, theirs) in enumerate(zip(model.decoder.layers, config.decoder, source.config.layers, strict=True)):
-        expected = theirs.mixer if isinstance(layer, CrossLayer) else merged(theirs).mixer
-        _same(f"decoder layer {i}: mixer", ours.mixer, expected)
-        _same(f"decoder layer {i}: channel mixer", ours.channel, theirs.channel)
-        _same(f"decoder layer {i}: norm", ours.norm, theirs.norm)
-        _same(f"decoder layer {i}: norms after each mixer", True, theirs.sandwich)
+    for i, (layer, layer_config, source_layer) in enumerate(
+        zip(model.decoder.layers, config.decoder, source.config.layers, strict=True)
+    ):
+        expected = source_layer.mixer if isinstance(layer, CrossLayer) else merged(source_layer).mixer
+        _same(f"decoder layer {i}: mixer", layer_config.mixer, expected)
+        _same(f"decoder layer {i}: channel mixer", layer_config.channel, source_layer.channel)
+        _same(f"decoder layer {i}: norm", layer_config.norm, source_layer.norm)
+        _same(f"decoder layer {i}: norms after each mixer", True, source_layer.sandwich)
     _same("decoder: table", _table(config.embedding), _table(source.config.embedding))
 
 
@@ -95,10 +111,11 @@ def _table(config: Any) -> tuple[int, int]:
     return config.vocabulary, config.width
 
 
-def _same(what: str, ours: object, theirs: object) -> None:
-    if ours == theirs:
+def _same(label: str, model_value: object, source_value: object) -> None:
+    if model_value == source_value:
         return
-    if is_dataclass(ours) and type(ours) is type(theirs):  # name the option, not the whole block
-        for f in fields(ours):
-            _same(f"{what}.{f.name}", getattr(ours, f.name), getattr(theirs, f.name))
-    raise ConfigError(f"initialise: {what}: the model has {ours}, the checkpoint {theirs}")
+    # name the option, not the whole block
+    if is_dataclass(model_value) and type(model_value) is type(source_value):
+        for f in fields(model_value):
+            _same(f"{label}.{f.name}", getattr(model_value, f.name), getattr(source_value, f.name))
+    raise ConfigError(f"initialise: {label}: the model has {model_value}, the checkpoint {source_value}")

@@ -1,8 +1,9 @@
-"""A family of foreign checkpoints: how its config.json and its tensor names translate. One file per family registers one.
+"""A family of foreign checkpoints: translation of config.json and tensor names.
 
-A family that this package does not know cannot be guessed: two codes that share a name differ by a norm, a window or a cap.
-So every field of a config.json is either translated, or has to hold the one value our blocks compute, or stands in an
-explicit list of what changes no output; anything else is an error that names it.
+One file per family registers one. A family that this package does not know cannot be guessed: two codes that
+share a name differ by a norm, a window or a cap. So every field of a config.json is either translated, or has
+to hold the one value our blocks compute, or stands in an explicit list of what changes no output; anything
+else is an error that names it.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from torch import Tensor
 from arch_lab.checkpoints.blueprint import LARGEST
 from arch_lab.checkpoints.checkpoint import Blueprint, CheckpointError
 from arch_lab.models import recipe
+from arch_lab.yaml_files import JsonObject
 from blocks.errors import shown
 
-# ids that begin, end and pad a text, and what transformers takes for them in a configuration of Gemma that says nothing
-TOKENS: dict[str, Any] = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
+# ids that begin, end and pad a text, and what transformers takes for them in a configuration of Gemma that
+# says nothing
+TOKENS: JsonObject = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
 
 
 class Family(ABC):
-    """One ``model_type`` of Hugging Face and the architecture here that computes the same function."""
+    """One ``model_type`` of Hugging Face and its architecture in arch-lab."""
 
     model_type: ClassVar[str]
     architecture: ClassVar[str]
@@ -32,40 +35,57 @@ class Family(ABC):
 
     @abstractmethod
     def read_config(self, fields: Fields) -> Blueprint:
-        """Translates config.json; takes every field it knows, the caller refuses the rest. Raises: CheckpointError."""
+        """Translates config.json; takes every field it knows, the caller refuses the rest.
+
+        Raises: CheckpointError.
+        """
 
     @abstractmethod
-    def write_config(self, blueprint: Blueprint) -> dict[str, Any]:
-        """The fields of config.json that the function depends on. Raises: CheckpointError for what the format cannot say."""
+    def write_config(self, blueprint: Blueprint) -> JsonObject:
+        """The fields of config.json that the function depends on.
+
+        Raises: CheckpointError for what the format cannot say.
+        """
 
     @abstractmethod
-    def their_name(self, ours: str) -> str:
+    def their_name(self, name: str) -> str:
         """The name their checkpoint gives one of our parameters."""
 
-    def read_tokens(self, fields: Fields) -> dict[str, Any]:
-        """The ids that begin, end and pad a text, under the names of their fields."""
+    def read_tokens(self, fields: Fields) -> JsonObject:
+        """The ids that begin, end and pad a text, by field name."""
         return {name: read_ids(fields, name, fields.take(name, default)) for name, default in TOKENS.items()}
 
-    def write_tokens(self, config: dict[str, Any], tokens: Mapping[str, Any]) -> None:
+    def write_tokens(self, config: JsonObject, tokens: Mapping[str, Any]) -> None:
         """Puts the ids where ``read_tokens`` and transformers look for them."""
         config.update(tokens)
 
     def skeleton(self, blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
-        """Name and shape of each of our parameters, without building the model in memory."""
-        chosen = recipe(blueprint.architecture, blueprint.options)
-        config = chosen.config(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
+        """Name and shape of each of our parameters, without memory."""
+        model_recipe = recipe(blueprint.architecture, blueprint.options)
+        config = model_recipe.config(
+            blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens
+        )
         return {name: tuple(value.shape) for name, value in config.build("meta").state_dict().items()}
 
-    def redundant(self, theirs: str) -> str | None:
-        """For a tensor that a checkpoint may hold beside its parameters: the parameter it has to equal. None: unknown."""
+    def redundant(self, name: str) -> str | None:
+        """The parameter that a stored tensor must repeat.
+
+        None for a tensor that repeats no parameter.
+        """
         return None
 
     def text_name(self, stored: str) -> str | None:
-        """The name of a stored tensor in a checkpoint of text alone. None: it belongs to a part that is not converted."""
+        """The name of a stored tensor in a checkpoint of text alone.
+
+        None: it belongs to a part that is not converted.
+        """
         return stored
 
-    def frequencies(self, theirs: str, blueprint: Blueprint) -> Tensor | None:
-        """What a buffer of rotary frequencies (C/2) that older files hold has to be. None: no such buffer."""
+    def frequencies(self, name: str, blueprint: Blueprint) -> Tensor | None:
+        """The expected value (C/2) of a buffer of rotary frequencies.
+
+        Older files hold such buffers. None for other names.
+        """
         return None
 
     def layers(self, blueprint: Blueprint) -> int:
@@ -81,18 +101,24 @@ def register_family(family: Family) -> None:
     _families[family.model_type] = family
 
 
-def refuse_family(model_type: str, why: str) -> None:
-    """A model type, and architecture of ours of that name, whose checkpoints cannot be translated, and the reason."""
-    _refused[model_type] = why
+def refuse_family(model_type: str, reason: str) -> None:
+    """Register a model type that cannot be translated, with the reason.
+
+    An architecture of that name cannot be written either.
+    """
+    _refused[model_type] = reason
 
 
-def family_of(model_type: Any, where: str) -> Family:
+def family_of(model_type: Any, origin: str) -> Family:
     """Raises: CheckpointError with the reason, or with the model types there are."""
     if isinstance(model_type, str) and model_type in _refused:
-        raise CheckpointError(f"{where}: model_type {model_type!r} is not supported: {_refused[model_type]}")
+        raise CheckpointError(f"{origin}: model_type {model_type!r} is not supported: {_refused[model_type]}")
     if not isinstance(model_type, str) or model_type not in _families:
         # no nearest name: gemma4_text is not a misspelt gemma3_text
-        raise CheckpointError(f"{where}: model_type {shown(model_type)} is not supported; those that are: {', '.join(sorted(_families))}")
+        raise CheckpointError(
+            f"{origin}: model_type {shown(model_type)} is not supported; "
+            f"those that are: {', '.join(sorted(_families))}"
+        )
     return _families[model_type]
 
 
@@ -102,42 +128,63 @@ def family_for(architecture: str) -> Family:
         if family.architecture == architecture and family.writes:
             return family
     if architecture in _refused:
-        raise CheckpointError(f"architecture {architecture!r} has no Hugging Face form here: {_refused[architecture]}")
-    known = ", ".join(sorted({f.architecture for f in _families.values()}))
-    raise CheckpointError(f"architecture {architecture!r} has no Hugging Face form; those that do: {known}")
+        raise CheckpointError(
+            f"architecture {architecture!r} has no Hugging Face form here: {_refused[architecture]}"
+        )
+    known_architectures = ", ".join(sorted({f.architecture for f in _families.values()}))
+    raise CheckpointError(
+        f"architecture {architecture!r} has no Hugging Face form; those that do: {known_architectures}"
+    )
 
 
 class Fields:
-    """A config.json being read, or an object in it: what has been taken, and errors that name field and value."""
+    """A config.json being read, or an object in it.
 
-    def __init__(self, content: Mapping[str, Any], where: str, prefix: str = "") -> None:
-        self.content, self.where, self.prefix = dict(content), where, prefix
+    It knows which fields were taken; its errors name field and value.
+    """
+
+    def __init__(self, content: Mapping[str, Any], origin: str, prefix: str = "") -> None:
+        self.content, self.origin, self.prefix = dict(content), origin, prefix
         self.parts: list[Fields] = []
 
-    def part(self, name: str) -> Fields:
-        """The fields of a configuration inside this one, which ``finish`` checks too. Raises: CheckpointError when there is none."""
+    def nested(self, name: str) -> Fields:
+        """The fields of a configuration inside this one, which ``finish`` checks too.
+
+        Raises: CheckpointError when there is none.
+        """
         value = self.content.pop(name, None)
         if value is None:
-            raise CheckpointError(f"{self.where}: {self.prefix}{name} is missing")
+            raise CheckpointError(f"{self.origin}: {self.prefix}{name} is missing")
         if not isinstance(value, dict):
             raise self.refuse(name, value, "expected an object with the fields of one stack")
-        self.parts.append(Fields(value, self.where, f"{self.prefix}{name}."))
+        self.parts.append(Fields(value, self.origin, f"{self.prefix}{name}."))
         return self.parts[-1]
 
     def take(self, name: str, default: Any = None) -> Any:
         return self.content.pop(name, default)
 
-    def whole(self, name: str, default: int | None = None, *, most: int = LARGEST) -> int:
-        """Raises: CheckpointError unless the field is a whole number from 1 to ``most``."""
+    def whole(self, name: str, default: int | None = None, *, maximum: int = LARGEST) -> int:
+        """A whole number from 1 to ``maximum``.
+
+        Raises: CheckpointError for any other value.
+        """
         value = self.content.pop(name, default)
         if value is None:
-            raise CheckpointError(f"{self.where}: {self.prefix}{name} is missing")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= most or value != int(value):
-            raise self.refuse(name, value, f"expected a whole number from 1 to {most:,}")
+            raise CheckpointError(f"{self.origin}: {self.prefix}{name} is missing")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not 1 <= value <= maximum
+            or value != int(value)
+        ):
+            raise self.refuse(name, value, f"expected a whole number from 1 to {maximum:,}")
         return int(value)
 
-    def mapping(self, name: str) -> dict[str, Any]:
-        """A copy of an object in the configuration, {} for none. Raises: CheckpointError for anything else."""
+    def mapping(self, name: str) -> JsonObject:
+        """A copy of an object in the configuration, {} for none.
+
+        Raises: CheckpointError for anything else.
+        """
         value = self.content.pop(name, None)
         if value is None:
             return {}
@@ -148,29 +195,41 @@ class Fields:
     def number(self, name: str, default: float) -> float:
         return positive(self, name, self.content.pop(name, default))
 
-    def only(self, name: str, allowed: Iterable[Any], why: str) -> None:
-        """The field may be missing or hold one of ``allowed``. Raises: CheckpointError with the reason."""
+    def only(self, name: str, allowed: Iterable[Any], reason: str) -> None:
+        """Accept a field that is missing or one of ``allowed``.
+
+        Raises: CheckpointError with the reason.
+        """
         if name in self.content and not any(same(self.content[name], value) for value in allowed):
-            raise self.refuse(name, self.content[name], why)
+            raise self.refuse(name, self.content[name], reason)
         self.content.pop(name, None)
 
-    def refuse(self, name: str, value: Any, why: str) -> CheckpointError:
-        return CheckpointError(f"{self.where}: {self.prefix}{name} = {shown(value)} is not supported: {why}")
+    def refuse(self, name: str, value: Any, reason: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.origin}: {self.prefix}{name} = {shown(value)} is not supported: {reason}"
+        )
 
     def finish(self, ignored: Iterable[str], defaults: Mapping[str, Any]) -> None:
-        """Nothing may be left but ``ignored`` fields and those at their ``defaults``. Raises: CheckpointError naming the first."""
-        known = set(ignored)
+        """Nothing may be left but ``ignored`` fields and those at their ``defaults``.
+
+        Raises: CheckpointError naming the first.
+        """
+        known_fields = set(ignored)
         for name, value in self.content.items():
-            if name not in known and not (name in defaults and same(value, defaults[name])):
-                raise self.refuse(name, value, "arch-lab does not know whether this field changes the model; remove it if it does not")
-        for part in self.parts:
-            part.finish(ignored, defaults)
+            if name not in known_fields and not (name in defaults and same(value, defaults[name])):
+                raise self.refuse(
+                    name,
+                    value,
+                    "arch-lab does not know whether this field changes the model; remove it if it does not",
+                )
+        for inner in self.parts:
+            inner.finish(ignored, defaults)
 
 
 def read_ids(fields: Fields, name: str, value: Any) -> Any:
     """Raises: CheckpointError unless ``value`` is an id, several, or none."""
     ids = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(type(each) is int and 0 <= each <= LARGEST for each in ids):
+    if not all(type(token_id) is int and 0 <= token_id <= LARGEST for token_id in ids):
         raise fields.refuse(name, value, "expected a token id, a list of ids or null")
     return value
 

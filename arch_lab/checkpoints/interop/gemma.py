@@ -1,8 +1,9 @@
 """Gemma 1, 2 and 3 (text) as ``transformers`` stores them.
 
 Legend: D width, H query heads, K key/value heads, C head width, w window.
-Source: transformers models/gemma, gemma2, gemma3 (configuration_*.py, modeling_*.py). Both spellings of the rotary fields are
-read, flat (rope_theta, rope_scaling, rope_local_base_freq) and nested (rope_parameters), and both are written.
+Source: transformers models/gemma, gemma2, gemma3 (configuration_*.py, modeling_*.py). Both spellings of the
+rotary fields are read, flat (rope_theta, rope_scaling, rope_local_base_freq) and nested (rope_parameters),
+and both are written.
 """
 
 from __future__ import annotations
@@ -26,9 +27,17 @@ from arch_lab.checkpoints.interop.family import (
 from arch_lab.models.gemma import GLOBAL, LOCAL, GemmaRecipe
 from arch_lab.models.recipe import Shape
 from arch_lab.models.registry import recipe
+from arch_lab.yaml_files import JsonObject
 from blocks.attention.gemma import NORM_EPS
 
-ATTENTION = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj", "query_norm": "q_norm", "key_norm": "k_norm"}
+ATTENTION = {
+    "query": "q_proj",
+    "key": "k_proj",
+    "value": "v_proj",
+    "out": "o_proj",
+    "query_norm": "q_norm",
+    "key_norm": "k_norm",
+}
 CHANNEL = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
 PRE_NORMS = {"mixer_norm": "input_layernorm", "channel_norm": "post_attention_layernorm"}
 SANDWICH_NORMS = {
@@ -62,15 +71,19 @@ TEXT_DEFAULTS = {  # of Gemma3TextConfig: the released files leave out what equa
     "sliding_window": 4096,
 }
 LAYER_TYPES = {LOCAL: "sliding_attention", GLOBAL: "full_attention"}
+HEADS = {"head_width": "head_dim", "heads": "num_attention_heads", "kv_heads": "num_key_value_heads"}
 TANH_GELU = "gelu_pytorch_tanh"
 MOST_LAYERS = 1000  # the deepest published Gemma has 62
 
 
-def their_name(ours: str, *, sandwich: bool) -> str:
-    """The name ``transformers`` gives a parameter. ``post_attention_layernorm`` means another norm in Gemma 1 than later."""
-    parts = ours.split(".")
+def their_name(name: str, *, sandwich: bool) -> str:
+    """The name ``transformers`` gives a parameter.
+
+    ``post_attention_layernorm`` means another norm in Gemma 1 than later.
+    """
+    parts = name.split(".")
     if parts[0] != "layers":
-        return OUTER[ours]
+        return OUTER[name]
     layer, block = f"model.layers.{parts[1]}", parts[2]
     if block == "mixer":
         return f"{layer}.self_attn.{ATTENTION[parts[3]]}.weight"
@@ -88,20 +101,21 @@ class GemmaFamily(Family):
     class_name: ClassVar[str]  # of transformers
     activation: ClassVar[str] = "hidden_activation"
 
-    def their_name(self, ours: str) -> str:
-        return their_name(ours, sandwich=self.sandwich)
+    def their_name(self, name: str) -> str:
+        return their_name(name, sandwich=self.sandwich)
 
-    def redundant(self, theirs: str) -> str | None:
-        return OUTER["embedding.weight"] if theirs == "lm_head.weight" else None  # older files repeat the tied table
+    def redundant(self, name: str) -> str | None:
+        # older files repeat the tied table
+        return OUTER["embedding.weight"] if name == "lm_head.weight" else None
 
-    def frequencies(self, theirs: str, blueprint: Blueprint) -> Tensor | None:
-        found = FREQUENCIES.fullmatch(theirs)
-        if not found:
+    def frequencies(self, name: str, blueprint: Blueprint) -> Tensor | None:
+        match = FREQUENCIES.fullmatch(name)
+        if not match:
             return None
         options, width = blueprint.options, blueprint.options["head_width"]
         if "rope_base" in options:
             base, factor = options["rope_base"], 1.0
-        elif found["local"]:
+        elif match["local"]:
             base, factor = options["local_rope_base"], 1.0
         else:
             base, factor = options["global_rope_base"], options["rope_factor"]
@@ -114,33 +128,40 @@ class GemmaFamily(Family):
         vocabulary, max_tokens = fields.whole("vocab_size"), fields.whole("max_position_embeddings")
         options = {**heads, **({} if eps == NORM_EPS else {"norm_eps": eps})}
         options |= self.read_options(fields, shape.depth, heads["head_width"])
-        return Blueprint(architecture=self.architecture, options=options, shape=shape, vocabulary=vocabulary, max_tokens=max_tokens)
+        return Blueprint(
+            architecture=self.architecture,
+            options=options,
+            shape=shape,
+            vocabulary=vocabulary,
+            max_tokens=max_tokens,
+        )
 
-    def write_config(self, blueprint: Blueprint) -> dict[str, Any]:
-        chosen, shape = recipe(blueprint.architecture, blueprint.options), blueprint.shape
-        assert isinstance(chosen, GemmaRecipe)
+    def write_config(self, blueprint: Blueprint) -> JsonObject:
+        model_recipe, shape = recipe(blueprint.architecture, blueprint.options), blueprint.shape
+        assert isinstance(model_recipe, GemmaRecipe)
         for option in ("rope_fraction", "local_rope_fraction"):
-            if getattr(chosen, option, 1) != 1:
+            if getattr(model_recipe, option, 1) != 1:
                 raise CheckpointError(
-                    f"{self.model_type}: {option} {getattr(chosen, option)} cannot be written: the format rotates all channels"
+                    f"{self.model_type}: {option} {getattr(model_recipe, option)} cannot be written: "
+                    "the format rotates all channels"
                 )
-        heads = chosen.head_shape(shape.width)
+        heads = model_recipe.head_shape(shape.width)
         return {
             "architectures": [self.class_name],
             "model_type": self.model_type,
             "vocab_size": blueprint.vocabulary,
             "max_position_embeddings": blueprint.max_tokens,
             **write_blocks(shape, heads.heads, heads.kv_heads, heads.head_width, activation=self.activation),
-            "rms_norm_eps": chosen.norm_eps,
-            **self.write_options(chosen, shape.depth, heads.head_width),
+            "rms_norm_eps": model_recipe.norm_eps,
+            **self.write_options(model_recipe, shape.depth, heads.head_width),
         }
 
     @abstractmethod
-    def read_options(self, fields: Fields, depth: int, head_width: int) -> dict[str, Any]:
+    def read_options(self, fields: Fields, depth: int, head_width: int) -> JsonObject:
         """Options of our recipe beyond the heads. Raises: CheckpointError."""
 
     @abstractmethod
-    def write_options(self, chosen: Any, depth: int, head_width: int) -> dict[str, Any]:
+    def write_options(self, model_recipe: Any, depth: int, head_width: int) -> JsonObject:
         """The inverse. Raises: CheckpointError."""
 
 
@@ -149,19 +170,22 @@ class Gemma1Family(GemmaFamily):
     sandwich = False
     activation = "hidden_act"
 
-    def read_options(self, fields: Fields, depth: int, head_width: int) -> dict[str, Any]:
+    def read_options(self, fields: Fields, depth: int, head_width: int) -> JsonObject:
         return {"rope_base": flat_rope(fields)}
 
-    def write_options(self, chosen: Any, depth: int, head_width: int) -> dict[str, Any]:
-        if chosen.query_scale not in (None, head_width**-0.5):
-            raise CheckpointError(f"gemma: query_scale {chosen.query_scale} cannot be written: the format scales by head_dim^-0.5")
-        return write_flat_rope(chosen.rope_base)
+    def write_options(self, model_recipe: Any, depth: int, head_width: int) -> JsonObject:
+        if model_recipe.query_scale not in (None, head_width**-0.5):
+            raise CheckpointError(
+                f"gemma: query_scale {model_recipe.query_scale} cannot be written: "
+                "the format scales by head_dim^-0.5"
+            )
+        return write_flat_rope(model_recipe.rope_base)
 
 
 class Gemma2Family(GemmaFamily):
     model_type, architecture, class_name = "gemma2", "gemma2", "Gemma2ForCausalLM"
 
-    def read_options(self, fields: Fields, depth: int, head_width: int) -> dict[str, Any]:
+    def read_options(self, fields: Fields, depth: int, head_width: int) -> JsonObject:
         return {
             "attention_softcap": read_cap(fields, "attn_logit_softcapping", 50.0),
             "final_softcap": read_cap(fields, "final_logit_softcapping", 30.0),
@@ -170,31 +194,37 @@ class Gemma2Family(GemmaFamily):
             "rope_base": flat_rope(fields),
         }
 
-    def write_options(self, chosen: Any, depth: int, head_width: int) -> dict[str, Any]:
+    def write_options(self, model_recipe: Any, depth: int, head_width: int) -> JsonObject:
         return {
-            "attn_logit_softcapping": chosen.attention_softcap,
-            "final_logit_softcapping": chosen.final_softcap,
-            "query_pre_attn_scalar": write_scale(chosen.query_scale, head_width),
-            **write_pattern(chosen, depth),
-            **write_flat_rope(chosen.rope_base),
+            "attn_logit_softcapping": model_recipe.attention_softcap,
+            "final_logit_softcapping": model_recipe.final_softcap,
+            "query_pre_attn_scalar": write_scale(model_recipe.query_scale, head_width),
+            **write_pattern(model_recipe, depth),
+            **write_flat_rope(model_recipe.rope_base),
         }
 
 
 class Gemma3Family(GemmaFamily):
     model_type, architecture, class_name = "gemma3_text", "gemma3", "Gemma3ForCausalLM"
 
-    def read_options(self, fields: Fields, depth: int, head_width: int) -> dict[str, Any]:
-        fields.only("attn_logit_softcapping", [None], "Gemma 3 caps no scores (transformers reads this field and does not use it)")
+    def read_options(self, fields: Fields, depth: int, head_width: int) -> JsonObject:
+        fields.only(
+            "attn_logit_softcapping",
+            [None],
+            "Gemma 3 caps no scores (transformers reads this field and does not use it)",
+        )
         fields.only("final_logit_softcapping", [None], "the logits of Gemma 3 are not capped")
-        nested = Fields(fields.mapping("rope_parameters"), fields.where, f"{fields.prefix}rope_parameters.")
-        whole = {**nested.mapping("full_attention"), **fields.mapping("rope_scaling")}
+        nested = Fields(fields.mapping("rope_parameters"), fields.origin, f"{fields.prefix}rope_parameters.")
+        global_rope = {**nested.mapping("full_attention"), **fields.mapping("rope_scaling")}
         local = nested.mapping("sliding_attention")
         if nested.content:
             name, value = next(iter(nested.content.items()))
-            raise fields.refuse(f"rope_parameters.{name}", value, "expected full_attention and sliding_attention")
-        whole.setdefault("rope_theta", fields.take("rope_theta", 1_000_000.0))
+            raise fields.refuse(
+                f"rope_parameters.{name}", value, "expected full_attention and sliding_attention"
+            )
+        global_rope.setdefault("rope_theta", fields.take("rope_theta", 1_000_000.0))
         local.setdefault("rope_theta", fields.take("rope_local_base_freq", 10_000.0))
-        global_base, factor = rope(fields, whole, "rope_parameters.full_attention", linear=True)
+        global_base, factor = rope(fields, global_rope, "rope_parameters.full_attention", linear=True)
         local_base, _ = rope(fields, local, "rope_parameters.sliding_attention", linear=False)
         return {
             **read_pattern(fields, depth, period=fields.whole("sliding_window_pattern", 6)),
@@ -204,39 +234,56 @@ class Gemma3Family(GemmaFamily):
             "rope_factor": factor,
         }
 
-    def write_options(self, chosen: Any, depth: int, head_width: int) -> dict[str, Any]:
-        scaled = None if chosen.rope_factor == 1 else {"rope_type": "linear", "factor": chosen.rope_factor}
+    def write_options(self, model_recipe: Any, depth: int, head_width: int) -> JsonObject:
+        scaled = (
+            None
+            if model_recipe.rope_factor == 1
+            else {"rope_type": "linear", "factor": model_recipe.rope_factor}
+        )
         return {
-            "query_pre_attn_scalar": write_scale(chosen.query_scale, head_width),
+            "query_pre_attn_scalar": write_scale(model_recipe.query_scale, head_width),
             "rope_parameters": {
-                "sliding_attention": {"rope_type": "default", "rope_theta": chosen.local_rope_base},
-                "full_attention": {**(scaled or {"rope_type": "default"}), "rope_theta": chosen.global_rope_base},
+                "sliding_attention": {"rope_type": "default", "rope_theta": model_recipe.local_rope_base},
+                "full_attention": {
+                    **(scaled or {"rope_type": "default"}),
+                    "rope_theta": model_recipe.global_rope_base,
+                },
             },
-            "rope_theta": chosen.global_rope_base,
-            "rope_local_base_freq": chosen.local_rope_base,
+            "rope_theta": model_recipe.global_rope_base,
+            "rope_local_base_freq": model_recipe.local_rope_base,
             "rope_scaling": scaled,
-            **write_pattern(chosen, depth),
+            **write_pattern(model_recipe, depth),
         }
 
 
 class Gemma3WithVision(Gemma3Family):
-    """Gemma3ForConditionalGeneration (4B, 12B, 27B): its text part alone. The vision tower is left out by name."""
+    """Gemma3ForConditionalGeneration (4B, 12B, 27B): its text part alone.
+
+    The vision tower is left out by name.
+    """
 
     model_type = "gemma3"
     writes = False  # as Gemma3ForCausalLM, by the family of text
 
-    def read_tokens(self, fields: Fields) -> dict[str, Any]:
+    def read_tokens(self, fields: Fields) -> JsonObject:
         """Those of the text part, where the outer configuration says nothing."""
         inner = fields.content.get("text_config")
         inner = inner if isinstance(inner, dict) else {}
-        return {name: read_ids(fields, name, fields.take(name, inner.get(name, default))) for name, default in TOKENS.items()}
+        return {
+            name: read_ids(fields, name, fields.take(name, inner.get(name, default)))
+            for name, default in TOKENS.items()
+        }
 
     def read_config(self, fields: Fields) -> Blueprint:
         for name in VISION_FIELDS:
             fields.take(name)
         fields.only("tie_word_embeddings", [True], "input and output share one table here")
-        text = fields.part("text_config")
-        text.only("model_type", [Gemma3Family.model_type], f"the text part of Gemma 3 is a {Gemma3Family.model_type}")
+        text = fields.nested("text_config")
+        text.only(
+            "model_type",
+            [Gemma3Family.model_type],
+            f"the text part of Gemma 3 is a {Gemma3Family.model_type}",
+        )
         for name in TOKENS:
             text.take(name)
         for name, value in TEXT_DEFAULTS.items():
@@ -247,37 +294,54 @@ class Gemma3WithVision(Gemma3Family):
         """Old files say language_model.model.layers, newer ones model.language_model.layers."""
         if VISION.match(stored):
             return None
-        for theirs, ours in LANGUAGE:
-            if stored.startswith(theirs):
-                return ours + stored.removeprefix(theirs)
+        for prefix, text_prefix in LANGUAGE:
+            if stored.startswith(prefix):
+                return text_prefix + stored.removeprefix(prefix)
         return stored
 
 
-# --- fields that several generations share ----------------------------------------------------------------------------
+# --- fields that several generations share ------------------------------------------------------------------
 
 
 def check_blocks(fields: Fields, *, activation: str = "hidden_activation") -> None:
-    """Takes the fields that have to hold what our blocks compute. Raises: CheckpointError naming the first that does not."""
+    """Takes the fields that have to hold what our blocks compute.
+
+    Raises: CheckpointError naming the first that does not.
+    """
     fields.only("tie_word_embeddings", [True], "input and output share one table here")
     fields.only("attention_bias", [False], "the projections have no bias")
-    fields.only("attention_dropout", [0], "attention has no dropout; it acts in training only, so set it to 0 to evaluate")
-    fields.only("use_bidirectional_attention", [None, False], "decoders are causal, and no other stack is turned by this field")
-    # Gemma 1's first release says "gelu" and means the tanh form (huggingface/transformers#29402); later codes ignore hidden_act
+    fields.only(
+        "attention_dropout",
+        [0],
+        "attention has no dropout; it acts in training only, so set it to 0 to evaluate",
+    )
+    fields.only(
+        "use_bidirectional_attention",
+        [None, False],
+        "decoders are causal, and no other stack is turned by this field",
+    )
+    # Gemma 1's first release says "gelu" and means the tanh form (huggingface/transformers#29402); later
+    # codes ignore hidden_act
     fields.only("hidden_act", [TANH_GELU, "gelu", None], "the gate is a tanh-approximated GELU")
-    fields.only("hidden_activation", [TANH_GELU, None] if activation == "hidden_act" else [TANH_GELU], "the gate is a tanh GELU")
+    fields.only(
+        "hidden_activation",
+        [TANH_GELU, None] if activation == "hidden_act" else [TANH_GELU],
+        "the gate is a tanh GELU",
+    )
 
 
 def read_shape(fields: Fields) -> Shape:
-    depth, width = fields.whole("num_hidden_layers", most=MOST_LAYERS), fields.whole("hidden_size")
+    depth, width = fields.whole("num_hidden_layers", maximum=MOST_LAYERS), fields.whole("hidden_size")
     return Shape(width=width, depth=depth, ffn_width=fields.whole("intermediate_size"))
 
 
 def read_heads(fields: Fields) -> dict[str, int]:
-    theirs = {"head_width": "head_dim", "heads": "num_attention_heads", "kv_heads": "num_key_value_heads"}
-    return {ours: fields.whole(name) for ours, name in theirs.items()}
+    return {name: fields.whole(field) for name, field in HEADS.items()}
 
 
-def write_blocks(shape: Shape, heads: int, kv_heads: int, head_width: int, *, activation: str = "hidden_activation") -> dict[str, Any]:
+def write_blocks(
+    shape: Shape, heads: int, kv_heads: int, head_width: int, *, activation: str = "hidden_activation"
+) -> JsonObject:
     """The inverse of the three."""
     return {
         "hidden_size": shape.width,
@@ -298,32 +362,44 @@ def read_cap(fields: Fields, name: str, default: float) -> float | None:
 
 
 def flat_rope(fields: Fields) -> float:
-    """The one base of Gemma 1 and 2. As in transformers, ``rope_scaling`` replaces ``rope_parameters``."""
+    """The RoPE base of Gemma 1 and 2.
+
+    As in transformers, ``rope_scaling`` replaces ``rope_parameters``.
+    """
     scaling, parameters = fields.mapping("rope_scaling"), fields.mapping("rope_parameters")
-    found = scaling or parameters
+    rope_fields = scaling or parameters
     base = fields.take("rope_theta", 10_000.0)
-    found.setdefault("rope_theta", base)
-    return rope(fields, found, "rope_parameters", linear=False)[0]
+    rope_fields.setdefault("rope_theta", base)
+    return rope(fields, rope_fields, "rope_parameters", linear=False)[0]
 
 
-def write_flat_rope(base: float) -> dict[str, Any]:
+def write_flat_rope(base: float) -> JsonObject:
     return {"rope_parameters": {"rope_type": "default", "rope_theta": base}, "rope_theta": base}
 
 
-def rope(fields: Fields, found: dict[str, Any], where: str, *, linear: bool) -> tuple[float, float]:
-    """(base, factor) of one set of rotary fields. Raises: CheckpointError for another kind of scaling."""
-    kind = found.pop("rope_type", found.pop("type", "default")) or "default"
-    found.pop("type", None)  # older files hold both spellings
+def rope(fields: Fields, rope_fields: JsonObject, origin: str, *, linear: bool) -> tuple[float, float]:
+    """(base, factor) of one set of rotary fields.
+
+    Raises: CheckpointError for another kind of scaling.
+    """
+    kind = rope_fields.pop("rope_type", rope_fields.pop("type", "default")) or "default"
+    rope_fields.pop("type", None)  # older files hold both spellings
     if kind not in (("default", "linear") if linear else ("default",)):
-        raise fields.refuse(f"{where}.rope_type", kind, "only global layers of Gemma 3 support a linear RoPE factor")
-    base = positive(fields, f"{where}.rope_theta", found.pop("rope_theta"))
-    factor = positive(fields, f"{where}.factor", found.pop("factor", None)) if kind == "linear" else 1.0
-    partial = found.pop("partial_rotary_factor", None)
+        raise fields.refuse(
+            f"{origin}.rope_type",
+            kind,
+            "only global layers of Gemma 3 support a linear RoPE factor",
+        )
+    base = positive(fields, f"{origin}.rope_theta", rope_fields.pop("rope_theta"))
+    factor = (
+        positive(fields, f"{origin}.factor", rope_fields.pop("factor", None)) if kind == "linear" else 1.0
+    )
+    partial = rope_fields.pop("partial_rotary_factor", None)
     if partial not in (None, 1.0):
-        raise fields.refuse(f"{where}.partial_rotary_factor", partial, "all channels are rotated")
-    for name, value in found.items():
+        raise fields.refuse(f"{origin}.partial_rotary_factor", partial, "all channels are rotated")
+    for name, value in rope_fields.items():
         if value is not None:
-            raise fields.refuse(f"{where}.{name}", value, "it is not a known field of a rotary embedding")
+            raise fields.refuse(f"{origin}.{name}", value, "it is not a known field of a rotary embedding")
     return base, factor
 
 
@@ -336,23 +412,27 @@ def write_scale(query_scale: float | None, head_width: int) -> int:
     scalar = head_width if query_scale is None else round(query_scale**-2)
     if query_scale is not None and scalar**-0.5 != query_scale:
         raise CheckpointError(
-            f"query_scale {query_scale} is not the inverse square root of a whole number, so query_pre_attn_scalar cannot express it"
+            f"query_scale {query_scale} is not the inverse square root of a whole number, "
+            "so query_pre_attn_scalar cannot express it"
         )
     return scalar
 
 
-def read_pattern(fields: Fields, depth: int, *, period: int) -> dict[str, Any]:
+def read_pattern(fields: Fields, depth: int, *, period: int) -> JsonObject:
     """``window`` and ``pattern``, shortened to its smallest period."""
     layers = read_layers(fields, depth, period=period)
     return {"pattern": shortest(layers), **read_window(fields, layers)}
 
 
 def read_layers(fields: Fields, depth: int, *, period: int) -> str:
-    """L or G for each layer; without layer_types every ``period``-th layer is global. Raises: CheckpointError."""
+    """L (local) or G (global) for each layer.
+
+    Without layer_types every ``period``-th layer is global. Raises: CheckpointError.
+    """
     types = fields.take("layer_types")
     if types is None:
         types = [LAYER_TYPES[GLOBAL if (i + 1) % period == 0 else LOCAL] for i in range(depth)]
-    letters = {theirs: ours for ours, theirs in LAYER_TYPES.items()}
+    letters = {layer_type: letter for letter, layer_type in LAYER_TYPES.items()}
     if not isinstance(types, list) or len(types) != depth:
         raise fields.refuse("layer_types", types, f"expected a list of {depth}, one for each layer")
     for i, kind in enumerate(types):
@@ -363,7 +443,9 @@ def read_layers(fields: Fields, depth: int, *, period: int) -> str:
 
 def shortest(layers: str) -> str:
     """The smallest pattern that, repeated, gives these layers."""
-    return next(layers[:p] for p in range(1, len(layers) + 1) if (layers[:p] * len(layers))[: len(layers)] == layers)
+    return next(
+        layers[:p] for p in range(1, len(layers) + 1) if (layers[:p] * len(layers))[: len(layers)] == layers
+    )
 
 
 def read_window(fields: Fields, layers: str) -> dict[str, int]:
@@ -374,12 +456,17 @@ def read_window(fields: Fields, layers: str) -> dict[str, int]:
         return {}
     window = fields.whole("sliding_window")
     if twin is not None and not same(twin, window):
-        raise fields.refuse("sliding_window_size", twin, f"sliding_window is {window}, and both name one window")
+        raise fields.refuse(
+            "sliding_window_size", twin, f"sliding_window is {window}, and both name one window"
+        )
     return {"window": window}
 
 
-def write_pattern(chosen: Any, depth: int) -> dict[str, Any]:
-    return {"layer_types": write_layers(chosen.layer_pattern, depth), "sliding_window": chosen.window}
+def write_pattern(model_recipe: Any, depth: int) -> JsonObject:
+    return {
+        "layer_types": write_layers(model_recipe.layer_pattern, depth),
+        "sliding_window": model_recipe.window,
+    }
 
 
 def write_layers(pattern: str, depth: int) -> list[str]:

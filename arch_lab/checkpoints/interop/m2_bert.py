@@ -1,10 +1,11 @@
 """Released M2-BERT state dicts: into ``m2_bert`` and back.
 
 Legend: D width, F ffn_width, K blocks, L max_tokens, R filter order, E features of a position.
-Source: HazyResearch/m2, bert/src/bert_layers.py (BertForMaskedLM), mm/monarch_mixer_sequence_mixer.py, mm/hyena_utils.py.
-A state dict has no configuration: sizes are read off its shapes, options off the names it holds. What it cannot say is taken as in
-every shipped YAML: sines without a second factor (hyena_w_mod 1), erf GELU, LayerNorm eps 1e-12; a config.json beside it that says
-otherwise is refused. Not held here, and written back from their formulas: position_ids, and each filter's time grid and decay rates.
+Source: HazyResearch/m2, bert/src/bert_layers.py (BertForMaskedLM), mm/monarch_mixer_sequence_mixer.py,
+mm/hyena_utils.py. A state dict has no configuration: sizes are read off its shapes, options off the names it
+holds. What it cannot say is taken as in every shipped YAML: sines without a second factor (hyena_w_mod 1),
+erf GELU, LayerNorm eps 1e-12; a config.json beside it that says otherwise is refused. Not held here, and
+written back from their formulas: position_ids, and each filter's time grid and decay rates.
 """
 
 from __future__ import annotations
@@ -66,17 +67,20 @@ FIXED: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
 }
 
 
-def their_names(ours: str) -> tuple[str, ...]:
-    """The released names of one of our parameters: the first holds it, the others are copies, tied there."""
-    if ours in ENDS:
-        return ENDS[ours]
-    _, i, rest = ours.split(".", 2)
+def their_names(name: str) -> tuple[str, ...]:
+    """The released names of one of our parameters.
+
+    The first holds it; the others are tied copies.
+    """
+    if name in ENDS:
+        return ENDS[name]
+    _, i, inner_name = name.split(".", 2)
     layer = f"bert.encoder.layer.{i}"
-    part, _, leaf = rest.rpartition(".")
-    if part in PARTS:
-        return (f"{layer}.{PARTS[part]}.{leaf}",)
-    _, which, *inner = rest.split(".")
-    prefix = f"{layer}.{FILTERS[which]}"
+    block, _, leaf = inner_name.rpartition(".")
+    if block in PARTS:
+        return (f"{layer}.{PARTS[block]}.{leaf}",)
+    _, filter_name, *inner = inner_name.split(".")
+    prefix = f"{layer}.{FILTERS[filter_name]}"
     if inner == ["skip"]:
         return (f"{prefix}.bias",)
     if inner[1] == "positions":
@@ -87,62 +91,78 @@ def their_names(ours: str) -> tuple[str, ...]:
     return (f"{prefix}.{DIRECTIONS[inner[1]]}.{2 * int(inner[2])}.{inner[3]}",)
 
 
-def their_shape(ours: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The same numbers with the released axes: (C, 1, W) short taps, a leading 1 before positions and frequencies."""
-    if ours.endswith("mixer.short.weight"):
+def their_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the released tensor.
+
+    (C, 1, W) short taps; a leading 1 before positions and frequencies.
+    """
+    if name.endswith("mixer.short.weight"):
         return (shape[0], 1, shape[1])
-    return (1, *shape) if ours.endswith((".positions", ".frequency")) else shape
+    return (1, *shape) if name.endswith((".positions", ".frequency")) else shape
 
 
 def formulas(blueprint: Blueprint) -> dict[str, Tensor]:
-    """The released buffers that nothing trains: position numbers, and each filter's time grid (1, L, 1) and decay rates (1, 1, D)."""
+    """The released buffers that are not trained.
+
+    Position numbers, and each filter's time grid (1, L, 1) and decay rates (1, 1, D).
+    """
     length, width = blueprint.max_tokens, blueprint.shape.width
-    found = {"bert.embeddings.position_ids": torch.arange(length)[None]}
+    buffers = {"bert.embeddings.position_ids": torch.arange(length)[None]}
     for i in range(blueprint.shape.depth):
         for name in FILTERS.values() if blueprint.options["residual_long_conv"] else (FILTERS["long"],):
             prefix = f"bert.encoder.layer.{i}.{name}"
-            found[f"{prefix}.pos_emb.t"] = default_positions(length, 3)[None, :, :1].clone()
-            found[f"{prefix}.modulation.deltas"] = -decay_rates(width)[None, None]
-    return found
+            buffers[f"{prefix}.pos_emb.t"] = default_positions(length, 3)[None, :, :1].clone()
+            buffers[f"{prefix}.modulation.deltas"] = -decay_rates(width)[None, None]
+    return buffers
 
 
 def skeleton(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
-    """Name and shape of each of our parameters, without building the model in memory."""
-    chosen = recipe(blueprint.architecture, blueprint.options)
-    config = chosen.config(blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens)
+    """Name and shape of each of our parameters, without memory."""
+    model_recipe = recipe(blueprint.architecture, blueprint.options)
+    config = model_recipe.config(
+        blueprint.shape, vocabulary=blueprint.vocabulary, max_tokens=blueprint.max_tokens
+    )
     return {name: tuple(value.shape) for name, value in config.build("meta").state_dict().items()}
 
 
 def read_released(source: Path) -> tuple[Manifest, dict[str, Tensor]]:
-    """Every parameter under our name, bit for bit. ``source``: the file of a state dict, or a folder that holds ``pytorch_model.bin``.
+    """Every parameter under our name, bit for bit.
 
-    Raises: CheckpointError for a file that is no such state dict, and for each tensor that is missing, misshapen, not equal to what
-    it is tied to or computed from, or of no use to ``m2_bert``.
+    ``source``: the file of a state dict, or a folder that holds ``pytorch_model.bin``.
+    Raises: CheckpointError for a file that is no such state dict, and for each tensor that is missing,
+    misshapen, not equal to what it is tied to or computed from, or of no use to ``m2_bert``.
     """
     path = source / WEIGHTS if source.is_dir() else source
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; give the state dict of a released M2-BERT, or the folder that holds {WEIGHTS}")
+        raise CheckpointError(
+            f"{path}: no such file; give the state dict of a released M2-BERT, "
+            f"or the folder that holds {WEIGHTS}"
+        )
     if (source / CONFIG).is_file():
         fields = Fields(read_object(source / CONFIG), str(source / CONFIG))
-        for name, (allowed, why) in FIXED.items():
-            fields.only(name, allowed, why)
+        for name, (allowed, reason) in FIXED.items():
+            fields.only(name, allowed, reason)
     state = _state(path)
     for name in state:
-        for pattern, why in REFUSED.items():
+        for pattern, reason in REFUSED.items():
             if re.search(pattern, name):
-                raise CheckpointError(f"{path}: tensor {name!r} is not supported: {why}")
+                raise CheckpointError(f"{path}: tensor {name!r} is not supported: {reason}")
     blueprint = _blueprint(state, path)
-    shapes, found = skeleton(blueprint), {name: tuple(value.shape) for name, value in state.items()}
+    shapes, shapes_found = skeleton(blueprint), {name: tuple(value.shape) for name, value in state.items()}
     for name, value in formulas(blueprint).items():
         if name in state and not _same(state[name], value):
             raise CheckpointError(f"{path}: tensor {name!r} differs from its formula, which m2_bert computes")
-        found.pop(name, None)
+        shapes_found.pop(name, None)
     for names in map(their_names, shapes):
         for copy in names[1:]:
             if copy in state and names[0] in state and not torch.equal(state[copy], state[names[0]]):
-                raise CheckpointError(f"{path}: tensor {copy!r} differs from {names[0]!r}; arch-lab ties them to one tensor")
-            found.pop(copy, None)
-    check_shapes(found, {their_names(name)[0]: their_shape(name, shape) for name, shape in shapes.items()}, path)
+                raise CheckpointError(
+                    f"{path}: tensor {copy!r} differs from {names[0]!r}; arch-lab ties them to one tensor"
+                )
+            shapes_found.pop(copy, None)
+    check_shapes(
+        shapes_found, {their_names(name)[0]: their_shape(name, shape) for name, shape in shapes.items()}, path
+    )
     tensors = {name: state[their_names(name)[0]].reshape(shape) for name, shape in shapes.items()}
     return Manifest(blueprint=blueprint), tensors
 
@@ -150,16 +170,22 @@ def read_released(source: Path) -> tuple[Manifest, dict[str, Tensor]]:
 def write_released(folder: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> None:
     """``pytorch_model.bin`` with every tensor that BertForMaskedLM holds, copies and formulas included."""
     state: dict[str, Tensor] = {}
-    for ours, value in tensors.items():
-        value = value.reshape(their_shape(ours, tuple(value.shape)))
-        state |= dict.fromkeys(their_names(ours), value)
+    for name, value in tensors.items():
+        value = value.reshape(their_shape(name, tuple(value.shape)))
+        state |= dict.fromkeys(their_names(name), value)
     dtype = tensors["embedding.words"].dtype
-    state |= {name: value.to(dtype) if value.is_floating_point() else value for name, value in formulas(manifest.blueprint).items()}
+    state |= {
+        name: value.to(dtype) if value.is_floating_point() else value
+        for name, value in formulas(manifest.blueprint).items()
+    }
     torch.save(state, folder / WEIGHTS)
 
 
 def _state(path: Path) -> dict[str, Tensor]:
-    """The tensors by their names in BertForMaskedLM, whatever the file wraps around them. Raises: CheckpointError."""
+    """The tensors by their names in BertForMaskedLM.
+
+    Wrappers of trainers and prefixes are removed. Raises: CheckpointError.
+    """
     try:
         if zipfile.is_zipfile(path):
             check_stored(path)
@@ -167,11 +193,16 @@ def _state(path: Path) -> dict[str, Tensor]:
     except DataError:
         raise
     except Exception as error:  # torch raises half a dozen types for what is no file of tensors
-        raise CheckpointError(f"{path}: not readable as plain tensors ({type(error).__name__}); save only the state dict") from None
-    for key in ("state", "model", "state_dict"):  # Composer: {"state": {"model": …}}; Lightning: {"state_dict": …}
+        raise CheckpointError(
+            f"{path}: not readable as plain tensors ({type(error).__name__}); save only the state dict"
+        ) from None
+    # Composer: {"state": {"model": …}}; Lightning: {"state_dict": …}
+    for key in ("state", "model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
+    if not isinstance(content, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()
+    ):
         raise CheckpointError(f"{path}: not a state dict (a mapping of names to tensors)")
     prefix = next((name.removesuffix(WORDS) for name in content if name.endswith(WORDS)), None)
     if prefix is None:
@@ -180,14 +211,17 @@ def _state(path: Path) -> dict[str, Tensor]:
 
 
 def _blueprint(state: dict[str, Tensor], path: Path) -> Blueprint:
-    """Sizes off the shapes of the first layer; the others are held against it. Raises: CheckpointError."""
+    """Sizes, from the shapes of the first layer.
+
+    The other layers are compared with them later. Raises: CheckpointError.
+    """
     layer = "bert.encoder.layer.0"
 
-    def shape(name: str, axes: int, why: str) -> tuple[int, ...]:
+    def shape(name: str, axes: int, reason: str) -> tuple[int, ...]:
         if name not in state:
-            raise CheckpointError(f"{path}: tensor {name!r} is missing: {why}")
+            raise CheckpointError(f"{path}: tensor {name!r} is missing: {reason}")
         if state[name].dim() != axes:
-            raise CheckpointError(f"{path}: tensor {name!r} has shape {list(state[name].shape)}: {why}")
+            raise CheckpointError(f"{path}: tensor {name!r} has shape {list(state[name].shape)}: {reason}")
         return tuple(state[name].shape)
 
     vocabulary, width = shape(WORDS, 2, "a table of words is expected")
@@ -196,11 +230,15 @@ def _blueprint(state: dict[str, Tensor], path: Path) -> Blueprint:
     _, _, down = shape(f"{layer}.mlp.wo.weight", 3, "m2_bert has block-diagonal channel mixers")
     if up != 2 * down:
         raise CheckpointError(
-            f"{path}: tensor '{layer}.mlp.gated_layers.weight' is not twice as wide as wo: m2_bert's channel mixer is gated"
+            f"{path}: tensor '{layer}.mlp.gated_layers.weight' is not twice as wide as wo: "
+            "m2_bert's channel mixer is gated"
         )
-    order, emb = shape(f"{layer}.attention.filter_fn.implicit_filter.0.weight", 2, "m2_bert has implicit filters")
+    order, emb = shape(
+        f"{layer}.attention.filter_fn.implicit_filter.0.weight", 2, "m2_bert has implicit filters"
+    )
     shape(f"{layer}.attention.filter_fn.implicit_filter_rev.0.weight", 2, "m2_bert is bidirectional")
-    numbers = [int(found[1]) for name in state if (found := re.match(r"bert\.encoder\.layer\.(\d+)\.", name))]
+    matches = (re.match(r"bert\.encoder\.layer\.(\d+)\.", name) for name in state)
+    numbers = [int(match[1]) for match in matches if match]
     options = {
         "blocks": blocks,
         "filter_order": order,
@@ -209,12 +247,20 @@ def _blueprint(state: dict[str, Tensor], path: Path) -> Blueprint:
         "input_norm": f"{layer}.attention.layernorm.weight" in state,
     }
     size = Shape(width=width, depth=max(numbers) + 1, ffn_width=blocks * down)
-    return Blueprint(architecture=ARCHITECTURE, options=options, shape=size, vocabulary=vocabulary, max_tokens=max_tokens)
+    return Blueprint(
+        architecture=ARCHITECTURE, options=options, shape=size, vocabulary=vocabulary, max_tokens=max_tokens
+    )
 
 
-def _same(held: Tensor, formula: Tensor) -> bool:
-    """Equal to the rounding of float32 (a GPU's linspace differs in the last bit), or of the coarser dtype held."""
-    if held.shape != formula.shape:
+def _same(stored_value: Tensor, formula: Tensor) -> bool:
+    """Whether a stored tensor equals its formula, up to rounding.
+
+    The rounding is that of float32 (a GPU's linspace differs in the last bit), or of a coarser stored dtype.
+    """
+    if stored_value.shape != formula.shape:
         return False
-    tolerance = max(1e-6, torch.finfo(held.dtype).eps) if held.is_floating_point() else 0.0
-    return bool((held.double() - formula.double()).abs().max() <= tolerance * max(1.0, float(formula.abs().max())))
+    tolerance = max(1e-6, torch.finfo(stored_value.dtype).eps) if stored_value.is_floating_point() else 0.0
+    return bool(
+        (stored_value.double() - formula.double()).abs().max()
+        <= tolerance * max(1.0, float(formula.abs().max()))
+    )

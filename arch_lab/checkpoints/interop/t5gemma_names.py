@@ -1,9 +1,10 @@
-"""Names of T5Gemma's and T5Gemma 2's weights: ours to those of the released checkpoints.
+"""Parameter names of T5Gemma and T5Gemma 2 in released checkpoints.
 
-Sources: transformers models/t5gemma and models/t5gemma2. Every tensor fits as it is, none is transposed or fused. Tied tensors
-(the head; in T5Gemma 2 the decoder's table) have no name of ours: a checkpoint that holds them holds copies. Of T5Gemma 2
-the vision tower, its projector and the end-of-image vector (``eoi_embedding``) have none either: only text is read here, and
-the end-of-image token, which no text contains, would get a row of the table where the released model has its own vector.
+Sources: transformers models/t5gemma and models/t5gemma2. Every tensor fits as it is, none is transposed or
+fused. Tied tensors (the head; in T5Gemma 2 the decoder's table) have no name of ours: a checkpoint that holds
+them holds copies. Of T5Gemma 2 the vision tower, its projector and the end-of-image vector
+(``eoi_embedding``) have none either: only text is read here, and the end-of-image token, which no text
+contains, would get a row of the table where the released model has its own vector.
 """
 
 from __future__ import annotations
@@ -32,26 +33,39 @@ _NORMS = {
 }
 
 
-def t5gemma_name(ours: str) -> str:
-    """Name of our parameter in a T5Gemma checkpoint. Raises: ConfigError for a name that no ``t5gemma`` model has."""
-    tables = {"source_embedding.weight": "model.encoder.embed_tokens.weight", "embedding.weight": "model.decoder.embed_tokens.weight"}
-    return _named(ours, tables, encoder="model.encoder")
+def t5gemma_name(name: str) -> str:
+    """Name of our parameter in a T5Gemma checkpoint.
+
+    Raises: ConfigError for a name that no ``t5gemma`` model has.
+    """
+    tables = {
+        "source_embedding.weight": "model.encoder.embed_tokens.weight",
+        "embedding.weight": "model.decoder.embed_tokens.weight",
+    }
+    return _named(name, tables, encoder="model.encoder")
 
 
-def t5gemma2_name(ours: str) -> str:
-    """Name of our parameter in a T5Gemma 2 checkpoint. Raises: ConfigError for a name that no ``t5gemma2`` model has."""
+def t5gemma2_name(name: str) -> str:
+    """Name of our parameter in a T5Gemma 2 checkpoint.
+
+    Raises: ConfigError for a name that no ``t5gemma2`` model has.
+    """
     encoder = "model.encoder.text_model"
-    return _named(ours, {"embedding.weight": f"{encoder}.embed_tokens.weight"}, encoder=encoder)
+    return _named(name, {"embedding.weight": f"{encoder}.embed_tokens.weight"}, encoder=encoder)
 
 
-def _named(ours: str, tables: dict[str, str], *, encoder: str) -> str:
-    if ours in tables:
-        return tables[ours]
-    match ours.split("."):
-        case [("encoder" | "decoder") as stack, "norm", "weight"]:
-            return f"{encoder if stack == 'encoder' else 'model.decoder'}.norm.weight"
-        case [("encoder" | "decoder") as stack, "layers", i, norm, "weight"] if norm in _NORMS:
-            return f"{encoder if stack == 'encoder' else 'model.decoder'}.layers.{i}.{_NORMS[norm]}.weight"
-        case [("encoder" | "decoder") as stack, "layers", i, part, map_, "weight"] if part in _SUBLAYERS and map_ in _PROJECTIONS:
-            return f"{encoder if stack == 'encoder' else 'model.decoder'}.layers.{i}.{_SUBLAYERS[part]}.{_PROJECTIONS[map_]}.weight"
-    raise ConfigError(f"parameter {ours!r} has no name in this checkpoint format")
+def _named(name: str, tables: dict[str, str], *, encoder: str) -> str:
+    if name in tables:
+        return tables[name]
+    stack, *path = name.split(".")
+    prefix = {"encoder": encoder, "decoder": "model.decoder"}.get(stack)
+    match path:
+        case ["norm", "weight"] if prefix:
+            return f"{prefix}.norm.weight"
+        case ["layers", i, norm, "weight"] if prefix and norm in _NORMS:
+            return f"{prefix}.layers.{i}.{_NORMS[norm]}.weight"
+        case ["layers", i, block, linear, "weight"] if (
+            prefix and block in _SUBLAYERS and linear in _PROJECTIONS
+        ):
+            return f"{prefix}.layers.{i}.{_SUBLAYERS[block]}.{_PROJECTIONS[linear]}.weight"
+    raise ConfigError(f"parameter {name!r} has no name in this checkpoint format")

@@ -1,8 +1,8 @@
 """The tokenizer of an exported folder: files that ``AutoTokenizer`` of transformers reads.
 
 Ids are those of our tokenizer. Called with special tokens (the default of transformers) the text begins with
-the separator, as each document did in training; without them it does not. Text that spells a special token out
-stays text.
+the separator, as each document did in training; without them it does not. Text that spells a special token
+out stays text.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import Any
 from arch_lab.checkpoints.storage import write_object
 from arch_lab.data import ByteTokenizer, Tokenizer
 from arch_lab.data.tokenizer import MASK, SEPARATOR, byte_of_character
+from arch_lab.yaml_files import JsonObject
 
-# transformers picks GemmaTokenizer for a Gemma without this, which rebuilds the vocabulary and fails on the first text
+# transformers picks GemmaTokenizer for a Gemma without this, which rebuilds the vocabulary and fails on the
+# first text
 TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 
 
@@ -26,7 +28,7 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_tokens: int) -> None
     inner = bytes_as_bpe(tokenizer) if isinstance(tokenizer, ByteTokenizer) else _copy(parts["json"])
     inner.post_processor = _separator_first(separator, tokenizer.separator)
     inner.save(str(folder / "tokenizer.json"))
-    config: dict[str, Any] = {
+    config: JsonObject = {
         "tokenizer_class": TOKENIZER_CLASS,
         "bos_token": separator,
         "eos_token": separator,
@@ -45,7 +47,10 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_tokens: int) -> None
 
 
 def bytes_as_bpe(tokenizer: ByteTokenizer) -> Any:
-    """The byte tokenizer as a ``tokenizers.Tokenizer``: a byte-level BPE without merges, id = byte."""
+    """The byte tokenizer as a ``tokenizers.Tokenizer``.
+
+    A byte-level BPE without merges; the id is the byte.
+    """
     import tokenizers
     from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
@@ -64,8 +69,13 @@ def _copy(text: str) -> Any:
 
 
 def _separator_first(separator: str, number: int) -> Any:
-    """The template that puts the separator before a text, and between the two of a pair."""
+    """The template that puts the separator before a text.
+
+    Also between the two texts of a pair.
+    """
     from tokenizers import processors
 
     single = [separator, "$A"]
-    return processors.TemplateProcessing(single=single, pair=[*single, f"{separator}:1", "$B:1"], special_tokens=[(separator, number)])
+    return processors.TemplateProcessing(
+        single=single, pair=[*single, f"{separator}:1", "$B:1"], special_tokens=[(separator, number)]
+    )
