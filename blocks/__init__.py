@@ -1,8 +1,8 @@
 """The block library: sequence mixers, channel mixers, linear maps and heads behind one contract.
 
-It needs torch and einops alone: no Lightning, no GPU, no compiler. A name loads the module that defines it and no other
-(see ``blocks.index``); modules without torch (``blocks.errors``, ``blocks.config``) load without it, because a command line
-must answer a typing error at once.
+It needs torch and einops alone: no Lightning, no GPU, no compiler. A name loads the module that defines it
+and no other (see ``blocks.index``); modules without torch (``blocks.errors``, ``blocks.config``) load without
+it, because a command line must answer a typing error at once.
 """
 
 from __future__ import annotations

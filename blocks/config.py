@@ -2,8 +2,9 @@
 
     batch_size: Annotated[int, Bounds(minimum=1, maximum=2**20), Doc("Sequences per step.")] = 16
 
-``from_options`` reads a mapping (YAML, JSON) strictly; construction in Python is held to the same bounds. Rules stand in the
-annotation at the level they are about: ``Annotated[list[Annotated[float, Bounds(above=0)]], Length(1, 100), Unique()]``.
+``from_options`` reads a mapping (YAML, JSON) strictly; construction in Python is held to the same bounds.
+Rules stand in the annotation at the level they are about:
+``Annotated[list[Annotated[float, Bounds(above=0)]], Length(1, 100), Unique()]``.
 """
 
 from __future__ import annotations
@@ -130,8 +131,8 @@ class Doc:
 class Config:
     """Base of every configuration: made of plain values, so that it survives JSON.
 
-    A subclass states bounds in its annotations and, in ``__post_init__``, what relates one field to another. The bounds are
-    checked before ``__post_init__`` runs, whether or not it calls its base's.
+    A subclass states bounds in its annotations and, in ``__post_init__``, what relates one field to another.
+    The bounds are checked before ``__post_init__`` runs, whether or not it calls its base's.
     Raises: ConfigError, one line.
     """
 
@@ -142,14 +143,16 @@ class Config:
             cls.__post_init__ = _bounds_first(own)  # type: ignore[assignment,method-assign]
 
     def __post_init__(self) -> None:
-        if type(self).__post_init__ is Config.__post_init__:  # else a subclass has checked before it called this
+        # else a subclass has checked before it called this
+        if type(self).__post_init__ is Config.__post_init__:
             check_bounds(self)
 
     @classmethod
     def from_options(cls: type[C], options: dict[str, Any], *, where: str = "") -> C:
         """Strict construction from a mapping (YAML, JSON).
 
-        Raises: ConfigError for an unknown key (with the nearest valid name), a missing one, a wrong type or a value out of bounds.
+        Raises: ConfigError for an unknown key (with the nearest valid name), a missing one, a wrong type or a
+        value out of bounds.
         """
         where = where or cls.__name__
         declared = {f.name: f for f in fields(cls)}
@@ -174,7 +177,9 @@ def _bounds_first(own: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 def check_bounds(config: Config) -> None:
-    """Raises: ConfigError when a field with rules does not hold them. Changes nothing; fields without rules are not looked at."""
+    """Raises: ConfigError when a field with rules does not hold them. Changes nothing; fields without rules
+    are not looked at.
+    """
     cls = type(config)
     for name, hint in _fields_of(cls).ruled.items():
         _walk(getattr(config, name), hint, (), f"{cls.__name__}.{name}", exact=True)
@@ -200,9 +205,13 @@ def _fields_of(cls: type[Config]) -> _Fields:
     names = [f.name for f in fields(cls) if f.init]
     try:
         hints, complete = get_type_hints(cls, include_extras=True), True
-    except NameError:  # imported for type checking only, or defined further down: other fields keep their bounds
+    # imported for type checking only, or defined further down: other fields keep their bounds
+    except NameError:
         hints, complete = _hints_one_by_one(cls), False
-    entry = _Fields(hints={n: hints.get(n, Any) for n in names}, ruled={n: hints[n] for n in names if _has_rule(hints.get(n))})
+    entry = _Fields(
+        hints={n: hints.get(n, Any) for n in names},
+        ruled={n: hints[n] for n in names if _has_rule(hints.get(n))},
+    )
     if complete:
         _cache[cls] = entry
     return entry
@@ -228,15 +237,25 @@ def _has_rule(hint: Any) -> bool:
 
 
 def coerce(value: Any, hint: Any, where: str) -> Any:
-    """``value`` as the annotated type: ints for whole floats (YAML's ``1e6``), tuples for lists; else ConfigError."""
+    """``value`` as the annotated type: ints for whole floats (YAML's ``1e6``), tuples for lists; else
+    ConfigError.
+    """
     return _walk(value, hint, (), where, exact=False)
 
 
 def _walk(value: Any, hint: Any, rules: Sequence[Rule], where: str, *, exact: bool) -> Any:
-    """``value`` as ``hint`` says, held to the rules around it. ``exact``: a Python caller's value, no text for a number."""
+    """``value`` as ``hint`` says, held to the rules around it. ``exact``: a Python caller's value, no text
+    for a number.
+    """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _walk(value, arguments[0], [*rules, *(a for a in arguments[1:] if isinstance(a, Rule))], where, exact=exact)
+        return _walk(
+            value,
+            arguments[0],
+            [*rules, *(a for a in arguments[1:] if isinstance(a, Rule))],
+            where,
+            exact=exact,
+        )
     if origin in (typing.Union, types.UnionType):
         return _first_that_fits(value, arguments, rules, where, exact=exact)
     if hint is int:

@@ -1,9 +1,10 @@
 """The contract of a block: what it must say about itself before anybody trains it.
 
 Legend: B batch, T tokens, D width.
-Everything abstract here has no default on purpose: what a block omits fails when it is registered, not in a result.
-The laws that follow from this contract (causality, prefix consistency, decoding, isolation, accounting, numerics,
-round trip) are property tests run over every registered block.
+Everything abstract here has no default on purpose: what a block omits fails when it is registered, not in a
+result.
+The laws that follow from this contract (causality, prefix consistency, decoding, isolation, accounting,
+numerics, round trip) are property tests run over every registered block.
 """
 
 from __future__ import annotations
@@ -57,12 +58,13 @@ class Block(nn.Module, ABC):
 class SequenceMixer(Block):
     """The only kind of block that moves information between positions.
 
-    ``forward(x, segments=None) -> y``: x and y (B, T, D), any floating dtype. ``segments`` (B, T) integer document
-    ids, 0 = padding: positions of different documents never meet, a document is a maximal run of one id, outputs at
-    padding are zero. ``segments=None`` means one document a row. A mixer with ``takes_positions`` also accepts
-    ``positions`` (B, T) integers, where each token stands.
+    ``forward(x, segments=None) -> y``: x and y (B, T, D), any floating dtype. ``segments`` (B, T) integer
+    document ids, 0 = padding: positions of different documents never meet, a document is a maximal run of one
+    id, outputs at padding are zero. ``segments=None`` means one document a row. A mixer with
+    ``takes_positions`` also accepts ``positions`` (B, T) integers, where each token stands.
 
-    Decoding state (causal mixers): ``init_state`` makes it, ``prefill`` feeds any number of tokens, ``step`` one.
+    Decoding state (causal mixers): ``init_state`` makes it, ``prefill`` feeds any number of tokens, ``step``
+    one.
     Feeding a sequence in any chunking gives the outputs of the parallel forward.
     """
 
@@ -78,7 +80,8 @@ class SequenceMixer(Block):
 
     @abstractmethod
     def init_state(self, batch: int, max_tokens: int) -> Any:
-        """Empty decoding state for ``batch`` sequences of at most ``max_tokens`` (device and dtype of the parameters).
+        """Empty decoding state for ``batch`` sequences of at most ``max_tokens`` (device and dtype of the
+        parameters).
 
         Raises: ConfigError when the mixer is not causal (``refuse_decoding``).
         """
@@ -97,14 +100,18 @@ class SequenceMixer(Block):
         return y.squeeze(1), state
 
     def reserve_state(self, batch: int, max_tokens: int) -> Any:
-        """As ``init_state``, but memory for ``max_tokens`` tokens is taken at once where the mixer can: such a state holds
-        ``state_bytes(max_tokens)`` from the first token to the last. A mixer whose state only grows leaves this as it is."""
+        """As ``init_state``, but memory for ``max_tokens`` tokens is taken at once where the mixer can: such
+        a state holds ``state_bytes(max_tokens)`` from the first token to the last. A mixer whose state only
+        grows leaves this as it is.
+        """
         return self.init_state(batch, max_tokens)
 
     def settle(self, state: Any, tokens: int) -> Any:
-        """The state for at most ``tokens`` more tokens, in which a mixer may fold what it keeps of the past only for longer.
+        """The state for at most ``tokens`` more tokens, in which a mixer may fold what it keeps of the past
+        only for longer.
 
-        Outputs stay what they were. A mixer without such a form (a key/value cache is read whole) returns it as it is.
+        Outputs stay what they were. A mixer without such a form (a key/value cache is read whole) returns it
+        as it is.
         """
         return state
 
@@ -115,12 +122,14 @@ class SequenceMixer(Block):
 class CrossMixer(Block):
     """A causal mixer of one sequence that also reads a second one, the memory: what an encoder made of its source.
 
-    ``forward(x, memory, segments=None, memory_segments=None) -> y``: x and y (B, T, D), memory (B, S, M) with M =
-    ``memory_width``; y[:, t] depends on x[:, :t+1] and on any of the memory. Ids as in SequenceMixer: 0 is padding, a
-    document of x reads the memory of its own id; where only one of the two has ids, x reads all memory but padding.
+    ``forward(x, memory, segments=None, memory_segments=None) -> y``: x and y (B, T, D), memory (B, S, M) with
+    M = ``memory_width``; y[:, t] depends on x[:, :t+1] and on any of the memory. Ids as in SequenceMixer: 0
+    is padding, a document of x reads the memory of its own id; where only one of the two has ids, x reads all
+    memory but padding.
     Outputs at padding are zero.
 
-    Decoding state: ``init_state`` reads the memory, once; ``prefill`` and ``step`` feed x as in SequenceMixer.
+    Decoding state: ``init_state`` reads the memory, once; ``prefill`` and ``step`` feed x as in
+    SequenceMixer.
     """
 
     @property
@@ -137,7 +146,9 @@ class CrossMixer(Block):
 
     @abstractmethod
     def init_state(self, memory: Tensor, max_tokens: int, memory_segments: Tensor | None = None) -> Any:
-        """State before the first of at most ``max_tokens`` tokens, one document a row (device and dtype of the parameters)."""
+        """State before the first of at most ``max_tokens`` tokens, one document a row (device and dtype of
+        the parameters).
+        """
 
     @abstractmethod
     def prefill(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -145,7 +156,9 @@ class CrossMixer(Block):
 
     @abstractmethod
     def state_bytes(self, tokens: int, memory_tokens: int) -> int:
-        """Bytes kept per sequence after ``tokens`` tokens; ids of the memory, where it has any, add one byte a token."""
+        """Bytes kept per sequence after ``tokens`` tokens; ids of the memory, where it has any, add one byte
+        a token.
+        """
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One token: x (B, D) -> y (B, D) and the next state."""
@@ -163,10 +176,10 @@ class ChannelMixer(Block):
 class Pooler(Block):
     """One vector a sequence: ``forward(x, valid=None) -> y``, x (B, T, D) with T >= 1, y (B, D), any floating dtype.
 
-    ``valid`` (B, T) bool, True at tokens; None: every token. y depends on the valid tokens of its own row and on their
-    order alone: what padding holds, on which side it stands and how much of it there is change nothing. A row without a
-    valid token gives zeros. One document a row: ``valid`` is bool, so that the ids of packed documents are not taken for it
-    (``blocks.segments.unpack`` makes a row of each).
+    ``valid`` (B, T) bool, True at tokens; None: every token. y depends on the valid tokens of its own row and
+    on their order alone: what padding holds, on which side it stands and how much of it there is change
+    nothing. A row without a valid token gives zeros. One document a row: ``valid`` is bool, so that the ids
+    of packed documents are not taken for it (``blocks.segments.unpack`` makes a row of each).
     """
 
     @abstractmethod

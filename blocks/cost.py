@@ -1,9 +1,11 @@
 """What a block costs: the ledger every block keeps and every comparison reads.
 
 A multiply-add is 2 FLOPs. ``matmul`` and ``fft`` make the canonical number; ``elementwise`` (norms, softmax,
-activations, gates, soft-caps, rotations) is listed apart and never matched on. Work done once a forward whatever
-the batch (an implicit filter, a kernel's transform) is kept apart as ``shared``: per token it shrinks with the batch.
-Formulas and their sources: the accounting chapter of the documentation; every one is proven against a counted graph.
+activations, gates, soft-caps, rotations) is listed apart and never matched on. Work done once a forward
+whatever the batch (an implicit filter, a kernel's transform) is kept apart as ``shared``: per token it
+shrinks with the batch.
+Formulas and their sources: the accounting chapter of the documentation; every one is proven against a counted
+graph.
 """
 
 from __future__ import annotations
@@ -50,5 +52,7 @@ def total(costs: object) -> Cost:
 
 
 def fft_flops(length: int, rows: int = 1) -> int:
-    """Real FFT of ``length`` points, forward or inverse, over ``rows`` rows: 2.5 N log2 N each (algorithmic count)."""
+    """Real FFT of ``length`` points, forward or inverse, over ``rows`` rows: 2.5 N log2 N each (algorithmic
+    count).
+    """
     return rows * ceil(2.5 * length * log2(length)) if length > 1 else 0

@@ -1,8 +1,8 @@
 """Token embedding whose table is also the output head.
 
 Legend: B batch, T tokens, D width, V vocabulary.
-Source: google/gemma_pytorch gemma/model.py. The input is multiplied by sqrt(D), the head is not; the table is one
-parameter, counted once, while the head's matmul is always counted.
+Source: google/gemma_pytorch gemma/model.py. The input is multiplied by sqrt(D), the head is not; the table is
+one parameter, counted once, while the head's matmul is always counted.
 """
 
 from __future__ import annotations
@@ -37,13 +37,21 @@ class TiedEmbeddingConfig(BlockConfig):
             raise ConfigError(f"TiedEmbeddingConfig: final_softcap must be a positive number or null (no cap), got {cap}")
 
 
-@register("tied_embedding", kind="embedding", config=TiedEmbeddingConfig, source="arXiv:2403.08295", complexity="O(T)")
+@register(
+    "tied_embedding",
+    kind="embedding",
+    config=TiedEmbeddingConfig,
+    source="arXiv:2403.08295",
+    complexity="O(T)",
+)
 class TiedEmbedding(Block):
     """One (V, D) table, looked up on the way in and multiplied on the way out.
 
-    ``forward``: tokens (..., T) integer -> (..., T, D). ``logits``: (..., D) -> (..., V), soft-capped when configured.
-    Cost: V·D weights; 2·V·D FLOPs per token for the head, the look-up is free; elementwise: D for the scale and 3·V for
-    the cap (divide, tanh, multiply). Raises: ConfigError for sizes below 1 or a cap that is not positive.
+    ``forward``: tokens (..., T) integer -> (..., T, D). ``logits``: (..., D) -> (..., V), soft-capped when
+    configured.
+    Cost: V·D weights; 2·V·D FLOPs per token for the head, the look-up is free; elementwise: D for the scale
+    and 3·V for the cap (divide, tanh, multiply). Raises: ConfigError for sizes below 1 or a cap that is not
+    positive.
     """
 
     config: TiedEmbeddingConfig
@@ -60,7 +68,8 @@ class TiedEmbedding(Block):
         x = F.embedding(tokens, self.weight)
         if not self.config.scale:
             return x
-        # The reference codes round sqrt(D) to the weights' dtype before multiplying: 55.4256 is 55.5 in bfloat16
+        # The reference codes round sqrt(D) to the weights' dtype before multiplying: 55.4256 is 55.5 in
+        # bfloat16
         return x * torch.full((), self.config.width**0.5, dtype=x.dtype, device=x.device)
 
     def logits(self, x: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Index of the built-in blocks and public names: where each is defined. Reading it imports nothing.
 
-A new block is one line of ``BLOCKS``; its configuration class is called ``<Class>Config`` and stands beside it. The names are
-repeated in ``blocks/__init__.pyi`` for type checkers; tests/blocks/test_registry.py holds both to the registry.
+A new block is one line of ``BLOCKS``; its configuration class is called ``<Class>Config`` and stands beside
+it. The names are repeated in ``blocks/__init__.pyi`` for type checkers; tests/blocks/test_registry.py holds
+both to the registry.
 """
 
 from __future__ import annotations

@@ -1,15 +1,18 @@
-"""Losses between vectors: triplets with a margin, in-batch contrast, and the pairwise loss of M2-BERT's retrieval models.
+"""Losses between vectors: triplets with a margin, in-batch contrast, and the pairwise loss of M2-BERT's
+retrieval models.
 
 Legend: E width of an embedding, d a distance.
 Triplets (N of them; a anchor, p positive, n negative, m margin):
     hinge        max(0, d(a, p) - d(a, n) + m)
     soft margin  ln(1 + exp(d(a, p) - d(a, n)))
-Retrieval (N queries q, M documents of the batch, K negatives of a query; d+ the positive, d- a negative, τ temperature):
-    in_batch_nce  mean of -log( exp(q·d+ / τ) / Σ exp(q·d / τ) ), the sum over the M documents that are not left out
-    pairwise_m2   mean of 1 - cos(q, d+) + Σ_K cos(q, d-), never below -K and never above 2 + K
-Sources: squared Euclidean hinge arXiv 1503.03832 (FaceNet), 2001.09988 (m = 5, nothing normalised) and 1910.01463 (m = 0.5);
-soft margin arXiv 1703.07737 §2; InfoNCE with in-batch negatives arXiv 1807.03748 and 2004.04906 §3.2; the pairwise form
-together.ai/blog/long-context-retrieval-models-with-monarch-mixer, which needs no second pair in the batch.
+Retrieval (N queries q, M documents of the batch, K negatives of a query; d+ the positive, d- a negative, τ
+temperature):
+    in_batch_nce  mean of -log( exp(q·d+ / τ) / Σ exp(q·d / τ) ), the sum over the M documents that are not
+    left out pairwise_m2   mean of 1 - cos(q, d+) + Σ_K cos(q, d-), never below -K and never above 2 + K
+Sources: squared Euclidean hinge arXiv 1503.03832 (FaceNet), 2001.09988 (m = 5, nothing normalised) and
+1910.01463 (m = 0.5); soft margin arXiv 1703.07737 §2; InfoNCE with in-batch negatives arXiv 1807.03748 and
+2004.04906 §3.2; the pairwise form together.ai/blog/long-context-retrieval-models-with-monarch-mixer, which
+needs no second pair in the batch.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ Reduction = Literal["mean", "active", "none"]
 def distances(a: Tensor, b: Tensor, distance: Distance = "squared") -> Tensor:
     """(...) of a and b (..., E), which broadcast; in float32 or wider.
 
-    squared |a - b|², euclidean |a - b| (gradient 0 where a = b), cosine 1 - cos(a, b), with cos = 0 for a zero vector.
+    squared |a - b|², euclidean |a - b| (gradient 0 where a = b), cosine 1 - cos(a, b), with cos = 0 for a
+    zero vector.
     """
     wide = widened(a.dtype)
     a, b = a.to(wide), b.to(wide)
@@ -53,10 +57,12 @@ def triplet_loss(
     distance: Distance = "squared",
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Scalar loss of N triplets, each (N, E). The margin has no default: 5, 0.5 and 0.05 belong to different scales.
+    """Scalar loss of N triplets, each (N, E). The margin has no default: 5, 0.5 and 0.05 belong to different
+    scales.
 
-    ``reduction``: mean over all triplets, mean over the active ones (those with a loss above 0), or none. Without a triplet
-    the loss is 0, and still attached to the graph, so that a batch in which nothing was mined trains nothing and breaks nothing.
+    ``reduction``: mean over all triplets, mean over the active ones (those with a loss above 0), or none.
+    Without a triplet the loss is 0, and still attached to the graph, so that a batch in which nothing was
+    mined trains nothing and breaks nothing.
     Raises: ConfigError for a margin that is not positive, an unknown option, or shapes that differ.
     """
     if margin != "soft" and (isinstance(margin, str) or not 0 < margin < float("inf")):
@@ -74,11 +80,20 @@ def triplet_loss(
     raise ConfigError(f"triplet loss: unknown reduction {reduction!r}; valid: mean, active, none")
 
 
-def in_batch_nce(queries: Tensor, documents: Tensor, positive: Tensor, *, temperature: float, left_out: Tensor | None = None) -> Tensor:
-    """Scalar. queries (N, E), documents (M, E), ``positive`` (N,) the place of each query's positive among the documents.
+def in_batch_nce(
+    queries: Tensor,
+    documents: Tensor,
+    positive: Tensor,
+    *,
+    temperature: float,
+    left_out: Tensor | None = None,
+) -> Tensor:
+    """Scalar. queries (N, E), documents (M, E), ``positive`` (N,) the place of each query's positive among
+    the documents.
 
-    ``left_out`` (N, M) bool: documents that are no negatives of a query, such as another one relevant to it; the positive always
-    counts. Raises: ConfigError for a temperature that is not positive, or shapes that do not fit.
+    ``left_out`` (N, M) bool: documents that are no negatives of a query, such as another one relevant to it;
+    the positive always counts. Raises: ConfigError for a temperature that is not positive, or shapes that do
+    not fit.
     """
     if not 0 < temperature < float("inf"):
         raise ConfigError(f"in-batch contrast: temperature must be a positive number, got {temperature}")

@@ -1,10 +1,13 @@
 """Normalisation over the last axis, computed in float32 or wider and cast last.
 
 Legend: D width.
-Source: Gemma's RMSNorm ``x * rsqrt(mean x^2 + eps) * (1 + w)`` (google/gemma_pytorch gemma/model.py); the product with
+Source: Gemma's RMSNorm ``x * rsqrt(mean x^2 + eps) * (1 + w)`` (google/gemma_pytorch gemma/model.py); the
+product with
 (1 + w) stays in float32: rounding first is a known defect of early ports (huggingface/transformers#29402).
-Gemma 4 multiplies by w itself, which starts at 1, and norms its values without any gain (google-deepmind/gemma gemma/gm/nn/gemma4).
-Three classes and not one with a switch: what they share is a function, and a gain of another meaning is another parameter.
+Gemma 4 multiplies by w itself, which starts at 1, and norms its values without any gain
+(google-deepmind/gemma gemma/gm/nn/gemma4).
+Three classes and not one with a switch: what they share is a function, and a gain of another meaning is
+another parameter.
 LayerNorm: arXiv 1607.06450.
 """
 
@@ -55,7 +58,8 @@ class RMSNorm(Block):
     """Root-mean-square norm with gain (1 + w), w starting at 0.
 
     Shape: (..., D) -> (..., D), any floating dtype, kept. Cost: D weights, 4 elementwise FLOPs per number
-    (square, sum, times the inverse root, times the gain). Raises: ConfigError for a width or eps that is not positive.
+    (square, sum, times the inverse root, times the gain). Raises: ConfigError for a width or eps that is not
+    positive.
     """
 
     config: RMSNormConfig
@@ -81,7 +85,13 @@ class GainRMSNormConfig(RMSNormConfig):
     pass
 
 
-@register("rms_norm_gain", kind="norm", config=GainRMSNormConfig, source="google-deepmind/gemma gemma/gm/nn/gemma4", complexity="O(T)")
+@register(
+    "rms_norm_gain",
+    kind="norm",
+    config=GainRMSNormConfig,
+    source="google-deepmind/gemma gemma/gm/nn/gemma4",
+    complexity="O(T)",
+)
 class GainRMSNorm(Block):
     """Root-mean-square norm with gain w, starting at 1 (Gemma 4). Weight decay pulls it to 0, not to the plain norm.
 
@@ -111,7 +121,13 @@ class UnitRMSNormConfig(RMSNormConfig):
     pass
 
 
-@register("rms_norm_unit", kind="norm", config=UnitRMSNormConfig, source="google-deepmind/gemma gemma/gm/nn/gemma4", complexity="O(T)")
+@register(
+    "rms_norm_unit",
+    kind="norm",
+    config=UnitRMSNormConfig,
+    source="google-deepmind/gemma gemma/gm/nn/gemma4",
+    complexity="O(T)",
+)
 class UnitRMSNorm(Block):
     """Root-mean-square norm without any gain: every output vector has root mean square 1.
 

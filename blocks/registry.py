@@ -1,7 +1,9 @@
-"""The registry: one line makes a block visible to the laws, the budget solver, the command line and the report.
+"""The registry: one line makes a block visible to the laws, the budget solver, the command line and the
+report.
 
-A block comes from this package, from an installed package that declares the entry-point group ``arch_lab.blocks``
-(each entry names a module to import or a block class), or from an import path ``package.module:Class`` in a study.
+A block comes from this package, from an installed package that declares the entry-point group
+``arch_lab.blocks`` (each entry names a module to import or a block class), or from an import path
+``package.module:Class`` in a study.
 """
 
 from __future__ import annotations
@@ -24,7 +26,16 @@ from blocks.index import BLOCKS
 from blocks.user_code import describe
 
 Kind = Literal["sequence_mixer", "cross_mixer", "channel_mixer", "linear", "norm", "embedding", "pooler", "head"]
-KINDS: tuple[str, ...] = ("sequence_mixer", "cross_mixer", "channel_mixer", "linear", "norm", "embedding", "pooler", "head")
+KINDS: tuple[str, ...] = (
+    "sequence_mixer",
+    "cross_mixer",
+    "channel_mixer",
+    "linear",
+    "norm",
+    "embedding",
+    "pooler",
+    "head",
+)
 BASES: dict[str, Any] = {  # abstract classes, which mypy does not take for type[Block]
     "sequence_mixer": SequenceMixer,
     "cross_mixer": CrossMixer,
@@ -75,9 +86,10 @@ def register(
 ) -> Callable[[B], B]:
     """Class decorator that registers a block under ``name``.
 
-    ``causal``: whether the block may stand in a causal model. None: what the class says, True where it says nothing.
-    Raises: ConfigError when the name or the config class belongs to another block, the kind is unknown, a part of the
-    contract is abstract, or ``causal`` contradicts the class.
+    ``causal``: whether the block may stand in a causal model. None: what the class says, True where it says
+    nothing.
+    Raises: ConfigError when the name or the config class belongs to another block, the kind is unknown, a
+    part of the contract is abstract, or ``causal`` contradicts the class.
     """
 
     def add(cls: B) -> B:
@@ -89,7 +101,15 @@ def register(
         if causal is not None and direction not in (None, causal):
             raise ConfigError(f"{who}: causal={causal} contradicts the class, which {_DIRECTIONS[direction]}; leave causal= out")
         allowed = next((flag for flag in (causal, direction) if flag is not None), True)
-        entry = Entry(name=name, kind=kind, causal=allowed, complexity=complexity, source=source, block=cls, config=config)
+        entry = Entry(
+            name=name,
+            kind=kind,
+            causal=allowed,
+            complexity=complexity,
+            source=source,
+            block=cls,
+            config=config,
+        )
         config.block = cls
         _entries[name] = _entry_of[cls] = entry
         return cls
@@ -128,7 +148,8 @@ _DIRECTIONS = {True: "is causal or can be", False: "never is"}
 def _direction(cls: type[Block], config: type[BlockConfig]) -> bool | None:
     """Whether a sequence mixer is causal in any of its settings; None where only a built block can tell.
 
-    A property is read on an unbuilt block that has its options alone: their defaults, and both values of ``causal``.
+    A property is read on an unbuilt block that has its options alone: their defaults, and both values of
+    ``causal``.
     """
     declared = inspect.getattr_static(cls, "causal", None)
     if isinstance(declared, bool):
@@ -179,7 +200,8 @@ def load_entry_points(group: str) -> None:
             point.load()
         except ConfigError:
             raise
-        except Exception as error:  # third-party import: anything may happen, the user must learn which package
+        # third-party import: anything may happen, the user must learn which package
+        except Exception as error:
             entry, reason = f"{point.name} = {point.value} of group {group}", describe(error)
             print(f"warning: package entry {entry} failed: {reason}", file=sys.stderr)
 
@@ -219,7 +241,9 @@ def trusted() -> frozenset[str]:
 
 @contextmanager
 def trusting(modules: Iterable[str]) -> Iterator[None]:
-    """Inside, ``import_only`` also allows these modules and what lies below them. Raises: ConfigError for a name that is none."""
+    """Inside, ``import_only`` also allows these modules and what lies below them. Raises: ConfigError for a
+    name that is none.
+    """
     names = frozenset(name.partition(":")[0] for name in modules)
     for name in names:
         if not all(piece.isidentifier() for piece in name.split(".")):
@@ -233,7 +257,8 @@ def trusting(modules: Iterable[str]) -> Iterator[None]:
 
 @contextmanager
 def import_only(modules: Iterable[str] = ()) -> Iterator[None]:
-    """Inside, import paths reach these modules, trusted ones and those already imported; others raise TrustError.
+    """Inside, import paths reach these modules, trusted ones and those already imported; others raise
+    TrustError.
 
     For options that come from a file somebody else may have written, such as a checkpoint.
     """
@@ -257,7 +282,8 @@ def _check_trust(path: str, module: str) -> None:
 
 
 def import_object(path: str) -> Any:
-    """The object at ``package.module:name``; the working folder counts as importable, as it does for python itself.
+    """The object at ``package.module:name``; the working folder counts as importable, as it does for python
+    itself.
 
     Raises: ConfigError naming the part that does not exist; TrustError inside ``import_only``.
     """
@@ -275,7 +301,9 @@ def import_object(path: str) -> Any:
 
 
 def _imported(path: str, name: str) -> Any:
-    """The module of an import path. Raises: ConfigError with the file and line of whatever its own code raises."""
+    """The module of an import path. Raises: ConfigError with the file and line of whatever its own code
+    raises.
+    """
     try:
         return importlib.import_module(name)
     except ConfigError:

@@ -1,8 +1,9 @@
 """One number times everything: the scalar by which Gemma 4 multiplies what a layer returns.
 
 Legend: D width.
-Sources: ``skip_scale`` of google-deepmind/gemma gemma/gm/nn/gemma4; ``layer_scalar`` of huggingface/transformers
-models/gemma4. The first trains it, the second only keeps it (a buffer, which is why published counts leave it out).
+Sources: ``skip_scale`` of google-deepmind/gemma gemma/gm/nn/gemma4; ``layer_scalar`` of
+huggingface/transformers models/gemma4. The first trains it, the second only keeps it (a buffer, which is why
+published counts leave it out).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Documents packed in one row, and padding: one meaning for every mixer.
 
 Legend: B batch, T tokens, D width, N documents in the whole batch, L longest document.
-``segments`` (B, T): integer document ids, 0 = padding. A document is a maximal run of one id, so an id that comes
-back after another is a new document; attention and convolution agree on this because both start from ``runs``.
+``segments`` (B, T): integer document ids, 0 = padding. A document is a maximal run of one id, so an id that
+comes back after another is a new document; attention and convolution agree on this because both start from
+``runs``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def positions(segments: Tensor) -> Tensor:
 
 
 def positions_of(x: Tensor, segments: Tensor | None = None, explicit: Tensor | None = None, *, start: int = 0) -> Tensor:
-    """Positions of the tokens of x (B, T, D): ``explicit`` (B, T), or counted in each document, or (T,) from ``start``.
+    """Positions of the tokens of x (B, T, D): ``explicit`` (B, T), or counted in each document, or (T,) from
+    ``start``.
 
     Raises: ConfigError unless ``explicit`` holds integers of x's first two sizes.
     """
@@ -44,8 +46,8 @@ def positions_of(x: Tensor, segments: Tensor | None = None, explicit: Tensor | N
 def refuse_holes(segments: Tensor) -> None:
     """Raises: ConfigError when a document id comes back after padding: an attention mask with a hole.
 
-    Attention masks of other libraries join both sides of a hole; here they would be two documents. Reads one number
-    off the device. Inside torch.compile nothing is read and nothing refused.
+    Attention masks of other libraries join both sides of a hole; here they would be two documents. Reads one
+    number off the device. Inside torch.compile nothing is read and nothing refused.
     """
     if segments.is_meta or torch.compiler.is_compiling():
         return
@@ -70,7 +72,8 @@ def _starts(segments: Tensor) -> Tensor:
 
 
 def unpack(x: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One row a document: x (B, T, D) -> documents (N, L, D) right-padded with zeros, valid (N, L), flat index (N, L).
+    """One row a document: x (B, T, D) -> documents (N, L, D) right-padded with zeros, valid (N, L), flat
+    index (N, L).
 
     ``index`` is the position of each document token in the flattened (B·T) input, for ``repack``. Without any
     document, N = 0.

@@ -1,7 +1,8 @@
 """Soft-cap of logits, c·tanh(x/c), with one tensor kept and one made on the way back.
 
-Source: arXiv 2408.00118 §2 (Gemma 2 caps its logits at 30). Written with separate operators it makes three tensors as
-large as the logits and keeps two; on a processor, fresh memory of that size costs more than the tanh.
+Source: arXiv 2408.00118 §2 (Gemma 2 caps its logits at 30). Written with separate operators it makes three
+tensors as large as the logits and keeps two; on a processor, fresh memory of that size costs more than the
+tanh.
 """
 
 from __future__ import annotations

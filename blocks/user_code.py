@@ -11,7 +11,10 @@ ROOT = Path(__file__).resolve().parents[1]
 OURS = tuple(str(ROOT / name) + "/" for name in ("arch_lab", "blocks", "experiments"))
 LIBRARIES = tuple(
     str(Path(folder).resolve()) + "/"
-    for folder in {*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")), *site.getsitepackages()}
+    for folder in {
+        *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")),
+        *site.getsitepackages(),
+    }
 )
 HINTS = {
     "cannot inherit non-frozen dataclass from a frozen one": "decorate it with @dataclass(frozen=True, kw_only=True)",
@@ -21,7 +24,9 @@ HINTS = {
 
 
 def place(error: BaseException) -> str:
-    """'my_block.py line 12, in forward': the innermost code that is neither ours nor a library's; '' where there is none."""
+    """'my_block.py line 12, in forward': the innermost code that is neither ours nor a library's; '' where
+    there is none.
+    """
     if isinstance(error, SyntaxError) and error.filename and _is_users(error.filename):
         return f"{_short(error.filename)} line {error.lineno}"
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):

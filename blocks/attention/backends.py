@@ -10,8 +10,8 @@ Legend: T queries, S keys, C head width.
 | tiled   | rows of queries against the keys they may see, nothing kept    | tiled.py  |
 | flex    | FlexAttention's generated kernel                               | flex.py   |
 
-All of them compute one function; tests hold each to ``masked``, which is also called "reference". Requests and the log of
-decisions: ``blocks.dispatch``. Values never enter a decision, so a compiler can trace it.
+All of them compute one function; tests hold each to ``masked``, which is also called "reference". Requests
+and the log of decisions: ``blocks.dispatch``. Values never enter a decision, so a compiler can trace it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ from blocks.dispatch import Choice, override
 from blocks.errors import ConfigError, did_you_mean
 
 Backend = Literal["fused", "masked", "folded", "tiled", "flex"]
-# Measured forward + backward in float32 on one core (4 heads on 2, C 64, batch 1 to 8); see docs/attention.md.
-FEW_QUERIES = 16  # decoding: so few rows skip no pairs, and an operator of ours costs more to call than they cost
+# Measured forward + backward in float32 on one core (4 heads on 2, C 64, batch 1 to 8); see
+# docs/attention.md.
+# decoding: so few rows skip no pairs, and an operator of ours costs more to call than they cost
+FEW_QUERIES = 16
 SHORT_KEYS = 256  # up to here one dense mask is as fast as anything
-LONG = 512  # from here folds and tiles win or draw whatever the window, and the dense mask's T x S memory starts to show
+# from here folds and tiles win or draw whatever the window, and the dense mask's T x S memory starts to show
+LONG = 512
 
 
 def _choice(backend: Backend, reason: str) -> Choice:
@@ -103,7 +106,13 @@ def choose(
     if backend is None:
         backend, source = override("attention")
     if backend is not None:
-        able = {"fused": fused, "masked": True, "folded": limited and softcap is None, "tiled": True, "flex": True}
+        able = {
+            "fused": fused,
+            "masked": True,
+            "folded": limited and softcap is None,
+            "tiled": True,
+            "flex": True,
+        }
         return _requested(backend, able, source)
     if fused:
         return NO_MASK if span.ahead is None else PLAIN_CAUSAL

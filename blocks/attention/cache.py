@@ -1,6 +1,8 @@
-"""The key/value cache of decoding: what is kept, where the next entry goes, and which old states are still good.
+"""The key/value cache of decoding: what is kept, where the next entry goes, and which old states are still
+good.
 
-Legend: B batch, H query heads, K key/value heads, C head width, w window, t tokens so far, m new tokens, N reserved tokens.
+Legend: B batch, H query heads, K key/value heads, C head width, w window, t tokens so far, m new tokens, N
+reserved tokens.
 
 | cache    | layer  | entries held   | a state that has been continued                                                       |
 |----------|--------|----------------|---------------------------------------------------------------------------------------|
@@ -10,9 +12,10 @@ Legend: B batch, H query heads, K key/value heads, C head width, w window, t tok
 | reserved | local  | min(N, w), from the start | spent: both write in place                                                 |
 
 A spent state is refused, never silently wrong; ``copy.deepcopy`` a state before branching from it.
-A full local cache is a true ring: the entry of position p stands in slot p mod w, so one step writes one slot and moves
-nothing (a cache that rolls by one copies its whole window per token). Keys are stored rotated by their absolute position,
-and a softmax does not ask for the order of its terms, so a step reads the ring as it lies.
+A full local cache is a true ring: the entry of position p stands in slot p mod w, so one step writes one slot
+and moves nothing (a cache that rolls by one copies its whole window per token). Keys are stored rotated by
+their absolute position, and a softmax does not ask for the order of its terms, so a step reads the ring as it
+lies.
 """
 
 from __future__ import annotations
@@ -51,17 +54,21 @@ class KeyValueState:
 
 
 def empty_state(like: Tensor, *, batch: int, kv_heads: int, channels: int, window: int | None, reserve: int | None) -> KeyValueState:
-    """Nothing seen yet, in dtype and on the device of ``like``. ``reserve``: tokens to make room for now, None = grow."""
+    """Nothing seen yet, in dtype and on the device of ``like``. ``reserve``: tokens to make room for now,
+    None = grow.
+    """
     entries = 0 if reserve is None else min(reserve, window or reserve)
     k = torch.zeros((batch, kv_heads, entries, channels), device=like.device, dtype=like.dtype)
     return KeyValueState(k=k, v=torch.zeros_like(k), window=window, reserved=reserve)
 
 
 def extend(state: KeyValueState, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, KeyValueState]:
-    """m new entries (B, K, m, C) -> the keys and values their queries may see, oldest first, and the next state.
+    """m new entries (B, K, m, C) -> the keys and values their queries may see, oldest first, and the next
+    state.
 
-    The first new query still needs the last w-1 old keys: they are read before anything is overwritten, so a chunk longer
-    than the window is exact. Raises: ConfigError for a spent state or more tokens than were reserved.
+    The first new query still needs the last w-1 old keys: they are read before anything is overwritten, so a
+    chunk longer than the window is exact. Raises: ConfigError for a spent state or more tokens than were
+    reserved.
     """
     _check(state, k.shape[2])
     end = state.position + k.shape[2]
@@ -69,7 +76,8 @@ def extend(state: KeyValueState, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, 
         keys, values = _joined(state.k, k, state), _joined(state.v, v, state)
         grown = replace(state, k=_last(keys, state.window, end), v=_last(values, state.window, end), position=end)
         return keys, values, grown
-    if state.k.shape[2] == state.window and end > state.window:  # wraps: what is overwritten has to be read first
+    # wraps: what is overwritten has to be read first
+    if state.k.shape[2] == state.window and end > state.window:
         keys, values = _joined(state.k, k, state), _joined(state.v, v, state)
         return keys, values, _written(state, k, v)
     next_state = _written(state, k, v)
@@ -77,7 +85,9 @@ def extend(state: KeyValueState, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def push(state: KeyValueState, k: Tensor, v: Tensor) -> KeyValueState:
-    """One new entry (B, K, 1, C) -> the next state, whose ``held`` entries are all the query may see. Raises: as ``extend``."""
+    """One new entry (B, K, 1, C) -> the next state, whose ``held`` entries are all the query may see. Raises:
+    as ``extend``.
+    """
     if state.reserved is None and not state.ring:
         return extend(state, k, v)[2]
     _check(state, 1)
@@ -85,9 +95,11 @@ def push(state: KeyValueState, k: Tensor, v: Tensor) -> KeyValueState:
 
 
 def attend_to_all(q: Tensor, k: Tensor, v: Tensor, *, scale: float, softcap: float | None = None) -> Tensor:
-    """Attention of one token, which sees every entry: q (B, H, 1, C), k and v (B, K, n, C) in any order -> (B, H, 1, C).
+    """Attention of one token, which sees every entry: q (B, H, 1, C), k and v (B, K, n, C) in any order ->
+    (B, H, 1, C).
 
-    The H/K query heads of a group are rows of one product, so keys are never repeated in memory. Sums in float32 or wider.
+    The H/K query heads of a group are rows of one product, so keys are never repeated in memory. Sums in
+    float32 or wider.
     """
     grouped = rearrange(q, "b (k g) 1 c -> b k g c", k=k.shape[1])
     k, v = k.to(q.dtype), v.to(q.dtype)
@@ -113,7 +125,8 @@ def _past(entries: Tensor, state: KeyValueState) -> Tensor:
     if not state.ring:
         visible = entries[:, :, : state.position]
         return visible if state.window is None else visible[:, :, max(0, state.position - state.window + 1) :]
-    oldest = state.position % entries.shape[2]  # its slot is written next, and the next query no longer sees it
+    # its slot is written next, and the next query no longer sees it
+    oldest = state.position % entries.shape[2]
     return torch.cat((entries[:, :, oldest + 1 :], entries[:, :, :oldest]), dim=2)
 
 
@@ -122,8 +135,9 @@ def _joined(entries: Tensor, new: Tensor, state: KeyValueState) -> Tensor:
 
 
 def _last(entries: Tensor, window: int | None, end: int) -> Tensor:
-    """The last w of ``entries`` (in order, up to position ``end``), each in its slot of the ring; a copy, not a view that
-    would keep a whole chunk alive behind the few entries that are counted."""
+    """The last w of ``entries`` (in order, up to position ``end``), each in its slot of the ring; a copy, not
+    a view that would keep a whole chunk alive behind the few entries that are counted.
+    """
     if window is None or end <= window:
         return entries
     return entries[:, :, -window:].roll(end % window, dims=2)
@@ -134,7 +148,8 @@ def _written(state: KeyValueState, k: Tensor, v: Tensor) -> KeyValueState:
     slots, end = state.k.shape[2], state.position + k.shape[2]
     first = max(state.position, end - slots)
     if end - first == 1:
-        slots_written: slice | Tensor = slice(first % slots, first % slots + 1)  # no index tensor for a single step
+        # no index tensor for a single step
+        slots_written: slice | Tensor = slice(first % slots, first % slots + 1)
     else:
         slots_written = torch.arange(first, end, device=k.device) % slots
     state.k[:, :, slots_written] = k[:, :, first - end :].to(state.k.dtype)

@@ -1,9 +1,10 @@
 """The one place where scores, softmax and values meet; every attention mixer calls ``attend``.
 
 Legend: B batch, T queries, S keys, H query heads, K key/value heads (H = K·G), C head width.
-Order as in Gemma 2 and 3: scale, soft-cap, mask, softmax, values. The cap comes BEFORE the mask: capping afterwards
-would turn a masked -inf into -cap and let every future key in.
-Who computes it is decided in backends.py; what it costs does not depend on that: the pairs the mask allows are charged.
+Order as in Gemma 2 and 3: scale, soft-cap, mask, softmax, values. The cap comes BEFORE the mask: capping
+afterwards would turn a masked -inf into -cap and let every future key in.
+Who computes it is decided in backends.py; what it costs does not depend on that: the pairs the mask allows
+are charged.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from blocks.dispatch import log_once
 from blocks.errors import ConfigError
 from blocks.norm import widened
 
-# recorder(run, q, k, v, pairs) -> run(q, k, v): who counts, and charges ``pairs`` instead of the operators inside ``run``
+# recorder(run, q, k, v, pairs) -> run(q, k, v): who counts, and charges ``pairs`` instead of the operators
+# inside ``run``
 Recorder = Callable[[Callable[[Tensor, Tensor, Tensor], Tensor], Tensor, Tensor, Tensor, int], Tensor]
 ROWS = 512  # queries per piece when a mask is counted: a piece of a long row stays small
 
@@ -51,11 +53,18 @@ attention_recorder = AttentionRecorder()
 
 @lru_cache(maxsize=256)
 def mask_pairs(queries: int, keys: int, *, causal: bool, window: int | None, radius: Radius | None, offset: int) -> int:
-    """(query, key) pairs of one head and sequence: the True entries of the mask itself, no formula, counted on the CPU."""
+    """(query, key) pairs of one head and sequence: the True entries of the mask itself, no formula, counted
+    on the CPU.
+    """
     pairs = 0
     for first in range(0, queries, ROWS):
         rows = min(ROWS, queries - first)
-        span: dict[str, Any] = {"causal": causal, "window": window, "radius": radius, "offset": offset + first}
+        span: dict[str, Any] = {
+            "causal": causal,
+            "window": window,
+            "radius": radius,
+            "offset": offset + first,
+        }
         mask = visible(rows, keys, **span, device=torch.device("cpu"))
         pairs += rows * keys if mask is None else int(mask.sum())
     return pairs
@@ -77,12 +86,13 @@ def attend(
 ) -> Tensor:
     """Softmax attention with grouped key/value heads.
 
-    q (B, H, T, C), k and v (B, K, S, C), query head h reads key/value head h // (H/K) -> (B, H, T, C), dtype of q.
-    ``window``, ``radius``: see blocks.attention.masks. ``softcap`` c: scores become c·tanh(scores / c).
-    ``segments`` (B, T): documents never meet, output at padding is zero. ``offset``: keys before the first query
-    (decoding); segments need offset 0. ``backend``: None lets blocks.attention.backends choose. Softmax and sums are
-    float32 or wider.
-    Raises: ConfigError for segments together with cached keys, or a backend that is unknown or cannot compute this.
+    q (B, H, T, C), k and v (B, K, S, C), query head h reads key/value head h // (H/K) -> (B, H, T, C), dtype
+    of q. ``window``, ``radius``: see blocks.attention.masks. ``softcap`` c: scores become c·tanh(scores / c).
+    ``segments`` (B, T): documents never meet, output at padding is zero. ``offset``: keys before the first
+    query (decoding); segments need offset 0. ``backend``: None lets blocks.attention.backends choose. Softmax
+    and sums are float32 or wider.
+    Raises: ConfigError for segments together with cached keys, or a backend that is unknown or cannot compute
+    this.
     """
     tokens, keys = q.shape[2], k.shape[2]
     if segments is not None and (offset != 0 or tokens != keys):
@@ -114,7 +124,15 @@ def _attend(
     tokens, keys = q.shape[2], k.shape[2]
     span = Span.of(causal=causal, window=window, radius=radius, offset=offset)
     choice = choose(
-        tokens, keys, span, softcap, segments is not None, head_width=q.shape[-1], dtype=q.dtype, device=q.device, backend=backend
+        tokens,
+        keys,
+        span,
+        softcap,
+        segments is not None,
+        head_width=q.shape[-1],
+        dtype=q.dtype,
+        device=q.device,
+        backend=backend,
     )
     log_once("attention", choice)
     if choice.implementation == "folded":
@@ -127,7 +145,16 @@ def _attend(
         flagged = choice.implementation == "fused" and span.within(tokens, keys).ahead is not None
         mask = None
         if choice.implementation == "masked":
-            mask = visible(tokens, keys, causal=causal, window=window, radius=radius, offset=offset, segments=segments, device=q.device)
+            mask = visible(
+                tokens,
+                keys,
+                causal=causal,
+                window=window,
+                radius=radius,
+                offset=offset,
+                segments=segments,
+                device=q.device,
+            )
         y = masked_softmax(q, k, v, mask, scale=scale, softcap=softcap, flagged=flagged)
     if segments is not None:
         y = y.masked_fill((segments == 0)[:, None, :, None], 0)
@@ -135,9 +162,17 @@ def _attend(
 
 
 def masked_softmax(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scale: float, softcap: float | None, flagged: bool = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    *,
+    scale: float,
+    softcap: float | None,
+    flagged: bool = False,
 ) -> Tensor:
-    """Attention under a mask (B or 1, 1, T or 1, S) that somebody else made, with no empty row; ``flagged``: plain causal instead.
+    """Attention under a mask (B or 1, 1, T or 1, S) that somebody else made, with no empty row; ``flagged``:
+    plain causal instead.
 
     The naive twin of every other backend: all pairs are computed and, with a cap, kept for the backward pass.
     """

@@ -1,9 +1,10 @@
 """Cross-attention of T5Gemma: the decoder's queries over the encoder's output.
 
-Legend: B batch, T tokens, S memory tokens, D width, M memory width, H query heads, K key/value heads, C head width.
-Sources: arXiv 2504.06225; google-deepmind/gemma gemma/research/t5gemma/modules.py. Heads as in the decoder's self-attention,
-keys and values projected from the encoder's width, no rotation of either side, never local. Order: project, scale, soft-cap,
-mask, softmax, values, out-projection. No biases.
+Legend: B batch, T tokens, S memory tokens, D width, M memory width, H query heads, K key/value heads, C head
+width.
+Sources: arXiv 2504.06225; google-deepmind/gemma gemma/research/t5gemma/modules.py. Heads as in the decoder's
+self-attention, keys and values projected from the encoder's width, no rotation of either side, never local.
+Order: project, scale, soft-cap, mask, softmax, values, out-projection. No biases.
 """
 
 from __future__ import annotations
@@ -54,9 +55,10 @@ class CrossState:
 class GemmaCrossAttention(CrossMixer):
     """Attention of T queries over S memory tokens, without positions; each output depends on its own token of x alone.
 
-    Shape: x (B, T, D), memory (B, S, M) -> (B, T, D). Cost: 2·D·H·C + 2·M·K·C weights; 4·T·D·H·C + 4·S·M·K·C + 4·H·C·T·S
-    FLOPs; elementwise, per pair and head: 1 scale, 5 softmax, 3 soft-cap. State: the memory's keys and values, 2·K·C numbers a
-    memory token, whatever T. Queries that see nothing (an all-padding memory) give zeros.
+    Shape: x (B, T, D), memory (B, S, M) -> (B, T, D). Cost: 2·D·H·C + 2·M·K·C weights; 4·T·D·H·C + 4·S·M·K·C
+    + 4·H·C·T·S FLOPs; elementwise, per pair and head: 1 scale, 5 softmax, 3 soft-cap. State: the memory's
+    keys and values, 2·K·C numbers a memory token, whatever T. Queries that see nothing (an all-padding
+    memory) give zeros.
     Raises: ConfigError for segments or a memory of another shape than the input's.
     """
 
@@ -97,7 +99,7 @@ class GemmaCrossAttention(CrossMixer):
         y = attend_memory(q, k, v, memory=k.shape[2], scale=self.scale, readable=readable, softcap=cap, segments=segments)
         return self.out(rearrange(y, "b h t c -> b t (h c)"))
 
-    # --- decoding -----------------------------------------------------------------------------------------------
+    # --- decoding -------------------------------------------------------------------------------------------
 
     def init_state(self, memory: Tensor, max_tokens: int, memory_segments: Tensor | None = None) -> CrossState:
         """The memory's keys and values; nothing grows, so ``max_tokens`` reserves nothing."""
@@ -110,7 +112,7 @@ class GemmaCrossAttention(CrossMixer):
     def state_bytes(self, tokens: int, memory_tokens: int) -> int:
         return 2 * self.config.kv_heads * self.config.channels * parameter_dtype(self).itemsize * memory_tokens
 
-    # --- the ledger ---------------------------------------------------------------------------------------------
+    # --- the ledger -----------------------------------------------------------------------------------------
 
     def cost(self, tokens: int, memory_tokens: int | None = None) -> Cost:
         read = tokens if memory_tokens is None else memory_tokens

@@ -1,8 +1,10 @@
-"""Window, soft-cap and documents on CUDA: torch's FlexAttention, a fused kernel generated for the mask and the cap.
+"""Window, soft-cap and documents on CUDA: torch's FlexAttention, a fused kernel generated for the mask and
+the cap.
 
 Legend: B batch, T queries, S keys, H query heads, K key/value heads, C head width.
-Source: torch.nn.attention.flex_attention. Tiles of 128 x 128 pairs without a single allowed one are skipped, so a window
-costs its window. On a processor it runs forward only and slowly: there it is the subject of tests, never chosen.
+Source: torch.nn.attention.flex_attention. Tiles of 128 x 128 pairs without a single allowed one are skipped,
+so a window costs its window. On a processor it runs forward only and slowly: there it is the subject of
+tests, never chosen.
 Imported on use: the module takes a second to load.
 """
 
@@ -29,7 +31,14 @@ def flex_serves(*, head_width: int, dtype: torch.dtype, device: torch.device) ->
 
 
 def flex(
-    q: Tensor, k: Tensor, v: Tensor, *, span: Span, scale: float, softcap: float | None = None, segments: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    span: Span,
+    scale: float,
+    softcap: float | None = None,
+    segments: Tensor | None = None,
 ) -> Tensor:
     """See ``blocks.attention.core.attend``. Compiled on first use per shape on CUDA, interpreted elsewhere."""
     queries, keys = q.shape[2], k.shape[2]
@@ -66,7 +75,9 @@ def _capped(softcap: float) -> Callable[..., Tensor]:
 
 
 def _span_mask(queries: int, keys: int, span: Span, device: torch.device) -> Any:
-    """None when every pair is allowed. Kept between calls, because every layer and step asks for the same few."""
+    """None when every pair is allowed. Kept between calls, because every layer and step asks for the same
+    few.
+    """
     if span.behind is None and span.ahead is None:
         return None
     if torch.compiler.is_compiling():

@@ -1,8 +1,12 @@
-"""The attention of Gemma 1, 2 and 3: three settings of one mixer (a fourth stands in blocks.attention.gemma4).
+"""The attention of Gemma 1, 2 and 3: three settings of one mixer (a fourth stands in
+blocks.attention.gemma4).
 
-Legend: B batch, T tokens, D width, H query heads, K key/value heads, C head width, w window, n rotated pairs (C/2 with RoPE).
-Sources: arXiv 2403.08295, 2408.00118, 2503.19786, 2410.06205 (p-RoPE); google/gemma_pytorch gemma/model.py and gemma/gemma3_model.py.
-Order: project, QK-norm (Gemma 3), rotate, scale, soft-cap (Gemma 2), mask, softmax, values, out-projection. No biases.
+Legend: B batch, T tokens, D width, H query heads, K key/value heads, C head width, w window, n rotated pairs
+(C/2 with RoPE).
+Sources: arXiv 2403.08295, 2408.00118, 2503.19786, 2410.06205 (p-RoPE); google/gemma_pytorch gemma/model.py
+and gemma/gemma3_model.py.
+Order: project, QK-norm (Gemma 3), rotate, scale, soft-cap (Gemma 2), mask, softmax, values, out-projection.
+No biases.
 C is independent of D/H: Gemma 1 7B has H·C = 4096 at D = 3072.
 """
 
@@ -51,19 +55,21 @@ class AttentionConfig(HeadsConfig):
 class GemmaAttention(SequenceMixer):
     """Softmax attention with RoPE and shared key/value heads; subclasses switch on what their generation added.
 
-    Shape: (B, T, D) -> (B, T, D). Cost: D·C·(2H + 2K) weights; 2·T of that plus 4·H·C·pairs FLOPs, pairs counted
-    exactly (``attended_pairs``). Elementwise, per pair and head: 1 scale, 5 softmax (maximum, subtract, exponential, sum,
-    divide), 3 soft-cap; per rotated number, 2n of the C of a query or key, 3 (two products, one sum); per normed number 4, 3
-    without gain.
-    Rotation: by the positions given, else by those inside each document (``segments``), else by those in the row. The
-    distance of two tokens of a document is the same either way; float32 angles are exact only while positions are small.
+    Shape: (B, T, D) -> (B, T, D). Cost: D·C·(2H + 2K) weights; 2·T of that plus 4·H·C·pairs FLOPs, pairs
+    counted exactly (``attended_pairs``). Elementwise, per pair and head: 1 scale, 5 softmax (maximum,
+    subtract, exponential, sum, divide), 3 soft-cap; per rotated number, 2n of the C of a query or key, 3 (two
+    products, one sum); per normed number 4, 3 without gain.
+    Rotation: by the positions given, else by those inside each document (``segments``), else by those in the
+    row. The distance of two tokens of a document is the same either way; float32 angles are exact only while
+    positions are small.
     Raises: ConfigError for segments or positions of another shape than the input's.
     """
 
     config: AttentionConfig
     takes_positions = True
     qk_norm: ClassVar[bool] = False
-    head_norm: ClassVar[type[RMSNormConfig]] = RMSNormConfig  # over the head width, where a generation norms heads
+    # over the head width, where a generation norms heads
+    head_norm: ClassVar[type[RMSNormConfig]] = RMSNormConfig
 
     def __init__(self, config: AttentionConfig) -> None:
         super().__init__(config)
@@ -102,7 +108,9 @@ class GemmaAttention(SequenceMixer):
         return self.out(rearrange(y, "b h t c -> b t (h c)"))
 
     def _heads(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normed and rotated q (B, H, T, C) and k, normed v (B, K, T, C) of tokens at ``positions`` (T,) or (B, T)."""
+        """Normed and rotated q (B, H, T, C) and k, normed v (B, K, T, C) of tokens at ``positions`` (T,) or
+        (B, T).
+        """
         config, c = self.config, self.config.channels
         projected = rearrange(self.key(x), "b t (k c) -> b k t c", c=c)
         q = self.query_norm(rearrange(self.query(x), "b t (h c) -> b h t c", c=c))
@@ -137,14 +145,18 @@ class GemmaAttention(SequenceMixer):
             offset=offset,
         )
 
-    # --- decoding -----------------------------------------------------------------------------------------------
+    # --- decoding -------------------------------------------------------------------------------------------
 
     def init_state(self, batch: int, max_tokens: int) -> KeyValueState:
-        """Empty: the cache grows with what it holds, so ``max_tokens`` reserves nothing. See blocks.attention.cache."""
+        """Empty: the cache grows with what it holds, so ``max_tokens`` reserves nothing. See
+        blocks.attention.cache.
+        """
         return self._empty_state(batch, reserve=None)
 
     def reserve_state(self, batch: int, max_tokens: int) -> KeyValueState:
-        """Room for ``max_tokens`` tokens at once: holds ``state_bytes(max_tokens)`` from the start and is written in place."""
+        """Room for ``max_tokens`` tokens at once: holds ``state_bytes(max_tokens)`` from the start and is
+        written in place.
+        """
         return self._empty_state(batch, reserve=max_tokens)
 
     def _empty_state(self, batch: int, *, reserve: int | None) -> KeyValueState:
@@ -180,7 +192,7 @@ class GemmaAttention(SequenceMixer):
         entries = tokens if config.window is None else min(tokens, config.window)
         return 2 * config.kv_heads * config.channels * parameter_dtype(self).itemsize * entries
 
-    # --- the ledger ---------------------------------------------------------------------------------------------
+    # --- the ledger -----------------------------------------------------------------------------------------
 
     def cost(self, tokens: int) -> Cost:
         config = self.config
@@ -189,7 +201,11 @@ class GemmaAttention(SequenceMixer):
         per_pair = 6 + (3 if self.softcap is not None else 0)
         attention = Cost(matmul=4 * config.channels * pairs, elementwise=3 * rotated + per_pair * pairs)
         projections = [block for block in (self.query, self.key, self.value, self.out) if block is not None]
-        norms = ((self.query_norm, config.heads), (self.key_norm, config.kv_heads), (self.value_norm, config.kv_heads))
+        norms = (
+            (self.query_norm, config.heads),
+            (self.key_norm, config.kv_heads),
+            (self.value_norm, config.kv_heads),
+        )
         return (
             attention
             + total(block.cost(tokens) for block in projections)

@@ -2,9 +2,10 @@
 
 Legend: B batch, T tokens, D width, H query heads, K key/value heads, C head width.
 Sources: google-deepmind/gemma gemma/gm/nn/gemma4/_modules.py; huggingface/transformers models/gemma4.
-New are the norms of heads (gain w instead of 1 + w), a norm without gain on the values, scores that are not scaled
-(normed queries and keys already have a known size), and on global layers K=V: one projection gives both. Its output is normed with
-gain and rotated for the keys, normed without gain and left unrotated for the values.
+New are the norms of heads (gain w instead of 1 + w), a norm without gain on the values, scores that are not
+scaled (normed queries and keys already have a known size), and on global layers K=V: one projection gives
+both. Its output is normed with gain and rotated for the keys, normed without gain and left unrotated for the
+values.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ class Gemma4AttentionConfig(AttentionConfig):
 class Gemma4Attention(GemmaAttention):
     """Gemma 4: normed queries, keys and values, unscaled scores, optionally keys and values from one projection.
 
-    Shape, cost and errors as GemmaAttention; with ``k_eq_v`` D·C·K weights and their FLOPs less. The cache holds rotated
-    keys and values apart even then: to rebuild one from the other would norm and rotate the whole cache at every step.
+    Shape, cost and errors as GemmaAttention; with ``k_eq_v`` D·C·K weights and their FLOPs less. The cache
+    holds rotated keys and values apart even then: to rebuild one from the other would norm and rotate the
+    whole cache at every step.
     """
 
     config: Gemma4AttentionConfig

@@ -1,6 +1,7 @@
 """How many heads, how wide, at which scale: what every attention's configuration says first.
 
-Legend: D width, H query heads, K key/value heads, C head width. C is independent of D/H: Gemma 1 7B has H·C = 4096 at D = 3072.
+Legend: D width, H query heads, K key/value heads, C head width. C is independent of D/H: Gemma 1 7B has H·C =
+4096 at D = 3072.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from math import isfinite
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError
 
-POSITIVE = ("query_scale", "rope_base", "rope_factor", "softcap", "norm_eps")  # whichever a subclass has; null means without
+# whichever a subclass has; null means without
+POSITIVE = ("query_scale", "rope_base", "rope_factor", "softcap", "norm_eps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,8 @@ class HeadsConfig(BlockConfig):
     heads: int = 4
     kv_heads: int = 1  # 1 = multi-query, ``heads`` = multi-head, between = grouped
     head_width: int | None = None  # None: width / heads
-    query_scale: float | None = None  # multiplies the scores; None: head_width^-0.5 (the 27B models use (width/heads)^-0.5)
+    # multiplies the scores; None: head_width^-0.5 (the 27B models use (width/heads)^-0.5)
+    query_scale: float | None = None
 
     def __post_init__(self) -> None:
         owner = type(self).__name__

@@ -1,12 +1,13 @@
 """Window attention at the price of its window: the row is cut into short query blocks, folded into the batch.
 
-Legend: B batch, T queries, S keys, H query heads, K key/value heads, C head width, w keys in reach of one query, R rows of
-a fold, n folds.
-A fold is R neighbouring queries and the R + w - 1 keys that one of them sees; all folds are alike, so one mask and one
-call of torch's fused attention serve them: R + w - 1 pairs a query instead of S, memory O(T·(1 + w/R)). The keys of the
-folds overlap and are views of one tensor. Queries near an end of the row, whose reach is cut short, are attended apart.
-Source: the idea of block-local attention is old (arXiv 1904.10509); folding into the batch as in unslothai/unsloth-zoo#861,
-there R = w, which computes twice the pairs that count.
+Legend: B batch, T queries, S keys, H query heads, K key/value heads, C head width, w keys in reach of one
+query, R rows of a fold, n folds.
+A fold is R neighbouring queries and the R + w - 1 keys that one of them sees; all folds are alike, so one
+mask and one call of torch's fused attention serve them: R + w - 1 pairs a query instead of S, memory O(T·(1 +
+w/R)). The keys of the folds overlap and are views of one tensor. Queries near an end of the row, whose reach
+is cut short, are attended apart.
+Source: the idea of block-local attention is old (arXiv 1904.10509); folding into the batch as in
+unslothai/unsloth-zoo#861, there R = w, which computes twice the pairs that count.
 """
 
 from __future__ import annotations
@@ -21,22 +22,27 @@ from blocks.segments import runs
 
 
 def fold_rows(reach: int) -> int:
-    """R: few rows waste few pairs, many feed the kernel better (its own tiles are 32 rows high, 64 from 192 rows on)."""
+    """R: few rows waste few pairs, many feed the kernel better (its own tiles are 32 rows high, 64 from 192
+    rows on).
+    """
     return 64 if reach >= 128 else 32
 
 
 def folded_attention(q: Tensor, k: Tensor, v: Tensor, *, span: Span, scale: float, segments: Tensor | None = None) -> Tensor:
-    """See ``blocks.attention.core.attend``: q (B, H, T, C), k and v (B, K, S, C) -> (B, H, T, C), any T and S.
+    """See ``blocks.attention.core.attend``: q (B, H, T, C), k and v (B, K, S, C) -> (B, H, T, C), any T and
+    S.
 
     ``span`` must be limited on both sides. Cost: 4·H·C·T·(w + R - 1) FLOPs and a little more at the ends.
     """
     assert span.behind is not None and span.ahead is not None
     queries, keys = q.shape[2], k.shape[2]
-    # of several rows in another memory order, the folds would not be views: each key would be copied 1 + w/R times
+    # of several rows in another memory order, the folds would not be views: each key would be copied 1 + w/R
+    # times
     k, v = k.contiguous(), v.contiguous()
     reach = span.behind + span.ahead + 1
     rows = fold_rows(reach)
-    # the first query whose reach is whole, and the number of folds before the first query whose reach is cut at the end
+    # the first query whose reach is whole, and the number of folds before the first query whose reach is cut
+    # at the end
     head = min(queries, max(0, span.behind - span.offset))
     first_of_tail = max(head, min(queries, keys - span.ahead - span.offset))
     folds = (first_of_tail - head) // rows
@@ -56,7 +62,8 @@ def folded_attention(q: Tensor, k: Tensor, v: Tensor, *, span: Span, scale: floa
             parts.append(_body(piece, *keys_and_values, rows=rows, reach=reach, scale=scale, ids=ids))
         else:
             parts.append(_edge(piece, *keys_and_values, span=reach_of_piece, scale=scale, ids=ids))
-    # the fused kernel writes tokens before heads: joined in that order, the heads of a token lie side by side for what follows
+    # the fused kernel writes tokens before heads: joined in that order, the heads of a token lie side by side
+    # for what follows
     return torch.cat([output.transpose(1, 2) for output in parts], dim=1).transpose(1, 2)
 
 
@@ -81,7 +88,8 @@ def _body(q: Tensor, k: Tensor, v: Tensor, *, rows: int, reach: int, scale: floa
     mask = allowed(rows, rows + reach - 1, Span(behind=reach - 1, ahead=0, offset=reach - 1), device=q.device)
     if ids is None:
         return _fold(q, k, v, mask[None, None], rows, reach, scale)
-    # documents differ between the rows of a batch, and a mask that also ran over heads would be as large as the scores
+    # documents differ between the rows of a batch, and a mask that also ran over heads would be as large as
+    # the scores
     outputs = []
     for b, (q_b, k_b, v_b) in enumerate(zip(q.unbind(), k.unbind(), v.unbind(), strict=True)):
         of_queries = rearrange(ids[0][b], "(n r) -> n r", r=rows)
@@ -91,7 +99,9 @@ def _body(q: Tensor, k: Tensor, v: Tensor, *, rows: int, reach: int, scale: floa
 
 
 def _fold(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, rows: int, reach: int, scale: float) -> Tensor:
-    """``mask`` (1 or n, 1, R, R + w - 1). Folds take the place of the batch and the batch that of heads: then views suffice."""
+    """``mask`` (1 or n, 1, R, R + w - 1). Folds take the place of the batch and the batch that of heads: then
+    views suffice.
+    """
     batch = q.shape[0]
     folded = rearrange(q, "b h (n r) c -> n (b h) r c", r=rows)
     near_k, near_v = (rearrange(x.unfold(2, rows + reach - 1, rows), "b k n c s -> n (b k) s c") for x in (k, v))

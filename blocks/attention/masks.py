@@ -2,8 +2,9 @@
 
 Legend: B batch, T queries, S keys.
 ``window`` w (causal): w keys INCLUDING the query's own, i.e. keys q-w+1 .. q, as in all Gemma references.
-``radius`` r (bidirectional): keys q-r .. q+r; a pair (l, r): keys q-l .. q+r. Five conventions exist for encoders, hence
-the two names; ``sides_of_width`` is the one of T5Gemma 2, which counts all keys and so is lopsided for an even number.
+``radius`` r (bidirectional): keys q-r .. q+r; a pair (l, r): keys q-l .. q+r. Five conventions exist for
+encoders, hence the two names; ``sides_of_width`` is the one of T5Gemma 2, which counts all keys and so is
+lopsided for an even number.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ def sides(radius: Radius) -> tuple[int, int]:
 
 
 def sides_of_width(keys: int) -> Radius:
-    """The radius of a band of ``keys`` keys in all, self included: (keys+1)//2 - 1 before, keys//2 after (T5Gemma 2)."""
+    """The radius of a band of ``keys`` keys in all, self included: (keys+1)//2 - 1 before, keys//2 after
+    (T5Gemma 2).
+    """
     left, right = (keys + 1) // 2 - 1, keys // 2
     return left if left == right else (left, right)
 
@@ -66,7 +69,9 @@ class Span:
 
 
 def check_span(owner: str, *, causal: bool, window: int | None, radius: Radius | None) -> None:
-    """Raises: ConfigError unless the limit on distance is named for the direction it belongs to and is in range."""
+    """Raises: ConfigError unless the limit on distance is named for the direction it belongs to and is in
+    range.
+    """
     if causal and radius is not None:
         raise ConfigError(f"{owner}: radius is for bidirectional attention; give window (keys including self) or causal: false")
     if not causal and window is not None:
@@ -103,9 +108,9 @@ def visible(
 ) -> Tensor | None:
     """Boolean mask (1 or B, 1, T, S), True where attention is allowed; None when nothing is masked.
 
-    Query i stands at position ``offset + i``, key j at position j. ``segments`` (B, T) needs T = S, offset 0; a padding
-    position sees itself alone, so no row is empty (an empty softmax row is NaN in some backends); its output must be
-    zeroed by the caller. Depends on sizes and segments only, never on values.
+    Query i stands at position ``offset + i``, key j at position j. ``segments`` (B, T) needs T = S, offset 0;
+    a padding position sees itself alone, so no row is empty (an empty softmax row is NaN in some backends);
+    its output must be zeroed by the caller. Depends on sizes and segments only, never on values.
     """
     span = Span.of(causal=causal, window=window, radius=radius, offset=offset).within(queries, keys)
     if span.behind is None and span.ahead is None and segments is None:
@@ -133,5 +138,7 @@ def allowed(queries: int, keys: int, span: Span, *, device: torch.device | None 
 
 
 def together(of_queries: Tensor, of_keys: Tensor) -> Tensor:
-    """(..., T, S) boolean from the run numbers (..., T) and (..., S): query and key stand in one document, or both in padding."""
+    """(..., T, S) boolean from the run numbers (..., T) and (..., S): query and key stand in one document, or
+    both in padding.
+    """
     return of_queries[..., :, None] == of_keys[..., None, :]

@@ -1,9 +1,10 @@
 """Attention whose last keys belong to a second sequence: the encoder's output, which every query may read.
 
-Legend: B batch, T queries, N keys of the decoder itself, S memory tokens, H query heads, K key/value heads, C head width.
-Neither causality nor a window concerns the memory: it is finished before the first query stands. Who may read what is said
-by ids: a query of document i reads memory of id i, so packed pairs never meet; where only one side has ids, a query reads
-all of the memory that is not padding.
+Legend: B batch, T queries, N keys of the decoder itself, S memory tokens, H query heads, K key/value heads, C
+head width.
+Neither causality nor a window concerns the memory: it is finished before the first query stands. Who may read
+what is said by ids: a query of document i reads memory of id i, so packed pairs never meet; where only one
+side has ids, a query reads all of the memory that is not padding.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def memory_mask(segments: Tensor | None, memory_segments: Tensor | None) -> Tens
 
 
 def check_memory(x: Tensor, memory: Tensor, memory_segments: Tensor | None) -> None:
-    """Raises: ConfigError unless there is one memory of at least one token for each row of x, with ids of its shape."""
+    """Raises: ConfigError unless there is one memory of at least one token for each row of x, with ids of its
+    shape.
+    """
     if memory.ndim != 3 or memory.shape[0] != x.shape[0] or memory.shape[1] < 1:
         raise ConfigError(f"memory must be ({x.shape[0]}, at least 1 token, width), got {tuple(memory.shape)}")
     if memory_segments is not None:
@@ -36,7 +39,9 @@ def check_memory(x: Tensor, memory: Tensor, memory_segments: Tensor | None) -> N
 
 
 def without_padding(x: Tensor, segments: Tensor | None) -> Tensor:
-    """x with zeros at padding: a masked key has weight 0, but 0 times the infinity or NaN somebody left there is NaN."""
+    """x with zeros at padding: a masked key has weight 0, but 0 times the infinity or NaN somebody left there
+    is NaN.
+    """
     return x if segments is None else x.masked_fill((segments == 0)[..., None], 0)
 
 
@@ -55,9 +60,10 @@ def attend_memory(
 ) -> Tensor:
     """One softmax over N keys of the decoder's own and then ``memory`` = S keys of another sequence.
 
-    q (B, H, T, C), k and v (B, K, N + S, C) -> (B, H, T, C). The first N keys (N = 0: cross-attention) are seen causally,
-    through ``window``, ``segments`` and ``offset`` as in ``blocks.attention.core.attend``; the others where ``readable``
-    (see ``memory_mask``) is True. Queries that see nothing give zeros, padding does too.
+    q (B, H, T, C), k and v (B, K, N + S, C) -> (B, H, T, C). The first N keys (N = 0: cross-attention) are
+    seen causally, through ``window``, ``segments`` and ``offset`` as in ``blocks.attention.core.attend``; the
+    others where ``readable`` (see ``memory_mask``) is True. Queries that see nothing give zeros, padding does
+    too.
     """
     tokens, own_keys = q.shape[2], k.shape[2] - memory
 
@@ -66,7 +72,8 @@ def attend_memory(
         if own_keys or mask is None:
             y = masked_softmax(q, k, v, mask, scale=scale, softcap=softcap)
         else:
-            nothing = ~mask.any(dim=-1, keepdim=True)  # an empty softmax row is NaN: it sees everything and is then erased
+            # an empty softmax row is NaN: it sees everything and is then erased
+            nothing = ~mask.any(dim=-1, keepdim=True)
             y = masked_softmax(q, k, v, mask | nothing, scale=scale, softcap=softcap).masked_fill(nothing, 0)
         return y if segments is None else y.masked_fill((segments == 0)[:, None, :, None], 0)
 

@@ -1,12 +1,15 @@
-"""Merged attention of T5Gemma 2: self-attention and cross-attention in one softmax, through one set of weights.
+"""Merged attention of T5Gemma 2: self-attention and cross-attention in one softmax, through one set of
+weights.
 
 Legend: B batch, T tokens, S memory tokens, D width, H query heads, K key/value heads, C head width, w window.
-Sources: arXiv 2512.14856; transformers models/t5gemma2 (T5Gemma2MergedAttention). Keys and values are those of the decoder's
-own tokens, then those of the encoder's output. All keys pass the key norm, all queries the query norm; own keys and
-queries are rotated, the encoder's keys are not: they stand at position 0. Own keys are seen causally, in local layers through
-the window; the encoder's are all seen, in local layers too. Nothing is added to the weights of Gemma 3's attention.
-Since the encoder's keys stand still while queries turn, a score depends on the query's absolute position: positions count
-from each document's own start (transformers counts padding on the left of the decoder in, unless it is told positions).
+Sources: arXiv 2512.14856; transformers models/t5gemma2 (T5Gemma2MergedAttention). Keys and values are those
+of the decoder's own tokens, then those of the encoder's output. All keys pass the key norm, all queries the
+query norm; own keys and queries are rotated, the encoder's keys are not: they stand at position 0. Own keys
+are seen causally, in local layers through the window; the encoder's are all seen, in local layers too.
+Nothing is added to the weights of Gemma 3's attention.
+Since the encoder's keys stand still while queries turn, a score depends on the query's absolute position:
+positions count from each document's own start (transformers counts padding on the left of the decoder in,
+unless it is told positions).
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ Turn = tuple[Tensor, Tensor]  # cosines and sines, broadcast over heads
 class GemmaMergedAttentionConfig(HeadsConfig):
     """``width`` is that of both sequences: they share the projections."""
 
-    window: int | None = None  # own keys seen, the token itself included; None = all. The memory is always seen
+    # own keys seen, the token itself included; None = all. The memory is always seen
+    window: int | None = None
     rope_base: float = 10_000.0
     rope_factor: float = 1.0  # positions divided by this
 
@@ -67,9 +71,10 @@ class MergedState:
 class GemmaMergedAttention(CrossMixer):
     """Causal self-attention and attention to a memory of the same width, in one softmax over both.
 
-    Shape: x (B, T, D), memory (B, S, D) -> (B, T, D). Cost: D·C·(2H + 2K) + 2·C weights; 4·T·D·H·C + 4·(T + S)·D·K·C FLOPs plus
-    4·H·C·(own pairs + T·S), own pairs counted exactly. Elementwise, per pair and head: 1 scale, 5 softmax; per number of q and
-    own keys 7 (norm 4, rotation 3), of the memory's keys 4. State: 2·K·C numbers a kept own token and a memory token.
+    Shape: x (B, T, D), memory (B, S, D) -> (B, T, D). Cost: D·C·(2H + 2K) + 2·C weights; 4·T·D·H·C + 4·(T +
+    S)·D·K·C FLOPs plus 4·H·C·(own pairs + T·S), own pairs counted exactly. Elementwise, per pair and head: 1
+    scale, 5 softmax; per number of q and own keys 7 (norm 4, rotation 3), of the memory's keys 4. State:
+    2·K·C numbers a kept own token and a memory token.
     Raises: ConfigError for segments or a memory of another shape than the input's.
     """
 
@@ -126,7 +131,9 @@ class GemmaMergedAttention(CrossMixer):
         readable: Tensor | None,
         segments: Tensor | None = None,
     ) -> Tensor:
-        """Queries x over the ``own`` keys, of which the last is the last query's, and the keys ``read`` from the memory."""
+        """Queries x over the ``own`` keys, of which the last is the last query's, and the keys ``read`` from
+        the memory.
+        """
         q = self.query_norm(rearrange(self.query(x), "b t (h c) -> b h t c", c=self.config.channels))
         y = attend_memory(
             rotate(q, *turn),
@@ -141,10 +148,12 @@ class GemmaMergedAttention(CrossMixer):
         )
         return self.out(rearrange(y, "b h t c -> b t (h c)"))
 
-    # --- decoding -----------------------------------------------------------------------------------------------
+    # --- decoding -------------------------------------------------------------------------------------------
 
     def init_state(self, memory: Tensor, max_tokens: int, memory_segments: Tensor | None = None) -> MergedState:
-        """The memory's keys and values; the own ones grow with what they hold, so ``max_tokens`` reserves nothing."""
+        """The memory's keys and values; the own ones grow with what they hold, so ``max_tokens`` reserves
+        nothing.
+        """
         check_memory(memory, memory, memory_segments)
         k, v = self._keys(without_padding(memory, memory_segments), turn=None)
         empty = k.new_empty((*k.shape[:2], 0, k.shape[3]))
@@ -161,7 +170,8 @@ class GemmaMergedAttention(CrossMixer):
         v = torch.cat((state.v[:, :, first:], v.to(state.v.dtype)), dim=2)
         y = self._attend(x, turn, (k, v), (state.memory_k, state.memory_v), state.readable)
         if window is not None and k.shape[2] > window:
-            k, v = k[:, :, -window:].clone(), v[:, :, -window:].clone()  # a view would keep the whole chunk alive
+            # a view would keep the whole chunk alive
+            k, v = k[:, :, -window:].clone(), v[:, :, -window:].clone()
         next_state = MergedState(
             k=k,
             v=v,
@@ -177,12 +187,20 @@ class GemmaMergedAttention(CrossMixer):
         entries = tokens if config.window is None else min(tokens, config.window)
         return 2 * config.kv_heads * config.channels * parameter_dtype(self).itemsize * (entries + memory_tokens)
 
-    # --- the ledger ---------------------------------------------------------------------------------------------
+    # --- the ledger -----------------------------------------------------------------------------------------
 
     def cost(self, tokens: int, memory_tokens: int | None = None) -> Cost:
         config, read = self.config, tokens if memory_tokens is None else memory_tokens
         pairs = config.heads * (attended_pairs(tokens, causal=True, window=config.window) + tokens * read)
-        rotated, plain = tokens * (config.heads + config.kv_heads) * config.channels, read * config.kv_heads * config.channels
+        rotated, plain = (
+            tokens * (config.heads + config.kv_heads) * config.channels,
+            read * config.kv_heads * config.channels,
+        )
         attention = Cost(matmul=4 * config.channels * pairs, elementwise=6 * pairs + 7 * rotated + 4 * plain)
-        projections = (self.query.cost(tokens), self.key.cost(tokens + read), self.value.cost(tokens + read), self.out.cost(tokens))
+        projections = (
+            self.query.cost(tokens),
+            self.key.cost(tokens + read),
+            self.value.cost(tokens + read),
+            self.out.cost(tokens),
+        )
         return attention + total(projections)

@@ -1,8 +1,9 @@
-"""The attention of BERT and ViT: every token sees every other, projections have biases, positions come from elsewhere.
+"""The attention of BERT and ViT: every token sees every other, projections have biases, positions come from
+elsewhere.
 
 Legend: B batch, T tokens, D width, H heads, C head width.
-Source: arXiv 1706.03762 §3.2.2; arXiv 2010.11929 (ViT). With ``linear: monarch`` the four projections are Monarch matrices, as in
-the image models of arXiv 2204.00595.
+Source: arXiv 1706.03762 §3.2.2; arXiv 2010.11929 (ViT). With ``linear: monarch`` the four projections are
+Monarch matrices, as in the image models of arXiv 2204.00595.
 """
 
 from __future__ import annotations
@@ -52,9 +53,10 @@ class MultiHeadAttentionConfig(BlockConfig):
 class MultiHeadAttention(SequenceMixer):
     """Bidirectional softmax attention with as many key/value heads as query heads, biases in all four projections.
 
-    Shape: (B, T, D) -> (B, T, D), see SequenceMixer. Without positions in x it is equivariant to permutations of the tokens.
-    Cost: 4·D² + 4·D weights when dense, those of MonarchLinear otherwise; twice the weights and 4·T·D FLOPs a token;
-    elementwise: 6 per pair and head (scale, softmax), 1 a bias.
+    Shape: (B, T, D) -> (B, T, D), see SequenceMixer. Without positions in x it is equivariant to permutations
+    of the tokens.
+    Cost: 4·D² + 4·D weights when dense, those of MonarchLinear otherwise; twice the weights and 4·T·D FLOPs a
+    token; elementwise: 6 per pair and head (scale, softmax), 1 a bias.
     Raises: ConfigError for segments of another shape than the input's, or on decoding.
     """
 
@@ -78,7 +80,8 @@ class MultiHeadAttention(SequenceMixer):
         q, k, v = (rearrange(block(x), "b t (h c) -> b h t c", h=self.config.heads) for block in (self.query, self.key, self.value))
         y = attend(q, k, v, scale=self.config.channels**-0.5, causal=False, segments=segments)
         y = self.out(rearrange(y, "b h t c -> b t (h c)"))
-        return y if segments is None else y.masked_fill((segments == 0)[..., None], 0)  # the bias reached padding
+        # the bias reached padding
+        return y if segments is None else y.masked_fill((segments == 0)[..., None], 0)
 
     def init_state(self, batch: int, max_tokens: int) -> Any:
         raise self.refuse_decoding()

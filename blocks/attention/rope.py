@@ -1,11 +1,12 @@
 """Rotary position embedding, half-split ("NeoX") layout: channel i turns together with channel i + C/2.
 
 Legend: T tokens, C head width, n rotated pairs of the C/2, p the fraction of them.
-Sources: arXiv 2104.09864; google/gemma_pytorch gemma/model.py; p-RoPE: arXiv 2410.06205, google-deepmind/gemma
-gemma/gm/math/_positional_embeddings.py. Angles, cosines and the rotation itself are float32 (float64 for float64 input)
-and the result is cast last, as gemma_pytorch does.
-p-RoPE leaves part of the frequencies out: those pairs stand still, like a position encoding that is not there. The others keep
-the exponents they have among all C/2, unlike "partial rotary", which spreads all frequencies over fewer channels.
+Sources: arXiv 2104.09864; google/gemma_pytorch gemma/model.py; p-RoPE: arXiv 2410.06205,
+google-deepmind/gemma gemma/gm/math/_positional_embeddings.py. Angles, cosines and the rotation itself are
+float32 (float64 for float64 input) and the result is cast last, as gemma_pytorch does.
+p-RoPE leaves part of the frequencies out: those pairs stand still, like a position encoding that is not
+there. The others keep the exponents they have among all C/2, unlike "partial rotary", which spreads all
+frequencies over fewer channels.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from torch import Tensor
 from blocks.errors import ConfigError
 from blocks.norm import widened
 
-Drop = Literal["low", "high"]  # the frequencies p-RoPE leaves out: the slow ones, as published, or the fast ones
+# the frequencies p-RoPE leaves out: the slow ones, as published, or the fast ones
+Drop = Literal["low", "high"]
 
 
 def check_fraction(owner: str, fraction: float, drop: Drop = "low") -> None:
@@ -46,8 +48,8 @@ def rope_tables(
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the angles ``position / factor * base^(-2i/C)`` of the pairs i that rotate.
 
-    These are i = 0 .. n-1, the fastest, or with ``drop="high"`` the last n. ``positions``: (..., T) integers. ``factor``
-    stretches positions linearly (8 on the global layers of Gemma 3 4B and up).
+    These are i = 0 .. n-1, the fastest, or with ``drop="high"`` the last n. ``positions``: (..., T) integers.
+    ``factor`` stretches positions linearly (8 on the global layers of Gemma 3 4B and up).
     Returns two (..., T, n) tensors in float32, or float64 when ``dtype`` (the activations') is float64.
     """
     wide, n = widened(dtype), rotated_pairs(head_width, fraction)
@@ -60,7 +62,8 @@ def rope_tables(
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, drop: Drop = "low") -> Tensor:
     """``x`` (..., T, C) with each pair (i, i + C/2) that the tables cover turned by its angle; dtype kept.
 
-    Pairs outside the tables, at the tail of each half (``drop="high"``: at its head), are passed on untouched.
+    Pairs outside the tables, at the tail of each half (``drop="high"``: at its head), are passed on
+    untouched.
     """
     pairs, n = x.shape[-1] // 2, cos.shape[-1]
     if n == 0:
@@ -69,5 +72,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, drop: Drop = "low") -> Tensor
     parts = list(x.split((*half, *half), dim=-1))
     i = 0 if drop == "low" else 1  # which part of each half turns
     first, second = parts[i].to(cos.dtype), parts[i + 2].to(cos.dtype)
-    parts[i], parts[i + 2] = (first * cos - second * sin).to(x.dtype), (second * cos + first * sin).to(x.dtype)
+    parts[i], parts[i + 2] = (
+        (first * cos - second * sin).to(x.dtype),
+        (second * cos + first * sin).to(x.dtype),
+    )
     return torch.cat(parts, dim=-1)

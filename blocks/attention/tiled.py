@@ -1,9 +1,12 @@
-"""Attention by tiles of query rows, each against only the keys it may see: soft-cap, windows and documents on a processor.
+"""Attention by tiles of query rows, each against only the keys it may see: soft-cap, windows and documents on
+a processor.
 
-Legend: B batch, T queries, S keys, H query heads, K key/value heads (H = K·G), C head width, R rows of a tile, N keys of a tile.
-A mask over T x S computes every pair and keeps T x S numbers for the backward pass. Here a tile's scores live only while
-the tile is worked on (a few MiB, in cache), pairs outside its span are never computed, and the backward pass recomputes
-the scores instead of keeping them: time O(pairs + T·R), memory O(T). A causal row skips half of its pairs, a window the rest.
+Legend: B batch, T queries, S keys, H query heads, K key/value heads (H = K·G), C head width, R rows of a
+tile, N keys of a tile.
+A mask over T x S computes every pair and keeps T x S numbers for the backward pass. Here a tile's scores live
+only while the tile is worked on (a few MiB, in cache), pairs outside its span are never computed, and the
+backward pass recomputes the scores instead of keeping them: time O(pairs + T·R), memory O(T). A causal row
+skips half of its pairs, a window the rest.
 Source: recomputation as in FlashAttention (arXiv 2205.14135 §3.1); the order of operations is Gemma 2's.
 """
 
@@ -21,7 +24,9 @@ from blocks.attention.masks import Span
 from blocks.norm import widened
 from blocks.segments import runs
 
-TILE_SCORES = 2**19  # scores of all heads in one tile: 2 MiB in float32; at 4 MiB the tensors of a tile leave the cache, 1.15 x slower
+# scores of all heads in one tile: 2 MiB in float32; at 4 MiB the tensors of a tile leave the cache, 1.15 x
+# slower
+TILE_SCORES = 2**19
 LEAST_ROWS, MOST_ROWS = 32, 64  # fewer starve the matmul, more compute too many pairs that the mask drops
 SIGMOID_CAP = 64.0  # largest cap whose tanh may be taken from a sigmoid, see Cap
 
@@ -29,8 +34,8 @@ SIGMOID_CAP = 64.0  # largest cap whose tanh may be taken from a sigmoid, see Ca
 class Cap(NamedTuple):
     """c·tanh(s/c) as ``outer``·u + a constant, u = f(``inner``·s); the constant leaves a softmax unchanged.
 
-    2c·sigmoid(2s/c) = c·tanh(s/c) + c, and torch's sigmoid runs five times faster than its tanh on a processor. Rounding
-    u near 1/2 costs 2c·2^-25 in a float32 score, 4e-6 at c = 64; above that f is tanh.
+    2c·sigmoid(2s/c) = c·tanh(s/c) + c, and torch's sigmoid runs five times faster than its tanh on a
+    processor. Rounding u near 1/2 costs 2c·2^-25 in a float32 score, 4e-6 at c = 64; above that f is tanh.
     """
 
     inner: float
@@ -60,15 +65,27 @@ class Tile(NamedTuple):
 
 
 def tiled_attention(
-    q: Tensor, k: Tensor, v: Tensor, *, span: Span, scale: float, softcap: float | None = None, segments: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    span: Span,
+    scale: float,
+    softcap: float | None = None,
+    segments: Tensor | None = None,
 ) -> Tensor:
     """See ``blocks.attention.core.attend``; q (B, H, T, C), k and v (B, K, S, C) -> (B, H, T, C).
 
-    Precision: float32, or float64 for float64 input. One operator, opaque to compilers; no second derivatives.
+    Precision: float32, or float64 for float64 input. One operator, opaque to compilers; no second
+    derivatives.
     """
     wide = widened(q.dtype)
     run = None if segments is None else runs(segments)
-    limits = (-1 if span.behind is None else span.behind, -1 if span.ahead is None else span.ahead, span.offset)
+    limits = (
+        -1 if span.behind is None else span.behind,
+        -1 if span.ahead is None else span.ahead,
+        span.offset,
+    )
     y = _tiled_attention(q.to(wide), k.to(wide), v.to(wide), run, scale, softcap or 0.0, *limits)
     return y.to(q.dtype)
 
@@ -108,7 +125,15 @@ def hide(scores: Tensor, tile: Tile, span: Span, run: Tensor | None) -> None:
 
 
 def attend_by_tiles(
-    q: Tensor, k: Tensor, v: Tensor, run: Tensor | None, scale: float, softcap: float, behind: int, ahead: int, offset: int
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    run: Tensor | None,
+    scale: float,
+    softcap: float,
+    behind: int,
+    ahead: int,
+    offset: int,
 ) -> Tensor:
     """Numbers in place of None (softcap 0, a limit of -1), as an operator's signature wants them."""
     span, heads = _span(behind, ahead, offset), q.shape[1]
@@ -116,7 +141,15 @@ def attend_by_tiles(
     for b in range(len(q)):
         for tile in tiles(q.shape[2], k.shape[2], heads, span):
             keys, values = k[b, :, tile.start : tile.stop], v[b, :, tile.start : tile.stop]
-            weights, _ = _weights(_rows(q, b, tile, k.shape[1]), keys, tile, span, None if run is None else run[b], scale, softcap)
+            weights, _ = _weights(
+                _rows(q, b, tile, k.shape[1]),
+                keys,
+                tile,
+                span,
+                None if run is None else run[b],
+                scale,
+                softcap,
+            )
             y[b, :, tile.first : tile.last] = _heads(weights @ values, heads)
     return y
 
@@ -179,7 +212,8 @@ def _span(behind: int, ahead: int, offset: int) -> Span:
     return Span(behind=None if behind < 0 else behind, ahead=None if ahead < 0 else ahead, offset=offset)
 
 
-# One operator: the loop over tiles works in place and keeps nothing, which autograd would undo and a compiler unroll.
+# One operator: the loop over tiles works in place and keeps nothing, which autograd would undo and a compiler
+# unroll.
 
 _tiled_attention = torch.library.custom_op("blocks::tiled_attention", attend_by_tiles, mutates_args=())
 _tiled_attention_backward = torch.library.custom_op("blocks::tiled_attention_backward", gradients_by_tiles, mutates_args=())
@@ -201,7 +235,11 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    return *_tiled_attention_backward(dy, *ctx.saved_tensors, *ctx.numbers), None, *(None for _ in ctx.numbers)
+    return (
+        *_tiled_attention_backward(dy, *ctx.saved_tensors, *ctx.numbers),
+        None,
+        *(None for _ in ctx.numbers),
+    )
 
 
 _tiled_attention.register_autograd(_backward, setup_context=_keep)

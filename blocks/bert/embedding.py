@@ -1,7 +1,9 @@
-"""The input of a BERT: word, token-type and position tables, summed and normed; the word table is also the output head.
+"""The input of a BERT: word, token-type and position tables, summed and normed; the word table is also the
+output head.
 
 Legend: B batch, T tokens, D width, V vocabulary, L max_tokens.
-Source: arXiv 1810.04805; HazyResearch/m2, bert/src/bert_layers.py (BertEmbeddings), LayerNorm eps 1e-12. Its dropout is absent here.
+Source: arXiv 1810.04805; HazyResearch/m2, bert/src/bert_layers.py (BertEmbeddings), LayerNorm eps 1e-12. Its
+dropout is absent here.
 """
 
 from __future__ import annotations
@@ -38,11 +40,11 @@ class BertEmbeddingConfig(BlockConfig):
 class BertEmbedding(Block):
     """LayerNorm(word + type + position), and logits from the word table.
 
-    ``forward``: tokens (B, T) integer -> (B, T, D). Positions count from the start of each document of ``segments``
-    (B, T; ids, 0 = padding), so neither padding before it nor a neighbour in its row moves them. ``types`` (B, T): 0 when left out.
-    ``logits``: (..., D) -> (..., V), tied, with a bias of its own.
-    Cost: V·D + 2·D + L·D weights, 2·D of the norm and V of the bias; 2·V·D FLOPs per token for the head, look-ups are
-    free; elementwise: 2·D for the sums, 7·D for the norm, V for the bias.
+    ``forward``: tokens (B, T) integer -> (B, T, D). Positions count from the start of each document of
+    ``segments`` (B, T; ids, 0 = padding), so neither padding before it nor a neighbour in its row moves them.
+    ``types`` (B, T): 0 when left out. ``logits``: (..., D) -> (..., V), tied, with a bias of its own.
+    Cost: V·D + 2·D + L·D weights, 2·D of the norm and V of the bias; 2·V·D FLOPs per token for the head,
+    look-ups are free; elementwise: 2·D for the sums, 7·D for the norm, V for the bias.
     Raises: ConfigError when a document is longer than ``max_tokens``.
     """
 
@@ -58,7 +60,9 @@ class BertEmbedding(Block):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """All tables N(0, 1/D), as every tied table here (the released 0.02 is that at D = 2500); the norm makes them one scale."""
+        """All tables N(0, 1/D), as every tied table here (the released 0.02 is that at D = 2500); the norm
+        makes them one scale.
+        """
         for table in (self.words, self.kinds, self.places):
             nn.init.normal_(table, std=self.config.width**-0.5)
         nn.init.zeros_(self.bias)

@@ -1,7 +1,8 @@
 """What stands between a BERT's last layer and its output table.
 
 Legend: D width.
-Source: arXiv 1810.04805; HazyResearch/m2, bert/src/bert_layers.py (BertPredictionHeadTransform), LayerNorm eps 1e-12.
+Source: arXiv 1810.04805; HazyResearch/m2, bert/src/bert_layers.py (BertPredictionHeadTransform), LayerNorm
+eps 1e-12.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class BertHeadConfig(BlockConfig):
 class BertHead(Block):
     """LayerNorm(gelu(W x + b)), exact (erf) GELU; the tied table after it belongs to ``bert_embedding``.
 
-    Shape: (..., D) -> (..., D). Cost: D² + 3·D weights, 2·D² FLOPs per token; elementwise D bias, D GELU, 7·D norm.
+    Shape: (..., D) -> (..., D). Cost: D² + 3·D weights, 2·D² FLOPs per token; elementwise D bias, D GELU, 7·D
+    norm.
     Raises: ConfigError for a width below 1.
     """
 

@@ -33,8 +33,8 @@ class GeGLUConfig(BlockConfig):
 class GeGLU(ChannelMixer):
     """down(gelu(gate(x)) * up(x)), no biases.
 
-    Shape: (..., D) -> (..., D). Cost: 3·D·F weights, 6·D·F FLOPs per token; elementwise 10·F per token (9 for the tanh
-    form of GELU, 1 for the gate). Raises: ConfigError for a width below 1.
+    Shape: (..., D) -> (..., D). Cost: 3·D·F weights, 6·D·F FLOPs per token; elementwise 10·F per token (9 for
+    the tanh form of GELU, 1 for the gate). Raises: ConfigError for a width below 1.
     """
 
     config: GeGLUConfig

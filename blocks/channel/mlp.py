@@ -1,7 +1,9 @@
-"""The plain feed-forward layer of the first Transformers and of ViT: two maps with biases and a GELU between them.
+"""The plain feed-forward layer of the first Transformers and of ViT: two maps with biases and a GELU between
+them.
 
 Legend: D width, F ffn_width.
-Source: arXiv 2010.11929 §3.1; with ``linear: monarch`` both maps are Monarch matrices, as in arXiv 2204.00595.
+Source: arXiv 2010.11929 §3.1; with ``linear: monarch`` both maps are Monarch matrices, as in arXiv
+2204.00595.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ class MLPConfig(BlockConfig):
 class MLP(ChannelMixer):
     """down(gelu(up(x))), exact (erf) GELU, both maps with a bias.
 
-    Shape: (..., D) -> (..., D). Cost: 2·D·F + F + D weights and 4·D·F FLOPs a token when dense, those of MonarchLinear
-    otherwise; elementwise 1 a GELU, 1 a bias. Raises: ConfigError for a width below 1.
+    Shape: (..., D) -> (..., D). Cost: 2·D·F + F + D weights and 4·D·F FLOPs a token when dense, those of
+    MonarchLinear otherwise; elementwise 1 a GELU, 1 a bias. Raises: ConfigError for a width below 1.
     """
 
     config: MLPConfig

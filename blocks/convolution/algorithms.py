@@ -1,10 +1,11 @@
 """One long convolution, several algorithms: which one runs, why, and what it costs.
 
 Legend: B batch, D channels, T tokens, S taps of the longer kernel.
-``long_convolution`` computes the same sums whichever algorithm it takes; ``choose`` says which and gives the reason. One
-rule is not about speed: a causal convolution in low precision never goes through a transform, because its rounding
-noise would carry the future into the past (blocks.convolution.toeplitz).
-The thresholds were measured; numbers and command: docs/long_convolution.md. Requests and the log of decisions: blocks.dispatch.
+``long_convolution`` computes the same sums whichever algorithm it takes; ``choose`` says which and gives the
+reason. One rule is not about speed: a causal convolution in low precision never goes through a transform,
+because its rounding noise would carry the future into the past (blocks.convolution.toeplitz).
+The thresholds were measured; numbers and command: docs/long_convolution.md. Requests and the log of
+decisions: blocks.dispatch.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ from blocks.errors import ConfigError, did_you_mean
 Algorithm = Literal["direct", "fft", "monarch", "toeplitz"]
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 TRANSFORMS: tuple[Algorithm, ...] = ("fft", "monarch")  # every output holds rounding noise of every token
-REFERENCE: Algorithm = "toeplitz"  # plain products, differentiated by torch, exactly causal in every precision
+# plain products, differentiated by torch, exactly causal in every precision
+REFERENCE: Algorithm = "toeplitz"
 
 DIRECT_TAPS = 16  # on a CPU, up to here shifted multiply-adds beat a transform of a much longer signal
 TINY_TOKENS = 8  # on a CPU, up to here one matrix per channel beats a transform even for a single sequence
-TOEPLITZ_TOKENS = 32  # and up to here when the batch gives its product enough columns: one for every two tokens
+# and up to here when the batch gives its product enough columns: one for every two tokens
+TOEPLITZ_TOKENS = 32
 
 
 def _choice(algorithm: Algorithm, reason: str) -> Choice:
@@ -56,7 +59,8 @@ def choose(
 ) -> Choice:
     """The algorithm for these sizes. ``precision`` narrower than float32 asks for products in that precision.
 
-    Raises: ConfigError for a ``precision`` that is no floating type, or an override that would leak the future.
+    Raises: ConfigError for a ``precision`` that is no floating type, or an override that would leak the
+    future.
     """
     narrow = _is_narrow(precision)
     choice = _choose(batch, tokens, taps, causal, narrow, device)
@@ -98,12 +102,13 @@ def long_convolution(
     algorithm: Algorithm | None = None,
     precision: torch.dtype | None = None,
 ) -> Tensor:
-    """Causal convolution with ``k``, or bidirectional with ``k_reverse`` too (lags as ``bidirectional_convolution``).
+    """Causal convolution with ``k``, or bidirectional with ``k_reverse`` too (lags as
+    ``bidirectional_convolution``).
 
-    Shape: u (B, D, T), kernels (D, S) and (D, S') -> (B, D, T) in u's dtype; sums in float32, or float64 when an argument is.
-    ``algorithm=None`` takes what ``choose`` says.
-    Raises: ConfigError for an unknown algorithm, for a transform in low precision where causality is promised, for an
-    algorithm that cannot round to ``precision``, or when the shapes do not fit.
+    Shape: u (B, D, T), kernels (D, S) and (D, S') -> (B, D, T) in u's dtype; sums in float32, or float64 when
+    an argument is. ``algorithm=None`` takes what ``choose`` says.
+    Raises: ConfigError for an unknown algorithm, for a transform in low precision where causality is
+    promised, for an algorithm that cannot round to ``precision``, or when the shapes do not fit.
     """
     check_shapes(u, k)
     causal, narrow = k_reverse is None, _is_narrow(precision)
@@ -136,7 +141,8 @@ def _bidirectional(u: Tensor, k: Tensor, k_reverse: Tensor, algorithm: str, prec
     if algorithm == "monarch":
         length = fft_length(u.shape[-1])
         return monarch_circular(u, two_sided_taps(k, k_reverse, u.shape[-1], length), length, precision=precision)
-    # the reverse kernel is a causal one read backwards in time; it begins at lag -1, so a zero stands at lag 0
+    # the reverse kernel is a causal one read backwards in time; it begins at lag -1, so a zero stands at lag
+    # 0
     future = _causal(u.flip(-1), F.pad(k_reverse, (1, 0)), algorithm, precision).flip(-1)
     return _causal(u, k, algorithm, precision) + future
 

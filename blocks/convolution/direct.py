@@ -1,8 +1,11 @@
-"""Long convolutions by their definition: the readable reference, and a direct sum that wins when the kernel is short.
+"""Long convolutions by their definition: the readable reference, and a direct sum that wins when the kernel
+is short.
 
-Legend: B batch, D channels, T tokens, S taps of a kernel. (B, D, T) arguments may be strided views of (D, B, T) arrays.
-The direct sum is one multiply-add of the whole signal a tap: no transform, no rounding from the future, O(T·S) work at
-the speed of memory. It is exactly causal: an output is a sum of products of its own past and nothing else.
+Legend: B batch, D channels, T tokens, S taps of a kernel. (B, D, T) arguments may be strided views of (D, B,
+T) arrays.
+The direct sum is one multiply-add of the whole signal a tap: no transform, no rounding from the future,
+O(T·S) work at the speed of memory. It is exactly causal: an output is a sum of products of its own past and
+nothing else.
 Source: the definition; written as blocks.convolution.short is, whose three taps are its smallest case.
 """
 
@@ -18,7 +21,9 @@ from blocks.errors import ConfigError
 
 
 def causal_convolution_direct(u: Tensor, k: Tensor) -> Tensor:
-    """y[b, d, t] = sum_{s <= t} k[d, s] u[b, d, t - s], as a (T, T) Toeplitz matrix a channel: O(T²), for tests."""
+    """y[b, d, t] = sum_{s <= t} k[d, s] u[b, d, t - s], as a (T, T) Toeplitz matrix a channel: O(T²), for
+    tests.
+    """
     tokens = u.shape[-1]
     time = torch.arange(tokens, device=u.device)
     return torch.einsum("bds,dts->bdt", u, _taps_at(k, time[:, None] - time[None, :]))
@@ -46,8 +51,10 @@ def check_shapes(u: Tensor, k: Tensor) -> None:
 def direct_convolution(u: Tensor, k: Tensor) -> Tensor:
     """``causal_convolution_direct`` as min(S, T) shifted multiply-adds.
 
-    Shape: u (B, D, T), k (D, S) -> y (B, D, T). Precision: float32 inside, float64 when either argument is; y has u's dtype.
-    Cost: 2 FLOPs for each tap that meets a token, ``direct_flops``. Raises: ConfigError when the shapes do not fit.
+    Shape: u (B, D, T), k (D, S) -> y (B, D, T). Precision: float32 inside, float64 when either argument is; y
+    has u's dtype.
+    Cost: 2 FLOPs for each tap that meets a token, ``direct_flops``. Raises: ConfigError when the shapes do
+    not fit.
     """
     check_shapes(u, k)
     if u.numel() == 0:
@@ -63,7 +70,8 @@ def direct_flops(*, rows: int, tokens: int, taps: int) -> int:
     return 2 * rows * (reached * tokens - reached * (reached - 1) // 2)
 
 
-# One operator, so that its multiply-adds are counted as the product they are and not passed over as elementwise work.
+# One operator, so that its multiply-adds are counted as the product they are and not passed over as
+# elementwise work.
 
 
 def shifted_sum(u: Tensor, k: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
 """Long convolutions by FFT; their O(T²) definitions are in blocks.convolution.direct.
 
 Legend: B batch, D channels, T tokens, S taps of a kernel, N transform length.
-A product of spectra is a *circular* convolution: it equals the linear one on the first T outputs only when the
-transform is long enough that nothing wraps round. Causal: N >= T + S - 1; here always N >= 2T, so that one rule serves
-every kernel (N = 2T - 2 already leaks the last token into the first output).
-Memory order: transforms want time contiguous, channels outermost. (B, D, T) arguments may be any strided view; views of a
-(D, B, T) array cost no copy and give such a view back.
+A product of spectra is a *circular* convolution: it equals the linear one on the first T outputs only when
+the transform is long enough that nothing wraps round. Causal: N >= T + S - 1; here always N >= 2T, so that
+one rule serves every kernel (N = 2T - 2 already leaks the last token into the first output).
+Memory order: transforms want time contiguous, channels outermost. (B, D, T) arguments may be any strided
+view; views of a (D, B, T) array cost no copy and give such a view back.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from torch.utils.flop_counter import register_flop_formula
 from blocks.convolution.direct import check_shapes
 from blocks.cost import fft_flops
 
-# points per pass on a CPU thread: one chunk's signal and spectrum (2 MiB in float32) stay in cache, which is worth 1.3-4x
+# points per pass on a CPU thread: one chunk's signal and spectrum (2 MiB in float32) stay in cache, which is
+# worth 1.3-4x
 CHUNK_POINTS = 2**18
 KERNEL_PASSES = 4
 
@@ -71,7 +72,9 @@ def bidirectional_convolution(u: Tensor, k_forward: Tensor, k_reverse: Tensor) -
 
 
 def two_sided_taps(k_forward: Tensor, k_reverse: Tensor, tokens: int, length: int) -> Tensor:
-    """Both kernels on one circle of ``length`` points, (D, length): lag -(s + 1) stands at the point length - 1 - s."""
+    """Both kernels on one circle of ``length`` points, (D, length): lag -(s + 1) stands at the point length -
+    1 - s.
+    """
     ahead, behind = k_forward[:, :tokens], k_reverse[:, : tokens - 1]
     gap = ahead.new_zeros(len(ahead), length - ahead.shape[1] - behind.shape[1])
     return torch.cat([ahead, gap, behind.flip(-1)], dim=1)
@@ -80,7 +83,8 @@ def two_sided_taps(k_forward: Tensor, k_reverse: Tensor, tokens: int, length: in
 def _convolve(u: Tensor, taps: Tensor, length: int) -> Tensor:
     if u.numel() == 0:
         return u
-    # half precision would leak the future at 0.5 % of the signal: rounding noise of a transform reaches every output
+    # half precision would leak the future at 0.5 % of the signal: rounding noise of a transform reaches every
+    # output
     dtype = torch.promote_types(torch.promote_types(u.dtype, taps.dtype), torch.float32)
     rows = u.transpose(0, 1).to(dtype).contiguous()  # no copy for the channel-major views the mixers pass
     return _circular_convolution(rows, taps.to(dtype), length).transpose(0, 1).to(u.dtype)
@@ -93,13 +97,16 @@ def _chunk(u: Tensor, length: int) -> int:
     return max(1, torch.get_num_threads() * CHUNK_POINTS // (u.shape[1] * length))
 
 
-# One operator, opaque to autograd and compilers, for three reasons: forward and backward go through channels in cache-sized
-# groups; torch differentiates a real transform by a complex one of full length; and compiled complex graphs guess the memory
-# order of transforms wrong (a silently false gradient). Its FLOPs are registered, so counted graphs still see them.
+# One operator, opaque to autograd and compilers, for three reasons: forward and backward go through channels
+# in cache-sized groups; torch differentiates a real transform by a complex one of full length; and compiled
+# complex graphs guess the memory order of transforms wrong (a silently false gradient). Its FLOPs are
+# registered, so counted graphs still see them.
 
 
 def convolve_in_groups(u: Tensor, taps: Tensor, length: int) -> Tensor:
-    """First T outputs of the circular convolution of ``length`` points: u (D, B, T), taps (D, S) -> (D, B, T)."""
+    """First T outputs of the circular convolution of ``length`` points: u (D, B, T), taps (D, S) -> (D, B,
+    T).
+    """
     out, pad = torch.empty_like(u, memory_format=torch.contiguous_format), _Padding(u, length)
     for channels, kernel in _groups(u, taps, length):
         spectrum = pad.transform(u[channels]).mul_(kernel)
@@ -108,13 +115,16 @@ def convolve_in_groups(u: Tensor, taps: Tensor, length: int) -> Tensor:
 
 
 def correlate_in_groups(gradient: Tensor, u: Tensor, taps: Tensor, length: int, for_taps: bool) -> tuple[Tensor, Tensor]:
-    """Gradients of u and of taps (empty unless ``for_taps``): correlations, that is products with conjugate spectra."""
+    """Gradients of u and of taps (empty unless ``for_taps``): correlations, that is products with conjugate
+    spectra.
+    """
     du, pad = torch.empty_like(u, memory_format=torch.contiguous_format), _Padding(u, length)
     dtaps = torch.empty_like(taps, memory_format=torch.contiguous_format) if for_taps else taps.new_empty(0)
     for channels, kernel in _groups(u, taps, length):
         spectrum = pad.transform(gradient[channels])
         if for_taps:
-            # u's spectrum is computed again: keeping it would take twice the memory of u to save one transform of five
+            # u's spectrum is computed again: keeping it would take twice the memory of u to save one
+            # transform of five
             correlation = pad.transform(u[channels]).conj_physical_().mul_(spectrum).sum(dim=1)
             dtaps[channels] = torch.fft.irfft(correlation, n=length)[:, : taps.shape[-1]]
         spectrum.mul_(kernel.conj_physical_())
@@ -125,7 +135,8 @@ def correlate_in_groups(gradient: Tensor, u: Tensor, taps: Tensor, length: int, 
 def _groups(u: Tensor, taps: Tensor, length: int) -> Iterator[tuple[slice, Tensor]]:
     """Channels of one pass and their kernels' spectra (d, 1, N/2 + 1), used once each."""
     size = _chunk(u, length)
-    # a CPU library plans every call anew: kernels, one row a channel, are transformed for several passes at once
+    # a CPU library plans every call anew: kernels, one row a channel, are transformed for several passes at
+    # once
     for first in range(0, u.shape[0], size * KERNEL_PASSES):
         spectra = torch.fft.rfft(taps[first : first + size * KERNEL_PASSES], n=length).unsqueeze(1)
         for i in range(0, len(spectra), size):
@@ -181,7 +192,13 @@ def _flops(u_shape: torch.Size, taps_shape: torch.Size, length: int, *_: Any, **
 
 @register_flop_formula(torch.ops.blocks.circular_convolution_backward)
 def _backward_flops(
-    g_shape: torch.Size, u_shape: torch.Size, taps_shape: torch.Size, length: int, for_taps: bool, *_: Any, **__: Any
+    g_shape: torch.Size,
+    u_shape: torch.Size,
+    taps_shape: torch.Size,
+    length: int,
+    for_taps: bool,
+    *_: Any,
+    **__: Any,
 ) -> int:
     return backward_flops(u_shape, length, for_taps)
 

@@ -1,8 +1,10 @@
 """Implicit filter: a long convolution kernel written by a small network from its time index.
 
-Legend: T tokens (taps), D width (channels), E features of a position, R order (hidden width of the network), n inner maps.
+Legend: T tokens (taps), D width (channels), E features of a position, R order (hidden width of the network),
+n inner maps.
 Source: arXiv 2302.10866, section 3.3; HazyResearch/m2, bert/src/mm/hyena_utils.py (HyenaFilter, Sin,
-ExponentialModulation), whose numbers this file reproduces. Its dropout argument is never applied there and absent here.
+ExponentialModulation), whose numbers this file reproduces. Its dropout argument is never applied there and
+absent here.
 """
 
 from __future__ import annotations
@@ -38,14 +40,16 @@ def check_filter(*, width: int, max_tokens: int, filter_order: int, filter_emb: 
 class ImplicitFilter(nn.Module):
     """kernel[t, d] = MLP(z[t])[d] · exp(-t/(max_tokens - 1) · |delta[d]|).
 
-    ``forward(tokens) -> (tokens, D)``; ``forward(tokens, reverse=True)`` is the second kernel of a bidirectional filter.
-    z is *trained* unless ``train_positions`` is off; it starts as [t, cos, -sin] over (E - 1)/2 bands. The MLP is E -> R, then
-    ``inner`` maps R -> R (2 in the released language models, 1 in Hyena's image model), then R -> D, with sin(frequency ·) after
-    all but the last; one ``frequency`` vector serves all of them, in both directions; the last map has no bias.
+    ``forward(tokens) -> (tokens, D)``; ``forward(tokens, reverse=True)`` is the second kernel of a
+    bidirectional filter. z is *trained* unless ``train_positions`` is off; it starts as [t, cos, -sin] over
+    (E - 1)/2 bands. The MLP is E -> R, then ``inner`` maps R -> R (2 in the released language models, 1 in
+    Hyena's image model), then R -> D, with sin(frequency ·) after all but the last; one ``frequency`` vector
+    serves all of them, in both directions; the last map has no bias.
     Time is normalised by ``max_tokens``, so the kernel of a shorter sequence is a prefix of the longer one's.
-    Precision: float32 inside whatever the parameters' dtype (float64 stays): a kernel rounded to bf16 forgets its phase.
-    Cost: ``cost(tokens)`` is paid once a forward, whatever the batch; elementwise 3 (bias, frequency, sine) a hidden
-    value and 3 (product with the rate, exponential, product) a kernel value.
+    Precision: float32 inside whatever the parameters' dtype (float64 stays): a kernel rounded to bf16 forgets
+    its phase.
+    Cost: ``cost(tokens)`` is paid once a forward, whatever the batch; elementwise 3 (bias, frequency, sine) a
+    hidden value and 3 (product with the rate, exponential, product) a kernel value.
     Raises: ConfigError when more than ``max_tokens`` taps are asked for.
     """
 
@@ -66,7 +70,12 @@ class ImplicitFilter(nn.Module):
     ) -> None:
         super().__init__()
         check_filter(width=width, max_tokens=max_tokens, filter_order=order, filter_emb=emb, filter_inner=inner)
-        self.width, self.max_tokens, self.sine_frequency, self.unit_energy = width, max_tokens, sine_frequency, unit_energy
+        self.width, self.max_tokens, self.sine_frequency, self.unit_energy = (
+            width,
+            max_tokens,
+            sine_frequency,
+            unit_energy,
+        )
         positions = torch.empty(max_tokens, emb)
         if train_positions:
             self.positions = nn.Parameter(positions)
@@ -78,10 +87,12 @@ class ImplicitFilter(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """z and the frequency at their fixed starts; every map U(±1/sqrt(fan_in)), as the released class draws them.
+        """z and the frequency at their fixed starts; every map U(±1/sqrt(fan_in)), as the released class
+        draws them.
 
-        ``unit_energy`` then shrinks the last map until no kernel's expected energy exceeds 1. The released draw gives
-        energy max_tokens/(12·|delta|), so that outputs grow with the root of the length: 5 times the input at 2048 tokens.
+        ``unit_energy`` then shrinks the last map until no kernel's expected energy exceeds 1. The released
+        draw gives energy max_tokens/(12·|delta|), so that outputs grow with the root of the length: 5 times
+        the input at 2048 tokens.
         """
         if self.positions.is_meta:
             return  # shapes only: the fixed starts would be computed for nothing
@@ -93,7 +104,8 @@ class ImplicitFilter(nn.Module):
             if layer.bias is not None:
                 fan_in_uniform_(layer.bias, layer.in_features)
         if self.unit_energy:
-            # a sine's mean square is 1/2 and U(±1/sqrt(R)) has variance 1/(3R): R of them sum to 1/6 before the decay
+            # a sine's mean square is 1/2 and U(±1/sqrt(R)) has variance 1/(3R): R of them sum to 1/6 before
+            # the decay
             time = torch.linspace(0, 1, self.max_tokens, dtype=torch.float32)
             energy = torch.exp(-2 * decay_rates(self.width)[:, None] * time).sum(dim=1) / 6
             with torch.no_grad():
@@ -114,7 +126,8 @@ class ImplicitFilter(nn.Module):
             *hidden, last = _layers(maps)
             for layer in hidden:
                 h = torch.sin(frequency * F.linear(h, layer.weight.to(dtype), layer.bias.to(dtype)))
-            kernel = last.weight.to(dtype) @ h.mT  # (D, T): the order the transform wants, so the result is its transpose
+            # (D, T): the order the transform wants, so the result is its transpose
+            kernel = last.weight.to(dtype) @ h.mT
             # the grid is float32 as in the released buffers, so that float64 runs use the very same numbers
             time = torch.linspace(0, 1, self.max_tokens, device=device, dtype=torch.float32)[:tokens].to(dtype)
             return (kernel * torch.exp(-decay_rates(self.width, device).to(dtype)[:, None] * time)).mT
@@ -127,7 +140,9 @@ class ImplicitFilter(nn.Module):
 
 
 def default_positions(max_tokens: int, emb: int) -> Tensor:
-    """(max_tokens, E): time in [0, 1], then cos and -sin of 2·pi·f·t/max_tokens for each band f from 1e-4 to bands - 1."""
+    """(max_tokens, E): time in [0, 1], then cos and -sin of 2·pi·f·t/max_tokens for each band f from 1e-4 to
+    bands - 1.
+    """
     bands = (emb - 1) // 2
     time = torch.linspace(0, 1, max_tokens, dtype=torch.float32)[:, None]
     angle = 2 * pi * torch.linspace(0, max_tokens - 1, max_tokens, dtype=torch.float32)[:, None] / max_tokens
@@ -137,7 +152,13 @@ def default_positions(max_tokens: int, emb: int) -> Tensor:
 
 def decay_rates(width: int, device: torch.device | None = None) -> Tensor:
     """(D,) |delta|: evenly spaced from the slowest channel to the fastest."""
-    return torch.linspace(log(DECAY_TARGET) / SLOW_DECAY, log(DECAY_TARGET) / FAST_DECAY, width, dtype=torch.float32, device=device).abs()
+    return torch.linspace(
+        log(DECAY_TARGET) / SLOW_DECAY,
+        log(DECAY_TARGET) / FAST_DECAY,
+        width,
+        dtype=torch.float32,
+        device=device,
+    ).abs()
 
 
 def _maps(emb: int, order: int, width: int, inner: int) -> nn.ModuleList:

@@ -1,8 +1,8 @@
 """The simplest long-convolution sequence mixer: one gate, one causal convolution.
 
 Legend: B batch, T tokens, D width; inside, everything is channel-major (channels, B, T).
-Source: the order-1 form of arXiv 2302.10866 (Hyena), without its short convolution; kept as the smallest member of the
-family, to tell what the second gate and the short convolution of ``m2_mixer`` add.
+Source: the order-1 form of arXiv 2302.10866 (Hyena), without its short convolution; kept as the smallest
+member of the family, to tell what the second gate and the short convolution of ``m2_mixer`` add.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from blocks.contract import BlockConfig, SequenceMixer
 from blocks.convolution.filter import check_filter
-from blocks.convolution.long import Kernels, LongConvolution, linear_cost, over_documents, project_in, project_out, reset_linear
+from blocks.convolution.long import (
+    Kernels,
+    LongConvolution,
+    linear_cost,
+    over_documents,
+    project_in,
+    project_out,
+    reset_linear,
+)
 from blocks.convolution.online import OnlineState
 from blocks.cost import Cost
 from blocks.registry import register
@@ -28,7 +36,12 @@ class GatedLongConvConfig(BlockConfig):
     sine_frequency: float = 10.0
 
     def __post_init__(self) -> None:
-        check_filter(width=self.width, max_tokens=self.max_tokens, filter_order=self.filter_order, filter_emb=self.filter_emb)
+        check_filter(
+            width=self.width,
+            max_tokens=self.max_tokens,
+            filter_order=self.filter_order,
+            filter_emb=self.filter_emb,
+        )
 
 
 @dataclass
@@ -37,15 +50,22 @@ class GatedLongConvState:
     kernels: Kernels
 
 
-@register("gated_long_conv", kind="sequence_mixer", config=GatedLongConvConfig, source="arXiv:2302.10866 §3", complexity="O(T·log T)")
+@register(
+    "gated_long_conv",
+    kind="sequence_mixer",
+    config=GatedLongConvConfig,
+    source="arXiv:2302.10866 §3",
+    complexity="O(T·log T)",
+)
 class GatedLongConv(SequenceMixer):
     """The smallest long-convolution mixer: one causal convolution, one gate.
 
     y = W_out (gate · (kernel * value + skip · value)) with (gate, value) = W_in x.
-    Shape: (B, T, D) -> (B, T, D), see SequenceMixer. Initialisation: dense maps N(0, 1/D) with zero bias, filter and skip
-    as in ``LongConvolution``, kernels with at most unit energy.
-    Cost: 6·D² FLOPs a token in matmuls, two transforms of about 2T points a channel, the filter once a forward;
-    elementwise: gate and biases, 1 each. State: D numbers a slot, slots doubling with t (blocks.convolution.online).
+    Shape: (B, T, D) -> (B, T, D), see SequenceMixer. Initialisation: dense maps N(0, 1/D) with zero bias,
+    filter and skip as in ``LongConvolution``, kernels with at most unit energy.
+    Cost: 6·D² FLOPs a token in matmuls, two transforms of about 2T points a channel, the filter once a
+    forward; elementwise: gate and biases, 1 each. State: D numbers a slot, slots doubling with t
+    (blocks.convolution.online).
     Raises: ConfigError when a sequence exceeds ``max_tokens``.
     """
 

@@ -2,9 +2,11 @@
 
     gate_in, gate_out, value = short(z)        y = gate_out · (kernel * (gate_in · value)), causal
 
-Legend: D channels, B sequences, T tokens, W taps of the short convolution, S taps of the kernel. Channel-major, see blocks.convolution.fft.
-The skip of the mixer stands in the kernel's lag 0. Sums of the long convolution run in float32 at least, whatever z's dtype: a transform
-in low precision would carry the future into the past by rounding. Which algorithm plain torch takes: blocks.convolution.algorithms.
+Legend: D channels, B sequences, T tokens, W taps of the short convolution, S taps of the kernel.
+Channel-major, see blocks.convolution.fft.
+The skip of the mixer stands in the kernel's lag 0. Sums of the long convolution run in float32 at least,
+whatever z's dtype: a transform in low precision would carry the future into the past by rounding. Which
+algorithm plain torch takes: blocks.convolution.algorithms.
 """
 
 from __future__ import annotations
@@ -49,9 +51,11 @@ OPERATION = Operation(
 
 
 def gated_causal_conv(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor, *, implementation: str | None = None) -> Tensor:
-    """z (3D, B, T), short_weight (3D, W), short_bias (3D,), kernel (D, S) -> (D, B, T) in z's dtype; taps beyond T are ignored.
+    """z (3D, B, T), short_weight (3D, W), short_bias (3D,), kernel (D, S) -> (D, B, T) in z's dtype; taps
+    beyond T are ignored.
 
-    Raises: ConfigError when shapes, dtypes or devices do not fit, or ``implementation`` cannot run. The kernel may be wider than z.
+    Raises: ConfigError when shapes, dtypes or devices do not fit, or ``implementation`` cannot run. The
+    kernel may be wider than z.
     """
     sizes = _check(z, short_weight, short_bias, kernel)
     kernel = kernel[:, : z.shape[2]]
@@ -82,14 +86,20 @@ def _check(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor) 
         raise ConfigError(f"{name}: a kernel of {channels} channels needs z, short_weight and short_bias of {3 * channels}, got {got}")
     if not (taps and short_taps):
         raise ConfigError(f"{name}: both kernels need at least one tap, got {short_taps} and {taps}")
-    return {"channels": channels, "batch": batch, "tokens": tokens, "taps": min(taps, tokens), "short_taps": short_taps}
+    return {
+        "channels": channels,
+        "batch": batch,
+        "tokens": tokens,
+        "taps": min(taps, tokens),
+        "short_taps": short_taps,
+    }
 
 
 def reference(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor) -> Tensor:
     """What every implementation must equal.
 
-    Its long convolution is the library's own, held to the O(T²) sum by tests: a transform left to torch's differentiation gets silently
-    false gradients in compiled graphs (blocks.convolution.fft).
+    Its long convolution is the library's own, held to the O(T²) sum by tests: a transform left to torch's
+    differentiation gets silently false gradients in compiled graphs (blocks.convolution.fft).
     """
     padded = F.pad(rearrange(z, "c b t -> b c t"), (short_weight.shape[1] - 1, 0))
     c = F.conv1d(padded, rearrange(short_weight, "c w -> c 1 w"), short_bias, groups=len(short_weight))
@@ -97,11 +107,13 @@ def reference(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tenso
     return rearrange(gate_out * long_convolution(gate_in * value, kernel), "b d t -> d b t")
 
 
-# --- cpu ------------------------------------------------------------------------------------------------------------
+# --- cpu ----------------------------------------------------------------------------------------------------
 
 
 def gated_forward(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """y, and what the backward pass would compute again: the short convolution (3D, B, T) and the long one (D, B, T)."""
+    """y, and what the backward pass would compute again: the short convolution (3D, B, T) and the long one
+    (D, B, T).
+    """
     short = shifted_taps(z.contiguous(), short_weight, short_bias)
     gate_in, gate_out, value = short.chunk(3)
     long = _convolve(value * gate_in, kernel)
@@ -148,7 +160,9 @@ def _convolve(u: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _correlate(gradient: Tensor, u: Tensor, kernel: Tensor, for_taps: bool) -> tuple[Tensor, Tensor | None]:
-    """Gradients of u, in its dtype, and of the kernel (None unless ``for_taps``). No block-Toeplitz form: these need not be causal."""
+    """Gradients of u, in its dtype, and of the kernel (None unless ``for_taps``). No block-Toeplitz form:
+    these need not be causal.
+    """
     if u.numel() == 0:
         return torch.empty_like(u), torch.zeros_like(kernel) if for_taps else None
     batch, tokens = u.shape[1:]
@@ -165,7 +179,7 @@ def _wide(u: Tensor, kernel: Tensor) -> torch.dtype:
     return torch.promote_types(torch.promote_types(u.dtype, kernel.dtype), torch.float32)
 
 
-# --- the operator ---------------------------------------------------------------------------------------------------
+# --- the operator -------------------------------------------------------------------------------------------
 
 
 @torch.library.custom_op("blocks::causal_conv", mutates_args=())

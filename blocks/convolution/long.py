@@ -1,6 +1,8 @@
-"""A long convolution with its filter, its skip and its decoding state: what every convolution mixer is made of.
+"""A long convolution with its filter, its skip and its decoding state: what every convolution mixer is made
+of.
 
-Legend: D channels, B batch, T tokens so far, t new tokens. Channel-major (D, B, T), see blocks.convolution.fft.
+Legend: D channels, B batch, T tokens so far, t new tokens. Channel-major (D, B, T), see
+blocks.convolution.fft.
 """
 
 from __future__ import annotations
@@ -23,12 +25,15 @@ from blocks.cost import Cost, fft_flops
 class LongConvolution(nn.Module):
     """y = kernel * u + skip · u, the kernel from an ImplicitFilter, the skip N(0, 1) a channel as released.
 
-    ``unit_energy``: kernels start with an energy of at most 1 whatever the length (see ImplicitFilter.reset_parameters).
+    ``unit_energy``: kernels start with an energy of at most 1 whatever the length (see
+    ImplicitFilter.reset_parameters).
 
-    Shape: (D, B, T) -> (D, B, T). The skip is added to the kernel's lag 0: the same sum, one pass over u less.
+    Shape: (D, B, T) -> (D, B, T). The skip is added to the kernel's lag 0: the same sum, one pass over u
+    less.
     Algorithm: blocks.convolution.algorithms chooses; ``executed_flops`` counts what it runs.
-    Cost, canonical whichever runs: 2 transforms of N = fft_length(T) points and 6 FLOPs for each of the N/2 + 1 bins a
-    channel and sequence; the filter and the kernel's transform once a forward; elementwise 1 a channel for the skip.
+    Cost, canonical whichever runs: 2 transforms of N = fft_length(T) points and 6 FLOPs for each of the N/2 +
+    1 bins a channel and sequence; the filter and the kernel's transform once a forward; elementwise 1 a
+    channel for the skip.
     """
 
     def __init__(
@@ -75,7 +80,8 @@ class LongConvolution(nn.Module):
         return long_convolution(u.transpose(0, 1), self.taps(tokens), reverse).transpose(0, 1)
 
     def gated(self, z: Tensor, short: ShortConvolution) -> Tensor:
-        """gate_out · self(gate_in · value) with (gate_in, gate_out, value) = short(z), as one operation. Causal only.
+        """gate_out · self(gate_in · value) with (gate_in, gate_out, value) = short(z), as one operation.
+        Causal only.
 
         Shape: (3D, B, T) -> (D, B, T).
         """
@@ -90,7 +96,9 @@ class LongConvolution(nn.Module):
         return algorithm_flops(choice.implementation, **sizes, causal=causal)
 
     def extend(self, u: Tensor, state: OnlineState, kernels: Kernels) -> tuple[Tensor, OnlineState]:
-        """The outputs (D, B, t) for the next t tokens u (D, B, t), and the state after them (blocks.convolution.online)."""
+        """The outputs (D, B, t) for the next t tokens u (D, B, t), and the state after them
+        (blocks.convolution.online).
+        """
         y, state = extend(u.transpose(0, 1), state, kernels.of(self))
         return y.transpose(0, 1), state
 
@@ -120,9 +128,9 @@ class LongConvolution(nn.Module):
 class Kernels:
     """Kernels of a decoding state, made once and reused at every step.
 
-    Not a tensor of the state on purpose: kernels belong to the weights, all sequences share them, and their size does not
-    grow with what is decoded, so they are no part of ``state_bytes``. Lives as long as the state: weights changed in the
-    middle of a generation take effect in the next state.
+    Not a tensor of the state on purpose: kernels belong to the weights, all sequences share them, and their
+    size does not grow with what is decoded, so they are no part of ``state_bytes``. Lives as long as the
+    state: weights changed in the middle of a generation take effect in the next state.
     """
 
     def __init__(self, tokens: int) -> None:
@@ -139,8 +147,8 @@ class Kernels:
 def over_documents(mix: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, segments: Tensor | None) -> Tensor:
     """``mix(x, None)``, or ``mix(documents, valid)`` on one row a document when ``segments`` are given.
 
-    A transform sees its whole row, so documents are isolated by never sharing one. The price: N documents of at most L
-    tokens cost N·L, which is more than B·T when their lengths differ much.
+    A transform sees its whole row, so documents are isolated by never sharing one. The price: N documents of
+    at most L tokens cost N·L, which is more than B·T when their lengths differ much.
     """
     if segments is None:
         return mix(x, None)
@@ -167,6 +175,8 @@ def linear_cost(linear: nn.Linear, tokens: int) -> Cost:
 
 
 def reset_linear(linear: nn.Linear) -> None:
-    """Weight N(0, 1/fan_in), bias 0: the rule of every dense map here, so that arms of a comparison start alike."""
+    """Weight N(0, 1/fan_in), bias 0: the rule of every dense map here, so that arms of a comparison start
+    alike.
+    """
     nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
     nn.init.zeros_(linear.bias)

@@ -1,23 +1,13 @@
 """The sequence mixer of Monarch Mixer as released: short convolution, gate, long convolution, gate.
 
 Legend: B batch, T tokens, D width, W short taps; inside, everything is channel-major (channels, B, T).
-Source: arXiv 2310.12109; HazyResearch/m2, bert/src/mm/monarch_mixer_sequence_mixer.py (MonarchMixerSequenceMixing).
-
-Same as released, to 1e-10 in float64: formula, chunk order (x1 gates before the long convolution, x2 after it; other Hyena
-code bases swap them), trainable positions, causal short convolution in bidirectional mixers too, residual convolution on
-the unprojected input. Not the same: padding never enters (there it reaches every convolution); no dropout, no leading
-LayerNorm ("hyena_training_additions").
-
-Initial values, ``start``. "released": what the released class draws (short convolution U(±1/sqrt(3)), filter maps
-U(±1/sqrt(fan_in)), skip N(0, 1)), but dense maps N(0, 1/D) with zero bias as everywhere here (there torch's uniform draw,
-which BERT then redraws, filter maps included, as N(0, 0.02)). "balanced", the default, departs three times. The two gates start
-open, biases at 1, the value's at 0: around zero the mixer is a product of three signals without a linear term (the released
-BERT gets one from its residual convolution), and in trial runs a two-layer model stayed at chance on a copying task it
-otherwise learns. And kernels start with at most unit energy, because the released draw makes outputs grow with the root of
-``max_tokens``; in trial runs on prose that mattered little at 128 tokens and much at 512. And the input projection starts at
-0.3 of the fan-in rule, so that gates are 1 ± 0.2 rather than 1 ± 0.6: with the full draw, seven layers of products of three
-noisy factors stayed near the unigram loss for a hundred steps (5.99 nats after 60 steps on prose, BPE 1024, against 5.10; a
-Gemma 3 of the same budget 5.13). 0.3/sqrt(D) is also what N(0, 0.02) of the published recipes means at D = 225.
+Source: arXiv 2310.12109; HazyResearch/m2, bert/src/mm/monarch_mixer_sequence_mixer.py
+(MonarchMixerSequenceMixing).
+Equal to the released class to 1e-10 in float64: formula, chunk order (x1 gates before the long convolution,
+x2 after it; other Hyena code bases swap them), trainable positions, a causal short convolution in
+bidirectional mixers too, and the residual convolution on the unprojected input. Different: padding never
+enters (there it reaches every convolution); no dropout, no leading LayerNorm ("hyena_training_additions");
+initial values, see ``M2Mixer.reset_parameters``.
 """
 
 from __future__ import annotations
@@ -29,7 +19,15 @@ from torch import Tensor, nn
 
 from blocks.contract import BlockConfig, SequenceMixer, parameter_dtype
 from blocks.convolution.filter import check_filter
-from blocks.convolution.long import Kernels, LongConvolution, linear_cost, over_documents, project_in, project_out, reset_linear
+from blocks.convolution.long import (
+    Kernels,
+    LongConvolution,
+    linear_cost,
+    over_documents,
+    project_in,
+    project_out,
+    reset_linear,
+)
 from blocks.convolution.online import OnlineState
 from blocks.convolution.short import ShortConvolution
 from blocks.cost import Cost
@@ -49,7 +47,7 @@ class M2MixerConfig(BlockConfig):
     train_positions: bool = True  # of the filter; they start at fixed waves
     residual_long_conv: bool = False  # True in the released BERT, which has no other skip around the mixer
     short_taps: int = 3
-    start: Literal["balanced", "released"] = "balanced"  # initial values, see the module's docstring
+    start: Literal["balanced", "released"] = "balanced"  # initial values, see M2Mixer.reset_parameters
 
     def __post_init__(self) -> None:
         check_filter(
@@ -73,16 +71,24 @@ class M2MixerState:
     kernels: Kernels
 
 
-@register("m2_mixer", kind="sequence_mixer", config=M2MixerConfig, source="arXiv:2310.12109 §3", complexity="O(T·log T)")
+@register(
+    "m2_mixer",
+    kind="sequence_mixer",
+    config=M2MixerConfig,
+    source="arXiv:2310.12109 §3",
+    complexity="O(T·log T)",
+)
 class M2Mixer(SequenceMixer):
     """Monarch Mixer's sequence mixer: a long convolution between two gates, behind a short one.
 
-    y = W_out (gate_out · long(gate_in · value) + residual(x)) with (gate_in, gate_out, value) = short(W_in x).
+    y = W_out (gate_out · long(gate_in · value) + residual(x)) with (gate_in, gate_out, value) = short(W_in
+    x).
     Shape: (B, T, D) -> (B, T, D), see SequenceMixer. Documents are convolved apart, exactly.
-    Cost: 8·D² + 6·W·D FLOPs a token in matmuls (W short taps), two transforms of about 2T points a channel (four with the residual),
-    the filter once a forward; elementwise: gates, residual sum and biases, 1 each.
-    State: D numbers a slot (2·D with the residual), slots doubling with t up to ``max_tokens`` (blocks.convolution.online), and
-    min(t, W - 1)·3·D of the short convolution: no fixed size. Generation costs O(T·log² T) for T tokens.
+    Cost: 8·D² + 6·W·D FLOPs a token in matmuls (W short taps), two transforms of about 2T points a channel
+    (four with the residual), the filter once a forward; elementwise: gates, residual sum and biases, 1 each.
+    State: D numbers a slot (2·D with the residual), slots doubling with t up to ``max_tokens``
+    (blocks.convolution.online), and min(t, W - 1)·3·D of the short convolution: no fixed size. Generation
+    costs O(T·log² T) for T tokens.
     Raises: ConfigError when a sequence exceeds ``max_tokens``, or on decoding a bidirectional mixer.
     """
 
@@ -98,13 +104,31 @@ class M2Mixer(SequenceMixer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Initial values as ``start`` names them.
+
+        "released": short convolution U(±1/sqrt(W)), filter maps U(±1/sqrt(fan_in)), skip N(0, 1), as the
+        released class draws them. Its dense maps follow torch, which BERT redraws as N(0, 0.02); here they
+        are N(0, 1/D) with zero bias, as everywhere. "balanced" changes three of these, each for the reason at
+        its line.
+        """
         reset_linear(self.in_linear)
         reset_linear(self.out_linear)
         self.short.reset_parameters()
         if self.config.start == "balanced":
+            # With the full fan-in rule, seven layers of products of three noisy factors stayed near the
+            # unigram loss for a hundred steps (5.99 nats after 60 steps on prose, BPE 1024, against 5.10; a
+            # Gemma 3 of the same budget 5.13).
+            # At 0.3 gates are 1 ± 0.2 instead of 1 ± 0.6. N(0, 0.02) of the published recipes is the same at
+            # D = 225.
             nn.init.normal_(self.in_linear.weight, std=0.3 * self.config.width**-0.5)
+            # Both gates start open: around zero the mixer is a product of three signals without a linear term
+            # (the released BERT gets one from its residual convolution), and a two-layer model stayed at
+            # chance on a copying task.
             nn.init.ones_(self.short.bias)
-            nn.init.zeros_(self.short.bias[2 * self.config.width :])  # the value; before it the two gates, see _mix
+            # the value; before it the two gates, see _mix
+            nn.init.zeros_(self.short.bias[2 * self.config.width :])
+        # "balanced" kernels have at most unit energy (_long): with the released draw outputs grow with the
+        # root of max_tokens, which on prose mattered little at 128 tokens and much at 512
         self.long.reset_parameters()
         if self.residual is not None:
             self.residual.reset_parameters()
@@ -124,14 +148,15 @@ class M2Mixer(SequenceMixer):
         if self.causal:
             y = self.long.gated(z, self.short)
         else:
-            # the short convolution's bias makes padding non-zero again: behind every token, where this kernel sees it
+            # the short convolution's bias makes padding non-zero again: behind every token, where this kernel
+            # sees it
             gate_in, gate_out, value = clean(self.short(z)).chunk(3)
             y = self.long(value * gate_in) * gate_out
         if self.residual is not None:
             y = y + self.residual(clean(x.permute(2, 0, 1).contiguous()))
         return project_out(self.out_linear, y)
 
-    # --- decoding -----------------------------------------------------------------------------------------------
+    # --- decoding -------------------------------------------------------------------------------------------
 
     def init_state(self, batch: int, max_tokens: int) -> M2MixerState:
         if not self.causal:
@@ -167,7 +192,7 @@ class M2Mixer(SequenceMixer):
         short = 3 * self.config.width * min(tokens, self.config.short_taps - 1) * parameter_dtype(self).itemsize
         return convolutions * self.long.state_bytes(tokens) + short
 
-    # --- the ledger ---------------------------------------------------------------------------------------------
+    # --- the ledger -----------------------------------------------------------------------------------------
 
     def cost(self, tokens: int) -> Cost:
         gates = 2 if self.residual is None else 3

@@ -1,11 +1,14 @@
-"""The convolution theorem with its transforms as order-2 Monarch matrices: nothing but GEMMs and pointwise products.
+"""The convolution theorem with its transforms as order-2 Monarch matrices: nothing but GEMMs and pointwise
+products.
 
-Legend: R rows (channels times sequences), T tokens, N = n1·n2 transform length, H = n1//2 + 1 kept half of the first digit.
-A signal is read as an (n1, n2) matrix, x[n1, n2] at time n2 + N2·n1. A DFT of length N is then a DFT of length n1 down the
-columns, a twiddle exp(-2 pi i k1 n2/N), and a DFT of length n2 along the rows; bin k1 + N1·k2 lands at (k1, k2). Convolution
-never needs the natural order, so no transposition is made. Three savings keep every sequence in a row of its own:
-the signal is real, so the first DFT is real and rows k1 and n1 - k1 are conjugate (H of them suffice); the padded rows of the
-input are never multiplied; and only the rows of the output that are asked for are computed.
+Legend: R rows (channels times sequences), T tokens, N = n1·n2 transform length, H = n1//2 + 1 kept half of
+the first digit.
+A signal is read as an (n1, n2) matrix, x[n1, n2] at time n2 + N2·n1. A DFT of length N is then a DFT of
+length n1 down the columns, a twiddle exp(-2 pi i k1 n2/N), and a DFT of length n2 along the rows; bin k1 +
+N1·k2 lands at (k1, k2). Convolution never needs the natural order, so no transposition is made. Three savings
+keep every sequence in a row of its own: the signal is real, so the first DFT is real and rows k1 and n1 - k1
+are conjugate (H of them suffice); the padded rows of the input are never multiplied; and only the rows of the
+output that are asked for are computed.
 Source: arXiv 2310.12109, section 3 (the DFT as a Monarch matrix); arXiv 2311.05908 for the permuted spectrum.
 On a CPU the FFT wins at every length; this is its executable definition, and the form matrix units want.
 """
@@ -23,7 +26,9 @@ from blocks.convolution.fft import fft_length
 
 
 def monarch_dft_reference(x: Tensor, n1: int, n2: int) -> Tensor:
-    """The DFT of x (..., n1·n2) by its two complex factors, in natural order: what ``torch.fft.fft`` must give."""
+    """The DFT of x (..., n1·n2) by its two complex factors, in natural order: what ``torch.fft.fft`` must
+    give.
+    """
     i, j = torch.arange(n1), torch.arange(n2)
     first = torch.exp(-2j * pi * torch.outer(i, i).double() / n1)
     twiddle = torch.exp(-2j * pi * torch.outer(i, j).double() / (n1 * n2))
@@ -34,7 +39,9 @@ def monarch_dft_reference(x: Tensor, n1: int, n2: int) -> Tensor:
 
 
 def factors(length: int) -> tuple[int, int]:
-    """n1·n2 = length with the fewest FLOPs: the first digit costs 4·n1 a token (real), the second 16·n2 (complex)."""
+    """n1·n2 = length with the fewest FLOPs: the first digit costs 4·n1 a token (real), the second 16·n2
+    (complex).
+    """
     divisors = [d for d in range(1, isqrt(length) + 1) if length % d == 0]
     pairs = [(a, length // a) for d in divisors for a in (d, length // d)]
     return min(pairs, key=lambda pair: 4 * pair[0] + 16 * pair[1])
@@ -49,8 +56,9 @@ def monarch_circular(u: Tensor, taps: Tensor, length: int, *, precision: torch.d
     """First T outputs of the circular convolution of ``length`` points.
 
     Shape: u (B, D, T), taps (D, S <= length) -> (B, D, T) in u's dtype.
-    Precision: float32 (float64 when either argument is). A ``precision`` narrower than that rounds the operands of every product, as
-    matrix units do; sums stay in float32. The result is then NOT causal: see blocks.convolution.toeplitz.
+    Precision: float32 (float64 when either argument is). A ``precision`` narrower than that rounds the
+    operands of every product, as matrix units do; sums stay in float32. The result is then NOT causal: see
+    blocks.convolution.toeplitz.
     Cost: ``monarch_flops``.
     """
     if u.numel() == 0:
@@ -81,7 +89,8 @@ class _Tables:
     def __init__(self, n1: int, n2: int, dtype: torch.dtype, device: torch.device, precision: torch.dtype | None) -> None:
         self.n1, self.n2, self.precision = n1, n2, precision
         half = n1 // 2 + 1
-        # angles in float64, by products taken modulo the period: float32 angles of a long transform would be wrong in the fourth digit
+        # angles in float64, by products taken modulo the period: float32 angles of a long transform would be
+        # wrong in the fourth digit
         k1, rows, columns = (torch.arange(n, device=device) for n in (half, n1, n2))
         angle = 2 * pi * (torch.outer(k1, rows) % n1).double() / n1
         self.first = torch.cat([angle.cos(), -angle.sin()]).to(dtype)  # (2H, n1)

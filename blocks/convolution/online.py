@@ -1,17 +1,17 @@
-"""Exact generation through a long convolution: O(T·log² T) for T tokens, token by token, nothing approximated.
+"""Exact generation through a long convolution: O(T·log² T) for T tokens, token by token, nothing
+approximated.
 
-Legend: B batch, D channels, t tokens so far, C slots held, S tile size, E = BLOCK tokens summed directly, K tokens to come.
-y[t] = sum_{s <= t} k[t - s] u[s], and u[t + 1] may depend on y[t], so no one transform over the future exists. The history
-sum costs O(t) a token. Here instead a slot s >= t holds the *pending* sum of what known inputs add to y[s], and slot s < t
-holds the input u[s]: the two never coexist, so C numbers a channel are enough. A token reads its slot, adds the at most E newest
-inputs by a dot product, and stores its input. After every multiple i of E, counted from the last boundary where everything was
-pending, a tile of the S newest inputs (S the largest power of two that divides i) is added to the next S slots by one transform of
-2S points; wrap-around soils only the half that is thrown away. Each pair (s, t) of lag beyond the dot product lies in exactly one tile:
-the one whose boundary is the multiple of the highest power of two between them.
-Slots double when they are full (the pending sums of the new ones are one more tile), so ``capacity`` depends on t alone.
-A prompt is one transform. ``settle`` forgets it: its effect on the next K outputs is K numbers a channel, whatever its length.
-Accuracy: 1e-10 of the scale in float64; in float32 one rounding a tile, a few 1e-7. Slots are never narrower than float32.
-Source: relaxed multiplication (van der Hoeven 2002); arXiv 2410.12982 (tiling), 2410.03766 (folding the prompt).
+Legend: B batch, D channels, t tokens so far, C slots held, S tile size, E = BLOCK tokens summed directly, K
+tokens to come.
+Slot s < t holds the input u[s]; slot s >= t holds the *pending* sum of what the known inputs add to y[s]. A
+token reads its slot, adds the E newest inputs by a dot product and stores its input. After every multiple of
+E, a tile of the S newest inputs is added to the next S slots by one transform of 2S points. ``settle`` folds
+a prompt into K numbers per channel.
+Accuracy: 1e-10 of the scale in float64; in float32 one rounding per tile, a few 1e-7. Slots are never
+narrower than float32.
+How tiles cover every pair once, memory and tests: docs/long_convolution.md, "Generation".
+Source: relaxed multiplication (van der Hoeven 2002); arXiv 2410.12982 (tiling), 2410.03766 (folding the
+prompt).
 """
 
 from __future__ import annotations
@@ -61,11 +61,14 @@ class OnlineState:
     tokens: int = 0
     origin: int = 0  # everything before it is in the pending sums of all slots: tiles start here
     forgotten: int = 0  # tokens whose inputs were folded away by ``settle``
-    clock: list[int] = field(default_factory=lambda: [0])  # tokens written, shared by all states of one memory
+    # tokens written, shared by all states of one memory
+    clock: list[int] = field(default_factory=lambda: [0])
 
 
 def empty_state(batch: int, channels: int, longest: int, *, like: Tensor) -> OnlineState:
-    """No token yet, no memory: ``like`` gives device and dtype (float32 at least: pending sums add up over many roundings)."""
+    """No token yet, no memory: ``like`` gives device and dtype (float32 at least: pending sums add up over
+    many roundings).
+    """
     dtype = torch.promote_types(like.dtype, torch.float32)
     return OnlineState(slots=like.new_empty((batch, channels, 0), dtype=dtype), longest=longest)
 
@@ -74,8 +77,8 @@ def extend(u: Tensor, state: OnlineState, kernel: OnlineKernel) -> tuple[Tensor,
     """The outputs for the next t tokens u (B, D, t), and the state after them.
 
     Up to BLOCK tokens are steps, more are one transform over everything so far.
-    Raises: ConfigError beyond the taps of the kernel or the tokens the state was settled for, or for a state that another
-    call went on from.
+    Raises: ConfigError beyond the taps of the kernel or the tokens the state was settled for, or for a state
+    that another call went on from.
     """
     _check(u, state, kernel)
     at_once = u.shape[-1] > (BLOCK if state.tokens else 1)
@@ -89,7 +92,8 @@ def extend(u: Tensor, state: OnlineState, kernel: OnlineKernel) -> tuple[Tensor,
 
 
 def settle(state: OnlineState, kernel: OnlineKernel, tokens: int) -> OnlineState:
-    """The same state for at most ``tokens`` more tokens, without the inputs: exactly ``tokens`` numbers a channel.
+    """The same state for at most ``tokens`` more tokens, without the inputs: exactly ``tokens`` numbers a
+    channel.
 
     One transform. Raises: ConfigError for a state that is settled already, or when taps are missing.
     """
@@ -141,6 +145,8 @@ def _step(x: Tensor, state: OnlineState, kernel: OnlineKernel) -> tuple[Tensor, 
     t += 1
     new = t - state.origin
     if new % BLOCK == 0:
+        # the largest power of two that divides ``new``: each pair of an input and an output then lies in
+        # exactly one tile, that whose boundary is the multiple of the highest power of two between them
         size = new & -new
         ahead = min(t + size, slots.shape[-1])
         slots[..., t:ahead] += _tile(slots[..., t - size : t], kernel, ahead - t)
@@ -161,6 +167,7 @@ def _grown(state: OnlineState, kernel: OnlineKernel) -> OnlineState:
 def _tile(inputs: Tensor, kernel: OnlineKernel, ahead: int) -> Tensor:
     """What S inputs (B, D, S) add to the ``ahead`` <= S outputs right after them: (B, D, ahead)."""
     size = inputs.shape[-1]
+    # wrap-around reaches only the first half, which is thrown away
     product = torch.fft.rfft(inputs, n=2 * size) * kernel.spectrum(size)
     return torch.fft.irfft(product, n=2 * size)[..., size : size + ahead]
 

@@ -1,8 +1,9 @@
 """Depth-wise causal convolution over a few tokens.
 
-Legend: C channels, B batch, T tokens, W taps. Channel-major (C, B, T): the order the projections around it produce for
-free (weight times transposed input) and the transforms after it want.
-Source: HazyResearch/m2, bert/src/mm/monarch_mixer_sequence_mixer.py (``short_filter``; causal in bidirectional models too).
+Legend: C channels, B batch, T tokens, W taps. Channel-major (C, B, T): the order the projections around it
+produce for free (weight times transposed input) and the transforms after it want.
+Source: HazyResearch/m2, bert/src/mm/monarch_mixer_sequence_mixer.py (``short_filter``; causal in
+bidirectional models too).
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from blocks.cost import Cost
 from blocks.dispatch import override
 from blocks.init import fan_in_uniform_
 
-# An operator of its own because torch's depth-wise convolution reorders memory before and after: on a CPU these shifted
-# multiply-adds are 2-4 times as fast, forward and backward. Its FLOPs are registered, so counted graphs still see them.
+# An operator of its own because torch's depth-wise convolution reorders memory before and after: on a CPU
+# these shifted multiply-adds are 2-4 times as fast, forward and backward. Its FLOPs are registered, so
+# counted graphs still see them.
 
 
 def shifted_taps(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -72,7 +74,8 @@ def _flops(z_shape: torch.Size, weight_shape: torch.Size, *_: Any, **__: Any) ->
 class ShortConvolution(nn.Module):
     """c[t] = bias + sum_{i < W} weight[:, i] z[t - W + 1 + i], zeros before the first token.
 
-    Shape: (C, B, T) -> (C, B, T). Initialisation: weight and bias U(±1/sqrt(W)), as torch draws a depth-wise convolution.
+    Shape: (C, B, T) -> (C, B, T). Initialisation: weight and bias U(±1/sqrt(W)), as torch draws a depth-wise
+    convolution.
     Cost: 2·W FLOPs a channel and token, plus the bias.
     """
 

@@ -1,11 +1,13 @@
 """Causal convolution as block-Toeplitz matrix products: exactly causal in every precision.
 
 Legend: B batch, D channels, T tokens, S taps, C chunk, n = ceil(T/C) chunks, j lag in chunks.
-The sequence is cut into chunks of C tokens; output chunk c is sum_j T_j x[c - j] with T_j[r, s] = k[C·j + r - s], zero at
-negative lags. T_j is shared by every chunk and sequence, so each lag is one matrix product a channel.
-Why exactly causal: an output meets the future only inside T_0, as a product with an exact zero, and adding an exact zero
-changes no bit (of finite numbers). A transform instead sums all tokens into every bin: its rounding noise carries the future into the past,
-2e-7 of the signal in float32 and 4-7e-3 with bfloat16 intermediates (docs/long_convolution.md).
+The sequence is cut into chunks of C tokens; output chunk c is sum_j T_j x[c - j] with T_j[r, s] = k[C·j + r -
+s], zero at negative lags. T_j is shared by every chunk and sequence, so each lag is one matrix product a
+channel.
+Why exactly causal: an output meets the future only inside T_0, as a product with an exact zero, and adding an
+exact zero changes no bit (of finite numbers). A transform instead sums all tokens into every bin: its
+rounding noise carries the future into the past, 2e-7 of the signal in float32 and 4-7e-3 with bfloat16
+intermediates (docs/long_convolution.md).
 Source: the two-stage convolutions of StripedHyena 2 (arXiv 2503.01868), as plain matrix products.
 """
 
@@ -25,9 +27,9 @@ def toeplitz_convolution(u: Tensor, k: Tensor, *, precision: torch.dtype | None 
     """y[b, d, t] = sum_{s <= t} k[d, s] u[b, d, t - s], with the future's part of every sum exactly zero.
 
     Shape: u (B, D, T), k (D, S) -> y (B, D, T) in u's dtype.
-    Precision: operands are rounded to ``precision`` when it is narrower than float32, sums always run in float32 (float64
-    when either argument is): what a tensor core does. A CPU holds the rounded operands in float32, where products of
-    two bfloat16 numbers are exact: its own bfloat16 products are 40 times as slow.
+    Precision: operands are rounded to ``precision`` when it is narrower than float32, sums always run in
+    float32 (float64 when either argument is): what a tensor core does. A CPU holds the rounded operands in
+    float32, where products of two bfloat16 numbers are exact: its own bfloat16 products are 40 times as slow.
     Cost: ``toeplitz_flops``, about T FLOPs a channel and token; C·min(S, T) numbers of tiles a channel.
     Raises: ConfigError when the shapes do not fit.
     """
@@ -50,7 +52,9 @@ def toeplitz_convolution(u: Tensor, k: Tensor, *, precision: torch.dtype | None 
 
 
 def toeplitz_flops(*, rows: int, tokens: int, taps: int) -> int:
-    """Forward FLOPs over ``rows`` = channels times sequences: tile j meets the n - j chunks it does not push out."""
+    """Forward FLOPs over ``rows`` = channels times sequences: tile j meets the n - j chunks it does not push
+    out.
+    """
     c, n, lags = _cut(tokens, taps)
     return 2 * rows * c * c * sum(n - j for j in range(lags))
 

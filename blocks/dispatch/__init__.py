@@ -1,7 +1,8 @@
 """One mechanism to choose the implementation of an operation, used by attention, convolutions and products.
 
 A rule stands with its operation; what all of them share is here: the choice and its reason, the override by
-``use_implementation`` or the environment variable ARCH_LAB_OPS, the log of each distinct decision, and kernels.
+``use_implementation`` or the environment variable ARCH_LAB_OPS, the log of each distinct decision, and
+kernels.
 """
 
 from blocks.dispatch.choice import Choice, log_once

@@ -1,4 +1,6 @@
-"""The implementation that runs and the reason for it; the logger ``blocks.dispatch`` states each distinct decision once."""
+"""The implementation that runs and the reason for it; the logger ``blocks.dispatch`` states each distinct
+decision once.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ _logged: set[tuple[str, str, str]] = set()
 
 
 def log_once(operation: str, choice: Choice) -> None:
-    """Log a decision at level INFO the first time. Silent while a compiler traces, which logging would interrupt."""
+    """Log a decision at level INFO the first time. Silent while a compiler traces, which logging would
+    interrupt.
+    """
     if torch.compiler.is_compiling():
         return
     decision = (operation, choice.implementation, choice.reason)

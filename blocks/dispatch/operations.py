@@ -7,9 +7,9 @@
 | triton         | cuda/*_triton.py                                                  | CUDA tensors; CPU ones under TRITON_INTERPRET=1 |
 | cuda           | cuda/*.cu, built on first use                                     | CUDA tensors                                    |
 
-A requested implementation that cannot run is an error (see ``blocks.dispatch.requests``). A kernel that the rule selected
-and that cannot be loaded or built is replaced by plain torch, with one warning. Values never enter a decision, so a
-compiler can trace it; a compiled graph keeps the request that held when it was traced.
+A requested implementation that cannot run is an error (see ``blocks.dispatch.requests``). A kernel that the
+rule selected and that cannot be loaded or built is replaced by plain torch, with one warning. Values never
+enter a decision, so a compiler can trace it; a compiled graph keeps the request that held when it was traced.
 """
 
 from __future__ import annotations
@@ -92,7 +92,10 @@ class Operation:
             if not refusal and device != "cpu":
                 refusal = _mismatch(self.name, name, device, dtype)
             if not refusal:
-                return Choice(implementation=name, reason=self.cpu_reason(sizes) if name == "cpu" else "a kernel serves these sizes")
+                return Choice(
+                    implementation=name,
+                    reason=self.cpu_reason(sizes) if name == "cpu" else "a kernel serves these sizes",
+                )
             refusals.append(f"{name}: {refusal}")
         return Choice(implementation="reference", reason="; ".join(refusals))
 
@@ -115,11 +118,13 @@ class Operation:
         return answer
 
 
-# --- kernels --------------------------------------------------------------------------------------------------------
+# --- kernels ------------------------------------------------------------------------------------------------
 
 _operations: dict[str, Operation] = {}
-_loaded: dict[tuple[str, str], Any] = {}  # an object with the kernel functions, or the reason why it is missing
-_mismatches: dict[tuple[str, str, str, torch.dtype], str] = {}  # why a kernel's numbers are wrong here; "": they are right
+# an object with the kernel functions, or the reason why it is missing
+_loaded: dict[tuple[str, str], Any] = {}
+# why a kernel's numbers are wrong here; "": they are right
+_mismatches: dict[tuple[str, str, str, torch.dtype], str] = {}
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -136,7 +141,9 @@ def _missing(operation: str, implementation: str) -> str:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _mismatch(operation: str, implementation: str, device: str, dtype: torch.dtype) -> str:
-    """Why a kernel's numbers are wrong on this device; "" when they are right. Tried once (blocks.kernels.check)."""
+    """Why a kernel's numbers are wrong on this device; "" when they are right. Tried once
+    (blocks.kernels.check).
+    """
     key = (operation, implementation, device, dtype)
     if key not in _mismatches:
         kernels, loaded = _operations[operation].kernels[implementation], _loaded[operation, implementation]
@@ -155,9 +162,14 @@ def _mismatch(operation: str, implementation: str, device: str, dtype: torch.dty
 
 
 def run_kernel(
-    operation: Operation, direction: Literal["forward", "backward"], choice: str, plain: Callable[..., Any], *inputs: Any
+    operation: Operation,
+    direction: Literal["forward", "backward"],
+    choice: str,
+    plain: Callable[..., Any],
+    *inputs: Any,
 ) -> Any:
-    """The body of an operator: the chosen kernel on ``inputs``, or ``plain`` where that is chosen or the kernel is missing.
+    """The body of an operator: the chosen kernel on ``inputs``, or ``plain`` where that is chosen or the
+    kernel is missing.
 
     ``choice``: an implementation, followed by "!" when it was requested (``Choice.token``).
     Raises: ConfigError when a requested kernel cannot be loaded or built.
@@ -168,7 +180,10 @@ def run_kernel(
     kernels = operation.kernels[implementation]
     reason = _missing(operation.name, implementation)
     if not reason:
-        function = getattr(_loaded[operation.name, implementation], kernels.forward if direction == "forward" else kernels.backward)
+        function = getattr(
+            _loaded[operation.name, implementation],
+            kernels.forward if direction == "forward" else kernels.backward,
+        )
         try:
             return function(*(ready(x) if isinstance(x, Tensor) else x for x in inputs))
         except Exception as error:
@@ -189,7 +204,9 @@ def triton(name: str, op: str, forward: str, backward: str) -> Kernels:
 
 
 def cuda(name: str, op: str, forward: str, backward: str) -> Kernels:
-    """The functions of one namespace of ``blocks.kernels.cuda_library``; its absence is a reason, not an error."""
+    """The functions of one namespace of ``blocks.kernels.cuda_library``; its absence is a reason, not an
+    error.
+    """
 
     def load() -> Any:
         library = import_module("blocks.kernels.cuda_library")
@@ -201,7 +218,9 @@ def cuda(name: str, op: str, forward: str, backward: str) -> Kernels:
 
 
 def ready(x: Tensor) -> Tensor:
-    """x as a kernel takes it: contiguous, and on a 16-byte boundary, which a slice of a larger tensor may miss."""
+    """x as a kernel takes it: contiguous, and on a 16-byte boundary, which a slice of a larger tensor may
+    miss.
+    """
     x = x.contiguous()
     return x if x.data_ptr() % 16 == 0 else x.clone()
 
@@ -214,13 +233,15 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-# --- report ---------------------------------------------------------------------------------------------------------
+# --- report -------------------------------------------------------------------------------------------------
 
 
 def report(device: str | None = None, dtypes: Sequence[torch.dtype] | None = None) -> dict[str, dict[str, Any]]:
-    """Per operation and dtype: what would run on ``device`` at ordinary sizes, why, and why each other one would not.
+    """Per operation and dtype: what would run on ``device`` at ordinary sizes, why, and why each other one
+    would not.
 
-    By default on the GPU, if there is one, in float32 and bfloat16; else on the CPU in float32. Nothing is built or run.
+    By default on the GPU, if there is one, in float32 and bfloat16; else on the CPU in float32. Nothing is
+    built or run.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtypes = dtypes or ((torch.float32, torch.bfloat16) if device == "cuda" else (torch.float32,))

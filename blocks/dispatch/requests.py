@@ -4,8 +4,9 @@
     ARCH_LAB_OPS=causal_conv=triton,attention=tiled           these two operations
     with use_implementation("long_convolution=fft"): ...      inside the block; replaces the environment
 
-A name without an operation holds for every operation that has it and is not named itself. The argument of an operation
-(``implementation=``, ``backend=``, ``algorithm=``) overrules both. A requested implementation that cannot run is an error.
+A name without an operation holds for every operation that has it and is not named itself. The argument of an
+operation (``implementation=``, ``backend=``, ``algorithm=``) overrules both. A requested implementation that
+cannot run is an error.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def use_implementation(names: str) -> Iterator[None]:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def override(operation: str) -> tuple[str | None, str]:
-    """The implementation that ``use_implementation`` or the environment requests, or None; and which of the two."""
+    """The implementation that ``use_implementation`` or the environment requests, or None; and which of the
+    two.
+    """
     requests = _context.get()
     if requests is not None:
         return requests.get(operation), "use_implementation()"

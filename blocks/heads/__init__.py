@@ -1,1 +1,3 @@
-"""From token vectors to an answer: poolers (one vector a sequence) and heads (logits, numbers, probabilities)."""
+"""From token vectors to an answer: poolers (one vector a sequence) and heads (logits, numbers,
+probabilities).
+"""

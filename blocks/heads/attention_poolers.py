@@ -1,11 +1,12 @@
 """Poolers by attention: a learned query reads the tokens, or the tokens read learned keys and values.
 
 Legend: B batch, T tokens, D width, H heads, C = D/H head width, M slots (learned keys, each with its value).
-attn_query, arXiv 2509.20354 (EmbeddingGemma): softmax(q Kᵀ / √d) V, one learned query row, K and V projected from the tokens,
-4 heads. No output projection is described, so there is none.
-attn_kv, arXiv 2503.02656 (Gemma Encoder), names an attention pooler whose probe stands for keys and values. Its definition is
-not published: projections, number of probes and what follows the mean are unknown. This is the plainest reading (the tokens
-are the queries, without projection), and no number of the paper may be expected of it.
+attn_query, arXiv 2509.20354 (EmbeddingGemma): softmax(q Kᵀ / √d) V, one learned query row, K and V projected
+from the tokens, 4 heads. No output projection is described, so there is none.
+attn_kv, arXiv 2503.02656 (Gemma Encoder), names an attention pooler whose probe stands for keys and values.
+Its definition is not published: projections, number of probes and what follows the mean are unknown. This is
+the plainest reading (the tokens are the queries, without projection), and no number of the paper may be
+expected of it.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ class QueryPoolerConfig(PoolerConfig):
 class QueryPooler(Pooler):
     """Softmax attention of one learned query row over the valid tokens; zeros where there is none. No positions.
 
-    Shape: (B, T, D) -> (B, D). Cost: 2·D² + D weights, 4·T·D² FLOPs for keys and values, 4·T·D for scores and sums;
-    elementwise, per token and head: 1 scale, 5 softmax. Raises: ConfigError for a width that heads do not divide.
+    Shape: (B, T, D) -> (B, D). Cost: 2·D² + D weights, 4·T·D² FLOPs for keys and values, 4·T·D for scores and
+    sums; elementwise, per token and head: 1 scale, 5 softmax. Raises: ConfigError for a width that heads do
+    not divide.
     """
 
     config: QueryPoolerConfig
@@ -97,8 +99,9 @@ class KeyValuePoolerConfig(PoolerConfig):
 class KeyValuePooler(Pooler):
     """Each valid token attends to M learned keys and values; the mean of what they read. Zeros where there is no token.
 
-    Shape: (B, T, D) -> (B, D). Cost: 2·M·D weights, 4·T·M·D FLOPs; elementwise, per token, head and slot: 1 scale, 5 softmax,
-    and T·D for the mean. Raises: ConfigError for a width that heads do not divide, or fewer than 2 slots.
+    Shape: (B, T, D) -> (B, D). Cost: 2·M·D weights, 4·T·M·D FLOPs; elementwise, per token, head and slot: 1
+    scale, 5 softmax, and T·D for the mean. Raises: ConfigError for a width that heads do not divide, or fewer
+    than 2 slots.
     """
 
     config: KeyValuePoolerConfig
@@ -117,7 +120,8 @@ class KeyValuePooler(Pooler):
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         real = tokens_of(x, valid)
         if valid is not None:
-            x = cleared(x, real)  # the mean drops padding, but the gradient of a NaN would still reach the slots
+            # the mean drops padding, but the gradient of a NaN would still reach the slots
+            x = cleared(x, real)
         q_BHTC = rearrange(x, "b t (h c) -> b h t c", h=self.config.heads)
         k_BHMC, v_BHMC = (slots.expand(x.shape[0], -1, -1, -1) for slots in (self.keys, self.values))
         y_BHTC = F.scaled_dot_product_attention(q_BHTC, k_BHMC, v_BHMC)

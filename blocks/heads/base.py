@@ -1,8 +1,10 @@
 """What the heads of a task share: how they are asked, the map they end in, and the check of their labels.
 
 Legend: D width, F hidden, C outputs.
-A head reads vectors (..., D): pooled ones (B, D), or every token (B, T, D), in which case it mixes nothing between positions.
-Its loss is asked for the vectors and not for its outputs: what a head confines to a range has lost the digits the loss needs.
+A head reads vectors (..., D): pooled ones (B, D), or every token (B, T, D), in which case it mixes nothing
+between positions.
+Its loss is asked for the vectors and not for its outputs: what a head confines to a range has lost the digits
+the loss needs.
 """
 
 from __future__ import annotations
@@ -53,8 +55,8 @@ class ReadoutConfig(BlockConfig):
 class Readout(nn.Module):
     """Dropout, then W x + b; with a hidden layer dropout, W₁, exact GELU, dropout, W₂.
 
-    Cost: D·C + C weights, 2·D·C FLOPs a vector; with a hidden layer D·F + F + F·C + C and 2·F·(D + C), elementwise F + C
-    for biases and F for GELU.
+    Cost: D·C + C weights, 2·D·C FLOPs a vector; with a hidden layer D·F + F + F·C + C and 2·F·(D + C),
+    elementwise F + C for biases and F for GELU.
     """
 
     def __init__(self, config: ReadoutConfig, outputs: int) -> None:
@@ -99,7 +101,9 @@ def check_labels(target: Tensor, classes: int, *, ignored: int | None = None) ->
 
 
 def cross_entropy(logits: Tensor, target: Tensor, *, ignored: int = -100) -> Tensor:
-    """Mean nats over the targets that are not ``ignored``, logits (..., C), target (...); 0 when all are. Raises: as check_labels."""
+    """Mean nats over the targets that are not ``ignored``, logits (..., C), target (...); 0 when all are.
+    Raises: as check_labels.
+    """
     if logits.shape[:-1] != target.shape:
         raise ConfigError(f"logits {tuple(logits.shape)} need labels {tuple(logits.shape[:-1])}, got {tuple(target.shape)}")
     check_labels(target, logits.shape[-1], ignored=ignored)

@@ -1,7 +1,7 @@
 """Class logits, of pooled vectors or of every token. Legend: B batch, T tokens, D width, F hidden, C classes.
 
-Sources: arXiv 2503.02656 (Gemma Encoder): dropout and an MLP on the pooled vector; BERT's own head is the one without a layer;
-arXiv 1810.04805 §5.3 (named entities) for tokens.
+Sources: arXiv 2503.02656 (Gemma Encoder): dropout and an MLP on the pooled vector; BERT's own head is the one
+without a layer; arXiv 1810.04805 §5.3 (named entities) for tokens.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class ClassificationHeadConfig(ReadoutConfig):
 class ClassificationHead(TaskHead):
     """Logits of C classes, one set a vector; loss: mean cross-entropy.
 
-    Shape: (..., D) -> (..., C). Cost: as ``Readout`` with C outputs. Raises: ConfigError for a size below 1 or a dropout
-    outside [0, 1), from the loss for a label outside 0 … C - 1.
+    Shape: (..., D) -> (..., C). Cost: as ``Readout`` with C outputs. Raises: ConfigError for a size below 1
+    or a dropout outside [0, 1), from the loss for a label outside 0 … C - 1.
     """
 
     config: ClassificationHeadConfig
@@ -73,10 +73,13 @@ class TokenClassificationHead(ClassificationHead):
     config: TokenClassificationHeadConfig
 
     def loss(self, x: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
-        """``target`` (B, T): a class, or -100 where a token has none; what is not ``valid`` (B, T) counts as -100. 0 without any."""
+        """``target`` (B, T): a class, or -100 where a token has none; what is not ``valid`` (B, T) counts as
+        -100. 0 without any.
+        """
         if valid is not None:
             if valid.shape != target.shape:
                 raise ConfigError(f"valid {tuple(valid.shape)} must have the shape of the labels {tuple(target.shape)}")
             target = target.masked_fill(~valid, IGNORED)
-            x = x.masked_fill(~valid[..., None], 0)  # 0 times the NaN somebody left in padding is NaN in the gradient
+            # 0 times the NaN somebody left in padding is NaN in the gradient
+            x = x.masked_fill(~valid[..., None], 0)
         return cross_entropy(self(x), target, ignored=IGNORED)

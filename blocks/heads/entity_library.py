@@ -1,10 +1,12 @@
 """Logits from likeness to a library of entities: a classifier for many classes of which most are rare.
 
 Legend: D width, E entity_width, N entities.
-Source: arXiv 1805.05370 (AMORE-UPF), amore-upf/semeval2018-task4: dropout, Linear to E, cosine with every row, log-softmax.
-Without a temperature, as published, cosine logits lie in [-1, 1]: over N classes the loss starts near ln N and cannot fall
-below ln(1 + (N - 1)·e⁻²), 4.01 of 5.99 nats at N = 401, while accuracy still rises. The library helped rare entities and
-cost the frequent ones a little. A tied output table of a language model is this head with score "dot".
+Source: arXiv 1805.05370 (AMORE-UPF), amore-upf/semeval2018-task4: dropout, Linear to E, cosine with every
+row, log-softmax.
+Without a temperature, as published, cosine logits lie in [-1, 1]: over N classes the loss starts near ln N
+and cannot fall below ln(1 + (N - 1)·e⁻²), 4.01 of 5.99 nats at N = 401, while accuracy still rises. The
+library helped rare entities and cost the frequent ones a little. A tied output table of a language model is
+this head with score "dot".
 """
 
 from __future__ import annotations
@@ -42,14 +44,21 @@ class EntityLibraryHeadConfig(ReadoutConfig):
             raise ConfigError(f"EntityLibraryHeadConfig: temperature must be positive or None, got {self.temperature}")
 
 
-@register("entity_library", kind="head", config=EntityLibraryHeadConfig, source="arXiv:1805.05370", complexity="O(T·N)")
+@register(
+    "entity_library",
+    kind="head",
+    config=EntityLibraryHeadConfig,
+    source="arXiv:1805.05370",
+    complexity="O(T·N)",
+)
 class EntityLibraryHead(TaskHead):
     """Cosine or dot product of the projected vector with every row of an entity matrix; loss: mean cross-entropy.
 
     ``share_with(table)`` makes the library the same parameter as another module's, speaker embeddings say.
-    Shape: (..., D) -> (..., N). Cost: D·E + E weights for the projection and N·E for the library, 2·E·(D + N) FLOPs a vector;
-    elementwise with "cosine" 3·E a vector, and 3·N·E once a forward. Raises: ConfigError for a size below 1, a temperature that
-    is not positive, a shared table of another shape, from the loss for a label outside 0 … N - 1.
+    Shape: (..., D) -> (..., N). Cost: D·E + E weights for the projection and N·E for the library, 2·E·(D + N)
+    FLOPs a vector; elementwise with "cosine" 3·E a vector, and 3·N·E once a forward. Raises: ConfigError for
+    a size below 1, a temperature that is not positive, a shared table of another shape, from the loss for a
+    label outside 0 … N - 1.
     """
 
     config: EntityLibraryHeadConfig

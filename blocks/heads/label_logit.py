@@ -1,7 +1,8 @@
 """A yes/no answer read off a language model's own logits: no new parameters.
 
 Legend: V vocabulary, LL log-likelihood of a label token, T temperature, α smoothing.
-Source: arXiv 2407.21772 (ShieldGemma): p = (exp(LL_yes/T) + α) / (exp(LL_yes/T) + exp(LL_no/T) + 2α), α = 0, T = 1.
+Source: arXiv 2407.21772 (ShieldGemma): p = (exp(LL_yes/T) + α) / (exp(LL_yes/T) + exp(LL_no/T) + 2α), α = 0,
+T = 1.
 Kept as logarithms throughout: at LL = -200 both exponentials are 0 in float32 and the quotient is 0/0.
 """
 
@@ -48,10 +49,11 @@ class LabelLogitHeadConfig(BlockConfig):
 class LabelLogitHead(TaskHead):
     """log(1 - p) and log p of the answer yes, from next-token logits; loss: -log of the right one.
 
-    At α = 0 a constant added to both logits changes nothing. At α > 0 the likelihoods are those over the whole vocabulary,
-    for α is weighed against them; α towards infinity gives p = 1/2.
+    At α = 0 a constant added to both logits changes nothing. At α > 0 the likelihoods are those over the
+    whole vocabulary, for α is weighed against them; α towards infinity gives p = 1/2.
     Shape: (..., V) -> (..., 2), no first. Cost: no weights; elementwise 8, and 3·V more at α > 0.
-    Raises: ConfigError for a token outside the vocabulary, yes = no, a negative α or a temperature that is not positive.
+    Raises: ConfigError for a token outside the vocabulary, yes = no, a negative α or a temperature that is
+    not positive.
     """
 
     config: LabelLogitHeadConfig
@@ -72,7 +74,8 @@ class LabelLogitHead(TaskHead):
         two = torch.stack([wide[..., config.no], wide[..., config.yes]], dim=-1) / config.temperature
         if config.alpha > 0:
             two = torch.logaddexp(two, two.new_full((), log(config.alpha)))
-        return two.log_softmax(dim=-1).to(x.dtype)  # the denominator is the sum of both numerators, 2α included
+        # the denominator is the sum of both numerators, 2α included
+        return two.log_softmax(dim=-1).to(x.dtype)
 
     def probability(self, x: Tensor) -> Tensor:
         """(...) p of yes, in float32 or wider."""
@@ -95,5 +98,7 @@ class LabelLogitHead(TaskHead):
 
 
 def worst_policy(probabilities: Tensor, dim: int = -1) -> Tensor:
-    """The overall score of a text judged under several policies: the largest of their probabilities (ShieldGemma)."""
+    """The overall score of a text judged under several policies: the largest of their probabilities
+    (ShieldGemma).
+    """
     return probabilities.amax(dim=dim)

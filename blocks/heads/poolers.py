@@ -1,8 +1,9 @@
 """Poolers without attention: the mean, the largest value, the first token, the first K and the last K tokens.
 
 Legend: B batch, T tokens, D width.
-Sources: mean arXiv 2509.20354 (EmbeddingGemma: the best of its poolers on MTEB); max arXiv 1908.10084 (Sentence-BERT); cls
-arXiv 1810.04805 §3 and HazyResearch/m2, bert/src/bert_layers.py (BertPooler); first_k, last_k arXiv 2503.02656 (Gemma Encoder).
+Sources: mean arXiv 2509.20354 (EmbeddingGemma: the best of its poolers on MTEB); max arXiv 1908.10084
+(Sentence-BERT); cls arXiv 1810.04805 §3 and HazyResearch/m2, bert/src/bert_layers.py (BertPooler); first_k,
+last_k arXiv 2503.02656 (Gemma Encoder).
 A pooler reads one document per row. A mask marks padding, not a length, so its side does not matter.
 """
 
@@ -42,7 +43,9 @@ class PoolerConfig(BlockConfig):
 
 
 def tokens_of(x: Tensor, valid: Tensor | None) -> Tensor:
-    """(B, T) bool, True at tokens. Raises: ConfigError for an empty sequence or a mask of another shape or type."""
+    """(B, T) bool, True at tokens. Raises: ConfigError for an empty sequence or a mask of another shape or
+    type.
+    """
     if x.ndim != 3 or x.shape[1] < 1:
         raise ConfigError(f"a pooler reads (batch, at least 1 token, width), got {tuple(x.shape)}")
     if valid is None:
@@ -55,7 +58,9 @@ def tokens_of(x: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def cleared(x: Tensor, mask: Tensor) -> Tensor:
-    """x with zeros where ``mask`` (the leading dimensions of x) is False: a weight of 0 times infinity would be NaN."""
+    """x with zeros where ``mask`` (the leading dimensions of x) is False: a weight of 0 times infinity would
+    be NaN.
+    """
     return x.masked_fill(~mask[..., None], 0)
 
 
@@ -176,7 +181,14 @@ class ClsPoolerConfig(PoolerConfig):
     dense: bool = True  # False: the bare token, which is first_k with k = 1
 
 
-@register("cls", kind="pooler", config=ClsPoolerConfig, source="arXiv:1810.04805 §3", complexity="O(1)", causal=False)
+@register(
+    "cls",
+    kind="pooler",
+    config=ClsPoolerConfig,
+    source="arXiv:1810.04805 §3",
+    complexity="O(1)",
+    causal=False,
+)
 class ClsPooler(Pooler):
     """tanh(W x + b) of the first valid token; zeros where there is none, without the bias.
 

@@ -1,12 +1,14 @@
 """Numbers of a bounded scale, such as the 0 to 5 of STS-B, that cannot leave it.
 
-Legend: D width, F hidden, z logit, s sigmoid(z), t target, p = (t - low) / (high - low) its place on the scale.
-Map: y = low + (high - low)·s(z), strictly rising in z, so the order of answers, and Spearman's correlation with it, is that of
-the logits (until s rounds to 1: z about 17 in float32).
-Loss: the cross-entropy -p·log s - (1 - p)·log(1 - s), less its own minimum, the entropy of p. It is a proper score: for
-targets that vary at one x its expectation is least where s is the mean of p, which is what the squared error aims at; but its
-gradient in z is s - p, where the squared error's is (s - p)·s·(1 - s) and dies at the ends of the scale. This is the
-quasi-likelihood of fractional logit models (Papke and Wooldridge, Journal of Applied Econometrics 11(6), 1996).
+Legend: D width, F hidden, z logit, s sigmoid(z), t target, p = (t - low) / (high - low) its place on the
+scale.
+Map: y = low + (high - low)·s(z), strictly rising in z, so the order of answers, and Spearman's correlation
+with it, is that of the logits (until s rounds to 1: z about 17 in float32).
+Loss: the cross-entropy -p·log s - (1 - p)·log(1 - s), less its own minimum, the entropy of p. It is a proper
+score: for targets that vary at one x its expectation is least where s is the mean of p, which is what the
+squared error aims at; but its gradient in z is s - p, where the squared error's is (s - p)·s·(1 - s) and dies
+at the ends of the scale. This is the quasi-likelihood of fractional logit models (Papke and Wooldridge,
+Journal of Applied Econometrics 11(6), 1996).
 """
 
 from __future__ import annotations
@@ -36,7 +38,12 @@ class RangeRegressionHeadConfig(ReadoutConfig):
             raise ConfigError(f"RangeRegressionHeadConfig: low must be below high, both finite, got {self.low} and {self.high}")
 
 
-@register("range_regression", kind="head", config=RangeRegressionHeadConfig, source="fractional logit, Papke and Wooldridge 1996")
+@register(
+    "range_regression",
+    kind="head",
+    config=RangeRegressionHeadConfig,
+    source="fractional logit, Papke and Wooldridge 1996",
+)
 class RangeRegressionHead(TaskHead):
     """One number a vector, confined to [low, high]; loss: cross-entropy of its place on the scale, 0 at a perfect answer.
 

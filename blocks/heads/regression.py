@@ -1,4 +1,6 @@
-"""Numbers without bounds. Legend: D width, F hidden, O outputs. Source: arXiv 1810.04805 (STS-B as regression), 2503.02656."""
+"""Numbers without bounds. Legend: D width, F hidden, O outputs. Source: arXiv 1810.04805 (STS-B as
+regression), 2503.02656.
+"""
 
 from __future__ import annotations
 

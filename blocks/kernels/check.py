@@ -1,7 +1,9 @@
-"""A kernel proves itself before it is chosen: once a process and dtype, on small random inputs, against the definition in float64.
+"""A kernel proves itself before it is chosen: once a process and dtype, on small random inputs, against the
+definition in float64.
 
-A kernel that a compiler accepts can still be wrong on the GPU at hand, and a wrong kernel does not crash: it trains. So the automatic
-choice takes none that has not just given the right outputs and gradients there. What is *named* runs unproved: so one looks at it.
+A kernel that a compiler accepts can still be wrong on the GPU at hand, and a wrong kernel does not crash: it
+trains. So the automatic choice takes none that has not just given the right outputs and gradients there. What
+is *named* runs unproved: so one looks at it.
 """
 
 from __future__ import annotations
@@ -13,11 +15,22 @@ from torch import Tensor
 
 Shape = tuple[int, ...]
 
-# operation: sizes as ``serves`` takes them, and shapes of the inputs; no multiples of a tile, so that edges are tried too
+# operation: sizes as ``serves`` takes them, and shapes of the inputs; no multiples of a tile, so that edges
+# are tried too
 SAMPLES: dict[str, tuple[tuple[dict[str, int], tuple[Shape, ...]], ...]] = {
     "block_diagonal_matmul": (({"rows": 70, "k": 4, "q": 48, "p": 40}, ((70, 160), (4, 48, 40), (192,))),),
-    "block_diagonal_glu": (({"rows": 70, "width": 128, "ffn_width": 320, "k": 4}, ((70, 128), (4, 160, 32), (4, 32, 80), (128,))),),
-    "monarch_matmul": (({"rows": 70, "k": 16, "q": 16, "p": 16, "l": 16, "s": 16, "r": 16}, ((70, 256), (16, 16, 16), (16, 16, 16))),),
+    "block_diagonal_glu": (
+        (
+            {"rows": 70, "width": 128, "ffn_width": 320, "k": 4},
+            ((70, 128), (4, 160, 32), (4, 32, 80), (128,)),
+        ),
+    ),
+    "monarch_matmul": (
+        (
+            {"rows": 70, "k": 16, "q": 16, "p": 16, "l": 16, "s": 16, "r": 16},
+            ((70, 256), (16, 16, 16), (16, 16, 16)),
+        ),
+    ),
     "causal_conv": tuple(
         (
             {"channels": 5, "batch": 3, "tokens": tokens, "taps": tokens, "short_taps": 3},
@@ -26,8 +39,10 @@ SAMPLES: dict[str, tuple[tuple[dict[str, int], tuple[Shape, ...]], ...]] = {
         for tokens in (130, 2500)  # either side of where another algorithm may take over
     ),
 }
-BACKWARD_INPUTS = {"block_diagonal_matmul": 2, "block_diagonal_glu": 3}  # inputs that backward takes, where a bias is not one of them
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}  # of the scale; hidden values are rounded in between
+# inputs that backward takes, where a bias is not one of them
+BACKWARD_INPUTS = {"block_diagonal_matmul": 2, "block_diagonal_glu": 3}
+# of the scale; hidden values are rounded in between
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 
 
 def kernel_mismatch(
@@ -40,8 +55,11 @@ def kernel_mismatch(
     device: str,
     dtype: torch.dtype,
 ) -> str:
-    """Why a kernel's numbers are not to be trusted here, one clause; "" when every sample it serves came out right."""
-    generator = torch.Generator().manual_seed(0)  # of its own: choosing a kernel must not move the caller's draws
+    """Why a kernel's numbers are not to be trusted here, one clause; "" when every sample it serves came out
+    right.
+    """
+    # of its own: choosing a kernel must not move the caller's draws
+    generator = torch.Generator().manual_seed(0)
     for sizes, shapes in SAMPLES[operation]:
         if serves(sizes) is not None:
             continue

@@ -1,6 +1,7 @@
 """Libraries built from ``cuda/*.cu``, loaded and called by ctypes.
 
-C functions know no shapes: ``checked`` holds every tensor to its shape, dtype and device before an address leaves Python.
+C functions know no shapes: ``checked`` holds every tensor to its shape, dtype and device before an address
+leaves Python.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from blocks.kernels.sources import KernelError
 
 ELEMENTS = {torch.float32: "float", torch.bfloat16: "Bf16", torch.float16: "Fp16"}
 
-_loaded: dict[tuple[str, str, str], ctypes.CDLL | str] = {}  # a build that failed is its reason; it is not tried again in this process
+# a build that failed is its reason; it is not tried again in this process
+_loaded: dict[tuple[str, str, str], ctypes.CDLL | str] = {}
 
 
 def library(source: str, dtype: torch.dtype, device: torch.device) -> ctypes.CDLL:
-    """The built and loaded library of one source for one dtype and device. Raises: KernelError with the reason, each time."""
+    """The built and loaded library of one source for one dtype and device. Raises: KernelError with the
+    reason, each time.
+    """
     major, minor = torch.cuda.get_device_capability(device)
     key = (source, ELEMENTS[dtype], f"sm_{major}{minor}")
     if key not in _loaded:
@@ -66,7 +70,9 @@ def _c(argument: Tensor | int | ctypes.c_void_p | None) -> ctypes.c_void_p | cty
 
 
 def on_stream(source: str, name: str, like: Tensor, *arguments: Tensor | int | None) -> None:
-    """Calls ``name`` of the library for ``like``'s dtype and device, on torch's current stream there, with torch's choice about tf32."""
+    """Calls ``name`` of the library for ``like``'s dtype and device, on torch's current stream there, with
+    torch's choice about tf32.
+    """
     tf32 = int(torch.backends.cuda.matmul.fp32_precision == "tf32")
     with torch.cuda.device(like.device):
         stream = ctypes.c_void_p(torch.cuda.current_stream(like.device).cuda_stream)

@@ -1,10 +1,12 @@
 """The CUDA C++ kernels as functions on tensors: block-diagonal linear maps and the order-2 Monarch product.
 
 Legend: M rows; K blocks, Q outputs and P inputs of a block; b block size of a square Monarch product, n = b².
-``serves`` says whether a kernel can run, else why not; ``block_diagonal`` and ``monarch`` run it on torch's current stream. They know
-neither autograd nor autocast: an operator that does wraps them. Tensors are copied when they are not contiguous (a Monarch kernel also
-wants them to start on 16 bytes). float32 is multiplied as float32 unless ``torch.backends.cuda.matmul.fp32_precision`` asks for "tf32".
-Raises: ConfigError for shapes and dtypes that do not fit, KernelError for what the machine lacks or CUDA reports.
+``serves`` says whether a kernel can run, else why not; ``block_diagonal`` and ``monarch`` run it on torch's
+current stream. They know neither autograd nor autocast: an operator that does wraps them. Tensors are copied
+when they are not contiguous (a Monarch kernel also wants them to start on 16 bytes). float32 is multiplied as
+float32 unless ``torch.backends.cuda.matmul.fp32_precision`` asks for "tf32".
+Raises: ConfigError for shapes and dtypes that do not fit, KernelError for what the machine lacks or CUDA
+reports.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ ROWS_A_SPLIT = 256  # fewer rows than this are not worth partial sums of their o
 def serves(device_type: str, dtype: torch.dtype, **sizes: int | str) -> str | None:
     """None when the kernel can run here, else one clause that says why not.
 
-    Sizes: op="linear", rows, k, q, p; or op="product", rows, k, q, p, l, s, r. Builds the library when all else fits, so that None can be
-    relied on: the first call may take seconds.
+    Sizes: op="linear", rows, k, q, p; or op="product", rows, k, q, p, l, s, r. Builds the library when all
+    else fits, so that None can be relied on: the first call may take seconds.
     """
     op = str(sizes["op"])
     if op not in SOURCES:
@@ -51,7 +53,8 @@ def serves(device_type: str, dtype: torch.dtype, **sizes: int | str) -> str | No
         return str(error)
     needed = built.monarch_shared_bytes(ctypes.c_int64(int(sizes["k"]))) if op == "product" else 0
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    available = getattr(properties, "shared_memory_per_block_optin", needed)  # torch's stubs lack it; without it the launch reports
+    # torch's stubs lack it; without it the launch reports
+    available = getattr(properties, "shared_memory_per_block_optin", needed)
     return f"it needs {needed} bytes of shared memory a block, this device has {available}" if needed > available else None
 
 
@@ -63,14 +66,19 @@ class block_diagonal:  # a namespace: its functions share a source file and a le
         """(M, K·P), (K, Q, P), (K·Q,) or None -> (M, K·Q)."""
         k, q, p = _three("weight", weight)
         m = _rows("x", x)
-        x, weight, bias = checked("block-diagonal kernel", {"x": (x, (m, k * p)), "weight": (weight, (k, q, p)), "bias": (bias, (k * q,))})
+        x, weight, bias = checked(
+            "block-diagonal kernel",
+            {"x": (x, (m, k * p)), "weight": (weight, (k, q, p)), "bias": (bias, (k * q,))},
+        )
         y = x.new_empty(m, k * q)
         on_stream(SOURCES["linear"], "block_diagonal_linear", x, x, weight, bias, y, m, k, q, p)
         return y
 
     @staticmethod
     def glu_up(x: Tensor, weight: Tensor) -> Tensor:
-        """gelu(gate) · value with (gate, value) the halves of the product, never stored: (M, K·P), (K, Q, P) -> (M, K·Q/2), K even."""
+        """gelu(gate) · value with (gate, value) the halves of the product, never stored: (M, K·P), (K, Q, P)
+        -> (M, K·Q/2), K even.
+        """
         k, q, p = _three("weight", weight)
         m = _rows("x", x)
         if k % 2:
@@ -84,7 +92,9 @@ class block_diagonal:  # a namespace: its functions share a source file and a le
     def linear_backward(
         gradient: Tensor, x: Tensor, weight: Tensor, need: tuple[bool, bool, bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Gradients of (x, weight, bias), None where ``need`` is False. The bias gradient comes with the weight's from one reading."""
+        """Gradients of (x, weight, bias), None where ``need`` is False. The bias gradient comes with the
+        weight's from one reading.
+        """
         k, q, p = _three("weight", weight)
         m = _rows("x", x)
         shapes = {"gradient": (gradient, (m, k * q)), "x": (x, (m, k * p)), "weight": (weight, (k, q, p))}
@@ -97,7 +107,21 @@ class block_diagonal:  # a namespace: its functions share a source file and a le
         dweight, dbias = torch.empty_like(weight), gradient.new_empty(k * q) if need[2] else None
         splits = _splits(x, m, tiles=k * -(-q // 128) * -(-p // 64), a_processor=2)
         workspace = torch.empty(splits * (k * q * p + k * q), dtype=torch.float32, device=x.device)
-        on_stream(SOURCES["linear"], "block_diagonal_dweight", x, gradient, x, dweight, dbias, workspace, m, k, q, p, splits)
+        on_stream(
+            SOURCES["linear"],
+            "block_diagonal_dweight",
+            x,
+            gradient,
+            x,
+            dweight,
+            dbias,
+            workspace,
+            m,
+            k,
+            q,
+            p,
+            splits,
+        )
         return dx, dweight, dbias
 
 
@@ -109,7 +133,9 @@ class monarch:  # a namespace
         """(M, n) -> (M, n)."""
         m, b = _rows("x", x), _size(first, second)
         x, first, second = checked(
-            "Monarch kernel", {"x": (x, (m, b * b)), "first": (first, (b,) * 3), "second": (second, (b,) * 3)}, align=True
+            "Monarch kernel",
+            {"x": (x, (m, b * b)), "first": (first, (b,) * 3), "second": (second, (b,) * 3)},
+            align=True,
         )
         y = torch.empty_like(x)
         on_stream(SOURCES["product"], "monarch_product", x, x, first, second, y, None, m, b)
@@ -119,9 +145,16 @@ class monarch:  # a namespace
     def product_backward(
         gradient: Tensor, x: Tensor, first: Tensor, second: Tensor, need: tuple[bool, bool, bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Gradients of (x, first, second), None where ``need`` is False. The hidden values are computed again, not kept."""
+        """Gradients of (x, first, second), None where ``need`` is False. The hidden values are computed
+        again, not kept.
+        """
         m, b = _rows("x", x), _size(first, second)
-        shapes = {"gradient": (gradient, (m, b * b)), "x": (x, (m, b * b)), "first": (first, (b,) * 3), "second": (second, (b,) * 3)}
+        shapes = {
+            "gradient": (gradient, (m, b * b)),
+            "x": (x, (m, b * b)),
+            "first": (first, (b,) * 3),
+            "second": (second, (b,) * 3),
+        }
         gradient, x, first, second = checked("Monarch kernel", shapes, align=True)
         if not any(need):
             return None, None, None

@@ -1,9 +1,10 @@
 """CUDA C++ sources become shared libraries: once, with the nvcc at hand, into a cache of the user's.
 
-A library is named by what decides its content: the source with all it includes, the number type, the GPU architecture, nvcc's version and
-flags. It holds plain C functions, so neither torch's headers nor Python's ABI matter, and one file serves every torch and Python.
-The cache is ``$ARCH_LAB_CACHE/kernels``, else ``arch_lab/kernels`` under ``$XDG_CACHE_HOME`` or ``~/.cache``. nvcc is looked up on PATH,
-then under ``$CUDA_HOME/bin``.
+A library is named by what decides its content: the source with all it includes, the number type, the GPU
+architecture, nvcc's version and flags. It holds plain C functions, so neither torch's headers nor Python's
+ABI matter, and one file serves every torch and Python.
+The cache is ``$ARCH_LAB_CACHE/kernels``, else ``arch_lab/kernels`` under ``$XDG_CACHE_HOME`` or ``~/.cache``.
+nvcc is looked up on PATH, then under ``$CUDA_HOME/bin``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from pathlib import Path
 from blocks.kernels.sources import KernelError, kernel_source
 
 FLAGS = ("-O3", "-std=c++17", "-Xcompiler", "-fPIC", "-shared")
-SECONDS = {"block_diagonal_gemm.cu": 5, "monarch.cu": 10}  # of a build on one processor core; for the line that announces it
+# of a build on one processor core; for the line that announces it
+SECONDS = {"block_diagonal_gemm.cu": 5, "monarch.cu": 10}
 
 
 def find_nvcc() -> Path:
@@ -44,7 +46,9 @@ def _version(nvcc: Path, changed: int) -> str:
 
 
 def with_includes(source: Path) -> list[Path]:
-    """The source and every file of ours that it includes, in the order met. Raises: KernelError when one is missing."""
+    """The source and every file of ours that it includes, in the order met. Raises: KernelError when one is
+    missing.
+    """
     files, waiting = [], [source]
     while waiting:
         file = waiting.pop(0)
@@ -63,9 +67,11 @@ def cache_folder() -> Path:
 
 
 def build(name: str, *, element: str, arch: str) -> Path:
-    """The shared library of ``cuda/<name>`` for one number type ("Bf16") and architecture ("sm_90"); built unless it is there.
+    """The shared library of ``cuda/<name>`` for one number type ("Bf16") and architecture ("sm_90"); built
+    unless it is there.
 
-    Two processes may build at once: each writes a file of its own and renames it, the second replaces the first by its equal.
+    Two processes may build at once: each writes a file of its own and renames it, the second replaces the
+    first by its equal.
     Raises: KernelError with the reason: no nvcc, nvcc's first error, no place to write.
     """
     source, nvcc = kernel_source(name), find_nvcc()
@@ -84,8 +90,20 @@ def build(name: str, *, element: str, arch: str) -> Path:
         ) from None
     os.close(handle)
     part_file = Path(part_name)
-    print(f"arch-lab: building {name} ({element.lower()}) for {arch}, once, about {SECONDS.get(name, 10)} s", file=sys.stderr, flush=True)
-    command = [str(nvcc), *FLAGS, f"-arch={arch}", f"-DARCH_LAB_ELEMENT={element}", str(source), "-o", str(part_file)]
+    print(
+        f"arch-lab: building {name} ({element.lower()}) for {arch}, once, about {SECONDS.get(name, 10)} s",
+        file=sys.stderr,
+        flush=True,
+    )
+    command = [
+        str(nvcc),
+        *FLAGS,
+        f"-arch={arch}",
+        f"-DARCH_LAB_ELEMENT={element}",
+        str(source),
+        "-o",
+        str(part_file),
+    ]
     try:
         _run(command, f"nvcc failed on {name}")
         if not part_file.stat().st_size:
@@ -114,5 +132,8 @@ def _run(command: list[str], label: str) -> str:
     if process.returncode == 0:
         return process.stdout
     lines = [line.strip() for line in (process.stderr + process.stdout).splitlines() if line.strip()]
-    reason = next((line for line in lines if "error" in line.lower()), lines[0] if lines else f"exit code {process.returncode}")
+    reason = next(
+        (line for line in lines if "error" in line.lower()),
+        lines[0] if lines else f"exit code {process.returncode}",
+    )
     raise KernelError(f"{label}: {reason}")

@@ -1,7 +1,7 @@
 """Where kernel sources lie, and how a Triton one becomes a module.
 
-Sources are files of the folder ``cuda`` in a checkout and of ``blocks/_cuda_src`` in a wheel: the import name ``cuda`` belongs to NVIDIA's
-namespace package, so nothing is ever imported from that folder by name.
+Sources are files of the folder ``cuda`` in a checkout and of ``blocks/_cuda_src`` in a wheel: the import name
+``cuda`` belongs to NVIDIA's namespace package, so nothing is ever imported from that folder by name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def kernel_source(name: str) -> Path:
 
 @cache
 def triton_kernels(name: str) -> ModuleType:
-    """The module in ``cuda/<name>_triton.py``, imported once. Raises: KernelError when Triton is not installed."""
+    """The module in ``cuda/<name>_triton.py``, imported once. Raises: KernelError when Triton is not
+    installed.
+    """
     if importlib.util.find_spec("triton") is None:
         raise KernelError("Triton is not installed (pip install 'arch-lab[triton]')")
     path = kernel_source(f"{name}_triton.py")

@@ -1,1 +1,3 @@
-"""Monarch: the matrices and their projection, block-diagonal and two-factor linear maps, the mixers made of them."""
+"""Monarch: the matrices and their projection, block-diagonal and two-factor linear maps, the mixers made of
+them.
+"""

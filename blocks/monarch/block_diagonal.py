@@ -1,7 +1,9 @@
 """Block-diagonal linear map, the channel half of Monarch Mixer.
 
-Legend: I in_features, O out_features, K blocks, P = ceil(I/K) inputs and Q = ceil(O/K) outputs of one block, M rows.
-Source: arXiv 2310.12109, section 3; index map and initialisation of HazyResearch/m2, bert/src/mm/blockdiag_linear.py.
+Legend: I in_features, O out_features, K blocks, P = ceil(I/K) inputs and Q = ceil(O/K) outputs of one block,
+M rows.
+Source: arXiv 2310.12109, section 3; index map and initialisation of HazyResearch/m2,
+bert/src/mm/blockdiag_linear.py.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class BlockDiagonalLinearConfig(BlockConfig):
     out_features: int
     blocks: int = 4  # 4 is what every published M2 model uses
     bias: bool = True
-    shuffle: bool = False  # deal the inputs over the blocks like cards first, so that stacked layers mix all channels
+    # deal the inputs over the blocks like cards first, so that stacked layers mix all channels
+    shuffle: bool = False
 
     def __post_init__(self) -> None:
         check_blocks(self.blocks, in_features=self.in_features, out_features=self.out_features)
@@ -57,8 +60,8 @@ class BlockDiagonalLinearConfig(BlockConfig):
 class BlockDiagonalLinear(Block):
     """``blocks`` independent dense maps side by side: y[k] = W[k] x[k] + b[k].
 
-    Shape: (..., I) -> (..., O), any leading dimensions, any floating dtype. Widths that ``blocks`` does not divide are
-    zero-padded on the way in and cut on the way out.
+    Shape: (..., I) -> (..., O), any leading dimensions, any floating dtype. Widths that ``blocks`` does not
+    divide are zero-padded on the way in and cut on the way out.
     Cost: K·P·Q weights (+ O), 2·K·P·Q FLOPs a token: I·O/K when K divides both.
     Initialisation: weight U(±1/sqrt(P)), bias U(±1/sqrt(O)) as released.
     Raises: ConfigError when ``blocks`` exceeds a width.
@@ -76,7 +79,8 @@ class BlockDiagonalLinear(Block):
     def reset_parameters(self) -> None:
         fan_in_uniform_(self.weight, self.weight.shape[-1])
         if self.bias is not None:
-            fan_in_uniform_(self.bias, self.config.out_features)  # the released code takes the bias length as fan
+            # the released code takes the bias length as fan
+            fan_in_uniform_(self.bias, self.config.out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         blocks, _, p = self.weight.shape
@@ -90,7 +94,9 @@ class BlockDiagonalLinear(Block):
         return block_diagonal_matmul(x, self.weight, bias)[..., : self.config.out_features]
 
     def dense_weight(self) -> Tensor:
-        """(O, I): the dense matrix this layer is, zeros outside the blocks (columns permuted under ``shuffle``)."""
+        """(O, I): the dense matrix this layer is, zeros outside the blocks (columns permuted under
+        ``shuffle``).
+        """
         return dense_weight(self, self.config.in_features)
 
     def cost(self, tokens: int) -> Cost:

@@ -1,8 +1,8 @@
 """Channel mixers of Monarch Mixer: a gated unit and a plain MLP whose linear maps are block-diagonal.
 
 Legend: D width, F ffn_width, K blocks.
-Source: arXiv 2310.12109; HazyResearch/m2, bert/src/bert_layers.py (BertGatedLinearUnitMLP, BertMLP), without their
-residual, dropout and norm, which belong to the layer around the mixer.
+Source: arXiv 2310.12109; HazyResearch/m2, bert/src/bert_layers.py (BertGatedLinearUnitMLP, BertMLP), without
+their residual, dropout and norm, which belong to the layer around the mixer.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ class BlockDiagonalGLUConfig(BlockConfig):
 class BlockDiagonalGLU(ChannelMixer):
     """down(gelu(gate) * value), exact (erf) GELU; gate and value are the halves of one block-diagonal map.
 
-    Shape: (..., D) -> (..., D). Because the halves are cut across the blocks, the gate sees the first half of the
-    channels and the value the second (K even); all other channel mixing is left to the sequence mixer's projections.
+    Shape: (..., D) -> (..., D). Because the halves are cut across the blocks, the gate sees the first half of
+    the channels and the value the second (K even); all other channel mixing is left to the sequence mixer's
+    projections.
     Cost: 6·D·F/K FLOPs a token; elementwise 1 a GELU, 1 a product, 1 a bias.
-    Initialisation: as released (see BlockDiagonalLinear), or ``start="fan_in"``: N(0, 1/inputs of a block), zero bias,
-    the rule of this library's dense maps. The released draw returns 0.12 of a unit input's size where a dense GeGLU
-    returns 0.66; post-norm layers hide that, in a pre-norm model it silenced the channel mixer for hundreds of steps.
+    Initialisation: as released (see BlockDiagonalLinear), or ``start="fan_in"``: N(0, 1/inputs of a block),
+    zero bias, the rule of this library's dense maps. The released draw returns 0.12 of a unit input's size
+    where a dense GeGLU returns 0.66; post-norm layers hide that, in a pre-norm model it silenced the channel
+    mixer for hundreds of steps.
     """
 
     config: BlockDiagonalGLUConfig
@@ -83,7 +85,8 @@ class BlockDiagonalMLP(ChannelMixer):
     """down(gelu(up(x))), exact (erf) GELU, both maps block-diagonal.
 
     Shape: (..., D) -> (..., D). Without a shuffle the K channel groups never meet inside this mixer.
-    Cost: 4·D·F/K FLOPs a token; elementwise 1 a GELU, 1 a bias. Initialisation: ``start`` as in BlockDiagonalGLU.
+    Cost: 4·D·F/K FLOPs a token; elementwise 1 a GELU, 1 a bias. Initialisation: ``start`` as in
+    BlockDiagonalGLU.
     """
 
     config: BlockDiagonalMLPConfig

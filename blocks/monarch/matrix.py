@@ -1,16 +1,22 @@
-"""Monarch matrices of any order: products of block-diagonal factors, each of which mixes one digit of the index.
+"""Monarch matrices of any order: products of block-diagonal factors, each of which mixes one digit of the
+index.
 
-Legend: p order; n_in, n_out sizes; i_t, o_t input and output sizes of digit t (digit 0 is the fastest); M rows.
-Write the input index in mixed radix, (d_{p-1} ... d_1 d_0). Factor t replaces digit d_t (i_t values) by e_t (o_t values) with
-one small dense map for every value of all other digits; after p factors every output digit has seen every input digit:
+Legend: p order; n_in, n_out sizes; i_t, o_t input and output sizes of digit t (digit 0 is the fastest); M
+rows.
+Write the input index in mixed radix, (d_{p-1} ... d_1 d_0). Factor t replaces digit d_t (i_t values) by e_t
+(o_t values) with one small dense map for every value of all other digits; after p factors every output digit
+has seen every input digit:
 
-    h[.., e_t, e_{t-1}..e_0] = sum_{d_t} factor_t[(d_{p-1}..d_{t+1} e_{t-1}..e_0), e_t, d_t] · h[.., d_t, e_{t-1}..e_0]
+    h[.., e_t, e_{t-1}..e_0] = sum_{d_t} factor_t[(d_{p-1}..d_{t+1} e_{t-1}..e_0), e_t, d_t] · h[.., d_t,
+    e_{t-1}..e_0]
 
-Between two factors only the digit that is contiguous changes, which is what the permutations P_i of the textbook form
-M = (prod_i P_i B_i) P_0 do. At order 2 this is the two-factor product of ``monarch_linear``, (K, Q, P) then (L, S, R), whose
-hidden values may also be regrouped: Q = rank·L, R = K·rank gives every block of the matrix rank ``rank`` instead of 1.
+Between two factors only the digit that is contiguous changes, which is what the permutations P_i of the
+textbook form M = (prod_i P_i B_i) P_0 do. At order 2 this is the two-factor product of ``monarch_linear``,
+(K, Q, P) then (L, S, R), whose hidden values may also be regrouped: Q = rank·L, R = K·rank gives every block
+of the matrix rank ``rank`` instead of 1.
 Source: arXiv 2204.00595 (order 2), arXiv 2310.12109 §3 (order p); index map of HazyResearch/fly,
-src/ops/blockdiag_butterfly_multiply.py and its rank-r variant ..._einsum.py. Rectangular digits at order p are this file's.
+src/ops/blockdiag_butterfly_multiply.py and its rank-r variant ..._einsum.py. Rectangular digits at order p
+are this file's.
 """
 
 from __future__ import annotations
@@ -54,7 +60,9 @@ class MonarchShape:
 
     @classmethod
     def square(cls, size: int, order: int = 2, *, rank: int = 1) -> MonarchShape:
-        """n x n with the most even digits. Raises: ConfigError when ``size`` has no ``order`` factors above 1."""
+        """n x n with the most even digits. Raises: ConfigError when ``size`` has no ``order`` factors above
+        1.
+        """
         digits = balanced_factors(size, order)
         return cls(inputs=digits, outputs=digits, rank=rank)
 
@@ -82,8 +90,9 @@ class MonarchShape:
     def initial(self, start: Start = "fan_in", *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
         """Factors drawn from torch's global generator.
 
-        "fan_in": U(±1/sqrt(inputs of a block)), as the released layers draw. "identity": the unit matrix, for equal digits on
-        both sides. "orthogonal": every block (semi-)orthogonal; the whole matrix is orthogonal when it is square of rank 1.
+        "fan_in": U(±1/sqrt(inputs of a block)), as the released layers draw. "identity": the unit matrix, for
+        equal digits on both sides. "orthogonal": every block (semi-)orthogonal; the whole matrix is
+        orthogonal when it is square of rank 1.
         Raises: ConfigError for "identity" of a shape that has none.
         """
         factors = tuple(torch.zeros(shape, dtype=dtype) for shape in self.factors)
@@ -107,7 +116,8 @@ class MonarchShape:
 def balanced_factors(size: int, order: int = 2) -> tuple[int, ...]:
     """``size`` as a product of ``order`` factors as equal as its divisors allow, the largest first.
 
-    Order 2 gives the pair nearest sqrt(size). Raises: ConfigError when a factor would have to be 1 (and size is not).
+    Order 2 gives the pair nearest sqrt(size). Raises: ConfigError when a factor would have to be 1 (and size
+    is not).
     """
     if order == 1 or size == 1:
         return (size,) + (1,) * (order - 1)
@@ -134,12 +144,16 @@ def multiply_reference(x: Tensor, factors: Sequence[Tensor]) -> Tensor:
     for factor, below in zip(factors, _below(factors), strict=True):
         digits = rearrange(x, "... (above i below) -> ... above i below", i=factor.shape[2], below=below)
         maps = rearrange(factor, "(above below) o i -> above below o i", below=below)
-        x = rearrange(einsum(digits, maps, "... a i b, a b o i -> ... a o b"), "... above o below -> ... (above o below)")
+        x = rearrange(
+            einsum(digits, maps, "... a i b, a b o i -> ... a o b"),
+            "... above o below -> ... (above o below)",
+        )
     return x
 
 
 def multiply(x: Tensor, factors: Sequence[Tensor]) -> Tensor:
-    """x (..., n_in), factors (blocks, o_t, i_t) in the order they are applied -> (..., n_out), real or complex.
+    """x (..., n_in), factors (blocks, o_t, i_t) in the order they are applied -> (..., n_out), real or
+    complex.
 
     One batched GEMM a factor. Cost: 2 FLOPs a weight and row (MonarchShape.flops).
     Raises: ConfigError when factors do not chain or x does not fit the first.
@@ -151,7 +165,9 @@ def multiply(x: Tensor, factors: Sequence[Tensor]) -> Tensor:
 
 
 def transpose_multiply(x: Tensor, factors: Sequence[Tensor]) -> Tensor:
-    """x (..., n_out) -> M^T x (..., n_in): the transposed factors, last one first. Cost and errors as ``multiply``."""
+    """x (..., n_out) -> M^T x (..., n_in): the transposed factors, last one first. Cost and errors as
+    ``multiply``.
+    """
     _check(x, factors, transposed=True)
     for factor, below in reversed(list(zip(factors, _below(factors), strict=True))):
         x = _mix_digit(x, factor.mT, below)
@@ -173,7 +189,9 @@ def _mix_digit(x: Tensor, factor: Tensor, below: int) -> Tensor:
 
 
 def _below(factors: Sequence[Tensor]) -> list[int]:
-    """For each factor, how many values the digits below its own have: none below the first, all blocks below the last."""
+    """For each factor, how many values the digits below its own have: none below the first, all blocks below
+    the last.
+    """
     above = [prod(f.shape[2] for f in factors[t + 1 :]) for t in range(len(factors))]
     return [1 if t == 0 else factor.shape[0] // above[t] for t, factor in enumerate(factors)]
 

@@ -1,8 +1,9 @@
 """Two-factor Monarch linear map: two block-diagonal products with a transposition between them.
 
-Legend: I in_features, O out_features, M rows; first factor w1 (K, Q, P), second factor w2 (L, S, R); K·P inputs,
-K·Q = L·R hidden, L·S outputs. Nothing has to be square.
-Source: arXiv 2204.00595; index map of HazyResearch/fly, src/models/layers/{blockdiag_butterfly_multiply,monarch_linear}.py.
+Legend: I in_features, O out_features, M rows; first factor w1 (K, Q, P), second factor w2 (L, S, R); K·P
+inputs, K·Q = L·R hidden, L·S outputs. Nothing has to be square.
+Source: arXiv 2204.00595; index map of HazyResearch/fly,
+src/models/layers/{blockdiag_butterfly_multiply,monarch_linear}.py.
 """
 
 from __future__ import annotations
@@ -69,11 +70,13 @@ class MonarchLinear(Block):
     @classmethod
     @torch.no_grad()
     def from_dense(cls, weight: Tensor, bias: Tensor | None = None, *, blocks: int = 4) -> MonarchLinear:
-        """The layer nearest to the dense map y = W x + b: weight (O, I), bias (O,), in their dtype and on their device.
+        """The layer nearest to the dense map y = W x + b: weight (O, I), bias (O,), in their dtype and on
+        their device.
 
-        Frobenius-optimal for the layer's factor shapes (blocks.monarch.projection), exact when W is such a product.
-        Widths that ``blocks`` does not divide are completed with zeros, which costs nothing: the best approximation of a
-        block with zero rows has zero rows.
+        Frobenius-optimal for the layer's factor shapes (blocks.monarch.projection), exact when W is such a
+        product.
+        Widths that ``blocks`` does not divide are completed with zeros, which costs nothing: the best
+        approximation of a block with zero rows has zero rows.
         Raises: ConfigError when ``blocks`` exceeds a width.
         """
         o, i = weight.shape

@@ -1,40 +1,16 @@
 """Monarch matrices that stay causal: the polynomial parameterization and its real, fast form.
 
-Legend: D channels, B batch, T tokens, G groups of channels that share a matrix; n >= T padded length; p order; digits
-n = s · b_{p-2} · ... · b_0 (s on top), j = (j_{p-1} ... j_1 j_0); N = 2n; omega_N = exp(-2 pi i / N).
-
-What the paper states (arXiv 2310.12109, appendix; paraphrased). A Monarch matrix evaluates polynomials at roots of unity:
-M u is the vector of values of sum_j u_j q_j(Z). The map u -> M^{-1}((M [k; 0]) · (M [u; 0])) multiplies polynomials, and it is
-causal when every basis polynomial q_j begins at Z^j and products do not wrap round Z^N = 1.
-
-Theorem (the form used here; derived, and tested against the literal complex path in ``polynomial_reference``). Let
-Q be real, N x N, digit-wise lower triangular with non-zero diagonal: column j holds the coefficients of
-
-    q_j(Z) = prod_t l_t(Z^{b_0 ... b_{t-1}}),   l_t(Y) = sum_{a >= j_t} factor_t[(j_{t-1}..j_0), a, j_t] Y^a
-
-(order 2: l from Lambda, b x b, and r from Gamma_{j0}, one for each j0), and M = DFT_N Q. If in the two forward members
-M_1, M_2 the top polynomial has degree < s whenever j < n (the cap), then
-
-    y = M_0^{-1}((M_1 [k; 0]) · (M_2 [u; 0]))[0 : n]  is real, and y_i depends on u_0..u_i and k_0..k_i only.
-
-Proof sketch. (1) factor_t[.., a, j_t] is zero unless a >= j_t, digit by digit, so Q is lower triangular: row < column gives 0.
-M is invertible. (2) By the cap deg q_j <= n - 1 for j < n, so a product has degree <= N - 2: taken modulo Z^N - 1 it is the ordinary
-product, and y = Q_0^{-1}((Q_1 [k; 0]) * (Q_2 [u; 0])) with a linear convolution. (3) Q_1, Q_2, the convolution and Q_0^{-1} are each
-lower triangular in time; so is what they compose. QED. M_0 needs no cap, the lower digits need none, and the length grows by 2
-at every order.
-
-Hence the fast form: with A_i the leading n x n block of Q_i (columns beyond n never matter),
+Legend: D channels, B batch, T tokens, G groups of channels that share a matrix; n >= T padded length; p
+order; digits n = s · b_{p-2} · ... · b_0 (s on top), j = (j_{p-1} ... j_1 j_0).
 
     y = A_0^{-1} causal_convolution(A_1 k, A_2 u)
 
-A is a product of p digit-wise block-triangular maps, A^{-1} of their inverses; nothing n x n is ever formed. All A = 1
-is the causal convolution, a generic A is causal and not Toeplitz. Scaling a column of one factor against a row of the next
-changes nothing (gauge), so diagonals are fixed at 1, which also keeps A invertible. The leading blocks of A serve every shorter
-length: outputs of a prefix are a prefix of the outputs, and a length that is no multiple of b_0...b_{p-2} is padded with zeros
-and cut. With one A in all three places the product is commutative and associative, with identity A^{-1}(1, 0, 0, ...).
-
-The paper's: polynomials, roots of unity, minimum degrees, the idea of a cap, order p. Derived here: where the cap is needed and
-where not, the reduction to A, order p with blow-up 2, prefixes, gauge, decoding by rows.
+Each A is lower triangular in time, a product of p small maps that are lower triangular in one digit; no n x n
+matrix is formed. A = 1 is the causal convolution; a generic A is causal and not Toeplitz. Diagonals are fixed
+at 1, which keeps A invertible and loses nothing (a column of one factor can be scaled against a row of the
+next).
+Source: arXiv 2310.12109, section 4 and appendix. Theorem, proof and what is derived here: docs/monarch.md;
+the literal complex path that tests compare with: ``polynomial_reference``.
 """
 
 from __future__ import annotations
@@ -50,15 +26,18 @@ from torch import Tensor, nn
 from blocks.convolution.algorithms import convolve_by_transform
 from blocks.errors import ConfigError
 
-Factors = Sequence[Tensor]  # lowest digit first; factor t (G, values of the digits below, b_t, b_t), lower triangular
+# lowest digit first; factor t (G, values of the digits below, b_t, b_t), lower triangular
+Factors = Sequence[Tensor]
 
 
 def polynomial_product(u: Tensor, k: Tensor, output: Factors, kernel: Factors, inputs: Factors) -> Tensor:
-    """y = A_0^{-1} causal_convolution(A_1 k, A_2 u) with (A_0, A_1, A_2) given by (``output``, ``kernel``, ``inputs``).
+    """y = A_0^{-1} causal_convolution(A_1 k, A_2 u) with (A_0, A_1, A_2) given by (``output``, ``kernel``,
+    ``inputs``).
 
-    Shape: u (D, B, T), k (D, S) -> y (D, B, T); taps beyond T are ignored. n, the product of the digits, must be at least T.
-    Cost: 2·n·(sum of digits) FLOPs a channel and sequence for A_2 and again for A_0^{-1}, the same a channel once a forward
-    for A_1, b_t³ for the inverse of each block of A_0, and the convolution.
+    Shape: u (D, B, T), k (D, S) -> y (D, B, T); taps beyond T are ignored. n, the product of the digits, must
+    be at least T.
+    Cost: 2·n·(sum of digits) FLOPs a channel and sequence for A_2 and again for A_0^{-1}, the same a channel
+    once a forward for A_1, b_t³ for the inverse of each block of A_0, and the convolution.
     """
     tokens = u.shape[-1]
     return solve(_convolve(apply(u, inputs), apply(k[..., :tokens], kernel)), output)
@@ -69,7 +48,9 @@ def _convolve(w: Tensor, taps: Tensor) -> Tensor:
 
 
 def apply(x: Tensor, factors: Factors) -> Tensor:
-    """A x along the last axis: x (D, ..., T) -> (D, ..., T), channel d with the matrix of its group. One batched GEMM a digit."""
+    """A x along the last axis: x (D, ..., T) -> (D, ..., T), channel d with the matrix of its group. One
+    batched GEMM a digit.
+    """
     # a factor depends on the input digits below its own: from the top down
     return _digit_by_digit(x, list(reversed(factors)))
 
@@ -77,9 +58,9 @@ def apply(x: Tensor, factors: Factors) -> Tensor:
 def solve(z: Tensor, factors: Factors) -> Tensor:
     """A^{-1} z along the last axis; shapes as ``apply``.
 
-    The small factors are inverted by substitution, then applied as GEMMs: unit triangular blocks of some dozen rows lose no
-    digits by it, and forward and backward take a fifth to two thirds of the time of substitution on the signal itself (one CPU
-    thread; 1 to 64 blocks of 16 or 32, 8,192 or more rows in all).
+    The small factors are inverted by substitution, then applied as GEMMs: unit triangular blocks of some
+    dozen rows lose no digits by it, and forward and backward take a fifth to two thirds of the time of
+    substitution on the signal itself (one CPU thread; 1 to 64 blocks of 16 or 32, 8,192 or more rows in all).
     """
     inverses = [torch.linalg.solve_triangular(f, _identity(f), upper=False, unitriangular=True) for f in factors]
     return _digit_by_digit(z, inverses)
@@ -115,8 +96,8 @@ def unit_lower_triangular(packed: Tensor, size: int) -> Tensor:
 class DigitTriangular(nn.Module):
     """One A: a learned unit lower triangular matrix for each of G groups of channels, product of p digit-wise factors.
 
-    ``digits`` highest first, (s, b_{p-2}, ..., b_0); starts as the identity. Packed entries are stored row by row, so the
-    leading block of a factor, which serves shorter sequences, is a prefix of its storage.
+    ``digits`` highest first, (s, b_{p-2}, ..., b_0); starts as the identity. Packed entries are stored row by
+    row, so the leading block of a factor, which serves shorter sequences, is a prefix of its storage.
     Parameters: ``parameter_count(digits)`` a group, sum_t (digits below) · b_t (b_t - 1)/2.
     """
 
@@ -134,7 +115,9 @@ class DigitTriangular(nn.Module):
             nn.init.zeros_(packed)
 
     def digits(self, tokens: int) -> tuple[int, ...]:
-        """Sizes of the digits, lowest first, that ``tokens`` tokens need: the top digit is cut. Their product is n."""
+        """Sizes of the digits, lowest first, that ``tokens`` tokens need: the top digit is cut. Their product
+        is n.
+        """
         top = -(-tokens // self.below[-1])
         if top > self.sizes[-1]:
             raise ConfigError(f"{tokens} tokens exceed the {prod(self.sizes)} this matrix was built for")
@@ -155,7 +138,8 @@ class DigitTriangular(nn.Module):
         for packed, size, below in zip(self.lower, self.sizes, self.below, strict=True):
             digit = t // below % size if below != self.below[-1] else t // below
             start = digit * (digit - 1) // 2
-            entries = F.pad(packed[..., start : start + digit].to(row.dtype), (0, 1), value=1.0)  # (G, below, digit + 1)
+            # (G, below, digit + 1)
+            entries = F.pad(packed[..., start : start + digit].to(row.dtype), (0, 1), value=1.0)
             row = (entries.mT * row[:, None]).flatten(1)  # the digit above is the slower one
             if below != self.below[-1]:
                 row = F.pad(row, (0, (size - digit - 1) * below))

@@ -1,8 +1,10 @@
 """Monarch Mixer's sequence mixer with a learned causal polynomial product in place of its long convolution.
 
-Legend: D width, B batch, T tokens, W short taps, G groups; (s, b, ..., b) digits of the time index, p of them; n = s·b^(p-1) >= T.
-Source: arXiv 2310.12109, section 4 (the paper trained only the convolution, its special case); theorem, conditions and the
-form computed here: blocks.monarch.polynomial. Everything around the product is ``m2_mixer``.
+Legend: D width, B batch, T tokens, W short taps, G groups; (s, b, ..., b) digits of the time index, p of
+them; n = s·b^(p-1) >= T.
+Source: arXiv 2310.12109, section 4 (the paper trained only the convolution, its special case); theorem,
+conditions and the form computed here: blocks.monarch.polynomial. Everything around the product is
+``m2_mixer``.
 """
 
 from __future__ import annotations
@@ -29,10 +31,14 @@ from blocks.registry import register
 @dataclass(frozen=True, kw_only=True)
 class MonarchPolynomialConfig(M2MixerConfig):
     causal: ClassVar[bool] = True  # type: ignore[misc]  # by construction: no option here
-    order: int = 2  # digits of the time index; each costs one GEMM a member, and fewer parameters remain at a higher order
-    base: int | None = None  # values of every digit but the top one; None: the smallest b with b^order >= max_tokens
-    groups: int = 1  # matrices a member: channels of one group share one. They grow like T^(1 + 1/order)/2 entries each
-    members: Literal["separate", "shared"] = "separate"  # one A for output, kernel and input each, or the same for all three
+    # digits of the time index; each costs one GEMM a member, and fewer parameters remain at a higher order
+    order: int = 2
+    # values of every digit but the top one; None: the smallest b with b^order >= max_tokens
+    base: int | None = None
+    # matrices a member: channels of one group share one. They grow like T^(1 + 1/order)/2 entries each
+    groups: int = 1
+    # one A for output, kernel and input each, or the same for all three
+    members: Literal["separate", "shared"] = "separate"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,10 +51,12 @@ class PolynomialConvolution(LongConvolution):
     """y = A_0^{-1} causal_convolution(A_1 k, A_2 u), k the implicit filter with the skip at lag 0; starts as that convolution.
 
     Shape: (D, B, T) -> (D, B, T). Precision: float32 inside, float64 for float64 parameters.
-    Parameters, beyond those of the convolution: ``parameter_count(digits)`` a group for each of 3 members (1 if shared).
-    Cost, beyond that of the convolution, with n the padded length and S the sum of the digits it needs: 4·n·S FLOPs a channel
-    and sequence; once a forward 2·n·S a channel for the kernel and (values of the digits below)·b_t³ a digit and group for the
-    inverse. Its decoding history is (u, w = A_2 u, y): 3 numbers a channel and token.
+    Parameters, beyond those of the convolution: ``parameter_count(digits)`` a group for each of 3 members (1
+    if shared).
+    Cost, beyond that of the convolution, with n the padded length and S the sum of the digits it needs: 4·n·S
+    FLOPs a channel and sequence; once a forward 2·n·S a channel for the kernel and (values of the digits
+    below)·b_t³ a digit and group for the inverse. Its decoding history is (u, w = A_2 u, y): 3 numbers a
+    channel and token.
     """
 
     def __init__(self, config: MonarchPolynomialConfig) -> None:
@@ -101,9 +109,11 @@ class PolynomialConvolution(LongConvolution):
             return apply(self.kernel(tokens), self.members[1].factors(tokens))
 
     def continue_from(self, u: Tensor, history: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]:
-        """The outputs (D, B, t) for u (D, B, t) after ``history`` (B, 3, D, T) of (u, w, y), and the history with theirs.
+        """The outputs (D, B, t) for u (D, B, t) after ``history`` (B, 3, D, T) of (u, w, y), and the history
+        with theirs.
 
-        One token reads one row of A_2, the kernel and one row of A_0: O(T) a channel. Several are computed with all before them.
+        One token reads one row of A_2, the kernel and one row of A_0: O(T) a channel. Several are computed
+        with all before them.
         """
         tokens, new = history.shape[-1] + u.shape[-1], u.shape[-1]
         if tokens > taps.shape[-1]:
@@ -111,7 +121,10 @@ class PolynomialConvolution(LongConvolution):
         with _without_autocast(u.device):
             inputs = torch.cat([history[:, 0], u.transpose(0, 1)], dim=-1).to(taps.dtype)
             if new == 1:
-                w = torch.cat([history[:, 1].to(taps.dtype), self._along(inputs, self.members[2].row(tokens - 1))], dim=-1)
+                w = torch.cat(
+                    [history[:, 1].to(taps.dtype), self._along(inputs, self.members[2].row(tokens - 1))],
+                    dim=-1,
+                )
                 z = _last_outputs(w, taps, 1)
                 past = history[:, 2].to(taps.dtype)
                 y = torch.cat([past, z - self._along(past, self.members[0].row(tokens - 1)[:, :-1])], dim=-1)
@@ -170,12 +183,14 @@ class Taps:
 class MonarchPolynomial(SequenceMixer):
     """m2_mixer with a learned causal Monarch product between its gates: starts as the long convolution, need not stay Toeplitz.
 
-    y = W_out (gate_out · product(gate_in · value) + residual(x)) with (gate_in, gate_out, value) = short(W_in x), and
-    product(u) = A_0^{-1} causal_convolution(A_1 k, A_2 u), see ``PolynomialConvolution``.
-    Shape: (B, T, D) -> (B, T, D), see SequenceMixer. Documents are multiplied apart, exactly: each starts at time 0.
-    Cost: that of m2_mixer plus 4·n·S·D FLOPs a sequence (n padded length, S sum of the digits: 2·sqrt(T) at order 2) and the
-    kernel's share once a forward.
-    State: 3·t·D numbers (4·t·D with the residual) and min(t, W - 1)·3·D of the short convolution: no fixed size.
+    y = W_out (gate_out · product(gate_in · value) + residual(x)) with (gate_in, gate_out, value) = short(W_in
+    x), and product(u) = A_0^{-1} causal_convolution(A_1 k, A_2 u), see ``PolynomialConvolution``.
+    Shape: (B, T, D) -> (B, T, D), see SequenceMixer. Documents are multiplied apart, exactly: each starts at
+    time 0.
+    Cost: that of m2_mixer plus 4·n·S·D FLOPs a sequence (n padded length, S sum of the digits: 2·sqrt(T) at
+    order 2) and the kernel's share once a forward.
+    State: 3·t·D numbers (4·t·D with the residual) and min(t, W - 1)·3·D of the short convolution: no fixed
+    size.
     Raises: ConfigError when a sequence exceeds ``max_tokens``.
     """
 
@@ -201,7 +216,7 @@ class MonarchPolynomial(SequenceMixer):
     def cost(self, tokens: int) -> Cost:
         return self.body.cost(tokens)
 
-    # --- decoding -----------------------------------------------------------------------------------------------
+    # --- decoding -------------------------------------------------------------------------------------------
 
     def init_state(self, batch: int, max_tokens: int) -> MonarchPolynomialState:
         width = self.config.width
@@ -232,7 +247,9 @@ class MonarchPolynomial(SequenceMixer):
 
 
 def _last_outputs(history: Tensor, taps: Tensor, new: int) -> Tensor:
-    """The last ``new`` outputs (B, D, new) of a causal convolution: one is a dot product, several are a transform."""
+    """The last ``new`` outputs (B, D, new) of a causal convolution: one is a dot product, several are a
+    transform.
+    """
     if new > 1:
         return causal_convolution(history, taps)[..., -new:]
     return (history.to(taps.dtype) * taps[:, : history.shape[-1]].flip(-1)).sum(dim=-1, keepdim=True)

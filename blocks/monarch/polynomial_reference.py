@@ -1,4 +1,5 @@
-"""The causal polynomial parameterization to the letter: complex Monarch matrices M = DFT · Q and their inverse.
+"""The causal polynomial parameterization to the letter: complex Monarch matrices M = DFT · Q and their
+inverse.
 
 Legend: as in ``blocks.monarch.polynomial``; N = 2n points. O(N³) and complex: for tests and for reading.
 Source: arXiv 2310.12109, section 4 and appendix; the factors at order 2 derived from its evaluation form.
@@ -23,7 +24,8 @@ def coefficient_matrix(factors: Factors) -> Tensor:
 def doubled(factors: Factors, beyond: Tensor | None = None) -> list[Tensor]:
     """Factors of Q (N, N) that continue those of A (n, n): the top digit gets 2s values and obeys the cap.
 
-    ``beyond`` (G, below, s, s): lower triangular, the columns of Q from n on; they never reach an output. Default: identity.
+    ``beyond`` (G, below, s, s): lower triangular, the columns of Q from n on; they never reach an output.
+    Default: identity.
     """
     top = factors[-1]
     size = top.shape[-1]
@@ -34,9 +36,11 @@ def doubled(factors: Factors, beyond: Tensor | None = None) -> list[Tensor]:
 
 
 def literal_product(u: Tensor, k: Tensor, output: Factors, kernel: Factors, inputs: Factors) -> Tensor:
-    """M_0^{-1}((M_1 [k; 0]) · (M_2 [u; 0]))[0 : n], complex: u (..., n), k (n,), factors of Q (one group) with N = 2n.
+    """M_0^{-1}((M_1 [k; 0]) · (M_2 [u; 0]))[0 : n], complex: u (..., n), k (n,), factors of Q (one group)
+    with N = 2n.
 
-    Real up to rounding and causal when the factors obey the theorem; whatever they are, the arithmetic is the paper's.
+    Real up to rounding and causal when the factors obey the theorem; whatever they are, the arithmetic is the
+    paper's.
     """
     n = u.shape[-1]
     dft = dft_matrix(2 * n)
@@ -46,10 +50,12 @@ def literal_product(u: Tensor, k: Tensor, output: Factors, kernel: Factors, inpu
 
 
 def monarch_factors(factors: Factors) -> tuple[Tensor, Tensor]:
-    """M = DFT_N Q at order 2 as the two complex factors of a Monarch matrix acting on the digit-reversed input.
+    """M = DFT_N Q at order 2 as the two complex factors of a Monarch matrix acting on the digit-reversed
+    input.
 
-    For Q from Lambda (b, b) and Gamma (b, S, S), N = S·b: R_{j0} = F_S Gamma_{j0} evaluates r at the S-th roots of unity, and
-    L_{k0}[k1, j0] = sum_a omega_N^{a (k0 + S k1)} Lambda[a, j0] evaluates l where Z^b is the k0-th of them.
+    For Q from Lambda (b, b) and Gamma (b, S, S), N = S·b: R_{j0} = F_S Gamma_{j0} evaluates r at the S-th
+    roots of unity, and L_{k0}[k1, j0] = sum_a omega_N^{a (k0 + S k1)} Lambda[a, j0] evaluates l where Z^b is
+    the k0-th of them.
     Shape: ((b, S, S), (S, b, b)), see blocks.monarch.matrix.
     """
     lower, gamma = factors[0][0, 0], factors[1][0]

@@ -1,12 +1,14 @@
 """The Monarch matrix nearest to a dense one, and the exact factors of a matrix that is one.
 
-Legend: two factors (K, Q, P) and (L, S, R) as in ``monarch_linear``; s, l digits of the output, k, p of the input.
-The block of a Monarch matrix that leads from input block k to the outputs congruent to l (an S x P matrix) is a sum of
-rank-1 terms, one for each hidden value that belongs to both k and l, and every entry of the matrix lies in one block only.
-So the nearest Monarch matrix takes the best low-rank approximation of each block by itself (Eckart-Young): Frobenius-optimal,
-its squared error the sum of the squared singular values left out. Source: arXiv 2204.00595 §3.3 and appendix;
-HazyResearch/fly, src/ops/blockdiag_butterfly_projection.py (square, rank 1) and ..._einsum.py (rank r). Free shapes,
-ranks that differ between blocks, and order p are derived here.
+Legend: two factors (K, Q, P) and (L, S, R) as in ``monarch_linear``; s, l digits of the output, k, p of the
+input.
+The block of a Monarch matrix that leads from input block k to the outputs congruent to l (an S x P matrix) is
+a sum of rank-1 terms, one for each hidden value that belongs to both k and l, and every entry of the matrix
+lies in one block only.
+So the nearest Monarch matrix takes the best low-rank approximation of each block by itself (Eckart-Young):
+Frobenius-optimal, its squared error the sum of the squared singular values left out. Source: arXiv 2204.00595
+§3.3 and appendix; HazyResearch/fly, src/ops/blockdiag_butterfly_projection.py (square, rank 1) and
+..._einsum.py (rank r). Free shapes, ranks that differ between blocks, and order p are derived here.
 Factors are unique up to an invertible map inside each block's rank only: compare matrices, never factors.
 """
 
@@ -25,8 +27,9 @@ from blocks.monarch.matrix import MonarchShape
 def project_pair(matrix: Tensor, first: Sequence[int], second: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Factors (K, Q, P), (L, S, R) of the nearest such matrix to ``matrix`` (L·S, K·P), real or complex.
 
-    Any shapes with K·Q = L·R. Hidden value f = k·Q + q belongs to block (k, l = f mod L), so a block has floor(Q/L) or
-    ceil(Q/L) terms (exactly ``rank`` when Q = rank·L). Each singular value goes half into either factor.
+    Any shapes with K·Q = L·R. Hidden value f = k·Q + q belongs to block (k, l = f mod L), so a block has
+    floor(Q/L) or ceil(Q/L) terms (exactly ``rank`` when Q = rank·L). Each singular value goes half into
+    either factor.
     Raises: ConfigError when the shapes do not chain or do not fit the matrix.
     """
     (k, q, p), (length, s, r) = first, second
@@ -37,11 +40,13 @@ def project_pair(matrix: Tensor, first: Sequence[int], second: Sequence[int]) ->
             f"monarch projection: factors {tuple(first)}, {tuple(second)} make a {length * s} x {k * p} matrix, got {tuple(matrix.shape)}"
         )
     blocks = rearrange(matrix, "(s l) (k p) -> k l s p", l=length, k=k)
-    u, sigma, vh = torch.linalg.svd(blocks, full_matrices=False)  # (k, l, s, m), (k, l, m), (k, l, m, p) with m = min(s, p)
+    # (k, l, s, m), (k, l, m), (k, l, m, p) with m = min(s, p)
+    u, sigma, vh = torch.linalg.svd(blocks, full_matrices=False)
     left, right = u * sigma.sqrt()[..., None, :], sigma.sqrt()[..., None] * vh
     hidden = torch.arange(k * q, device=matrix.device)
     block, residue = hidden // q, hidden % length
-    term = (hidden - block * q) // length  # the how-manieth hidden value of its (k, l), counted from the start of block k
+    # the how-manieth hidden value of its (k, l), counted from the start of block k
+    term = (hidden - block * q) // length
     has_term = term < sigma.shape[-1]  # more terms than singular values: the rest of the factors stays zero
     w1, w2 = matrix.new_zeros(tuple(first)), matrix.new_zeros(tuple(second))
     block, residue, term, hidden = block[has_term], residue[has_term], term[has_term], hidden[has_term]
@@ -53,9 +58,10 @@ def project_pair(matrix: Tensor, first: Sequence[int], second: Sequence[int]) ->
 def project(matrix: Tensor, shape: MonarchShape) -> tuple[Tensor, ...]:
     """Factors of a Monarch matrix of ``shape`` near ``matrix`` (n_out, n_in), real or complex.
 
-    Order 2: the nearest one (``project_pair``). Order p > 2: digit 0 is split off optimally, then the next from what remains;
-    a matrix that is Monarch of this shape comes back exactly, any other with a squared error of at most p - 1 times the
-    least (each step's error is orthogonal to the later ones' and no larger than the least).
+    Order 2: the nearest one (``project_pair``). Order p > 2: digit 0 is split off optimally, then the next
+    from what remains; a matrix that is Monarch of this shape comes back exactly, any other with a squared
+    error of at most p - 1 times the least (each step's error is orthogonal to the later ones' and no larger
+    than the least).
     Raises: ConfigError when the shape does not fit the matrix.
     """
     if shape.order == 2:
@@ -76,7 +82,9 @@ def project(matrix: Tensor, shape: MonarchShape) -> tuple[Tensor, ...]:
 
 
 def error_of(matrix: Tensor, shape: MonarchShape) -> Tensor:
-    """The Frobenius distance from ``matrix`` to the nearest Monarch matrix of ``shape`` (order 2), from singular values alone."""
+    """The Frobenius distance from ``matrix`` to the nearest Monarch matrix of ``shape`` (order 2), from
+    singular values alone.
+    """
     if shape.order != 2:
         raise ConfigError(f"monarch projection: the least error is known for order 2, not for order {shape.order}")
     grid = rearrange(matrix, "(s l) (k p) -> k l s p", l=shape.outputs[1], k=shape.inputs[0])

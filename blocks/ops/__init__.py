@@ -1,4 +1,5 @@
-"""Products with several implementations: block-diagonal maps, the gated unit made of them, and the Monarch product.
+"""Products with several implementations: block-diagonal maps, the gated unit made of them, and the Monarch
+product.
 
 Each is a function of one module here; ``blocks.dispatch`` chooses the implementation.
 """

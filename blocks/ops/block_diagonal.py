@@ -1,8 +1,8 @@
 """Block-diagonal product: y[k·Q + i] = sum_j weight[k, i, j] x[k·P + j] + bias[k·Q + i].
 
 Legend: M rows, K blocks, P inputs and Q outputs of one block.
-A product of blocks is one batched GEMM, whose result lies block by block; rows want it side by side. The cpu implementation writes
-it there at once, bias included: without that copy 1.2-4 times as fast.
+A product of blocks is one batched GEMM, whose result lies block by block; rows want it side by side. The cpu
+implementation writes it there at once, bias included: without that copy 1.2-4 times as fast.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ OPERATION = Operation(
 
 
 def block_diagonal_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, implementation: str | None = None) -> Tensor:
-    """x (..., K·P), weight (K, Q, P), bias (K·Q,) -> (..., K·Q), real or complex. Autocast is followed as by ``F.linear``.
+    """x (..., K·P), weight (K, Q, P), bias (K·Q,) -> (..., K·Q), real or complex. Autocast is followed as by
+    ``F.linear``.
 
     Raises: ConfigError when shapes, dtypes or devices do not fit, or ``implementation`` cannot run.
     """
@@ -70,14 +71,16 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[int, int, in
 
 
 def reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """What every implementation must equal. A batched product, not an einsum: that one turns sizes of 1 into work no counter sees."""
+    """What every implementation must equal. A batched product, not an einsum: that one turns sizes of 1 into
+    work no counter sees.
+    """
     k, q, p = weight.shape
     blocks = rearrange(x.reshape(x.shape[:-1].numel(), k * p), "m (k p) -> k m p", k=k)
     y = rearrange(torch.bmm(blocks, rearrange(weight, "k q p -> k p q")), "k m q -> m (k q)").view(*x.shape[:-1], k * q)
     return y if bias is None else y + bias
 
 
-# --- cpu ------------------------------------------------------------------------------------------------------------
+# --- cpu ----------------------------------------------------------------------------------------------------
 
 
 def blocks_of(rows: Tensor, k: int) -> Tensor:
@@ -113,7 +116,7 @@ def linear_backward(gradient: Tensor, rows: Tensor, weight: Tensor, need: Sequen
     )
 
 
-# --- the operator ---------------------------------------------------------------------------------------------------
+# --- the operator -------------------------------------------------------------------------------------------
 
 
 @torch.library.custom_op("blocks::block_diagonal_matmul", mutates_args=())
@@ -145,6 +148,12 @@ def _flops(rows_shape: torch.Size, weight_shape: torch.Size, *_: Any, **__: Any)
 
 @register_flop_formula(torch.ops.blocks.block_diagonal_matmul_backward)
 def _backward_flops(
-    gradient_shape: torch.Size, rows_shape: torch.Size, weight_shape: torch.Size, bias: Any, need: Sequence[bool], *_: Any, **__: Any
+    gradient_shape: torch.Size,
+    rows_shape: torch.Size,
+    weight_shape: torch.Size,
+    bias: Any,
+    need: Sequence[bool],
+    *_: Any,
+    **__: Any,
 ) -> int:
     return 2 * rows_shape[0] * weight_shape.numel() * sum(need[:2])

@@ -1,4 +1,5 @@
-"""Gated unit with block-diagonal maps: down(gelu(gate) · value) + bias, gate and value the halves of one map up; exact (erf) GELU.
+"""Gated unit with block-diagonal maps: down(gelu(gate) · value) + bias, gate and value the halves of one map
+up; exact (erf) GELU.
 
 Legend: M rows, D width, F hidden channels of one branch, K blocks, which divide D and F.
 """
@@ -31,7 +32,8 @@ OPERATION = Operation(
 
 
 def block_diagonal_glu(x: Tensor, up: Tensor, down: Tensor, bias: Tensor | None = None, *, implementation: str | None = None) -> Tensor:
-    """x (..., D), up (K, 2F/K, D/K), down (K, D/K, F/K), bias (D,) -> (..., D). Autocast is followed as by ``F.linear``.
+    """x (..., D), up (K, 2F/K, D/K), down (K, D/K, F/K), bias (D,) -> (..., D). Autocast is followed as by
+    ``F.linear``.
 
     Raises: ConfigError when shapes, dtypes or devices do not fit, or ``implementation`` cannot run.
     """
@@ -70,7 +72,7 @@ def reference(x: Tensor, up: Tensor, down: Tensor, bias: Tensor | None = None) -
     return product.reference(F.gelu(gate) * value, down, bias)
 
 
-# --- cpu ------------------------------------------------------------------------------------------------------------
+# --- cpu ----------------------------------------------------------------------------------------------------
 
 
 def glu_forward(rows: Tensor, up: Tensor, down: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,7 +84,13 @@ def glu_forward(rows: Tensor, up: Tensor, down: Tensor, bias: Tensor | None) -> 
 
 
 def glu_backward(
-    gradient: Tensor, rows: Tensor, up: Tensor, down: Tensor, need: Sequence[bool], hidden: Tensor, activated: Tensor
+    gradient: Tensor,
+    rows: Tensor,
+    up: Tensor,
+    down: Tensor,
+    need: Sequence[bool],
+    hidden: Tensor,
+    activated: Tensor,
 ) -> tuple[Tensor | None, ...]:
     k = len(up)
     if not hidden.numel():
@@ -106,7 +114,7 @@ def glu_backward(
     )
 
 
-# --- the operator ---------------------------------------------------------------------------------------------------
+# --- the operator -------------------------------------------------------------------------------------------
 
 
 @torch.library.custom_op("blocks::block_diagonal_glu", mutates_args=())

@@ -1,8 +1,10 @@
 """One way to differentiate every operator: by its backward operator, and that one again by the reference.
 
-The forward operator takes its tensors, the choice (and what else it wants); it returns y and further outputs kept for the backward pass.
-The backward operator takes the gradient of y, the tensors, what was kept, which gradients are needed, and the choice; it returns one
-gradient a tensor, empty where none is needed. It is itself differentiated through the reference: rare, so readable wins over fast.
+The forward operator takes its tensors, the choice (and what else it wants); it returns y and further outputs
+kept for the backward pass.
+The backward operator takes the gradient of y, the tensors, what was kept, which gradients are needed, and the
+choice; it returns one gradient a tensor, empty where none is needed. It is itself differentiated through the
+reference: rare, so readable wins over fast.
 """
 
 from __future__ import annotations
@@ -32,7 +34,10 @@ def attach(forward: Any, backward: Any, reference: Callable[..., Tensor], *, ten
             return (None,) * ctx.inputs
         need = list(ctx.needs_input_grad[:tensors])
         gradients = backward(gradient, *ctx.saved_tensors, need, ctx.choice)
-        return (*(g if needed else None for g, needed in zip(gradients, need, strict=True)), *(None,) * (ctx.inputs - tensors))
+        return (
+            *(g if needed else None for g, needed in zip(gradients, need, strict=True)),
+            *(None,) * (ctx.inputs - tensors),
+        )
 
     def keep_again(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*inputs[: 1 + tensors])
@@ -74,7 +79,9 @@ def attach(forward: Any, backward: Any, reference: Callable[..., Tensor], *, ten
 
 
 def with_saved(outputs: Any, keep: bool, like: Tensor, saved: int) -> tuple[Tensor, ...]:
-    """An operator's outputs from an implementation's: y and ``saved`` more, or y alone, as of kernels. Empty where none is kept."""
+    """An operator's outputs from an implementation's: y and ``saved`` more, or y alone, as of kernels. Empty
+    where none is kept.
+    """
     y, *extra = outputs if isinstance(outputs, tuple) else (outputs,)
     return (y, *(extra if keep else (like.new_empty(0) for _ in range(saved))))
 

@@ -1,10 +1,12 @@
 """The two-factor Monarch product: two block-diagonal maps with a transposition between them.
 
-Legend: M rows; first factor (K, Q, P), second factor (L, S, R); K·P inputs, K·Q = L·R hidden values, L·S outputs.
+Legend: M rows; first factor (K, Q, P), second factor (L, S, R); K·P inputs, K·Q = L·R hidden values, L·S
+outputs.
 
     h[k·Q + q] = sum_p first[k, q, p] x[k·P + p]      z[l, r] = h[r·L + l]      y[s·L + l] = sum_r second[l, s, r] z[l, r]
 
-Source: arXiv 2204.00595; index map of HazyResearch/fly, src/models/layers/{blockdiag_butterfly_multiply,monarch_linear}.py.
+Source: arXiv 2204.00595; index map of HazyResearch/fly,
+src/models/layers/{blockdiag_butterfly_multiply,monarch_linear}.py.
 """
 
 from __future__ import annotations
@@ -38,10 +40,11 @@ OPERATION = Operation(
 
 
 def monarch_matmul(x: Tensor, first: Tensor, second: Tensor, *, implementation: str | None = None) -> Tensor:
-    """x (..., K·P), first (K, Q, P), second (L, S, R) -> (..., L·S), real or complex. Autocast is followed as by ``F.linear``.
+    """x (..., K·P), first (K, Q, P), second (L, S, R) -> (..., L·S), real or complex. Autocast is followed as
+    by ``F.linear``.
 
-    Raises: ConfigError when the factors do not chain (K·Q = L·R), when shapes, dtypes or devices do not fit, or when
-    ``implementation`` cannot run.
+    Raises: ConfigError when the factors do not chain (K·Q = L·R), when shapes, dtypes or devices do not fit,
+    or when ``implementation`` cannot run.
     """
     x, first, second = follow_autocast(x, first, second)
     sizes = _check(x, first, second)
@@ -78,7 +81,7 @@ def reference(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return y.view(*x.shape[:-1], s * l)
 
 
-# --- cpu ------------------------------------------------------------------------------------------------------------
+# --- cpu ----------------------------------------------------------------------------------------------------
 
 
 def strands(rows: Tensor, length: int) -> Tensor:
@@ -112,7 +115,7 @@ def product_backward(
     return (*product.linear_backward(dhidden, rows, first, (need[0], need[1], False))[:2], dsecond)
 
 
-# --- the operator ---------------------------------------------------------------------------------------------------
+# --- the operator -------------------------------------------------------------------------------------------
 
 
 @torch.library.custom_op("blocks::monarch_matmul", mutates_args=())
@@ -123,7 +126,13 @@ def _operator(rows: Tensor, first: Tensor, second: Tensor, choice: str, keep: bo
 
 @torch.library.custom_op("blocks::monarch_matmul_backward", mutates_args=())
 def _backward(
-    gradient: Tensor, rows: Tensor, first: Tensor, second: Tensor, hidden: Tensor, need: Sequence[bool], choice: str
+    gradient: Tensor,
+    rows: Tensor,
+    first: Tensor,
+    second: Tensor,
+    hidden: Tensor,
+    need: Sequence[bool],
+    choice: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     plain = partial(product_backward, hidden=hidden)
     return or_empty(run_kernel(OPERATION, "backward", choice, plain, gradient, rows, first, second, tuple(need)), rows)  # type: ignore[return-value]

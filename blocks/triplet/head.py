@@ -1,6 +1,7 @@
 """The embedding a triplet loss is put on. Legend: D width, E embedding_width.
 
-Source: arXiv 2001.09988 and 1910.01463: one dense layer and a ReLU, squared Euclidean hinge, output not normalised
+Source: arXiv 2001.09988 and 1910.01463: one dense layer and a ReLU, squared Euclidean hinge, output not
+normalised
 (260 -> 100 with margin 5; 600 -> 600 with margin 0.5).
 """
 
@@ -44,7 +45,8 @@ class TripletHeadConfig(ReadoutConfig):
 class TripletHead(TaskHead):
     """relu(W x + b), an embedding; loss: that of triplets of vectors.
 
-    Shape: (..., D) -> (..., E). Cost: D·E + E weights, 2·D·E FLOPs a vector; elementwise E bias, E ReLU, 3·E to normalise.
+    Shape: (..., D) -> (..., E). Cost: D·E + E weights, 2·D·E FLOPs a vector; elementwise E bias, E ReLU, 3·E
+    to normalise.
     Raises: ConfigError for a size below 1, a margin that is not positive, a hidden layer or dropout.
     """
 

@@ -1,6 +1,8 @@
-"""Triplets of one batch, chosen by the embeddings of the moment: all, hard, semi-hard, or the hardest of each anchor.
+"""Triplets of one batch, chosen by the embeddings of the moment: all, hard, semi-hard, or the hardest of each
+anchor.
 
-Legend: N items, E width, a anchor, p positive (same label, another item), n negative (another label), m margin, d distance.
+Legend: N items, E width, a anchor, p positive (same label, another item), n negative (another label), m
+margin, d distance.
     all        every (a, p, n)
     hard       d(a, n) <= d(a, p)
     semihard   d(a, p) < d(a, n) <= d(a, p) + m           (arXiv 1503.03832 §3.2: the negative is farther, but inside the margin)
@@ -25,11 +27,18 @@ PIECE = 2**22  # (pair, negative) cells looked at together
 
 @torch.no_grad()
 def batch_triplets(
-    embeddings: Tensor, labels: Tensor, *, kind: Kind = "semihard", margin: float = 0.2, distance: Distance = "squared"
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    kind: Kind = "semihard",
+    margin: float = 0.2,
+    distance: Distance = "squared",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices (anchor, positive, negative) of the chosen triplets, in lexicographic order; none is no error (see triplet_loss).
+    """Indices (anchor, positive, negative) of the chosen triplets, in lexicographic order; none is no error
+    (see triplet_loss).
 
-    embeddings (N, E), labels (N,). ``margin`` concerns "semihard" alone. Ties of "batch_hard" go to the lowest index.
+    embeddings (N, E), labels (N,). ``margin`` concerns "semihard" alone. Ties of "batch_hard" go to the
+    lowest index.
     Raises: ConfigError for an unknown kind, a margin that is not positive, or shapes that do not fit.
     """
     if kind not in KINDS:

@@ -1,8 +1,9 @@
 """Which items make a triplet, drawn from labels alone: classes (speakers), or a continuous target.
 
 Legend: N items, y label, c centre (a class, or the label of one item), a anchor, p positive, n negative.
-Sources: KinWaiCheuk/MCE2018 TNN.py (arXiv 1910.01463) and KinWaiCheuk/IJCNN2020_music_emotion mining.py (2001.09988). Both take,
-for each centre, some pairs of like items and some unlike items, and cross them: every pair meets every negative of its centre.
+Sources: KinWaiCheuk/MCE2018 TNN.py (arXiv 1910.01463) and KinWaiCheuk/IJCNN2020_music_emotion mining.py
+(2001.09988). Both take, for each centre, some pairs of like items and some unlike items, and cross them:
+every pair meets every negative of its centre.
 What is drawn depends on the seed and the labels only: neither on torch's global generator nor on the device.
 """
 
@@ -23,8 +24,8 @@ from blocks.errors import ConfigError
 class Triplets:
     """Row indices of N triplets, with the centre and the pair (counted over all centres) each comes from.
 
-    ``centres``: how many were tried; ``no_pair``, ``no_negative``: how many of them gave nothing, and why (a centre without
-    a pair is counted under that alone).
+    ``centres``: how many were tried; ``no_pair``, ``no_negative``: how many of them gave nothing, and why (a
+    centre without a pair is counted under that alone).
     """
 
     anchor: Tensor
@@ -44,10 +45,12 @@ class Triplets:
         return items[self.anchor], items[self.positive], items[self.negative]
 
     def split(self, share: float = 0.7) -> tuple[Triplets, Triplets]:
-        """(training, validation): of each centre, floor(share · pairs) pairs with all their triplets, and the rest.
+        """(training, validation): of each centre, floor(share · pairs) pairs with all their triplets, and the
+        rest.
 
-        This is the published split. It keeps pairs apart and not items: an item of a validation triplet stands in training
-        triplets too, so the loss on it tells when to stop and says nothing about new items. Split items before mining for that.
+        This is the published split. It keeps pairs apart and not items: an item of a validation triplet
+        stands in training triplets too, so the loss on it tells when to stop and says nothing about new
+        items. Split items before mining for that.
         """
         if not 0 <= share <= 1:
             raise ConfigError(f"Triplets.split: share must be in [0, 1], got {share}")
@@ -56,7 +59,8 @@ class Triplets:
         centre_of_pair = torch.zeros(int(index[-1]) + 1 if len(self) else 0, dtype=torch.long).scatter(0, index, self.centre)
         _, group_sizes = torch.unique_consecutive(centre_of_pair, return_counts=True)
         rank = torch.arange(len(centre_of_pair)) - (group_sizes.cumsum(0) - group_sizes).repeat_interleave(group_sizes)
-        counts = torch.tensor([int(share * n + 1e-9) for n in group_sizes.tolist()], dtype=torch.long)  # 0.7 · 10 is 7, not 6.999…
+        # 0.7 · 10 is 7, not 6.999…
+        counts = torch.tensor([int(share * n + 1e-9) for n in group_sizes.tolist()], dtype=torch.long)
         train = (rank < counts.repeat_interleave(group_sizes))[index]
         return self._only(train), self._only(~train)
 
@@ -69,9 +73,11 @@ class Triplets:
 class ClassTripletMiner:
     """Pairs of one class against items of all others; a class of k items has k·(k - 1)/2 pairs, twice that when ordered.
 
-    ``ap_pairs``: pairs drawn a class, None for all; ``an_pairs``: negatives drawn a class, all where there are fewer.
-    ``ordered``: (a, p) and (p, a) are two pairs (the detection notebook); else one (the identification code).
-    Speakers with 3 + 1 utterances, unordered, 50 negatives: 6·50 triplets a speaker, 200 for training and 100 for validation.
+    ``ap_pairs``: pairs drawn a class, None for all; ``an_pairs``: negatives drawn a class, all where there
+    are fewer. ``ordered``: (a, p) and (p, a) are two pairs (the detection notebook); else one (the
+    identification code).
+    Speakers with 3 + 1 utterances, unordered, 50 negatives: 6·50 triplets a speaker, 200 for training and 100
+    for validation.
     """
 
     ap_pairs: int | None = None
@@ -108,11 +114,14 @@ class ClassTripletMiner:
 class RegressionTripletMiner:
     """Around the label of every item: pairs of items near it against items far from it.
 
-    same = |y - y_c| <= pos_radius, diff = |y - y_c| >= neg_radius. Up to ``run`` items in ``same``, all their pairs; beyond, a run
-    of ``run`` items that follow each other by index, and ``pairs`` of its pairs. Of ``diff``, ``negatives`` items, all up to ``run``.
-    Both members of a pair are drawn from ``same`` and the centre need not be one: |y_a - y_p| <= 2·pos_radius and
+    same = |y - y_c| <= pos_radius, diff = |y - y_c| >= neg_radius. Up to ``run`` items in ``same``, all their
+    pairs; beyond, a run of ``run`` items that follow each other by index, and ``pairs`` of its pairs. Of
+    ``diff``, ``negatives`` items, all up to ``run``.
+    Both members of a pair are drawn from ``same`` and the centre need not be one: |y_a - y_p| <= 2·pos_radius
+    and
     |y_a - y_n| >= neg_radius - pos_radius, so a negative is surely farther than a positive only if neg_radius > 3·pos_radius.
-    ``index_runs`` True, as published, makes triplets depend on the order of the rows; False draws ``pairs`` from all pairs.
+    ``index_runs`` True, as published, makes triplets depend on the order of the rows; False draws ``pairs``
+    from all pairs.
     """
 
     pos_radius: float = 0.1
@@ -132,7 +141,9 @@ class RegressionTripletMiner:
                 raise ConfigError(f"RegressionTripletMiner: {name} must be at least {minimum}, got {getattr(self, name)}")
 
     def mine(self, labels: Tensor, seed: int) -> Triplets:
-        """``labels`` (N,) numbers. Raises: ConfigError for one that is not finite, or when there is no triplet at all."""
+        """``labels`` (N,) numbers. Raises: ConfigError for one that is not finite, or when there is no
+        triplet at all.
+        """
         y = labels.detach().cpu().double()
         if y.ndim != 1 or not bool(y.isfinite().all()):
             raise ConfigError(f"RegressionTripletMiner: labels must be finite numbers of shape (N,), got shape {tuple(y.shape)}")
@@ -141,7 +152,10 @@ class RegressionTripletMiner:
         def centres() -> Iterator[tuple[Tensor, Tensor]]:
             for centre in y:
                 distance = (y - centre).abs()
-                same, diff = ((distance <= self.pos_radius).nonzero().squeeze(1), (distance >= self.neg_radius).nonzero().squeeze(1))
+                same, diff = (
+                    (distance <= self.pos_radius).nonzero().squeeze(1),
+                    (distance >= self.neg_radius).nonzero().squeeze(1),
+                )
                 negatives = _drawn(diff, None if len(diff) <= self.run else self.negatives, draw)
                 yield self._near(same, draw), negatives
 
@@ -164,7 +178,9 @@ def _pairs(items: Tensor) -> Tensor:
 
 
 def _some_pairs(n: int, count: int, draw: torch.Generator) -> Tensor:
-    """(count, 2) different unordered pairs of 0 … n - 1, uniformly; all n·(n - 1)/2 need not be written down for it."""
+    """(count, 2) different unordered pairs of 0 … n - 1, uniformly; all n·(n - 1)/2 need not be written down
+    for it.
+    """
     total = n * (n - 1) // 2
     order: dict[int, None] = {}  # a set that remembers the order
     while len(order) < min(count, total):
@@ -174,7 +190,9 @@ def _some_pairs(n: int, count: int, draw: torch.Generator) -> Tensor:
 
 
 def _drawn(items: Tensor, count: int | None, draw: torch.Generator) -> Tensor:
-    """``count`` of the items (all for None or too few), in random order: the order decides who trains and who validates."""
+    """``count`` of the items (all for None or too few), in random order: the order decides who trains and who
+    validates.
+    """
     return items[torch.randperm(len(items), generator=draw)[:count]]
 
 

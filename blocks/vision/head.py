@@ -1,7 +1,9 @@
-"""From the vector of an image to its class scores: normed, then a linear map. Poolers (blocks.heads) stand before it.
+"""From the vector of an image to its class scores: normed, then a linear map. Poolers (blocks.heads) stand
+before it.
 
 Legend: D width, N classes.
-Source: arXiv 2010.11929 §3.1 (the class token read); HazyResearch/safari, hyena-vit.yaml (no class token, hence the mean).
+Source: arXiv 2010.11929 §3.1 (the class token read); HazyResearch/safari, hyena-vit.yaml (no class token,
+hence the mean).
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class ImageHeadConfig(BlockConfig):
 class ImageHead(Block):
     """W · LayerNorm(x) + b of a pooled vector.
 
-    Shape: (..., D) -> (..., N). Cost: 2·D of the norm, N·D + N weights; 2·N·D FLOPs a vector; elementwise 7·D norm, N bias.
+    Shape: (..., D) -> (..., N). Cost: 2·D of the norm, N·D + N weights; 2·N·D FLOPs a vector; elementwise 7·D
+    norm, N bias.
     Raises: ConfigError for a width below 1 or fewer than 2 classes.
     """
 

@@ -1,8 +1,9 @@
 """An image as a sequence: square patches in reading order, each one token.
 
 Legend: B batch, C channels, H x W pixels, P patch, h x w patches (h = H/P, w = W/P, T = h·w), D width.
-Source: arXiv 2010.11929 §3.1 (ViT): one linear map of each patch's pixels, learned positions, a class token in front. Hyena's and
-Monarch Mixer's image models have neither positions nor class token (HazyResearch/safari, configs/experiment/imagenet/hyena-vit.yaml).
+Source: arXiv 2010.11929 §3.1 (ViT): one linear map of each patch's pixels, learned positions, a class token
+in front. Hyena's and Monarch Mixer's image models have neither positions nor class token
+(HazyResearch/safari, configs/experiment/imagenet/hyena-vit.yaml).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class PatchEmbeddingConfig(BlockConfig):
     width: int
     patch: int = 16
     channels: int = 3
-    grid: tuple[int, int] | None = None  # h, w of the position table; None: no positions, and images of any size
+    # h, w of the position table; None: no positions, and images of any size
+    grid: tuple[int, int] | None = None
     class_token: bool = False
 
     def __post_init__(self) -> None:
@@ -57,11 +59,12 @@ def cut(images: Tensor, patch: int) -> Tensor:
 class PatchEmbedding(Block):
     """W · (pixels of a patch) + b, plus the position of the patch; a class token before them when asked for.
 
-    ``forward``: images (B, C, H, W) floating -> (B, T, D), with a class token (B, T + 1, D). An image smaller than the grid takes
-    the positions of its top left corner.
-    Cost (``tokens``: the T patches): C·P²·D + D weights, h·w·D positions, D of the class token and D of its position;
-    2·C·P²·D FLOPs a patch; elementwise: D for the bias and D for the position.
-    Raises: ConfigError when the patch does not divide both sides, for other channels, or for an image larger than the grid.
+    ``forward``: images (B, C, H, W) floating -> (B, T, D), with a class token (B, T + 1, D). An image smaller
+    than the grid takes the positions of its top left corner.
+    Cost (``tokens``: the T patches): C·P²·D + D weights, h·w·D positions, D of the class token and D of its
+    position; 2·C·P²·D FLOPs a patch; elementwise: D for the bias and D for the position.
+    Raises: ConfigError when the patch does not divide both sides, for other channels, or for an image larger
+    than the grid.
     """
 
     config: PatchEmbeddingConfig
@@ -70,7 +73,8 @@ class PatchEmbedding(Block):
         super().__init__(config)
         self.projection = Linear(LinearConfig(in_features=config.channels * config.patch**2, out_features=config.width))
         rows = 0 if config.grid is None else config.grid[0] * config.grid[1] + config.class_token
-        self.positions = nn.Parameter(torch.empty(rows, config.width)) if rows else None  # the class token's is the first
+        # the class token's is the first
+        self.positions = nn.Parameter(torch.empty(rows, config.width)) if rows else None
         self.class_token = nn.Parameter(torch.empty(config.width)) if config.class_token else None
         self.reset_parameters()
 
@@ -85,7 +89,13 @@ class PatchEmbedding(Block):
     def law_cases(cls) -> list[dict[str, Any]]:
         plain = {"width": 8, "patch": 2, "channels": 3}
         placed = {**plain, "grid": [5, 13]}
-        return [plain, {**plain, "class_token": True}, placed, {**placed, "class_token": True}, {"width": 8, "patch": 3, "channels": 1}]
+        return [
+            plain,
+            {**plain, "class_token": True},
+            placed,
+            {**placed, "class_token": True},
+            {"width": 8, "patch": 3, "channels": 1},
+        ]
 
     def forward(self, images: Tensor) -> Tensor:
         config = self.config
