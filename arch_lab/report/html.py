@@ -1,7 +1,7 @@
 """``report.html``: one self-contained page from a study's folder, for a reader who was not there.
 
 Reads study.json, study.yaml and runs/*/*/metrics.jsonl; needs nothing else and loads nothing from anywhere. The verdict
-comes first, in words; the evidence follows in the order a doubter would ask for it.
+comes first, in words, then the results; how they were made follows.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ def page(study_dir: Path, study: Mapping[str, Any]) -> str:
     parts = [
         sections.header(study),
         sections.banner(study),
-        sections.budget(study),
         sections.results(study),
         _differences(study, drawings),
+        sections.budget(study),
         _drawn("Loss curves", "losses", drawings, "No run has metrics to draw."),
         _drawn("Learning-rate sensitivity", "sensitivity", drawings, "No run finished, so there is nothing to draw."),
         _drawn("Parameters and FLOPs by component", "components", drawings, "No components were recorded."),

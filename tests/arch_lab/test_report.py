@@ -81,9 +81,9 @@ def test_the_page_is_well_formed_and_keeps_its_order(shape: str, pages: dict) ->
     outline = Outline(pages[shape][1])
     assert outline.open == []
     order = [
-        "What was held equal",
         "Results",
         "Paired differences",
+        "What was held equal",
         "Loss curves",
         "Learning-rate sensitivity",
         "Parameters and FLOPs by component",
