@@ -1,4 +1,4 @@
-"""What a model costs: parameters, FLOPs and decoding state, exact, and the conventions of other papers beside them."""
+"""Exact parameters, FLOPs and decoding state of a model, and FLOPs by other papers' conventions."""
 
 from arch_lab.accounting.counter import Counted, count_forward, count_training
 from arch_lab.accounting.ledger import Component, Ledger, by_kind, conventions, ledger

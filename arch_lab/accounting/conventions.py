@@ -1,8 +1,9 @@
 """Training FLOPs per token as other papers count them, for readers who compare with those papers only.
 
 Legend: N parameters, V vocabulary, D width, T tokens of the context, H heads, h head width, w window.
-The rules differ by -73 % to +75 % on one and the same model, mostly by which parameters N means; none of them is what a
-comparison here is matched on. Architectures without attention scores have no score term: none is invented for them.
+The rules differ by -73 % to +75 % on one and the same model, mostly by which parameters N means; none of them
+is what a comparison here is matched on. Architectures without attention scores have no score term: none is
+invented for them.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def conventions(*, non_embedding: int, total: int, table: int, scores: Scores) -
     """``non_embedding``: N without embeddings and without a tied or untied output table; ``table``: V·D.
 
     palm: 6 (N + V·D) + 12 ΣH·h·min(w, T) (arXiv 2204.02311 app. B); six_nd: 6 N_total;
-    kaplan: 6 N + 6 ΣH·h·T (2001.08361 table 1); chinchilla: embedding and logits 2·V·D each, softmax 3·H·T, scores in
-    full, times 3 (2203.15556 app. F).
+    kaplan: 6 N + 6 ΣH·h·T (2001.08361 table 1);
+    chinchilla: embedding and logits 2·V·D each, softmax 3·H·T, scores in full, times 3 (2203.15556 app. F).
     """
     return {
         "palm": float(6 * (non_embedding + table) + 12 * scores.windowed),

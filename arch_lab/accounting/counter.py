@@ -1,17 +1,19 @@
 """The second witness: what a graph really executes, counted operator by operator with our own formulas.
 
 Legend: B batch, H heads, T queries, S keys, C head width, N transform length.
-A block says what it costs (``cost``); this file runs it, on the meta device as a rule, and adds up what its operators
-do. The two must agree to the last FLOP. torch's own counter alone is no witness: it gives 0 to every FFT and to its fused
-CPU attention, charges causal attention in full, and passes over operators it does not know in silence. Here:
+A block says what it costs (``cost``); this file runs it, on the meta device as a rule, and adds up what its
+operators do. The two must agree to the last FLOP. torch's own counter alone is no witness: it gives 0 to
+every FFT and to its fused CPU attention, charges causal attention in full, and passes over operators it does
+not know in silence. Here:
 
-- a real transform of N points is 2.5 N log2 N (``blocks.cost.fft_flops``), a complex one twice that, a product of two
+- a real transform of N points is 2.5 N log2 N (``blocks.cost.fft_flops``), a complex one twice that, a product
   complex tensors 6 per element, a complex matmul 4 real ones;
 - attention is charged for the pairs it needs: ``blocks.attention.core.attend`` says how many, plain
   ``scaled_dot_product_attention`` shows them by ``is_causal`` or by a mask that has values (not on the meta device);
 - custom operators by the formula they register (``torch.utils.flop_counter.register_flop_formula``);
 - what does more than elementwise arithmetic and has no formula is named in ``unknown``; the accounting law refuses it.
-Blind spot: products written as broadcast multiply-and-sum look elementwise and count 0; write them as matmuls.
+Blind spot: products written as broadcast multiply-and-sum look elementwise and count 0; write them as
+matmuls.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ Charges = list[tuple[str, int]]
 
 # registered formulas whose FLOPs stand under ``fft``; every other registered formula is ``matmul``
 FFT_OPERATORS = {"blocks::circular_convolution", "blocks::circular_convolution_backward", "blocks::causal_conv_backward"}
-# registered formulas of both kinds: from the operator's arguments, the part under ``matmul``; the rest is ``fft``
+# registered formulas of both kinds: from the operator's arguments, the part under ``matmul``; the rest is
+# ``fft``
 MATMUL_PART: dict[str, Callable[..., int]] = {"blocks::causal_conv": lambda z, weight, *_: short_flops(z.shape, weight.shape[1])}
 
 # aten operators heavier than elementwise that nothing here can price: names, and beginnings of names
@@ -59,7 +62,7 @@ COMPLEX_MATMULS = {"mm", "bmm", "addmm", "baddbmm", "convolution", "convolution_
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """FLOPs executed, and the operators that could not be priced (with any of them the numbers are a lower bound)."""
+    """FLOPs executed, and operators without a formula; with any of those the FLOPs are a lower bound."""
 
     matmul: int
     fft: int
@@ -73,7 +76,8 @@ class Counted:
 def count_forward(call: Callable[[], Any]) -> Counted:
     """What ``call`` executes: ``count_forward(lambda: block(torch.empty(2, 33, 64, device="meta")))``.
 
-    Build the block on the meta device as well (``arch_lab.models.on_meta``) and nothing is computed or stored.
+    Build the block on the meta device as well (``arch_lab.models.on_meta``) and nothing is computed or
+    stored.
     """
     with _counting() as counter:
         call()
@@ -81,11 +85,15 @@ def count_forward(call: Callable[[], Any]) -> Counted:
 
 
 def count_training(call: Callable[[], Any]) -> Counted:
-    """What ``call`` and the backward pass through everything it returns execute; gradients land in the leaves' ``.grad``.
+    """FLOPs of ``call`` and of the backward pass through everything it returns.
 
-    Executed, not canonical: canonical training is 3 x forward, and equal to this for graphs of matmuls and attention
-    (count with inputs that require gradients, or the first layer saves one product). FFT and short convolutions execute less.
-    Attention's backward is charged 2 x its forward and not run: the gradients of this pass are for counting only.
+    Gradients land in the leaves' ``.grad``.
+
+    Executed, not canonical: canonical training is 3 x forward, and equal to this for graphs of matmuls and
+    attention (count with inputs that require gradients, or the first layer saves one product). FFT and short
+    convolutions execute less.
+    Attention's backward is charged 2 x its forward and not run: the gradients of this pass are for counting
+    only.
     Raises: ConfigError when nothing that ``call`` returns requires a gradient.
     """
     with _counting() as counter:
@@ -164,7 +172,7 @@ class _Counter(TorchDispatchMode):
 
 
 class _Attention(torch.autograd.Function):
-    """Runs attention uncounted; its backward charges two products for each of the forward's and computes nothing."""
+    """Attention that is not counted; its backward charges twice the forward's products and computes nothing."""
 
     @staticmethod
     def forward(ctx: Any, counter: _Counter, flops: int, run: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -198,7 +206,10 @@ class _FusedAttention(TorchFunctionMode):
 
 
 def _shown_pairs(q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool) -> int:
-    """Pairs of all heads and sequences; every one under a mask without values. ``is_causal`` aligns the first key with the first query."""
+    """Pairs of all heads and sequences; all pairs under a mask without values.
+
+    ``is_causal`` aligns the first key with the first query.
+    """
     queries, keys = q.shape[-2], k.shape[-2]
     if is_causal:
         return prod(q.shape[:-2]) * sum(min(i + 1, keys) for i in range(queries))
@@ -208,7 +219,7 @@ def _shown_pairs(q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool) -> 
     return int(seen.expand(*q.shape[:-1], keys).sum())
 
 
-# --- formulas: (args, kwargs, out) -> [(kind, FLOPs), …] ------------------------------------------------------------
+# --- formulas: (args, kwargs, out) -> [(kind, FLOPs), …] ----------------------------------------------------
 
 
 def _r2c(args: Any, kwargs: Any, out: Tensor) -> Charges:
@@ -236,14 +247,14 @@ def _product(args: Any, kwargs: Any, out: Tensor) -> Charges:
 
 
 def _convolution_backward(args: Any, kwargs: Any, out: Any) -> Charges:
-    """Two products for the forward's one; torch's formula forgets the groups and charges a depth-wise one C-fold."""
+    """Two products for the forward's one; torch's formula ignores groups and overcharges depth-wise ones C-fold."""
     gradient, x, weight, transposed, mask = args[0], args[1], args[2], args[7], args[10]
     product = 2 * (x if transposed else gradient).numel() * prod(weight.shape[1:])
     return [("matmul", _real_parts(weight) * sum(mask[:2]) * product)]
 
 
 def _triangular_solve(args: Any, kwargs: Any, out: Tensor) -> Charges:
-    """By substitution: n(n - 1) additions and products and n divisions for each right-hand side of an n x n system."""
+    """By substitution: n(n - 1) additions and products and n divisions per right-hand side of an n x n system."""
     return [("matmul", _real_parts(args[0]) * out.numel() * args[0].shape[-1])]
 
 
@@ -262,7 +273,7 @@ def _real_parts(x: Any) -> int:
 
 
 def _name(func: Any) -> str:
-    """``aten::mul`` for aten.mul.Tensor and aten.mul_.Tensor alike: an in-place operator does the same arithmetic."""
+    """``aten::mul`` for aten.mul.Tensor and aten.mul_.Tensor: in-place operators do the same arithmetic."""
     namespace, _, name = func._schema.name.partition("::")
     return f"{namespace}::{name.rstrip('_') or name}"
 

@@ -1,8 +1,8 @@
 """The ledger of one model at one sequence length and batch: every number a comparison is matched on.
 
 Legend: T tokens of a sequence, B batch.
-Canonical cost: matmul-like FLOPs and FFTs, a multiply-add is 2, training is 3 x forward (no recompute), causal
-attention counted exactly, the head's matmul counted also when tied, elementwise work listed apart.
+Canonical cost: matmul-like FLOPs and FFTs, a multiply-add is 2, training is 3 x forward (no recompute),
+causal attention counted exactly, the head's matmul counted also when tied, elementwise work listed apart.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Component:
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """Exact costs of one model. ``forward`` and ``training`` are canonical FLOPs per token (exact fractions)."""
+    """Exact costs of one model. ``forward`` and ``training``: canonical FLOPs per token (exact fractions)."""
 
     tokens: int
     batch: int
@@ -57,7 +57,7 @@ class Ledger:
 
     @property
     def forward_by_kind(self) -> dict[str, Fraction]:
-        """matmul and fft, which add up to ``forward``, and elementwise, which is matched on nowhere; per token."""
+        """FLOPs per token: matmul and fft add up to ``forward``; elementwise is listed only."""
         return by_kind(self.cost, self.tokens, self.batch)
 
 
@@ -70,42 +70,42 @@ def by_kind(cost: Cost, tokens: int, batch: int) -> dict[str, Fraction]:
 def ledger(config: ModelConfig, *, tokens: int, batch: int, model: Model | None = None) -> Ledger:
     """Count the model built from ``config`` (on the meta device unless a built one is given).
 
-    An encoder–decoder is counted on a row of ``tokens`` split in two halves: its cost per token then compares with a
-    decoder's on the same row. Raises: AssertionError when the parts do not sum to the whole, which would be a bug in a
-    block's ledger; ConfigError for an encoder–decoder and a single token.
+    An encoder–decoder is counted on a row of ``tokens`` split in two halves: its cost per token then compares
+    with a decoder's on the same row. Raises: AssertionError when the parts do not sum to the whole, which
+    would be a bug in a block's ledger; ConfigError for an encoder–decoder and a single token.
     """
     if model is None:
         model = config.build("meta")
-    parts, counts, everything = model.components(tokens), model.parameter_counts(), size_of(model)
-    assert sum(part.parameters for part in parts) == everything, "components do not sum to the model's parameters"
+    components, counts, everything = model.components(tokens), model.parameter_counts(), size_of(model)
+    assert sum(component.parameters for component in components) == everything, "components do not sum to the model's parameters"
     assert counts["embedding"] + counts["head"] + counts["body"] == counts["total"] == everything
     return Ledger(
         tokens=tokens,
         batch=batch,
         parameters=counts,
-        cost=total(part.cost for part in parts),
-        components=_by_part(parts, tokens, batch),
+        cost=total(component.cost for component in components),
+        components=_by_part(components, tokens, batch),
         conventions=conventions(model, tokens),
         state_bytes=model.state_bytes(tokens),
     )
 
 
-def _by_part(parts: list[Part], tokens: int, batch: int) -> tuple[Component, ...]:
+def _by_part(components: list[Part], tokens: int, batch: int) -> tuple[Component, ...]:
     """Layers of one model repeat: the same part of every layer is one row, e.g. ``layers.*.mixer``."""
     rows: dict[str, list[Part]] = {}
-    for part in parts:
-        name = ".".join("*" if piece.isdigit() else piece for piece in part.name.split("."))
-        rows.setdefault(name, []).append(part)
+    for component in components:
+        name = ".".join("*" if piece.isdigit() else piece for piece in component.name.split("."))
+        rows.setdefault(name, []).append(component)
     return tuple(_component(name, row, tokens, batch) for name, row in rows.items())
 
 
-def _component(name: str, parts: list[Part], tokens: int, batch: int) -> Component:
-    cost = total(part.cost for part in parts)
+def _component(name: str, components: list[Part], tokens: int, batch: int) -> Component:
+    cost = total(component.cost for component in components)
     return Component(
         name=name,
-        parameters=sum(part.parameters for part in parts),
+        parameters=sum(component.parameters for component in components),
         flops_per_token=float(TRAINING * cost.per_token(tokens, batch)),
-        count=len(parts),
+        count=len(components),
         **{kind: float(flops) for kind, flops in by_kind(cost, tokens, batch).items()},
     )
 
@@ -113,8 +113,8 @@ def _component(name: str, parts: list[Part], tokens: int, batch: int) -> Compone
 def conventions(model: Model, tokens: int) -> dict[str, float]:
     """``arch_lab.accounting.conventions`` of a built model: training FLOPs per token by other papers' rules.
 
-    Those papers know one stack: of an encoder–decoder, whose tokens pass one of two, they would charge every token with
-    both; and an image classifier has no table of tokens, from which their other terms are made.
+    Those papers know one stack: of an encoder–decoder, whose tokens pass one of two, they would charge every
+    token with both; and an image classifier has no table of tokens, from which their other terms are made.
     """
     counts = model.parameter_counts()
     if model.kind not in ONE_TABLE:

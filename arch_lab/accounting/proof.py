@@ -1,7 +1,8 @@
 """Formula and counted graph side by side: what a block says it costs, and what it executes.
 
 Legend: B batch, T tokens, D width.
-A formula that returns 0, forgets a factor, or counts parameters where work happens is found here, not in a result.
+A formula that returns 0, forgets a factor, or counts parameters where work happens is found here, not in a
+result.
 """
 
 from __future__ import annotations
@@ -28,56 +29,59 @@ class Uncountable(UserError):
 def prove(model: Model, tokens: int, *, batch: int = 1, built_in: bool = True) -> int:
     """Count every distinct part of a model on the meta device; returns how many parts.
 
-    Two batch sizes, so that work done once a forward cannot pass for work done for every sequence. ``built_in=False``
-    passes over the blocks of this library, which its tests prove: torch needs seconds to get ready to count.
+    Two batch sizes, so that work done once a forward cannot pass for work done for every sequence.
+    ``built_in=False`` passes over the blocks of this library, which its tests prove: torch needs seconds to
+    get ready to count.
     The row counted is that of ``Model.proof_length``.
-    Raises: AccountingError naming the block and both numbers; Uncountable when a block cannot run without values.
+    Raises: AccountingError naming the block and both numbers; Uncountable when a block cannot run without
+    values.
     """
     tokens, proven = model.proof_length(tokens), 0
-    for part in _distinct(model.components(tokens)):
-        if not built_in and type(part.block).__module__.startswith("blocks."):
+    for component in _distinct(model.components(tokens)):
+        if not built_in and type(component.block).__module__.startswith("blocks."):
             continue
         for b in (batch, batch + 1):
-            check(_title(part), part.cost, _counted(part, b), batch=b, tokens=tokens)
+            check(_title(component), component.cost, _counted(component, b), batch=b, tokens=tokens)
         proven += 1
     return proven
 
 
-def _title(part: Part) -> str:
-    return f"{part.name} ({type(part.block).__name__})"
+def _title(component: Part) -> str:
+    return f"{component.name} ({type(component.block).__name__})"
 
 
-def check(where: str, formula: Cost, counted: Counted, *, batch: int, tokens: int) -> None:
+def check(title: str, formula: Cost, counted: Counted, *, batch: int, tokens: int) -> None:
     """Raises: AccountingError unless ``formula`` is what was ``counted``, to the last FLOP."""
     if counted.unknown:
         raise AccountingError(
-            f"accounting: {where} executes {', '.join(counted.unknown)}, whose FLOPs are unknown; register a formula "
-            "(torch.utils.flop_counter.register_flop_formula) or write it as matmuls"
+            f"accounting: {title} executes {', '.join(counted.unknown)}, whose FLOPs are unknown; "
+            "register a formula (torch.utils.flop_counter.register_flop_formula) or write it as matmuls"
         )
     if formula.forward(batch) != counted.total:
         raise AccountingError(
-            f"accounting: {where} says {formula.forward(batch):,} FLOPs for {batch} x {tokens} tokens, its graph executes "
-            f"{counted.total:,} ({counted.matmul:,} matmul, {counted.fft:,} FFT); correct its cost()"
+            f"accounting: {title} says {formula.forward(batch):,} FLOPs for {batch} x {tokens} tokens, "
+            f"its graph executes {counted.total:,} ({counted.matmul:,} matmul, {counted.fft:,} FFT); correct its cost()"
         )
 
 
-def _counted(part: Part, batch: int) -> Counted:
+def _counted(component: Part, batch: int) -> Counted:
     try:
-        return count_forward(lambda: part.run(batch))
+        return count_forward(lambda: component.run(batch))
     except UserError:
         raise
     except Exception as error:  # a third-party block may do anything, .item() above all
         raise Uncountable(
-            f"accounting: {_title(part)} cannot run on the meta device, so its formula cannot be checked ({describe(error, limit=120)})"
+            f"accounting: {_title(component)} cannot run on the meta device, so its formula cannot be checked "
+            f"({describe(error, limit=120)})"
         ) from error
 
 
-def _distinct(parts: list[Part]) -> Iterator[Part]:
+def _distinct(components: list[Part]) -> Iterator[Part]:
     """One part of each kind of block in each stack."""
-    met: list[tuple[str, type, Any]] = []  # a list: configs of third parties need not hash
-    for part in parts:
-        stack = re.split(r"\d", part.name)[0]
-        kind = (stack, type(part.block), getattr(part.block, "config", None))
-        if kind not in met:
-            met.append(kind)
-            yield part
+    kinds: list[tuple[str, type, Any]] = []  # a list: configs of third parties need not hash
+    for component in components:
+        stack = re.split(r"\d", component.name)[0]
+        kind = (stack, type(component.block), getattr(component.block, "config", None))
+        if kind not in kinds:
+            kinds.append(kind)
+            yield component

@@ -1,9 +1,11 @@
 """What a comparison holds fixed: axes of size, axes of length, and which of them can be held together.
 
-Default axes: parameters of body + head and training FLOPs (canonical: 3 x forward). A tied table is one tensor counted
-as embedding; its matmul is counted in FLOPs whatever the parameters say. Source of the default: body + head gave the
-cleanest scaling in nanochat's log of 2026-01-27; ``match_on: total`` holds everything fixed instead.
-Letters: N parameters, F training FLOPs a token, C training FLOPs of a run, n its tokens, s its seconds; C = F·n.
+Default axes: parameters of body + head and training FLOPs (canonical: 3 x forward). A tied table is one
+tensor counted as embedding; its matmul is counted in FLOPs whatever the parameters say. Source of the
+default: body + head gave the cleanest scaling in nanochat's log of 2026-01-27; ``match_on: total`` holds
+everything fixed instead.
+Letters: N parameters, F training FLOPs a token, C training FLOPs of a run, n its tokens, s its seconds; C =
+F·n.
 """
 
 from __future__ import annotations
@@ -25,10 +27,13 @@ class BudgetError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Budget(Config):
-    """One or two axes of size (``params`` of ``match_on``, ``flops_per_token``) and one of length (``train_flops``, ``tokens``,
-    ``seconds``). ``train_flops`` together with ``tokens`` says what a token costs, so the pair is an axis of size as well.
+    """Axes of size and one axis of length.
 
-    ``tolerance`` is relative. ``allow_unmatched`` lets a study run all the same; its report then carries a red banner.
+    Size: ``params`` of ``match_on``, ``flops_per_token``, or both. Length: ``train_flops``, ``tokens`` or ``seconds``.
+    ``train_flops`` together with ``tokens`` gives the cost of a token, so the pair is an axis of size as well.
+
+    ``tolerance`` is relative. ``allow_unmatched`` lets a study run all the same; its report then carries a
+    red banner.
     Raises: ConfigError when the axes leave the size or the length open, or contradict each other.
     """
 
@@ -49,17 +54,18 @@ class Budget(Config):
             raise ConfigError("budget: the training length is missing; add one of train_flops, tokens, seconds")
         if "seconds" in length and len(length) > 1:
             raise ConfigError(
-                f"budget: seconds cannot be combined with {length[0]}, because one number of steps cannot meet both; "
+                f"budget: seconds cannot be combined with {length[0]}, "
+                "because one number of steps cannot meet both; "
                 f"remove one of them (--set budget.{length[0]}=null)"
             )
         if not self.size_targets:
             raise ConfigError("budget: the model size is missing; add params or flops_per_token")
         if self.flops_per_token and self.train_flops and self.tokens:
-            apart = self.flops_per_token * self.tokens / self.train_flops - 1
-            if abs(apart) > self.tolerance:
+            deviation = self.flops_per_token * self.tokens / self.train_flops - 1
+            if abs(deviation) > self.tolerance:
                 raise ConfigError(
                     f"budget: flops_per_token x tokens = {self.flops_per_token * self.tokens:.4g} contradicts "
-                    f"train_flops {self.train_flops:.4g} ({apart:+.1%}); remove one of the three"
+                    f"train_flops {self.train_flops:.4g} ({deviation:+.1%}); remove one of the three"
                 )
 
     @property

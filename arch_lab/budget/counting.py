@@ -1,7 +1,7 @@
-"""Exact counts of a described model, fast enough to be asked thousands of times: each kind of layer is built once.
+"""Exact counts of a model from its config, in microseconds: each kind of layer is built once.
 
-Legend: T tokens, B batch. Layers of one model repeat, and models of one search share layers; what was built on the meta
-device (parameters and forward cost at T) is remembered under its configuration.
+Legend: T tokens, B batch. Layers of one model repeat, and models of one search share layers; what was built
+on the meta device (parameters and forward cost at T) is remembered under its configuration.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class Size:
 def measure(config: StackConfig, tokens: int) -> Size:
     """What the model of ``config`` holds and costs, without building it whole."""
     parameters, cost = measure_ends(config, tokens)
-    inside = config.inside(tokens)
+    positions = config.inside(tokens)
     counted: dict[Buildable, int] = {}
     try:
         for layer in config.layers:
             counted[layer] = counted.get(layer, 0) + 1
-        layers = [(measure_layer(layer, inside), n) for layer, n in counted.items()]
+        layers = [(measure_layer(layer, positions), n) for layer, n in counted.items()]
     except TypeError:  # a third-party config holding a list or a dict: correct, only not remembered
-        layers = [(_build_layer(layer, inside), 1) for layer in config.layers]
+        layers = [(_build_layer(layer, positions), 1) for layer in config.layers]
     body = sum(n * size for (size, _), n in layers)
     counts = {**parameters, "body": parameters["body"] + body, "total": parameters["total"] + body}
     return Size(counts, cost + total(n * c for (_, c), n in layers))

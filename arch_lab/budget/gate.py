@@ -1,8 +1,8 @@
 """The gate: no comparison is written whose arms are not matched.
 
-Two rules. Every arm lies within the tolerance of the budget on every axis given; and any two arms lie within the tolerance
-of each other on each, because two arms at opposite edges of a 1 % band are 2 % apart. What it reads of an arm are the
-counts of the plan's JSON form; ``recheck`` applies it to a stored study.
+Two rules. Every arm lies within the tolerance of the budget on every axis given; and any two arms lie within
+the tolerance of each other on each, because two arms at opposite edges of a 1 % band are 2 % apart. What it
+reads of an arm are the counts of the plan's JSON form; ``recheck`` applies it to a stored study.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ADVICE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Miss:
-    """One axis on which an arm misses the budget, or two arms miss each other; ``text`` names the component to blame."""
+    """An axis on which an arm misses the budget or another arm; ``text`` names the largest component."""
 
     arm: str
     axis: str
@@ -43,9 +43,11 @@ def check(arms: Sequence[dict[str, Any]], budget: Budget) -> list[Miss]:
     for i, a in enumerate(arms):
         for b in arms[i + 1 :]:
             for axis in a["deviation"]:
-                apart = (1 + b["deviation"][axis]) / (1 + a["deviation"][axis]) - 1
-                if abs(apart) > budget.tolerance:
-                    misses.append(Miss(arm=b["name"], axis=axis, deviation=apart, text=_blame(b, axis, apart, f"arm {a['name']!r}")))
+                difference = (1 + b["deviation"][axis]) / (1 + a["deviation"][axis]) - 1
+                if abs(difference) > budget.tolerance:
+                    misses.append(
+                        Miss(arm=b["name"], axis=axis, deviation=difference, text=_blame(b, axis, difference, f"arm {a['name']!r}"))
+                    )
     return sorted(misses, key=lambda m: -abs(m.deviation))
 
 
@@ -64,6 +66,6 @@ def refuse(arms: Sequence[dict[str, Any]], budget: Budget) -> None:
 def _blame(arm: dict[str, Any], axis: str, deviation: float, against: str) -> str:
     key = "parameters" if axis == "params" else "flops_per_token"
     largest = max((c for c in arm["components"] if axis != "params" or not c["name"].startswith("embedding")), key=lambda c: c[key])
-    whole = sum(c[key] for c in arm["components"])
-    share = f"{largest['name']} ({largest[key] / whole:.0%} of the {key})"
+    total = sum(c[key] for c in arm["components"])
+    share = f"{largest['name']} ({largest[key] / total:.0%} of the {key})"
     return f"arm {arm['name']!r} is {deviation:+.2%} off {against} on {axis}; its largest part is {share}"

@@ -1,8 +1,8 @@
-"""The gate applied to what is stored: deviations are computed again from an arm's counts, a flag in a file is not believed.
+"""The gate applied to a stored study: deviations are computed again, stored flags are ignored.
 
-A study.json can be edited, copied together or written by an older version. Whoever turns one into a report asks here
-first: arms that miss the budget, or runs that did not train as long as their arm's plan says, are refused, unless the
-study says ``override``; then the report is marked.
+A study.json can be edited, copied together or written by an older version. Whoever turns one into a report
+asks here first: arms that miss the budget, or runs that did not train as long as their arm's plan says, are
+refused, unless the study says ``override``; then the report is marked.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ UNMATCHED = "The budgets are not matched, so this is not a comparison at equal c
 def deviations(arm: Mapping[str, Any], budget: Mapping[str, Any]) -> dict[str, float]:
     """Signed relative distance of an arm from each axis of ``budget`` (plan form), from the arm's own counts.
 
-    Parameters from embedding, head, body and total, FLOPs and tokens from what is spent a token and the steps.
+    Parameters from embedding, head, body and total, FLOPs and tokens from what is spent a token and the
+    steps.
     """
-    found: dict[str, float] = {}
+    distances: dict[str, float] = {}
     for axis in ("params", "flops_per_token", "train_flops", "tokens", "seconds"):
         target = budget.get(axis)
         if target is None:
@@ -34,20 +35,21 @@ def deviations(arm: Mapping[str, Any], budget: Mapping[str, Any]) -> dict[str, f
             value = arm["steps"] * arm["calibration"]["seconds_per_step"]
         else:
             value = arm[axis]
-        found[axis] = value / target - 1
-    return found
+        distances[axis] = value / target - 1
+    return distances
 
 
 def misses_of(study: Mapping[str, Any]) -> list[Miss]:
-    """What the gate finds in a plan or study (plan.json, study.json): arms first, then finished runs off their arm's plan.
+    """Misses of a plan or study (plan.json, study.json): arms, then finished runs off their arm's plan.
 
-    Raises: ConfigError when the stored budget is none (a tolerance above 10 %, no axis), KeyError for an arm without counts.
+    Raises: ConfigError when the stored budget is none (a tolerance above 10 %, no axis), KeyError for an arm
+    without counts.
     """
     stored = {k: v for k, v in study["budget"].items() if v is not None}
     budget = Budget.from_options({**stored, "tolerance": study["tolerance"]}, where="the stored budget")
     arms = [{**arm, **_recounted(arm, study)} for arm in study["arms"]]
-    found = check([{**arm, "deviation": deviations(arm, stored)} for arm in arms], budget)
-    return [*found, *_cut_short(study.get("results") or [], arms, budget.tolerance)]
+    misses = check([{**arm, "deviation": deviations(arm, stored)} for arm in arms], budget)
+    return [*misses, *_cut_short(study.get("results") or [], arms, budget.tolerance)]
 
 
 def _recounted(arm: Mapping[str, Any], study: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +60,7 @@ def _recounted(arm: Mapping[str, Any], study: Mapping[str, Any]) -> dict[str, An
 
 def _cut_short(results: Sequence[Mapping[str, Any]], arms: Sequence[Mapping[str, Any]], tolerance: float) -> list[Miss]:
     planned = {arm["name"]: arm["tokens"] for arm in arms}
-    found = []
+    misses = []
     for run in results:
         tokens = run.get("tokens")
         if run.get("status") == "finished" and tokens is not None and run["arm"] in planned:
@@ -66,14 +68,15 @@ def _cut_short(results: Sequence[Mapping[str, Any]], arms: Sequence[Mapping[str,
             if abs(off) > tolerance:
                 label = f"arm {run['arm']!r}, learning rate {run['learning_rate']:g}, seed {run['seed']}"
                 text = f"{label} trained on {tokens:,} tokens, {off:+.2%} off its plan"
-                found.append(Miss(arm=run["arm"], axis="tokens", deviation=off, text=text))
-    return found
+                misses.append(Miss(arm=run["arm"], axis="tokens", deviation=off, text=text))
+    return misses
 
 
 def require_matched(study: Mapping[str, Any], where: str) -> dict[str, Any]:
     """``study`` with ``matched`` and ``misses`` as they really are.
 
-    Raises: BudgetError when arms are not matched and the study does not say ``override``, or when its arms lack counts.
+    Raises: BudgetError when arms are not matched and the study does not say ``override``, or when its arms
+    lack counts.
     """
     try:
         misses = misses_of(study)

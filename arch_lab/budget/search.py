@@ -1,8 +1,9 @@
 """Search for the shapes of one recipe near a budget, on a lattice that hardware likes, exact by count.
 
-Widths and hidden widths are multiples of the recipe's, coarser when large; heads follow the width. For one width,
-parameters and FLOPs per token grow linearly with the hidden width and layer by layer with depth, so the hidden width
-that meets the first axis of size is solved from two counted layers and then *counted*, not trusted.
+Widths and hidden widths are multiples of the recipe's, coarser when large; heads follow the width. For one
+width, parameters and FLOPs per token grow linearly with the hidden width and layer by layer with depth, so
+the hidden width that meets the first axis of size is solved from two counted layers and then *counted*, not
+trusted.
 Lattice and penalty in numbers: docs/budget.md.
 """
 
@@ -49,10 +50,11 @@ class Search:
             require_kind(recipe, "decoder", "budget: ")
         self.recipe, self.budget, self.vocabulary, self.tokens, self.batch = recipe, budget, vocabulary, tokens, batch
         self.targets = budget.size_targets
-        # parameters the penalty and the first guess at a width go by: 6 FLOPs a parameter where only FLOPs are given
+        # parameters the penalty and the first guess at a width go by: 6 FLOPs a parameter where only FLOPs
+        # are given
         self.scale = self.targets.get("params") or self.targets["flops_per_token"] / (2 * TRAINING)
 
-    # --- counting -----------------------------------------------------------------------------------------------
+    # --- counting -------------------------------------------------------------------------------------------
 
     def config(self, shape: Shape) -> StackConfig | None:
         """None where the recipe cannot build the shape. Raises: BudgetError for a model of several stacks."""
@@ -62,8 +64,8 @@ class Search:
             return None
         if not isinstance(config, StackConfig):
             raise BudgetError(
-                f"budget: architecture {self.recipe.name!r} is not a single stack of layers, so its shape cannot be solved; "
-                "give the arm width, depth and ffn_width"
+                f"budget: architecture {self.recipe.name!r} is not a single stack of layers, "
+                "so its shape cannot be solved; give the arm width, depth and ffn_width"
             )
         return config
 
@@ -92,21 +94,22 @@ class Search:
             + (deviation / self.budget.tolerance) ** 2 * 0.2
         )
 
-    # --- searching ----------------------------------------------------------------------------------------------
+    # --- searching ------------------------------------------------------------------------------------------
 
     def found(self) -> list[Candidate]:
-        """Counted shapes within the tolerance on every axis of size, best penalty first; empty when there is none."""
+        """Counted shapes within the tolerance on every axis of size, best penalty first."""
         tolerance = self.budget.tolerance
-        near = [g for g in self.guesses() if g[2] <= 3 * tolerance]
-        near.sort(key=lambda g: g[0])
-        found: list[Candidate] = []
-        # the first round decides nearly always; the second is for lattices so coarse that most near shapes miss
-        for some in (near[:COUNTED], sorted(near[COUNTED:], key=lambda g: g[2])[:COUNTED]):
-            counted = [c for c in (self.exact(_shape(g)) for g in some) if c is not None]
-            found = sorted((c for c in counted if c.worst <= tolerance), key=lambda c: c.penalty)
-            if found:
+        guesses = [g for g in self.guesses() if g[2] <= 3 * tolerance]
+        guesses.sort(key=lambda g: g[0])
+        matching: list[Candidate] = []
+        # the first round decides nearly always; the second is for lattices so coarse that most near shapes
+        # miss
+        for batch in (guesses[:COUNTED], sorted(guesses[COUNTED:], key=lambda g: g[2])[:COUNTED]):
+            counted = [c for c in (self.exact(_shape(g)) for g in batch) if c is not None]
+            matching = sorted((c for c in counted if c.worst <= tolerance), key=lambda c: c.penalty)
+            if matching:
                 break
-        return found
+        return matching
 
     def nearest(self) -> list[Candidate]:
         """The counted shapes nearest the budget, whatever they miss it by."""
@@ -115,8 +118,12 @@ class Search:
         return sorted(counted, key=lambda c: c.worst)
 
     def guesses(self) -> list[tuple[float, tuple[int, int, int], float]]:
-        """(penalty, shape, worst deviation), predicted: for every (width, depth) the hidden width that meets the first axis."""
-        # 4 D² + 3 r D² weights a layer is the order of magnitude of both families; the lattice spans a wide factor around it
+        """Predicted (penalty, shape, worst deviation) of each width and depth.
+
+        The hidden width is the one that meets the first axis.
+        """
+        # 4 D² + 3 r D² weights a layer is the order of magnitude of both families; the lattice spans a wide
+        # factor around it
         guess = (self.scale * self.recipe.aspect / 12) ** (1 / 3)
         # a large table counts in the total and in the head's FLOPs: only narrow models may be left room for
         table = self.budget.match_on == "total" or "flops_per_token" in self.targets
@@ -141,33 +148,34 @@ class Search:
         if narrow is None or wide is None:
             return []
         axes, targets = range(len(self.targets)), list(self.targets.values())
-        ends, inside = self._values(*measure_ends(narrow, self.tokens)), narrow.inside(self.tokens)
-        layer, wider = (self._layer(measure_layer(config.layers[0], inside)) for config in (narrow, wide))
+        ends, positions = self._values(*measure_ends(narrow, self.tokens)), narrow.inside(self.tokens)
+        layer, wider = (self._layer(measure_layer(config.layers[0], positions)) for config in (narrow, wide))
         slope = [(wider[a] - layer[a]) / max(1, high - low) for a in axes]
         deepest = min(MAX_DEPTH, max(2, 2 * width))
         if not self.recipe.mixed:  # else later layers may be smaller than the first
             deepest = min(deepest, max(1, int((targets[0] - ends[0]) / max(layer[0], 1)) + 2))
         layers = [layer] * deepest
-        # a recipe may end on a layer of its own kind (Gemma 4: a global one), which in a model of one layer is the first too
+        # a recipe may end on a layer of its own kind (Gemma 4: a global one), which in a model of one layer
+        # is the first too
         two = self.config(Shape(width=width, depth=2, ffn_width=low))
         own_end = two is not None and two.layers[0] != narrow.layers[0]
         # layers of one pattern differ in FLOPs, in parameters only where the recipe says so
         if own_end or self.recipe.mixed or len(targets) > 1 or "params" not in self.targets:
             deep = self.config(Shape(width=width, depth=deepest, ffn_width=low))
-            layers = [self._layer(measure_layer(each, inside)) for each in deep.layers] if deep else layers
-        found, inner = [], ends
-        for depth, each in enumerate(layers, start=1):
-            sums = [s + v for s, v in zip(inner, layer if own_end else each, strict=True)]
-            inner = [s + v for s, v in zip(inner, each, strict=True)]
-            wanted = (targets[0] - sums[0]) / depth / slope[0] + low if slope[0] else float(low)
-            middle = multiple(wanted, step)
+            layers = [self._layer(measure_layer(values, positions)) for values in deep.layers] if deep else layers
+        guesses, inner = [], ends
+        for depth, values in enumerate(layers, start=1):
+            sums = [s + v for s, v in zip(inner, layer if own_end else values, strict=True)]
+            inner = [s + v for s, v in zip(inner, values, strict=True)]
+            hidden = (targets[0] - sums[0]) / depth / slope[0] + low if slope[0] else float(low)
+            middle = multiple(hidden, step)
             for ffn in {min(high, max(low, f)) for f in ((middle - step, middle, middle + step) if len(targets) > 1 else (middle,))}:
                 deviations = [(sums[a] + depth * slope[a] * (ffn - low)) / targets[a] - 1 for a in axes]
                 shape = (width, depth, ffn)
-                found.append((self.penalty(shape, deviations[0]), shape, max(map(abs, deviations))))
-            if wanted < low:
+                guesses.append((self.penalty(shape, deviations[0]), shape, max(map(abs, deviations))))
+            if hidden < low:
                 break  # deeper only overshoots more
-        return found
+        return guesses
 
 
 def _shape(guess: tuple[float, tuple[int, int, int], float]) -> Shape:
@@ -176,7 +184,7 @@ def _shape(guess: tuple[float, tuple[int, int, int], float]) -> Shape:
 
 
 def lattice(low: float, high: float, step: int, *, parts: int = 16) -> list[int]:
-    """Multiples of ``step``, about a ``parts``-th of the width apart: fine when small, kernel-friendly when large."""
+    """Multiples of ``step``, about a ``parts``-th of the width apart."""
     widths, width = [], max(step, multiple(low, step))
     while width <= high:
         widths.append(width)

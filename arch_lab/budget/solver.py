@@ -1,7 +1,9 @@
 """From a budget to a shape of each arm: width, depth and the channel mixer's width.
 
-Among shapes inside the tolerance on every axis the penalty prefers the recipe's hidden ratio and a sane aspect.
-``solve_together`` prefers one width for all arms, so that embedding and head are equal and the totals match too.
+Among shapes inside the tolerance on every axis the penalty prefers the recipe's hidden ratio and a sane
+aspect.
+``solve_together`` prefers one width for all arms, so that embedding and head are equal and the totals match
+too.
 """
 
 from __future__ import annotations
@@ -16,15 +18,16 @@ from arch_lab.models.recipe import Recipe
 
 
 def solve(recipe: Recipe, budget: Budget, *, vocabulary: int, max_tokens: int, batch: int = 1) -> Candidate:
-    """The best shape inside the tolerance. Raises: BudgetError with the nearest reachable count when there is none.
+    """The best shape inside the tolerance.
 
-    ``max_tokens`` is the sequence length; ``batch`` spreads what is computed once a step (only FLOPs per token see it).
+    ``max_tokens`` is the sequence length; ``batch`` spreads what is computed once per step (only FLOPs per token
+    see it). Raises: BudgetError with the nearest reachable count when there is no such shape.
     """
     return min(inside(recipe, budget, vocabulary=vocabulary, max_tokens=max_tokens, batch=batch), key=lambda c: c.penalty)
 
 
 def solve_together(recipes: Sequence[Recipe], budget: Budget, *, vocabulary: int, max_tokens: int, batch: int = 1) -> list[Candidate]:
-    """One shape an arm; the same width for all wherever that costs little in shape quality.
+    """One shape per arm, of one width where that costs little in shape quality.
 
     Raises: BudgetError naming the arm that cannot meet the budget.
     """
@@ -46,9 +49,9 @@ def solve_together(recipes: Sequence[Recipe], budget: Budget, *, vocabulary: int
 
 
 def _matched(good: Sequence[Sequence[Candidate]], tolerance: float) -> list[Candidate]:
-    """One shape an arm, within the tolerance of each other on every axis, at the least penalty in all; empty: there are none."""
+    """One shape per arm, all within the tolerance of each other, at the least total penalty; or empty."""
     axes = list(good[0][0].deviations)
-    least: list[Candidate] = []
+    best: list[Candidate] = []
     # some arm is the lowest on each axis: every combination of lowest values is one window to choose in
     for corner in product(*(sorted({c.deviations[a] for shapes in good for c in shapes}) for a in axes)):
         window = [(low - 1e-12, (1 + low) * (1 + tolerance) - 1) for low in corner]
@@ -56,10 +59,10 @@ def _matched(good: Sequence[Sequence[Candidate]], tolerance: float) -> list[Cand
             [c for c in shapes if all(lo <= c.deviations[a] <= hi for a, (lo, hi) in zip(axes, window, strict=True))] for shapes in good
         ]
         if all(fits):
-            chosen = [min(shapes, key=lambda c: c.penalty) for shapes in fits]
-            if not least or sum(c.penalty for c in chosen) < sum(c.penalty for c in least):
-                least = chosen
-    return least
+            candidates = [min(shapes, key=lambda c: c.penalty) for shapes in fits]
+            if not best or sum(c.penalty for c in candidates) < sum(c.penalty for c in best):
+                best = candidates
+    return best
 
 
 def _spread(arms: Sequence[Candidate]) -> float:
@@ -71,14 +74,15 @@ def _spread(arms: Sequence[Candidate]) -> float:
 def inside(recipe: Recipe, budget: Budget, *, vocabulary: int, max_tokens: int, batch: int = 1) -> list[Candidate]:
     """Counted shapes within the tolerance, the most sensible first.
 
-    Raises: BudgetError naming the nearest reachable count, what it is made of and what would reconcile the two.
+    Raises: BudgetError naming the nearest reachable count, what it is made of and what would reconcile the
+    two.
     """
     search = Search(recipe, budget, vocabulary, max_tokens, batch)
     return _found_or_refused(search, [search])
 
 
 def _found_or_refused(search: Search, everyone: list[Search]) -> list[Candidate]:
-    found = search.found()
-    if not found:
+    shapes = search.found()
+    if not shapes:
         raise BudgetError(unreachable(search, everyone))
-    return found
+    return shapes

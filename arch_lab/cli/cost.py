@@ -58,28 +58,28 @@ def main(verb: str, argv: list[str]) -> int:
         "--options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options of the architecture, as in a study"
     )
     p.add_argument("--json", action="store_true", help="print as JSON")
-    given = p.parse_args(argv)
-    if not _is_built_in(given.architecture):
-        _check_architecture(given.architecture)
-    _check_shape(given)
+    arguments = p.parse_args(argv)
+    if not _is_built_in(arguments.architecture):
+        _check_architecture(arguments.architecture)
+    _check_shape(arguments)
 
     from arch_lab.accounting import AccountingError, ledger, prove
     from arch_lab.accounting.proof import Uncountable
 
-    recipe, shape, vocabulary, published = _model(given)
-    _set_length(given, recipe)
-    built_for = max(given.seq_len, published)
+    recipe, shape, vocabulary, published = _model(arguments)
+    _set_length(arguments, recipe)
+    built_for = max(arguments.seq_len, published)
     config = recipe.config(shape, vocabulary=vocabulary, max_tokens=built_for)
     model = config.build("meta")
     try:
-        prove(model, given.seq_len, batch=given.batch, built_in=False)
+        prove(model, arguments.seq_len, batch=arguments.batch, built_in=False)
     except Uncountable as error:
         print(f"warning: {error}", file=sys.stderr)
-    book = ledger(config, tokens=given.seq_len, batch=given.batch, model=model)
+    book = ledger(config, tokens=arguments.seq_len, batch=arguments.batch, model=model)
     if book.training == 0:
-        raise AccountingError(f"accounting: architecture {given.architecture!r} reports zero cost; correct the cost() of its blocks")
-    facts = _facts(given, recipe, shape, vocabulary, built_for, book)
-    if given.json:
+        raise AccountingError(f"accounting: architecture {arguments.architecture!r} reports zero cost; correct the cost() of its blocks")
+    facts = _facts(arguments, recipe, shape, vocabulary, built_for, book)
+    if arguments.json:
         print(json.dumps(facts, indent=2))
     else:
         _print(facts, published)
@@ -96,22 +96,22 @@ def _count(text: str) -> int:
     return value
 
 
-def _set_length(given: argparse.Namespace, recipe: Recipe) -> None:
-    """An image says how many tokens it is. Raises: UsageError when the length is missing, or is not the image's."""
+def _set_length(arguments: argparse.Namespace, recipe: Recipe) -> None:
+    """Take the length of an image from its patches. Raises: UsageError for a missing or another length."""
     image = recipe.image_size
     if image is not None:
-        if given.seq_len not in (None, image.tokens):
+        if arguments.seq_len not in (None, image.tokens):
             raise UsageError(
-                f"cost: an image of {image.height} x {image.width} pixels in patches of {image.patch} is {image.tokens} tokens, "
-                f"not {given.seq_len}: leave out --seq-len, or change the options image and patch"
+                f"cost: an image of {image.height} x {image.width} pixels in patches of {image.patch} "
+                f"is {image.tokens} tokens, not {arguments.seq_len}: leave out --seq-len, or change the options image and patch"
             )
-        given.seq_len = image.tokens
-    elif given.seq_len is None:
+        arguments.seq_len = image.tokens
+    elif arguments.seq_len is None:
         raise UsageError("cost: give --seq-len T, the tokens of a sequence: FLOPs and state depend on it")
 
 
 def _is_built_in(architecture: str) -> bool:
-    """Whether one of our sources registers the name; read, not imported, because a wrong option must not wait for torch."""
+    """Whether one of our sources registers the name; read, because a wrong option must not wait for torch."""
     folder = Path(__file__).resolve().parents[1] / "models"
     return any(f'@register_architecture("{architecture}"' in file.read_text(encoding="utf-8") for file in folder.glob("*.py"))
 
@@ -125,58 +125,58 @@ def _check_architecture(name: str) -> None:
         raise ConfigError(f"cost: unknown architecture {name!r}{did_you_mean(name, architectures())}")
 
 
-def _check_shape(given: argparse.Namespace) -> None:
+def _check_shape(arguments: argparse.Namespace) -> None:
     """Raises: UsageError unless the shape is given, once. A vocabulary may go with either kind of shape."""
-    dials = [f"--{name}" for name in ("width", "depth", "ffn-width") if getattr(given, name.replace("-", "_")) is not None]
-    if given.preset and dials:
+    dials = [f"--{name}" for name in ("width", "depth", "ffn-width") if getattr(arguments, name.replace("-", "_")) is not None]
+    if arguments.preset and dials:
         raise UsageError(f"cost: --preset already fixes the shape; leave out {', '.join(dials)}")
-    if not given.preset and (given.width is None or given.depth is None):
-        missing = "--depth" if given.width is not None else "--width"
+    if not arguments.preset and (arguments.width is None or arguments.depth is None):
+        missing = "--depth" if arguments.width is not None else "--width"
         raise UsageError(f"cost: give --preset SIZE, or --width and --depth ({missing} is missing)")
 
 
-def _model(given: argparse.Namespace) -> tuple[Recipe, Shape, int, int]:
+def _model(arguments: argparse.Namespace) -> tuple[Recipe, Shape, int, int]:
     """Recipe, shape, vocabulary, and the longest sequence the published model takes (0 without a preset)."""
     from arch_lab.models import Shape, recipe
     from arch_lab.models.presets import preset
 
-    options = _options(given.options)
-    if given.preset:
-        found = preset(given.architecture, given.preset)
-        chosen = recipe(given.architecture, {**found.options, **options})
+    options = _options(arguments.options)
+    if arguments.preset:
+        published = preset(arguments.architecture, arguments.preset)
+        recipe_ = recipe(arguments.architecture, {**published.options, **options})
         # an image model is built for its image, whatever size the published one has
-        longest = 0 if chosen.image_size else found.max_tokens
-        return chosen, found.shape, given.vocabulary or found.vocabulary, longest
-    chosen = recipe(given.architecture, options)
-    step = chosen.ffn_multiple
-    vocabulary = given.vocabulary or (CLASSES if chosen.image_size else VOCABULARY)
-    ffn = given.ffn_width or max(step, round(chosen.ffn_ratio * given.width / step) * step)
-    return chosen, Shape(width=given.width, depth=given.depth, ffn_width=ffn), vocabulary, 0
+        longest = 0 if recipe_.image_size else published.max_tokens
+        return recipe_, published.shape, arguments.vocabulary or published.vocabulary, longest
+    recipe_ = recipe(arguments.architecture, options)
+    step = recipe_.ffn_multiple
+    vocabulary = arguments.vocabulary or (CLASSES if recipe_.image_size else VOCABULARY)
+    ffn = arguments.ffn_width or max(step, round(recipe_.ffn_ratio * arguments.width / step) * step)
+    return recipe_, Shape(width=arguments.width, depth=arguments.depth, ffn_width=ffn), vocabulary, 0
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
     from arch_lab.yaml_files import parse_yaml
 
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise UsageError(f"cost: --options {pair!r}: expected key=value, e.g. window=1024")
-        found[key] = parse_yaml(text, origin=f"cost: --options {key}")
-    return found
+        options[key] = parse_yaml(text, origin=f"cost: --options {key}")
+    return options
 
 
-def _facts(given: argparse.Namespace, recipe: Recipe, shape: Shape, vocabulary: int, built_for: int, book: Ledger) -> dict[str, Any]:
+def _facts(arguments: argparse.Namespace, recipe: Recipe, shape: Shape, vocabulary: int, built_for: int, book: Ledger) -> dict[str, Any]:
     from arch_lab.models.encoder_decoder import halves
 
     facts: dict[str, Any] = {
-        "architecture": given.architecture,
-        "preset": given.preset.lower() if given.preset else None,
+        "architecture": arguments.architecture,
+        "preset": arguments.preset.lower() if arguments.preset else None,
         **vars(shape),
         "vocabulary": vocabulary,
-        "seq_len": given.seq_len,
+        "seq_len": arguments.seq_len,
         "max_tokens": built_for,
-        "batch": given.batch,
+        "batch": arguments.batch,
         "parameters": book.parameters,
         "flops_per_token": {kind: _plain(flops) for kind, flops in book.forward_by_kind.items()},
         "training_flops_per_token": _plain(book.training),
@@ -186,7 +186,7 @@ def _facts(given: argparse.Namespace, recipe: Recipe, shape: Shape, vocabulary: 
     if recipe.kind in STATELESS:
         facts["state_reason"] = STATELESS[recipe.kind]
     if recipe.kind == "encoder_decoder":
-        facts["source_tokens"], facts["target_tokens"] = halves(given.seq_len)
+        facts["source_tokens"], facts["target_tokens"] = halves(arguments.seq_len)
     if image := recipe.image_size:
         facts |= {"image": [image.height, image.width], "channels": image.channels, "patch": image.patch}
     facts["components"] = [vars(c) for c in book.components]
@@ -204,8 +204,8 @@ def _print(facts: dict[str, Any], published: int) -> None:
     size = f" {facts['preset']}" if facts["preset"] else ""
     counted = "classes" if "image" in facts else "vocabulary"
     out.print(
-        f"{facts['architecture']}{size}: width {facts['width']}, depth {facts['depth']}, ffn_width {facts['ffn_width']}, "
-        f"{counted} {facts['vocabulary']:,}; {facts['batch']} x {tokens:,} tokens"
+        f"{facts['architecture']}{size}: width {facts['width']}, depth {facts['depth']}, "
+        f"ffn_width {facts['ffn_width']}, {counted} {facts['vocabulary']:,}; {facts['batch']} x {tokens:,} tokens"
     )
     if "image" in facts:
         out.print(f"a token is a patch of {facts['patch']} x {facts['patch']} of {' x '.join(map(str, facts['image']))} pixels")
@@ -225,9 +225,9 @@ def _print(facts: dict[str, Any], published: int) -> None:
     say(out)
     out.print(table(["parameters", ""], [[name, f"{n:,}"] for name, n in facts["parameters"].items()], numeric=[""]))
     say(out)
-    named = [["canonical (3 x forward)", si(training, 4), ""]]
-    named += [[name, si(value, 4), f"{value / training - 1:+.1%}"] for name, value in facts["conventions"].items()]
-    out.print(table(["training FLOPs per token", "", "off canonical"], named, numeric=["", "off canonical"]))
+    conventions = [["canonical (3 x forward)", si(training, 4), ""]]
+    conventions += [[name, si(value, 4), f"{value / training - 1:+.1%}"] for name, value in facts["conventions"].items()]
+    out.print(table(["training FLOPs per token", "", "off canonical"], conventions, numeric=["", "off canonical"]))
     say(out)
     if facts["state_bytes"] is None:
         out.print(f"state: none; {facts['state_reason']}")

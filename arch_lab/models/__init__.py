@@ -1,4 +1,4 @@
-"""Named architectures: recipes of blocks with dials for size. Importing this package registers the built-in ones."""
+"""Named architectures: recipes of blocks with dials for size. The import registers the built-in ones."""
 
 from arch_lab.models import custom, gemma, gemma4, gemma_encoder, hybrid, m2, m2_bert, m2_vit, t5gemma, vit  # noqa: F401
 from arch_lab.models.decoder import Decoder, DecoderConfig

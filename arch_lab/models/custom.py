@@ -1,8 +1,8 @@
-"""A decoder or an encoder around any registered sequence mixer, so that a block a user brings can stand in a comparison at once.
+"""A decoder or an encoder around any registered sequence mixer, a user's own included.
 
-``mixer`` and ``channel`` are registered names or import paths ``package.module:Class``. Options a block's config
-shares with the model (width, ffn_width, max_tokens, causal) are filled in from the shape; the rest comes from
-``mixer_options`` and ``channel_options``.
+``mixer`` and ``channel`` are registered names or import paths ``package.module:Class``. Options a block's
+config shares with the model (width, ffn_width, max_tokens, causal) are filled in from the shape; the rest
+comes from ``mixer_options`` and ``channel_options``.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class Chosen(Config):
 
     @classmethod
     def from_options(cls, options: dict[str, Any], *, where: str = "") -> Self:
-        """As ``Config.from_options``; an option of the mixer that stands beside it is told where it belongs."""
-        known = {f.name for f in fields(cls)}
-        strange = [key for key in options if key not in known]
-        if strange and isinstance(options.get("mixer"), str):
-            own = [f.name for f in fields(lookup(options["mixer"]).config)]
-            if strange[0] in own:
+        """As ``Config.from_options``. Raises: ConfigError for an option of the mixer outside mixer_options."""
+        names = {f.name for f in fields(cls)}
+        unknown = [key for key in options if key not in names]
+        if unknown and isinstance(options.get("mixer"), str):
+            mixer_names = [f.name for f in fields(lookup(options["mixer"]).config)]
+            if unknown[0] in mixer_names:
                 raise ConfigError(
-                    f"{where or cls.__name__}: {strange[0]!r} is an option of the block {options['mixer']!r}; "
-                    f"write mixer_options: {{{strange[0]}: {options[strange[0]]!r}}}"
+                    f"{where or cls.__name__}: {unknown[0]!r} is an option of the block {options['mixer']!r}; "
+                    f"write mixer_options: {{{unknown[0]}: {options[unknown[0]]!r}}}"
                 )
         return super().from_options(options, where=where)
 
@@ -51,7 +51,10 @@ class Chosen(Config):
 @register_architecture("custom", source="pre-norm residual decoder, arXiv:2002.04745")
 @dataclass(frozen=True, kw_only=True)
 class Custom(Chosen, Recipe):
-    """Pre-norm residual layers of one mixer and one channel mixer, RMSNorm, tied embedding scaled by sqrt(width)."""
+    """Pre-norm residual layers of one mixer and one channel mixer, with a tied embedding.
+
+    Norms are RMSNorm; the embedding is scaled by sqrt(width).
+    """
 
     def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
         return _stack(self, DecoderConfig, shape, vocabulary=vocabulary, max_tokens=max_tokens)
@@ -60,9 +63,10 @@ class Custom(Chosen, Recipe):
 @register_architecture("custom_encoder", source="pre-norm residual encoder, arXiv:2002.04745")
 @dataclass(frozen=True, kw_only=True)
 class CustomEncoder(Chosen, Recipe):
-    """The same layers reading in both directions: ``causal: false`` reaches every block whose config has the option.
+    """The same layers in both directions: ``causal: false`` reaches every block with that option.
 
-    A mixer that stays causal is refused when the model is built. No position encoding is added: the mixer brings its own.
+    A mixer that stays causal is refused when the model is built. No position encoding is added: the mixer
+    brings its own.
     """
 
     kind: ClassVar[Kind] = "encoder"
@@ -74,13 +78,13 @@ class CustomEncoder(Chosen, Recipe):
 S = TypeVar("S", bound=ResidualConfig)
 
 
-def _stack(of: Custom | CustomEncoder, stack: type[S], shape: Shape, *, vocabulary: int, max_tokens: int) -> S:
+def _stack(recipe: Custom | CustomEncoder, stack: type[S], shape: Shape, *, vocabulary: int, max_tokens: int) -> S:
     causal = stack.kind == "decoder"
-    given = {"width": shape.width, "ffn_width": shape.ffn_width, "max_tokens": max_tokens, "causal": causal}
+    shared = {"width": shape.width, "ffn_width": shape.ffn_width, "max_tokens": max_tokens, "causal": causal}
     norm = RMSNormConfig(width=shape.width)
     layer = LayerConfig(
-        mixer=_filled(of.name, of.mixer, "sequence_mixer", of.mixer_options, given),
-        channel=_filled(of.name, of.channel, "channel_mixer", of.channel_options, given),
+        mixer=_filled(recipe.name, recipe.mixer, "sequence_mixer", recipe.mixer_options, shared),
+        channel=_filled(recipe.name, recipe.channel, "channel_mixer", recipe.channel_options, shared),
         norm=norm,
     )
     return stack(
@@ -92,10 +96,10 @@ def _stack(of: Custom | CustomEncoder, stack: type[S], shape: Shape, *, vocabula
     )
 
 
-def _filled(architecture: str, name: str, kind: str, options: dict[str, Any], given: dict[str, Any]) -> BlockConfig:
+def _filled(architecture: str, name: str, kind: str, options: dict[str, Any], shared: dict[str, Any]) -> BlockConfig:
     entry = lookup(name)
     if entry.kind != kind:
         raise ConfigError(f"architecture {architecture!r}: block {name!r} is a {entry.kind}, not a {kind}")
-    known = {f.name for f in fields(entry.config)}
-    filled = {key: value for key, value in given.items() if key in known}
+    names = {f.name for f in fields(entry.config)}
+    filled = {key: value for key, value in shared.items() if key in names}
     return entry.config.from_options({**filled, **options}, where=f"block {name!r}")

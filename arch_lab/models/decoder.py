@@ -1,8 +1,8 @@
 """The causal language model every decoder architecture is an instance of.
 
 Legend: B batch, T tokens, D width, V vocabulary.
-One body for all of them on purpose: embedding, residual layers, final norm and head are the same code for every arm of
-a comparison, so what differs between two arms is their blocks and nothing else.
+One body for all of them on purpose: embedding, residual layers, final norm and head are the same code for
+every arm of a comparison, so what differs between two arms is their blocks and nothing else.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ from blocks.segments import check, refuse_holes
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualConfig(StackConfig):
-    """Residual layers between a table and a norm. ``embedding`` is tied to the head (blocks.embedding.TiedEmbedding)."""
+    """Residual layers between a table and a norm.
+
+    ``embedding`` is tied to the head (blocks.embedding.TiedEmbedding).
+    """
 
     layers: tuple[LayerConfig, ...]
     norm: BlockConfig
@@ -42,9 +45,9 @@ class ResidualConfig(StackConfig):
 class ResidualStack(Model):
     """Tokens in, logits out, through the tied table: tokens (B, T) int64 -> (B, T, V).
 
-    ``segments`` (B, T) as in blocks.SequenceMixer. ``positions`` (B, T) int64: where each token stands, None for counting
-    in each document. Raises: ConfigError when T exceeds ``max_tokens``, for padding inside a document, and for positions
-    where a mixer takes none.
+    ``segments`` (B, T) as in blocks.SequenceMixer. ``positions`` (B, T) int64: where each token stands, None
+    for counting in each document. Raises: ConfigError when T exceeds ``max_tokens``, for padding inside a
+    document, and for positions where a mixer takes none.
     """
 
     config: ResidualConfig
@@ -122,25 +125,26 @@ class Decoder(ResidualStack):
     def prefill(self, tokens: Tensor, state: list[Any], *, last_only: bool = False) -> tuple[Tensor, list[Any]]:
         """Logits (B, t, V) of the next t tokens (B, t), and the state after them.
 
-        ``last_only``: those of the last token alone, (B, 1, V); the others of a long prompt take most of the memory.
+        ``last_only``: those of the last token alone, (B, 1, V); the others of a long prompt take most of the
+        memory.
         Raises: ConfigError when the sequence grows beyond ``max_tokens``.
         """
         check_length(tokens_seen(state) + tokens.shape[1], self.config.max_tokens)
-        x, after = self.embedding(tokens), []
+        x, states = self.embedding(tokens), []
         for layer, s in zip(self.layers, state, strict=True):
             x, s = layer.prefill(x, s)
-            after.append(s)
+            states.append(s)
         x = x[:, -1:] if last_only else x
-        return self.embedding.logits(self.norm(x)), after
+        return self.embedding.logits(self.norm(x)), states
 
     def step(self, tokens: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
         """Logits (B, V) after one more token (B,), and the next state."""
         check_length(tokens_seen(state) + 1, self.config.max_tokens)
-        x, after = self.embedding(tokens), []
+        x, states = self.embedding(tokens), []
         for layer, s in zip(self.layers, state, strict=True):
             x, s = layer.step(x, s)
-            after.append(s)
-        return self.embedding.logits(self.norm(x)), after
+            states.append(s)
+        return self.embedding.logits(self.norm(x)), states
 
     def settle(self, state: list[Any], tokens: int) -> list[Any]:
         """After the prompt: the state for at most ``tokens`` more tokens (blocks.SequenceMixer.settle)."""

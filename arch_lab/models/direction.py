@@ -1,8 +1,8 @@
 """From causal to bidirectional: the configuration of the same block looking both ways.
 
-For attention the switch is a change of the mask, so the weights stay what they are; a window (keys up to and including the
-token) becomes a radius, which has to be named, because five conventions exist. For the M2 mixer it is another kernel: see
-``arch_lab.checkpoints.adaptation``.
+For attention the switch is a change of the mask, so the weights stay what they are; a window (keys up to and
+including the token) becomes a radius, which has to be named, because five conventions exist. For the M2 mixer
+it is another kernel: see ``arch_lab.checkpoints.adaptation``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from blocks.errors import ConfigError
 
 
 def bidirectional_mixer(mixer: BlockConfig, *, radius: Radius | None) -> BlockConfig:
-    """``mixer`` without its causal mask; ``radius`` takes the place of the window of a local layer, global ones stay global.
+    """``mixer`` without its causal mask; ``radius`` replaces the window of a local layer.
 
     Raises: ConfigError when the block has no bidirectional form, or a local layer gets no radius.
     """
@@ -37,7 +37,7 @@ def bidirectional_mixer(mixer: BlockConfig, *, radius: Radius | None) -> BlockCo
 
 
 def causal_mixer(mixer: BlockConfig, *, window: int | None) -> BlockConfig:
-    """The way back: ``window`` takes the place of the radius of a local layer. Raises: ConfigError as above."""
+    """The way back: ``window`` replaces the radius of a local layer. Raises: ConfigError as above."""
     if isinstance(mixer, M2MixerConfig):
         return replace(mixer, causal=True)
     if not isinstance(mixer, AttentionConfig):

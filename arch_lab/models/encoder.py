@@ -1,8 +1,9 @@
-"""Bidirectional encoders with a masked-token head: the frame of every BERT-style architecture, and a decoder's stack unmasked.
+"""Bidirectional encoders: the frame of BERT-style architectures, and a decoder's layers unmasked.
 
 Legend: B batch, T tokens, D width, V vocabulary.
-It is no language model: each output sees the tokens after it, so a perplexity from it would be meaningless. Its kind is
-"encoder", which is an error where a decoder is asked for, and the causality certificate fails on the model itself.
+It is no language model: each output sees the tokens after it, so a perplexity from it would be meaningless.
+Its kind is "encoder", which is an error where a decoder is asked for, and the causality certificate fails on
+the model itself.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class EncoderLayerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig(StackConfig):
-    """A whole model, block by block. ``embedding`` holds the output table too, ``head`` what stands before it."""
+    """A whole encoder, block by block. ``embedding`` holds the output table; ``head`` comes before it."""
 
     kind: ClassVar[Kind] = "encoder"
 
@@ -61,7 +62,7 @@ class EncoderConfig(StackConfig):
 
 
 class EncoderLayer(nn.Module):
-    """h = mixer(x), then norm(h + channel(h)): no skip around the mixer, a norm before it only if asked for."""
+    """h = mixer(x), then norm(h + channel(h)): no skip around the mixer, and an optional norm before it."""
 
     def __init__(self, config: EncoderLayerConfig) -> None:
         super().__init__()
@@ -79,8 +80,9 @@ class EncoderLayer(nn.Module):
 class Encoder(Model):
     """Tokens in, logits for every position out: tokens (B, T) int64 -> (B, T, V).
 
-    ``segments`` (B, T) as in blocks.SequenceMixer: documents never meet, padding reaches nothing; outputs at padding mean
-    nothing. ``types`` (B, T): sentence A (0) or B (1). Raises: ConfigError when T exceeds ``max_tokens``.
+    ``segments`` (B, T) as in blocks.SequenceMixer: documents never meet, padding reaches nothing; outputs at
+    padding mean nothing. ``types`` (B, T): sentence A (0) or B (1). Raises: ConfigError when T exceeds
+    ``max_tokens``.
     """
 
     config: EncoderConfig
@@ -140,9 +142,10 @@ class BidirectionalStackConfig(ResidualConfig):
 
 
 class BidirectionalStack(ResidualStack):
-    """A decoder's layers without their masks: ``hidden`` gives states, ``forward`` logits through the tied table.
+    """A decoder's layers without their masks.
 
-    Its parameters have a decoder's names, so that a trained one's weights fit. Raises: ConfigError when a mixer is causal.
+    ``hidden`` gives states, ``forward`` logits through the tied table. Its parameters have a decoder's names, so
+    that the weights of a trained decoder fit. Raises: ConfigError when a mixer is causal.
     """
 
     config: BidirectionalStackConfig

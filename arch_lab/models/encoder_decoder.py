@@ -1,8 +1,9 @@
-"""A model of two stacks: a bidirectional encoder reads the source, a causal decoder writes the target and reads the encoder.
+"""Encoder–decoders: an encoder reads the source, a causal decoder reads both and writes the target.
 
 Legend: B batch, S source tokens, T target tokens, D decoder width, M encoder width, V vocabulary.
-The frame of T5Gemma (cross-attention as a third sub-layer, a table each, sizes may differ) and of T5Gemma 2 (one attention
-over both, one table). The encoder's layers are those of ``arch_lab.models.decoder`` with bidirectional mixers.
+The frame of T5Gemma (cross-attention as a third sub-layer, a table each, sizes may differ) and of T5Gemma 2
+(one attention over both, one table). The encoder's layers are those of ``arch_lab.models.decoder`` with
+bidirectional mixers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from arch_lab.models.layer import LayerConfig, SandwichLayer
+from arch_lab.models.cross_layer import CrossLayerConfig, MergedLayerConfig
+from arch_lab.models.layer import LayerConfig
 from arch_lab.models.model import (
     LONGEST_PROOF,
     Device,
@@ -28,33 +30,10 @@ from arch_lab.models.model import (
     size_of,
     tied_table,
 )
-from blocks.contract import BlockConfig, CrossMixer, tokens_seen
+from blocks.contract import BlockConfig, tokens_seen
 from blocks.cost import Cost, total
 from blocks.errors import ConfigError
 from blocks.segments import check, refuse_holes
-
-
-@dataclass(frozen=True, kw_only=True)
-class CrossLayerConfig(LayerConfig):
-    """A causal layer with a third sub-layer between its two, which reads the encoder."""
-
-    cross: BlockConfig
-    sandwich: bool = True
-
-    def build(self) -> CrossLayer:
-        return CrossLayer(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MergedLayerConfig:
-    """A causal layer whose one mixer reads the encoder too."""
-
-    mixer: BlockConfig  # of a CrossMixer
-    channel: BlockConfig
-    norm: BlockConfig
-
-    def build(self) -> MergedLayer:
-        return MergedLayer(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,68 +56,6 @@ class EncoderDecoderConfig(ModelConfig):
     def build(self, device: Device = None) -> EncoderDecoder:
         with building_on(device):
             return EncoderDecoder(self)
-
-
-class CrossLayer(SandwichLayer):
-    """x + norm(mixer(norm(x))), then the same with ``cross`` over the memory, then with ``channel`` (arXiv 2504.06225)."""
-
-    def __init__(self, config: CrossLayerConfig) -> None:
-        super().__init__(config)
-        self.cross_norm = config.norm.build()
-        self.cross = _checked_mixer(config.cross)
-        self.cross_out_norm = config.norm.build()
-
-    def read(self, x: Tensor, memory: Tensor, segments: Tensor | None, memory_segments: Tensor | None) -> Tensor:
-        """The whole layer: x (B, T, D), memory (B, S, M) -> (B, T, D)."""
-        x = x + self.after_mixer(self.mixer(self.mixer_norm(x), segments))
-        x = x + self.cross_out_norm(self.cross(self.cross_norm(x), memory, segments, memory_segments))
-        return self._after_reading(x)
-
-    def _after_reading(self, x: Tensor) -> Tensor:
-        return x + self.after_channel(self.channel(self.channel_norm(x)))
-
-    def init_state(self, memory: Tensor, max_tokens: int, memory_segments: Tensor | None) -> tuple[Any, Any]:
-        return self.mixer.init_state(memory.shape[0], max_tokens), self.cross.init_state(memory, max_tokens, memory_segments)
-
-    def prefill(self, x: Tensor, state: tuple[Any, Any]) -> tuple[Tensor, tuple[Any, Any]]:
-        mixed, own = self.mixer.prefill(self.mixer_norm(x), state[0])
-        x = x + self.after_mixer(mixed)
-        y, read = self.cross.prefill(self.cross_norm(x), state[1])
-        return self._after_reading(x + self.cross_out_norm(y)), (own, read)
-
-    def state_bytes(self, tokens: int, memory_tokens: int) -> int:
-        return int(self.mixer.state_bytes(tokens) + self.cross.state_bytes(tokens, memory_tokens))
-
-
-class MergedLayer(nn.Module):
-    """x + norm(mixer(norm(x), memory)), then x + norm(channel(norm(x))) (arXiv 2512.14856)."""
-
-    def __init__(self, config: MergedLayerConfig) -> None:
-        super().__init__()
-        self.mixer_norm = config.norm.build()
-        self.mixer = _checked_mixer(config.mixer)
-        self.mixer_out_norm = config.norm.build()
-        self.channel_norm = config.norm.build()
-        self.channel = config.channel.build()
-        self.channel_out_norm = config.norm.build()
-
-    def read(self, x: Tensor, memory: Tensor, segments: Tensor | None, memory_segments: Tensor | None) -> Tensor:
-        """The whole layer: x (B, T, D), memory (B, S, D) -> (B, T, D)."""
-        return self._finish(x, self.mixer(self.mixer_norm(x), memory, segments, memory_segments))
-
-    def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
-        x = x + self.mixer_out_norm(mixed)
-        return x + self.channel_out_norm(self.channel(self.channel_norm(x)))  # type: ignore[no-any-return]
-
-    def init_state(self, memory: Tensor, max_tokens: int, memory_segments: Tensor | None) -> Any:
-        return self.mixer.init_state(memory, max_tokens, memory_segments)
-
-    def prefill(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        mixed, state = self.mixer.prefill(self.mixer_norm(x), state)
-        return self._finish(x, mixed), state
-
-    def state_bytes(self, tokens: int, memory_tokens: int) -> int:
-        return self.mixer.state_bytes(tokens, memory_tokens)
 
 
 class Stack(nn.Module):
@@ -172,8 +89,9 @@ class ReadingStack(nn.Module):
 class EncoderDecoder(Model):
     """Next-token logits of a target, given a source: source (B, S), target (B, T) integer -> (B, T, V).
 
-    ``source_segments`` (B, S) and ``target_segments`` (B, T): ids, 0 = padding; a target document reads the source of its own
-    id, or all of it but padding where only one side has ids. Raises: ConfigError when either exceeds ``max_tokens``.
+    ``source_segments`` (B, S) and ``target_segments`` (B, T): ids, 0 = padding; a target document reads the
+    source of its own id, or all of it but padding where only one side has ids. Raises: ConfigError when
+    either exceeds ``max_tokens``.
     """
 
     config: EncoderDecoderConfig
@@ -201,7 +119,7 @@ class EncoderDecoder(Model):
         return self.decoder(self.embedding(target), memory, target_segments, source_segments)  # type: ignore[no-any-return]
 
     def encode(self, source: Tensor, source_segments: Tensor | None = None) -> Tensor:
-        """What the decoder reads (B, S, M): final normed states of the encoder; those at padding mean nothing."""
+        """Final normed states of the encoder (B, S, M); those at padding mean nothing."""
         self._check(source, source_segments)
         table = self.embedding if self.source_embedding is None else self.source_embedding
         return self.encoder(table(source), source_segments)  # type: ignore[no-any-return]
@@ -212,7 +130,7 @@ class EncoderDecoder(Model):
             check(segments, tokens)
             refuse_holes(segments)
 
-    # --- decoding -----------------------------------------------------------------------------------------------
+    # --- decoding -------------------------------------------------------------------------------------------
 
     def init_state(self, source: Tensor, source_segments: Tensor | None = None, max_tokens: int | None = None) -> list[Any]:
         """Encodes the source, once; then feed the target with ``prefill`` and ``step``."""
@@ -225,25 +143,28 @@ class EncoderDecoder(Model):
         Raises: ConfigError when the target grows beyond ``max_tokens``.
         """
         check_length(tokens_seen(state) + tokens.shape[1], self.config.max_tokens)
-        x, after = self.embedding(tokens), []
+        x, states = self.embedding(tokens), []
         for layer, s in zip(self.decoder.layers, state, strict=True):
             x, s = layer.prefill(x, s)  # type: ignore[operator]
-            after.append(s)
-        return self.embedding.logits(self.decoder.norm(x)), after
+            states.append(s)
+        return self.embedding.logits(self.decoder.norm(x)), states
 
     def step(self, tokens: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
         """Logits (B, V) after one more target token (B,), and the next state."""
-        logits, after = self.prefill(tokens[:, None], state)
-        return logits[:, 0], after
+        logits, states = self.prefill(tokens[:, None], state)
+        return logits[:, 0], states
 
-    # --- the ledger ---------------------------------------------------------------------------------------------
+    # --- the ledger -----------------------------------------------------------------------------------------
 
     @property
     def causal(self) -> bool:
         return False  # of its row: the decoder reads the whole source
 
     def components(self, tokens: int) -> list[Part]:
-        """The parts for a row of ``tokens`` tokens, split in ``halves``. Raises: ConfigError for a row of one."""
+        """The parts for a row of ``tokens`` tokens, split in ``halves``.
+
+        Raises: ConfigError for a row of one token.
+        """
         return self.pair_components(*halves(tokens))
 
     def pair_components(self, source_tokens: int, target_tokens: int) -> list[Part]:
@@ -276,7 +197,7 @@ class EncoderDecoder(Model):
 
     def pair_cost(self, source_tokens: int, target_tokens: int) -> Cost:
         """Forward cost of one pair, head included (also when tied)."""
-        return total(part.cost for part in self.pair_components(source_tokens, target_tokens))
+        return total(component.cost for component in self.pair_components(source_tokens, target_tokens))
 
     def state_bytes(self, tokens: int) -> int:
         """Bytes of a row of ``tokens`` tokens, split in ``halves``, after its target."""
@@ -310,11 +231,3 @@ def halves(tokens: int) -> tuple[int, int]:
 def _look_up(table: Any, tokens: int) -> Cost:
     """Elementwise cost of a look-up: the product with sqrt(width)."""
     return Cost(elementwise=tokens * table.config.width if table.config.scale else 0)
-
-
-def _checked_mixer(config: BlockConfig) -> CrossMixer:
-    """The mixer of a layer that reads a source. Raises: ConfigError for a block of another kind."""
-    mixer = config.build()
-    if not isinstance(mixer, CrossMixer):
-        raise ConfigError(f"{type(mixer).__name__} is not a cross mixer")
-    return mixer

@@ -1,8 +1,9 @@
-"""Gemma 1, 2 and 3 as recipes: which attention in which layer, which norms, which caps. Gemma 4 builds on them next door.
+"""Gemma 1, 2 and 3 as recipes: the attention of each layer, norms and caps.
 
 Legend: D width, H query heads, K key/value heads, C head width.
-Sources: arXiv 2403.08295, 2408.00118, 2503.19786. The options reproduce the published models exactly (explicit heads,
-kv_heads, head_width, query_scale); left alone, they follow the width, so the budget solver can turn it.
+Sources: arXiv 2403.08295, 2408.00118, 2503.19786. The options reproduce the published models exactly
+(explicit heads, kv_heads, head_width, query_scale); left alone, they follow the width, so the budget solver
+can turn it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ LOCAL, GLOBAL = "L", "G"
 
 
 def default_head_width(width: int) -> int:
-    """The widest of 256, 128, 64 that divides ``width`` into at least eight heads, else 32 (or a narrower whole model)."""
+    """The widest of 256, 128, 64 that divides ``width`` into eight heads or more, else 32 (or ``width``)."""
     for c in (256, 128, 64):
         if width % c == 0 and width >= 8 * c:
             return c
@@ -35,7 +36,7 @@ def default_head_width(width: int) -> int:
 
 
 def grouped(heads: int, groups: int) -> int:
-    """Key/value heads where ``groups`` query heads share one, or the nearest smaller divisor of ``heads`` of them."""
+    """Key/value heads where ``groups`` query heads, or the nearest smaller divisor of ``heads``, share one."""
     return heads // next(g for g in range(min(groups, heads), 0, -1) if heads % g == 0)
 
 
@@ -71,7 +72,8 @@ class GemmaRecipe(Recipe):
         for fraction in fractions:
             check_fraction(f"architecture {self.name!r}", fraction)
         check_fraction(f"architecture {self.name!r}", min(fractions), self.rope_drop)
-        # The solver steps by whole heads; set on the instance, because the class's multiple fits the default rule only
+        # The solver steps by whole heads; set on the instance, because the class's multiple fits the default
+        # rule only
         if self.heads is None and self.head_width is not None:
             object.__setattr__(self, "width_multiple", self.head_width)
         if self.heads is not None and self.head_width is None:
@@ -92,7 +94,7 @@ class GemmaRecipe(Recipe):
         return HeadShape(heads=heads, kv_heads=self._kv_heads(heads), head_width=c, query_scale=self.query_scale)
 
     def _kv_heads(self, heads: int) -> int:
-        """Explicit ``kv_heads``, else one per ``kv_groups`` query heads (the nearest smaller divisor of ``heads``)."""
+        """Explicit ``kv_heads``, else one per ``kv_groups`` query heads (see ``grouped``)."""
         explicit: int | None = getattr(self, "kv_heads", None)
         if explicit is not None:
             return explicit
@@ -187,7 +189,10 @@ class PatternedRecipe(GemmaRecipe):
 @register_architecture("gemma2", source="arXiv:2408.00118")
 @dataclass(frozen=True, kw_only=True)
 class Gemma2(PatternedRecipe):
-    """Sandwich norms, local and global layers alternating, scores and logits soft-capped. Published window: 4096."""
+    """Sandwich norms, alternating local and global layers, soft-capped scores and logits.
+
+    Published window: 4096.
+    """
 
     attention_softcap: float | None = 50.0
     final_softcap: float | None = 30.0
@@ -212,7 +217,10 @@ class Gemma2(PatternedRecipe):
 @register_architecture("gemma3", source="arXiv:2503.19786")
 @dataclass(frozen=True, kw_only=True)
 class Gemma3(PatternedRecipe):
-    """Sandwich norms, QK-norm, five local layers to one global with its own RoPE base. Published window: 512 or 1024."""
+    """Sandwich norms, QK-norm, five local layers per global one, which has another RoPE base.
+
+    Published window: 512 or 1024.
+    """
 
     kv_groups: int = 4
     pattern: str = "LLLLLG"

@@ -1,8 +1,8 @@
 """Gemma 4's dense text model as a recipe.
 
 Legend: D width, H query heads, K key/value heads, C head width.
-Sources: google-deepmind/gemma gemma/gm/nn/gemma4; huggingface/transformers models/gemma4. Not here: per-layer embeddings and
-key/value sharing between layers (E2B, E4B), experts (26B-A4B), images and sound.
+Sources: google-deepmind/gemma gemma/gm/nn/gemma4; huggingface/transformers models/gemma4. Not here: per-layer
+embeddings and key/value sharing between layers (E2B, E4B), experts (26B-A4B), images and sound.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from blocks.scale import LayerScaleConfig
 @register_architecture("gemma4", source="google-deepmind/gemma gemma/gm/nn/gemma4")
 @dataclass(frozen=True, kw_only=True)
 class Gemma4(PatternedRecipe):
-    """Normed queries, keys and values, unscaled scores, wide global heads with K=V and p-RoPE, the last layer always global.
+    """Normed queries, keys and values, unscaled scores, wide global heads with K=V and p-RoPE.
 
-    ``heads``, ``kv_heads`` and ``head_width`` are those of local layers; global ones have as many query heads.
+    The last layer is always global. ``heads``, ``kv_heads`` and ``head_width`` are those of local layers; global
+    ones have as many query heads.
     """
 
     pattern: str = "LLLLLG"

@@ -2,9 +2,10 @@
 
 Legend: T tokens, D width, V vocabulary, r radius.
 Sources: arXiv 2503.02656 (Gemma Encoder), 2509.20354 (EmbeddingGemma); ``use_bidirectional_attention`` of
-huggingface/transformers models/gemma3. Weights, names and shapes are the decoder's, so a trained decoder becomes an encoder by
-``load_state_dict``. Windows of encoders are counted in five ways; here it is the radius: r keys on each side. A released Gemma 3
-configuration with sliding_window w reads r = w // 2 (its code keeps |q-k| < w // 2 + 1), a Gemma 4 one r = w // 2 + 1.
+huggingface/transformers models/gemma3. Weights, names and shapes are the decoder's, so a trained decoder
+becomes an encoder by ``load_state_dict``. Windows of encoders are counted in five ways; here it is the
+radius: r keys on each side. A released Gemma 3 configuration with sliding_window w reads r = w // 2 (its code
+keeps |q-k| < w // 2 + 1), a Gemma 4 one r = w // 2 + 1.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from blocks.errors import ConfigError
 @register_architecture("gemma_encoder", source="arXiv:2503.02656")
 @dataclass(frozen=True, kw_only=True)
 class GemmaEncoder(Recipe):
-    """The layers of one generation, bidirectional: hidden states (B, T, D), or logits (B, T, V) through the tied table."""
+    """The layers of one generation, bidirectional.
+
+    Hidden states (B, T, D), or logits (B, T, V) through the tied table.
+    """
 
     kind: ClassVar[Kind] = "encoder"
 
@@ -36,15 +40,15 @@ class GemmaEncoder(Recipe):
     generation_options: dict[str, Any] = field(default_factory=dict)  # of the recipe gemma1 … gemma4, except window
 
     def __post_init__(self) -> None:
-        where = f"architecture {self.name!r}"
+        title = f"architecture {self.name!r}"
         if self.radius < 0:
-            raise ConfigError(f"{where}: radius must be at least 0, got {self.radius}")
+            raise ConfigError(f"{title}: radius must be at least 0, got {self.radius}")
         if "window" in self.generation_options:
-            raise ConfigError(f"{where}: window is for causal attention; give radius (keys on each side) instead")
+            raise ConfigError(f"{title}: window is for causal attention; give radius (keys on each side) instead")
         self.causal_recipe()
 
     def causal_recipe(self) -> GemmaRecipe:
-        """The decoder this encoder shares its weights' shapes with. Raises: ConfigError for options that it does not have."""
+        """The decoder with parameters of the same shapes. Raises: ConfigError for options that it lacks."""
         causal = recipe(f"gemma{self.generation}", self.generation_options)
         assert isinstance(causal, GemmaRecipe)
         return causal
@@ -57,7 +61,8 @@ class GemmaEncoder(Recipe):
 def bidirectional(config: DecoderConfig, *, radius: int) -> BidirectionalStackConfig:
     """``config`` with every mask taken off: local layers see ``radius`` keys on each side, global ones all.
 
-    Raises: ConfigError for a layer whose mixer is not attention: an M2 mixer would gain a reverse kernel, not lose a mask.
+    Raises: ConfigError for a layer whose mixer is not attention: an M2 mixer would gain a reverse kernel, not
+    lose a mask.
     """
     for layer in config.layers:
         if not isinstance(layer.mixer, AttentionConfig):

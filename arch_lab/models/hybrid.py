@@ -1,10 +1,12 @@
 """Monarch Mixer layers with a share of attention layers among them, in one causal decoder.
 
 Legend: D width, F ffn_width.
-The body is that of ``m2_gpt`` (pre-norm residual layers, RMSNorm, block-diagonal gated channel mixer, tied scaled embedding); only
-the sequence mixer differs from layer to layer, so a sweep over the share compares mixers and nothing else. An attention layer is
-one of Gemma 3 (arXiv 2503.19786): queries and keys normed, grouped heads, and the RoPE base of its kind, local or global.
-Two attention layers kept among long convolutions is what H3 (arXiv 2212.14052) found enough to pass a Transformer.
+The body is that of ``m2_gpt`` (pre-norm residual layers, RMSNorm, block-diagonal gated channel mixer, tied
+scaled embedding); only the sequence mixer differs from layer to layer, so a sweep over the share compares
+mixers and nothing else. An attention layer is one of Gemma 3 (arXiv 2503.19786): queries and keys normed,
+grouped heads, and the RoPE base of its kind, local or global.
+Two attention layers kept among long convolutions is what H3 (arXiv 2212.14052) found enough to pass a
+Transformer.
 """
 
 from __future__ import annotations
@@ -29,10 +31,11 @@ SHARE = 0.25  # of attention layers, where neither option says
 @register_architecture("hybrid", source="arXiv:2310.12109 §5.3 with attention layers of arXiv:2503.19786")
 @dataclass(frozen=True, kw_only=True)
 class Hybrid(M2GPT):
-    """``m2_gpt`` with some of its sequence mixers replaced by Gemma 3 attention; ``pattern`` or ``attention_share`` says which.
+    """``m2_gpt`` with Gemma 3 attention in some layers, by ``pattern`` or ``attention_share``.
 
-    Neither: a share of 1/4. With a share s, the first n layers hold n·s attention layers rounded to the nearest whole number
-    (halves up), for every n: evenly spread, and a deeper model begins like a shallower one. 1/4 gives M A M M M A M M ….
+    Neither: a share of 1/4. With a share s, the first n layers hold n·s attention layers rounded to the
+    nearest whole number (halves up), for every n: evenly spread, and a deeper model begins like a shallower
+    one. 1/4 gives M A M M M A M M ….
     Raises: ConfigError when both are given, or a share is outside 0 to 1.
     """
 
@@ -52,7 +55,8 @@ class Hybrid(M2GPT):
             raise ConfigError(f"{self.name}: pattern must be letters M (Monarch Mixer) and A (attention), got {self.pattern!r}")
         if self.attention_share is not None and not 0 <= self.attention_share <= 1:
             raise ConfigError(f"{self.name}: attention_share must be from 0 to 1, got {self.attention_share}")
-        # widths of whole heads and whole Monarch blocks; the attention's options are checked here too, not first at a shape
+        # widths of whole heads and whole Monarch blocks; the attention's options are checked here too, not
+        # first at a shape
         object.__setattr__(self, "width_multiple", lcm(M2GPT.width_multiple, self._gemma().width_multiple))
 
     def kinds(self, depth: int) -> str:
@@ -60,8 +64,8 @@ class Hybrid(M2GPT):
         if self.pattern is not None:
             return "".join(self.pattern[i % len(self.pattern)] for i in range(depth))
         share = SHARE if self.attention_share is None else self.attention_share
-        held = [floor(n * share + 0.5) for n in range(depth + 1)]
-        return "".join(ATTENTION if after > before else MONARCH for before, after in pairwise(held))
+        counts = [floor(n * share + 0.5) for n in range(depth + 1)]
+        return "".join(ATTENTION if more > fewer else MONARCH for fewer, more in pairwise(counts))
 
     def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
         kinds = self.kinds(shape.depth)

@@ -1,9 +1,9 @@
 """The image classifier every image architecture is an instance of.
 
 Legend: B batch, C channels, H x W pixels, P patch, T = (H/P)·(W/P) patches, D width, N classes.
-One body for all of them, as for decoders: patches, the pre-norm residual layers a decoder has too, pooling, norm and head are the
-same code for every arm of a comparison. A *token* of an image is a patch: a class token works for all of them and is charged to
-them, so costs per token of models with and without one compare.
+One body for all of them, as for decoders: patches, the pre-norm residual layers a decoder has too, pooling,
+norm and head are the same code for every arm of a comparison. A *token* of an image is a patch: a class token
+works for all of them and is charged to them, so costs per token of models with and without one compare.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from blocks.vision.patches import PatchEmbeddingConfig, image_grid
 
 @dataclass(frozen=True, kw_only=True)
 class ImageClassifierConfig(StackConfig):
-    """A whole model, block by block, for images of ``image`` = (H, W) pixels. ``max_tokens``: the patches of each.
+    """A whole classifier, block by block, of images of ``image`` = (H, W) pixels.
 
-    Raises: ConfigError unless the patch divides both sides of the image.
+    ``max_tokens``: patches of an image. Raises: ConfigError unless the patch divides both sides of the image.
     """
 
     kind: ClassVar[Kind] = "image_classifier"
@@ -94,11 +94,11 @@ class ImageClassifier(Model):
         del self.head
 
     def components(self, tokens: int) -> list[Part]:
-        inside, width = self.config.inside(tokens), self.config.width
+        positions, width = self.config.inside(tokens), self.config.width
         return [
             self._patches(tokens),
-            *layer_parts("layers", self.layers, inside, width),
-            on_rows("pooler", self.pooler, inside, width),
+            *layer_parts("layers", self.layers, positions, width),
+            on_rows("pooler", self.pooler, positions, width),
             on_rows("head", self.head, 1, width),  # one pooled vector per image
         ]
 

@@ -62,7 +62,7 @@ class ImageRecipe(Recipe, ABC):
 
     @abstractmethod
     def classifier(self, shape: Shape, *, classes: int) -> ImageClassifierConfig:
-        """Every block of the model, at this shape. Raises: ConfigError when the shape does not fit the recipe."""
+        """Every block of the model, at this shape. Raises: ConfigError when it does not fit the recipe."""
 
     def around(self, layer: LayerConfig, shape: Shape, *, classes: int, positions: bool, pool: Pool, eps: float) -> ImageClassifierConfig:
         """The body with layers like this one."""

@@ -1,11 +1,13 @@
 """Monarch Mixer as a causal language model.
 
 Legend: D width, F ffn_width, K blocks.
-The paper (arXiv 2310.12109, section 5.3) reports M2-GPT models but no code or weights of them were ever released, and their
-widths and depths were not published. ``m2_gpt`` is therefore an open reading, not a reproduction: the released sequence
-mixer made causal, the released block-diagonal gated channel mixer, and around them the body every decoder here shares
-(pre-norm residual layers, RMSNorm, tied scaled embedding), so that an arm differs from attention in its blocks only.
-``polynomial_order`` puts the paper's learned causal Monarch product where the convolution, its untrained case, stands.
+The paper (arXiv 2310.12109, section 5.3) reports M2-GPT models but no code or weights of them were ever
+released, and their widths and depths were not published. ``m2_gpt`` is therefore an open reading, not a
+reproduction: the released sequence mixer made causal, the released block-diagonal gated channel mixer, and
+around them the body every decoder here shares (pre-norm residual layers, RMSNorm, tied scaled embedding), so
+that an arm differs from attention in its blocks only.
+``polynomial_order`` puts the paper's learned causal Monarch product where the convolution, its untrained
+case, stands.
 """
 
 from __future__ import annotations
@@ -29,10 +31,11 @@ from blocks.norm import RMSNormConfig
 @register_architecture("m2_gpt", source="arXiv:2310.12109 §5.3")
 @dataclass(frozen=True, kw_only=True)
 class M2GPT(Recipe):
-    """Causal Monarch Mixer: ``m2_mixer`` (or ``monarch_polynomial``) and ``block_diagonal_glu`` in pre-norm residual layers.
+    """Causal Monarch Mixer: pre-norm residual layers of ``m2_mixer`` and ``block_diagonal_glu``.
 
-    No position encoding: the filters know the distance. The residual long convolution is off by default because the
-    residual stream is already the short path it stands in for in the released BERT, which has no skip around its mixer.
+    No position encoding: the filters know the distance. The residual long convolution is off by default
+    because the residual stream is already the short path it stands in for in the released BERT, which has no
+    skip around its mixer.
     """
 
     width_multiple: ClassVar[int] = 32  # keeps 4 (and 8, 16) blocks whole

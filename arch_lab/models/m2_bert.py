@@ -1,10 +1,10 @@
 """M2-BERT as released: bidirectional Monarch Mixer with a masked-token head.
 
 Legend: D width, F ffn_width, K blocks.
-Source: arXiv 2310.12109; HazyResearch/m2, bert/src/bert_layers.py. Kept: the released block (no skip and no norm around
-the mixer, whose residual convolution is the only short path), block-diagonal gated channel mixer without a shuffle,
-causal short convolution, learned positions, tied output table; ``input_norm`` adds the leading LayerNorm that the first released
-80M has ("hyena_training_additions"). Left out: dropout, the pooler.
+Source: arXiv 2310.12109; HazyResearch/m2, bert/src/bert_layers.py. Kept: the released block (no skip and no
+norm around the mixer, whose residual convolution is the only short path), block-diagonal gated channel mixer
+without a shuffle, causal short convolution, learned positions, tied output table; ``input_norm`` adds the
+leading LayerNorm that the first released 80M has ("hyena_training_additions"). Left out: dropout, the pooler.
 Different: padding never enters a convolution, so an output does not depend on how much of it there is.
 """
 
@@ -30,7 +30,10 @@ INPUT_EPS = 1e-5  # except the mixers' input norm, as torch's
 @register_architecture("m2_bert", source="arXiv:2310.12109 §5.1")
 @dataclass(frozen=True, kw_only=True)
 class M2BERT(Recipe):
-    """The released encoder: layers of LayerNorm(h + GLU(h)) with h = m2_mixer(x), 12 of them at every published size."""
+    """The released encoder: layers of LayerNorm(h + GLU(h)) with h = m2_mixer(x).
+
+    Every published size has 12 layers.
+    """
 
     kind: ClassVar[Kind] = "encoder"
     width_multiple: ClassVar[int] = 32  # keeps 4 (and 8, 16) blocks whole

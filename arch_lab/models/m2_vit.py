@@ -1,16 +1,19 @@
 """Monarch Mixer for images: Hyena's image model with the released block-diagonal maps in its MLP.
 
 Legend: D width, F ffn_width, K blocks, T patches.
-The paper (arXiv 2310.12109 §5.2) reports M2-ViT-b at "45M" parameters; no code of it was released. It is HyenaViT-b with long convolutions
-by Monarch and its MLP's matrices replaced, so this recipe is HyenaViT of HazyResearch/safari, configs/experiment/imagenet/hyena-vit.yaml:
-pre-norm layers, one gated long convolution a layer, 5 short taps, a filter network 33 -> 128 -> 128 -> D with sine frequency 1, no
-positions, no class token, the mean of all tokens read. With the block-diagonal MLP (K = 4) its base size has 45,554,920 parameters;
-with the dense one (``mlp: dense``) it is HyenaViT-b itself, 88,022,248 against "88M" in the paper.
+The paper (arXiv 2310.12109 §5.2) reports M2-ViT-b at "45M" parameters; no code of it was released. It is
+HyenaViT-b with long convolutions by Monarch and its MLP's matrices replaced, so this recipe is HyenaViT of
+HazyResearch/safari, configs/experiment/imagenet/hyena-vit.yaml:
+pre-norm layers, one gated long convolution a layer, 5 short taps, a filter network 33 -> 128 -> 128 -> D with
+sine frequency 1, no positions, no class token, the mean of all tokens read. With the block-diagonal MLP (K =
+4) its base size has 45,554,920 parameters; with the dense one (``mlp: dense``) it is HyenaViT-b itself,
+88,022,248 against "88M" in the paper.
 
-What the count decides, and what it leaves open. One direction: with a second filter for the patches that follow
-(``bidirectional: true``) the base size has 46,984,936, which nobody would print as 45M; the published filter is the causal one of the
-language models, run over patches in reading order. Fixed filter positions: the released class trains them (T·33 numbers a layer, at
-a rate of 1e-5), which makes 45,632,536 (``train_positions: true``); both read 45M.
+What the count decides, and what it leaves open. One direction: with a second filter for the patches that
+follow (``bidirectional: true``) the base size has 46,984,936, which nobody would print as 45M; the published
+filter is the causal one of the language models, run over patches in reading order. Fixed filter positions:
+the released class trains them (T·33 numbers a layer, at a rate of 1e-5), which makes 45,632,536
+(``train_positions: true``); both read 45M.
 """
 
 from __future__ import annotations
@@ -35,9 +38,9 @@ EPS = 1e-6  # of every LayerNorm, as its partner's
 @register_architecture("m2_vit", source="arXiv:2310.12109 §5.2")
 @dataclass(frozen=True, kw_only=True)
 class M2ViT(ImageRecipe):
-    """Pre-norm layers of ``m2_mixer`` and ``block_diagonal_mlp`` over patches without positions, and a head on their mean.
+    """Pre-norm layers of ``m2_mixer`` and ``block_diagonal_mlp`` over patches, and a head on their mean.
 
-    It knows the order of patches all the same: convolutions do.
+    Without positions: its convolutions know the order of patches.
     """
 
     width_multiple: ClassVar[int] = 32  # keeps 4 (and 8, 16) blocks whole

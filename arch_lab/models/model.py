@@ -32,7 +32,7 @@ class Buildable(Hashable, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(ABC):
-    """Every block of a model. ``max_tokens``: the longest sequence (of source and of target where there are two)."""
+    """Every block of a model. ``max_tokens``: its longest sequence, of source and target alike."""
 
     kind: ClassVar[Kind]
 
@@ -41,9 +41,9 @@ class ModelConfig(ABC):
 
     @abstractmethod
     def build(self, device: Device = None) -> Model:
-        """The model, its parameters drawn from torch's global generator; on "meta" it has shapes and no memory.
+        """The model, its parameters drawn from torch's global generator.
 
-        Raises: ConfigError for blocks that do not fit each other.
+        On "meta" it has shapes and no memory. Raises: ConfigError for blocks that do not fit each other.
         """
 
 
@@ -96,7 +96,7 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def components(self, tokens: int) -> list[Part]:
-        """All parts in order, for one row of ``tokens`` tokens; their parameters and costs add up to the model's."""
+        """All parts in order, for one row of ``tokens`` tokens; they add up to the model."""
 
     @abstractmethod
     def end_sizes(self) -> tuple[int, int]:
@@ -104,7 +104,7 @@ class Model(nn.Module, ABC):
 
     def cost(self, tokens: int) -> Cost:
         """Forward cost of one row, the head included also when it is tied."""
-        return total(part.cost for part in self.components(tokens))
+        return total(component.cost for component in self.components(tokens))
 
     def parameter_counts(self) -> dict[str, int]:
         """embedding, head, body, total."""
@@ -112,7 +112,7 @@ class Model(nn.Module, ABC):
         return {"embedding": embedding, "head": head, "body": everything - embedding - head, "total": everything}
 
     def state_bytes(self, tokens: int) -> int:
-        """Bytes that one row keeps while decoding, after ``tokens`` tokens; 0 for a model that does not decode."""
+        """Bytes that one row keeps after ``tokens`` decoded tokens; 0 for a model that does not decode."""
         return 0
 
     def drop_head(self) -> None:
@@ -134,7 +134,7 @@ def check_length(tokens: int, max_tokens: int) -> None:
         raise ConfigError(f"sequence of {tokens} tokens exceeds max_tokens {max_tokens} this model was built for")
 
 
-# --- parts ----------------------------------------------------------------------------------------------------
+# --- parts --------------------------------------------------------------------------------------------------
 
 
 def on_rows(name: str, block: Any, tokens: int, width: int) -> Part:
@@ -175,11 +175,11 @@ def _reading(name: str, mixer: Any, tokens: int, width: int, memory: int) -> Par
     return Part(name=name, block=mixer, cost=mixer.cost(tokens, memory), run=run)
 
 
-# --- building -------------------------------------------------------------------------------------------------
+# --- building -----------------------------------------------------------------------------------------------
 
 
 class _NoDraws(TorchFunctionMode):
-    """Skips in-place initialisation: on the meta device there is nothing to draw, and the calls cost milliseconds each."""
+    """Skips in-place initialisation, which on the meta device draws nothing and costs milliseconds per call."""
 
     SKIPPED = frozenset(
         [getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]

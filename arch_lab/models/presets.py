@@ -1,16 +1,19 @@
-"""The published sizes, as options of our recipes: what a reader of those papers calls "Gemma 2 2B" or "M2-BERT-base 80M".
+"""Published sizes, such as "Gemma 2 2B" or "M2-BERT-base 80M", as options of our recipes.
 
-Legend: D width, L depth, F ffn_width (one branch of a gated unit; Gemma's reports print gate and up together, twice this),
-H query heads, K key/value heads, C head width, V vocabulary.
-Sources: arXiv 2403.08295, 2408.00118, 2503.19786 with the released configurations (V as Hugging Face holds it: 256,000 rows for
-Gemma 1 and 2, 262,144 for Gemma 3 and 4, 64 more in Gemma 3's multimodal sizes; the reports count 256,128); HazyResearch/m2,
-bert/yamls/pretrain. T5Gemma (arXiv 2504.06225, 2512.14856): the names say encoder-decoder. T5Gemma 2 is the text model: the vision
-tower (417 to 420 million parameters) and the one row of width D that its embedding holds beside the table (the end-of-image
-vector, so V·D + D in its released count) are left out, and windows and RoPE factor are those of the Gemma 3 of that size.
-ViT (arXiv 2010.11929, timm's vit_*_patch16_224) and Monarch Mixer's image model, 224 x 224 pixels, 1000 classes: ``vocabulary`` holds the
-classes and ``max_tokens`` the patches. What m2_vit's "45M" stands for is an inference, told in arch_lab.models.m2_vit.
-A name is not a budget: "2b" holds 2.5e9 parameters in Gemma 1 and 2.6e9 in Gemma 2, and the "parameter-matched" M2-BERT 110M is
-5.9 % above the BERT it was matched with. The counts below the names are exact and tested.
+Legend: D width, L depth, F ffn_width (one branch of a gated unit; Gemma's reports print gate and up together,
+twice this), H query heads, K key/value heads, C head width, V vocabulary.
+Sources: arXiv 2403.08295, 2408.00118, 2503.19786 with the released configurations (V as Hugging Face holds
+it: 256,000 rows for Gemma 1 and 2, 262,144 for Gemma 3 and 4, 64 more in Gemma 3's multimodal sizes; the
+reports count 256,128); HazyResearch/m2, bert/yamls/pretrain. T5Gemma (arXiv 2504.06225, 2512.14856): the
+names say encoder-decoder. T5Gemma 2 is the text model: the vision tower (417 to 420 million parameters) and
+the one row of width D that its embedding holds beside the table (the end-of-image vector, so V·D + D in its
+released count) are left out, and windows and RoPE factor are those of the Gemma 3 of that size.
+ViT (arXiv 2010.11929, timm's vit_*_patch16_224) and Monarch Mixer's image model, 224 x 224 pixels, 1000
+classes: ``vocabulary`` holds the classes and ``max_tokens`` the patches. What m2_vit's "45M" stands for is an
+inference, told in arch_lab.models.m2_vit.
+A name is not a budget: "2b" holds 2.5e9 parameters in Gemma 1 and 2.6e9 in Gemma 2, and the
+"parameter-matched" M2-BERT 110M is 5.9 % above the BERT it was matched with. The counts below the names are
+exact and tested.
 """
 
 from __future__ import annotations
@@ -56,8 +59,8 @@ def _gemma3(*sizes: int, **options: Any) -> Preset:
 
 
 def _gemma4(*sizes: int, **options: Any) -> Preset:
-    # the scalar of a layer is no parameter in the released code, and published counts leave it out. 2^17 is the context of the
-    # family's smaller members; that of the 31B is not published
+    # the scalar of a layer is no parameter in the released code, and published counts leave it out.
+    # 2^17 is the context of the family's smaller members; that of the 31B is not published
     return _gemma(*sizes, vocabulary=262_144, max_tokens=2**17, window=1024, train_scale=False, **options)
 
 
@@ -72,11 +75,11 @@ def _image(d: int, depth: int, **options: Any) -> Preset:
 
 def _t5gemma(sizes: tuple[int, ...], encoder: tuple[int, ...] | None = None) -> Preset:
     """(D, L, F, H, K, C) of the decoder, and of the encoder where it differs."""
-    found = _gemma(*sizes, vocabulary=256_000, max_tokens=8192, window=4096, encoder_radius=4096)
+    published = _gemma(*sizes, vocabulary=256_000, max_tokens=8192, window=4096, encoder_radius=4096)
     if encoder is None:
-        return found
+        return published
     names = ("width", "depth", "ffn_width", "heads", "kv_heads", "head_width")
-    return replace(found, options={**found.options, "encoder": dict(zip(names, encoder, strict=True))})
+    return replace(published, options={**published.options, "encoder": dict(zip(names, encoder, strict=True))})
 
 
 def _t5gemma2(*sizes: int, local: int, **options: Any) -> Preset:
@@ -121,7 +124,8 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "31b": _gemma4(5376, 60, 21504, 32, 16, global_kv_heads=4, global_head_width=512),
     },
     "gemma_encoder": {
-        # EmbeddingGemma's backbone (arXiv 2509.20354; feed-forward width and heads: the conversion script of transformers)
+        # EmbeddingGemma's backbone (arXiv 2509.20354; feed-forward width and heads: the conversion script of
+        # transformers)
         "300m": Preset(
             shape=Shape(width=768, depth=24, ffn_width=1152),
             vocabulary=262_144,
@@ -150,7 +154,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
 
 
 def preset(architecture: str, size: str) -> Preset:
-    """The published size called ``size``. Raises: ConfigError for an unknown architecture or size, with the nearest name."""
+    """The published size called ``size``. Raises: ConfigError for an unknown name, with the nearest one."""
     recipe_sizes = PRESETS.get(architecture)
     if recipe_sizes is None:
         recipe(architecture)  # a misspelt architecture is the better answer, when it is one

@@ -1,7 +1,7 @@
 """Recipes of architectures, with dials, from which the budget solver and the studies build models.
 
-A recipe says *what* the model is (which blocks, in which pattern, which norms); a Shape says *how large*. Its options
-are a frozen dataclass, strict like a block's, so a study file cannot misspell one.
+A recipe says *what* the model is (which blocks, in which pattern, which norms); a Shape says *how large*. Its
+options are a frozen dataclass, strict like a block's, so a study file cannot misspell one.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class Recipe(Config, ABC):
     def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> ModelConfig:
         """Every block of the model, at this shape.
 
-        ``vocabulary``: rows of its table, or classes of images; ``max_tokens``: its longest sequence, or patches of an
-        image. Raises: ConfigError when the shape does not fit the recipe.
+        ``vocabulary``: rows of its table, or classes of images; ``max_tokens``: its longest sequence, or
+        patches of an image. Raises: ConfigError when the shape does not fit the recipe.
         """
 
     def model(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> Model:

@@ -1,7 +1,8 @@
 """The registry of architectures: a name, or an import path, to the recipe that it stands for.
 
-A recipe comes from this package, from an installed package that declares the entry-point group ``arch_lab.recipes``
-(each entry names a module to import or a recipe class), or from an import path ``package.module:Class`` in a study.
+A recipe comes from this package, from an installed package that declares the entry-point group
+``arch_lab.recipes`` (each entry names a module to import or a recipe class), or from an import path
+``package.module:Class`` in a study.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ def register_architecture(name: str, *, source: str) -> Callable[[R], R]:
 
     def add(cls: R) -> R:
         path = _path(cls)
-        where = f"architecture {name!r} ({path})"
+        title = f"architecture {name!r} ({path})"
         if name in _recipes and _path(_recipes[name]) != path:
-            raise ConfigError(f"{where}: the name is taken by {_path(_recipes[name])}; choose another")
+            raise ConfigError(f"{title}: the name is taken by {_path(_recipes[name])}; choose another")
         if cls.kind not in get_args(Kind):
-            raise ConfigError(f"{where}: unknown kind {cls.kind!r}{did_you_mean(cls.kind, get_args(Kind))}")
+            raise ConfigError(f"{title}: unknown kind {cls.kind!r}{did_you_mean(cls.kind, get_args(Kind))}")
         missing = sorted(getattr(cls, "__abstractmethods__", ()))
         if missing:
-            raise ConfigError(f"{where}: does not define {', '.join(missing)}, which a recipe must have")
+            raise ConfigError(f"{title}: does not define {', '.join(missing)}, which a recipe must have")
         cls.name, cls.source = name, source
         _recipes[name] = cls
         return cls
@@ -79,7 +80,7 @@ def recipe(name: str, options: dict[str, Any] | None = None) -> Recipe:
 
 
 def recipe_class(name: str) -> type[Recipe]:
-    """The class whose fields are the options of an architecture, by name or import path ``package.module:Class``.
+    """The recipe class of an architecture, by name or import path ``package.module:Class``.
 
     Raises: ConfigError with the nearest valid name, or what is wrong with the import path.
     """
@@ -95,20 +96,20 @@ def recipe_class(name: str) -> type[Recipe]:
 
 def _imported(path: str) -> type[Recipe]:
     cls = import_object(path)
-    for known in _recipes.values():
-        if known is cls:
-            return known
+    for registered in _recipes.values():
+        if registered is cls:
+            return registered
     raise ConfigError(
         f"architecture {path!r}: imported, but it is not a registered recipe; "
         "decorate the class with @arch_lab.models.register_architecture"
     )
 
 
-def require_kind(recipe: Recipe, kind: Kind, what: str = "") -> None:
-    """Raises: ConfigError, beginning with ``what``, for a recipe of another kind, with the architectures to choose from."""
+def require_kind(recipe: Recipe, kind: Kind, subject: str = "") -> None:
+    """Raises: ConfigError, which begins with ``subject``, for a recipe of another kind."""
     if recipe.kind == kind:
         return
     article = "a" if kind == "decoder" else "an"
     misfit = MISFITS.get(kind, {}).get(recipe.kind, TEXT)
     choice = f"choose {article} {kind.replace('_', ' ')}: {', '.join(architectures(kind))}"
-    raise ConfigError(f"{what}architecture {recipe.name!r} {misfit}; {choice}")
+    raise ConfigError(f"{subject}architecture {recipe.name!r} {misfit}; {choice}")

@@ -1,8 +1,9 @@
 """T5Gemma and T5Gemma 2: encoder–decoders made of the blocks of Gemma 2 and Gemma 3.
 
 Legend: D width, H query heads, K key/value heads, C head width.
-Sources: arXiv 2504.06225 and 2512.14856; transformers models/t5gemma and models/t5gemma2. The stacks come from the recipes
-``gemma2`` and ``gemma3``: an encoder is their stack looking both ways, a decoder their stack reading the encoder.
+Sources: arXiv 2504.06225 and 2512.14856; transformers models/t5gemma and models/t5gemma2. The stacks come
+from the recipes ``gemma2`` and ``gemma3``: an encoder is their stack looking both ways, a decoder their stack
+reading the encoder.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from arch_lab.models.cross_layer import CrossLayerConfig, MergedLayerConfig
 from arch_lab.models.direction import bidirectional_layer
-from arch_lab.models.encoder_decoder import CrossLayerConfig, EncoderDecoderConfig, MergedLayerConfig
+from arch_lab.models.encoder_decoder import EncoderDecoderConfig
 from arch_lab.models.gemma import Gemma2, Gemma3
 from arch_lab.models.layer import LayerConfig
 from arch_lab.models.model import Kind
@@ -29,7 +31,7 @@ from blocks.norm import RMSNormConfig
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSize(Config):
-    """An encoder of another size than the decoder. Heads left out follow the width, as in the recipe ``gemma2``."""
+    """Size of an encoder; heads left out follow the width, as in the recipe ``gemma2``."""
 
     width: int
     depth: int
@@ -46,9 +48,10 @@ class EncoderSize(Config):
 @register_architecture("t5gemma", source="arXiv:2504.06225")
 @dataclass(frozen=True, kw_only=True)
 class T5Gemma(Recipe):
-    """Gemma 2 blocks; the decoder's have a third sub-layer, cross-attention. Two tables, the head tied to the decoder's.
+    """Gemma 2 blocks, with cross-attention in the decoder. Two tables, the head tied to the decoder's.
 
-    The shape is the decoder's; ``encoder`` gives the encoder another (the published 9B-2B). Published window and radius: 4096.
+    The shape is the decoder's; ``encoder`` gives the encoder another (the published 9B-2B). Published window
+    and radius: 4096.
     """
 
     kind: ClassVar[Kind] = "encoder_decoder"
@@ -68,18 +71,18 @@ class T5Gemma(Recipe):
     norm_eps: float = NORM_EPS  # of every norm of both stacks
 
     def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderDecoderConfig:
-        ours = EncoderSize(heads=self.heads, kv_heads=self.kv_heads, head_width=self.head_width, **vars(shape))
-        theirs = self.encoder or ours
-        encoder, decoder = self._stack(theirs, vocabulary, max_tokens), self._stack(ours, vocabulary, max_tokens)
+        decoder_size = EncoderSize(heads=self.heads, kv_heads=self.kv_heads, head_width=self.head_width, **vars(shape))
+        encoder_size = self.encoder or decoder_size
+        encoder, decoder = self._stack(encoder_size, vocabulary, max_tokens), self._stack(decoder_size, vocabulary, max_tokens)
         return EncoderDecoderConfig(
             width=shape.width,
-            source_width=theirs.width,
+            source_width=encoder_size.width,
             max_tokens=max_tokens,
-            source_embedding=TiedEmbeddingConfig(vocabulary=vocabulary, width=theirs.width, scale=True),
+            source_embedding=TiedEmbeddingConfig(vocabulary=vocabulary, width=encoder_size.width, scale=True),
             encoder=tuple(bidirectional_layer(layer, radius=self.encoder_radius) for layer in encoder),
-            encoder_norm=RMSNormConfig(width=theirs.width, eps=self.norm_eps),
+            encoder_norm=RMSNormConfig(width=encoder_size.width, eps=self.norm_eps),
             embedding=TiedEmbeddingConfig(vocabulary=vocabulary, width=shape.width, scale=True, final_softcap=self.final_softcap),
-            decoder=tuple(reading(layer, memory_width=theirs.width) for layer in decoder),
+            decoder=tuple(reading(layer, memory_width=encoder_size.width) for layer in decoder),
             decoder_norm=RMSNormConfig(width=shape.width, eps=self.norm_eps),
         )
 
@@ -102,10 +105,11 @@ class T5Gemma(Recipe):
 @register_architecture("t5gemma2", source="arXiv:2512.14856")
 @dataclass(frozen=True, kw_only=True)
 class T5Gemma2(Recipe):
-    """Gemma 3 blocks; the decoder's attention reads itself and the encoder in one softmax. One table for source, target, head.
+    """Gemma 3 blocks; the decoder's attention reads itself and the encoder in one softmax. One table for all.
 
-    No parameters beyond two Gemma 3 stacks and the table. Text only: the published models also see images, through a frozen
-    vision tower, and replace one token's row by a vector of its own (end of image). ``encoder``: only there to be refused.
+    No parameters beyond two Gemma 3 stacks and the table. Text only: the published models also see images,
+    through a frozen vision tower, and replace one token's row by a vector of its own (end of image).
+    ``encoder``: only there to be refused.
     """
 
     kind: ClassVar[Kind] = "encoder_decoder"

@@ -1,9 +1,11 @@
 """The Vision Transformer, attention's side of an image comparison.
 
 Legend: D width, F ffn_width, C head width, T patches.
-Source: arXiv 2010.11929 (pre-norm layers, GELU MLP, learned positions, a class token), as google-research/vision_transformer and
-timm build it: LayerNorm eps 1e-6, biases everywhere. Left out: dropout, stochastic depth, the tanh layer of its pre-training head.
-``linear: monarch`` makes all six matrices of a layer Monarch matrices of 4 blocks: the "ViT-b + Monarch" of Monarch Mixer's paper.
+Source: arXiv 2010.11929 (pre-norm layers, GELU MLP, learned positions, a class token), as
+google-research/vision_transformer and timm build it: LayerNorm eps 1e-6, biases everywhere. Left out:
+dropout, stochastic depth, the tanh layer of its pre-training head.
+``linear: monarch`` makes all six matrices of a layer Monarch matrices of 4 blocks: the "ViT-b + Monarch" of
+Monarch Mixer's paper.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ EPS = 1e-6  # of every LayerNorm
 @register_architecture("vit", source="arXiv:2010.11929")
 @dataclass(frozen=True, kw_only=True)
 class ViT(ImageRecipe):
-    """Pre-norm layers of ``multi_head_attention`` and ``mlp`` over patches with learned positions, and a head on the class token.
+    """Pre-norm layers of ``multi_head_attention`` and ``mlp`` over patches, and a head on the class token.
 
     ``pool: mean`` does without the class token. ``positions: false`` makes it blind to the order of patches.
     """

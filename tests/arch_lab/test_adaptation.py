@@ -13,7 +13,7 @@ from arch_lab.checkpoints.adaptation import Reverse, bidirectional, causal, init
 from arch_lab.checkpoints.adaptation.t5gemma import CROSS
 from arch_lab.laws.probe import redraw
 from arch_lab.models import Decoder, EncoderDecoder, Shape, recipe
-from arch_lab.models.encoder_decoder import CrossLayer
+from arch_lab.models.cross_layer import CrossLayer
 from blocks.convolution.mixer import M2Mixer
 from blocks.errors import ConfigError
 

@@ -15,9 +15,10 @@ from typing import Any
 from torch import nn
 
 from arch_lab.checkpoints.adaptation.bidirectional import bidirectional_state
+from arch_lab.models.cross_layer import CrossLayer
 from arch_lab.models.decoder import Decoder
 from arch_lab.models.direction import bidirectional_layer
-from arch_lab.models.encoder_decoder import CrossLayer, EncoderDecoder
+from arch_lab.models.encoder_decoder import EncoderDecoder
 from arch_lab.models.t5gemma import merged
 from blocks.errors import ConfigError
 
