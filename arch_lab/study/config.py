@@ -16,10 +16,7 @@ from arch_lab.data import DataConfig
 from arch_lab.fields import (
     ArchitectureName,
     BatchSize,
-    Beta,
-    ClipNorm,
     ExperimentName,
-    FinalFraction,
     LearningRates,
     Name,
     OptionalName,
@@ -28,8 +25,6 @@ from arch_lab.fields import (
     Seeds,
     Text,
     Tokens,
-    WarmupFraction,
-    WeightDecay,
     Widen,
     tuning_seeds_problem,
 )
@@ -37,7 +32,7 @@ from arch_lab.models.recipe import Recipe, Shape
 from arch_lab.models.registry import recipe
 from arch_lab.study.experiment import OwnData, load_experiment
 from arch_lab.study.loggers import LoggerConfig, entries
-from arch_lab.training.optimizer import GroupRule
+from arch_lab.training.optimizer import GroupRule, OptimizerConfig
 from arch_lab.yaml_files import DEEPEST, load_yaml, parse_yaml
 from blocks.config import Bounds, Config, Doc, Length
 from blocks.errors import ConfigError, UnknownOption, shown
@@ -83,17 +78,11 @@ class Arm(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Config):
+class Training(OptimizerConfig):
     """What every arm shares while training. Declared once, printed in the plan."""
 
     sequence_length: Annotated[Tokens, Doc("Tokens of one training sequence.")] = 256
     batch_size: Annotated[BatchSize, Doc("Sequences per step.")] = 16
-    weight_decay: Annotated[WeightDecay, Doc("Weight decay of AdamW for matrices; vectors and tables do not decay.")] = 0.1
-    beta1: Annotated[Beta, Doc("Decay of AdamW's mean of gradients.")] = 0.9
-    beta2: Annotated[Beta, Doc("Decay of AdamW's mean of squared gradients.")] = 0.95
-    warmup_fraction: Annotated[WarmupFraction, Doc("Share of the steps over which the learning rate rises from zero.")] = 0.05
-    final_fraction: Annotated[FinalFraction, Doc("Learning rate of the last step as a share of the highest.")] = 0.1
-    clip_norm: Annotated[ClipNorm, Doc("Largest gradient norm; longer gradients are scaled down to it.")] = 1.0
     evaluations: Annotated[
         int, Bounds(minimum=1, maximum=10_000), Doc("How many times to score the tuning split; the last time is the end.")
     ] = 4

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from arch_lab.data import Tokenizer
 from arch_lab.metrics.tokens import language_metrics
 from arch_lab.models import Kind, Shape, recipe, require_kind
-from arch_lab.training.optimizer import GroupRule, adamw, warmup_cosine
+from arch_lab.training.optimizer import GroupRule, OptimizerConfig, optimizer_and_schedule
 from arch_lab.training.scoring import at_least_float32, token_nats
 from blocks.errors import ConfigError
 
 StartFrom = Callable[[nn.Module, str, Tokenizer], None]  # (model, path of a checkpoint, tokenizer of the data)
 TOKENIZER = "tokenizer"  # key of a checkpoint: Tokenizer.to_dict()
+OPTIMIZER_KEYS = ("weight_decay", "beta1", "beta2", "warmup_fraction", "final_fraction")  # hyper-parameters that are options of it
 READING = "reading"  # key of a checkpoint: how its text was cut into documents and counted, and the tokens of a sequence
 RUN = "run"  # key of a checkpoint of fit: {data: options, fingerprint, precision}, all that scoring it again needs
 
@@ -172,18 +173,10 @@ class LanguageModel(pl.LightningModule):
         h: Any = self.hparams  # torch types it as a plain mapping; Lightning gives it attributes
         rules = [GroupRule.from_options(options, where="groups") for options in h.groups or []]
         # float16 has a loss scale, which must be undone before gradients are clipped: a fused step would undo it after
-        optimizer = adamw(
-            self.model,
-            learning_rate=h.learning_rate,
-            betas=(h.beta1, h.beta2),
-            weight_decay=h.weight_decay,
-            rules=rules,
-            fused=self.trainer.precision != "16-mixed",
-        )
+        fused = self.trainer.precision != "16-mixed"
         self._peak_rate = h.learning_rate
         steps = h.total_steps or self.trainer.max_steps
         if steps < 1:
             steps = int(self.trainer.estimated_stepping_batches)
-        schedule = warmup_cosine(steps, warmup_fraction=h.warmup_fraction, final_fraction=h.final_fraction)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        options = OptimizerConfig(**{name: h[name] for name in OPTIMIZER_KEYS})
+        return optimizer_and_schedule(self.model, options, learning_rate=h.learning_rate, steps=steps, rules=rules, fused=fused)

@@ -16,12 +16,39 @@ from typing import Annotated, Any
 
 from torch import nn
 from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
+from arch_lab.fields import Beta, ClipNorm, FinalFraction, WarmupFraction, WeightDecay
 from blocks.config import Bounds, Config, Doc, Length
 from blocks.errors import ConfigError
 
 # vectors (norms, biases, gains) never decay; these are matrices that are tables of positions or of tokens
 NO_DECAY = ("*embedding*", "*positions*")
+
+
+# each option with its bounds and its sentence; a configuration that only changes a default names the type again
+DecayOption = Annotated[WeightDecay, Doc("Weight decay of AdamW for matrices; vectors and tables do not decay.")]
+Beta1Option = Annotated[Beta, Doc("Decay of AdamW's mean of gradients.")]
+Beta2Option = Annotated[Beta, Doc("Decay of AdamW's mean of squared gradients.")]
+WarmupOption = Annotated[WarmupFraction, Doc("Share of the steps over which the learning rate rises from zero.")]
+FinalOption = Annotated[FinalFraction, Doc("Learning rate of the last step as a share of the highest.")]
+ClipOption = Annotated[ClipNorm, Doc("Largest gradient norm; longer gradients are scaled down to it.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(Config):
+    """AdamW with warm-up and cosine. Configurations of training inherit these keys."""
+
+    weight_decay: DecayOption = 0.1
+    beta1: Beta1Option = 0.9
+    beta2: Beta2Option = 0.95
+    warmup_fraction: WarmupOption = 0.05
+    final_fraction: FinalOption = 0.1
+    clip_norm: ClipOption = 1.0
+
+
+# Adam as it comes, at one learning rate: nothing decays, nothing warms up
+CONSTANT_ADAM = OptimizerConfig(weight_decay=0.0, beta2=0.999, warmup_fraction=0.0, final_fraction=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +123,28 @@ def adamw(
         for g in groups(model, weight_decay=weight_decay, no_decay=no_decay, rules=rules)
     ]
     return AdamW(declared, lr=learning_rate, betas=betas, eps=1e-8, fused=fused)
+
+
+def optimizer_and_schedule(
+    model: nn.Module,
+    options: OptimizerConfig,
+    *,
+    learning_rate: float,
+    steps: int,
+    rules: Sequence[GroupRule] = (),
+    fused: bool = True,
+) -> dict[str, Any]:
+    """What ``configure_optimizers`` of a LightningModule returns. ``learning_rate``: the peak; ``steps``: of the schedule."""
+    optimizer = adamw(
+        model,
+        learning_rate=learning_rate,
+        betas=(options.beta1, options.beta2),
+        weight_decay=options.weight_decay,
+        rules=rules,
+        fused=fused,
+    )
+    schedule = warmup_cosine(steps, warmup_fraction=options.warmup_fraction, final_fraction=options.final_fraction)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"}}
 
 
 def warmup_cosine(total_steps: int, *, warmup_fraction: float, final_fraction: float) -> Callable[[int], float]:

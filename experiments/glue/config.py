@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from arch_lab.fields import BatchSize, Beta, ClipNorm, Count, HeldOutFraction, LearningRate, Name, PathText, WarmupFraction, WeightDecay
+from arch_lab.fields import BatchSize, Count, HeldOutFraction, LearningRate, Name, PathText
 from arch_lab.tasks import TaskStudyConfig
+from arch_lab.training.optimizer import Beta2Option, DecayOption, FinalOption, OptimizerConfig, WarmupOption
 from blocks.config import Bounds, Config, Doc, Length, Unique
 from blocks.errors import ConfigError, did_you_mean
 from experiments.glue.hub import HUB_NAME
@@ -42,7 +43,7 @@ class GlueData(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetuning(Config):
+class Finetuning(OptimizerConfig):
     """One recipe for every arm and, but for ``task_epochs`` and ``task_rows``, every task.
 
     ``max_rows``: training rows used of a task, chosen by a hash of their text (None: all); ``max_tokens``: a longer row is cut, the
@@ -56,11 +57,10 @@ class Finetuning(Config):
     task_rows: Annotated[dict[str, Count], Doc("Training rows used of single tasks, such as {sst2: 8000}.")] = field(default_factory=dict)
     max_tokens: Annotated[int, Bounds(minimum=8, maximum=2**20), Doc("Tokens after which a row is cut.")] = 128
     batch_size: Annotated[BatchSize, Doc("Rows, or pairs of them, per step.")] = 32
-    weight_decay: Annotated[WeightDecay, Doc("Weight decay of AdamW for matrices.")] = 0.01
-    beta1: Annotated[Beta, Doc("Decay of AdamW's mean of gradients.")] = 0.9
-    beta2: Annotated[Beta, Doc("Decay of AdamW's mean of squared gradients.")] = 0.98
-    warmup_fraction: Annotated[WarmupFraction, Doc("Share of the steps over which the learning rate rises from zero.")] = 0.06
-    clip_norm: Annotated[ClipNorm, Doc("Largest gradient norm; longer gradients are scaled down to it.")] = 1.0
+    weight_decay: DecayOption = 0.01
+    beta2: Beta2Option = 0.98
+    warmup_fraction: WarmupOption = 0.06
+    final_fraction: FinalOption = 0.0
     pooler: Annotated[str, Length(1, 1000), Doc("Block that reduces a row to one vector (arch-lab blocks lists them).")] = "mean"
     pooler_options: Annotated[dict[str, Any], Doc("Options of the pooler.")] = field(default_factory=dict)
     pairs: Annotated[

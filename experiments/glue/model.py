@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from arch_lab.data.tokenizer import Tokenizer
 from arch_lab.study.body import Body
 from arch_lab.training.callbacks import Divergence
-from arch_lab.training.optimizer import adamw, warmup_cosine
-from arch_lab.training.trainer import plain_trainer, quiet_lightning
+from arch_lab.training.fit import fit, predict
+from arch_lab.training.optimizer import optimizer_and_schedule
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError
 from blocks.heads.base import TaskHead
@@ -107,28 +107,7 @@ class FineTuning(pl.LightningModule):
         return batch["index"], self.model.head.predict(self.model.features(batch))
 
     def configure_optimizers(self) -> Any:
-        recipe = self.recipe
-        optimizer = adamw(
-            self.model, learning_rate=self.learning_rate, betas=(recipe.beta1, recipe.beta2), weight_decay=recipe.weight_decay
-        )
-        schedule = warmup_cosine(self.steps, warmup_fraction=recipe.warmup_fraction, final_fraction=0.0)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-class LossCurve(Callback):
-    """Means of the training loss over equal stretches of steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.every = max(1, steps // POINTS)
-        self.losses: list[Tensor] = []
-        self.rows: list[tuple[int, str, float]] = []
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int) -> None:
-        self.losses.append(outputs["loss"].detach())
-        if trainer.global_step % self.every == 0:
-            self.rows.append((trainer.global_step, "train/loss", float(torch.stack(self.losses).mean())))
-            self.losses = []
+        return optimizer_and_schedule(self.model, self.recipe, learning_rate=self.learning_rate, steps=self.steps)
 
 
 @dataclass(frozen=True)
@@ -182,30 +161,25 @@ def fine_tune(
         rows.splits["train"], rows.targets, batch=recipe.batch_size, epochs=recipe.epochs_of(data.name), seed=seed, types=types
     )
     module = FineTuning(model, recipe, learning_rate=learning_rate, steps=len(loader))
-    curve, divergence = LossCurve(len(loader)), Divergence(math.log(max(2, data.classes)))
-    with quiet_lightning():
-        callbacks = [curve, divergence, _Progress(report, len(loader))]
-        trainer = plain_trainer(max_steps=len(loader), gradient_clip_val=recipe.clip_norm, callbacks=callbacks)
-        try:
-            trainer.fit(module, train_dataloaders=loader)
-        except SystemExit:  # how Lightning ends after Ctrl-C
-            raise KeyboardInterrupt from None
-        steps = trainer.global_step
-        if divergence.diverged:
-            return Outcome(None, before, tuple(curve.rows), steps)
-        scored = {name: split for name, split in rows.splits.items() if name != "train"}
-        found = {
-            name: _predict(trainer, module, ScoringLoader(split, batch=FASTER * recipe.batch_size, types=types))
-            for name, split in scored.items()
-        }
-    return Outcome(found, before, tuple(curve.rows), steps)
+    divergence = Divergence(math.log(max(2, data.classes)))
+    fitted = fit(module, loader, steps=len(loader), clip=recipe.clip_norm, callbacks=[divergence, _Progress(report, len(loader))])
+    curve = fitted.curve(every=max(1, len(loader) // POINTS))
+    if fitted.diverged:
+        return Outcome(None, before, curve, fitted.steps)
+    predictions = {
+        name: _predict(module, ScoringLoader(split, batch=FASTER * recipe.batch_size, types=types))
+        for name, split in rows.splits.items()
+        if name != "train"
+    }
+    return Outcome(predictions, before, curve, fitted.steps)
 
 
-def _predict(trainer: pl.Trainer, module: FineTuning, loader: ScoringLoader) -> list[float]:
-    made: Sequence[Any] = trainer.predict(module, dataloaders=loader) or []
-    order = torch.cat([index for index, _ in made]).argsort()
-    found: list[float] = torch.cat([prediction for _, prediction in made])[order].tolist()
-    return found
+def _predict(module: FineTuning, loader: ScoringLoader) -> list[float]:
+    """One number per row, in the order of the rows."""
+    batches = predict(module, loader)
+    order = torch.cat([index for index, _ in batches]).argsort()
+    values: list[float] = torch.cat([prediction for _, prediction in batches])[order].tolist()
+    return values
 
 
 class _Progress(Callback):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
-from arch_lab.fields import BatchSize, Beta, ClipNorm, FinalFraction, Name, PathText, WarmupFraction, WeightDecay
+from arch_lab.fields import BatchSize, Name, PathText
 from arch_lab.tasks.contract import TaskStudyConfig
+from arch_lab.training.optimizer import Beta2Option, DecayOption, FinalOption, OptimizerConfig, WarmupOption
 from blocks.config import Bounds, Config, Doc, Length, Unique
 from blocks.errors import ConfigError, did_you_mean
 from experiments.retrieval.readers import RETRIEVAL_SETS
@@ -16,7 +17,7 @@ ENCODER = ("pooler", "pooler_options", "projection")  # options of training that
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalTraining(Config):
+class RetrievalTraining(OptimizerConfig):
     """How every arm is fine-tuned, and what every method is shown of a text.
 
     ``query_tokens`` and ``document_tokens``: where texts are cut, the separator before them included, for all alike, BM25 too.
@@ -43,12 +44,10 @@ class RetrievalTraining(Config):
         "hard"
     )
     negative_pool: Annotated[int, Bounds(minimum=1, maximum=2**20), Doc("Irrelevant documents to draw hard negatives from.")] = 50
-    weight_decay: Annotated[WeightDecay, Doc("Weight decay of AdamW for matrices.")] = 0.01
-    beta1: Annotated[Beta, Doc("Decay of AdamW's mean of gradients.")] = 0.9
-    beta2: Annotated[Beta, Doc("Decay of AdamW's mean of squared gradients.")] = 0.98
-    warmup_fraction: Annotated[WarmupFraction, Doc("Share of the steps over which the learning rate rises from zero.")] = 0.1
-    final_fraction: Annotated[FinalFraction, Doc("Learning rate of the last step as a share of the highest.")] = 0.0
-    clip_norm: Annotated[ClipNorm, Doc("Largest gradient norm; longer gradients are scaled down to it.")] = 1.0
+    weight_decay: DecayOption = 0.01
+    beta2: Beta2Option = 0.98
+    warmup_fraction: WarmupOption = 0.1
+    final_fraction: FinalOption = 0.0
 
     def __post_init__(self) -> None:
         if self.loss == "m2" and not self.negatives:

@@ -140,24 +140,25 @@ class PreparedRetrieval:
 
         started = time.perf_counter()
         facts: dict[str, Any] = {"steps": 0}
-        losses: list[float] | None = []
+        curve: tuple[tuple[int, str, float], ...] = ()
         with isolate_rng():
             torch.manual_seed(cell.seed)
             encoder = text_encoder(arm, each.training)
             if cell.learning_rate is not None:
                 order = PairOrder(each.data, each.training, self._pools(cell.task), seed=cell.seed)
                 loader = PairLoader(each.data, order, each.training, queries=each.query_rows, documents=each.document_rows)
-                losses = fine_tune(encoder, loader, each.training, learning_rate=cell.learning_rate, tell=tell)
+                fitted = fine_tune(encoder, loader, each.training, learning_rate=cell.learning_rate, tell=tell)
                 facts = {"steps": order.steps, "pairs": len(order.pairs), "training seconds": time.perf_counter() - started}
-            if losses is None:
-                return Fitted(scores=None, facts={**facts, "seconds": time.perf_counter() - started})
+                if fitted.diverged:
+                    return Fitted(scores=None, facts={**facts, "seconds": time.perf_counter() - started})
+                curve = fitted.curve()
             tell(f"encoding {len(each.scored):,} documents")
             scorer = Cosine(encoder, each)
         return Fitted(
             scores=evaluate(each.data, "test", scorer),
             tuned=None if cell.learning_rate is None else evaluate(each.data, "tune", scorer)[NDCG.key],
             facts={**facts, "seconds": time.perf_counter() - started},
-            curve=tuple((step, "train/loss", loss) for step, loss in enumerate(losses, start=1)),
+            curve=curve,
         )
 
     def _index(self, task: str, *, whole: bool) -> BM25Index:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,8 +17,9 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from arch_lab.tasks.contract import Tell
-from arch_lab.training.optimizer import adamw, warmup_cosine
-from arch_lab.training.trainer import plain_trainer, quiet_lightning
+from arch_lab.training.callbacks import Divergence
+from arch_lab.training.fit import FitResult, fit
+from arch_lab.training.optimizer import optimizer_and_schedule
 from blocks.losses import in_batch_nce, pairwise_m2
 from experiments.retrieval.config import RetrievalTraining
 from experiments.retrieval.encoder import TextEncoder, padded
@@ -100,44 +102,27 @@ class RetrievalModule(pl.LightningModule):
         return in_batch_nce(queries, documents, own, temperature=self.chosen.temperature, left_out=batch["relevant"])
 
     def configure_optimizers(self) -> Any:
-        t = self.chosen
-        optimizer = adamw(self.encoder, learning_rate=self.learning_rate, betas=(t.beta1, t.beta2), weight_decay=t.weight_decay)
-        schedule = warmup_cosine(self.steps, warmup_fraction=t.warmup_fraction, final_fraction=t.final_fraction)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return optimizer_and_schedule(self.encoder, self.chosen, learning_rate=self.learning_rate, steps=self.steps)
 
 
-class Watch(Callback):
-    """The losses of a run; ends it where one is not a number, says where it stands after every epoch."""
+class EpochProgress(Callback):
+    """Says where the run stands after every epoch."""
 
     def __init__(self, steps: int, steps_per_epoch: int, tell: Tell) -> None:
-        self.losses: list[float] = []
+        self.losses: list[float] = []  # of the epoch
         self.steps, self.steps_per_epoch, self.tell = steps, steps_per_epoch, tell
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int) -> None:
         self.losses.append(float(outputs["loss"]))
-        if self.diverged:
-            trainer.should_stop = True
-        elif trainer.global_step % self.steps_per_epoch == 0:
-            recent = float(np.mean(self.losses[-self.steps_per_epoch :]))
-            self.tell(f"step {trainer.global_step:,} of {self.steps:,}, mean loss of the epoch {recent:.3f}")
-
-    @property
-    def diverged(self) -> bool:
-        return not math.isfinite(self.losses[-1])
+        if trainer.global_step % self.steps_per_epoch == 0:
+            self.tell(f"step {trainer.global_step:,} of {self.steps:,}, mean loss of the epoch {np.mean(self.losses):.3f}")
+            self.losses = []
 
 
-def fine_tune(
-    encoder: TextEncoder, loader: PairLoader, training: RetrievalTraining, *, learning_rate: float, tell: Tell
-) -> list[float] | None:
-    """Train ``encoder`` in place; its losses step by step, None when it diverged. Raises: KeyboardInterrupt after Ctrl-C."""
-    watch = Watch(len(loader), loader.order.steps_per_epoch, tell)
+def fine_tune(encoder: TextEncoder, loader: PairLoader, training: RetrievalTraining, *, learning_rate: float, tell: Tell) -> FitResult:
+    """Train ``encoder`` in place. Raises: KeyboardInterrupt after Ctrl-C."""
     module = RetrievalModule(encoder, training, learning_rate=learning_rate, steps=len(loader))
-    with quiet_lightning():
-        trainer = plain_trainer(max_steps=len(loader), gradient_clip_val=training.clip_norm, callbacks=[watch])
-        try:
-            trainer.fit(module.train(), train_dataloaders=loader)
-        except SystemExit:  # how Lightning ends after Ctrl-C
-            raise KeyboardInterrupt from None
-    finite = not watch.diverged and all(bool(p.isfinite().all()) for p in encoder.parameters())
-    return watch.losses if finite else None
+    progress = EpochProgress(len(loader), loader.order.steps_per_epoch, tell)
+    fitted = fit(module, loader, steps=len(loader), clip=training.clip_norm, callbacks=[Divergence(math.inf), progress])
+    finite = all(bool(p.isfinite().all()) for p in encoder.parameters())
+    return replace(fitted, diverged=fitted.diverged or not finite)

@@ -8,12 +8,14 @@ Source of the layer: arXiv 2001.09988 and 1910.01463 (blocks.triplet.head). Adam
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from arch_lab.training.optimizer import CONSTANT_ADAM, optimizer_and_schedule
 from blocks.linear import Linear, LinearConfig
 from blocks.triplet.head import TripletHead, TripletHeadConfig
 
@@ -32,8 +34,8 @@ class Embedder(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         return self.loss(*batch)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+    def configure_optimizers(self) -> Any:
+        return optimizer_and_schedule(self, CONSTANT_ADAM, learning_rate=self.learning_rate, steps=1, fused=False)
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:

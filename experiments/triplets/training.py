@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from arch_lab.training.trainer import plain_trainer, quiet_lightning
+from arch_lab.training.fit import fit
 from blocks.triplet.mining import Triplets
 from experiments.triplets.effort import Effort
 from experiments.triplets.networks import Embedder
@@ -170,17 +170,12 @@ def train(
     """Train ``rounds`` rounds, leave the best one's weights in ``network``. ``told``: the judge's number as the curve shows it."""
     choice = Choice(judge, told)
     started = time.perf_counter()
-    with quiet_lightning():
-        trainer = plain_trainer(max_epochs=rounds, reload_dataloaders_every_n_epochs=1, callbacks=[choice])
-        try:
-            trainer.fit(network, datamodule=Rounds(source))
-        except SystemExit:  # how Lightning ends after Ctrl-C
-            raise KeyboardInterrupt from None
+    fitted = fit(network, Rounds(source), epochs=rounds, callbacks=[choice])
     if choice.weights:
         network.load_state_dict(choice.weights)
     network.cpu().eval()
     facts = {
-        "steps": trainer.global_step,
+        "steps": fitted.steps,
         "seconds": time.perf_counter() - started,
         "seconds of judging rounds": choice.judging,
         "round chosen": choice.round,
