@@ -33,7 +33,6 @@ UPWARD = {
     ("arch_lab/study/terminal.py", "report"),
 }
 FILE_CYCLES = {
-    ("arch_lab/study/config.py", "arch_lab/study/experiment.py"),
     tuple(f"arch_lab/throughput/{name}.py" for name in ("charts", "page", "results", "tables")),
 }
 PACKAGE_CYCLES: set[tuple[str, ...]] = set()

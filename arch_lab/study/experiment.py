@@ -126,8 +126,8 @@ class StudyEngine(Protocol):
 
 def own_engine(study: str, overrides: list[str] | None = None) -> StudyEngine | None:
     """The engine of a study (name or path) whose experiment brings one; None for the studies that train. Raises: ConfigError."""
-    from arch_lab.study.config import read_study
     from arch_lab.study.library import find_study
+    from arch_lab.study.study_file import read_study
 
     name, path = find_study(study)
     return engine_named(read_study(path, name=name, overrides=overrides or []).get("experiment"))

@@ -21,13 +21,14 @@ from arch_lab.judge.records import Record
 from arch_lab.judge.selection import select, wider
 from arch_lab.study import storage
 from arch_lab.study.code_identity import conditions, texts, trial_code
-from arch_lab.study.config import from_study, plain, read_study
+from arch_lab.study.config import from_study, plain
 from arch_lab.study.engine import Observer, cache_folder, command_of, followed
 from arch_lab.study.environment import environment, judge_fingerprint
 from arch_lab.study.identity import digest
 from arch_lab.study.library import find_study
 from arch_lab.study.loggers import TrialNames, check_loggers, try_loggers
 from arch_lab.study.planning import use_threads
+from arch_lab.study.study_file import read_study
 from arch_lab.tasks import results
 from arch_lab.tasks.contract import Cell, Fitted, Method, Prepared, Task, TaskExperiment, TaskStudyConfig
 from blocks.config import Config

@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 from arch_lab.budget import Budget
 from arch_lab.budget.budget import MatchOn
 from arch_lab.fields import Name, OptionalName, Seconds, Text
-from arch_lab.study.config import Arm, check_arms, from_study, plain, read_study
+from arch_lab.study.config import Arm, check_arms, from_study, plain
 from arch_lab.study.library import find_study
+from arch_lab.study.study_file import read_study
 from blocks.config import Bounds, Config, Doc, Length, Unique
 from blocks.errors import ConfigError, did_you_mean
 

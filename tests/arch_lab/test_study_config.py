@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 import arch_lab
-from arch_lab.study.config import load_study, read_study
+from arch_lab.study.config import load_study
 from arch_lab.study.experiment import own_engine
 from arch_lab.study.library import find_study, studies
 from arch_lab.study.planning import build_plan
+from arch_lab.study.study_file import read_study
 from arch_lab.tasks import TaskEngine
 from blocks.errors import ConfigError, UserError
 from tests.small_study import small_study

@@ -17,8 +17,8 @@ from rich.console import Console
 from arch_lab import sealed
 from arch_lab.files import OutputError
 from arch_lab.judge.measures import Measure
-from arch_lab.study.config import read_study
 from arch_lab.study.engine import silent
+from arch_lab.study.study_file import read_study
 from arch_lab.tasks import Cell, Fitted, Method, Task, TaskEngine, TaskStudyConfig
 from arch_lab.tasks.engine import Study, refuse_changed
 from arch_lab.tasks.results import summarise
