@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import blocks
 from blocks.attention import backend_of
@@ -119,3 +120,14 @@ def test_the_argument_of_a_call_overrules_the_request() -> None:
     q = torch.randn(1, 1, 40, 4)
     with use_implementation("attention=fused"):
         attend(q, q, q, scale=1.0, window=3, backend="masked")
+
+
+@pytest.mark.parametrize("name", FAMILIES["convolutions"])
+def test_shapes_alone_are_counted_alike_whatever_is_requested(name: str) -> None:
+    block = blocks.build(name.strip(), **FAMILIES["convolutions"][name]).to("meta")
+    counts = []
+    for request in ("", "reference"):
+        with use_implementation(request), FlopCounterMode(display=False) as counter:
+            block(torch.zeros(1, 40, 4, device="meta"))
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
