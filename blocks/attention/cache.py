@@ -101,15 +101,15 @@ def attend_to_all(q: Tensor, k: Tensor, v: Tensor, *, scale: float, softcap: flo
     The H/K query heads of a group are rows of one product, so keys are never repeated in memory. Sums in
     float32 or wider.
     """
-    grouped = rearrange(q, "b (k g) 1 c -> b k g c", k=k.shape[1])
+    q_BKGC = rearrange(q, "b (k g) 1 c -> b k g c", k=k.shape[1])
     k, v = k.to(q.dtype), v.to(q.dtype)
     if softcap is None:
-        y = F.scaled_dot_product_attention(grouped, k, v, scale=scale)
+        y_BKGC = F.scaled_dot_product_attention(q_BKGC, k, v, scale=scale)
     else:
         wide = widened(q.dtype)
-        scores = softcap * torch.tanh(grouped.to(wide) @ k.to(wide).mT * scale / softcap)
-        y = (scores.softmax(dim=-1) @ v.to(wide)).to(q.dtype)
-    return rearrange(y, "b k g c -> b (k g) 1 c")
+        scores_BKGS = softcap * torch.tanh(q_BKGC.to(wide) @ k.to(wide).mT * scale / softcap)
+        y_BKGC = (scores_BKGS.softmax(dim=-1) @ v.to(wide)).to(q.dtype)
+    return rearrange(y_BKGC, "b k g c -> b (k g) 1 c")
 
 
 def _check(state: KeyValueState, new: int) -> None:

@@ -188,9 +188,10 @@ def _capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scale: floa
     kv_heads, groups = k.shape[1], q.shape[1] // k.shape[1]
     # the G query heads of a group are rows of one matmul: K and V are never repeated in memory
     q_BKRC = rearrange(q.to(wide), "b (k g) t c -> b k (g t) c", k=kv_heads)
-    scores = q_BKRC @ k.to(wide).transpose(-1, -2) * scale
-    scores = rearrange(softcap * torch.tanh(scores / softcap), "b k (g t) s -> b k g t s", g=groups)
+    scores_BKRS = q_BKRC @ k.to(wide).transpose(-1, -2) * scale
+    capped_BKRS = softcap * torch.tanh(scores_BKRS / softcap)
+    scores_BKGTS = rearrange(capped_BKRS, "b k (g t) s -> b k g t s", g=groups)
     if mask is not None:
-        scores = scores.masked_fill(~mask[:, :, None], float("-inf"))
-    weights = rearrange(scores.softmax(dim=-1), "b k g t s -> b k (g t) s")
-    return rearrange(weights @ v.to(wide), "b k (g t) c -> b (k g) t c", g=groups).to(q.dtype)
+        scores_BKGTS = scores_BKGTS.masked_fill(~mask[:, :, None], float("-inf"))
+    weights_BKRS = rearrange(scores_BKGTS.softmax(dim=-1), "b k g t s -> b k (g t) s")
+    return rearrange(weights_BKRS @ v.to(wide), "b k (g t) c -> b (k g) t c", g=groups).to(q.dtype)

@@ -60,8 +60,8 @@ def direct_convolution(u: Tensor, k: Tensor) -> Tensor:
     if u.numel() == 0:
         return u
     dtype = torch.promote_types(torch.promote_types(u.dtype, k.dtype), torch.float32)
-    rows = u.transpose(0, 1).to(dtype).contiguous()
-    return _direct(rows, k[:, : u.shape[-1]].to(dtype)).transpose(0, 1).to(u.dtype)
+    u_DBT = u.transpose(0, 1).to(dtype).contiguous()
+    return _direct(u_DBT, k[:, : u.shape[-1]].to(dtype)).transpose(0, 1).to(u.dtype)
 
 
 def direct_flops(*, rows: int, tokens: int, taps: int) -> int:

@@ -86,8 +86,8 @@ def _convolve(u: Tensor, taps: Tensor, length: int) -> Tensor:
     # half precision would leak the future at 0.5 % of the signal: rounding noise of a transform reaches every
     # output
     dtype = torch.promote_types(torch.promote_types(u.dtype, taps.dtype), torch.float32)
-    rows = u.transpose(0, 1).to(dtype).contiguous()  # no copy for the channel-major views the mixers pass
-    return _circular_convolution(rows, taps.to(dtype), length).transpose(0, 1).to(u.dtype)
+    u_DBT = u.transpose(0, 1).to(dtype).contiguous()  # no copy for the channel-major views the mixers pass
+    return _circular_convolution(u_DBT, taps.to(dtype), length).transpose(0, 1).to(u.dtype)
 
 
 def _chunk(u: Tensor, length: int) -> int:

@@ -67,11 +67,11 @@ def monarch_circular(u: Tensor, taps: Tensor, length: int, *, precision: torch.d
     n1, n2 = factors(length)
     tables = _Tables(n1, n2, wide, u.device, precision)
     tokens = u.shape[-1]
-    rows = rearrange(u, "b d t -> (d b) t").to(wide)
-    spectra = rearrange(tables.transform(rows), "(d b) k l -> d b k l", b=u.shape[0])
-    product = spectra * tables.transform(taps.to(wide))[:, None]
-    y = tables.inverse(rearrange(product, "d b k l -> (d b) k l"), tokens)
-    return rearrange(y, "(d b) t -> b d t", b=u.shape[0]).to(u.dtype)
+    u_RT = rearrange(u, "b d t -> (d b) t").to(wide)
+    spectra_DBKL = rearrange(tables.transform(u_RT), "(d b) k l -> d b k l", b=u.shape[0])
+    product_DBKL = spectra_DBKL * tables.transform(taps.to(wide))[:, None]
+    y_RT = tables.inverse(rearrange(product_DBKL, "d b k l -> (d b) k l"), tokens)
+    return rearrange(y_RT, "(d b) t -> b d t", b=u.shape[0]).to(u.dtype)
 
 
 def monarch_flops(*, rows: int, channels: int, tokens: int, taps: int, length: int) -> int:

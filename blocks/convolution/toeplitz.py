@@ -40,15 +40,15 @@ def toeplitz_convolution(u: Tensor, k: Tensor, *, precision: torch.dtype | None 
     narrow = wide if precision is None else precision
     tokens = u.shape[-1]
     c, n, lags = _cut(tokens, k.shape[1])
-    x = F.pad(u.to(narrow).to(wide), (0, n * c - tokens))
-    x = rearrange(x, "b d (n s) -> d s (n b)", s=c)
-    tiles = _tiles(k[:, :tokens].to(narrow).to(wide), c, lags)
+    u_BDT = F.pad(u.to(narrow).to(wide), (0, n * c - tokens))
+    x_DSM = rearrange(u_BDT, "b d (n s) -> d s (n b)", s=c)  # M: chunks times sequences
+    tiles_DJRS = _tiles(k[:, :tokens].to(narrow).to(wide), c, lags)
     b = u.shape[0]
-    y = torch.bmm(tiles[:, 0], x)
+    y_DRM = torch.bmm(tiles_DJRS[:, 0], x_DSM)
     for j in range(1, lags):
-        shifted = torch.baddbmm(y[..., j * b :], tiles[:, j], x[..., : (n - j) * b])
-        y = torch.cat([y[..., : j * b], shifted], dim=-1)
-    return rearrange(y, "d r (n b) -> b d (n r)", b=b)[..., :tokens].to(u.dtype)
+        shifted = torch.baddbmm(y_DRM[..., j * b :], tiles_DJRS[:, j], x_DSM[..., : (n - j) * b])
+        y_DRM = torch.cat([y_DRM[..., : j * b], shifted], dim=-1)
+    return rearrange(y_DRM, "d r (n b) -> b d (n r)", b=b)[..., :tokens].to(u.dtype)
 
 
 def toeplitz_flops(*, rows: int, tokens: int, taps: int) -> int:
