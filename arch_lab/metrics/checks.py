@@ -28,33 +28,33 @@ def array(values: Any) -> Array:
 
 def labels(values: Any, classes: int, name: str) -> Array:
     """(N,) int64 in 0 … classes - 1, N >= 1. Raises: MetricError naming the first label that is not."""
-    found = array(values)
-    if found.ndim != 1 or not len(found):
-        raise MetricError(f"{name}: expected labels of shape (N,), N at least 1, got {found.shape}")
-    if found.dtype.kind == "f" and np.isfinite(found).all() and (found == np.floor(found)).all():
-        found = found.astype(np.int64)  # a column read as numbers
-    if found.dtype.kind not in "iub":
-        raise MetricError(f"{name}: labels must be whole numbers, got {found.dtype}")
-    found = found.astype(np.int64)
-    wrong = (found < 0) | (found >= classes)
+    column = array(values)
+    if column.ndim != 1 or not len(column):
+        raise MetricError(f"{name}: expected labels of shape (N,), N at least 1, got {column.shape}")
+    if column.dtype.kind == "f" and np.isfinite(column).all() and (column == np.floor(column)).all():
+        column = column.astype(np.int64)  # a column read as numbers
+    if column.dtype.kind not in "iub":
+        raise MetricError(f"{name}: labels must be whole numbers, got {column.dtype}")
+    column = column.astype(np.int64)
+    wrong = (column < 0) | (column >= classes)
     if wrong.any():
         i = int(wrong.argmax())
-        raise MetricError(f"{name}: label {found[i]} at position {i} is not in 0 … {classes - 1}")
-    return found
+        raise MetricError(f"{name}: label {column[i]} at position {i} is not in 0 … {classes - 1}")
+    return column
 
 
 def numbers(values: Any, name: str, *, finite: bool = True) -> Array:
     """(N,) float64, N >= 1. Raises: MetricError, naming the first that is not finite when that is asked."""
-    found = array(values)
-    if found.ndim != 1 or not len(found):
-        raise MetricError(f"{name}: expected numbers of shape (N,), N at least 1, got {found.shape}")
-    if found.dtype.kind not in "iubf":
-        raise MetricError(f"{name}: expected numbers, got {found.dtype}")
-    found = found.astype(np.float64)
-    if finite and not np.isfinite(found).all():
-        i = int((~np.isfinite(found)).argmax())
-        raise MetricError(f"{name}: {found[i]} at position {i} is not a finite number")
-    return found
+    column = array(values)
+    if column.ndim != 1 or not len(column):
+        raise MetricError(f"{name}: expected numbers of shape (N,), N at least 1, got {column.shape}")
+    if column.dtype.kind not in "iubf":
+        raise MetricError(f"{name}: expected numbers, got {column.dtype}")
+    column = column.astype(np.float64)
+    if finite and not np.isfinite(column).all():
+        i = int((~np.isfinite(column)).argmax())
+        raise MetricError(f"{name}: {column[i]} at position {i} is not a finite number")
+    return column
 
 
 def paired(a: Array, b: Array, names: str) -> None:

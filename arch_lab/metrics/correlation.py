@@ -29,9 +29,9 @@ def spearman(predictions: Any, targets: Any) -> float:
 
 def ranks(values: Array) -> Array:
     """1 … N in rising order, tied values all at the mean of the places they fill."""
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    _, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
     last = count.cumsum()
-    mean: Array = (last - (count - 1) / 2)[place]
+    mean: Array = (last - (count - 1) / 2)[inverse]
     return mean
 
 

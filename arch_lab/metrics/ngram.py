@@ -118,9 +118,9 @@ class NGram:
                 if change < _CONVERGED:
                     break
             # counts the tuning split never met: as sure as the nearest smaller count that it did meet
-            for place in range(2, 64):
-                if not members[place]:
-                    weights[place] = weights[place - 1]
+            for number in range(2, 64):
+                if not members[number]:
+                    weights[number] = weights[number - 1]
             weights[0] = 0.0
             self.weights[n] = weights
             lower = self._mix(n, relative, totals, lower)
@@ -164,9 +164,9 @@ def _bucket(totals: np.ndarray) -> np.ndarray:
     return np.frexp(np.maximum(totals, 0).astype(np.float64))[1]
 
 
-def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray, missing: int = 0) -> np.ndarray:
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[place] == wanted, values[place], missing)
+def _look_up(keys: np.ndarray, values: np.ndarray, queries: np.ndarray, missing: int = 0) -> np.ndarray:
+    index = np.minimum(np.searchsorted(keys, queries), len(keys) - 1)
+    return np.where(keys[index] == queries, values[index], missing)
 
 
 def _exp(nats: float, units: int) -> float:

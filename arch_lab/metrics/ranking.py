@@ -31,15 +31,15 @@ def ranked(scores: Any, relevance: Any) -> Array:
 
 def recall(scores: Any, relevance: Any, k: int) -> float:
     """Share of a query's relevant documents among its first k."""
-    found = ranked(scores, relevance) > 0
-    return float((found[:, : _at_least_one(k)].sum(axis=1) / found.sum(axis=1)).mean())
+    relevant = ranked(scores, relevance) > 0
+    return float((relevant[:, : _at_least_one(k)].sum(axis=1) / relevant.sum(axis=1)).mean())
 
 
 def reciprocal_rank(scores: Any, relevance: Any, k: int | None = None) -> float:
-    """MRR: 1 over the place of the first relevant document; with k, 0 when it stands beyond (MRR@k)."""
-    found = ranked(scores, relevance) > 0
-    place = found.argmax(axis=1) + 1
-    return float(np.where(place <= (found.shape[1] if k is None else _at_least_one(k)), 1 / place, 0.0).mean())
+    """MRR: 1 over the rank of the first relevant document; with k, 0 when it stands beyond (MRR@k)."""
+    relevant = ranked(scores, relevance) > 0
+    rank = relevant.argmax(axis=1) + 1
+    return float(np.where(rank <= (relevant.shape[1] if k is None else _at_least_one(k)), 1 / rank, 0.0).mean())
 
 
 def ndcg(scores: Any, relevance: Any, k: int = 10) -> float:
@@ -47,8 +47,8 @@ def ndcg(scores: Any, relevance: Any, k: int = 10) -> float:
     gains = ranked(scores, relevance)
     discount = 1 / np.log2(np.arange(2, min(_at_least_one(k), gains.shape[1]) + 2))
     best = -np.sort(-gains, axis=1)
-    here, ideal = (rows[:, : len(discount)] @ discount for rows in (gains, best))
-    return float((here / ideal).mean())
+    gained, ideal = (rows[:, : len(discount)] @ discount for rows in (gains, best))
+    return float((gained / ideal).mean())
 
 
 def _at_least_one(k: int) -> int:

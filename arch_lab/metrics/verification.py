@@ -35,13 +35,13 @@ class CentroidCosineScorer:
     """
 
     def __init__(self, embeddings: Any, classes: Any) -> None:
-        found, given = _matrix(embeddings, "embeddings"), array(classes)
-        if given.shape != found.shape[:1]:
-            raise MetricError(f"embeddings {found.shape} need one class each, got {given.shape}")
-        self.classes, place = np.unique(given, return_inverse=True)
-        sums = np.zeros((len(self.classes), found.shape[1]))
-        np.add.at(sums, place, found)
-        means = sums / np.bincount(place)[:, None]
+        vectors, owners = _matrix(embeddings, "embeddings"), array(classes)
+        if owners.shape != vectors.shape[:1]:
+            raise MetricError(f"embeddings {vectors.shape} need one class each, got {owners.shape}")
+        self.classes, inverse = np.unique(owners, return_inverse=True)
+        sums = np.zeros((len(self.classes), vectors.shape[1]))
+        np.add.at(sums, inverse, vectors)
+        means = sums / np.bincount(inverse)[:, None]
         length = np.linalg.norm(means, axis=1)
         if not length.all():
             raise MetricError(f"class {self.classes[int((length == 0).argmax())]}: its mean embedding is zero and has no direction")
@@ -49,11 +49,11 @@ class CentroidCosineScorer:
 
     def scores(self, embeddings: Any) -> Array:
         """(N, S) cosines, columns in the order of ``classes``; an embedding of length 0 scores 0 with all."""
-        found = _matrix(embeddings, "embeddings")
-        if found.shape[1] != self.centroids.shape[1]:
-            raise MetricError(f"embeddings have width {found.shape[1]}, the centroids {self.centroids.shape[1]}")
-        length = np.linalg.norm(found, axis=1, keepdims=True)
-        unit = np.divide(found, length, out=np.zeros_like(found), where=length > 0)
+        vectors = _matrix(embeddings, "embeddings")
+        if vectors.shape[1] != self.centroids.shape[1]:
+            raise MetricError(f"embeddings have width {vectors.shape[1]}, the centroids {self.centroids.shape[1]}")
+        length = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
         cosines: Array = unit @ self.centroids.T
         return cosines
 
@@ -98,14 +98,14 @@ def _eer(scores: Any, wanted: Any, confusions: int, crossing: Crossing) -> Error
     accepted, missed = np.concatenate([[0], false]), wanted_ones - np.concatenate([[0], hits])  # the first point accepts nothing
     gap = missed * background - accepted * wanted_ones  # in integers: which threshold is nearest must not hang on rounding
     if crossing == "nearest":
-        at = int(np.abs(gap).argmin())
-        return ErrorRate(rate=float(accepted[at] / background + missed[at] / wanted_ones) / 2, confusions=confusions)
+        nearest = int(np.abs(gap).argmin())
+        return ErrorRate(rate=float(accepted[nearest] / background + missed[nearest] / wanted_ones) / 2, confusions=confusions)
     if crossing != "interpolated":
         raise MetricError(f"unknown crossing {crossing!r}; valid: nearest, interpolated")
-    after = int((gap <= 0).argmax())
-    before = after - 1  # the first gap is above 0 and the last below, so there are both
-    share = gap[before] / (gap[before] - gap[after])
-    rate = (accepted[before] + share * (accepted[after] - accepted[before])) / background
+    right = int((gap <= 0).argmax())
+    left = right - 1  # the first gap is above 0 and the last below, so there are both
+    share = gap[left] / (gap[left] - gap[right])
+    rate = (accepted[left] + share * (accepted[right] - accepted[left])) / background
     return ErrorRate(rate=float(rate), confusions=confusions)
 
 
@@ -124,7 +124,7 @@ def _above_thresholds(scores: Any, targets: Any) -> tuple[Array, Array]:
 
 
 def _matrix(values: Any, name: str) -> Array:
-    found = array(values).astype(np.float64)
-    if found.ndim != 2 or not found.size or not np.isfinite(found).all():
-        raise MetricError(f"{name}: expected finite numbers of shape (N, width), got {found.shape}")
-    return found
+    matrix = array(values).astype(np.float64)
+    if matrix.ndim != 2 or not matrix.size or not np.isfinite(matrix).all():
+        raise MetricError(f"{name}: expected finite numbers of shape (N, width), got {matrix.shape}")
+    return matrix

@@ -52,11 +52,11 @@ class Interruption(Callback):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: Any) -> None:
@@ -90,9 +90,9 @@ class Interruption(Callback):
     def _stop_if_asked(self, trainer: pl.Trainer) -> None:
         number = self.number
         if trainer.world_size > 1:
-            asked = torch.tensor(number, device=trainer.strategy.root_device)
-            torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
-            number = int(asked)
+            highest = torch.tensor(number, device=trainer.strategy.root_device)
+            torch.distributed.all_reduce(highest, op=torch.distributed.ReduceOp.MAX)
+            number = int(highest)
         if number:
             self._training = False
             raise Interrupted(number, step=trainer.global_step, checkpoint=self._save(trainer))
@@ -101,8 +101,8 @@ class Interruption(Callback):
         """Every rank takes part; rank 0 writes."""
         path = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / NAME
         if trainer.is_global_zero:
-            with atomic_path(path) as part:
-                trainer.save_checkpoint(part)
+            with atomic_path(path) as unfinished:
+                trainer.save_checkpoint(unfinished)
         else:
             trainer.save_checkpoint(path)
         return path

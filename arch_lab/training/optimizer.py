@@ -98,12 +98,12 @@ def groups(model: nn.Module, *, weight_decay: float, no_decay: Sequence[str] = N
         members.setdefault(key, []).append((name, parameter.numel()))
     # in a fixed order whatever the order of parameters: checkpoints hold optimizer state by position
     order = ["decay", "no_decay", *(label for r in rules for label in (r.name, f"{r.name}, no_decay"))]
-    made = [
-        Group(name=label, weight_decay=decay, rate=rate, names=tuple(n for n, _ in found), parameters=sum(c for _, c in found))
-        for (label, decay, rate), found in sorted(members.items(), key=lambda item: order.index(item[0][0]))
+    result = [
+        Group(name=label, weight_decay=decay, rate=rate, names=tuple(n for n, _ in sized), parameters=sum(c for _, c in sized))
+        for (label, decay, rate), sized in sorted(members.items(), key=lambda item: order.index(item[0][0]))
     ]
-    assert sum(g.parameters for g in made) == sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return made
+    assert sum(g.parameters for g in result) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return result
 
 
 def adamw(
