@@ -13,8 +13,8 @@ LAW_RESULT = "law_result"  # the property each law test records: [block, law, st
 def law_table(results: Sequence[tuple[Sequence[str], bool]]) -> str:
     """``results``: (block, law, status, reason) and whether its test failed. Empty text when no law test ran.
 
-    A cell counts configurations: ``5``: all five hold; ``3 [1]``: three hold, note 1 says why the others are not asked;
-    ``n/a [2]``: asked of none; ``FAILED 2/5``.
+    A cell counts configurations: ``5``: all five hold; ``3 [1]``: three hold, note 1 says why the others are
+    not asked; ``n/a [2]``: asked of none; ``FAILED 2/5``.
     """
     if not results:
         return ""

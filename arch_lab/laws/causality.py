@@ -216,7 +216,7 @@ def _reach(y: Tensor, outputs: Tensor, window: int, limit: tolerances.Tolerance)
 
 
 def _gradients(subject: Subject, x: Tensor, seed: int) -> float:
-    """Largest |d y[t] / d x[>t]|, a share of the largest gradient. Token ids have none: there changes decide."""
+    """Largest |d y[t] / d x[>t]|, a share of the largest gradient; 0 for token ids, which have none."""
     if not x.is_floating_point():
         return 0.0
     tokens, limit = x.shape[1], tolerances.gradient(subject.module)
@@ -249,7 +249,7 @@ def _gradients(subject: Subject, x: Tensor, seed: int) -> float:
 
 @torch.no_grad()
 def prefix_consistency(subject: Subject, batch: int, tokens: int, seed: int) -> float:
-    """block(x[:, :n]) = block(x)[:, :n]: a block may depend on the length, which no change of tokens shows."""
+    """block(x[:, :n]) = block(x)[:, :n]: no change of tokens shows that a block depends on the length."""
     subject = subject.reaching(tokens)
     x = subject.input(batch, tokens, seed)
     y = subject(x)

@@ -105,7 +105,7 @@ def certify_model(
     batch: int | None = None,
     seed: int = 0,
 ) -> Certificate:
-    """Run the protocol on copies of ``model``, which stays as it is. A failure has ``passed`` False and a reason."""
+    """Run the protocol on copies of ``model``. A failure has ``passed`` False and a reason."""
     longest = getattr(getattr(model, "config", None), "max_tokens", None)
     targets = {*lengths, *([training_length] if training_length else [])} or {UNKNOWN_LENGTH}
     targets = {min(n, longest) if longest else n for n in targets}

@@ -92,7 +92,7 @@ def _length(scope: Scope, probe: Probe, length: int, mode: Mode, *, brief: bool)
 
 
 def _changes(positions: list[int], length: int, *, brief: bool) -> list[Change]:
-    """Suffixes, which show selections, and single tokens, which show a wrapped transform that a suffix drowns."""
+    """Suffixes, which show selections, and single tokens, which show a wrapped transform."""
     changes = [Change(s, True) for s in positions]
     if not brief:
         changes += [Change(s, False) for s in positions[:: 1 if length == SHORT else 3] if s < length - 1]

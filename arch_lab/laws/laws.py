@@ -148,7 +148,7 @@ def inapplicable(law: Law, subject: Subject) -> str:
 
 
 def _refuses_documents(subject: Subject, reason: str) -> None:
-    """A mixer that cannot isolate must refuse packed input, and keep batch rows independent. Raises: Broken."""
+    """A mixer that cannot isolate must refuse packed input and keep batch rows apart. Raises: Broken."""
     x = subject.input(2, 3, 0)
     try:
         subject.module(x, torch.tensor([[1, 1, 2]] * 2))

@@ -96,7 +96,7 @@ def splits(length: int, count: int, draw: Random, sizes: Iterable[int] = ()) -> 
 
 
 def _edges(length: int, sizes: Iterable[int]) -> list[int]:
-    """Positions where code takes another path: the last token, sizes, powers of two, tiles, and neighbours."""
+    """Positions where code takes another path: the last token, sizes, powers of two, tiles, neighbours."""
     powers = [1 << i for i in reversed(range(length.bit_length()))]
     exact = [length - 1, *(n * k for n in sizes for k in (1, 2)), *powers[:4]]
     exact += [n for tile in TILES for n in range(tile, length, tile)]

@@ -35,7 +35,7 @@ ROWS = 2
 
 
 def long_lengths(subject: Subject) -> list[int]:
-    """Lengths above those of the short laws, ascending: powers of two, the longest and one less, window edges."""
+    """Lengths above those of the short laws: powers of two, the longest and one less, window edges."""
     longest = subject.furthest
     if longest <= LONGEST:
         return []
@@ -81,7 +81,7 @@ def _explain(
     leaks: Tensor,
     mode: str,
 ) -> None:
-    """Raises: Broken with the first pair. A row that moves only when others change is isolation's business."""
+    """Raises: Broken with the first pair. Rows that mix are left to the isolation law."""
     limit = tolerances.same_length(subject.module).bound
     i, t = first_position(leaks, limit)
     alone = x.clone()

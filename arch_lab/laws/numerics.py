@@ -58,7 +58,7 @@ def _like(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 @torch.no_grad()
 def _ways(subject: Subject, x: Tensor) -> float:
-    """Again, strided, in train mode, on another backend of attention: equal outputs and an unchanged input."""
+    """Again, strided, in train mode, on another attention backend: equal outputs and an unchanged input."""
     original = x.clone()
     y = subject(x)
     if not torch.equal(x, original):
@@ -110,7 +110,8 @@ def _gradients(subject: Subject, x: Tensor) -> None:
     try:
         torch.autograd.gradcheck(function, inputs, eps=1e-6, atol=1e-5, rtol=1e-4, fast_mode=True)
     except (RuntimeError, AssertionError) as error:
-        raise Broken(f"autograd disagrees with finite differences: {' '.join(str(error).split())[:200]}") from None
+        reason = " ".join(str(error).split())[:200]
+        raise Broken(f"autograd disagrees with finite differences: {reason}") from None
 
 
 @torch.no_grad()

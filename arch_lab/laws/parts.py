@@ -1,4 +1,4 @@
-"""Every position of the lengths that train and are scored, on the mixers alone and on the channel mixers alone.
+"""Every position of the lengths that train and are scored, on mixers alone and on channel mixers alone.
 
 Legend: B rows of one call, T tokens, s first token that changes.
 One kind alone costs a fraction of the model, and no residual path hides where a leak comes from.
@@ -39,7 +39,7 @@ def examine_parts(model: nn.Module, scope: Scope) -> None:
 
 
 def _every_position(scope: Scope, probe: Probe, single: Probe, length: int, mode: Mode) -> None:
-    """Each position once in ``single`` (float32), in calls of as many rows as a step; unusual ones in float64.
+    """Each position once in ``single`` (float32), as many rows per call as a step; unusual ones in float64.
 
     Of a row that is too expensive, some of the positions. What float64 does not confirm is rounding.
     """
@@ -57,7 +57,7 @@ def _every_position(scope: Scope, probe: Probe, single: Probe, length: int, mode
 
 
 def _unusual_in_float32(run: BaseRun, changes: list[Change]) -> list[Change]:
-    """Changes whose earlier outputs move much more than the median. Raises: Failure if that is no rounding."""
+    """Changes that move earlier outputs much more than the median. Raises: Failure if that is no rounding."""
     sizes: list[float] = []
     for batch in in_batches(changes, len(run.rows)):
         s, changed = run.changed(batch)
@@ -80,7 +80,7 @@ def _fail_in_float32(run: BaseRun, s: int, size: float) -> None:
 
 
 def _sparse_lengths(scope: Scope, probe: Probe, mode: Mode) -> None:
-    """Two positions of a row as long as one that trains, and its gradients; one position of other long rows."""
+    """Long rows: two positions and gradients at the lengths that train or are scored, one position elsewhere."""
     shorter: Tensor | None = None
     for length in scope.findings.sparse_lengths:
         scope.enter(length, mode)

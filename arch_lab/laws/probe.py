@@ -92,7 +92,7 @@ class Probe:
         return any(isinstance(module, Skip) for module in self.model.modules())
 
     def flops(self, tokens: int) -> float:
-        """Forward FLOPs of one row by the blocks' formulas, or by the number of parameters without formulas."""
+        """Forward FLOPs of one row by the blocks' formulas, else by the number of parameters."""
         try:
             costs = [child.cost(tokens).forward(1) for _, child in self.parts()]  # type: ignore[operator]
             return max(1.0, float(sum(costs)))
@@ -105,7 +105,9 @@ class Probe:
         positions: list[int],
         mode: Mode,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Outputs (B, T, D), and sizes (B, T) of d y[i, :positions[i]] / d embedding[i, t], weighted at random.
+        """Outputs (B, T, D), and sizes (B, T) of d y[i, :positions[i]] / d embedding[i, t].
+
+        Outputs are weighted at random.
 
         None, None where there is no embedding to differentiate by; sizes are None where outputs have no
         gradient.
@@ -230,7 +232,7 @@ def _leave_out(model: nn.Module, name: str) -> bool:
 
 
 def _tell_positions_apart(model: nn.Module) -> None:
-    """Add a wave of a tenth of the embedding's spread to its outputs (B, T, D); channels differ in frequency."""
+    """Add a wave of a tenth of the embedding's spread to its outputs; each channel has its frequency."""
     embedding = getattr(model, "embedding", None)
     weight = next(embedding.parameters(), None) if isinstance(embedding, nn.Module) else None
     if weight is None:

@@ -20,7 +20,7 @@ class LawBroken(AssertionError):
 
 @dataclass(frozen=True)
 class BoundLaw:
-    """One law on one configuration of one block: a call passes, skips with the reason, or raises LawBroken."""
+    """One law on one configuration of one block: a call passes, skips or raises LawBroken."""
 
     law: str
     entry: Entry
@@ -46,7 +46,7 @@ def _subject(entry: Entry, case: Case) -> Subject:
 
 
 def laws_for(block: str | Entry | type[Block], *, laws: Iterable[str] | None = None) -> list[Any]:
-    """``pytest.param``s of every law on every configuration of a block (registered name, class or import path).
+    """``pytest.param``s of every law on every configuration of a block (name, class or import path).
 
     Use: ``@pytest.mark.parametrize("law", laws_for("my_package:MyBlock"))`` over ``def test_laws(law):
     law()``. Raises: ConfigError as ``certify_block`` does.

@@ -1,4 +1,4 @@
-"""The result of a law on a block: passed, failed with the smallest failing example, or why it does not apply."""
+"""The result of a law on a block: passed, failed with the smallest example, or why it does not apply."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class LawResult:
-    """One law on one block. ``share``: the most that a deviation used of its bound, None if nothing was measured."""
+    """One law on one block. ``share``: the worst deviation divided by its bound, None if nothing was measured."""
 
     law: str
     status: Status

@@ -20,7 +20,7 @@ MOST_TOKENS = 1 << 15  # of one call
 
 
 class Leak(TypedDict):
-    """Output ``t`` of ``block`` moves with token ``s`` by ``size`` of the scale, in rows of ``length`` tokens."""
+    """Output ``t`` of ``block`` moves with token ``s`` by ``size`` of the scale."""
 
     t: int
     s: int

@@ -180,7 +180,7 @@ def subject_of(entry: Entry, case: Case, *, seed: int = 0) -> Subject:
 
 
 def _built(config: BlockConfig, seed: int) -> Any:
-    """The block in float64, parameters of order 1. Raises: ConfigError for a parameter that was never drawn."""
+    """The block in float64, parameters of order 1. Raises: ConfigError if a parameter was never drawn."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         with _poisoned_memory():

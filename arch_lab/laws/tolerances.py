@@ -1,7 +1,8 @@
-"""How far two numbers may lie apart before a law counts as broken, and why just so far. All bounds of the laws are here.
+"""All bounds of the laws and certificates: how far two numbers may differ, and why.
 
-Everything is decided in float64 and relative to the largest |y|: an FFT padded one point too short leaks 6.6e-6 of the
-scale at 8192 tokens, which an absolute float32 tolerance lets through, while rounding of a correct one stays below 1e-15.
+Everything is decided in float64 and relative to the largest |y|: an FFT padded one point too short leaks
+6.6e-6 of the scale at 8192 tokens, which an absolute float32 tolerance lets through, while rounding of a
+correct one stays below 1e-15.
 """
 
 from __future__ import annotations
@@ -130,8 +131,8 @@ ALL: dict[str, tuple[str, Tolerance]] = {
 def same_length(module: nn.Module, *, single: bool = False) -> Tolerance:
     """What a change elsewhere may move at equal shapes: nothing for masked attention, rounding for the rest.
 
-    Decided by family and not by a flag on the class: bit-exactness is a promise about one code path (``blocks.attention``),
-    tested for it on the operators torch offers.
+    Decided by family and not by a flag on the class: bit-exactness is a promise about one code path
+    (``blocks.attention``), tested for it on the operators torch offers.
     """
     if isinstance(bare(module), MASKED):
         return EXACT

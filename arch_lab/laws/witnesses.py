@@ -24,7 +24,7 @@ LEAK, GRADIENT_LEAK, LIVE = MODEL.bound, MODEL_GRADIENT.bound, MODEL_LIVE.bound
 
 
 def check_form(probe: Probe, tokens: Tensor) -> None:
-    """Mixers take ``segments`` and return the shape of their input: a broadcast one would train without a word."""
+    """Mixers take ``segments`` and return the shape of their input: a broadcast would train silently."""
 
     def check_shape(module: nn.Module, args: Any, y: Any) -> None:
         if not args:
@@ -86,7 +86,7 @@ class BaseRun:
     # --- other tokens later in the row ----------------------------------------------------------------
 
     def changed(self, changes: Sequence[Change]) -> tuple[Tensor, Tensor]:
-        """First changed positions (B, 1) and changed rows (B, T); rows beyond the changes repeat the last one."""
+        """First changed positions (B, 1) and changed rows (B, T); rows beyond ``changes`` repeat the last."""
         repeated = [changes[-1]] * (len(self.rows) - len(changes))
         s, mask = changed_positions([*changes, *repeated], self.tokens)
         return s, torch.where(mask, self.scope.other_tokens(self.rows), self.rows)
@@ -162,7 +162,7 @@ class BaseRun:
             )
 
     def check_alone(self, splits: Sequence[int]) -> None:
-        """A row on its own, as the last batch of a split may be: causal, with the outputs it has among others."""
+        """A row alone, as the last batch of a split may be: causal, with the outputs it has among others."""
         single = BaseRun(self.scope, self.probe, self.rows[:1], self.mode)
         for s in splits:
             single.check_changes([Change(s, True)])
@@ -178,7 +178,7 @@ class BaseRun:
             )
 
     def _blame_shape(self, few: Tensor, many: Tensor) -> str:
-        """The first part that gives ``few`` (1, T') other outputs than the same tokens within ``many`` (B, T)."""
+        """The first part that gives ``few`` (1, T') other outputs than the same tokens in ``many`` (B, T)."""
         base, outputs = self.probe.outputs(few, self.mode), self.probe.outputs(many, self.mode)
         tokens = few.shape[1]
         same_tokens = {name: y[:1, :tokens] for name, y in outputs.items()}

@@ -2,9 +2,9 @@
 
 Legend: B images, C channels, H x W pixels.
 Float64, on a copy of the built model with parameters re-drawn at order 1, in evaluation and in training mode:
-the scores of an image are the same alone, in a batch and beside other images (statistics over a batch would break this), they are
-finite, and they react to every patch (a dead or a half-blind model cannot pass).
-That train and test images differ is not its business: the data's summary counts those that are the same.
+the scores of an image are the same alone, in a batch and beside other images (statistics over a batch would
+break this), they are finite, and they react to every patch (a dead or a half-blind model cannot pass). That
+train and test images differ is not its business: the data's summary counts those that are the same.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ImageCertificate:
 
 @torch.no_grad()
 def certify_images(model: ImageClassifier) -> ImageCertificate:
-    """Run the protocol on a copy of ``model``; never changes it. ``passed`` is False with a reason on any failure."""
+    """Run the protocol on a copy of ``model``. A failure has ``passed`` False and a reason."""
     probe = copy.deepcopy(model).double().eval()
     config, embedding = model.config, model.config.embedding
     with preserved_random_state(0):
@@ -52,21 +52,34 @@ def certify_images(model: ImageClassifier) -> ImageCertificate:
         trained = [_seeded(probe.train(), batch) for batch in (images, others)]
     probe.eval()
     scores = probe(images)
-    leak = max(_moved(probe(images[:1]), scores[:1]), _moved(probe(others)[:1], scores[:1]), _moved(probe(images.flip(0)).flip(0), scores))
+    leak = max(
+        _moved(probe(images[:1]), scores[:1]),
+        _moved(probe(others)[:1], scores[:1]),
+        _moved(probe(images.flip(0)).flip(0), scores),
+    )
     training_leak = _moved(trained[1][:1], trained[0][:1])
     live, patch = _least_heard(probe, images[:1], embedding.patch)
-    reason = ""
-    if not scores.isfinite().all():
-        reason = "scores are not finite"
-    elif not max(leak, training_leak) <= MODEL.bound:
-        mode = TRAINING if leak <= MODEL.bound else EVALUATION
-        leak = max(leak, training_leak)
-        reason = f"scores of an image depend on the other images of its batch ({leak:.1e} of the scale, {mode})"
-    elif not live >= MODEL_LIVE.bound:
-        reason = f"scores do not react to patch {patch}: the model ignores it"
+    reason = _reason(scores, leak, training_leak, live, patch)
     return ImageCertificate(
-        passed=not reason, lengths=(config.max_tokens,), leak_ratio=max(leak, training_leak), live_ratio=live, reason=reason
+        passed=not reason,
+        lengths=(config.max_tokens,),
+        leak_ratio=max(leak, training_leak),
+        live_ratio=live,
+        reason=reason,
     )
+
+
+def _reason(scores: Tensor, leak: float, training_leak: float, live: float, patch: int) -> str:
+    """Why the model does not pass; empty when it does."""
+    worst = max(leak, training_leak)
+    if not scores.isfinite().all():
+        return "scores are not finite"
+    if not worst <= MODEL.bound:
+        mode = TRAINING if leak <= MODEL.bound else EVALUATION
+        return f"scores of an image depend on the other images of its batch ({worst:.1e} of the scale, {mode})"
+    if not live >= MODEL_LIVE.bound:
+        return f"scores do not react to patch {patch}: the model ignores it"
+    return ""
 
 
 def _seeded(model: ImageClassifier, images: Tensor) -> Tensor:
@@ -75,9 +88,9 @@ def _seeded(model: ImageClassifier, images: Tensor) -> Tensor:
     return scores
 
 
-def _moved(found: Tensor, expected: Tensor) -> float:
-    apart = torch.nan_to_num((found - expected).abs(), nan=float("inf")).max().item()
-    return apart / max(expected.abs().max().item(), TINY)
+def _moved(scores: Tensor, expected: Tensor) -> float:
+    largest = torch.nan_to_num((scores - expected).abs(), nan=float("inf")).max().item()
+    return largest / max(expected.abs().max().item(), TINY)
 
 
 def _least_heard(model: ImageClassifier, image: Tensor, patch: int) -> tuple[float, int]:

@@ -1,8 +1,8 @@
 """The certificate of a masked objective: no bidirectional model gets a metric from an input that holds the answer.
 
 Legend: B rows, T tokens, V vocabulary.
-A model that sees both sides has no causality law to keep, so what could give the answer away is checked instead, on the objective
-that trains and scores and on the built model (float64, parameters re-drawn at order 1):
+A model that sees both sides has no causality law to keep, so what could give the answer away is checked
+instead, on the objective that trains and scores and on the built model (float64, parameters of order 1):
 
 * hidden: of the tokens asked for, no more than BERT's tenth stand in the input as they are; putting other tokens of the same kind
   (special or not, opening or closing a word) under all the rest changes no input;
@@ -12,7 +12,8 @@ that trains and scores and on the built model (float64, parameters re-drawn at o
   at one token less. Padding never occurs in training here; fine-tuning relies on it;
 * alive: logits do react to tokens on the left and on the right, so a dead or a one-sided model cannot pass.
 
-It does not prove that train and validation text differ: that is the data's doing (``arch_lab.data.documents``).
+It does not prove that train and validation text differ: that is the data's doing
+(``arch_lab.data.documents``).
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class ObjectiveCertificate:
 def certify_objective(model: nn.Module, masking: Draw, logits: Logits, *, tokenizer: Tokenizer, tokens: int) -> ObjectiveCertificate:
     """Run the protocol on a copy of ``model``; never changes it. ``passed`` is False with a reason on any failure.
 
-    ``masking`` and ``logits`` are what training and scoring call; ``tokens``: the longest row the model takes.
+    ``masking`` and ``logits`` are what training and scoring call; ``tokens``: the longest row the model
+    takes.
     """
     probe = copy.deepcopy(model).double().eval()
     length = min(tokens, LONGEST)
@@ -153,8 +155,8 @@ def _labels(model: nn.Module, logits: Logits, masked: Masked, generator: np.rand
 def _apart(model: nn.Module, tokens: Tensor, mode: Mode) -> dict[str, float]:
     """How far outputs of a row move, in shares of the scale, for what must not move them: tokens (4, T), the last row for changes.
 
-    Calls of one shape start from the same random numbers, so dropout changes nothing; calls of two shapes are compared in evaluation
-    mode only.
+    Calls of one shape start from the same random numbers, so dropout changes nothing; calls of two shapes are
+    compared in evaluation mode only.
     """
     rows, other = tokens[:3], tokens[3:]
     half, length = tokens.shape[1] // 2, tokens.shape[1]

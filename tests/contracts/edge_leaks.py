@@ -29,7 +29,8 @@ def copy_next(y: Tensor, first: int = 0) -> Tensor:
 def chunk_sums(x: Tensor, *, late: bool) -> Tensor:
     """Running sums over T in chunks of 64: within a chunk, plus a carry of the chunks before it.
 
-    ``late``: the sum of the carries is used one chunk late, so that every chunk but the first receives its own total.
+    ``late``: the sum of the carries is used one chunk late, so that every chunk but the first receives its
+    own total.
     """
     tokens = x.shape[1]
     chunks = F.pad(x, (0, 0, 0, -tokens % CHUNK)).unflatten(1, (-1, CHUNK))

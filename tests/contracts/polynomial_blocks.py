@@ -1,8 +1,8 @@
 """A learned polynomial product with and without its degree cap: the second is what the meta-test must catch.
 
 Legend: B batch, T tokens, D width; n = s·b padded length, N = 2n transform length.
-Both multiply polynomials modulo Z^N - 1, as the complex Monarch path does; with the cap no product reaches Z^N, without it
-the highest terms come back as the lowest ones, and the last tokens reach the first outputs.
+Both multiply polynomials modulo Z^N - 1, as the complex Monarch path does; with the cap no product reaches
+Z^N, without it the highest terms come back as the lowest ones, and the last tokens reach the first outputs.
 """
 
 from __future__ import annotations

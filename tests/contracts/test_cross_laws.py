@@ -1,6 +1,7 @@
 """The laws of cross mixers on trial: what goes wrong only where a second sequence is read is caught, and by the right law.
 
-Each broken mixer differs from a built-in one in a single line; the built-in ones themselves stand in ``test_laws``.
+Each broken mixer differs from a built-in one in a single line; the built-in ones themselves stand in
+``test_laws``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What the blocks of the meta-test are made of: an honest mixer from which each breaks in one place.
 
 Legend: B batch, T tokens, D width.
-``ByHistory`` turns any causal function of a whole row into a complete mixer: documents become rows of their own, decoding
-keeps every input and computes the row again. Slow, and right.
+``ByHistory`` turns any causal function of a whole row into a complete mixer: documents become rows of their
+own, decoding keeps every input and computes the row again. Slow, and right.
 """
 
 from __future__ import annotations
