@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from arch_lab.judge.measures import Measure
+from arch_lab.units import counted
 
 FINISHED, DIVERGED = "finished", "diverged"
 
@@ -34,6 +35,7 @@ class Record:
     tokens_per_second: float | None = None
     peak_memory_bytes: float | None = None
     seconds: float | None = None
+    machine: str = ""  # where it ran, in words
 
     def score(self, key: str) -> float | None:
         """Value of a measure; None where the trial diverged or the value is not a finite number."""
@@ -57,13 +59,15 @@ class Record:
             tokens_per_second=row.get("tokens_per_second"),
             peak_memory_bytes=row.get("peak_memory_bytes"),
             seconds=row.get("seconds"),
+            machine=machine_name(row["machine"]) if row.get("machine") else "",
         )
 
     @classmethod
     def of_fit(cls, row: Mapping[str, Any]) -> Record:
         """A row of ``rows`` in the study.json of a study over tasks."""
         same = {name: row[name] for name in ("task", "learning_rate", "seed", "status", "tuned", "scores")}
-        return cls(**same, arm=row["method"], seconds=row["facts"].get("seconds"))
+        machine = machine_name(row["machine"]) if row.get("machine") else ""
+        return cls(**same, arm=row["method"], seconds=row["facts"].get("seconds"), machine=machine)
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ class Standing:
     """One arm on one task at its chosen learning rate.
 
     ``scores`` and ``medians``: by measure key. ``beats``: baselines that lie outside the whole interval of the first measure, on
-    the worse side (of one seed: on the worse side of its value). Speed is a mean and memory a maximum over seeds.
+    the worse side (of one seed: on the worse side of its value). Speed is a mean and memory a maximum over seeds; neither exists
+    over trials of different machines.
     """
 
     task: str
@@ -146,6 +151,13 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         return {"text": self.text, "pairs": [pair.to_json() for pair in self.pairs]}
+
+
+def machine_name(machine: Mapping[str, Any]) -> str:
+    """A machine, as a record stores it, in words."""
+    processor = machine["cpu"] if machine["device"] == "cpu" else machine["device"]
+    cores = f", {machine['cores']} cores" if machine.get("cores") else ""
+    return f"{processor}{cores}, {counted(machine['threads'], 'thread')}"
 
 
 def is_finite(value: Any) -> bool:

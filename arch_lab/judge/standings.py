@@ -34,7 +34,8 @@ def standing(
         medians[measure.key] = float(np.median(values)) if values else None
     trials = [r for r in records if r.arm == arm and r.learning_rate == learning_rate]
     finished = [r for r in trials if r.score(measures[0].key) is not None]
-    peaks = [r.peak_memory_bytes for r in finished if is_finite(r.peak_memory_bytes)]
+    timed = trials if len({r.machine for r in trials}) < 2 else []  # speeds of different machines have no mean
+    peaks = [r.peak_memory_bytes for r in timed if r in finished and is_finite(r.peak_memory_bytes)]
     return Standing(
         task=task,
         arm=arm,
@@ -43,9 +44,9 @@ def standing(
         scores=scores,
         medians=medians,
         diverged_seeds=tuple(sorted(r.seed for r in trials if r not in finished)),
-        tokens_per_second=_mean([r.tokens_per_second for r in finished]),
+        tokens_per_second=_mean([r.tokens_per_second for r in timed if r in finished]),
         peak_memory_bytes=max(peaks) if peaks else None,  # type: ignore[type-var]
-        seconds=_mean([r.seconds for r in trials]),
+        seconds=_mean([r.seconds for r in timed]),
     )
 
 

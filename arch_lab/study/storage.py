@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from arch_lab import files, sealed, units
+from arch_lab import files, sealed
 from arch_lab.files import OutputError
+from arch_lab.judge.records import machine_name
 from arch_lab.sealed import DamagedError, file_sha256
 from arch_lab.study.code_identity import is_our_path
 from arch_lab.study.environment import machine
 from arch_lab.study.identity import differences, digest
 from arch_lab.training.saving import CHECKPOINT, discard
+from arch_lab.units import counted
 from arch_lab.version import __version__
 from blocks.dispatch import VARIABLE
 
@@ -112,17 +114,11 @@ def machine_warnings(results: Iterable[Mapping[str, Any]]) -> list[str]:
     runs = Counter(machine_name(result["machine"]) for result in results)
     if len(runs) < 2:
         return []
-    seen = "; ".join(f"{name}: {count} runs" for name, count in sorted(runs.items()))
+    seen = "; ".join(f"{name}: {counted(count, 'run')}" for name, count in sorted(runs.items()))
     return [
         f"runs were made on different machines ({seen}): speeds and memory of different machines are not averaged and cannot be compared, "
         "and scores may differ in their last digits"
     ]
-
-
-def machine_name(machine: Mapping[str, Any]) -> str:
-    """A machine (environment.machine) in words."""
-    cores = f", {machine['cores']} cores" if machine.get("cores") else ""
-    return f"{machine['cpu'] if machine['device'] == 'cpu' else machine['device']}{cores}, {units.counted(machine['threads'], 'thread')}"
 
 
 # --- the whole study --------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 
 from arch_lab import sealed
 from arch_lab.study.identity import digest
+from arch_lab.version import __version__
 from tests.cli import stored
 
 RUNS = "runs/small/runs"
@@ -81,13 +82,38 @@ def test_another_version_of_torch_is_refused(finished: Path) -> None:
     assert f"(torch: 1.0 then, {torch.__version__} now)" in refused(finished)
 
 
-def test_runs_of_another_machine_are_named_in_the_report(finished: Path) -> None:
+def test_another_number_of_threads_is_refused_with_the_earlier_one(finished: Path) -> None:
+    try:
+        line = refused(finished, "--threads", "2")
+    finally:
+        torch.set_num_threads(1)
+    assert "other conditions (threads: 1 then, 2 now); go on with --threads 1; results are never mixed" in line
+
+
+def test_requested_implementations_are_refused_by_their_names(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARCH_LAB_OPS", "attention=reference")
+    assert "(ARCH_LAB_OPS: none then, attention=reference now)" in refused(finished)
+
+
+def test_runs_of_an_earlier_version_are_refused_with_that_version(finished: Path) -> None:
+    for run in (finished / RUNS).glob("*/*"):
+        config, result = (json.loads((run / name).read_text()) for name in ("config.json", "result.json"))
+        config["code"] = "0123456789abcdef"
+        (run / "config.json").write_text(json.dumps(config))
+        sealed.write(run / "result.json", {**result, "identity": digest(config)})
+    assert f"holds runs of arch-lab {__version__}" in refused(finished)
+
+
+def test_runs_of_another_machine_are_named_and_no_speed_is_averaged(finished: Path) -> None:
     path = finished / ONE / "result.json"
     result = json.loads(path.read_text())
     sealed.write(path, {**result, "machine": {"cpu": "abacus", "device": "cpu", "threads": 7}})
     done = stored.compare(finished, "--set", "seeds=[0, 1]")
     assert done.code == 0
-    assert "runs were made on different machines (" in done.out and "abacus, 7 threads" in " ".join(done.out.split())
+    assert "runs were made on different machines (" in done.out and "abacus, 7 threads: 1 run" in " ".join(done.out.split())
+    study = json.loads((finished / "runs/small/study.json").read_text())
+    speeds = {row["arm"]: row["tokens_per_second"] for row in study["summary"]}
+    assert speeds["gemma1"] is None and speeds["mine"] > 0
 
 
 def edit_score(folder: Path) -> str:
