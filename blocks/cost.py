@@ -1,8 +1,8 @@
 """What a block costs: the ledger every block keeps and every comparison reads.
 
 A multiply-add is 2 FLOPs. ``matmul`` and ``fft`` make the canonical number; ``elementwise`` (norms, softmax,
-activations, gates, soft-caps, rotations) is listed apart and never matched on. Work done once a forward
-whatever the batch (an implicit filter, a kernel's transform) is kept apart as ``shared``: per token it
+activations, gates, soft-caps, rotations) is listed apart and never matched on. Work done once per forward
+pass whatever the batch (an implicit filter, a kernel's transform) is kept apart as ``shared``: per token it
 shrinks with the batch.
 Formulas and their sources: the accounting chapter of the documentation; every one is proven against a counted
 graph.

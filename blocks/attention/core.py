@@ -3,7 +3,7 @@
 Legend: B batch, T queries, S keys, H query heads, K key/value heads (H = K·G), C head width.
 Order as in Gemma 2 and 3: scale, soft-cap, mask, softmax, values. The cap comes BEFORE the mask: capping
 afterwards would turn a masked -inf into -cap and let every future key in.
-Who computes it is decided in backends.py; what it costs does not depend on that: the pairs the mask allows
+The backend is chosen in backends.py; the cost does not depend on it: the pairs the mask allows
 are charged.
 """
 
@@ -34,7 +34,7 @@ ROWS = 512  # queries per piece when a mask is counted: a piece of a long row st
 
 
 class AttentionRecorder:
-    """Whoever counts FLOPs; nobody, as a rule. Not a ContextVar, which torch.compile cannot trace, hence one thread only."""
+    """The counter of FLOPs, None unless one is set. One thread only: torch.compile cannot trace a ContextVar."""
 
     def __init__(self) -> None:
         self.current: Recorder | None = None
@@ -171,7 +171,7 @@ def masked_softmax(
     softcap: float | None,
     flagged: bool = False,
 ) -> Tensor:
-    """Attention under a mask (B or 1, 1, T or 1, S) that somebody else made, with no empty row; ``flagged``:
+    """Attention under a mask (B or 1, 1, T or 1, S) of the caller's, without an empty row; ``flagged``:
     plain causal instead.
 
     The naive twin of every other backend: all pairs are computed and, with a cap, kept for the backward pass.

@@ -1,4 +1,4 @@
-"""Who may attend to whom, as a mask and as a number of pairs.
+"""Attention masks, and the number of (query, key) pairs they allow.
 
 Legend: B batch, T queries, S keys.
 ``window`` w (causal): w keys INCLUDING the query's own, i.e. keys q-w+1 .. q, as in all Gemma references.

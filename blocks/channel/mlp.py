@@ -35,7 +35,7 @@ class MLPConfig(BlockConfig):
 class MLP(ChannelMixer):
     """down(gelu(up(x))), exact (erf) GELU, both maps with a bias.
 
-    Shape: (..., D) -> (..., D). Cost: 2·D·F + F + D weights and 4·D·F FLOPs a token when dense, those of
+    Shape: (..., D) -> (..., D). Cost: 2·D·F + F + D weights and 4·D·F FLOPs per token when dense, those of
     MonarchLinear otherwise; elementwise 1 a GELU, 1 a bias. Raises: ConfigError for a width below 1.
     """
 

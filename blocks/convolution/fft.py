@@ -49,7 +49,7 @@ def causal_convolution(u: Tensor, k: Tensor) -> Tensor:
 
     Shape: u (B, D, T), k (D, S) -> y (B, D, T). Taps beyond T are ignored, missing ones are zero.
     Precision: float32 inside, float64 when either argument is; y has u's dtype.
-    Cost: 2 real transforms of N = fft_length(T) points a channel and sequence, 1 a channel for the kernel.
+    Cost: 2 real transforms of N = fft_length(T) points per channel and sequence, 1 a channel for the kernel.
     Raises: ConfigError when the shapes do not fit.
     """
     check_shapes(u, k)

@@ -48,8 +48,8 @@ class ImplicitFilter(nn.Module):
     Time is normalised by ``max_tokens``, so the kernel of a shorter sequence is a prefix of the longer one's.
     Precision: float32 inside whatever the parameters' dtype (float64 stays): a kernel rounded to bf16 forgets
     its phase.
-    Cost: ``cost(tokens)`` is paid once a forward, whatever the batch; elementwise 3 (bias, frequency, sine) a
-    hidden value and 3 (product with the rate, exponential, product) a kernel value.
+    Cost: ``cost(tokens)`` is paid once per forward pass, whatever the batch; elementwise 3 (bias, frequency,
+    sine) a hidden value and 3 (product with the rate, exponential, product) a kernel value.
     Raises: ConfigError when more than ``max_tokens`` taps are asked for.
     """
 

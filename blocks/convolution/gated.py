@@ -63,8 +63,8 @@ class GatedLongConv(SequenceMixer):
     y = W_out (gate · (kernel * value + skip · value)) with (gate, value) = W_in x.
     Shape: (B, T, D) -> (B, T, D), see SequenceMixer. Initialisation: dense maps N(0, 1/D) with zero bias,
     filter and skip as in ``LongConvolution``, kernels with at most unit energy.
-    Cost: 6·D² FLOPs a token in matmuls, two transforms of about 2T points a channel, the filter once a
-    forward; elementwise: gate and biases, 1 each. State: D numbers a slot, slots doubling with t
+    Cost: 6·D² FLOPs per token in matmuls, two transforms of about 2T points per channel, the filter once a
+    forward; elementwise: gate and biases, 1 each. State: D numbers per slot, slots doubling with t
     (blocks.convolution.online).
     Raises: ConfigError when a sequence exceeds ``max_tokens``.
     """

@@ -32,8 +32,8 @@ class LongConvolution(nn.Module):
     less.
     Algorithm: blocks.convolution.algorithms chooses; ``executed_flops`` counts what it runs.
     Cost, canonical whichever runs: 2 transforms of N = fft_length(T) points and 6 FLOPs for each of the N/2 +
-    1 bins a channel and sequence; the filter and the kernel's transform once a forward; elementwise 1 a
-    channel for the skip.
+    1 bins a channel and sequence; the filter and the kernel's transform once per forward pass; elementwise 1
+    a channel for the skip.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class LongConvolution(nn.Module):
         return y.transpose(0, 1), state
 
     def settle(self, state: OnlineState, kernels: Kernels, tokens: int) -> OnlineState:
-        """The state for ``tokens`` more tokens without the inputs so far: ``tokens`` numbers a channel."""
+        """The state for ``tokens`` more tokens without the inputs so far: ``tokens`` numbers per channel."""
         return settle(state, kernels.of(self), tokens)
 
     def init_state(self, batch: int) -> OnlineState:

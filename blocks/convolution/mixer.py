@@ -84,9 +84,10 @@ class M2Mixer(SequenceMixer):
     y = W_out (gate_out · long(gate_in · value) + residual(x)) with (gate_in, gate_out, value) = short(W_in
     x).
     Shape: (B, T, D) -> (B, T, D), see SequenceMixer. Documents are convolved apart, exactly.
-    Cost: 8·D² + 6·W·D FLOPs a token in matmuls (W short taps), two transforms of about 2T points a channel
-    (four with the residual), the filter once a forward; elementwise: gates, residual sum and biases, 1 each.
-    State: D numbers a slot (2·D with the residual), slots doubling with t up to ``max_tokens``
+    Cost: 8·D² + 6·W·D FLOPs per token in matmuls (W short taps), two transforms of about 2T points per
+    channel (four with the residual), the filter once per forward pass; elementwise: gates, residual sum and
+    biases, 1 each.
+    State: D numbers per slot (2·D with the residual), slots doubling with t up to ``max_tokens``
     (blocks.convolution.online), and min(t, W - 1)·3·D of the short convolution: no fixed size. Generation
     costs O(T·log² T) for T tokens.
     Raises: ConfigError when a sequence exceeds ``max_tokens``, or on decoding a bidirectional mixer.

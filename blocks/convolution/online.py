@@ -29,7 +29,7 @@ BLOCK = 64  # newest inputs summed directly: below it a transform costs more tha
 
 
 def capacity(tokens: int, longest: int) -> int:
-    """Slots a channel after ``tokens`` tokens: 0, then BLOCK, doubling, never beyond ``longest``."""
+    """Slots per channel after ``tokens`` tokens: 0, then BLOCK, doubling, never beyond ``longest``."""
     return 0 if tokens == 0 else min(longest, max(BLOCK, 1 << (tokens - 1).bit_length()))
 
 

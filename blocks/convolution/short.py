@@ -76,7 +76,7 @@ class ShortConvolution(nn.Module):
 
     Shape: (C, B, T) -> (C, B, T). Initialisation: weight and bias U(±1/sqrt(W)), as torch draws a depth-wise
     convolution.
-    Cost: 2·W FLOPs a channel and token, plus the bias.
+    Cost: 2·W FLOPs per channel and token, plus the bias.
     """
 
     def __init__(self, channels: int, taps: int = 3) -> None:

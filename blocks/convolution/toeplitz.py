@@ -30,7 +30,7 @@ def toeplitz_convolution(u: Tensor, k: Tensor, *, precision: torch.dtype | None 
     Precision: operands are rounded to ``precision`` when it is narrower than float32, sums always run in
     float32 (float64 when either argument is): what a tensor core does. A CPU holds the rounded operands in
     float32, where products of two bfloat16 numbers are exact: its own bfloat16 products are 40 times as slow.
-    Cost: ``toeplitz_flops``, about T FLOPs a channel and token; C·min(S, T) numbers of tiles a channel.
+    Cost: ``toeplitz_flops``, about T FLOPs per channel and token; C·min(S, T) numbers of tiles a channel.
     Raises: ConfigError when the shapes do not fit.
     """
     check_shapes(u, k)

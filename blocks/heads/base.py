@@ -55,7 +55,7 @@ class ReadoutConfig(BlockConfig):
 class Readout(nn.Module):
     """Dropout, then W x + b; with a hidden layer dropout, W₁, exact GELU, dropout, W₂.
 
-    Cost: D·C + C weights, 2·D·C FLOPs a vector; with a hidden layer D·F + F + F·C + C and 2·F·(D + C),
+    Cost: D·C + C weights, 2·D·C FLOPs per vector; with a hidden layer D·F + F + F·C + C and 2·F·(D + C),
     elementwise F + C for biases and F for GELU.
     """
 

@@ -56,9 +56,9 @@ class EntityLibraryHead(TaskHead):
 
     ``share_with(table)`` makes the library the same parameter as another module's, speaker embeddings say.
     Shape: (..., D) -> (..., N). Cost: D·E + E weights for the projection and N·E for the library, 2·E·(D + N)
-    FLOPs a vector; elementwise with "cosine" 3·E a vector, and 3·N·E once a forward. Raises: ConfigError for
-    a size below 1, a temperature that is not positive, a shared table of another shape, from the loss for a
-    label outside 0 … N - 1.
+    FLOPs per vector; elementwise with "cosine" 3·E a vector, and 3·N·E once per forward pass. Raises:
+    ConfigError for a size below 1, a temperature that is not positive, a shared table of another shape, from
+    the loss for a label outside 0 … N - 1.
     """
 
     config: EntityLibraryHeadConfig

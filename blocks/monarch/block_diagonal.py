@@ -62,7 +62,7 @@ class BlockDiagonalLinear(Block):
 
     Shape: (..., I) -> (..., O), any leading dimensions, any floating dtype. Widths that ``blocks`` does not
     divide are zero-padded on the way in and cut on the way out.
-    Cost: K·P·Q weights (+ O), 2·K·P·Q FLOPs a token: I·O/K when K divides both.
+    Cost: K·P·Q weights (+ O), 2·K·P·Q FLOPs per token: I·O/K when K divides both.
     Initialisation: weight U(±1/sqrt(P)), bias U(±1/sqrt(O)) as released.
     Raises: ConfigError when ``blocks`` exceeds a width.
     """

@@ -39,7 +39,7 @@ class BlockDiagonalGLU(ChannelMixer):
     Shape: (..., D) -> (..., D). Because the halves are cut across the blocks, the gate sees the first half of
     the channels and the value the second (K even); all other channel mixing is left to the sequence mixer's
     projections.
-    Cost: 6·D·F/K FLOPs a token; elementwise 1 a GELU, 1 a product, 1 a bias.
+    Cost: 6·D·F/K FLOPs per token; elementwise 1 a GELU, 1 a product, 1 a bias.
     Initialisation: as released (see BlockDiagonalLinear), or ``start="fan_in"``: N(0, 1/inputs of a block),
     zero bias, the rule of this library's dense maps. The released draw returns 0.12 of a unit input's size
     where a dense GeGLU returns 0.66; post-norm layers hide that, in a pre-norm model it silenced the channel
@@ -85,7 +85,7 @@ class BlockDiagonalMLP(ChannelMixer):
     """down(gelu(up(x))), exact (erf) GELU, both maps block-diagonal.
 
     Shape: (..., D) -> (..., D). Without a shuffle the K channel groups never meet inside this mixer.
-    Cost: 4·D·F/K FLOPs a token; elementwise 1 a GELU, 1 a bias. Initialisation: ``start`` as in
+    Cost: 4·D·F/K FLOPs per token; elementwise 1 a GELU, 1 a bias. Initialisation: ``start`` as in
     BlockDiagonalGLU.
     """
 

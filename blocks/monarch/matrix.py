@@ -155,7 +155,7 @@ def multiply(x: Tensor, factors: Sequence[Tensor]) -> Tensor:
     """x (..., n_in), factors (blocks, o_t, i_t) in the order they are applied -> (..., n_out), real or
     complex.
 
-    One batched GEMM a factor. Cost: 2 FLOPs a weight and row (MonarchShape.flops).
+    One batched GEMM a factor. Cost: 2 FLOPs per weight and row (MonarchShape.flops).
     Raises: ConfigError when factors do not chain or x does not fit the first.
     """
     _check(x, factors, transposed=False)

@@ -44,7 +44,7 @@ class MonarchLinear(Block):
 
     Shape: (..., I) -> (..., O), any leading dimensions. The square factor stands on the narrower side: with
     p = ceil(I/K), q = ceil(O/K) the factors are (K, p, p), (K, q, p) when I < O, else (K, q, p), (K, q, q).
-    Cost: (I² + I·O)/K or (I·O + O²)/K weights when K divides both (+ O), twice that in FLOPs a token.
+    Cost: (I² + I·O)/K or (I·O + O²)/K weights when K divides both (+ O), twice that in FLOPs per token.
     Initialisation: each factor U(±1/sqrt(its last size)), bias U(±1/sqrt(O)), as released.
     Raises: ConfigError when ``blocks`` exceeds a width.
     """

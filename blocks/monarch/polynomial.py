@@ -36,8 +36,8 @@ def polynomial_product(u: Tensor, k: Tensor, output: Factors, kernel: Factors, i
 
     Shape: u (D, B, T), k (D, S) -> y (D, B, T); taps beyond T are ignored. n, the product of the digits, must
     be at least T.
-    Cost: 2·n·(sum of digits) FLOPs a channel and sequence for A_2 and again for A_0^{-1}, the same a channel
-    once a forward for A_1, b_t³ for the inverse of each block of A_0, and the convolution.
+    Cost: 2·n·(sum of digits) FLOPs per channel and sequence for A_2 and again for A_0^{-1}, the same a
+    channel once per forward pass for A_1, b_t³ for the inverse of each block of A_0, and the convolution.
     """
     tokens = u.shape[-1]
     return solve(_convolve(apply(u, inputs), apply(k[..., :tokens], kernel)), output)
@@ -49,7 +49,7 @@ def _convolve(w: Tensor, taps: Tensor) -> Tensor:
 
 def apply(x: Tensor, factors: Factors) -> Tensor:
     """A x along the last axis: x (D, ..., T) -> (D, ..., T), channel d with the matrix of its group. One
-    batched GEMM a digit.
+    batched GEMM per digit.
     """
     # a factor depends on the input digits below its own: from the top down
     return _digit_by_digit(x, list(reversed(factors)))

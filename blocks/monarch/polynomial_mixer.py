@@ -54,9 +54,9 @@ class PolynomialConvolution(LongConvolution):
     Parameters, beyond those of the convolution: ``parameter_count(digits)`` a group for each of 3 members (1
     if shared).
     Cost, beyond that of the convolution, with n the padded length and S the sum of the digits it needs: 4·n·S
-    FLOPs a channel and sequence; once a forward 2·n·S a channel for the kernel and (values of the digits
-    below)·b_t³ a digit and group for the inverse. Its decoding history is (u, w = A_2 u, y): 3 numbers a
-    channel and token.
+    FLOPs per channel and sequence; once per forward pass 2·n·S a channel for the kernel and (values of the
+    digits below)·b_t³ a digit and group for the inverse. Its decoding history is (u, w = A_2 u, y): 3 numbers
+    a channel and token.
     """
 
     def __init__(self, config: MonarchPolynomialConfig) -> None:
@@ -139,7 +139,7 @@ class PolynomialConvolution(LongConvolution):
         return (x * row.repeat_interleave(x.shape[1] // self.groups, dim=0)).sum(dim=-1, keepdim=True)
 
     def inverse_flops(self, tokens: int) -> int:
-        """Inverting the blocks of A_0, once a forward."""
+        """Inverting the blocks of A_0, once per forward pass."""
         output = self.members[0]
         return self.groups * sum(below * size**3 for below, size in zip(output.below, output.digits(tokens), strict=True))
 
@@ -187,8 +187,8 @@ class MonarchPolynomial(SequenceMixer):
     x), and product(u) = A_0^{-1} causal_convolution(A_1 k, A_2 u), see ``PolynomialConvolution``.
     Shape: (B, T, D) -> (B, T, D), see SequenceMixer. Documents are multiplied apart, exactly: each starts at
     time 0.
-    Cost: that of m2_mixer plus 4·n·S·D FLOPs a sequence (n padded length, S sum of the digits: 2·sqrt(T) at
-    order 2) and the kernel's share once a forward.
+    Cost: that of m2_mixer plus 4·n·S·D FLOPs per sequence (n padded length, S sum of the digits: 2·sqrt(T) at
+    order 2) and the kernel's share once per forward pass.
     State: 3·t·D numbers (4·t·D with the residual) and min(t, W - 1)·3·D of the short convolution: no fixed
     size.
     Raises: ConfigError when a sequence exceeds ``max_tokens``.

@@ -45,8 +45,8 @@ class TripletHeadConfig(ReadoutConfig):
 class TripletHead(TaskHead):
     """relu(W x + b), an embedding; loss: that of triplets of vectors.
 
-    Shape: (..., D) -> (..., E). Cost: D·E + E weights, 2·D·E FLOPs a vector; elementwise E bias, E ReLU, 3·E
-    to normalise.
+    Shape: (..., D) -> (..., E). Cost: D·E + E weights, 2·D·E FLOPs per vector; elementwise E bias, E ReLU,
+    3·E to normalise.
     Raises: ConfigError for a size below 1, a margin that is not positive, a hidden layer or dropout.
     """
 

@@ -39,8 +39,8 @@ class ImageHeadConfig(BlockConfig):
 class ImageHead(Block):
     """W · LayerNorm(x) + b of a pooled vector.
 
-    Shape: (..., D) -> (..., N). Cost: 2·D of the norm, N·D + N weights; 2·N·D FLOPs a vector; elementwise 7·D
-    norm, N bias.
+    Shape: (..., D) -> (..., N). Cost: 2·D of the norm, N·D + N weights; 2·N·D FLOPs per vector; elementwise
+    7·D norm, N bias.
     Raises: ConfigError for a width below 1 or fewer than 2 classes.
     """
 
