@@ -108,14 +108,11 @@ def load(folder: Path) -> dict[str, Any]:
     return {**study, "matched": not misses}
 
 
-def write_all(folder: Path, study: dict[str, Any]) -> Path:
-    """study.json, results.csv, TensorBoard events, report.html and its figures; returns the report's path."""
-    from arch_lab.throughput.page import write
-
+def write_results(folder: Path, study: dict[str, Any]) -> None:
+    """study.json, results.csv and TensorBoard events."""
     sealed.write(folder / "study.json", study)
     files.write_text(folder / "results.csv", csv_text(study["rows"]))
     write_events(folder, study)
-    return write(folder)
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -29,7 +29,7 @@ from arch_lab.study.identity import digest
 from arch_lab.study.planning import UTILISATION, gemm_rate, solved, use_threads
 from arch_lab.throughput.config import DECODING, LEAST_REPEATS, Group, ThroughputConfig, open_throughput
 from arch_lab.throughput.contenders import Settings
-from arch_lab.throughput.results import summarise, write_all
+from arch_lab.throughput.results import summarise, write_results
 from arch_lab.throughput.timing import Row, Timer, clock_here
 from arch_lab.throughput.work import asked
 from blocks.config import Config
@@ -202,8 +202,8 @@ def _run(config: ThroughputConfig, folder: Path, observer: Observer, command: st
         observer("timed", {**facts, "rows": timed})
     study = summarise(planned, rows, command=command, clock="processor" if clock_here().__name__ == "process_time" else "wall")
     study = sealed.seal({**study, "identity": _study_identity(config, timed_as)})
-    report = write_all(folder, study)
-    observer("report", {"study": study, "report": str(report), "folder": str(folder)})
+    _write_all(folder, study)
+    observer("report", {"study": study, "report": str(folder / "report.html"), "folder": str(folder)})
     return study
 
 
@@ -220,10 +220,18 @@ def _unchanged(config: ThroughputConfig, folder: Path, timed_as: dict[str, Any],
     return stored if digest(stored["rows"]) == digest(rows) else None
 
 
+def _write_all(folder: Path, study: dict[str, Any]) -> None:
+    """The results, report.html and its figures."""
+    from arch_lab.throughput.page import write
+
+    write_results(folder, study)
+    write(folder)
+
+
 def _report_again(folder: Path, study: dict[str, Any], observer: Observer) -> dict[str, Any]:
     """Write only what is missing of the report."""
     if not all((folder / name).is_file() for name in ("report.html", "results.csv")):
-        write_all(folder, study)
+        _write_all(folder, study)
     observer("report", {"study": study, "report": str(folder / "report.html"), "folder": str(folder)})
     return study
 

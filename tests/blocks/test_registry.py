@@ -57,9 +57,15 @@ def registered(direction: Any, **flag: bool) -> bool:
 ALWAYS = property(lambda self: True)
 NEVER = property(lambda self: False)
 BY_OPTION = property(lambda self: self.config.causal)
+NAMES = {ALWAYS: "always", NEVER: "never", BY_OPTION: "by option"}
 
 
-@pytest.mark.parametrize("direction, flag", [(False, True), (True, False), (NEVER, True), (ALWAYS, False), (BY_OPTION, False)], ids=str)
+def case(value: Any) -> str:
+    """Equal in every process, as the name of a test must be."""
+    return NAMES.get(value) or str(value)
+
+
+@pytest.mark.parametrize("direction, flag", [(False, True), (True, False), (NEVER, True), (ALWAYS, False), (BY_OPTION, False)], ids=case)
 def test_a_causal_flag_that_contradicts_the_class_is_refused(direction: Any, flag: bool) -> None:
     message = rf"block 'directed' \({__name__}:Directed\): causal={flag} contradicts the class"
     with pytest.raises(ConfigError, match=message):
@@ -67,7 +73,7 @@ def test_a_causal_flag_that_contradicts_the_class_is_refused(direction: Any, fla
     assert "directed" not in registry._entries
 
 
-@pytest.mark.parametrize("direction, causal", [(False, False), (True, True), (NEVER, False), (ALWAYS, True), (BY_OPTION, True)], ids=str)
+@pytest.mark.parametrize("direction, causal", [(False, False), (True, True), (NEVER, False), (ALWAYS, True), (BY_OPTION, True)], ids=case)
 def test_the_class_says_whether_a_mixer_is_causal(direction: Any, causal: bool) -> None:
     assert registered(direction) == registered(direction, causal=causal) == causal
 
