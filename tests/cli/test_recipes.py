@@ -53,8 +53,8 @@ def test_a_study_plans_a_recipe_by_its_import_path(folder: Path, capsys: pytest.
 def test_the_file_of_a_recipe_is_part_of_the_identity_of_its_arm(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = small_study(folder, arms=[{"architecture": "my_recipes:Turns"}, {"architecture": "m2_gpt"}])
     assert main(["plan", str(path), "--json"]) == 0
-    ours, built_in = json.loads(capsys.readouterr().out)["arms"]
-    assert list(ours["user_code"]) == ["my_recipes"] and built_in["user_code"] == {}
+    own, built_in = ({Path(file).name for file in arm["code"]} for arm in json.loads(capsys.readouterr().out)["arms"])
+    assert "my_recipes.py" in own and "my_recipes.py" not in built_in
 
 
 def test_the_cost_verb_takes_an_import_path(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
