@@ -84,8 +84,8 @@ MUTATIONS = (
     Mutation(
         "soft-cap after the mask",
         "blocks/attention/core.py",
-        "rearrange(scores.softmax(dim=-1)",
-        "rearrange((softcap * torch.tanh(scores / softcap)).softmax(dim=-1)",
+        "rearrange(scores_BKGTS.softmax(dim=-1)",
+        "rearrange((softcap * torch.tanh(scores_BKGTS / softcap)).softmax(dim=-1)",
         (ATTENTION,),
     ),
     Mutation(
@@ -126,7 +126,7 @@ MUTATIONS = (
     Mutation(
         "tiles of half the size",
         "blocks/convolution/online.py",
-        "size = done & -done",
+        "size = new & -new",
         "size = BLOCK",
         ("tests/blocks/test_online_convolution.py",),
     ),
@@ -140,8 +140,8 @@ MUTATIONS = (
     Mutation(
         "arms 2 % apart pass the gate",
         "arch_lab/budget/gate.py",
-        "if abs(apart) > budget.tolerance",
-        "if abs(apart) > 2 * budget.tolerance",
+        "if abs(difference) > budget.tolerance",
+        "if abs(difference) > 2 * budget.tolerance",
         ("tests/arch_lab/test_budget.py",),
     ),
     Mutation(
