@@ -16,7 +16,12 @@ VENV = ROOT / ".venv"
 TARGET = [".[dev,report]"]
 CPU_SIZE = "about 2.2 GB on disk, with torch for the CPU"
 CUDA_SIZE = "about 5.5 GB on disk, with torch for CUDA"
-NVIDIA_FILES = ("/dev/nvidia0", "/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg")  # the last one is WSL's
+NVIDIA_FILES = (
+    "/dev/nvidia0",
+    "/dev/nvidiactl",
+    "/proc/driver/nvidia/version",
+    "/dev/dxg",
+)  # the last one is WSL's
 
 
 def say(text):
@@ -62,7 +67,10 @@ def torch_options(python):
 def uv_environment(python):
     environment = dict(os.environ, VIRTUAL_ENV=str(VENV), UV_NO_PROGRESS="1")
     environment.setdefault("UV_HTTP_TIMEOUT", "180")
-    for name in ("UV_SYSTEM_CERTS", "UV_NATIVE_TLS"):  # the certificates of this machine, as pip does; the older name too
+    for name in (
+        "UV_SYSTEM_CERTS",
+        "UV_NATIVE_TLS",
+    ):  # the certificates of this machine, as pip does; the older name too
         environment.setdefault(name, "true")
     certificate = pip_setting(python, "cert")
     if certificate:
@@ -83,13 +91,21 @@ def install_with_uv(python, torch):
 def install(python):
     pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "-c", "constraints.txt"]
     torch, size = torch_options(python)
-    say("installing arch-lab and its tools at the versions of constraints.txt: " + size + "; a minute or two the first time")
+    say(
+        "installing arch-lab and its tools at the versions of constraints.txt: "
+        + size
+        + "; a minute or two the first time"
+    )
     have_uv = subprocess.run([python, "-c", "import uv"], stderr=subprocess.DEVNULL).returncode == 0
     have_uv = have_uv or subprocess.run([*pip, "-qq", "uv"], cwd=ROOT).returncode == 0
     if have_uv and install_with_uv(python, torch):
         return
     if have_uv and torch:
-        say("no CPU build of torch could be fetched; trying the default build, which is larger (" + CUDA_SIZE + ")")
+        say(
+            "no CPU build of torch could be fetched; trying the default build, which is larger ("
+            + CUDA_SIZE
+            + ")"
+        )
         if install_with_uv(python, []):
             return
     say("uv could not do it; trying pip (slower)")
@@ -100,12 +116,18 @@ def install(python):
 def main():
     if sys.version_info < (3, 11):  # noqa: UP036  older ones are who this is for
         have = ".".join(map(str, sys.version_info[:3]))
-        sys.exit("setup: arch-lab needs Python 3.11 or newer, this is " + have + "; choose another: make PYTHON=python3.12 ...")
+        sys.exit(
+            "setup: arch-lab needs Python 3.11 or newer, this is "
+            + have
+            + "; choose another: make PYTHON=python3.12 ..."
+        )
     python = str(VENV / "bin" / "python")
     if not Path(python).exists():
         say("creating .venv with Python " + sys.version.split()[0])
         if subprocess.run([sys.executable, "-m", "venv", str(VENV)]).returncode:
-            sys.exit("setup: cannot create .venv; is the venv module of this Python installed (Debian: python3-venv)?")
+            sys.exit(
+                "setup: cannot create .venv; is the venv module of this Python installed (Debian: python3-venv)?"
+            )
     install(python)
     (VENV / ".installed").touch()
     say("done")

@@ -61,7 +61,9 @@ class Table:
     each with the first column again. ``words``: columns of text, left-aligned; the rest are numbers.
     """
 
-    def __init__(self, heads: Sequence[str], *, words: Sequence[int] = (0,), title: str = "", drop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, heads: Sequence[str], *, words: Sequence[int] = (0,), title: str = "", drop: Sequence[str] = ()
+    ) -> None:
         self.heads, self.words, self.title, self.drop = list(heads), set(words), title, list(drop)
         self.rows: list[list[Text]] = []
         self.styles: list[str] = []
@@ -70,7 +72,9 @@ class Table:
         """One row. A cell is rich ``Text``, or any value shown as plain text; None is a dash."""
         from rich.text import Text
 
-        self.rows.append([cell if isinstance(cell, Text) else Text("-" if cell is None else str(cell)) for cell in cells])
+        self.rows.append(
+            [cell if isinstance(cell, Text) else Text("-" if cell is None else str(cell)) for cell in cells]
+        )
         self.styles.append(style)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
@@ -79,7 +83,10 @@ class Table:
         if self.title:
             yield Text(self.title, style="bold")
         width = options.max_width
-        columns = [_Column([row[i] for row in self.rows], head, i in self.words, name=i == 0) for i, head in enumerate(self.heads)]
+        columns = [
+            _Column([row[i] for row in self.rows], head, i in self.words, name=i == 0)
+            for i, head in enumerate(self.heads)
+        ]
         shown, hidden = _without(columns, self.drop, width)
         for i, part in enumerate(_parts(shown, width)):
             if i:
@@ -87,7 +94,9 @@ class Table:
             yield from self._part(part, width)
         if hidden:
             them = "it" if len(hidden) == 1 else "them"
-            yield Text(f"not shown: {', '.join(hidden)} (a wider terminal or --json shows {them})", style="dim")
+            yield Text(
+                f"not shown: {', '.join(hidden)} (a wider terminal or --json shows {them})", style="dim"
+            )
 
     def _part(self, part: list[_Column], width: int) -> Iterator[RenderableType]:
         from rich import box, table
@@ -97,7 +106,13 @@ class Table:
             return
         out = table.Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, GAP - 1, 0, 0))
         for column, space in zip(part, _widths(part, width), strict=True):
-            out.add_column(column.head, justify="left" if column.text else "right", width=space, no_wrap=column.name, overflow="fold")
+            out.add_column(
+                column.head,
+                justify="left" if column.text else "right",
+                width=space,
+                no_wrap=column.name,
+                overflow="fold",
+            )
         for i, style in enumerate(self.styles):
             out.add_row(*(column.cells[i] for column in part), style=style)
         yield out
@@ -179,10 +194,17 @@ def _widths(part: list[_Column], width: int) -> list[int]:
 
 
 def table(
-    columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "", numeric: Sequence[str] = (), drop: Sequence[str] = ()
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    title: str = "",
+    numeric: Sequence[str] = (),
+    drop: Sequence[str] = (),
 ) -> Table:
     """A table of plain values; the columns named in ``numeric`` are right-aligned. See ``Table`` for ``drop``."""
-    out = Table(columns, words=[i for i, name in enumerate(columns) if name not in numeric], title=title, drop=drop)
+    out = Table(
+        columns, words=[i for i, name in enumerate(columns) if name not in numeric], title=title, drop=drop
+    )
     for row in rows:
         out.add(*row)
     return out
@@ -200,11 +222,19 @@ def progress(*, quiet: bool = False) -> Progress:
     class Line(ProgressColumn):
         def render(self, task: Any) -> Text:
             facts = task.fields.get("facts") or [f"{task.completed:,.0f}/{task.total:,.0f}"]
-            facts = [*facts, duration(task.elapsed)] if task.fields.get("clock") and (task.elapsed or 0) >= 1 else facts
-            return live_line(task.description, facts, task.completed / task.total if task.total else None, out.width - 1)
+            facts = (
+                [*facts, duration(task.elapsed)]
+                if task.fields.get("clock") and (task.elapsed or 0) >= 1
+                else facts
+            )
+            return live_line(
+                task.description, facts, task.completed / task.total if task.total else None, out.width - 1
+            )
 
     live = not quiet and out.is_terminal
-    return Progress(Line(), console=out, disable=not live, transient=True, redirect_stdout=sys.stdout.isatty())
+    return Progress(
+        Line(), console=out, disable=not live, transient=True, redirect_stdout=sys.stdout.isatty()
+    )
 
 
 def live_line(name: str, facts: Sequence[str], share: float | None, width: int) -> Text:

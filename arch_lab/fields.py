@@ -24,32 +24,49 @@ class PrintApart:
         if not isinstance(value, (list, tuple)):
             return None
         text, times = Counter(f"{v:g}" for v in value).most_common(1)[0] if value else ("", 1)
-        return f"{times} of them print as {text}, and folders are named by what is printed" if times > 1 else None
+        return (
+            f"{times} of them print as {text}, and folders are named by what is printed"
+            if times > 1
+            else None
+        )
 
 
 # what becomes the name of a folder: study, arm, task. Nothing written under such a name leaves its folder
 Name = Annotated[
     str,
     Length(1, 100),
-    Pattern(NAME, "letters, digits, '.', '_' and '-', not beginning with '.' or '-', without '..' (it names a folder)"),
+    Pattern(
+        NAME,
+        "letters, digits, '.', '_' and '-', not beginning with '.' or '-', without '..' (it names a folder)",
+    ),
 ]
 ExperimentName = Annotated[
     str,
     Length(1, 1000),
-    Pattern(rf"{NAME}(:\w+)?", "the name of an experiment, or an import path such as my_package.recall:EXPERIMENT"),
+    Pattern(
+        rf"{NAME}(:\w+)?", "the name of an experiment, or an import path such as my_package.recall:EXPERIMENT"
+    ),
 ]
 OptionalName = Annotated[
     str,
     Length(0, 100),
-    Pattern(f"({NAME})?", "letters, digits, '.', '_' and '-', not beginning with '.' or '-', without '..' (it names a folder)"),
+    Pattern(
+        f"({NAME})?",
+        "letters, digits, '.', '_' and '-', not beginning with '.' or '-', without '..' (it names a folder)",
+    ),
 ]
 # the arm that builds it is named after it, or after the class
 ArchitectureName = Annotated[
     str,
     Length(1, 100),
-    Pattern(rf"{NAME}(:[A-Za-z_]\w*)?", "the name of an architecture or the import path of a recipe, package.module:Class"),
+    Pattern(
+        rf"{NAME}(:[A-Za-z_]\w*)?",
+        "the name of an architecture or the import path of a recipe, package.module:Class",
+    ),
 ]
-Text = Annotated[str, Length(0, 10_000), Pattern(r"[^\x00-\x08\x0b-\x1f\x7f]*", "text without control characters")]
+Text = Annotated[
+    str, Length(0, 10_000), Pattern(r"[^\x00-\x08\x0b-\x1f\x7f]*", "text without control characters")
+]
 PathText = Annotated[str, Length(1, 4096), Pattern(r"[^\x00-\x1f\x7f]*", "a path without control characters")]
 LearningRate = Annotated[float, Bounds(above=0, maximum=1e3)]
 LearningRates = Annotated[list[LearningRate], Length(1, 100), Unique(), PrintApart()]
@@ -79,4 +96,6 @@ def folder_name(text: str) -> str:
 def tuning_seeds_problem(tuning: Sequence[int] | None, seeds: Sequence[int]) -> str | None:
     """``tuning_seeds`` are some of ``seeds``, or None."""
     strange = next((seed for seed in tuning or () if seed not in seeds), None)
-    return None if strange is None else f"tuning_seeds must be some of seeds {shown(list(seeds))}, got {strange}"
+    return (
+        None if strange is None else f"tuning_seeds must be some of seeds {shown(list(seeds))}, got {strange}"
+    )

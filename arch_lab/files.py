@@ -102,7 +102,9 @@ def check_writable(folder: Path) -> None:
 def inside(folder: Path, path: Path) -> Path:
     """``path``, checked to lie in ``folder`` after links are resolved. Raises: OutputError."""
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise OutputError(f"{path} leads out of {folder}; nothing is written there: remove the link, or choose another --output")
+        raise OutputError(
+            f"{path} leads out of {folder}; nothing is written there: remove the link, or choose another --output"
+        )
     return path
 
 
@@ -191,7 +193,9 @@ def _guard(folder: Path) -> Iterator[None]:
 
 
 def _in_use(folder: Path, words: bytes) -> OutputError:
-    return OutputError(f"{folder} is in use by {_holder(words)}; wait until it ends, stop it, or choose another --output")
+    return OutputError(
+        f"{folder} is in use by {_holder(words)}; wait until it ends, stop it, or choose another --output"
+    )
 
 
 def _acquire(path: Path) -> int:

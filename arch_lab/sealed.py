@@ -21,7 +21,9 @@ class DamagedError(UserError):
 
 def checksum(content: Any) -> str:
     """SHA-256 of plain JSON content, whatever the order of its keys. Raises: ValueError for NaN and infinities."""
-    plain = json.loads(json.dumps(content, allow_nan=False))  # as it will be read: keys are strings, tuples are lists
+    plain = json.loads(
+        json.dumps(content, allow_nan=False)
+    )  # as it will be read: keys are strings, tuples are lists
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
@@ -53,7 +55,9 @@ def read(path: Path, *, advice: str) -> dict[str, Any]:
     if not isinstance(content, dict) or CHECKSUM not in content:
         raise DamagedError(f"{path} has no checksum (edited, or written by an older version); {advice}")
     if not _is_whole(content):
-        raise DamagedError(f"{path} was edited or damaged after it was written (its checksum does not match); {advice}")
+        raise DamagedError(
+            f"{path} was edited or damaged after it was written (its checksum does not match); {advice}"
+        )
     return content
 
 

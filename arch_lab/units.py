@@ -118,7 +118,11 @@ def budget_words(budget: Mapping[str, Any]) -> str:
     """'1M body+head parameters and 12 TFLOP of training', from the budget of a study."""
     kind = budget.get("match_on")
     kind = ", ".join(map(str, kind)) if isinstance(kind, (list, tuple)) else kind
-    held = [] if missing(budget.get("params")) else [f"{short(budget['params'])} {kind + ' ' if kind else ''}parameters"]
+    held = (
+        []
+        if missing(budget.get("params"))
+        else [f"{short(budget['params'])} {kind + ' ' if kind else ''}parameters"]
+    )
     if not missing(budget.get("train_flops")):
         held.append(f"{short(budget['train_flops'], 'FLOP')} of training")
     if not missing(budget.get("tokens")):

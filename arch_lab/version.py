@@ -20,7 +20,9 @@ def commit() -> str:
         if _git("ls-files", "--error-unmatch", "arch_lab/__init__.py").returncode:
             return _installed_commit()
         head = _git("rev-parse", "--short=12", "HEAD").stdout.strip()
-        return head + ("+" if head and _git("status", "--porcelain", "--untracked-files=no").stdout.strip() else "")
+        return head + (
+            "+" if head and _git("status", "--porcelain", "--untracked-files=no").stdout.strip() else ""
+        )
     except (OSError, subprocess.SubprocessError):
         return _installed_commit()
 
@@ -28,7 +30,11 @@ def commit() -> str:
 def describe() -> str:
     """'0.1.0 (e436a2f, changed)', or the version alone where no commit is known."""
     revision = commit()
-    return f"{__version__} ({revision[:7]}{', changed' if revision.endswith('+') else ''})" if revision else __version__
+    return (
+        f"{__version__} ({revision[:7]}{', changed' if revision.endswith('+') else ''})"
+        if revision
+        else __version__
+    )
 
 
 def _git(*arguments: str) -> subprocess.CompletedProcess[str]:

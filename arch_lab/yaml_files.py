@@ -29,12 +29,20 @@ JSON_MOST_BYTES = 2**28
 JSON_DEEPEST = 100
 NUMBER = re.compile(r"[-+]?[0-9][0-9a-fA-FxXob_:.]*")
 MISREAD = (  # plain values that YAML 1.1 takes for another than they look like
-    (re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"), "a number in base 60; write the number, or quotes around text"),
+    (
+        re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"),
+        "a number in base 60; write the number, or quotes around text",
+    ),
     (re.compile(r"[-+]?0[0-7_]+"), "an octal number; write it without the leading 0, or quotes around text"),
-    (re.compile(r"yes|no|on|off", re.IGNORECASE), "a truth value; write true or false, or quotes around text"),
+    (
+        re.compile(r"yes|no|on|off", re.IGNORECASE),
+        "a truth value; write true or false, or quotes around text",
+    ),
 )
 JsonObject = dict[str, Any]  # of a JSON file: values are plain
-TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq", "merge")}
+TAGS = {
+    f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq", "merge")
+}
 
 # libyaml, ten times as fast, where the wheel has it
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -66,7 +74,9 @@ def parse_yaml(text: str, *, origin: str, most_bytes: int = MOST_BYTES) -> Any:
         raise ConfigError(f"{origin}: a value cannot be read ({error})") from None
 
 
-def load_json(path: str | Path, *, most_bytes: int = JSON_MOST_BYTES, error: type[UserError] = ConfigError) -> Any:
+def load_json(
+    path: str | Path, *, most_bytes: int = JSON_MOST_BYTES, error: type[UserError] = ConfigError
+) -> Any:
     """The content of a JSON file.
 
     Raises: ``error``, one line that begins with the path.
@@ -81,7 +91,9 @@ def parse_json(text: str, *, origin: str, error: type[UserError] = ConfigError) 
     too many digits and values nested too deeply.
     """
     try:
-        value = json.loads(text, parse_int=_integer, parse_constant=_refuse_constant, object_pairs_hook=_object)
+        value = json.loads(
+            text, parse_int=_integer, parse_constant=_refuse_constant, object_pairs_hook=_object
+        )
     except json.JSONDecodeError as problem:
         raise error(f"{origin}: line {problem.lineno}, column {problem.colno}: {problem.msg}") from None
     except RecursionError:
@@ -204,13 +216,19 @@ class _Census:
                 self._refuse(event, "a key must be text, not a list, a mapping or an alias")
             elif text in level.keys and text != "<<":
                 first = level.keys[text].start_mark
-                self._refuse(event, f"the key {shown(text)} appears twice, first in line {first.line + 1}, column {first.column + 1}")
+                self._refuse(
+                    event,
+                    f"the key {shown(text)} appears twice, first in line {first.line + 1}, column {first.column + 1}",
+                )
             level.keys[str(text)] = event
         level.key_next = not level.key_next
 
     def _check_tag(self, event: Any) -> None:
         if event.tag is not None and event.tag not in TAGS and event.tag != "!":
-            self._refuse(event, f"the tag {shown(event.tag)} is not allowed; values are text, numbers, lists and mappings")
+            self._refuse(
+                event,
+                f"the tag {shown(event.tag)} is not allowed; values are text, numbers, lists and mappings",
+            )
 
     def _refuse(self, event: Any, problem: str) -> None:
         mark = event.start_mark

@@ -158,8 +158,14 @@ class Config:
         declared = {f.name: f for f in fields(cls)}
         for key in options:
             if key not in declared:
-                raise UnknownOption(f"{where}: unknown option {shown(key)}{did_you_mean(key, declared)}", where)
-        missing = [n for n, f in declared.items() if f.default is MISSING and f.default_factory is MISSING and n not in options]
+                raise UnknownOption(
+                    f"{where}: unknown option {shown(key)}{did_you_mean(key, declared)}", where
+                )
+        missing = [
+            n
+            for n, f in declared.items()
+            if f.default is MISSING and f.default_factory is MISSING and n not in options
+        ]
         if missing:
             raise ConfigError(f"{where}: option {missing[0]!r} is required")
         hints = field_hints(cls)
@@ -265,7 +271,9 @@ def _walk(value: Any, hint: Any, rules: Sequence[Rule], where: str, *, exact: bo
     return _hold(_plain(value, hint, origin, arguments, where, exact=exact), rules, where, value)
 
 
-def _first_that_fits(value: Any, choices: Sequence[Any], rules: Sequence[Rule], where: str, *, exact: bool) -> Any:
+def _first_that_fits(
+    value: Any, choices: Sequence[Any], rules: Sequence[Rule], where: str, *, exact: bool
+) -> Any:
     if value is None and type(None) in choices:
         return None
     for choice in (c for c in choices if c is not type(None)):
@@ -281,11 +289,15 @@ def _plain(value: Any, hint: Any, origin: Any, arguments: Sequence[Any], where: 
         return value
     if origin is typing.Literal:
         if any(
-            isinstance(value, type(choice)) and value == choice and isinstance(value, bool) == isinstance(choice, bool)
+            isinstance(value, type(choice))
+            and value == choice
+            and isinstance(value, bool) == isinstance(choice, bool)
             for choice in arguments
         ):
             return value
-        raise ConfigError(f"{where}: {shown(value)} is not one of {', '.join(map(repr, arguments))}{_near(value, arguments)}")
+        raise ConfigError(
+            f"{where}: {shown(value)} is not one of {', '.join(map(repr, arguments))}{_near(value, arguments)}"
+        )
     if origin in (tuple, list):
         if isinstance(value, (list, tuple)):
             inner = arguments[0] if arguments else Any

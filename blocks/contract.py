@@ -138,7 +138,9 @@ class CrossMixer(Block):
         """M, the width of the memory."""
 
     @abstractmethod
-    def forward(self, x: Tensor, memory: Tensor, segments: Tensor | None = None, memory_segments: Tensor | None = None) -> Tensor: ...
+    def forward(
+        self, x: Tensor, memory: Tensor, segments: Tensor | None = None, memory_segments: Tensor | None = None
+    ) -> Tensor: ...
 
     @abstractmethod
     def cost(self, tokens: int, memory_tokens: int | None = None) -> Cost:

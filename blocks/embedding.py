@@ -31,10 +31,14 @@ class TiedEmbeddingConfig(BlockConfig):
     def __post_init__(self) -> None:
         for name in ("vocabulary", "width"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"TiedEmbeddingConfig: {name} must be at least 1, got {getattr(self, name)}")
+                raise ConfigError(
+                    f"TiedEmbeddingConfig: {name} must be at least 1, got {getattr(self, name)}"
+                )
         cap = self.final_softcap
         if cap is not None and not (cap > 0 and isfinite(cap)):
-            raise ConfigError(f"TiedEmbeddingConfig: final_softcap must be a positive number or null (no cap), got {cap}")
+            raise ConfigError(
+                f"TiedEmbeddingConfig: final_softcap must be a positive number or null (no cap), got {cap}"
+            )
 
 
 @register(

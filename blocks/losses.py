@@ -68,7 +68,9 @@ def triplet_loss(
     if margin != "soft" and (isinstance(margin, str) or not 0 < margin < float("inf")):
         raise ConfigError(f"triplet loss: margin must be a positive number or 'soft', got {margin!r}")
     if not anchor.shape == positive.shape == negative.shape:
-        raise ConfigError(f"triplet loss: shapes differ: {tuple(anchor.shape)}, {tuple(positive.shape)}, {tuple(negative.shape)}")
+        raise ConfigError(
+            f"triplet loss: shapes differ: {tuple(anchor.shape)}, {tuple(positive.shape)}, {tuple(negative.shape)}"
+        )
     gap = distances(anchor, positive, distance) - distances(anchor, negative, distance)
     losses = F.softplus(gap) if margin == "soft" else F.relu(gap + margin)
     if reduction == "none":
@@ -98,14 +100,23 @@ def in_batch_nce(
     if not 0 < temperature < float("inf"):
         raise ConfigError(f"in-batch contrast: temperature must be a positive number, got {temperature}")
     n, m = len(queries), len(documents)
-    if queries.ndim != 2 or documents.ndim != 2 or queries.shape[1] != documents.shape[1] or positive.shape != (n,):
+    if (
+        queries.ndim != 2
+        or documents.ndim != 2
+        or queries.shape[1] != documents.shape[1]
+        or positive.shape != (n,)
+    ):
         shapes = f"{tuple(queries.shape)}, {tuple(documents.shape)}, {tuple(positive.shape)}"
-        raise ConfigError(f"in-batch contrast: queries (N, E), documents (M, E) and positive (N,) do not fit: {shapes}")
+        raise ConfigError(
+            f"in-batch contrast: queries (N, E), documents (M, E) and positive (N,) do not fit: {shapes}"
+        )
     wide = widened(queries.dtype)
     scores = queries.to(wide) @ documents.to(wide).T / temperature
     if left_out is not None:
         if left_out.dtype != torch.bool or left_out.shape != (n, m):
-            raise ConfigError(f"in-batch contrast: left_out must be bool of shape {(n, m)}, got {left_out.dtype} {tuple(left_out.shape)}")
+            raise ConfigError(
+                f"in-batch contrast: left_out must be bool of shape {(n, m)}, got {left_out.dtype} {tuple(left_out.shape)}"
+            )
         positives = F.one_hot(positive, m).bool()
         scores = scores.masked_fill(left_out & ~positives, float("-inf"))
     return F.cross_entropy(scores, positive)
@@ -118,7 +129,9 @@ def pairwise_m2(queries: Tensor, positives: Tensor, negatives: Tensor) -> Tensor
     """
     if queries.shape != positives.shape or negatives.ndim != 3 or negatives.shape[::2] != queries.shape:
         shapes = f"{tuple(queries.shape)}, {tuple(positives.shape)}, {tuple(negatives.shape)}"
-        raise ConfigError(f"pairwise loss: queries and positives (N, E) and negatives (N, K, E) do not fit: {shapes}")
+        raise ConfigError(
+            f"pairwise loss: queries and positives (N, E) and negatives (N, K, E) do not fit: {shapes}"
+        )
     wide = widened(queries.dtype)
     q, p, n = queries.to(wide), positives.to(wide), negatives.to(wide)
     positive_cosine = F.cosine_similarity(q, p, dim=-1)

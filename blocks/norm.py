@@ -178,7 +178,9 @@ class LayerNorm(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = widened(x.dtype)
-        y = F.layer_norm(x.to(dtype), (self.config.width,), self.weight.to(dtype), self.bias.to(dtype), self.config.eps)
+        y = F.layer_norm(
+            x.to(dtype), (self.config.width,), self.weight.to(dtype), self.bias.to(dtype), self.config.eps
+        )
         return y.to(x.dtype)
 
     def cost(self, tokens: int) -> Cost:

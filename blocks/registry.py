@@ -25,7 +25,9 @@ from blocks.errors import ConfigError, did_you_mean
 from blocks.index import BLOCKS
 from blocks.user_code import describe
 
-Kind = Literal["sequence_mixer", "cross_mixer", "channel_mixer", "linear", "norm", "embedding", "pooler", "head"]
+Kind = Literal[
+    "sequence_mixer", "cross_mixer", "channel_mixer", "linear", "norm", "embedding", "pooler", "head"
+]
 KINDS: tuple[str, ...] = (
     "sequence_mixer",
     "cross_mixer",
@@ -99,7 +101,9 @@ def register(
         _check_owner(who, config, cls)
         direction = _direction(cls, config)
         if causal is not None and direction not in (None, causal):
-            raise ConfigError(f"{who}: causal={causal} contradicts the class, which {_DIRECTIONS[direction]}; leave causal= out")
+            raise ConfigError(
+                f"{who}: causal={causal} contradicts the class, which {_DIRECTIONS[direction]}; leave causal= out"
+            )
         allowed = next((flag for flag in (causal, direction) if flag is not None), True)
         entry = Entry(
             name=name,
@@ -164,7 +168,9 @@ def _direction(cls: type[Block], config: type[BlockConfig]) -> bool | None:
         return None
 
 
-def _unbuilt(cls: type[Block], config: type[BlockConfig], options: dict[str, Any], flag: bool | None) -> Block:
+def _unbuilt(
+    cls: type[Block], config: type[BlockConfig], options: dict[str, Any], flag: bool | None
+) -> Block:
     block, settings = object.__new__(cls), object.__new__(config)
     for option, value in (options if flag is None else options | {"causal": flag}).items():
         object.__setattr__(settings, option, value)
@@ -230,7 +236,9 @@ def lookup(name: str) -> Entry:
         for entry in _entries.values():
             if entry.block is cls:
                 return entry
-        raise ConfigError(f"block {name!r}: imported, but the class is not registered; decorate it with @blocks.register")
+        raise ConfigError(
+            f"block {name!r}: imported, but the class is not registered; decorate it with @blocks.register"
+        )
     raise ConfigError(f"unknown block {name!r}{did_you_mean(name, _entries)} (arch-lab blocks lists all)")
 
 
@@ -247,7 +255,9 @@ def trusting(modules: Iterable[str]) -> Iterator[None]:
     names = frozenset(name.partition(":")[0] for name in modules)
     for name in names:
         if not all(piece.isidentifier() for piece in name.split(".")):
-            raise ConfigError(f"--trust {name!r}: expected the name of a module, for example my_package.blocks")
+            raise ConfigError(
+                f"--trust {name!r}: expected the name of a module, for example my_package.blocks"
+            )
     token = _trusted.set(_trusted.get() | names)
     try:
         yield
@@ -296,7 +306,9 @@ def import_object(path: str) -> Any:
         sys.path.insert(0, folder)
     module = _imported(path, module_name)
     if not hasattr(module, attribute):
-        raise ConfigError(f"{path!r}: module {module_name!r} has no {attribute!r}{did_you_mean(attribute, _public(module))}")
+        raise ConfigError(
+            f"{path!r}: module {module_name!r} has no {attribute!r}{did_you_mean(attribute, _public(module))}"
+        )
     return getattr(module, attribute)
 
 
@@ -311,7 +323,9 @@ def _imported(path: str, name: str) -> Any:
     except (Exception, SystemExit) as error:  # the user's own code
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             where = f"the current folder ({Path.cwd()}), PYTHONPATH ({os.environ.get('PYTHONPATH') or 'not set'}) and installed packages"
-            raise ConfigError(f"{path!r}: cannot import module {name!r}: no {error.name!r} in {where}") from None
+            raise ConfigError(
+                f"{path!r}: cannot import module {name!r}: no {error.name!r} in {where}"
+            ) from None
         raise ConfigError(f"{describe(error)} (importing {path!r}; --debug shows the traceback)") from error
 
 

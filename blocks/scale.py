@@ -29,7 +29,9 @@ class LayerScaleConfig(BlockConfig):
             raise ConfigError(f"LayerScaleConfig: width must be at least 1, got {self.width}")
 
 
-@register("layer_scale", kind="linear", config=LayerScaleConfig, source="google-deepmind/gemma gemma/gm/nn/gemma4")
+@register(
+    "layer_scale", kind="linear", config=LayerScaleConfig, source="google-deepmind/gemma gemma/gm/nn/gemma4"
+)
 class LayerScale(Block):
     """``x`` times one scalar, which starts at 1.
 

@@ -17,7 +17,9 @@ from blocks.errors import ConfigError
 def check(segments: Tensor, x: Tensor, *, name: str = "segments") -> None:
     """Raises: ConfigError unless ``segments`` is an integer tensor of x's first two sizes."""
     if segments.shape != x.shape[:2] or segments.is_floating_point() or segments.dtype == torch.bool:
-        raise ConfigError(f"{name} must be integers of shape {tuple(x.shape[:2])}, got {segments.dtype} {tuple(segments.shape)}")
+        raise ConfigError(
+            f"{name} must be integers of shape {tuple(x.shape[:2])}, got {segments.dtype} {tuple(segments.shape)}"
+        )
 
 
 def runs(segments: Tensor) -> Tensor:
@@ -31,7 +33,9 @@ def positions(segments: Tensor) -> Tensor:
     return t - torch.where(_starts(segments), t, 0).cummax(dim=1).values
 
 
-def positions_of(x: Tensor, segments: Tensor | None = None, explicit: Tensor | None = None, *, start: int = 0) -> Tensor:
+def positions_of(
+    x: Tensor, segments: Tensor | None = None, explicit: Tensor | None = None, *, start: int = 0
+) -> Tensor:
     """Positions of the tokens of x (B, T, D): ``explicit`` (B, T), or counted in each document, or (T,) from
     ``start``.
 
@@ -40,7 +44,9 @@ def positions_of(x: Tensor, segments: Tensor | None = None, explicit: Tensor | N
     if explicit is not None:
         check(explicit, x, name="positions")
         return explicit
-    return torch.arange(start, start + x.shape[1], device=x.device) if segments is None else positions(segments)
+    return (
+        torch.arange(start, start + x.shape[1], device=x.device) if segments is None else positions(segments)
+    )
 
 
 def refuse_holes(segments: Tensor) -> None:
@@ -55,7 +61,12 @@ def refuse_holes(segments: Tensor) -> None:
     last = torch.where(segments != 0, position, -1).cummax(dim=1).values  # the last token that is no padding
     previous = last.roll(1, dims=1)
     previous[:, :1] = -1
-    returns = (segments != 0) & (previous >= 0) & (previous < position - 1) & (segments.gather(1, previous.clamp(min=0)) == segments)
+    returns = (
+        (segments != 0)
+        & (previous >= 0)
+        & (previous < position - 1)
+        & (segments.gather(1, previous.clamp(min=0)) == segments)
+    )
     if bool(returns.any()):
         row, token = returns.nonzero()[0].tolist()
         raise ConfigError(

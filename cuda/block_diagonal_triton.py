@@ -43,13 +43,20 @@ import triton.language as tl
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-WIDEST_GLU_BLOCK = {2: 256, 4: 192}  # by bytes of a number: channels of one block that fit on chip, twice, next to the tiles of both maps
+WIDEST_GLU_BLOCK = {
+    2: 256,
+    4: 192,
+}  # by bytes of a number: channels of one block that fit on chip, twice, next to the tiles of both maps
 
 
 @triton.jit
 def _load(pointer, i, j, end_i, end_j, STRIDE_I: tl.constexpr, STRIDE_J: tl.constexpr):
     """The tile [i, j] of a matrix, zeros beyond its ends."""
-    return tl.load(pointer + i[:, None] * STRIDE_I + j[None, :] * STRIDE_J, mask=(i < end_i)[:, None] & (j < end_j)[None, :], other=0.0)
+    return tl.load(
+        pointer + i[:, None] * STRIDE_I + j[None, :] * STRIDE_J,
+        mask=(i < end_i)[:, None] & (j < end_j)[None, :],
+        other=0.0,
+    )
 
 
 @triton.jit
@@ -89,7 +96,10 @@ def linear_kernel(
     for step in range(0, I, BI):
         i = step + tl.arange(0, BI)
         total = tl.dot(
-            _load(x, m, i, M - start, I, K * I, 1), _load(weight + k * O * I, i, o, I, O, WI, WO), total, input_precision=PRECISION
+            _load(x, m, i, M - start, I, K * I, 1),
+            _load(weight + k * O * I, i, o, I, O, WI, WO),
+            total,
+            input_precision=PRECISION,
         )
     if BIAS:
         total += tl.load(bias + k * O + o, mask=o < O, other=0.0).to(tl.float32)[None, :]
@@ -124,7 +134,12 @@ def linear_weight_kernel(
     for step in range(steps):
         start = (split * steps + step) * BM
         g = _load(gradient + start * (K * Q) + k * Q, m, q, M - start, Q, K * Q, 1)
-        total = tl.dot(tl.trans(g), _load(x + start * (K * P) + k * P, m, p, M - start, P, K * P, 1), total, input_precision=PRECISION)
+        total = tl.dot(
+            tl.trans(g),
+            _load(x + start * (K * P) + k * P, m, p, M - start, P, K * P, 1),
+            total,
+            input_precision=PRECISION,
+        )
         if BIAS:
             column += tl.sum(g.to(tl.float32), 0)
     _store(dweight + (split * K + k) * (Q * P), total, q, p, Q, P, P, 1)
@@ -152,7 +167,9 @@ def _map_up(xa, xb, up, a, b, h, H: tl.constexpr, P: tl.constexpr, PB: tl.conste
 
 
 @triton.jit
-def _map_down_back(ga, gb, down, a, b, h, H: tl.constexpr, P: tl.constexpr, PB: tl.constexpr, PRECISION: tl.constexpr):
+def _map_down_back(
+    ga, gb, down, a, b, h, H: tl.constexpr, P: tl.constexpr, PB: tl.constexpr, PRECISION: tl.constexpr
+):
     """gradient·down for the hidden channels h: (BM, BH)."""
     y = tl.dot(ga, _load(down, a, h, P, H, H, 1), input_precision=PRECISION)
     if PB:
@@ -258,11 +275,19 @@ def glu_input_kernel(
             back = _map_down_back(ga, gb, down + j * (P * H), a, b, h, H, P, PB, PRECISION)
             active, slope = _gelu(gate)
             dgate, dvalue = (back * value * slope).to(ga.dtype), (back * active).to(ga.dtype)
-            gate_total_a = tl.dot(dgate, _load(gate_up, h, a, H, P, P, 1), gate_total_a, input_precision=PRECISION)
-            value_total_a = tl.dot(dvalue, _load(value_up, h, a, H, P, P, 1), value_total_a, input_precision=PRECISION)
+            gate_total_a = tl.dot(
+                dgate, _load(gate_up, h, a, H, P, P, 1), gate_total_a, input_precision=PRECISION
+            )
+            value_total_a = tl.dot(
+                dvalue, _load(value_up, h, a, H, P, P, 1), value_total_a, input_precision=PRECISION
+            )
             if PB:
-                gate_total_b = tl.dot(dgate, _load(gate_up, h, b, H, P, P, 1), gate_total_b, input_precision=PRECISION)
-                value_total_b = tl.dot(dvalue, _load(value_up, h, b, H, P, P, 1), value_total_b, input_precision=PRECISION)
+                gate_total_b = tl.dot(
+                    dgate, _load(gate_up, h, b, H, P, P, 1), gate_total_b, input_precision=PRECISION
+                )
+                value_total_b = tl.dot(
+                    dvalue, _load(value_up, h, b, H, P, P, 1), value_total_b, input_precision=PRECISION
+                )
     _store(gate_dx, gate_total_a, m, a, end, P, width, 1)
     _store(value_dx, value_total_a, m, a, end, P, width, 1)
     if PB:
@@ -294,9 +319,17 @@ def glu_weight_kernel(
     m, h, a = tl.arange(0, BM), tile * BH + tl.arange(0, BH), tl.arange(0, PA)
     b = PA + tl.arange(0, PB if PB else 1)
     gate_up, value_up, down = up + j * (H * P), up + (K + j) * (H * P), down + j * (P * H)
-    gate_a, value_a, down_a = tl.zeros((PA, BH), tl.float32), tl.zeros((PA, BH), tl.float32), tl.zeros((PA, BH), tl.float32)
+    gate_a, value_a, down_a = (
+        tl.zeros((PA, BH), tl.float32),
+        tl.zeros((PA, BH), tl.float32),
+        tl.zeros((PA, BH), tl.float32),
+    )
     if PB:
-        gate_b, value_b, down_b = tl.zeros((PB, BH), tl.float32), tl.zeros((PB, BH), tl.float32), tl.zeros((PB, BH), tl.float32)
+        gate_b, value_b, down_b = (
+            tl.zeros((PB, BH), tl.float32),
+            tl.zeros((PB, BH), tl.float32),
+            tl.zeros((PB, BH), tl.float32),
+        )
     for step in range(steps):
         start = (split * steps + step) * BM
         end = M - start
@@ -384,10 +417,18 @@ def glu_tiles(kind: str, rows: int, p: int, h: int, itemsize: int) -> Tiles:
     pa, pb = _two_tiles(p)
     if itemsize == 2:
         narrow = pa + pb <= 128
-        bm, bh = {"forward": (64, 64 if narrow else 32), "input": (32, 32), "weight": (32, 32 if pa + pb <= 192 else 16)}[kind]
+        bm, bh = {
+            "forward": (64, 64 if narrow else 32),
+            "input": (32, 32),
+            "weight": (32, 32 if pa + pb <= 192 else 16),
+        }[kind]
     else:
         bm, bh = {"forward": (32, 16), "input": (16, 16), "weight": (16, 16)}[kind]
-    return Tiles({"BM": _rows(rows, bm), "BH": _tile(h, bh), "PA": pa, "PB": pb}, 8, 1 if (kind, itemsize) == ("weight", 4) else 2)
+    return Tiles(
+        {"BM": _rows(rows, bm), "BH": _tile(h, bh), "PA": pa, "PB": pb},
+        8,
+        1 if (kind, itemsize) == ("weight", 4) else 2,
+    )
 
 
 def serves(device_type: str, dtype: torch.dtype, **sizes: Any) -> str | None:
@@ -444,11 +485,23 @@ def linear_backward(
 def glu_forward(x: Tensor, up: Tensor, down: Tensor, bias: Tensor | None) -> Tensor:
     """x (M, D), up (K, 2F/K, D/K), down (K, D/K, F/K), bias (D,) -> (M, D)."""
     k, p, h = _glu_sizes(x, up, down)
-    _check(x.dtype, x=(x, (len(x), k * p)), up=(up, (k, 2 * h, p)), down=(down, (k, p, h)), bias=(bias, (k * p,)))
+    _check(
+        x.dtype, x=(x, (len(x), k * p)), up=(up, (k, 2 * h, p)), down=(down, (k, p, h)), bias=(bias, (k * p,))
+    )
     y = torch.empty_like(x)
     tiles = glu_tiles("forward", len(x), p, h, x.element_size())
     places = k * triton.cdiv(len(x), tiles.constants["BM"])
-    _launch(glu_kernel, (places,), (x, up, down, x if bias is None else bias, y, len(x)), tiles, x, K=k, P=p, H=h, BIAS=bias is not None)
+    _launch(
+        glu_kernel,
+        (places,),
+        (x, up, down, x if bias is None else bias, y, len(x)),
+        tiles,
+        x,
+        K=k,
+        P=p,
+        H=h,
+        BIAS=bias is not None,
+    )
     return y
 
 
@@ -457,7 +510,13 @@ def glu_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of x, up, down and bias, those that ``need`` asks for; gradient (M, D). One kernel makes both weights' together."""
     k, p, h = _glu_sizes(x, up, down)
-    _check(x.dtype, x=(x, (len(x), k * p)), up=(up, (k, 2 * h, p)), down=(down, (k, p, h)), gradient=(gradient, (len(x), k * p)))
+    _check(
+        x.dtype,
+        x=(x, (len(x), k * p)),
+        up=(up, (k, 2 * h, p)),
+        down=(down, (k, p, h)),
+        gradient=(gradient, (len(x), k * p)),
+    )
     sizes = {"K": k, "P": p, "H": h}
     dx = None
     if need[0]:
@@ -472,12 +531,29 @@ def glu_backward(
     places = k * triton.cdiv(h, tiles.constants["BH"])
     splits, steps = _split(x, places, tiles.constants["BM"])
     partial = [x.new_empty((splits, *shape), dtype=torch.float32) for shape in ((k, 2 * h, p), (k, p, h))]
-    _launch(glu_weight_kernel, (places, splits), (gradient, x, up, down, *partial, len(x), steps), tiles, x, **sizes)
-    dup, ddown = (part.sum(0).to(x.dtype) if wanted else None for part, wanted in zip(partial, need[1:3], strict=True))
+    _launch(
+        glu_weight_kernel,
+        (places, splits),
+        (gradient, x, up, down, *partial, len(x), steps),
+        tiles,
+        x,
+        **sizes,
+    )
+    dup, ddown = (
+        part.sum(0).to(x.dtype) if wanted else None for part, wanted in zip(partial, need[1:3], strict=True)
+    )
     return dx, dup, ddown, dbias
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, k: int, inputs: int, outputs: int, strides: tuple[int, int]) -> Tensor:
+def _linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    k: int,
+    inputs: int,
+    outputs: int,
+    strides: tuple[int, int],
+) -> Tensor:
     y = x.new_empty((len(x), k * outputs))
     tiles = linear_tiles(len(x), inputs, outputs, x.element_size())
     places = k * triton.cdiv(outputs, tiles.constants["BO"]) * triton.cdiv(len(x), tiles.constants["BM"])
@@ -487,17 +563,28 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, k: int, inputs: int,
     return y
 
 
-def _launch(kernel: Any, grid: tuple[int, ...], arguments: Sequence[Any], tiles: Tiles, x: Tensor, **constants: int) -> None:
+def _launch(
+    kernel: Any, grid: tuple[int, ...], arguments: Sequence[Any], tiles: Tiles, x: Tensor, **constants: int
+) -> None:
     # three tf32 products for each fp32 one spill in this kernel, plain fp32 ones do not
     how = precision(x.dtype, "ieee" if kernel is glu_weight_kernel else "tf32x3")
     with torch.cuda.device_of(x):  # Triton starts kernels on the current device
-        kernel[grid](*arguments, **constants, **tiles.constants, PRECISION=how, num_warps=tiles.num_warps, num_stages=tiles.num_stages)
+        kernel[grid](
+            *arguments,
+            **constants,
+            **tiles.constants,
+            PRECISION=how,
+            num_warps=tiles.num_warps,
+            num_stages=tiles.num_stages,
+        )
 
 
 def precision(dtype: torch.dtype, accurate: str = "tf32x3") -> str:
     """How fp32 operands are multiplied; 16-bit ones are what they are."""
     # read by the newer name: the older one, allow_tf32, sets this and raises once this was set
-    return accurate if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32" else "tf32"
+    return (
+        accurate if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32" else "tf32"
+    )
 
 
 def _split(x: Tensor, places: int, bm: int) -> tuple[int, int]:

@@ -32,7 +32,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-triton_kernels: Callable[[str], ModuleType] | None = None  # gives the module of another kernel file; its loader sets it
+triton_kernels: Callable[[str], ModuleType] | None = (
+    None  # gives the module of another kernel file; its loader sets it
+)
 
 POINTS = 1024  # tokens of one program in the passes without products
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -40,7 +42,9 @@ MAX_SHORT_TAPS = 16  # unrolled
 # Longest kernel by block-Toeplitz. Derived, replace by a measurement: T FLOPs at half of 60, 395 or 790 TFLOP/s meet the transforms'
 # 32·sqrt(T) at half of 60 and 72 B at 4.3 TB/s near 1900, 50 000 and 190 000; here as powers of two
 LONGEST = {"ieee": 2048, "tf32": 32768, "16-bit": 131072}
-ENOUGH_PROGRAMS = 512  # below this the kernel gradient splits its columns, to fill a GPU of 132 multiprocessors
+ENOUGH_PROGRAMS = (
+    512  # below this the kernel gradient splits its columns, to fill a GPU of 132 multiprocessors
+)
 
 
 @triton.jit
@@ -48,14 +52,18 @@ def _short(z, weight, bias, channel, at, t, tokens, mask, shift: tl.constexpr, T
     """Short convolution of one channel at times t + shift, in float32; ``at`` holds the positions of t within the channel."""
     total = tl.zeros(t.shape, tl.float32) + tl.load(bias + channel).to(tl.float32)
     for i in tl.static_range(TAPS):
-        total += tl.load(weight + channel * TAPS + i).to(tl.float32) * _token(z, at, t, tokens, mask, shift + i - (TAPS - 1))
+        total += tl.load(weight + channel * TAPS + i).to(tl.float32) * _token(
+            z, at, t, tokens, mask, shift + i - (TAPS - 1)
+        )
     return total
 
 
 @triton.jit
 def _token(x, at, t, tokens, mask, shift: tl.constexpr):
     """x at times t + shift, zero outside the sequence. One spelling for all uses: equal loads are then merged."""
-    return tl.load(x + at + shift, mask=mask & (t + shift >= 0) & (t + shift < tokens), other=0).to(tl.float32)
+    return tl.load(x + at + shift, mask=mask & (t + shift >= 0) & (t + shift < tokens), other=0).to(
+        tl.float32
+    )
 
 
 @triton.jit
@@ -78,7 +86,17 @@ def gates_kernel(z, weight, bias, gradient, u, h, channels, tokens, points, TAPS
 
 
 @triton.jit
-def copies_kernel(kernel, copies, origin, length, taps, kernel_stride, FLIP: tl.constexpr, COPIES: tl.constexpr, POINTS: tl.constexpr):
+def copies_kernel(
+    kernel,
+    copies,
+    origin,
+    length,
+    taps,
+    kernel_stride,
+    FLIP: tl.constexpr,
+    COPIES: tl.constexpr,
+    POINTS: tl.constexpr,
+):
     """copies[p, i] = kernel[i - p - origin], or kernel[origin - i + p] when FLIP; zero outside the taps."""
     d = tl.program_id(1).to(tl.int64)
     i = tl.program_id(0) * POINTS + tl.arange(0, POINTS)
@@ -113,25 +131,53 @@ def toeplitz_kernel(x, copies, z, weight, bias, out, channels, batch, tokens, ta
         reach = tl.minimum((tile * N + N - 1) // batch, chunks - 1) * M + M
         nearest = M - K
         step = -K
-    line = copies + d * COPIES * length + (origin + nearest - (r // COPIES) * COPIES + (r % COPIES) * length)[:, None] + s[None, :]
+    line = (
+        copies
+        + d * COPIES * length
+        + (origin + nearest - (r // COPIES) * COPIES + (r % COPIES) * length)[:, None]
+        + s[None, :]
+    )
     total = tl.zeros((M, N), tl.float32)
     for j in range(tl.minimum(tl.cdiv(reach, K), tl.cdiv(taps + M - 1, K))):
         t = start[None, :] + (nearest + j * step + s)[:, None]
-        signal = tl.load(x + d * stream + (row[None, :] + t), mask=valid[None, :] & (t >= 0) & (t < tokens), other=0)
+        signal = tl.load(
+            x + d * stream + (row[None, :] + t), mask=valid[None, :] & (t >= 0) & (t < tokens), other=0
+        )
         total = tl.dot(tl.load(line + j * step), signal, total, input_precision=PRECISION)
     if GATE:  # by halves of the columns: the gate of a whole tile does not fit the registers beside it
         left, right = tl.split(tl.permute(tl.reshape(total, (M, 2, N // 2)), (0, 2, 1)))
         half = tl.arange(0, N // 2)
         middle = channels + d
-        _gated_store(left, tile * N + half, z, weight, bias, middle, out + d * stream, batch, tokens, chunks, M, TAPS)
-        _gated_store(right, tile * N + N // 2 + half, z, weight, bias, middle, out + d * stream, batch, tokens, chunks, M, TAPS)
+        _gated_store(
+            left, tile * N + half, z, weight, bias, middle, out + d * stream, batch, tokens, chunks, M, TAPS
+        )
+        _gated_store(
+            right,
+            tile * N + N // 2 + half,
+            z,
+            weight,
+            bias,
+            middle,
+            out + d * stream,
+            batch,
+            tokens,
+            chunks,
+            M,
+            TAPS,
+        )
     else:
         t = start[None, :] + r[:, None]
-        tl.store(out + d * stream + (row[None, :] + t), total.to(out.dtype.element_ty), mask=valid[None, :] & (t < tokens))
+        tl.store(
+            out + d * stream + (row[None, :] + t),
+            total.to(out.dtype.element_ty),
+            mask=valid[None, :] & (t < tokens),
+        )
 
 
 @triton.jit
-def _gated_store(c, column, z, weight, bias, channel, out, batch, tokens, chunks, M: tl.constexpr, TAPS: tl.constexpr):
+def _gated_store(
+    c, column, z, weight, bias, channel, out, batch, tokens, chunks, M: tl.constexpr, TAPS: tl.constexpr
+):
     """c (M, columns) times the gate of its tokens."""
     t = ((column // batch) * M)[None, :] + tl.arange(0, M)[:, None]
     at, mask = ((column % batch) * tokens)[None, :] + t, (column < chunks * batch)[None, :] & (t < tokens)
@@ -141,7 +187,18 @@ def _gated_store(c, column, z, weight, bias, channel, out, batch, tokens, chunks
 
 
 @triton.jit
-def correlation_kernel(u, h, partial, batch, tokens, lags, C: tl.constexpr, K: tl.constexpr, SPLITS: tl.constexpr, PRECISION: tl.constexpr):
+def correlation_kernel(
+    u,
+    h,
+    partial,
+    batch,
+    tokens,
+    lags,
+    C: tl.constexpr,
+    K: tl.constexpr,
+    SPLITS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Lag block m of sum_t h[t] u[t - lag]: diagonal sums of P_m, those of lags m·C + l and those of (m - 1)·C + l apart."""
     d, stream = tl.program_id(2).to(tl.int64), tl.cast(batch, tl.int64) * tokens
     m, split = tl.program_id(0), tl.program_id(1)
@@ -155,7 +212,9 @@ def correlation_kernel(u, h, partial, batch, tokens, lags, C: tl.constexpr, K: t
         late = start[None, :] + m * C + r[:, None]
         left = tl.load(h + d * stream + (row[None, :] + late), mask=valid[None, :] & (late < tokens), other=0)
         early = start[:, None] + r[None, :]
-        right = tl.load(u + d * stream + (row[:, None] + early), mask=valid[:, None] & (early < tokens), other=0)
+        right = tl.load(
+            u + d * stream + (row[:, None] + early), mask=valid[:, None] & (early < tokens), other=0
+        )
         total = tl.dot(left, right, total, input_precision=PRECISION)
     # row r moves left by s - r (mod C): column l of the result holds the products of lag l, and of lag l - C where l > r
     skewed = tl.gather(total, (r[:, None] + C - r[None, :]) % C, axis=1)
@@ -179,7 +238,9 @@ def ungate_kernel(gradient, c, du, z, weight, bias, dz, partial, channels, token
         total = tl.zeros((POINTS,), tl.float32)
         for shift in tl.static_range(TAPS):
             if part == 1:
-                grad = _token(gradient + d * stream, at, t, tokens, mask, shift) * _token(c + d * stream, at, t, tokens, mask, shift)
+                grad = _token(gradient + d * stream, at, t, tokens, mask, shift) * _token(
+                    c + d * stream, at, t, tokens, mask, shift
+                )
             else:
                 other = last if part == 0 else d
                 gate = _short(z + other * stream, weight, bias, other, at, t, tokens, mask, shift, TAPS)
@@ -189,7 +250,9 @@ def ungate_kernel(gradient, c, du, z, weight, bias, dz, partial, channels, token
             if SUMS and shift == 0:
                 to = partial + (channel * tl.num_programs(0) + tl.program_id(0)) * (TAPS + 1)
                 for i in tl.static_range(TAPS):
-                    tl.store(to + i, tl.sum(grad * _token(signal, at, t, tokens, mask, i - (TAPS - 1)), axis=0))
+                    tl.store(
+                        to + i, tl.sum(grad * _token(signal, at, t, tokens, mask, i - (TAPS - 1)), axis=0)
+                    )
                 tl.store(to + TAPS, tl.sum(grad, axis=0))
         if DZ:
             tl.store(dz + channel * stream + at, total.to(dz.dtype.element_ty), mask=mask)
@@ -220,7 +283,15 @@ def tiles(dtype: torch.dtype, *, batch: int, tokens: int) -> Tiles:
 
 
 def serves(
-    device_type: str, dtype: torch.dtype, *, op: str = "gated", channels: int, batch: int, tokens: int, taps: int, short_taps: int
+    device_type: str,
+    dtype: torch.dtype,
+    *,
+    op: str = "gated",
+    channels: int,
+    batch: int,
+    tokens: int,
+    taps: int,
+    short_taps: int,
 ) -> str | None:
     """Why these kernels cannot compute ``op`` for this shape, in one clause; None when they can."""
     if op != "gated":
@@ -242,7 +313,11 @@ def serves(
 
 def algorithm(dtype: torch.dtype, *, tokens: int, taps: int) -> str:
     """What runs: "toeplitz", exactly causal, or "monarch", causal to float32 rounding, for kernels beyond the limit of z's type."""
-    return "toeplitz" if min(tokens, taps) <= LONGEST[_precision() if dtype == torch.float32 else "16-bit"] else "monarch"
+    return (
+        "toeplitz"
+        if min(tokens, taps) <= LONGEST[_precision() if dtype == torch.float32 else "16-bit"]
+        else "monarch"
+    )
 
 
 def gated_forward(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor) -> Tensor:
@@ -255,7 +330,12 @@ def gated_forward(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: T
 
 
 def gated_backward(
-    gradient: Tensor, z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor, need: tuple[bool, bool, bool, bool]
+    gradient: Tensor,
+    z: Tensor,
+    short_weight: Tensor,
+    short_bias: Tensor,
+    kernel: Tensor,
+    need: tuple[bool, bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of z, short_weight, short_bias and kernel, as far as ``need`` asks."""
     short, through, of_sums = (z, short_weight, short_bias), any(need[:3]), need[1] or need[2]
@@ -301,7 +381,19 @@ def _gate_in(z: Tensor, weight: Tensor, bias: Tensor, *, dtype: torch.dtype | No
     channels, batch, tokens = z.shape[0] // 3, *z.shape[1:]
     u = z.new_empty((channels, batch, tokens), dtype=dtype)
     gates_kernel[(triton.cdiv(batch * tokens, POINTS), channels)](
-        z, weight, bias, z, u, z, channels, tokens, batch * tokens, TAPS=weight.shape[1], U=True, H=False, POINTS=POINTS
+        z,
+        weight,
+        bias,
+        z,
+        u,
+        z,
+        channels,
+        tokens,
+        batch * tokens,
+        TAPS=weight.shape[1],
+        U=True,
+        H=False,
+        POINTS=POINTS,
     )
     return u
 
@@ -311,25 +403,54 @@ def _gate_out(z: Tensor, weight: Tensor, bias: Tensor, x: Tensor, *, dtype: torc
     channels, batch, tokens = x.shape
     h = torch.empty_like(x, dtype=dtype)
     gates_kernel[(triton.cdiv(batch * tokens, POINTS), channels)](
-        z, weight, bias, x, z, h, channels, tokens, batch * tokens, TAPS=weight.shape[1], U=False, H=True, POINTS=POINTS
+        z,
+        weight,
+        bias,
+        x,
+        z,
+        h,
+        channels,
+        tokens,
+        batch * tokens,
+        TAPS=weight.shape[1],
+        U=False,
+        H=True,
+        POINTS=POINTS,
     )
     return h
 
 
 def _toeplitz(
-    x: Tensor, kernel: Tensor, short: tuple[Tensor, Tensor, Tensor] | None = None, *, transposed: bool = False, out: Tensor | None = None
+    x: Tensor,
+    kernel: Tensor,
+    short: tuple[Tensor, Tensor, Tensor] | None = None,
+    *,
+    transposed: bool = False,
+    out: Tensor | None = None,
 ) -> Tensor:
     """The (transposed) product with x, gated when ``short`` holds z, weight and bias; into ``out``, which must not be x."""
     channels, batch, tokens = x.shape
     out = torch.empty_like(x) if out is None else out
     z, weight, bias = (x, x, x) if short is None else short
-    t, taps, copies = tiles(x.dtype, batch=batch, tokens=tokens), min(kernel.shape[1], tokens), 16 // x.element_size()
+    t, taps, copies = (
+        tiles(x.dtype, batch=batch, tokens=tokens),
+        min(kernel.shape[1], tokens),
+        16 // x.element_size(),
+    )
     # where lag 0 stands: lags from -(M - 1) to reach - 1 are read, one way or the other
     reach = triton.cdiv(taps + t.M - 1, t.K) * t.K
     origin, length = t.M if transposed else reach, reach + t.M + 16
     shifted = x.new_empty((channels, copies, length))
     copies_kernel[(triton.cdiv(length, POINTS), channels)](
-        kernel, shifted, origin, length, taps, kernel.shape[1], FLIP=not transposed, COPIES=copies, POINTS=POINTS
+        kernel,
+        shifted,
+        origin,
+        length,
+        taps,
+        kernel.shape[1],
+        FLIP=not transposed,
+        COPIES=copies,
+        POINTS=POINTS,
     )
     toeplitz_kernel[(triton.cdiv(batch * triton.cdiv(tokens, t.M), t.N), channels)](
         x, shifted, z, weight, bias, out, channels, batch, tokens, taps, origin, length,

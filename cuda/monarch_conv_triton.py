@@ -40,7 +40,9 @@ def _planes(start, size, HALF: tl.constexpr):
 
 
 @triton.jit
-def columns_kernel(x, out, table, twiddle, batch, pairs, tokens, n1, n2, TILE: tl.constexpr, STEP: tl.constexpr):
+def columns_kernel(
+    x, out, table, twiddle, batch, pairs, tokens, n1, n2, TILE: tl.constexpr, STEP: tl.constexpr
+):
     """Real pairs (D, B, T) -> twiddled DFT of the columns, planes (D·p, 2, n1, n2)."""
     row = tl.program_id(2).to(tl.int64)
     points = tl.cast(n1, tl.int64) * n2
@@ -53,7 +55,11 @@ def columns_kernel(x, out, table, twiddle, batch, pairs, tokens, n1, n2, TILE: t
     for j in range(2 * steps):
         plane = j // steps
         i1 = (j % steps) * STEP + tl.arange(0, STEP)
-        a = tl.load(table + left[:, None] * 2 * n1 + (plane * n1 + i1)[None, :], mask=real[:, None] & (i1[None, :] < n1), other=0)
+        a = tl.load(
+            table + left[:, None] * 2 * n1 + (plane * n1 + i1)[None, :],
+            mask=real[:, None] & (i1[None, :] < n1),
+            other=0,
+        )
         t = i1[:, None] * n2 + i2[None, :]
         known = (i2[None, :] < n2) & (t < tokens) & (sequence + plane < batch)
         b = tl.load(x + ((row // pairs) * batch + sequence + plane) * tokens + t, mask=known, other=0)
@@ -67,7 +73,9 @@ def columns_kernel(x, out, table, twiddle, batch, pairs, tokens, n1, n2, TILE: t
 
 
 @triton.jit
-def rows_kernel(x, out, table, twiddle, n1, n2, INVERSE: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr):
+def rows_kernel(
+    x, out, table, twiddle, n1, n2, INVERSE: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr
+):
     """Planes (D·p, 2, n1, n2) through the DFT of the rows; INVERSE: through the inverse one, then twiddled back. STEP divides n2."""
     row = tl.program_id(2).to(tl.int64)
     points = tl.cast(n1, tl.int64) * n2
@@ -79,21 +87,28 @@ def rows_kernel(x, out, table, twiddle, n1, n2, INVERSE: tl.constexpr, TILE: tl.
     for j in range(2 * steps):
         plane = j // steps
         i2 = (j % steps) * STEP + tl.arange(0, STEP)
-        a = tl.load(x + (2 * row + plane) * points + k1[:, None] * n2 + i2[None, :], mask=k1[:, None] < n1, other=0)
+        a = tl.load(
+            x + (2 * row + plane) * points + k1[:, None] * n2 + i2[None, :], mask=k1[:, None] < n1, other=0
+        )
         b = tl.load(table + (plane * n2 + i2)[:, None] * 2 * n2 + right[None, :], mask=real[None, :], other=0)
         total = tl.dot(a, b, total, input_precision="ieee")
     re, im = tl.split(tl.permute(tl.reshape(total, (TILE, 2, HALF)), (0, 2, 1)))
     k2 = tl.program_id(1) * HALF + tl.arange(0, HALF)
     at, mask = k1[:, None] * n2 + k2[None, :], (k1[:, None] < n1) & (k2[None, :] < n2)
     if INVERSE:
-        cos, sin = tl.load(twiddle + at, mask=mask, other=0), tl.load(twiddle + points + at, mask=mask, other=0)
+        cos, sin = (
+            tl.load(twiddle + at, mask=mask, other=0),
+            tl.load(twiddle + points + at, mask=mask, other=0),
+        )
         re, im = re * cos + im * sin, im * cos - re * sin
     tl.store(out + 2 * row * points + at, re, mask=mask)
     tl.store(out + (2 * row + 1) * points + at, im, mask=mask)
 
 
 @triton.jit
-def inverse_columns_kernel(x, out, table, batch, pairs, tokens, n1, n2, TILE: tl.constexpr, STEP: tl.constexpr):
+def inverse_columns_kernel(
+    x, out, table, batch, pairs, tokens, n1, n2, TILE: tl.constexpr, STEP: tl.constexpr
+):
     """Planes (D·p, 2, n1, n2) -> the first ``tokens`` of the real pairs (D, B, T), scaled by 1/N."""
     row = tl.program_id(2).to(tl.int64)
     points = tl.cast(n1, tl.int64) * n2
@@ -105,7 +120,11 @@ def inverse_columns_kernel(x, out, table, batch, pairs, tokens, n1, n2, TILE: tl
     for j in range(2 * steps):
         plane = j // steps
         k1 = (j % steps) * STEP + tl.arange(0, STEP)
-        a = tl.load(table + left[:, None] * 2 * n1 + (plane * n1 + k1)[None, :], mask=real[:, None] & (k1[None, :] < n1), other=0)
+        a = tl.load(
+            table + left[:, None] * 2 * n1 + (plane * n1 + k1)[None, :],
+            mask=real[:, None] & (k1[None, :] < n1),
+            other=0,
+        )
         at, mask = k1[:, None] * n2 + i2[None, :], (k1[:, None] < n1) & (i2[None, :] < n2)
         b = tl.load(x + (2 * row + plane) * points + at, mask=mask, other=0)
         total = tl.dot(a, b, total, input_precision="ieee")
@@ -165,7 +184,18 @@ class Transform:
         pairs = triton.cdiv(batch, 2)
         scratch, out = (x.new_empty((channels, pairs, 2, self.points)) for _ in range(2))
         columns_kernel[(triton.cdiv(2 * self.n1, TILE), triton.cdiv(self.n2, TILE), channels * pairs)](
-            x, scratch, self.columns_back, self.twiddle, batch, pairs, tokens, self.n1, self.n2, TILE=TILE, STEP=STEP, num_warps=WARPS
+            x,
+            scratch,
+            self.columns_back,
+            self.twiddle,
+            batch,
+            pairs,
+            tokens,
+            self.n1,
+            self.n2,
+            TILE=TILE,
+            STEP=STEP,
+            num_warps=WARPS,
         )
         self._rows(scratch, out, self.rows, inverse=False)
         return out
@@ -176,13 +206,34 @@ class Transform:
         scratch = torch.empty_like(x)
         self._rows(x, scratch, self.rows_back, inverse=True)
         used = triton.cdiv(tokens, self.n2)
-        inverse_columns_kernel[(triton.cdiv(2 * used, TILE), triton.cdiv(self.n2, TILE), channels * x.shape[1])](
-            scratch, out, self.columns, batch, x.shape[1], tokens, self.n1, self.n2, TILE=TILE, STEP=STEP, num_warps=WARPS
+        inverse_columns_kernel[
+            (triton.cdiv(2 * used, TILE), triton.cdiv(self.n2, TILE), channels * x.shape[1])
+        ](
+            scratch,
+            out,
+            self.columns,
+            batch,
+            x.shape[1],
+            tokens,
+            self.n1,
+            self.n2,
+            TILE=TILE,
+            STEP=STEP,
+            num_warps=WARPS,
         )
 
     def _rows(self, x: Tensor, out: Tensor, table: Tensor, *, inverse: bool) -> None:
         rows_kernel[(triton.cdiv(self.n1, TILE), triton.cdiv(2 * self.n2, TILE), x.shape[0] * x.shape[1])](
-            x, out, table, self.twiddle, self.n1, self.n2, INVERSE=inverse, TILE=TILE, STEP=STEP, num_warps=WARPS
+            x,
+            out,
+            table,
+            self.twiddle,
+            self.n1,
+            self.n2,
+            INVERSE=inverse,
+            TILE=TILE,
+            STEP=STEP,
+            num_warps=WARPS,
         )
 
     def spectrum(self, kernel: Tensor) -> Tensor:
@@ -203,7 +254,9 @@ class Transform:
         """(D, 1, 2, N): conj(u)·h summed over the pairs."""
         channels, pairs = u.shape[:2]
         out = u.new_empty((channels, 1, 2, self.points))
-        cross_kernel[(triton.cdiv(self.points, POINTS), channels)](u, h, out, pairs, self.points, POINTS=POINTS)
+        cross_kernel[(triton.cdiv(self.points, POINTS), channels)](
+            u, h, out, pairs, self.points, POINTS=POINTS
+        )
         return out
 
     def groups(self, channels: int, batch: int) -> list[slice]:

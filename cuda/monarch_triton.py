@@ -33,7 +33,9 @@ from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 DIGITS = {2: (16, 32, 64), 4: (16, 32)}  # by bytes of a number
-GROUP = 16  # blocks of either factor in one tile: the least a tensor-core product takes as rows, columns or depth
+GROUP = (
+    16  # blocks of either factor in one tile: the least a tensor-core product takes as rows, columns or depth
+)
 
 
 @triton.jit
@@ -117,10 +119,14 @@ def product_weight_kernel(
         tile = tl.load(x + start * (K * P) + _cube(a, m, i, P, K * P, 1), mask=inside, other=0.0)
         g = tl.load(gradient + start * (S * L) + _cube(b, m, o, 1, S * L, L), mask=inside, other=0.0)
         if FIRST:
-            dmid = tl.dot(g, tl.load(second + _cube(b, o, a, S * K, K, 1)), input_precision=PRECISION).to(tile.dtype)
+            dmid = tl.dot(g, tl.load(second + _cube(b, o, a, S * K, K, 1)), input_precision=PRECISION).to(
+                tile.dtype
+            )
             first_total = tl.dot(tl.permute(dmid, (2, 0, 1)), tile, first_total, input_precision=PRECISION)
         if SECOND:
-            mid = tl.dot(tile, tl.load(first + _cube(a, i, b, L * P, 1, P)), input_precision=PRECISION).to(tile.dtype)
+            mid = tl.dot(tile, tl.load(first + _cube(a, i, b, L * P, 1, P)), input_precision=PRECISION).to(
+                tile.dtype
+            )
             second_total = tl.dot(tl.permute(mid, (2, 0, 1)), g, second_total, input_precision=PRECISION)
     if FIRST:
         tl.store(dfirst + split * (K * L * P) + _cube(a, b, i, L * P, P, 1), first_total)
@@ -156,13 +162,37 @@ def one_pass(p: int, s: int, itemsize: int) -> bool:
 def product_strides(k: int, p: int, l: int, s: int) -> dict[str, int]:
     """Sizes and strides of ``product_kernel`` for x -> y."""
     sizes = {"A": k, "I": p, "B": l, "O": s}
-    return {**sizes, "XA": p, "XI": 1, "FA": l * p, "FB": p, "FI": 1, "SB": s * k, "SO": k, "SA": 1, "YB": 1, "YO": l}
+    return {
+        **sizes,
+        "XA": p,
+        "XI": 1,
+        "FA": l * p,
+        "FB": p,
+        "FI": 1,
+        "SB": s * k,
+        "SO": k,
+        "SA": 1,
+        "YB": 1,
+        "YO": l,
+    }
 
 
 def transposed_strides(k: int, p: int, l: int, s: int) -> dict[str, int]:
     """Those for gradient -> dx, which passes the second factor first: blocks b sum over s, blocks a write i."""
     sizes = {"A": l, "I": s, "B": k, "O": p}
-    return {**sizes, "XA": 1, "XI": l, "FA": s * k, "FB": 1, "FI": k, "SB": l * p, "SO": 1, "SA": p, "YB": p, "YO": 1}
+    return {
+        **sizes,
+        "XA": 1,
+        "XI": l,
+        "FA": s * k,
+        "FB": 1,
+        "FI": k,
+        "SB": l * p,
+        "SO": 1,
+        "SA": p,
+        "YB": p,
+        "YO": 1,
+    }
 
 
 def serves(device_type: str, dtype: torch.dtype, **sizes: Any) -> str | None:
@@ -204,20 +234,27 @@ def product_backward(
     for wanted in passes:
         if any(wanted):
             made = _weights(gradient, x, first, second, wanted)
-            dfirst, dsecond = (new if new is not None else old for new, old in zip(made, (dfirst, dsecond), strict=True))
+            dfirst, dsecond = (
+                new if new is not None else old for new, old in zip(made, (dfirst, dsecond), strict=True)
+            )
     return dx, dfirst, dsecond
 
 
-def _weights(gradient: Tensor, x: Tensor, first: Tensor, second: Tensor, wanted: tuple[bool, bool]) -> list[Tensor | None]:
+def _weights(
+    gradient: Tensor, x: Tensor, first: Tensor, second: Tensor, wanted: tuple[bool, bool]
+) -> list[Tensor | None]:
     (k, l, p), s = first.shape, second.shape[1]
     tiles = product_weight_tiles(p, s, x.element_size())
     places = (k // GROUP) * (l // GROUP)
     splits, steps = _split(x, places, tiles.constants["BM"])
     partial = [
-        x.new_empty((splits, *f.shape), dtype=torch.float32) if made else None for f, made in zip((first, second), wanted, strict=True)
+        x.new_empty((splits, *f.shape), dtype=torch.float32) if made else None
+        for f, made in zip((first, second), wanted, strict=True)
     ]
     # a pointer that nothing is written to still has to be one of fp32
-    given = [next(other for other in partial if other is not None) if part is None else part for part in partial]
+    given = [
+        next(other for other in partial if other is not None) if part is None else part for part in partial
+    ]
     with torch.cuda.device_of(x):  # Triton starts kernels on the current device
         product_weight_kernel[places, splits](
             *(gradient, x, first, second, *given, len(x), steps),
@@ -247,7 +284,9 @@ def _product(x: Tensor, first: Tensor, second: Tensor, outputs: int, sizes: dict
 def precision(dtype: torch.dtype) -> str:
     """How fp32 operands are multiplied; 16-bit ones are what they are."""
     # read by the newer name: the older one, allow_tf32, sets this and raises once this was set
-    return "tf32x3" if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32" else "tf32"
+    return (
+        "tf32x3" if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32" else "tf32"
+    )
 
 
 def _rows(rows: int, largest: int) -> int:

@@ -11,7 +11,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("ARCH_LAB_EXECUTOR", "inline")  # worker processes take seconds to start
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes are the parallelism; child processes inherit it
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # test processes are the parallelism; child processes inherit it
 
 import pytest
 import torch
@@ -60,9 +62,13 @@ def announce(record_property: Callable[[str, object], None]) -> Callable[[str], 
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    reports = [r for found in terminalreporter.stats.values() for r in found if getattr(r, "when", None) == "call"]
+    reports = [
+        r for found in terminalreporter.stats.values() for r in found if getattr(r, "when", None) == "call"
+    ]
     texts = [str(value) for r in reports for name, value in r.user_properties if name == ANNOUNCED]
-    table = law_table([(value, r.failed) for r in reports for name, value in r.user_properties if name == LAW_RESULT])
+    table = law_table(
+        [(value, r.failed) for r in reports for name, value in r.user_properties if name == LAW_RESULT]
+    )
     for text in [*texts, *([table] if table else [])]:
         terminalreporter.write_line("\n" + text)
 
@@ -82,5 +88,7 @@ def _own_blocks() -> Iterator[None]:
     before = set(registry._entries)
     yield
     for name in set(registry._entries) - before:
-        if not registry._entries[name].block.__module__.startswith(("blocks.", "tests.")):  # those stay imported
+        if not registry._entries[name].block.__module__.startswith(
+            ("blocks.", "tests.")
+        ):  # those stay imported
             del registry._entries[name]

@@ -38,7 +38,9 @@ class Wide(TorchFunctionMode):
         if func is torch.Tensor.float:
             return args[0].double()
         args = tuple(torch.float64 if value is torch.float32 else value for value in args)
-        kwargs = {name: torch.float64 if value is torch.float32 else value for name, value in (kwargs or {}).items()}
+        kwargs = {
+            name: torch.float64 if value is torch.float32 else value for name, value in (kwargs or {}).items()
+        }
         return func(*args, **kwargs)
 
 
@@ -106,7 +108,11 @@ def base(draw: Random) -> float:
 
 
 def gemma1(draw: Random) -> dict[str, Any]:
-    return {**sizes(draw), "hidden_act": TANH, "rope_parameters": {"rope_type": "default", "rope_theta": base(draw)}}
+    return {
+        **sizes(draw),
+        "hidden_act": TANH,
+        "rope_parameters": {"rope_type": "default", "rope_theta": base(draw)},
+    }
 
 
 def gemma2(draw: Random) -> dict[str, Any]:
@@ -125,7 +131,10 @@ def gemma2(draw: Random) -> dict[str, Any]:
 def two_bases(draw: Random) -> dict[str, Any]:
     scaled = {"rope_type": "linear", "factor": draw.choice((0.5, 2.0, 8.0))}
     whole = draw.choice(({"rope_type": "default"}, scaled))
-    return {LOCAL: {"rope_type": "default", "rope_theta": base(draw)}, GLOBAL: {**whole, "rope_theta": base(draw)}}
+    return {
+        LOCAL: {"rope_type": "default", "rope_theta": base(draw)},
+        GLOBAL: {**whole, "rope_theta": base(draw)},
+    }
 
 
 def gemma3(draw: Random) -> dict[str, Any]:
@@ -145,7 +154,13 @@ def t5gemma(draw: Random) -> dict[str, Any]:
     encoder = dict(decoder)
     if draw.random() < 0.5:
         other = sizes(draw)
-        changed = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+        changed = (
+            "hidden_size",
+            "intermediate_size",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "head_dim",
+        )
         encoder |= {name: other[name] for name in changed}
     encoder["sliding_window"] = draw.randint(1, 12)
     return {"encoder": encoder, "decoder": decoder, "vocab_size": decoder["vocab_size"]}
@@ -241,7 +256,9 @@ def _builder(config_class: Any, model_class: Any, config: dict[str, Any]) -> Cal
 
 
 @torch.no_grad()
-def measure(ours: Any, narrow: Any, broad: Any, draw: Random, config: dict[str, Any], spoilt: str | None) -> Outcome:
+def measure(
+    ours: Any, narrow: Any, broad: Any, draw: Random, config: dict[str, Any], spoilt: str | None
+) -> Outcome:
     """Logits of both codes in both widths, with padding on one side or none."""
     two_stacks = "decoder" in config
     vocabulary = config["decoder"]["vocab_size"] if two_stacks else config["vocab_size"]
@@ -290,7 +307,9 @@ def compare_recipe(name: str, seed: int) -> Outcome:
     draw = Random(f"{name} {seed}")
     config, options, build, name_of = RECIPES[name](draw)
     text = config.get("decoder", config)
-    shape = Shape(width=text["hidden_size"], depth=text["num_hidden_layers"], ffn_width=text["intermediate_size"])
+    shape = Shape(
+        width=text["hidden_size"], depth=text["num_hidden_layers"], ffn_width=text["intermediate_size"]
+    )
     ours = recipe(name, options).model(shape, vocabulary=text["vocab_size"], max_tokens=64).eval()
     randomise(ours, seed)
     narrow = build()
@@ -298,7 +317,9 @@ def compare_recipe(name: str, seed: int) -> Outcome:
     with wide():
         broad = build()
     for model, dtype in ((narrow, torch.float32), (broad, torch.float64)):
-        _, unexpected = model.load_state_dict({key: value.to(dtype) for key, value in state.items()}, strict=False)
+        _, unexpected = model.load_state_dict(
+            {key: value.to(dtype) for key, value in state.items()}, strict=False
+        )
         assert unexpected == []
         with wide() if dtype == torch.float64 else _nothing():
             model.tie_weights()
@@ -311,7 +332,11 @@ def _nothing() -> Any:
 
 
 def heads_of(config: dict[str, Any]) -> dict[str, Any]:
-    return {"heads": config["num_attention_heads"], "kv_heads": config["num_key_value_heads"], "head_width": config["head_dim"]}
+    return {
+        "heads": config["num_attention_heads"],
+        "kv_heads": config["num_key_value_heads"],
+        "head_width": config["head_dim"],
+    }
 
 
 def letters(layers: list[str]) -> str:
@@ -342,7 +367,10 @@ def gemma4_pair(draw: Random) -> Any:
     import transformers
 
     config = sizes(draw)
-    config["layer_types"] = [*pattern(draw, config["num_hidden_layers"] - 1), GLOBAL]  # both codes make the last one global
+    config["layer_types"] = [
+        *pattern(draw, config["num_hidden_layers"] - 1),
+        GLOBAL,
+    ]  # both codes make the last one global
     config |= {
         "sliding_window": draw.randint(1, 12),
         "attention_k_eq_v": draw.random() < 0.5,
@@ -353,7 +381,9 @@ def gemma4_pair(draw: Random) -> Any:
     }
     # their code gives global layers heads of their own only where keys are values
     config["num_global_key_value_heads"] = draw.choice((1, config["num_key_value_heads"]))
-    global_kv = config["num_global_key_value_heads"] if config["attention_k_eq_v"] else config["num_key_value_heads"]
+    global_kv = (
+        config["num_global_key_value_heads"] if config["attention_k_eq_v"] else config["num_key_value_heads"]
+    )
     options = {
         **heads_of(config),
         "window": config["sliding_window"],

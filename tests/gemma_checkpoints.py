@@ -50,7 +50,10 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "sliding_window": W,
             "query_pre_attn_scalar": 24,
             "layer_types": ["sliding_attention", "full_attention", "full_attention"],
-            "rope_parameters": {**TWO_BASES, "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 500_000.0}},
+            "rope_parameters": {
+                **TWO_BASES,
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 500_000.0},
+            },
         },
     ),
 }
@@ -64,7 +67,9 @@ def their_model(name: str) -> nn.Module:
     model: nn.Module = getattr(transformers, cls)(getattr(transformers, config)(**COMMON, **own))
     with torch.no_grad():
         for label, parameter in model.named_parameters():
-            size = 0.3 if parameter.dim() == 1 else 0.1 if "embed" in label else 1.5 * parameter.shape[1] ** -0.5
+            size = (
+                0.3 if parameter.dim() == 1 else 0.1 if "embed" in label else 1.5 * parameter.shape[1] ** -0.5
+            )
             parameter.copy_(torch.randn_like(parameter) * size)
         model.model.norm.weight.add_(5)  # logits as large as in a trained model
     return model.eval()

@@ -22,12 +22,19 @@ def law_table(results: Sequence[tuple[Sequence[str], bool]]) -> str:
     for (block, law, status, reason), failed in results:
         cells[block, law].append(("failed" if failed else status, reason))
     blocks = sorted({block for block, _ in cells})
-    laws = [law for law in LAWS if any(law == found for _, found in cells)]  # in their order; workers finish in any
+    laws = [
+        law for law in LAWS if any(law == found for _, found in cells)
+    ]  # in their order; workers finish in any
     notes: list[str] = []
-    rows = [["block", *laws], *([block, *(_cell(cells[block, law], notes) for law in laws)] for block in blocks)]
+    rows = [
+        ["block", *laws],
+        *([block, *(_cell(cells[block, law], notes) for law in laws)] for block in blocks),
+    ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["laws held, by number of configurations (docs/laws.md)"]
-    lines += ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
     return "\n".join([*lines, *(f"[{i}] not asked: {note}" for i, note in enumerate(notes, start=1))])
 
 

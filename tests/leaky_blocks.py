@@ -18,7 +18,13 @@ class CircularConfig(BlockConfig):
     max_tokens: int
 
 
-@register("circular_convolution", kind="sequence_mixer", config=CircularConfig, source="test", complexity="O(T·log T)")
+@register(
+    "circular_convolution",
+    kind="sequence_mixer",
+    config=CircularConfig,
+    source="test",
+    complexity="O(T·log T)",
+)
 class CircularConvolution(SequenceMixer):
     """A long convolution whose transform has length T: the last tokens wrap round to the first outputs."""
 
@@ -37,7 +43,9 @@ class CircularConvolution(SequenceMixer):
         return True  # it says so
 
     def cost(self, tokens: int) -> Cost:
-        return Cost(fft=fft_flops(tokens, 2 * self.config.width), shared_fft=fft_flops(tokens, self.config.width))
+        return Cost(
+            fft=fft_flops(tokens, 2 * self.config.width), shared_fft=fft_flops(tokens, self.config.width)
+        )
 
     def forward(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
         tokens = x.shape[1]

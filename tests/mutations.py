@@ -45,7 +45,14 @@ class Answer:
     seconds: float
 
 
-def answer(argv: Sequence[str], folder: Path, *, seed: object, seconds: float = SECONDS, codes: Sequence[int] = (0, 2)) -> Answer:
+def answer(
+    argv: Sequence[str],
+    folder: Path,
+    *,
+    seed: object,
+    seconds: float = SECONDS,
+    codes: Sequence[int] = (0, 2),
+) -> Answer:
     """Run ``arch-lab argv`` inside ``folder`` and require a well-behaved end.
 
     Asserts: no exception leaves ``main``; the exit code is one of ``codes``; a failure's last line on standard error starts
@@ -84,7 +91,9 @@ def damaged_bytes(data: bytes, draw: random.Random) -> bytes:
         elif kind == "overwrite":
             data[place:end] = draw.randbytes(end - place)
         elif kind == "insert":
-            data[place:place] = draw.choice((draw.randbytes(9), b"\x00", b"\xff\xfe", b"{", b"]", b'"', b"\t", b"&a *a", b"\r\n"))
+            data[place:place] = draw.choice(
+                (draw.randbytes(9), b"\x00", b"\xff\xfe", b"{", b"]", b'"', b"\t", b"&a *a", b"\r\n")
+            )
         elif kind == "delete":
             del data[place:end]
         elif kind == "double":
@@ -149,7 +158,11 @@ def seeds(count: int, name: str) -> list[str]:
 @contextlib.contextmanager
 def _inside(folder: Path) -> Iterator[None]:
     """The folder as current folder, home and cache, so that every write has a place inside it."""
-    names = {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / ".cache"), "ARCH_LAB_CACHE": str(folder / ".cache" / "arch_lab")}
+    names = {
+        "HOME": str(folder),
+        "XDG_CACHE_HOME": str(folder / ".cache"),
+        "ARCH_LAB_CACHE": str(folder / ".cache" / "arch_lab"),
+    }
     before: dict[str, str | None] = {name: os.environ.get(name) for name in names}
     os.environ.update(names)
     try:

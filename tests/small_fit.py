@@ -19,7 +19,12 @@ def small_fit(folder: Path) -> list[str]:
     for name in ("train", "held_out"):
         rows = (json.dumps({"text": f"Paragraph {i} of the {name} text says little."}) for i in range(200))
         (folder / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    files = ["--data.source=files", "--data.files.train=train.jsonl", "--data.files.validation=held_out.jsonl", f"--data.root={folder}"]
+    files = [
+        "--data.source=files",
+        "--data.files.train=train.jsonl",
+        "--data.files.validation=held_out.jsonl",
+        f"--data.root={folder}",
+    ]
     return [*files, "--data.sequence_length=16", "--data.batch_size=4", *MODEL, *TRAINER]
 
 

@@ -17,7 +17,10 @@ def small_study(folder: Path, name: str = "small", **changes: Any) -> Path:
         text.write_text("\n".join(f"# {key}\n{topics[key]}" for key in sorted(topics)[:30]), encoding="utf-8")
     study: dict[str, Any] = {
         "description": "tiny",
-        "arms": [{"architecture": "gemma3", "options": {"window": 8, "pattern": "LG"}}, {"architecture": "m2_gpt"}],
+        "arms": [
+            {"architecture": "gemma3", "options": {"window": 8, "pattern": "LG"}},
+            {"architecture": "m2_gpt"},
+        ],
         "budget": {"params": 6.0e4, "train_flops": 1.6e9, "tolerance": 0.01},
         "data": {
             "source": "files",

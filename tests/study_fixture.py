@@ -37,7 +37,9 @@ def arm_entry(name: str, *, deviation: float = 0.0017) -> dict[str, Any]:
     architecture = ARMS[name][0]
     width, depth = (96, 8) if architecture != "m2_gpt" else (112, 9)
     embedding, body, mixer_share = VOCABULARY * width, round(1_000_000 * (1 + deviation)), 0.4
-    flops_per_token = 6 * (body + embedding) + (12 * depth * width * 64 if architecture != "m2_gpt" else 6 * depth * width * 300)
+    flops_per_token = 6 * (body + embedding) + (
+        12 * depth * width * 64 if architecture != "m2_gpt" else 6 * depth * width * 300
+    )
     mixer = round(body * mixer_share)
     extra = flops_per_token - 6 * (body + embedding)  # what the sequence mixer does beside its weights
     parts = [
@@ -90,8 +92,17 @@ def result_entry(arm: dict[str, Any], learning_rate: float, seed: int, diverged:
         "flops": float(arm["train_flops"]),
         "seconds": seconds,
     }
-    head = {"arm": arm["name"], "architecture": arm["architecture"], "learning_rate": learning_rate, "seed": seed}
-    return {**head, "status": "diverged" if diverged else "finished", **(dict.fromkeys(measured) if diverged else measured)}
+    head = {
+        "arm": arm["name"],
+        "architecture": arm["architecture"],
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
+    return {
+        **head,
+        "status": "diverged" if diverged else "finished",
+        **(dict.fromkeys(measured) if diverged else measured),
+    }
 
 
 def metric_lines(arm: dict[str, Any], result: dict[str, Any], every: int = 4) -> list[dict[str, Any]]:
@@ -103,10 +114,22 @@ def metric_lines(arm: dict[str, Any], result: dict[str, Any], every: int = 4) ->
     for step in range(every, arm["steps"] + 1, every):
         share = step / arm["steps"]
         bits = final + 1.7 * math.exp(-6 * share) + 0.35 * (1 - share)
-        at = {"step": step, "tokens": step * TOKENS_PER_STEP, "flops": arm["train_flops"] * share, "seconds": seconds * share}
+        at = {
+            "step": step,
+            "tokens": step * TOKENS_PER_STEP,
+            "flops": arm["train_flops"] * share,
+            "seconds": seconds * share,
+        }
         broken = result["status"] == "diverged" and share > 1 / 3
         loss = float("nan") if broken else (bits + noise.normal(0, 0.04)) * BYTES_PER_TOKEN * math.log(2)
-        lines.append({**at, "train_loss": loss, "learning_rate": result["learning_rate"] * (1 - share), "gradient_norm": 1 + share})
+        lines.append(
+            {
+                **at,
+                "train_loss": loss,
+                "learning_rate": result["learning_rate"] * (1 - share),
+                "gradient_norm": 1 + share,
+            }
+        )
         if broken:
             break
         if step % 40 == 0:
@@ -131,7 +154,12 @@ def write_study(
 ) -> Path:
     """Writes the folder and returns it. ``diverged`` names runs as (arm, log2 of the learning rate, seed)."""
     entries = [arm_entry(arm, deviation=deviation if i else 0.0009) for i, arm in enumerate(arms)]
-    results = [result_entry(a, 2.0**e, s, (a["name"], e, s) in diverged) for a in entries for e in exponents for s in range(seeds)]
+    results = [
+        result_entry(a, 2.0**e, s, (a["name"], e, s) in diverged)
+        for a in entries
+        for e in exponents
+        for s in range(seeds)
+    ]
     known = BASELINES if baselines else []
     matched = abs(deviation) <= 0.01
     study = {
@@ -145,14 +173,34 @@ def write_study(
         "arms": entries,
         "results": results,
         "baselines": known,
-        **judge(results, arms, PERPLEXITY, known, budget="1M parameters and 12 TFLOP of training", matched=matched),
+        **judge(
+            results, arms, PERPLEXITY, known, budget="1M parameters and 12 TFLOP of training", matched=matched
+        ),
         "data": {
             "source": "embedded",
             "tokenizer": {"kind": "bpe", "vocabulary": 1024},
             "splits": {
-                "train": {"tokens": 1_800_000, "bytes": 4_860_000, "words": 810_000, "documents": 2410, "fingerprint": "3f9a1c"},
-                "tune": {"tokens": 90_000, "bytes": 243_000, "words": 40_500, "documents": 121, "fingerprint": "77b0e2"},
-                "validation": {"tokens": 91_000, "bytes": 245_700, "words": 40_900, "documents": 120, "fingerprint": "c41d90"},
+                "train": {
+                    "tokens": 1_800_000,
+                    "bytes": 4_860_000,
+                    "words": 810_000,
+                    "documents": 2410,
+                    "fingerprint": "3f9a1c",
+                },
+                "tune": {
+                    "tokens": 90_000,
+                    "bytes": 243_000,
+                    "words": 40_500,
+                    "documents": 121,
+                    "fingerprint": "77b0e2",
+                },
+                "validation": {
+                    "tokens": 91_000,
+                    "bytes": 245_700,
+                    "words": 40_900,
+                    "documents": 120,
+                    "fingerprint": "c41d90",
+                },
             },
         },
         "environment": {

@@ -36,7 +36,11 @@ def _registry_as_found() -> Iterator[None]:
 def test_a_correct_block_is_certified(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["certify", "tests.contracts.innocent_blocks:CumulativeNorm"]) == 0
     shown = capsys.readouterr().out
-    assert all(law in shown for law in LAWS) and "every law that applies holds" in shown and "FAILED" not in shown
+    assert (
+        all(law in shown for law in LAWS)
+        and "every law that applies holds" in shown
+        and "FAILED" not in shown
+    )
 
 
 def test_a_broken_block_ends_with_code_1_and_shows_where_it_leaks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,13 +57,18 @@ def test_json_holds_every_law_with_its_smallest_failing_example(capsys: pytest.C
     assert (found["block"], found["kind"], found["passed"]) == ("ChunkMean", "sequence_mixer", False)
     assert [law["law"] for law in found["laws"]] == list(LAWS)
     by_law = {law["law"]: law for law in found["laws"]}
-    assert all(set(law) == {"law", "status", "reason", "share", "value", "bound", "unit", "example", "notes"} for law in found["laws"])
+    assert all(
+        set(law) == {"law", "status", "reason", "share", "value", "bound", "unit", "example", "notes"}
+        for law in found["laws"]
+    )
     example = by_law["causality"]["example"]
     assert (example["t"], example["s"], example["tokens"], example["options"]) == (0, 1, 2, {"width": 8})
     assert example["size"] > 1e-2 and by_law["round trip"]["example"] is None
 
 
-def test_a_registered_name_will_do_and_a_law_that_does_not_apply_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_registered_name_will_do_and_a_law_that_does_not_apply_says_why(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["certify", "rms_norm", "--json"]) == 0
     decoding = next(law for law in json.loads(capsys.readouterr().out)["laws"] if law["law"] == "decoding")
     assert decoding["status"] == "not_applicable" and "each position alone" in decoding["reason"]
@@ -73,7 +82,9 @@ def test_two_runs_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown[0] == shown[1]
 
 
-def test_all_blocks_give_a_table_of_blocks_and_laws(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_blocks_give_a_table_of_blocks_and_laws(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     few = {name: entry for name, entry in registry._entries.items() if name in ("rms_norm", "linear")}
     monkeypatch.setattr(registry, "_entries", few)
     assert main(["certify", "--all"]) == 0
@@ -97,7 +108,9 @@ def test_all_blocks_give_a_table_of_blocks_and_laws(capsys: pytest.CaptureFixtur
     ],
     ids=" ".join,
 )
-def test_what_cannot_be_certified_is_one_line_and_code_2(arguments: Any, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_certified_is_one_line_and_code_2(
+    arguments: Any, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["certify", *arguments]) == 2
     said = capsys.readouterr()
     assert said.out == "" and said.err.count("\n") == 1 and message in said.err
@@ -157,7 +170,10 @@ def test_a_block_may_bring_its_own_configurations() -> None:
     own = [{"width": 3, "temperature": 0.5}, {"width": 4, "temperature": 2.0}]
     entry = lookup_new(type("Bringing", (Scale,), {"law_cases": classmethod(lambda cls: own)}), Config)
     assert [case.options for case in cases(entry)] == own
-    assert certify_block(entry, laws=["causality", "round trip"]).cases == ("width=3,temperature=0.5", "width=4,temperature=2.0")
+    assert certify_block(entry, laws=["causality", "round trip"]).cases == (
+        "width=3,temperature=0.5",
+        "width=4,temperature=2.0",
+    )
 
 
 def test_a_misspelt_law_in_not_applicable_is_an_error_with_the_nearest() -> None:
@@ -196,8 +212,12 @@ def test_a_law_called_as_a_test_passes_skips_or_fails_with_the_example() -> None
 
 def test_the_laws_need_neither_pytest_nor_hypothesis() -> None:
     code = "import sys\nfor name in ('pytest', 'hypothesis'): sys.modules[name] = None\n"
-    code += "from arch_lab.laws import certify_block; assert certify_block('rms_norm', laws=['causality']).passed"
-    done = subprocess.run([sys.executable, "-c", "import blocks\n" + code], capture_output=True, text=True, cwd=ROOT)
+    code += (
+        "from arch_lab.laws import certify_block; assert certify_block('rms_norm', laws=['causality']).passed"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "import blocks\n" + code], capture_output=True, text=True, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -22,7 +22,13 @@ HEAVY = ("torch", "lightning", "numpy", "jsonargparse", "rich")
 def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "arch_lab", *arguments]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "PYTHONPATH": path, **environment})
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+    )
 
 
 def assert_one_line_error(done: subprocess.CompletedProcess[str], *parts: str) -> None:
@@ -129,9 +135,14 @@ def test_blocks_json_keeps_to_the_kind_asked_for(capsys: pytest.CaptureFixture[s
     assert {block["kind"] for block in json.loads(capsys.readouterr().out)} == {"sequence_mixer"}
 
 
-def test_blocks_of_an_unknown_kind_are_answered_with_the_nearest_kind(capsys: pytest.CaptureFixture[str]) -> None:
+def test_blocks_of_an_unknown_kind_are_answered_with_the_nearest_kind(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert cli.main(["blocks", "--kind", "sequence_mixr"]) == 2
-    assert capsys.readouterr().err == "error: --kind: unknown kind 'sequence_mixr'; did you mean 'sequence_mixer'?\n"
+    assert (
+        capsys.readouterr().err
+        == "error: --kind: unknown kind 'sequence_mixr'; did you mean 'sequence_mixer'?\n"
+    )
 
 
 def test_env_json_names_versions_and_machine(capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,7 +204,9 @@ def test_an_unexpected_exception_names_its_type_and_is_code_one() -> None:
     assert code == 1 and line.startswith("internal error: ZeroDivisionError: division by zero (")
 
 
-def test_an_interrupt_is_one_line_and_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_is_one_line_and_code_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def interrupted(arguments: list[str]) -> int:
         raise KeyboardInterrupt
 

@@ -38,9 +38,15 @@ def test_every_key_the_short_help_names_exists(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize(
     ("option", "right"),
-    [("--model.widht=3", "model.width"), ("--trainer.max_epoch=3", "trainer.max_epochs"), ("--data.sorce=files", "data.source")],
+    [
+        ("--model.widht=3", "model.width"),
+        ("--trainer.max_epoch=3", "trainer.max_epochs"),
+        ("--data.sorce=files", "data.source"),
+    ],
 )
-def test_a_misspelt_option_is_answered_with_the_right_key(option: str, right: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_misspelt_option_is_answered_with_the_right_key(
+    option: str, right: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert f"did you mean {right!r}?" in failure(capsys, "fit", option)
 
 
@@ -56,13 +62,17 @@ def test_a_misspelt_option_is_answered_with_the_right_key(option: str, right: st
         (b"model: \xff", "not UTF-8"),
     ],
 )
-def test_a_wrong_file_is_answered_in_one_line(content: str | bytes, part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_file_is_answered_in_one_line(
+    content: str | bytes, part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "config.yaml"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert part in failure(capsys, "fit", "--config", str(file))
 
 
-def test_a_missing_file_is_answered_with_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_file_is_answered_with_the_nearest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "small.yaml").write_text("{}")
     assert "did you mean 'small'?" in failure(capsys, "fit", "--config", str(tmp_path / "smal.yaml"))
 
@@ -73,12 +83,17 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     assert "not a readable checkpoint" in failure(capsys, "test", "--ckpt_path", str(file))
 
 
-def test_a_missing_checkpoint_is_refused_before_anything_is_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_checkpoint_is_refused_before_anything_is_built(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "no such file" in failure(capsys, "test", "--ckpt_path", str(tmp_path / "none.ckpt"))
 
 
 def test_the_nearest_key_is_looked_for_in_the_same_group_first() -> None:
-    assert nearest_key("trainer.depht", ["model.depth", "trainer.devices"]) == "; did you mean 'trainer.devices'?"
+    assert (
+        nearest_key("trainer.depht", ["model.depth", "trainer.devices"])
+        == "; did you mean 'trainer.devices'?"
+    )
 
 
 def test_a_message_about_anything_else_is_kept() -> None:

@@ -42,7 +42,13 @@ def fit_file(folder: Path, architecture: str, options: dict[str, Any], **changes
     """A checkpoint as ``arch-lab fit`` leaves it, of an untrained model."""
     torch.manual_seed(0)
     model = recipe(architecture, options).model(SHAPE, vocabulary=257, max_tokens=LONGEST)
-    settings = {**vars(SHAPE), "architecture": architecture, "options": options, "vocabulary": 257, "max_tokens": LONGEST}
+    settings = {
+        **vars(SHAPE),
+        "architecture": architecture,
+        "options": options,
+        "vocabulary": 257,
+        "max_tokens": LONGEST,
+    }
     kept = {
         "hyper_parameters": settings,
         "state_dict": {f"model.{name}": value for name, value in model.state_dict().items()},
@@ -84,18 +90,38 @@ def test_every_decoder_continues_as_its_parallel_forward_says(name: str, tmp_pat
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_state_bytes_are_those_of_the_formula_after_the_last_token_that_was_fed(name: str, tmp_path: Path) -> None:
+def test_state_bytes_are_those_of_the_formula_after_the_last_token_that_was_fed(
+    name: str, tmp_path: Path
+) -> None:
     opened = open_checkpoint(fit_file(tmp_path, name, DECODERS[name]))
     # separator and 8 bytes; the last token is chosen and not fed. A long convolution holds one number a channel for each token
     # that may follow the prompt, and its mixer the last two inputs of a short one
     settled = {"m2_gpt": 2 * 32 * (19 + 3 * 2) * 4, "custom": 2 * 32 * 19 * 4}
     assert generate(opened, "The tide", max_tokens=1).state_bytes == opened.model.state_bytes(9)
-    assert generate(opened, "The tide", max_tokens=20).state_bytes == settled.get(name, opened.model.state_bytes(9 + 19))
+    assert generate(opened, "The tide", max_tokens=20).state_bytes == settled.get(
+        name, opened.model.state_bytes(9 + 19)
+    )
 
 
-def test_json_holds_the_documented_keys_and_the_text_of_its_tokens(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_holds_the_documented_keys_and_the_text_of_its_tokens(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert (
-        cli.main(["generate", str(checkpoint), "--prompt", "The", "--max-tokens", "12", "--temperature", "1.5", "--seed", "3", "--json"])
+        cli.main(
+            [
+                "generate",
+                str(checkpoint),
+                "--prompt",
+                "The",
+                "--max-tokens",
+                "12",
+                "--temperature",
+                "1.5",
+                "--seed",
+                "3",
+                "--json",
+            ]
+        )
         == 0
     )
     found = json.loads(capsys.readouterr().out)
@@ -105,13 +131,17 @@ def test_json_holds_the_documented_keys_and_the_text_of_its_tokens(checkpoint: P
     assert found["tokens_per_second"] > 0 and found["prefill_tokens_per_second"] > 0
 
 
-def test_the_text_goes_to_standard_output_and_what_it_took_to_standard_error(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_text_goes_to_standard_output_and_what_it_took_to_standard_error(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["generate", str(checkpoint), "--prompt", "The", "--max-tokens", "12"]) == 0
     printed = capsys.readouterr()
     result = arch_lab.generate(checkpoint, "The", max_tokens=12)
     assert printed.out == result.text + "\n"
     assert printed.err.startswith("12 tokens (limit reached); prefill ") and printed.err.count("\n") == 1
-    assert printed.err.count("tokens/s") == 2 and printed.err.endswith(f"state {result.state_bytes:,} bytes\n")
+    assert printed.err.count("tokens/s") == 2 and printed.err.endswith(
+        f"state {result.state_bytes:,} bytes\n"
+    )
 
 
 def test_a_seed_repeats_its_text_and_another_one_does_not(checkpoint: Path) -> None:
@@ -204,7 +234,10 @@ def test_an_id_beyond_the_tokenizer_says_nothing() -> None:
     ("options", "part"),
     [
         (["--prompt", ""], "the prompt is empty"),
-        (["--prompt", "x" * 60], "the prompt takes 61 tokens and the model was built for 48; shorten it to at most 47"),
+        (
+            ["--prompt", "x" * 60],
+            "the prompt takes 61 tokens and the model was built for 48; shorten it to at most 47",
+        ),
         (["--prompt", "x", "--max-tokens", "47"], "ask for at most 46"),
         (["--prompt", "x", "--max-tokens", "0"], "max_tokens must be at least 1"),
         (["--prompt", "x", "--max-tokens", "many"], "expected a whole number"),
@@ -219,13 +252,21 @@ def test_an_id_beyond_the_tokenizer_says_nothing() -> None:
     ],
     ids=" ".join,
 )
-def test_what_cannot_be_done_is_one_line(options: list[str], part: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_done_is_one_line(
+    options: list[str], part: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert part in failure(capsys, str(checkpoint), *options)
 
 
-def test_an_unknown_checkpoint_is_answered_with_the_nearest(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "did you mean 'gemma3.ckpt'?" in failure(capsys, str(checkpoint.with_name("gema3.ckpt")), "--prompt", "x")
-    assert "no such file or folder" in failure(capsys, str(checkpoint.with_name("zzzzzzzzzzzzz")), "--prompt", "x")
+def test_an_unknown_checkpoint_is_answered_with_the_nearest(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "did you mean 'gemma3.ckpt'?" in failure(
+        capsys, str(checkpoint.with_name("gema3.ckpt")), "--prompt", "x"
+    )
+    assert "no such file or folder" in failure(
+        capsys, str(checkpoint.with_name("zzzzzzzzzzzzz")), "--prompt", "x"
+    )
 
 
 def test_a_damaged_checkpoint_is_one_line(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,7 +280,13 @@ def test_a_checkpoint_without_a_tokenizer_says_so(tmp_path: Path, capsys: pytest
 
 
 def test_an_encoder_has_no_text_to_give(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = {**vars(SHAPE), "architecture": "m2_bert", "options": {}, "vocabulary": 257, "max_tokens": LONGEST}
+    settings = {
+        **vars(SHAPE),
+        "architecture": "m2_bert",
+        "options": {},
+        "vocabulary": 257,
+        "max_tokens": LONGEST,
+    }
     path = tmp_path / "encoder.ckpt"
     torch.save({"hyper_parameters": settings, "state_dict": {}}, path)
     assert "'m2_bert' is a bidirectional encoder" in failure(capsys, str(path), "--prompt", "x")
@@ -251,13 +298,19 @@ def test_a_bidirectional_mixer_in_a_decoder_refuses_to_decode(tmp_path: Path) ->
         generate(fit_file(tmp_path, "custom", options), "x")
 
 
-def test_a_folder_of_several_checkpoints_asks_which(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_several_checkpoints_asks_which(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert generate(checkpoint.parent, "x", max_tokens=2).tokens  # one is no question
     shutil.copy(checkpoint, checkpoint.with_name("other.ckpt"))
-    assert "holds 2 checkpoints, give one: gemma3.ckpt, other.ckpt" in failure(capsys, str(checkpoint.parent), "--prompt", "x")
+    assert "holds 2 checkpoints, give one: gemma3.ckpt, other.ckpt" in failure(
+        capsys, str(checkpoint.parent), "--prompt", "x"
+    )
 
 
-def test_a_folder_without_any_says_what_would_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_any_says_what_would_be_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "holds no checkpoint" in failure(capsys, str(tmp_path), "--prompt", "x")
 
 
@@ -270,11 +323,33 @@ def test_a_checkpoint_of_fit_carries_its_tokenizer(tmp_path: Path, monkeypatch: 
         (tmp_path / f"{name}.jsonl").write_text(
             "\n".join(json.dumps({"text": f"Paragraph {i} of {name} says little."}) for i in range(300))
         )
-    data = {"source": "files", "train": "train.jsonl", "validation": "held_out.jsonl", "root": str(tmp_path), "sequence_length": "16"}
+    data = {
+        "source": "files",
+        "train": "train.jsonl",
+        "validation": "held_out.jsonl",
+        "root": str(tmp_path),
+        "sequence_length": "16",
+    }
     data |= {"batch_size": "4", "tokenizer": "bpe", "vocabulary": "300"}
     options = [part for key, value in data.items() for part in (f"--data.{key}", value)]
-    model = ["--model.width", "32", "--model.depth", "1", "--model.ffn_width", "64", "--model.max_tokens", "16"]
-    trainer = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.max_steps", "2"]
+    model = [
+        "--model.width",
+        "32",
+        "--model.depth",
+        "1",
+        "--model.ffn_width",
+        "64",
+        "--model.max_tokens",
+        "16",
+    ]
+    trainer = [
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.enable_progress_bar",
+        "false",
+        "--trainer.max_steps",
+        "2",
+    ]
     assert cli.main(["fit", *options, *model, *trainer, "--trainer.limit_val_batches", "1"]) == 0
     result = generate("runs/fit/version_0", "Paragraph", max_tokens=4)
     opened = open_checkpoint("runs/fit/version_0")
@@ -285,8 +360,12 @@ def test_a_checkpoint_of_fit_carries_its_tokenizer(tmp_path: Path, monkeypatch: 
 def test_a_converted_folder_with_a_tokenizer_speaks(tmp_path: Path) -> None:
     tokenizer = train_bpe(["the tide comes in and the tide goes out " * 20], 270)
     options = {"window": 8, "pattern": "LG"}
-    model = recipe("gemma3", options).model(SHAPE, vocabulary=300, max_tokens=LONGEST)  # a table padded beyond the tokenizer
-    blueprint = Blueprint(architecture="gemma3", options=options, shape=SHAPE, vocabulary=300, max_tokens=LONGEST)
+    model = recipe("gemma3", options).model(
+        SHAPE, vocabulary=300, max_tokens=LONGEST
+    )  # a table padded beyond the tokenizer
+    blueprint = Blueprint(
+        architecture="gemma3", options=options, shape=SHAPE, vocabulary=300, max_tokens=LONGEST
+    )
     write_manifest(tmp_path, Manifest(blueprint=blueprint, begin_text=0, end_text=[0, 1]))
     write_tensors(tmp_path / "model.safetensors", dict(model.state_dict()))
     tokenizer.save(tmp_path)

@@ -15,9 +15,30 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 # packages absent from lean machines (GPU nodes without network): the block library must not notice
-ABSENT = ("lightning", "jsonargparse", "datasets", "dill", "multiprocess", "beartype", "torchdata", "tokenizers", "rich", "tensorboard")
+ABSENT = (
+    "lightning",
+    "jsonargparse",
+    "datasets",
+    "dill",
+    "multiprocess",
+    "beartype",
+    "torchdata",
+    "tokenizers",
+    "rich",
+    "tensorboard",
+)
 FORBIDDEN = {
-    "blocks": {"arch_lab", "experiments", "lightning", "torchmetrics", "jsonargparse", "datasets", "tokenizers", "transformers", "rich"},
+    "blocks": {
+        "arch_lab",
+        "experiments",
+        "lightning",
+        "torchmetrics",
+        "jsonargparse",
+        "datasets",
+        "tokenizers",
+        "transformers",
+        "rich",
+    },
     "arch_lab": {"experiments", "tests"},
     "experiments": {"tests"},
 }
@@ -37,7 +58,9 @@ def imported(file: Path) -> set[str]:
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_imports_run_one_way(package: str) -> None:
     files = list((ROOT / package).rglob("*.py"))
-    wrong = {str(file.relative_to(ROOT)): bad for file in files if (bad := imported(file) & FORBIDDEN[package])}
+    wrong = {
+        str(file.relative_to(ROOT)): bad for file in files if (bad := imported(file) & FORBIDDEN[package])
+    }
     assert files and not wrong
 
 
@@ -51,7 +74,11 @@ def test_the_block_library_imports_in_well_under_the_time_of_lightning() -> None
     def seconds(module: str) -> float:
         # processor time: what else the machine does must not decide
         code = f"import time, {module}; print(time.process_time())"
-        return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT).stdout)
+        return float(
+            subprocess.run(
+                [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
+            ).stdout
+        )
 
     assert seconds("blocks") < 0.75 * seconds("lightning")
 
@@ -65,10 +92,29 @@ def test_no_file_holds_an_absolute_path_of_somebodys_machine() -> None:
     kinds = {".py", ".yaml", ".toml", ".md", ".txt", ""}
     places = [
         ROOT / name
-        for name in ("arch_lab", "blocks", "experiments", "cuda", ".ci", "Makefile", "pyproject.toml", "README.md", "CONTRIBUTING.md")
+        for name in (
+            "arch_lab",
+            "blocks",
+            "experiments",
+            "cuda",
+            ".ci",
+            "Makefile",
+            "pyproject.toml",
+            "README.md",
+            "CONTRIBUTING.md",
+        )
     ]
-    files = [f for place in places for f in ([place] if place.is_file() else place.rglob("*")) if f.is_file() and f.suffix in kinds]
-    assert not [str(f.relative_to(ROOT)) for f in files if pattern.search(f.read_text(encoding="utf-8", errors="ignore"))]
+    files = [
+        f
+        for place in places
+        for f in ([place] if place.is_file() else place.rglob("*"))
+        if f.is_file() and f.suffix in kinds
+    ]
+    assert not [
+        str(f.relative_to(ROOT))
+        for f in files
+        if pattern.search(f.read_text(encoding="utf-8", errors="ignore"))
+    ]
 
 
 def test_every_direct_dependency_is_pinned_exactly() -> None:
@@ -87,7 +133,9 @@ def test_every_direct_dependency_is_pinned_exactly() -> None:
 def example(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """The worked example of CONTRIBUTING.md, saved to a file as its reader would."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    code = next(block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "@register" in block)
+    code = next(
+        block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "@register" in block
+    )
     file = tmp_path_factory.mktemp("example") / "documented_token_shift.py"
     file.write_text(code, encoding="utf-8")
     spec = importlib.util.spec_from_file_location(file.stem, file)

@@ -65,7 +65,9 @@ def imported_files(tree: ast.AST, file: str, files: Iterable[str]) -> Iterator[s
 def named_files(tree: ast.AST, files: Iterable[str]) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            file = f"{node.value.partition(':')[0].replace('.', '/')}.py"  # no package: loggers have such names
+            file = (
+                f"{node.value.partition(':')[0].replace('.', '/')}.py"  # no package: loggers have such names
+            )
             if file in files:
                 yield file
 
@@ -170,7 +172,10 @@ def test_an_import_in_any_form_is_seen(text: str, tmp_path: Path) -> None:
 
 
 def test_a_module_named_in_a_string_must_follow_the_order(tmp_path: Path) -> None:
-    write(tmp_path, {"models/__init__.py": "HOMES = {'plan': 'arch_lab.study.engine:plan'}", "study/engine.py": ""})
+    write(
+        tmp_path,
+        {"models/__init__.py": "HOMES = {'plan': 'arch_lab.study.engine:plan'}", "study/engine.py": ""},
+    )
     assert upward(graph_of(tmp_path, strings=True)) == {("arch_lab/models/__init__.py", "study")}
 
 

@@ -20,7 +20,13 @@ from arch_lab.cli import main
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
-COMMANDS = [line.partition("  #")[0].strip() for kind, text in BLOCKS if not kind for line in text.splitlines() if line.strip()]
+COMMANDS = [
+    line.partition("  #")[0].strip()
+    for kind, text in BLOCKS
+    if not kind
+    for line in text.splitlines()
+    if line.strip()
+]
 PYTHON = next(text for kind, text in BLOCKS if kind == "python")
 RUN = "runs/my_study/runs/gemma3/lr-0.008_seed-0"
 
@@ -40,26 +46,50 @@ TINY = {
     "seeds": "[0]",
 }
 SMALLER = {  # what a test adds so that a command takes seconds
-    "arch-lab compare my_study.yaml": [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")],
+    "arch-lab compare my_study.yaml": [
+        word for key, value in TINY.items() for word in ("--set", f"{key}={value}")
+    ],
     f"arch-lab generate {RUN} --prompt 'The statement'": ["--max-tokens", "8"],
 }
 SLOW = {  # too long for the quick tests even when made smaller
     "arch-lab certify my_module:MyMixer": [],
     "arch-lab compare throughput": [
-        *("--set", "budget.params=6.0e4", "--set", "match_length=64", "--set", "lengths=[32,64]", "--set", "vocabulary=64"),
+        *(
+            "--set",
+            "budget.params=6.0e4",
+            "--set",
+            "match_length=64",
+            "--set",
+            "lengths=[32,64]",
+            "--set",
+            "vocabulary=64",
+        ),
         *("--set", "tokens_per_step=128", "--set", "decode_tokens=4", "--set", "cell_seconds=60"),
-        *("--set", "arms=[{architecture: gemma3, options: {pattern: LG, window: 16}}, {architecture: m2_gpt}]"),
+        *(
+            "--set",
+            "arms=[{architecture: gemma3, options: {pattern: LG, window: 16}}, {architecture: m2_gpt}]",
+        ),
     ],
     "arch-lab compare quickmask": [
         *("--set", "budget.params=2.0e5", "--set", "budget.train_flops=1.2e10", "--set", "seeds=[0]"),
-        *("--set", "training.sequence_length=64", "--set", "training.batch_size=1", "--set", "learning_rates=[0.004]"),
+        *(
+            "--set",
+            "training.sequence_length=64",
+            "--set",
+            "training.batch_size=1",
+            "--set",
+            "learning_rates=[0.004]",
+        ),
         *("--set", "arms.0.options={generation: 3, radius: 8, generation_options: {pattern: LG}}"),
         *("--set", "objective.evaluation_windows=8"),
     ],
     "arch-lab fit --config experiments/perplexity/fit.yaml": ["--trainer.max_steps", "2"],
     "arch-lab bench linear": [],
 }
-FIRST = ["arch-lab init my_study.yaml", "arch-lab compare my_study.yaml"]  # what the other commands start from
+FIRST = [
+    "arch-lab init my_study.yaml",
+    "arch-lab compare my_study.yaml",
+]  # what the other commands start from
 ANSWERS: dict[str, tuple[int, str]] = {}
 ELSEWHERE = {"make compare", "make test", "tensorboard --logdir runs/my_study"}
 
@@ -67,7 +97,9 @@ ELSEWHERE = {"make compare", "make test", "tensorboard --logdir runs/my_study"}
 def example_module() -> str:
     """The worked example of CONTRIBUTING.md as ``my_module:MyMixer``."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    code = next(block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "@register" in block)
+    code = next(
+        block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "@register" in block
+    )
     return code.replace("TokenShift", "MyMixer").replace('"token_shift"', '"my_mixer"')
 
 
@@ -128,8 +160,12 @@ def test_make_targets_of_the_readme_exist(target: str) -> None:
 
 
 def test_the_python_lines_of_the_readme_work(desk: Path) -> None:
-    smaller = PYTHON.replace('"quickstart"', '"my_study.yaml"').replace("runs/quickstart/runs/m2_gpt", "runs/my_study/runs/m2_gpt")
-    smaller = smaller.replace('"my_study.yaml")', f'"my_study.yaml", overrides={[f"{k}={v}" for k, v in TINY.items()]!r})')
+    smaller = PYTHON.replace('"quickstart"', '"my_study.yaml"').replace(
+        "runs/quickstart/runs/m2_gpt", "runs/my_study/runs/m2_gpt"
+    )
+    smaller = smaller.replace(
+        '"my_study.yaml")', f'"my_study.yaml", overrides={[f"{k}={v}" for k, v in TINY.items()]!r})'
+    )
     names: dict[str, object] = {}
     exec(compile(smaller, "README.md", "exec"), names)
     assert names["study"]["verdict"]["text"] and sum(p.numel() for p in names["model"].parameters())  # type: ignore[index, attr-defined]
@@ -142,12 +178,20 @@ def test_the_figure_shows_the_numbers_of_the_measured_table(tmp_path: Path) -> N
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.draw(tmp_path / "figure.svg")
-    numbers = [re.findall(r">([\d.]+|\w+)</text>", file.read_text()) for file in (tmp_path / "figure.svg", module.FIGURE)]
+    numbers = [
+        re.findall(r">([\d.]+|\w+)</text>", file.read_text())
+        for file in (tmp_path / "figure.svg", module.FIGURE)
+    ]
     assert numbers[0] == numbers[1] and {"m2_gpt", "1.848", "trigram"} <= set(numbers[0])
 
 
 def test_links_of_the_documentation_lead_somewhere() -> None:
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "experiments").glob("*/*.md"), ROOT / "cuda" / "README.md"]
+    pages = [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "experiments").glob("*/*.md"),
+        ROOT / "cuda" / "README.md",
+    ]
     broken = [
         f"{page.relative_to(ROOT)}: {link}"
         for page in pages

@@ -41,7 +41,9 @@ def backend(command: list[str]) -> str | None:
     return command[command.index("--torch-backend") + 1] if "--torch-backend" in command else None
 
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="torch with CUDA is the default on Linux alone")
+linux_only = pytest.mark.skipif(
+    sys.platform != "linux", reason="torch with CUDA is the default on Linux alone"
+)
 
 
 @linux_only

@@ -27,7 +27,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("installed")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(folder), str(wheel)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(folder),
+        str(wheel),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return folder
 
@@ -35,7 +46,9 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outside(installed: Path, folder: Path, *arguments: str) -> str:
     """Output of a Python command that finds arch-lab in ``installed`` and stands in a folder of its own."""
     environment = {**os.environ, "PYTHONPATH": str(installed)}  # comes before the checkout, editable or not
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -54,14 +67,25 @@ def test_the_wheel_ships_studies_and_kernel_sources(wheel: Path) -> None:
 
 def test_the_wheel_ships_every_module_and_nothing_else(wheel: Path) -> None:
     # Triton kernels are Python files too, but sources, not modules: the test above holds them
-    names = {n for n in zipfile.ZipFile(wheel).namelist() if n.endswith(".py") and not n.startswith("blocks/_cuda_src/")}
-    modules = {str(f.relative_to(ROOT)) for package in ("arch_lab", "blocks", "experiments") for f in (ROOT / package).rglob("*.py")}
+    names = {
+        n
+        for n in zipfile.ZipFile(wheel).namelist()
+        if n.endswith(".py") and not n.startswith("blocks/_cuda_src/")
+    }
+    modules = {
+        str(f.relative_to(ROOT))
+        for package in ("arch_lab", "blocks", "experiments")
+        for f in (ROOT / package).rglob("*.py")
+    }
     assert names == modules
 
 
 def test_the_installed_package_is_the_one_that_answers(installed: Path, tmp_path: Path) -> None:
     where = outside(
-        installed, tmp_path, "-c", "import arch_lab, blocks, experiments; print(arch_lab.__file__, blocks.__file__, experiments.__file__)"
+        installed,
+        tmp_path,
+        "-c",
+        "import arch_lab, blocks, experiments; print(arch_lab.__file__, blocks.__file__, experiments.__file__)",
     )
     assert where.count(str(installed)) == 3
 

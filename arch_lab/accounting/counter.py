@@ -41,20 +41,59 @@ aten = torch.ops.aten
 Charges = list[tuple[str, int]]
 
 # registered formulas whose FLOPs stand under ``fft``; every other registered formula is ``matmul``
-FFT_OPERATORS = {"blocks::circular_convolution", "blocks::circular_convolution_backward", "blocks::causal_conv_backward"}
+FFT_OPERATORS = {
+    "blocks::circular_convolution",
+    "blocks::circular_convolution_backward",
+    "blocks::causal_conv_backward",
+}
 # registered formulas of both kinds: from the operator's arguments, the part under ``matmul``; the rest is
 # ``fft``
-MATMUL_PART: dict[str, Callable[..., int]] = {"blocks::causal_conv": lambda z, weight, *_: short_flops(z.shape, weight.shape[1])}
+MATMUL_PART: dict[str, Callable[..., int]] = {
+    "blocks::causal_conv": lambda z, weight, *_: short_flops(z.shape, weight.shape[1])
+}
 
 # aten operators heavier than elementwise that nothing here can price: names, and beginnings of names
 HEAVY = {
-    *("mv", "addmv", "dot", "vdot", "addbmm", "_addmm_activation", "_int_mm", "_grouped_mm", "_scaled_grouped_mm"),
+    *(
+        "mv",
+        "addmv",
+        "dot",
+        "vdot",
+        "addbmm",
+        "_addmm_activation",
+        "_int_mm",
+        "_grouped_mm",
+        "_scaled_grouped_mm",
+    ),
     *("bilinear", "_trilinear", "_cdist_forward", "_cdist_backward", "_pdist_forward", "_pdist_backward"),
-    *("triangular_solve", "cholesky", "cholesky_solve", "cholesky_inverse", "geqrf", "ormqr", "lu_solve", "matrix_exp"),
+    *(
+        "triangular_solve",
+        "cholesky",
+        "cholesky_solve",
+        "cholesky_inverse",
+        "geqrf",
+        "ormqr",
+        "lu_solve",
+        "matrix_exp",
+    ),
     *("_thnn_fused_lstm_cell", "_thnn_fused_gru_cell", "_cudnn_rnn", "miopen_rnn", "mkldnn_rnn_layer"),
-    *("_native_multi_head_attention", "_transformer_encoder_layer_fwd", "_flash_attention_forward", "_efficient_attention_forward"),
+    *(
+        "_native_multi_head_attention",
+        "_transformer_encoder_layer_fwd",
+        "_flash_attention_forward",
+        "_efficient_attention_forward",
+    ),
 }
-HEAVY_BEGINNINGS = ("linalg_", "_linalg_", "_scaled_dot_product", "mkldnn_", "_sparse", "_weight_int", "_scaled_mm", "_fft")
+HEAVY_BEGINNINGS = (
+    "linalg_",
+    "_linalg_",
+    "_scaled_dot_product",
+    "mkldnn_",
+    "_sparse",
+    "_weight_int",
+    "_scaled_mm",
+    "_fft",
+)
 LIGHT = {"_linalg_check_errors", "linalg_vector_norm", "linalg_cross"}
 NATIVE = {"aten", "prim", "prims", "profiler", "debugprims"}
 COMPLEX_MATMULS = {"mm", "bmm", "addmm", "baddbmm", "convolution", "convolution_backward"}
@@ -99,7 +138,9 @@ def count_training(call: Callable[[], Any]) -> Counted:
     with _counting() as counter:
         outputs = [t for t in tree_leaves(call()) if isinstance(t, Tensor) and t.requires_grad]
         if not outputs:
-            raise ConfigError("count_training: no output of the call requires a gradient; pass inputs or parameters that do")
+            raise ConfigError(
+                "count_training: no output of the call requires a gradient; pass inputs or parameters that do"
+            )
         torch.autograd.backward(outputs, [torch.ones_like(t) for t in outputs])
     return counter.result()
 
@@ -150,11 +191,15 @@ class _Counter(TorchDispatchMode):
             self.unknown.add(_name(func))
         return out
 
-    def attend(self, run: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor, pairs: int) -> Tensor:
+    def attend(
+        self, run: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor, pairs: int
+    ) -> Tensor:
         """``blocks.attention.core.attention_recorder``: every head of every sequence needs ``pairs``."""
         return self.charged(run, q, k, v, prod(q.shape[:-2]) * pairs)
 
-    def charged(self, run: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor, pairs: int) -> Tensor:
+    def charged(
+        self, run: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor, pairs: int
+    ) -> Tensor:
         """``run(q, k, v)`` for ``pairs`` in all: 2·C for a score, 2·C for its share of the values."""
         if self.suspended:
             return run(q, k, v)
@@ -175,7 +220,9 @@ class _Attention(torch.autograd.Function):
     """Attention that is not counted; its backward charges twice the forward's products and computes nothing."""
 
     @staticmethod
-    def forward(ctx: Any, counter: _Counter, flops: int, run: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, counter: _Counter, flops: int, run: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor
+    ) -> Tensor:
         ctx.counter, ctx.flops = counter, flops
         ctx.like = (q.detach(), k.detach(), v.detach())
         with counter.silence():
@@ -283,7 +330,11 @@ def _formula(func: Any) -> Callable[[Any, Any, Any], Charges] | None:
     if name in FORMULAS:
         return FORMULAS[name]
     namespace, _, short = name.partition("::")
-    packet = func._overloadpacket if func._overloadpacket in flop_registry else getattr(getattr(torch.ops, namespace), short, None)
+    packet = (
+        func._overloadpacket
+        if func._overloadpacket in flop_registry
+        else getattr(getattr(torch.ops, namespace), short, None)
+    )
     registered = flop_registry.get(packet)
     if registered is None:
         return None

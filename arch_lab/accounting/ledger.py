@@ -64,7 +64,9 @@ class Ledger:
 def by_kind(cost: Cost, tokens: int, batch: int) -> dict[str, Fraction]:
     """Forward FLOPs per token; what a forward pays once is spread over the ``batch * tokens`` it serves."""
     kinds = ("matmul", "fft", "elementwise")
-    return {k: Fraction(batch * getattr(cost, k) + getattr(cost, f"shared_{k}"), batch * tokens) for k in kinds}
+    return {
+        k: Fraction(batch * getattr(cost, k) + getattr(cost, f"shared_{k}"), batch * tokens) for k in kinds
+    }
 
 
 def ledger(config: ModelConfig, *, tokens: int, batch: int, model: Model | None = None) -> Ledger:
@@ -77,7 +79,9 @@ def ledger(config: ModelConfig, *, tokens: int, batch: int, model: Model | None 
     if model is None:
         model = config.build("meta")
     components, counts, everything = model.components(tokens), model.parameter_counts(), size_of(model)
-    assert sum(component.parameters for component in components) == everything, "components do not sum to the model's parameters"
+    assert sum(component.parameters for component in components) == everything, (
+        "components do not sum to the model's parameters"
+    )
     assert counts["embedding"] + counts["head"] + counts["body"] == counts["total"] == everything
     return Ledger(
         tokens=tokens,

@@ -44,7 +44,9 @@ def algorithms() -> Iterator[Row]:
         shape = f"B {batch}, T {tokens}, S {taps}, D {CHANNELS} (taken: {chosen})"
         fft = _step(u, k, "fft")
         for algorithm in tried:
-            yield measure(algorithm, shape, _step(u, k, algorithm), "fft", fft, same=True, repeats=9, clock=clock)
+            yield measure(
+                algorithm, shape, _step(u, k, algorithm), "fft", fft, same=True, repeats=9, clock=clock
+            )
 
 
 def _step(u: torch.Tensor, k: torch.Tensor, algorithm: Algorithm) -> Callable[[], torch.Tensor]:

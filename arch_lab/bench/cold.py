@@ -66,7 +66,12 @@ def measure_cold(
             _warm(theirs)
             running[peer] = theirs
         except Exception as error:  # whatever stops a peer must not stop the others
-            rows.append(Skipped(name=f"{name} against {peer}", reason=f"the peer cannot run: {type(error).__name__}: {first_line(error)}"))
+            rows.append(
+                Skipped(
+                    name=f"{name} against {peer}",
+                    reason=f"the peer cannot run: {type(error).__name__}: {first_line(error)}",
+                )
+            )
     times = _interleaved(running, rounds, device)
     peaks = {who: (cuda_peak if device == "cuda" else peak_bytes)(each) for who, each in running.items()}
     mine, third = times.pop(ours), max(1, rounds // 3)
@@ -95,7 +100,12 @@ def measure_cold(
             )
         )
     if abs(drift) > DRIFT and device == "cuda":
-        rows.append(Skipped(name=f"{name}, {shape}", reason=f"ours drifted by {drift:+.1%} while it was timed: run it again"))
+        rows.append(
+            Skipped(
+                name=f"{name}, {shape}",
+                reason=f"ours drifted by {drift:+.1%} while it was timed: run it again",
+            )
+        )
     return rows
 
 
@@ -117,7 +127,9 @@ def _interleaved(running: Mapping[str, Call], rounds: int, device: str) -> dict[
 
 def _nearer_roof(ms: float, bytes_moved: int, flops: int, roof: Roof) -> tuple[str, float]:
     by_memory, by_products = bytes_moved / roof.bytes_per_s, flops / roof.flops_per_s
-    return "copy bandwidth" if by_memory >= by_products else "GEMM rate", max(by_memory, by_products) / (ms / 1e3)
+    return "copy bandwidth" if by_memory >= by_products else "GEMM rate", max(by_memory, by_products) / (
+        ms / 1e3
+    )
 
 
 def measure_roof(device: str = "cuda", dtype: torch.dtype = torch.bfloat16) -> Roof:

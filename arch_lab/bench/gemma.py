@@ -60,7 +60,12 @@ def gemma() -> Iterator[Row | Skipped]:
 def _model_row(recipe: type[GemmaRecipe], tokens: int, attention: str) -> Row:
     """Forward and backward through every logit, from the same gradient."""
     torch.manual_seed(0)
-    options: dict[str, Any] = {"heads": HEADS, "kv_heads": KV_HEADS, "head_width": HEAD_WIDTH, "window": WINDOW}
+    options: dict[str, Any] = {
+        "heads": HEADS,
+        "kv_heads": KV_HEADS,
+        "head_width": HEAD_WIDTH,
+        "window": WINDOW,
+    }
     shape = Shape(width=WIDTH, depth=LAYERS, ffn_width=FFN)
     ours = recipe(**options).config(shape, vocabulary=VOCABULARY, max_tokens=tokens).build()
     with torch.no_grad():
@@ -119,7 +124,9 @@ def twin(ours: Decoder, family: str, attention: str) -> Logits:
         "query_pre_attn_scalar": mixer.channels,
         "sliding_window": mixer.window,
         "max_position_embeddings": ours.config.max_tokens,
-        "layer_types": [("sliding" if getattr(layer.mixer, "window", None) else "full") + "_attention" for layer in layers],
+        "layer_types": [
+            ("sliding" if getattr(layer.mixer, "window", None) else "full") + "_attention" for layer in layers
+        ],
         "attn_implementation": attention,
     }
     config = getattr(transformers, "Gemma2Config" if family == "Gemma2" else "Gemma3TextConfig")(**options)

@@ -129,8 +129,12 @@ class Contender:
 
     def kept_bytes(self) -> int:
         """Weights and optimizer state: what stays between steps."""
-        states = [t for state in self.optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
-        return sum(t.numel() * t.element_size() for t in [*self.model.parameters(), *self.model.buffers(), *states])
+        states = [
+            t for state in self.optimizer.state.values() for t in state.values() if isinstance(t, Tensor)
+        ]
+        return sum(
+            t.numel() * t.element_size() for t in [*self.model.parameters(), *self.model.buffers(), *states]
+        )
 
     def peak(self, other: Contender | None) -> int:
         """Most bytes held in a step, without what the ``other`` one keeps meanwhile."""
@@ -199,7 +203,9 @@ def _against(bench: TrainingBench, tokens: int, peer: str) -> TrainingRow | Skip
         theirs.step()
     except torch.OutOfMemoryError as error:
         return Skipped(name=name, reason=f"the peer is out of memory: {_line(error)}")
-    except Exception as error:  # whatever stops a peer (a package, a kernel, another version) must not stop the others
+    except (
+        Exception
+    ) as error:  # whatever stops a peer (a package, a kernel, another version) must not stop the others
         return Skipped(name=name, reason=f"the peer cannot run: {type(error).__name__}: {_line(error)}")
     try:
         return _timed(bench, tokens, ours, peer, theirs)

@@ -69,11 +69,18 @@ def time_group(bench: OpsBench, group: Group, roof: Roof, *, backward: bool) -> 
         _hold_to_definition(name, group, backward)
         calls = {who: prepare(*contender) for who, contender in group.contenders.items()}
         sizes = {"bytes_moved": group.bytes_moved[backward], "flops": group.flops * (3 if backward else 1)}
-        yield from measure_cold(name, group.shape, calls, **sizes, roof=roof, rounds=bench.rounds, device=bench.device)
+        yield from measure_cold(
+            name, group.shape, calls, **sizes, roof=roof, rounds=bench.rounds, device=bench.device
+        )
     except GateError:
         raise
-    except Exception as error:  # a kernel of ours that cannot run is a finding, and the other groups are still wanted
-        yield Skipped(name=f"{name}, {group.shape}", reason=f"ours cannot run: {type(error).__name__}: {first_line(error)}")
+    except (
+        Exception
+    ) as error:  # a kernel of ours that cannot run is a finding, and the other groups are still wanted
+        yield Skipped(
+            name=f"{name}, {group.shape}",
+            reason=f"ours cannot run: {type(error).__name__}: {first_line(error)}",
+        )
 
 
 def _without_gradients(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Call:

@@ -27,11 +27,15 @@ def images() -> Iterator[Row]:
         size = {"image": [side, side], "channels": 3, "patch": PATCH}
         tokens = (side // PATCH) ** 2
         m2 = recipe("m2_vit", size).model(M2_VIT, vocabulary=CLASSES, max_tokens=tokens)
-        vit = recipe("vit", {**size, "head_width": 32, "pool": "mean"}).model(VIT, vocabulary=CLASSES, max_tokens=tokens)
+        vit = recipe("vit", {**size, "head_width": 32, "pool": "mean"}).model(
+            VIT, vocabulary=CLASSES, max_tokens=tokens
+        )
         shape = f"B {batch}, {side} x {side}, {tokens} patches"
         with torch.no_grad():
             yield measure("m2_vit forward", shape, partial(m2.eval(), x), "vit", partial(vit.eval(), x))
-        yield measure("m2_vit training step", shape, _step(m2.train(), x, labels), "vit", _step(vit.train(), x, labels))
+        yield measure(
+            "m2_vit training step", shape, _step(m2.train(), x, labels), "vit", _step(vit.train(), x, labels)
+        )
 
 
 def _step(model: nn.Module, x: Tensor, labels: Tensor) -> Call:

@@ -25,7 +25,9 @@ def layers(bench: OpsBench) -> Iterator[Group]:
         mixer = M2MixerConfig(width=d, max_tokens=tokens).build()
         unit = BlockDiagonalGLUConfig(width=d, ffn_width=f, blocks=bench.blocks).build()
         m2 = PreNormLayer(d, mixer, unit).to(bench.device)
-        attention = PreNormLayer(d, PlainAttention(d), GeGLUConfig(width=d, ffn_width=f).build()).to(bench.device)
+        attention = PreNormLayer(d, PlainAttention(d), GeGLUConfig(width=d, ffn_width=f).build()).to(
+            bench.device
+        )
         plain = deepcopy(m2)
         flops = len(x) * (mixer.flops(tokens) + unit.flops(tokens))
         yield Group(

@@ -23,7 +23,13 @@ from torch import Tensor, nn
 from arch_lab.bench.pages import can_switch, on_small_pages
 from arch_lab.bench.protocol import Row, measure, step_of
 from arch_lab.bench.released_style import ReleasedGLU, ReleasedMixer, block_diagonal, whole_tensor_convolution
-from blocks import BlockDiagonalGLUConfig, BlockDiagonalLinearConfig, GeGLUConfig, M2MixerConfig, RMSNormConfig
+from blocks import (
+    BlockDiagonalGLUConfig,
+    BlockDiagonalLinearConfig,
+    GeGLUConfig,
+    M2MixerConfig,
+    RMSNormConfig,
+)
 from blocks.convolution.fft import causal_convolution
 from blocks.convolution.online import OnlineKernel, empty_state, extend
 from blocks.monarch.block_diagonal import BlockDiagonalLinear
@@ -80,13 +86,26 @@ def _both_pages(*peers: tuple[str, Callable[[], object]]) -> Peers:
 
 
 def _measure(
-    name: str, shape: str, ours: Callable[[], object], peers: Mapping[str, Callable[[], object]], *, same: str = "", repeats: int = 9
+    name: str,
+    shape: str,
+    ours: Callable[[], object],
+    peers: Mapping[str, Callable[[], object]],
+    *,
+    same: str = "",
+    repeats: int = 9,
 ) -> Iterator[Row]:
     """One row a peer; those whose name begins with ``same`` ("all": every one) must give the same tensor."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for peer, theirs in peers.items():
         yield measure(
-            name, shape, ours, peer, theirs, same=same == "all" or (bool(same) and peer.startswith(same)), repeats=repeats, clock=clock
+            name,
+            shape,
+            ours,
+            peer,
+            theirs,
+            same=same == "all" or (bool(same) and peer.startswith(same)),
+            repeats=repeats,
+            clock=clock,
         )
 
 
@@ -111,9 +130,14 @@ def _linear() -> Iterator[Row]:
     tokens, width = 4096, 768
     x = torch.randn(tokens, width)
     ours = BlockDiagonalLinear(BlockDiagonalLinearConfig(in_features=width, out_features=width, blocks=4))
-    peers = {"dense linear": partial(nn.Linear(width, width), x), "released style": partial(block_diagonal, ours, x)}
+    peers = {
+        "dense linear": partial(nn.Linear(width, width), x),
+        "released style": partial(block_diagonal, ours, x),
+    }
     shape = f"{tokens} x {width} -> {width}, 4 blocks"
-    yield from _measure("block-diagonal linear", shape, partial(ours, x), peers, same="released style", repeats=15)
+    yield from _measure(
+        "block-diagonal linear", shape, partial(ours, x), peers, same="released style", repeats=15
+    )
 
 
 @torch.no_grad()
@@ -122,7 +146,9 @@ def _mixer() -> Iterator[Row]:
         x = torch.randn(batch, tokens, WIDTH)
         m2 = M2MixerConfig(width=WIDTH, max_tokens=tokens).build()
         released = ReleasedMixer(m2)  # type: ignore[arg-type]
-        peers: Peers = {"causal SDPA mixer": partial(PlainAttention(WIDTH), x)} | _both_pages(("released style", partial(released, x)))
+        peers: Peers = {"causal SDPA mixer": partial(PlainAttention(WIDTH), x)} | _both_pages(
+            ("released style", partial(released, x))
+        )
         shape = f"B {batch}, T {tokens}, D {WIDTH}"
         yield from _measure("m2_mixer forward", shape, partial(m2, x), peers, same="released style")
 
@@ -134,9 +160,13 @@ def _layer() -> Iterator[Row]:
         mixer = M2MixerConfig(width=WIDTH, max_tokens=tokens).build()
         glu = BlockDiagonalGLUConfig(width=WIDTH, ffn_width=ffn_width, blocks=4).build()
         ours = PreNormLayer(WIDTH, mixer, glu)
-        dense = PreNormLayer(WIDTH, PlainAttention(WIDTH), GeGLUConfig(width=WIDTH, ffn_width=ffn_width).build())
+        dense = PreNormLayer(
+            WIDTH, PlainAttention(WIDTH), GeGLUConfig(width=WIDTH, ffn_width=ffn_width).build()
+        )
         released = PreNormLayer(WIDTH, ReleasedMixer(mixer), ReleasedGLU(glu))  # type: ignore[arg-type]
-        peers: Peers = {"attention + dense GeGLU layer": step_of(dense, x)} | _both_pages(("released style", step_of(released, x)))
+        peers: Peers = {"attention + dense GeGLU layer": step_of(dense, x)} | _both_pages(
+            ("released style", step_of(released, x))
+        )
         shape = f"B {batch}, T {tokens}, D {WIDTH}, 4 blocks"
         yield from _measure("layer forward+backward", shape, step_of(ours, x), peers, repeats=7)
 
@@ -159,7 +189,16 @@ def _generation() -> Iterator[Row]:
     def naive() -> Tensor:
         # the history as it lies, the kernel reversed once: the cheapest way to sum products of both
         steps = range(prompt, tokens)
-        return torch.cat([(u[..., : t + 1] * reverse[:, tokens - t - 1 :]).sum(-1, keepdim=True) for t in steps], dim=-1)
+        return torch.cat(
+            [(u[..., : t + 1] * reverse[:, tokens - t - 1 :]).sum(-1, keepdim=True) for t in steps], dim=-1
+        )
 
     shape = f"B 1, D {WIDTH}, tokens {prompt} to {tokens}"
-    yield from _measure("streaming generation", shape, online, {"naive history sum": naive}, same="naive history sum", repeats=5)
+    yield from _measure(
+        "streaming generation",
+        shape,
+        online,
+        {"naive history sum": naive},
+        same="naive history sum",
+        repeats=5,
+    )

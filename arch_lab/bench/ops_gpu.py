@@ -55,7 +55,9 @@ def op_rows(bench: OpsBench) -> Iterator[ColdRow | Skipped]:
 def fft_path(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor) -> Tensor:
     """What one writes without a kernel: depth-wise convolution, gates, one real transform of everything in float32 (float64 kept)."""
     tokens, d = z.shape[-1], len(kernel)
-    c = F.conv1d(z.transpose(0, 1), short_weight[:, None], short_bias, padding=SHORT_TAPS - 1, groups=3 * d)[..., :tokens]
+    c = F.conv1d(z.transpose(0, 1), short_weight[:, None], short_bias, padding=SHORT_TAPS - 1, groups=3 * d)[
+        ..., :tokens
+    ]
     before, after, value = c.chunk(3, dim=1)
     wide = torch.promote_types(z.dtype, torch.float32)
     u, n = (before * value).to(wide), 2 * tokens
@@ -75,7 +77,11 @@ def convolutions(bench: OpsBench) -> Iterator[Group]:
         yield Group(
             name="gated causal convolution",
             shape=f"B {b}, D {d}, T {tokens}",
-            contenders={"ours": (gated_causal_conv, inputs), "torch.fft": peer, **bench.compile("torch.fft", peer)},
+            contenders={
+                "ours": (gated_causal_conv, inputs),
+                "torch.fft": peer,
+                **bench.compile("torch.fft", peer),
+            },
             definition=fft_path,
             # reads three, writes one; backward reads those three and the gradient, and writes three
             bytes_moved=(4 * BYTES * elements, (4 + 7) * BYTES * elements),
@@ -97,7 +103,11 @@ def bmm_and_permutes(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
 def products(bench: OpsBench) -> Iterator[Group]:
     for b in bench.monarch_blocks:
         n = b * b
-        x, first, second = bench.randn(bench.rows, n), bench.randn(b, b, b, scale=b**-0.5), bench.randn(b, b, b, scale=b**-0.5)
+        x, first, second = (
+            bench.randn(bench.rows, n),
+            bench.randn(b, b, b, scale=b**-0.5),
+            bench.randn(b, b, b, scale=b**-0.5),
+        )
         peer: Contender = (bmm_and_permutes, (x, first, second))
         yield Group(
             name="Monarch product",
@@ -120,7 +130,9 @@ def products(bench: OpsBench) -> Iterator[Group]:
 
 def bmm_linear(x: Tensor, weight: Tensor) -> Tensor:
     """Strided views, one batched GEMM, the copy that puts the blocks side by side."""
-    return rearrange(torch.bmm(rearrange(x, "m (k p) -> k m p", k=len(weight)), weight.mT), "k m q -> m (k q)")
+    return rearrange(
+        torch.bmm(rearrange(x, "m (k p) -> k m p", k=len(weight)), weight.mT), "k m q -> m (k q)"
+    )
 
 
 def bmm_unit(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
@@ -141,13 +153,24 @@ def units(bench: OpsBench) -> Iterator[Group]:
     k = bench.blocks
     for d in bench.glu_widths:
         f, x = 4 * d, bench.randn(bench.rows, d)
-        up, down = bench.randn(k, 2 * f // k, d // k, scale=(k / d) ** 0.5), bench.randn(k, d // k, f // k, scale=(k / f) ** 0.5)
+        up, down = (
+            bench.randn(k, 2 * f // k, d // k, scale=(k / d) ** 0.5),
+            bench.randn(k, d // k, f // k, scale=(k / f) ** 0.5),
+        )
         peer: Contender = (bmm_unit, (x, up, down))
-        dense: Contender = (dense_unit, (x, bench.randn(2 * f, d, scale=d**-0.5), bench.randn(d, f, scale=f**-0.5)))
+        dense: Contender = (
+            dense_unit,
+            (x, bench.randn(2 * f, d, scale=d**-0.5), bench.randn(d, f, scale=f**-0.5)),
+        )
         yield Group(
             name="block-diagonal GLU",
             shape=f"M {bench.rows}, {d} -> {f} -> {d}, {k} blocks",
-            contenders={"ours": (block_diagonal_glu, peer[1]), "bmm": peer, **bench.compile("bmm", peer), "dense GeGLU": dense},
+            contenders={
+                "ours": (block_diagonal_glu, peer[1]),
+                "bmm": peer,
+                **bench.compile("bmm", peer),
+                "dense GeGLU": dense,
+            },
             definition=bmm_unit,
             bytes_moved=(2 * BYTES * bench.rows * d, 5 * BYTES * bench.rows * d),
             flops=6 * bench.rows * d * f // k,

@@ -37,7 +37,9 @@ class Row:
     ratio: float
     ratio_low: float
     ratio_high: float
-    peak_bytes: dict[int, int] | None = None  # number of tokens -> most memory ours held beyond its inputs, where memory is the point
+    peak_bytes: dict[int, int] | None = (
+        None  # number of tokens -> most memory ours held beyond its inputs, where memory is the point
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,9 @@ def whole_tensor_convolution(u: Tensor, k: Tensor) -> Tensor:
     """u (B, D, T), k (D, T): one transform of all channels and sequences at 2T points, the scale folded into the kernel's."""
     tokens = u.shape[-1]
     spectrum = torch.fft.rfft(k, n=2 * tokens) / (2 * tokens)
-    return torch.fft.irfft(torch.fft.rfft(u, n=2 * tokens) * spectrum, n=2 * tokens, norm="forward")[..., :tokens]
+    return torch.fft.irfft(torch.fft.rfft(u, n=2 * tokens) * spectrum, n=2 * tokens, norm="forward")[
+        ..., :tokens
+    ]
 
 
 class _BlockDiagonal(torch.autograd.Function):
@@ -34,7 +36,9 @@ class _BlockDiagonal(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         k, q, p = weight.shape
         out = x.new_empty((len(x), k, q)).transpose(0, 1)
-        return torch.bmm(x.view(-1, k, p).transpose(0, 1), weight.mT, out=out).transpose(0, 1).reshape(-1, k * q)
+        return (
+            torch.bmm(x.view(-1, k, p).transpose(0, 1), weight.mT, out=out).transpose(0, 1).reshape(-1, k * q)
+        )
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor]:

@@ -46,7 +46,14 @@ def convolution() -> Iterator[Row]:
             return torch.fft.irfft(torch.fft.rfft(u, n=2 * n) * torch.fft.rfft(k, n=2 * n), n=2 * n)[..., :n]
 
         shape = f"B {len(u)}, D 256, T {tokens}"
-        yield measure("causal_convolution", shape, partial(causal_convolution, u, k), "whole-tensor rfft", whole, same=True)
+        yield measure(
+            "causal_convolution",
+            shape,
+            partial(causal_convolution, u, k),
+            "whole-tensor rfft",
+            whole,
+            same=True,
+        )
 
 
 def mixer() -> Iterator[Row]:
@@ -58,8 +65,12 @@ def mixer() -> Iterator[Row]:
         attention = Gemma3AttentionConfig(width=width, heads=4, kv_heads=1, head_width=64).build()
         shape = f"B {len(x)}, T {tokens}, D {width}"
         with torch.no_grad():
-            yield measure("m2_mixer forward", shape, partial(m2, x), "causal SDPA mixer", partial(attention, x))
-        yield measure("m2_mixer forward+backward", shape, step_of(m2, x), "causal SDPA mixer", step_of(attention, x))
+            yield measure(
+                "m2_mixer forward", shape, partial(m2, x), "causal SDPA mixer", partial(attention, x)
+            )
+        yield measure(
+            "m2_mixer forward+backward", shape, step_of(m2, x), "causal SDPA mixer", step_of(attention, x)
+        )
 
 
 SUITES: dict[str, Callable[[], Iterator[Row | Skipped]]] = {

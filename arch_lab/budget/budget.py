@@ -37,21 +37,37 @@ class Budget(Config):
     Raises: ConfigError when the axes leave the size or the length open, or contradict each other.
     """
 
-    params: Annotated[int | None, Bounds(minimum=1, maximum=10**13), Doc("Parameters of an arm, counted as match_on says.")] = None
-    train_flops: Annotated[
-        float | None, Bounds(above=0, maximum=1e30), Doc("FLOPs of one training run, 3 times those of the forward passes.")
+    params: Annotated[
+        int | None, Bounds(minimum=1, maximum=10**13), Doc("Parameters of an arm, counted as match_on says.")
     ] = None
-    tokens: Annotated[int | None, Bounds(minimum=1, maximum=10**16), Doc("Training tokens of one run.")] = None
-    flops_per_token: Annotated[float | None, Bounds(above=0, maximum=1e20), Doc("Training FLOPs per token.")] = None
-    seconds: Annotated[float | None, Bounds(above=0, maximum=1e9), Doc("Seconds of one run spent in training steps.")] = None
+    train_flops: Annotated[
+        float | None,
+        Bounds(above=0, maximum=1e30),
+        Doc("FLOPs of one training run, 3 times those of the forward passes."),
+    ] = None
+    tokens: Annotated[int | None, Bounds(minimum=1, maximum=10**16), Doc("Training tokens of one run.")] = (
+        None
+    )
+    flops_per_token: Annotated[
+        float | None, Bounds(above=0, maximum=1e20), Doc("Training FLOPs per token.")
+    ] = None
+    seconds: Annotated[
+        float | None, Bounds(above=0, maximum=1e9), Doc("Seconds of one run spent in training steps.")
+    ] = None
     match_on: Annotated[MatchOn, Doc("Which parameters are held equal.")] = "body+head"
-    tolerance: Annotated[float, Bounds(above=0, maximum=0.1), Doc("Relative deviation from the budget that an arm may have.")] = 0.01
-    allow_unmatched: Annotated[bool, Doc("Run even if an arm misses the budget; the report then shows a red banner.")] = False
+    tolerance: Annotated[
+        float, Bounds(above=0, maximum=0.1), Doc("Relative deviation from the budget that an arm may have.")
+    ] = 0.01
+    allow_unmatched: Annotated[
+        bool, Doc("Run even if an arm misses the budget; the report then shows a red banner.")
+    ] = False
 
     def __post_init__(self) -> None:
         length = [axis for axis in LENGTH if axis in self.axes]
         if not length:
-            raise ConfigError("budget: the training length is missing; add one of train_flops, tokens, seconds")
+            raise ConfigError(
+                "budget: the training length is missing; add one of train_flops, tokens, seconds"
+            )
         if "seconds" in length and len(length) > 1:
             raise ConfigError(
                 f"budget: seconds cannot be combined with {length[0]}, "
@@ -98,5 +114,12 @@ class Budget(Config):
 
     def to_json(self) -> dict[str, Any]:
         """As plans and study.json hold it: the default pair's keys always, other axes when given."""
-        plain: dict[str, Any] = {"params": self.params, "train_flops": self.train_flops, "tokens": self.tokens, "match_on": self.match_on}
-        return plain | {axis: self.target(axis) for axis in ("flops_per_token", "seconds") if axis in self.axes}
+        plain: dict[str, Any] = {
+            "params": self.params,
+            "train_flops": self.train_flops,
+            "tokens": self.tokens,
+            "match_on": self.match_on,
+        }
+        return plain | {
+            axis: self.target(axis) for axis in ("flops_per_token", "seconds") if axis in self.axes
+        }

@@ -39,14 +39,26 @@ def check(arms: Sequence[dict[str, Any]], budget: Budget) -> list[Miss]:
     for arm in arms:
         for axis, deviation in arm["deviation"].items():
             if abs(deviation) > budget.tolerance:
-                misses.append(Miss(arm=arm["name"], axis=axis, deviation=deviation, text=_blame(arm, axis, deviation, "the budget")))
+                misses.append(
+                    Miss(
+                        arm=arm["name"],
+                        axis=axis,
+                        deviation=deviation,
+                        text=_blame(arm, axis, deviation, "the budget"),
+                    )
+                )
     for i, a in enumerate(arms):
         for b in arms[i + 1 :]:
             for axis in a["deviation"]:
                 difference = (1 + b["deviation"][axis]) / (1 + a["deviation"][axis]) - 1
                 if abs(difference) > budget.tolerance:
                     misses.append(
-                        Miss(arm=b["name"], axis=axis, deviation=difference, text=_blame(b, axis, difference, f"arm {a['name']!r}"))
+                        Miss(
+                            arm=b["name"],
+                            axis=axis,
+                            deviation=difference,
+                            text=_blame(b, axis, difference, f"arm {a['name']!r}"),
+                        )
                     )
     return sorted(misses, key=lambda m: -abs(m.deviation))
 
@@ -65,7 +77,10 @@ def refuse(arms: Sequence[dict[str, Any]], budget: Budget) -> None:
 
 def _blame(arm: dict[str, Any], axis: str, deviation: float, against: str) -> str:
     key = "parameters" if axis == "params" else "flops_per_token"
-    largest = max((c for c in arm["components"] if axis != "params" or not c["name"].startswith("embedding")), key=lambda c: c[key])
+    largest = max(
+        (c for c in arm["components"] if axis != "params" or not c["name"].startswith("embedding")),
+        key=lambda c: c[key],
+    )
     total = sum(c[key] for c in arm["components"])
     share = f"{largest['name']} ({largest[key] / total:.0%} of the {key})"
     return f"arm {arm['name']!r} is {deviation:+.2%} off {against} on {axis}; its largest part is {share}"

@@ -38,7 +38,11 @@ def _refusal(search: Search) -> str:
     """Why no shape of the lattice can be built. Raises: ConfigError from the recipe itself."""
     width = multiple((search.scale * search.recipe.aspect / 12) ** (1 / 3), search.recipe.width_multiple)
     ffn_width = multiple(search.recipe.ffn_ratio * width, search.recipe.ffn_multiple)
-    search.recipe.config(Shape(width=width, depth=1, ffn_width=ffn_width), vocabulary=search.vocabulary, max_tokens=search.tokens)
+    search.recipe.config(
+        Shape(width=width, depth=1, ffn_width=ffn_width),
+        vocabulary=search.vocabulary,
+        max_tokens=search.tokens,
+    )
     return f"width {width} would fit the recipe but no width of the lattice does"
 
 
@@ -68,14 +72,19 @@ def _too_far(search: Search, nearest: list[Candidate]) -> str:
 
 def _shorter(search: Search) -> str:
     """The longest halved sequence length at which the budget is met, in words."""
-    halvings = _first(lambda k: _turned(search, tokens=search.tokens >> k), (search.tokens // SHORTEST).bit_length() - 1)
+    halvings = _first(
+        lambda k: _turned(search, tokens=search.tokens >> k), (search.tokens // SHORTEST).bit_length() - 1
+    )
     return f"training.sequence_length {search.tokens} -> {search.tokens >> halvings}" if halvings else ""
 
 
 def _fewer(search: Search) -> str:
     if search.recipe.image_size is not None:
         return ""  # rows are classes, which nobody may turn
-    halvings = _first(lambda k: _turned(search, vocabulary=search.vocabulary >> k), max(0, search.vocabulary.bit_length() - 6))
+    halvings = _first(
+        lambda k: _turned(search, vocabulary=search.vocabulary >> k),
+        max(0, search.vocabulary.bit_length() - 6),
+    )
     return f"vocabulary {search.vocabulary} -> {search.vocabulary >> halvings}" if halvings else ""
 
 
@@ -124,7 +133,13 @@ def _conflict(search: Search, counted: list[Candidate], everyone: Sequence[Searc
     off = nearest.flops_per_token / target - 1
     low, high = min(c.flops_per_token for c in counted), max(c.flops_per_token for c in counted)
     dials = [
-        d for d in (_hidden(search, nearest.shape), _longer(search, nearest.shape, everyone), _rows(search, nearest.shape, everyone)) if d
+        d
+        for d in (
+            _hidden(search, nearest.shape),
+            _longer(search, nearest.shape, everyone),
+            _rows(search, nearest.shape, everyone),
+        )
+        if d
     ]
     common = _common(everyone, target)
     dials.append(
@@ -149,17 +164,25 @@ def _reach(search: Search) -> list[Candidate]:
     shapes = [g for g in relaxed.guesses() if g[2] <= tolerance]
     return [
         c
-        for c in (relaxed.exact(Shape(width=s[0], depth=s[1], ffn_width=s[2])) for _, s, _ in _thinned(shapes))
+        for c in (
+            relaxed.exact(Shape(width=s[0], depth=s[1], ffn_width=s[2])) for _, s, _ in _thinned(shapes)
+        )
         if c and c.worst <= tolerance
     ]
 
 
-def _thinned(shapes: list[tuple[float, tuple[int, int, int], float]]) -> list[tuple[float, tuple[int, int, int], float]]:
+def _thinned(
+    shapes: list[tuple[float, tuple[int, int, int], float]],
+) -> list[tuple[float, tuple[int, int, int], float]]:
     """The shallowest and the deepest of every width: FLOPs at equal parameters run from one to the other."""
     ends: dict[int, list[tuple[float, tuple[int, int, int], float]]] = {}
     for guess in sorted(shapes, key=lambda g: g[1][1]):
         ends.setdefault(guess[1][0], []).append(guess)
-    return [g for of_width in ends.values() for g in {id(of_width[0]): of_width[0], id(of_width[-1]): of_width[-1]}.values()]
+    return [
+        g
+        for of_width in ends.values()
+        for g in {id(of_width[0]): of_width[0], id(of_width[-1]): of_width[-1]}.values()
+    ]
 
 
 def _hidden(search: Search, shape: Shape) -> str:
@@ -170,7 +193,9 @@ def _hidden(search: Search, shape: Shape) -> str:
     if wide is None or current is None:
         return ""
     slope = (wide.flops_per_token - current.flops_per_token) / (64 * step)
-    ffn = multiple(shape.ffn_width + (search.targets["flops_per_token"] - current.flops_per_token) / slope, step)
+    ffn = multiple(
+        shape.ffn_width + (search.targets["flops_per_token"] - current.flops_per_token) / slope, step
+    )
     adjusted = search.exact(replace(shape, ffn_width=ffn))
     if adjusted is None or abs(adjusted.deviations["flops_per_token"]) > search.budget.tolerance:
         return ""
@@ -186,7 +211,11 @@ def _longer(search: Search, shape: Shape, everyone: Sequence[Search]) -> str:
         return candidate.flops_per_token if candidate else 0.0
 
     tokens = _bisect(flops, search.targets["flops_per_token"], SHORTEST, LONGEST, step)
-    if tokens is None or tokens == search.tokens or not all(_turned(s, tokens=tokens).found() for s in everyone):
+    if (
+        tokens is None
+        or tokens == search.tokens
+        or not all(_turned(s, tokens=tokens).found() for s in everyone)
+    ):
         return ""
     return f"training.sequence_length {search.tokens} -> {tokens}"
 
@@ -201,7 +230,11 @@ def _rows(search: Search, shape: Shape, everyone: Sequence[Search]) -> str:
         return candidate.flops_per_token if candidate else 0.0
 
     rows = _bisect(flops, search.targets["flops_per_token"], 64, 2**20, 1)
-    if rows is None or rows == search.vocabulary or not all(_turned(s, vocabulary=rows).found() for s in everyone):
+    if (
+        rows is None
+        or rows == search.vocabulary
+        or not all(_turned(s, vocabulary=rows).found() for s in everyone)
+    ):
         return ""
     return f"vocabulary {search.vocabulary} -> {rows}"
 
@@ -214,9 +247,14 @@ def _common(everyone: Sequence[Search], target: float) -> float | None:
     low, high = max(map(min, reach)), min(map(max, reach))
     # the ends of the common range, and what some arm costs inside it: between two costs a lattice may have a
     # gap
-    values = sorted({low, high, *(v for of_arm in reach for v in of_arm if low <= v <= high)}, key=lambda v: abs(v - target))
+    values = sorted(
+        {low, high, *(v for of_arm in reach for v in of_arm if low <= v <= high)},
+        key=lambda v: abs(v - target),
+    )
     for value in values[:TRIED] if low <= high else ():
-        budget = _plain(everyone[0].budget, params=everyone[0].budget.params, flops_per_token=float(f"{value:.6g}"))
+        budget = _plain(
+            everyone[0].budget, params=everyone[0].budget.params, flops_per_token=float(f"{value:.6g}")
+        )
         if all(Search(s.recipe, budget, s.vocabulary, s.tokens, s.batch).found() for s in everyone):
             return value
     return None
@@ -238,7 +276,9 @@ def _bisect(value: Callable[[int], float], target: float, low: int, high: int, s
 
 
 def _turned(search: Search, *, tokens: int | None = None, vocabulary: int | None = None) -> Search:
-    return Search(search.recipe, search.budget, vocabulary or search.vocabulary, tokens or search.tokens, search.batch)
+    return Search(
+        search.recipe, search.budget, vocabulary or search.vocabulary, tokens or search.tokens, search.batch
+    )
 
 
 def _with_axes(search: Search, axes: tuple[str, ...]) -> Search:
@@ -248,7 +288,14 @@ def _with_axes(search: Search, axes: tuple[str, ...]) -> Search:
 
 def _plain(budget: Budget, **size: float | None) -> Budget:
     """The same rules with these axes of size alone; the length is immaterial to a shape."""
-    axes = {"params": None, "flops_per_token": None, "train_flops": None, "tokens": 1, "seconds": None, **size}
+    axes = {
+        "params": None,
+        "flops_per_token": None,
+        "train_flops": None,
+        "tokens": 1,
+        "seconds": None,
+        **size,
+    }
     return replace(budget, **axes)  # type: ignore[arg-type]
 
 

@@ -58,7 +58,9 @@ def _recounted(arm: Mapping[str, Any], study: Mapping[str, Any]) -> dict[str, An
     return {"tokens": tokens, "train_flops": arm["flops_per_token"] * tokens}
 
 
-def _cut_short(results: Sequence[Mapping[str, Any]], arms: Sequence[Mapping[str, Any]], tolerance: float) -> list[Miss]:
+def _cut_short(
+    results: Sequence[Mapping[str, Any]], arms: Sequence[Mapping[str, Any]], tolerance: float
+) -> list[Miss]:
     planned = {arm["name"]: arm["tokens"] for arm in arms}
     misses = []
     for run in results:

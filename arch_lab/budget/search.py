@@ -48,7 +48,13 @@ class Search:
     def __init__(self, recipe: Recipe, budget: Budget, vocabulary: int, tokens: int, batch: int) -> None:
         if recipe.kind == "encoder_decoder":  # its rows are split in two: no one cost of a token to solve for
             require_kind(recipe, "decoder", "budget: ")
-        self.recipe, self.budget, self.vocabulary, self.tokens, self.batch = recipe, budget, vocabulary, tokens, batch
+        self.recipe, self.budget, self.vocabulary, self.tokens, self.batch = (
+            recipe,
+            budget,
+            vocabulary,
+            tokens,
+            batch,
+        )
         self.targets = budget.size_targets
         # parameters the penalty and the first guess at a width go by: 6 FLOPs a parameter where only FLOPs
         # are given
@@ -81,7 +87,12 @@ class Search:
         first = next(iter(deviations.values()))
         penalty = self.penalty((shape.width, shape.depth, shape.ffn_width), first)
         return Candidate(
-            shape=shape, parameters=size.parameters, deviation=first, penalty=penalty, flops_per_token=flops, deviations=deviations
+            shape=shape,
+            parameters=size.parameters,
+            deviation=first,
+            penalty=penalty,
+            flops_per_token=flops,
+            deviations=deviations,
         )
 
     def penalty(self, shape: tuple[int, int, int], deviation: float) -> float:
@@ -128,7 +139,9 @@ class Search:
         # a large table counts in the total and in the head's FLOPs: only narrow models may be left room for
         table = self.budget.match_on == "total" or "flops_per_token" in self.targets
         low = 0 if table else guess / 5
-        widths = lattice(low, guess * 5, self.recipe.width_multiple, parts=64 if len(self.targets) > 1 else 16)
+        widths = lattice(
+            low, guess * 5, self.recipe.width_multiple, parts=64 if len(self.targets) > 1 else 16
+        )
         return [g for width in widths for g in self._at_width(width)]
 
     def _values(self, parameters: dict[str, int], cost: Cost) -> list[float]:
@@ -144,7 +157,10 @@ class Search:
     def _at_width(self, width: int) -> list[tuple[float, tuple[int, int, int], float]]:
         step = self.recipe.ffn_multiple * max(1, round(width / 512))
         low, high = multiple(RATIO_RANGE[0] * width, step), multiple(RATIO_RANGE[1] * width, step)
-        narrow, wide = self.config(Shape(width=width, depth=1, ffn_width=low)), self.config(Shape(width=width, depth=1, ffn_width=high))
+        narrow, wide = (
+            self.config(Shape(width=width, depth=1, ffn_width=low)),
+            self.config(Shape(width=width, depth=1, ffn_width=high)),
+        )
         if narrow is None or wide is None:
             return []
         axes, targets = range(len(self.targets)), list(self.targets.values())
@@ -162,14 +178,19 @@ class Search:
         # layers of one pattern differ in FLOPs, in parameters only where the recipe says so
         if own_end or self.recipe.mixed or len(targets) > 1 or "params" not in self.targets:
             deep = self.config(Shape(width=width, depth=deepest, ffn_width=low))
-            layers = [self._layer(measure_layer(values, positions)) for values in deep.layers] if deep else layers
+            layers = (
+                [self._layer(measure_layer(values, positions)) for values in deep.layers] if deep else layers
+            )
         guesses, inner = [], ends
         for depth, values in enumerate(layers, start=1):
             sums = [s + v for s, v in zip(inner, layer if own_end else values, strict=True)]
             inner = [s + v for s, v in zip(inner, values, strict=True)]
             hidden = (targets[0] - sums[0]) / depth / slope[0] + low if slope[0] else float(low)
             middle = multiple(hidden, step)
-            for ffn in {min(high, max(low, f)) for f in ((middle - step, middle, middle + step) if len(targets) > 1 else (middle,))}:
+            for ffn in {
+                min(high, max(low, f))
+                for f in ((middle - step, middle, middle + step) if len(targets) > 1 else (middle,))
+            }:
                 deviations = [(sums[a] + depth * slope[a] * (ffn - low)) / targets[a] - 1 for a in axes]
                 shape = (width, depth, ffn)
                 guesses.append((self.penalty(shape, deviations[0]), shape, max(map(abs, deviations))))

@@ -23,10 +23,15 @@ def solve(recipe: Recipe, budget: Budget, *, vocabulary: int, max_tokens: int, b
     ``max_tokens`` is the sequence length; ``batch`` spreads what is computed once per step (only FLOPs per token
     see it). Raises: BudgetError with the nearest reachable count when there is no such shape.
     """
-    return min(inside(recipe, budget, vocabulary=vocabulary, max_tokens=max_tokens, batch=batch), key=lambda c: c.penalty)
+    return min(
+        inside(recipe, budget, vocabulary=vocabulary, max_tokens=max_tokens, batch=batch),
+        key=lambda c: c.penalty,
+    )
 
 
-def solve_together(recipes: Sequence[Recipe], budget: Budget, *, vocabulary: int, max_tokens: int, batch: int = 1) -> list[Candidate]:
+def solve_together(
+    recipes: Sequence[Recipe], budget: Budget, *, vocabulary: int, max_tokens: int, batch: int = 1
+) -> list[Candidate]:
     """One shape per arm, of one width where that costs little in shape quality.
 
     Raises: BudgetError naming the arm that cannot meet the budget.
@@ -39,7 +44,10 @@ def solve_together(recipes: Sequence[Recipe], budget: Budget, *, vocabulary: int
     best_penalty = sum(c.penalty for c in best) + 1.0 if _spread(best) <= budget.tolerance else float("inf")
     for width in set.intersection(*({c.shape.width for c in shapes} for shapes in good)):
         # a few per arm are enough: matching totals is a tie-break among good shapes, not a goal against them
-        lists = [sorted((c for c in shapes if c.shape.width == width), key=lambda c: c.penalty)[:4] for shapes in good]
+        lists = [
+            sorted((c for c in shapes if c.shape.width == width), key=lambda c: c.penalty)[:4]
+            for shapes in good
+        ]
         for combination in product(*lists) if len(lists) <= 4 else [tuple(x[0] for x in lists)]:
             spread = _spread(combination)
             penalty = sum(c.penalty for c in combination) + 20 * spread
@@ -56,7 +64,12 @@ def _matched(good: Sequence[Sequence[Candidate]], tolerance: float) -> list[Cand
     for corner in product(*(sorted({c.deviations[a] for shapes in good for c in shapes}) for a in axes)):
         window = [(low - 1e-12, (1 + low) * (1 + tolerance) - 1) for low in corner]
         fits = [
-            [c for c in shapes if all(lo <= c.deviations[a] <= hi for a, (lo, hi) in zip(axes, window, strict=True))] for shapes in good
+            [
+                c
+                for c in shapes
+                if all(lo <= c.deviations[a] <= hi for a, (lo, hi) in zip(axes, window, strict=True))
+            ]
+            for shapes in good
         ]
         if all(fits):
             candidates = [min(shapes, key=lambda c: c.penalty) for shapes in fits]
@@ -68,10 +81,14 @@ def _matched(good: Sequence[Sequence[Candidate]], tolerance: float) -> list[Cand
 def _spread(arms: Sequence[Candidate]) -> float:
     """How far the arms are from each other on their worst axis, as the gate reckons it."""
     axes = list(arms[0].deviations)
-    return max((1 + max(c.deviations[a] for c in arms)) / (1 + min(c.deviations[a] for c in arms)) - 1 for a in axes)
+    return max(
+        (1 + max(c.deviations[a] for c in arms)) / (1 + min(c.deviations[a] for c in arms)) - 1 for a in axes
+    )
 
 
-def inside(recipe: Recipe, budget: Budget, *, vocabulary: int, max_tokens: int, batch: int = 1) -> list[Candidate]:
+def inside(
+    recipe: Recipe, budget: Budget, *, vocabulary: int, max_tokens: int, batch: int = 1
+) -> list[Candidate]:
     """Counted shapes within the tolerance, the most sensible first.
 
     Raises: BudgetError naming the nearest reachable count, what it is made of and what would reconcile the

@@ -57,9 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 128 + signal.SIGPIPE
         except KeyboardInterrupt as interrupt:
             # with the number of the signal, see arch_lab.signals
-            number = interrupt.args[0] if interrupt.args and isinstance(interrupt.args[0], int) else signal.SIGINT
+            number = (
+                interrupt.args[0] if interrupt.args and isinstance(interrupt.args[0], int) else signal.SIGINT
+            )
             word = "terminated" if number == signal.SIGTERM else "interrupted"
-            print(word + ("; the same command continues where it stopped" if _goes_on(arguments) else ""), file=sys.stderr)
+            print(
+                word + ("; the same command continues where it stopped" if _goes_on(arguments) else ""),
+                file=sys.stderr,
+            )
             return 128 + number
         except SystemExit as stop:
             return _exit_code(stop)
@@ -80,7 +85,9 @@ def _goes_on(arguments: list[str]) -> bool:
 def unchanged_globals() -> Iterator[None]:
     """Restore what a verb may set for its own run: import path, arguments, environment, signal handlers, torch's threads."""
     path, arguments, environment = list(sys.path), list(sys.argv), dict(os.environ)
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
+    numbers = [
+        getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
+    ]
     handlers = {number: signal.getsignal(number) for number in numbers}
     torch = sys.modules.get("torch")
     threads = torch.get_num_threads() if torch else 0
@@ -128,7 +135,9 @@ def dispatch(arguments: list[str]) -> int:
         return 0
     if verb not in VERBS:
         what = "option" if verb.startswith("-") else "command"
-        raise UsageError(f"unknown {what} {verb!r}{nearest(OTHER_NAMES.get(verb, verb), VERBS)} (arch-lab --help shows all)")
+        raise UsageError(
+            f"unknown {what} {verb!r}{nearest(OTHER_NAMES.get(verb, verb), VERBS)} (arch-lab --help shows all)"
+        )
     module = importlib.import_module(f"arch_lab.cli.{VERBS[verb].module}")
     return int(module.main(verb, rest) or 0)
 
@@ -136,9 +145,15 @@ def dispatch(arguments: list[str]) -> int:
 def overview() -> str:
     lines = ["Sequence architectures compared at equal parameters and equal training FLOPs.", "", USAGE, ""]
     lines += [f"  {name:<11}{verb.help}" for name, verb in VERBS.items()]
-    lines += ["", "  --version  print the version and the commit", "  --debug    show the traceback of a failure"]
+    lines += [
+        "",
+        "  --version  print the version and the commit",
+        "  --debug    show the traceback of a failure",
+    ]
     lines += ["", "exit codes:", *(f"  {code:<11}{meaning}" for code, meaning in EXIT_CODES.items())]
-    return "\n".join([*lines, "", "All verbs with examples: docs/commands.md. Tab completion: arch-lab completion --help"])
+    return "\n".join(
+        [*lines, "", "All verbs with examples: docs/commands.md. Tab completion: arch-lab completion --help"]
+    )
 
 
 if __name__ == "__main__":

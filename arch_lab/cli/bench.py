@@ -58,11 +58,20 @@ def main(verb: str, argv: list[str]) -> int:
         print(json.dumps(printed, indent=2))
         return 0
     cells = [
-        [r.name, r.shape, f"{r.ours_ms:.2f}", r.peer, f"{r.peer_ms:.2f}", f"{r.ratio:.2f} [{r.ratio_low:.2f}, {r.ratio_high:.2f}]"]
+        [
+            r.name,
+            r.shape,
+            f"{r.ours_ms:.2f}",
+            r.peer,
+            f"{r.peer_ms:.2f}",
+            f"{r.ratio:.2f} [{r.ratio_low:.2f}, {r.ratio_high:.2f}]",
+        ]
         for r in rows
     ]
     numeric = ["ours, ms", "peer, ms", "ratio [quartiles]"]
-    console().print(table(["what", "shape", "ours, ms", "peer", "peer, ms", "ratio [quartiles]"], cells, numeric=numeric))
+    console().print(
+        table(["what", "shape", "ours, ms", "peer", "peer, ms", "ratio [quartiles]"], cells, numeric=numeric)
+    )
     return 0
 
 
@@ -77,7 +86,10 @@ def markdown(rows: list[Row], skipped: list[Skipped]) -> str:
     for r in rows:
         extra = ["", ""]
         if isinstance(r, ColdRow):
-            extra = [f"{r.share_of_roof:.0%} of {r.roof}", f"{r.ours_peak_bytes / 2**20:.0f} / {r.peer_peak_bytes / 2**20:.0f} MiB"]
+            extra = [
+                f"{r.share_of_roof:.0%} of {r.roof}",
+                f"{r.ours_peak_bytes / 2**20:.0f} / {r.peer_peak_bytes / 2**20:.0f} MiB",
+            ]
         ratio = f"{r.ratio:.2f} [{r.ratio_low:.2f}, {r.ratio_high:.2f}]"
         cells = [r.name, r.shape, r.peer, f"{r.ours_ms:.3f}", f"{r.peer_ms:.3f}", ratio, *extra]
         lines.append("| " + " | ".join(cells) + " |")

@@ -9,8 +9,14 @@ from arch_lab.cli.verbs import parser
 
 def main(verb: str, argv: list[str]) -> int:
     p = parser(verb, "Blocks of installed packages (entry-point group arch_lab.blocks) are listed too.")
-    p.add_argument("--kind", metavar="KIND", help="only this kind: sequence_mixer, cross_mixer, channel_mixer, linear, …")
-    p.add_argument("--json", action="store_true", help="print a list of {name, kind, causal, source, complexity, summary}")
+    p.add_argument(
+        "--kind", metavar="KIND", help="only this kind: sequence_mixer, cross_mixer, channel_mixer, linear, …"
+    )
+    p.add_argument(
+        "--json",
+        action="store_true",
+        help="print a list of {name, kind, causal, source, complexity, summary}",
+    )
     given = p.parse_args(argv)
 
     from blocks.errors import ConfigError, did_you_mean
@@ -21,11 +27,17 @@ def main(verb: str, argv: list[str]) -> int:
     found = entries(given.kind)
     if given.json:
         keys = ("name", "kind", "causal", "source", "complexity", "summary")
-        print(json.dumps([{key: getattr(entry, key) for key in keys} for entry in found], indent=2, ensure_ascii=False))
+        print(
+            json.dumps(
+                [{key: getattr(entry, key) for key in keys} for entry in found], indent=2, ensure_ascii=False
+            )
+        )
         return 0
 
     from arch_lab.console import console, table
 
     rows = [[e.name, e.kind, "yes" if e.causal else "no", e.complexity, e.source] for e in found]
-    console().print(table(["block", "kind", "causal", "cost", "source"], rows, drop=("source", "causal", "cost")))
+    console().print(
+        table(["block", "kind", "causal", "cost", "source"], rows, drop=("source", "causal", "cost"))
+    )
     return 0

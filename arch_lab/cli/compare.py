@@ -38,22 +38,36 @@ def arguments(verb: str) -> Parser:
         default=[],
         help="change one key of the study: --set budget.params=2e6",
     )
-    p.add_argument("--data-root", metavar="DIR", help="folder that the study's relative data paths start from")
     p.add_argument(
-        "--threads", metavar="N", type=threads, help="CPU threads of each run (default: 1; for studies of tasks or speed: chosen by torch)"
+        "--data-root", metavar="DIR", help="folder that the study's relative data paths start from"
+    )
+    p.add_argument(
+        "--threads",
+        metavar="N",
+        type=threads,
+        help="CPU threads of each run (default: 1; for studies of tasks or speed: chosen by torch)",
     )
     p.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
     add_trust(p)
     if verb == "compare":
-        p.add_argument("--output", metavar="DIR", default="runs", help="folder results are written to (default: runs)")
+        p.add_argument(
+            "--output", metavar="DIR", default="runs", help="folder results are written to (default: runs)"
+        )
         p.add_argument(
             "--executor",
             metavar="NAME",
             help="where runs are trained: inline (one after the other), processes (several at a time), or auto (the default: "
             "processes on a CPU with more than one core)",
         )
-        p.add_argument("--workers", metavar="N", type=workers, help="runs trained at a time (default: as many as cores and memory allow)")
-        p.add_argument("--quiet", action="store_true", help="print only the verdict, without progress (for scripts)")
+        p.add_argument(
+            "--workers",
+            metavar="N",
+            type=workers,
+            help="runs trained at a time (default: as many as cores and memory allow)",
+        )
+        p.add_argument(
+            "--quiet", action="store_true", help="print only the verdict, without progress (for scripts)"
+        )
     return p
 
 
@@ -75,7 +89,9 @@ def main(verb: str, argv: list[str]) -> int:
     given = arguments(verb).parse_args(argv)
     for override in given.overrides:
         if not override.partition("=")[1] or override.startswith("="):
-            raise UsageError(f"--set: expected KEY=VALUE, got {override!r}; for example --set budget.params=2e6")
+            raise UsageError(
+                f"--set: expected KEY=VALUE, got {override!r}; for example --set budget.params=2e6"
+            )
     if given.list:
         return show_studies(as_json=given.json)
     if given.study is None:
@@ -88,7 +104,9 @@ def main(verb: str, argv: list[str]) -> int:
         print(f"{name}: loading torch and the experiment", file=sys.stderr, flush=True)
     from blocks.registry import trusting
 
-    with trusting(given.trust):  # for what the study starts from; modules that the study file names are its user's own
+    with trusting(
+        given.trust
+    ):  # for what the study starts from; modules that the study file names are its user's own
         return run_compare(given) if verb == "compare" else run_plan(given)
 
 
@@ -122,7 +140,13 @@ def run_plan(given: Namespace) -> int:
     from arch_lab.study.experiment import engine_named
 
     executor = default_executor()
-    result = plan(given.study, overrides=given.overrides, data_root=given.data_root, threads=given.threads, executor=executor)
+    result = plan(
+        given.study,
+        overrides=given.overrides,
+        data_root=given.data_root,
+        threads=given.threads,
+        executor=executor,
+    )
     if given.json:
         print(json.dumps(result, indent=2))
     else:
@@ -137,7 +161,12 @@ def show_studies(*, as_json: bool) -> int:
 
     studies = list_studies()
     if as_json:
-        print(json.dumps([{"name": name, "path": str(path), "summary": summary} for name, path, summary in studies], indent=2))
+        print(
+            json.dumps(
+                [{"name": name, "path": str(path), "summary": summary} for name, path, summary in studies],
+                indent=2,
+            )
+        )
     else:
         console().print(table(["study", "what it asks"], [[name, summary] for name, _, summary in studies]))
     return 0

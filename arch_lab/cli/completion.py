@@ -39,9 +39,14 @@ def main(verb: str, argv: list[str]) -> int:
     p.add_argument("shell", metavar="bash|zsh|fish", help="the shell the script is for")
     options = p.parse_args(argv)
     if options.shell not in SHELLS:
-        raise UsageError(f"completion: unknown shell {options.shell!r}{nearest(options.shell, SHELLS)} (bash, zsh or fish)")
+        raise UsageError(
+            f"completion: unknown shell {options.shell!r}{nearest(options.shell, SHELLS)} (bash, zsh or fish)"
+        )
     words = {name: [*_options(name), *_values(name)] for name in VERBS}
-    print(_fish(words) if options.shell == "fish" else (ZSH if options.shell == "zsh" else "") + _bash(words), end="")
+    print(
+        _fish(words) if options.shell == "fish" else (ZSH if options.shell == "zsh" else "") + _bash(words),
+        end="",
+    )
     return 0
 
 
@@ -69,7 +74,10 @@ def _bash(words: dict[str, list[str]]) -> str:
 
 
 def _fish(words: dict[str, list[str]]) -> str:
-    lines = ["complete -c arch-lab -n __fish_use_subcommand -l help", "complete -c arch-lab -n __fish_use_subcommand -l version"]
+    lines = [
+        "complete -c arch-lab -n __fish_use_subcommand -l help",
+        "complete -c arch-lab -n __fish_use_subcommand -l version",
+    ]
     for verb, known in words.items():
         text = VERBS[verb].help.replace("'", "\\'")
         lines.append(f"complete -c arch-lab -n __fish_use_subcommand -f -a {verb} -d '{text}'")

@@ -24,15 +24,33 @@ def main(verb: str, argv: list[str]) -> int:
     p.add_argument("source", metavar="SOURCE")
     p.add_argument("target", metavar="TARGET")
     formats = ("huggingface", "m2-bert")
-    p.add_argument("--from", dest="source_format", choices=formats, default="huggingface", help="format to read (default: huggingface)")
-    p.add_argument("--to", choices=("arch-lab", *formats), default="arch-lab", help="format to write (default: arch-lab)")
-    p.add_argument("--json", action="store_true", help="print {source, target, to, architecture, tensors, parameters, dtype}")
+    p.add_argument(
+        "--from",
+        dest="source_format",
+        choices=formats,
+        default="huggingface",
+        help="format to read (default: huggingface)",
+    )
+    p.add_argument(
+        "--to", choices=("arch-lab", *formats), default="arch-lab", help="format to write (default: arch-lab)"
+    )
+    p.add_argument(
+        "--json",
+        action="store_true",
+        help="print {source, target, to, architecture, tensors, parameters, dtype}",
+    )
     add_trust(p)
     options = p.parse_args(argv)
 
     from arch_lab.checkpoints.convert import convert
 
-    conversion = convert(options.source, options.target, to=options.to, source_format=options.source_format, trust=options.trust)
+    conversion = convert(
+        options.source,
+        options.target,
+        to=options.to,
+        source_format=options.source_format,
+        trust=options.trust,
+    )
     if options.json:
         print(json.dumps(conversion.to_dict(), indent=2))
     else:

@@ -38,12 +38,19 @@ An image model's tokens are the patches of one image (options image, channels, p
 def main(verb: str, argv: list[str]) -> int:
     p = parser(verb, DESCRIPTION)
     p.add_argument(
-        "architecture", metavar="ARCH", help="gemma1 … gemma4, gemma_encoder, t5gemma, m2_bert, m2_gpt, hybrid, m2_vit, vit, custom, …"
+        "architecture",
+        metavar="ARCH",
+        help="gemma1 … gemma4, gemma_encoder, t5gemma, m2_bert, m2_gpt, hybrid, m2_vit, vit, custom, …",
     )
     p.add_argument("--preset", metavar="SIZE", help="a published size: 2b, 270m, 80m, b, …")
     p.add_argument("--width", type=_count, metavar="W", help="model width")
     p.add_argument("--depth", type=_count, metavar="L", help="number of layers")
-    p.add_argument("--ffn-width", type=_count, metavar="F", help="hidden width of one branch (default: the architecture's ratio times W)")
+    p.add_argument(
+        "--ffn-width",
+        type=_count,
+        metavar="F",
+        help="hidden width of one branch (default: the architecture's ratio times W)",
+    )
     p.add_argument(
         "--vocabulary",
         type=_count,
@@ -52,10 +59,19 @@ def main(verb: str, argv: list[str]) -> int:
     )
     p.add_argument("--seq-len", type=_count, metavar="T", help="tokens of a sequence")
     p.add_argument(
-        "--batch", type=_count, default=1, metavar="B", help="sequences per forward pass; shared work is counted once (default: 1)"
+        "--batch",
+        type=_count,
+        default=1,
+        metavar="B",
+        help="sequences per forward pass; shared work is counted once (default: 1)",
     )
     p.add_argument(
-        "--options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options of the architecture, as in a study"
+        "--options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="options of the architecture, as in a study",
     )
     p.add_argument("--json", action="store_true", help="print as JSON")
     arguments = p.parse_args(argv)
@@ -77,7 +93,9 @@ def main(verb: str, argv: list[str]) -> int:
         print(f"warning: {error}", file=sys.stderr)
     book = ledger(config, tokens=arguments.seq_len, batch=arguments.batch, model=model)
     if book.training == 0:
-        raise AccountingError(f"accounting: architecture {arguments.architecture!r} reports zero cost; correct the cost() of its blocks")
+        raise AccountingError(
+            f"accounting: architecture {arguments.architecture!r} reports zero cost; correct the cost() of its blocks"
+        )
     facts = _facts(arguments, recipe, shape, vocabulary, built_for, book)
     if arguments.json:
         print(json.dumps(facts, indent=2))
@@ -113,7 +131,10 @@ def _set_length(arguments: argparse.Namespace, recipe: Recipe) -> None:
 def _is_built_in(architecture: str) -> bool:
     """Whether one of our sources registers the name; read, because a wrong option must not wait for torch."""
     folder = Path(__file__).resolve().parents[1] / "models"
-    return any(f'@register_architecture("{architecture}"' in file.read_text(encoding="utf-8") for file in folder.glob("*.py"))
+    return any(
+        f'@register_architecture("{architecture}"' in file.read_text(encoding="utf-8")
+        for file in folder.glob("*.py")
+    )
 
 
 def _check_architecture(name: str) -> None:
@@ -127,7 +148,11 @@ def _check_architecture(name: str) -> None:
 
 def _check_shape(arguments: argparse.Namespace) -> None:
     """Raises: UsageError unless the shape is given, once. A vocabulary may go with either kind of shape."""
-    dials = [f"--{name}" for name in ("width", "depth", "ffn-width") if getattr(arguments, name.replace("-", "_")) is not None]
+    dials = [
+        f"--{name}"
+        for name in ("width", "depth", "ffn-width")
+        if getattr(arguments, name.replace("-", "_")) is not None
+    ]
     if arguments.preset and dials:
         raise UsageError(f"cost: --preset already fixes the shape; leave out {', '.join(dials)}")
     if not arguments.preset and (arguments.width is None or arguments.depth is None):
@@ -166,7 +191,9 @@ def _options(pairs: list[str]) -> dict[str, Any]:
     return options
 
 
-def _facts(arguments: argparse.Namespace, recipe: Recipe, shape: Shape, vocabulary: int, built_for: int, book: Ledger) -> dict[str, Any]:
+def _facts(
+    arguments: argparse.Namespace, recipe: Recipe, shape: Shape, vocabulary: int, built_for: int, book: Ledger
+) -> dict[str, Any]:
     from arch_lab.models.encoder_decoder import halves
 
     facts: dict[str, Any] = {
@@ -208,26 +235,51 @@ def _print(facts: dict[str, Any], published: int) -> None:
         f"ffn_width {facts['ffn_width']}, {counted} {facts['vocabulary']:,}; {facts['batch']} x {tokens:,} tokens"
     )
     if "image" in facts:
-        out.print(f"a token is a patch of {facts['patch']} x {facts['patch']} of {' x '.join(map(str, facts['image']))} pixels")
+        out.print(
+            f"a token is a patch of {facts['patch']} x {facts['patch']} of {' x '.join(map(str, facts['image']))} pixels"
+        )
     if "source_tokens" in facts:
-        out.print(f"of each row {facts['source_tokens']:,} tokens are source and {facts['target_tokens']:,} target")
+        out.print(
+            f"of each row {facts['source_tokens']:,} tokens are source and {facts['target_tokens']:,} target"
+        )
     if 0 < published < tokens:
-        out.print(f"built for {tokens:,} tokens, published for {published:,}: tables that grow with length are counted as built")
+        out.print(
+            f"built for {tokens:,} tokens, published for {published:,}: tables that grow with length are counted as built"
+        )
 
     def row(name: str, count: Any, parameters: int, flops: dict[str, float], share: float) -> list[Any]:
-        return [name, count, f"{parameters:,}", *(si(flops[kind]) for kind in ("matmul", "fft", "elementwise")), f"{share:.1%}"]
+        return [
+            name,
+            count,
+            f"{parameters:,}",
+            *(si(flops[kind]) for kind in ("matmul", "fft", "elementwise")),
+            f"{share:.1%}",
+        ]
 
     columns = ["part", "count", "parameters", "matmul", "fft", "elementwise", "of training"]
-    rows = [row(c["name"], c["count"], c["parameters"], c, c["flops_per_token"] / training) for c in facts["components"]]
+    rows = [
+        row(c["name"], c["count"], c["parameters"], c, c["flops_per_token"] / training)
+        for c in facts["components"]
+    ]
     rows.append(row("total", "", facts["parameters"]["total"], facts["flops_per_token"], 1.0))
     say(out)
-    out.print(table(columns, rows, title="forward FLOPs per token", numeric=columns[1:], drop=("elementwise", "fft")))
+    out.print(
+        table(
+            columns, rows, title="forward FLOPs per token", numeric=columns[1:], drop=("elementwise", "fft")
+        )
+    )
     say(out)
-    out.print(table(["parameters", ""], [[name, f"{n:,}"] for name, n in facts["parameters"].items()], numeric=[""]))
+    out.print(
+        table(["parameters", ""], [[name, f"{n:,}"] for name, n in facts["parameters"].items()], numeric=[""])
+    )
     say(out)
     conventions = [["canonical (3 x forward)", si(training, 4), ""]]
-    conventions += [[name, si(value, 4), f"{value / training - 1:+.1%}"] for name, value in facts["conventions"].items()]
-    out.print(table(["training FLOPs per token", "", "off canonical"], conventions, numeric=["", "off canonical"]))
+    conventions += [
+        [name, si(value, 4), f"{value / training - 1:+.1%}"] for name, value in facts["conventions"].items()
+    ]
+    out.print(
+        table(["training FLOPs per token", "", "off canonical"], conventions, numeric=["", "off canonical"])
+    )
     say(out)
     if facts["state_bytes"] is None:
         out.print(f"state: none; {facts['state_reason']}")

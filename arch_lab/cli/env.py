@@ -9,7 +9,18 @@ from typing import Any
 
 from arch_lab.cli.verbs import parser
 
-PACKAGES = ("torch", "lightning", "jsonargparse", "torchmetrics", "numpy", "einops", "datasets", "tokenizers", "tensorboard", "triton")
+PACKAGES = (
+    "torch",
+    "lightning",
+    "jsonargparse",
+    "torchmetrics",
+    "numpy",
+    "einops",
+    "datasets",
+    "tokenizers",
+    "tensorboard",
+    "triton",
+)
 OPERATIONS_VARIABLE = "ARCH_LAB_OPS"  # blocks.dispatch.VARIABLE, without importing torch for --help
 
 

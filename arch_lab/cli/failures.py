@@ -48,7 +48,10 @@ def explain(error: BaseException) -> tuple[str, int]:
         advice = next((text for kind, text in LIMITS.items() if isinstance(cause, kind)), "")
         if advice:
             return f"error: {advice} ({type(cause).__name__}: {one_line(cause)[:200]})", 2
-    return f"internal error: {type(error).__name__}: {one_line(error)} (run with ARCH_LAB_DEBUG=1 for the traceback)", 1
+    return (
+        f"internal error: {type(error).__name__}: {one_line(error)} (run with ARCH_LAB_DEBUG=1 for the traceback)",
+        1,
+    )
 
 
 def _users_code(error: BaseException) -> str:

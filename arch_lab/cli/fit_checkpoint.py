@@ -43,7 +43,9 @@ class SavedRun:
             )
 
 
-def read_checkpoint(path: str, data_class: type, trust: Sequence[str] = (), *, resume: bool = False) -> SavedRun | None:
+def read_checkpoint(
+    path: str, data_class: type, trust: Sequence[str] = (), *, resume: bool = False
+) -> SavedRun | None:
     """Of the file that ``path`` is or holds; None for a name that Lightning resolves itself.
 
     ``data_class``: the data module whose settings it should hold; ``resume``: whether a training is to go on from it.
@@ -58,7 +60,11 @@ def read_checkpoint(path: str, data_class: type, trust: Sequence[str] = (), *, r
     tokenizer = tokenizer_of(content, str(file))
     return SavedRun(
         path=str(file),
-        model={key: value for key, value in settings.items() if not key.startswith("_") and key not in (*LINKED, START)},
+        model={
+            key: value
+            for key, value in settings.items()
+            if not key.startswith("_") and key not in (*LINKED, START)
+        },
         vocabulary=settings.get("vocabulary"),
         tokenizer=tokenizer.fingerprint if tokenizer else None,
         **(_run_settings(content[RUN], file, data_class) if RUN in content else _study_run(file)),
@@ -86,7 +92,9 @@ def _run_settings(run: Any, file: Path, data_class: type) -> dict[str, Any]:
     expected = {"data": dict, "fingerprint": str, "precision": str}
     whole = isinstance(run, dict) and all(isinstance(run.get(name), kind) for name, kind in expected.items())
     if not whole or not {"source"} <= set(run["data"]) <= known:
-        raise UsageError(f"--ckpt_path: {file}: its data settings cannot be read, so the file is damaged; use another checkpoint")
+        raise UsageError(
+            f"--ckpt_path: {file}: its data settings cannot be read, so the file is damaged; use another checkpoint"
+        )
     return {name: run[name] for name in expected}
 
 
@@ -99,6 +107,12 @@ def _study_run(file: Path) -> dict[str, Any]:
         identity, data = load_json(run), load_yaml(study)["data"]
         training = identity["training"]
         sizes = {name: training[name] for name in ("sequence_length", "batch_size")}
-        return {"data": {**data, **sizes, "seed": identity["seed"]}, "precision": training["precision"], "fingerprint": identity["data"]}
+        return {
+            "data": {**data, **sizes, "seed": identity["seed"]},
+            "precision": training["precision"],
+            "fingerprint": identity["data"],
+        }
     except (KeyError, TypeError) as error:
-        raise UsageError(f"--ckpt_path: {run} and {study} do not record the training data ({error}); give --data options") from None
+        raise UsageError(
+            f"--ckpt_path: {run} and {study} do not record the training data ({error}); give --data options"
+        ) from None

@@ -27,10 +27,20 @@ def explained(error: Exception) -> UsageError | None:
         return UsageError(f"{user_code.describe(users)} (--debug shows the traceback)")
     frames = traceback.extract_tb(error.__traceback__)
     raised_in = Path(frames[-1].filename) if frames else Path()
-    if isinstance(error, (KeyError, TypeError)) and any(Path(frame.filename).name == RESTORING for frame in frames):
-        return UsageError(f"--ckpt_path: the file lacks what Lightning saves, or is damaged ({one_line(repr(error))}); use another one")
-    by_lightning = "lightning" in raised_in.parts and raised_in.parent.name not in PLUGINS  # a plug-in is named with its class
-    return UsageError(one_line(innermost(str(error) or repr(error)))) if UNION in str(error) or by_lightning else None
+    if isinstance(error, (KeyError, TypeError)) and any(
+        Path(frame.filename).name == RESTORING for frame in frames
+    ):
+        return UsageError(
+            f"--ckpt_path: the file lacks what Lightning saves, or is damaged ({one_line(repr(error))}); use another one"
+        )
+    by_lightning = (
+        "lightning" in raised_in.parts and raised_in.parent.name not in PLUGINS
+    )  # a plug-in is named with its class
+    return (
+        UsageError(one_line(innermost(str(error) or repr(error))))
+        if UNION in str(error) or by_lightning
+        else None
+    )
 
 
 def union_failures(error: BaseException) -> Iterator[BaseException]:
@@ -62,5 +72,7 @@ def innermost(message: str) -> str:
         choices = re.findall(r"'([\w.-]+)'", " ".join(reason for reason in reasons if "Literal" in reason))
         expected = f" (valid: {', '.join(choices)}){nearest(given, choices)}" if choices else ""
         text = f"{given!r} is not valid here{expected}"
-    owner = re.search(r"class_path='[\w.]*?(\w+)'", given)  # a class that failed in its __init__ comes without its key
+    owner = re.search(
+        r"class_path='[\w.]*?(\w+)'", given
+    )  # a class that failed in its __init__ comes without its key
     return f'Parser key "{key[1]}": {text}' if key else f"{owner[1]}: {text}" if owner and telling else text

@@ -68,9 +68,17 @@ def read_command(verb: str, argv: list[str]) -> Command:
             command.arguments += renamed_option(option, value, command)
     command.checkpoint = command.checkpoint or file_checkpoint
     if verb in SCORING and (not command.checkpoint or command.checkpoint in KEYWORDS):
-        wrong = f"{command.checkpoint!r} names no file" if command.checkpoint else "an untrained model has nothing to score"
-        raise UsageError(f"{verb}: give --ckpt_path FILE ({wrong}); arch-lab fit writes one under runs/fit/version_N/checkpoints")
-    if command.checkpoint and names_no_file(command.checkpoint):  # else the file that it is or holds is found first
+        wrong = (
+            f"{command.checkpoint!r} names no file"
+            if command.checkpoint
+            else "an untrained model has nothing to score"
+        )
+        raise UsageError(
+            f"{verb}: give --ckpt_path FILE ({wrong}); arch-lab fit writes one under runs/fit/version_N/checkpoints"
+        )
+    if command.checkpoint and names_no_file(
+        command.checkpoint
+    ):  # else the file that it is or holds is found first
         command.arguments += ["--ckpt_path", command.checkpoint]
     return command
 
@@ -105,7 +113,11 @@ def read_config(text: str) -> dict[str, Any]:
     inline = "\n" in text or ": " in text or text.startswith("{")
     file = Path(text)
     if not inline and not file.is_file():
-        near = nearest(file.stem, [f.stem for f in file.parent.glob("*.yaml")]) if text and file.parent.is_dir() else ""
+        near = (
+            nearest(file.stem, [f.stem for f in file.parent.glob("*.yaml")])
+            if text and file.parent.is_dir()
+            else ""
+        )
         raise UsageError(f"--config: {text or 'needs a file'}: no such file{near}")
     where = "--config" if inline else f"--config: {file}"
     content = parse_yaml(text, origin=where) if inline else load_yaml(file)
@@ -149,6 +161,12 @@ def renamed_option(option: str, value: str | None, command: Command) -> list[str
     if key == "tokenizer" and value is not None and not value.startswith("{"):
         new = "tokenizer.kind"
     if new is None:
-        return [option] if value is None else [f"{option}={value}"] if option.startswith("--") else [option, value]
+        return (
+            [option]
+            if value is None
+            else [f"{option}={value}"]
+            if option.startswith("--")
+            else [option, value]
+        )
     command.notes.append(f"note: {option} is now --data.{new}")
     return [f"--data.{new}"] if value is None else [f"--data.{new}={value}"]

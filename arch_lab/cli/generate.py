@@ -24,14 +24,29 @@ def main(verb: str, argv: list[str]) -> int:
     p = parser(verb, TEXT)
     p.add_argument("checkpoint", metavar="CHECKPOINT")
     p.add_argument("--prompt", required=True, metavar="TEXT", help="text to continue")
-    p.add_argument("--max-tokens", type=_whole, metavar="N", help="new tokens (default: 64, or as many as the model has room for)")
     p.add_argument(
-        "--temperature", type=float, metavar="T", help="sampling temperature: below 1 sharpens the distribution, above 1 flattens it"
+        "--max-tokens",
+        type=_whole,
+        metavar="N",
+        help="new tokens (default: 64, or as many as the model has room for)",
     )
-    p.add_argument("--top-p", type=float, metavar="P", help="sample from the smallest set of most likely tokens with total probability P")
+    p.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="sampling temperature: below 1 sharpens the distribution, above 1 flattens it",
+    )
+    p.add_argument(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="sample from the smallest set of most likely tokens with total probability P",
+    )
     p.add_argument("--seed", type=_whole, default=0, metavar="N", help="seed of the sampling (default: 0)")
     p.add_argument(
-        "--greedy", action="store_true", help="always take the most likely token (the default without --temperature and --top-p)"
+        "--greedy",
+        action="store_true",
+        help="always take the most likely token (the default without --temperature and --top-p)",
     )
     p.add_argument(
         "--json",
@@ -41,7 +56,9 @@ def main(verb: str, argv: list[str]) -> int:
     add_trust(p)
     options = p.parse_args(argv)
     if options.greedy and (options.temperature is not None or options.top_p is not None):
-        raise UsageError(f"{verb}: --greedy does not sample; leave it out, or leave out --temperature and --top-p")
+        raise UsageError(
+            f"{verb}: --greedy does not sample; leave it out, or leave out --temperature and --top-p"
+        )
 
     from arch_lab.generation import generate
 

@@ -13,15 +13,28 @@ EXAMPLES = """examples:
 
 def main(verb: str, argv: list[str]) -> int:
     p = parser(verb, EXAMPLES)
-    p.add_argument("file", metavar="FILE", nargs="?", default="my_study.yaml", help="file to write (default: my_study.yaml)")
-    p.add_argument("--experiment", metavar="NAME", default="perplexity", help="what is learned and scored (default: perplexity)")
+    p.add_argument(
+        "file",
+        metavar="FILE",
+        nargs="?",
+        default="my_study.yaml",
+        help="file to write (default: my_study.yaml)",
+    )
+    p.add_argument(
+        "--experiment",
+        metavar="NAME",
+        default="perplexity",
+        help="what is learned and scored (default: perplexity)",
+    )
     p.add_argument("--force", action="store_true", help="replace the file if it exists")
     options = p.parse_args(argv)
     path = Path(options.file)
     if path.suffix not in (".yaml", ".yml"):
         raise UsageError(f"init: a study file ends in .yaml, got {options.file!r}")
     if (path.is_symlink() or path.exists()) and (path.is_dir() or not options.force):
-        raise UsageError(f"init: {path} exists; choose another name{'' if path.is_dir() else ', or replace it with --force'}")
+        raise UsageError(
+            f"init: {path} exists; choose another name{'' if path.is_dir() else ', or replace it with --force'}"
+        )
     if not path.parent.is_dir():
         raise UsageError(f"init: there is no folder {str(path.parent)!r}")
 

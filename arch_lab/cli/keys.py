@@ -19,10 +19,22 @@ EXAMPLES = """examples:
 
 def main(verb: str, argv: list[str]) -> int:
     p = parser(verb, EXAMPLES)
-    p.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="only this key and what is below it: training, data.tokenizer")
+    p.add_argument(
+        "prefix",
+        metavar="PREFIX",
+        nargs="?",
+        default="",
+        help="only this key and what is below it: training, data.tokenizer",
+    )
     p.add_argument("--experiment", metavar="NAME", help="only the keys that studies of this experiment have")
-    p.add_argument("--architecture", metavar="NAME", help="the options of this architecture, which go under arms[].options")
-    p.add_argument("--json", action="store_true", help="print a list of {title, experiments, keys} and nothing else")
+    p.add_argument(
+        "--architecture",
+        metavar="NAME",
+        help="the options of this architecture, which go under arms[].options",
+    )
+    p.add_argument(
+        "--json", action="store_true", help="print a list of {title, experiments, keys} and nothing else"
+    )
     p.add_argument("--markdown", action="store_true", help="print docs/study_keys.md")
     options = p.parse_args(argv)
     if options.markdown and (options.prefix or options.experiment or options.architecture or options.json):
@@ -47,11 +59,15 @@ def _sections(table: KeyTable, options: Namespace) -> list[Section]:
     if options.architecture is not None:
         known = table.architectures
         if options.architecture not in known:
-            raise ConfigError(f"unknown architecture {options.architecture!r}{did_you_mean(options.architecture, known)}")
+            raise ConfigError(
+                f"unknown architecture {options.architecture!r}{did_you_mean(options.architecture, known)}"
+            )
         sections, options.prefix = [known[options.architecture]], options.prefix or "arms.options"
     elif options.experiment is not None:
         if options.experiment not in table.experiments:
-            raise ConfigError(f"unknown experiment {options.experiment!r}{did_you_mean(options.experiment, table.experiments)}")
+            raise ConfigError(
+                f"unknown experiment {options.experiment!r}{did_you_mean(options.experiment, table.experiments)}"
+            )
         sections = [section for section in sections if options.experiment in section.experiments]
     matches = matching(sections, options.prefix)
     if not matches:
@@ -67,4 +83,11 @@ def _show(sections: list[Section]) -> None:
     out = console()
     for section in sections:
         rows = [[key.path, key.type, key.default, key.bounds, key.doc] for key in section.keys]
-        out.print(table(["key", "type", "default", "bounds", "meaning"], rows, title=section.title, drop=("bounds", "type")))
+        out.print(
+            table(
+                ["key", "type", "default", "bounds", "meaning"],
+                rows,
+                title=section.title,
+                drop=("bounds", "type"),
+            )
+        )

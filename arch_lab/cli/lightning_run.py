@@ -42,8 +42,15 @@ from arch_lab.training.certification import Certification
 from arch_lab.training.interruption import Interruption
 
 GROUPS = ("model", "data", "trainer")
-NESTED = {"files": FilesConfig, "hub": HubConfig, "tokenizer": TokenizerConfig}  # data keys with keys below them
-LOGGER = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": {"save_dir": "runs", "name": "fit"}}
+NESTED = {
+    "files": FilesConfig,
+    "hub": HubConfig,
+    "tokenizer": TokenizerConfig,
+}  # data keys with keys below them
+LOGGER = {
+    "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+    "init_args": {"save_dir": "runs", "name": "fit"},
+}
 STEPS = 1000  # where nothing says how long to train
 
 
@@ -52,7 +59,11 @@ def start(command: Command) -> int:
     verb, keeps_config = command.verb, command.verb in ("fit", "predict")
     group = next((g for g in GROUPS if f"--{g}.help" in command.arguments), None)
     model_class, data_class = lightning_classes(command.experiment)
-    saved = read_checkpoint(command.checkpoint, data_class, command.trust, resume=verb == "fit") if command.checkpoint else None
+    saved = (
+        read_checkpoint(command.checkpoint, data_class, command.trust, resume=verb == "fit")
+        if command.checkpoint
+        else None
+    )
     interruption = Interruption()
     cls = type("CommandLine", (CommandLine,), {"command": command, "group": group, "saved": saved})
     callbacks = [Certification(partial(print, file=sys.stderr)), RandomState(), interruption]
@@ -84,7 +95,9 @@ def lightning_classes(name: str) -> tuple[type[LightningModule], type[LightningD
     """Module and data module of an experiment. Raises: ConfigError for an unknown one, UsageError for one without them."""
     experiment = load_experiment(name)
     if not isinstance(experiment, Fittable):
-        raise UsageError(f"--experiment: {name} has no Lightning module for a single run; arch-lab compare runs its studies")
+        raise UsageError(
+            f"--experiment: {name} has no Lightning module for a single run; arch-lab compare runs its studies"
+        )
     return experiment.fit_classes()
 
 
@@ -105,7 +118,9 @@ class SavedConfig(SaveConfigCallback):
         if not self.save_to_log_dir:
             folder = results_folder(trainer)
             folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, str(folder / self.config_filename), skip_none=False, overwrite=self.overwrite)
+            self.parser.save(
+                self.config, str(folder / self.config_filename), skip_none=False, overwrite=self.overwrite
+            )
 
 
 def results_folder(trainer: Trainer) -> Path:
@@ -157,13 +172,18 @@ class CommandLine(LightningCLI):
         parser = Parser(**options)
         parser.allow_abbrev = False  # else a misspelt `max_epoch` is taken for `max_epochs` without a word
         parser.add_argument(
-            "-c", "--config", action=ActionConfigFile, help="YAML file with any of the keys; may be repeated, later files win"
+            "-c",
+            "--config",
+            action=ActionConfigFile,
+            help="YAML file with any of the keys; may be repeated, later files win",
         )
         return parser
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         verb = self.command.verb
-        return {verb: LightningCLI.subcommands()[verb]}  # parsers of the other verbs would be built for nothing
+        return {
+            verb: LightningCLI.subcommands()[verb]
+        }  # parsers of the other verbs would be built for nothing
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # a model has as many rows as its tokenizer has tokens: two settings that must agree are one setting
@@ -174,7 +194,9 @@ class CommandLine(LightningCLI):
             try:
                 parser.set_defaults(settings)
             except (KeyError, TypeError, ValueError) as error:
-                raise UsageError(f"--ckpt_path: {self.saved.path}: its settings are not those of a fit ({one_line(str(error))})") from None
+                raise UsageError(
+                    f"--ckpt_path: {self.saved.path}: its settings are not those of a fit ({one_line(str(error))})"
+                ) from None
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         if self.group:
@@ -204,7 +226,10 @@ class CommandLine(LightningCLI):
                     config.data[key] = None
         for key, value in self.saved.data.items():
             if not same(config.data[key], value):
-                print(f"note: data.{key}: {plain(config.data[key])} (the checkpoint was trained with {value})", file=sys.stderr)
+                print(
+                    f"note: data.{key}: {plain(config.data[key])} (the checkpoint was trained with {value})",
+                    file=sys.stderr,
+                )
 
     def _take_initial(self) -> None:
         """Architecture and shape are those of the checkpoint that training starts from."""
@@ -222,7 +247,10 @@ class CommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.command.verb]
         if self.command.verb == "fit":
-            for key, value in (("trainer.max_steps", config.trainer.max_steps), ("data.steps", config.data.steps)):
+            for key, value in (
+                ("trainer.max_steps", config.trainer.max_steps),
+                ("data.steps", config.data.steps),
+            ):
                 if value is not None and value < 1 and value != -1:
                     raise UsageError(f"{key}: must be at least 1, got {value}")
 
@@ -235,28 +263,38 @@ class CommandLine(LightningCLI):
         config = self.config[self.command.verb]
         extra: list[Callback] = []
         if self.command.verb == "fit":
-            self.steps = options["max_steps"] = config.trainer.max_steps = self.datamodule.steps = self._steps(config)
+            self.steps = options["max_steps"] = config.trainer.max_steps = self.datamodule.steps = (
+                self._steps(config)
+            )
             for key, value in self.datamodule.settings.items():
-                config.data[key] = value  # with its defaults, so that the saved configuration says what was trained on
+                config.data[key] = (
+                    value  # with its defaults, so that the saved configuration says what was trained on
+                )
             options["max_epochs"] = -1  # the steps end the run; a pass over the loader is the whole of it
             self.last_score = LastScore()
             extra.append(self.last_score)
             self.model.start_from = start_from
         callbacks = self._get(self.config_init, "trainer", default={}).get("callbacks") or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-        if config.trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+        if config.trainer.enable_progress_bar is not False and not any(
+            isinstance(c, ProgressBar) for c in callbacks
+        ):
             if sys.stderr.isatty() and not self.command.json:
                 extra.append(StepBar())
             else:
                 options["enable_progress_bar"] = False
-        if any(isinstance(c, EarlyStopping) for c in callbacks) and config.trainer.val_check_interval in (None, 1.0):
-            needed = (
-                "it checks only when the tuning split is scored, which is once, at the end: give --trainer.val_check_interval N (batches)"
-            )
+        if any(isinstance(c, EarlyStopping) for c in callbacks) and config.trainer.val_check_interval in (
+            None,
+            1.0,
+        ):
+            needed = "it checks only when the tuning split is scored, which is once, at the end: "
+            needed += "give --trainer.val_check_interval N (batches)"
             print(f"note: EarlyStopping cannot stop this run; {needed}", file=sys.stderr)
         trainer = super().instantiate_trainer(callbacks=[*callbacks, *extra], **options)
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
-            raise UsageError(f"trainer.strategy: {config.trainer.strategy} is not supported; use ddp, which starts a process per device")
+            raise UsageError(
+                f"trainer.strategy: {config.trainer.strategy} is not supported; use ddp, which starts a process per device"
+            )
         return trainer
 
     def _steps(self, config: Namespace) -> int:
@@ -265,19 +303,31 @@ class CommandLine(LightningCLI):
         if config.trainer.max_epochs is not None and config.trainer.max_epochs > 0:
             data = self.datamodule
             order = WindowOrder(data.data.train, tokens=data.tokens, batch=data.batch, seed=data.seed)
-            limits.append(max(1, config.trainer.max_epochs * order.steps_per_epoch // config.trainer.accumulate_grad_batches))
+            limits.append(
+                max(
+                    1,
+                    config.trainer.max_epochs
+                    * order.steps_per_epoch
+                    // config.trainer.accumulate_grad_batches,
+                )
+            )
         return min(limits, default=STEPS)
 
     def _run_subcommand(self, subcommand: str) -> None:
         launcher = self.trainer.strategy.launcher
-        if isinstance(launcher, _SubprocessScriptLauncher) and not launcher.cluster_environment.creates_processes_externally:
+        if (
+            isinstance(launcher, _SubprocessScriptLauncher)
+            and not launcher.cluster_environment.creates_processes_externally
+        ):
             self.exit_code = self._run_ranks(launcher.cluster_environment)
         else:
             super()._run_subcommand(subcommand)
 
     def _run_ranks(self, environment: ClusterEnvironment) -> int:
         if self.command.verb == "predict":
-            raise UsageError("predict: runs on one device, so that its predictions are in one file; give --trainer.devices 1")
+            raise UsageError(
+                "predict: runs on one device, so that its predictions are in one file; give --trainer.devices 1"
+            )
         arguments = [self.command.verb, *self.command.original]
         ranks, nodes = self.trainer.num_devices, self.trainer.num_nodes
         del self.model, self.datamodule  # each rank builds its own
@@ -286,7 +336,9 @@ class CommandLine(LightningCLI):
     def fit(self, **arguments: Any) -> None:
         self.trainer.fit(**arguments)
         scores = self._metrics()
-        scored = self.last_score.step == self.trainer.global_step or getattr(self.trainer, "fast_dev_run", False)
+        scored = self.last_score.step == self.trainer.global_step or getattr(
+            self.trainer, "fast_dev_run", False
+        )
         if not scored and self.trainer.limit_val_batches != 0:
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
             scores |= self._metrics()
@@ -399,7 +451,9 @@ def wrong_key(text: str) -> str | None:
 def nearest_key(wrong: str, keys: list[str]) -> str:
     """The nearest key of the same group first: ``trainer.max_epoch`` is no misspelt ``model.depth``."""
     group = wrong.rpartition(".")[0]
-    return nearest(wrong, [k for k in keys if group and k.rpartition(".")[0] == group]) or nearest(wrong, keys)
+    return nearest(wrong, [k for k in keys if group and k.rpartition(".")[0] == group]) or nearest(
+        wrong, keys
+    )
 
 
 def group_help(parser: argparse.ArgumentParser, group: str) -> str:

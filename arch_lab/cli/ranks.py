@@ -47,9 +47,15 @@ def run_ranks(arguments: list[str], *, ranks: int, port: int, nodes: int = 1) ->
         raise RuntimeError("a rank may not start ranks")
     with tempfile.TemporaryDirectory(prefix="arch-lab-") as folder:
         reports = [Path(folder) / f"rank-{rank}.json" for rank in range(ranks)]
-        processes = [_start(arguments, rank, reports[rank], ranks=ranks, port=port, nodes=nodes) for rank in range(ranks)]
+        processes = [
+            _start(arguments, rank, reports[rank], ranks=ranks, port=port, nodes=nodes)
+            for rank in range(ranks)
+        ]
         received: list[int] = []
-        before = {number: signal.signal(number, _hand_on(processes, received)) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.signal(number, _hand_on(processes, received))
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             first = _wait(processes)
         finally:
@@ -64,7 +70,9 @@ def run_ranks(arguments: list[str], *, ranks: int, port: int, nodes: int = 1) ->
         return _outcome(first, [process.returncode for process in processes], reports)
 
 
-def _start(arguments: list[str], rank: int, report: Path, *, ranks: int, port: int, nodes: int) -> subprocess.Popen[bytes]:
+def _start(
+    arguments: list[str], rank: int, report: Path, *, ranks: int, port: int, nodes: int
+) -> subprocess.Popen[bytes]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PL_")}
     environment |= {
         "LOCAL_RANK": str(rank),
@@ -78,7 +86,9 @@ def _start(arguments: list[str], rank: int, report: Path, *, ranks: int, port: i
     quiet: Any = subprocess.DEVNULL if rank else None  # rank 0 speaks for all
     # a session of its own: Ctrl-C then reaches each rank once, from here
     command = [sys.executable, "-m", "arch_lab", *arguments]
-    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=quiet, stderr=quiet, start_new_session=True)
+    return subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=quiet, stderr=quiet, start_new_session=True
+    )
 
 
 def _hand_on(processes: list[subprocess.Popen[bytes]], received: list[int]) -> Callable[[int, Any], None]:
@@ -107,7 +117,9 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int | None:
 def _outcome(first: int | None, codes: list[int], reports: list[Path]) -> int:
     if first is None:
         return 0
-    stories = [json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None for report in reports]
+    stories = [
+        json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None for report in reports
+    ]
     stopped = next((story for story in stories if story and story["interrupted"]), None)
     if stopped is not None:
         print(stopped["message"], file=sys.stderr)
@@ -128,7 +140,9 @@ def report(message: str, code: int, *, interrupted: bool = False) -> None:
     """Leave word of how this rank ended to the process that watches it."""
     path = Path(os.environ[REPORT])
     part = path.with_suffix(".part")
-    part.write_text(json.dumps({"message": message, "code": code, "interrupted": interrupted}), encoding="utf-8")
+    part.write_text(
+        json.dumps({"message": message, "code": code, "interrupted": interrupted}), encoding="utf-8"
+    )
     os.replace(part, path)
 
 

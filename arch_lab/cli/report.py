@@ -17,14 +17,28 @@ EXAMPLES = """examples:
 
 def main(verb: str, argv: list[str]) -> int:
     p = parser(verb, EXAMPLES)
-    p.add_argument("folder", metavar="RUNDIR", type=Path, help="the folder of a study, for example runs/quickstart")
+    p.add_argument(
+        "folder", metavar="RUNDIR", type=Path, help="the folder of a study, for example runs/quickstart"
+    )
     p.add_argument("--open", action="store_true", help="open the page in the web browser")
     p.add_argument("--json", action="store_true", help="print the content of study.json and write nothing")
-    p.add_argument("--markdown", action="store_true", help="print verdict and tables for a README and write nothing")
     p.add_argument(
-        "--curves", metavar="SVG", type=Path, help="write training and tuning curves at every learning rate to this file instead"
+        "--markdown", action="store_true", help="print verdict and tables for a README and write nothing"
     )
-    p.add_argument("--arm", metavar="NAME", dest="arms", action="append", default=[], help="with --curves: this arm only (repeatable)")
+    p.add_argument(
+        "--curves",
+        metavar="SVG",
+        type=Path,
+        help="write training and tuning curves at every learning rate to this file instead",
+    )
+    p.add_argument(
+        "--arm",
+        metavar="NAME",
+        dest="arms",
+        action="append",
+        default=[],
+        help="with --curves: this arm only (repeatable)",
+    )
     add_trust(p)
     options = p.parse_args(argv)
     chosen = [f"--{name}" for name in ("json", "markdown", "curves") if getattr(options, name)]
@@ -58,8 +72,16 @@ def main(verb: str, argv: list[str]) -> int:
 def _study(folder: Path) -> dict[str, Any]:
     """Content of study.json. Raises: UsageError when the folder has none; DamagedError when it was edited."""
     if not (folder / "study.json").is_file():
-        near = nearest(folder.name, [f.parent.name for f in folder.parent.glob("*/study.json")]) if folder.parent.is_dir() else ""
-        why = "holds no study.json; it is written when arch-lab compare ends" if folder.is_dir() else "no such folder"
+        near = (
+            nearest(folder.name, [f.parent.name for f in folder.parent.glob("*/study.json")])
+            if folder.parent.is_dir()
+            else ""
+        )
+        why = (
+            "holds no study.json; it is written when arch-lab compare ends"
+            if folder.is_dir()
+            else "no such folder"
+        )
         raise UsageError(f"{folder}: {why}{near}")
     from arch_lab import sealed
 

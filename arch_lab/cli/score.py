@@ -22,19 +22,40 @@ the token that began documents in training, so that the score of a held-out file
 def main(verb: str, argv: list[str]) -> int:
     p = parser(verb, TEXT)
     p.add_argument("checkpoint", metavar="CHECKPOINT")
-    p.add_argument("--text", required=True, nargs="+", metavar="PATH", help="files, folders or patterns: txt, md, jsonl, parquet, …")
     p.add_argument(
-        "--context", type=_whole, metavar="N", help="tokens of a window (default: the training length, else the model's maximum)"
+        "--text",
+        required=True,
+        nargs="+",
+        metavar="PATH",
+        help="files, folders or patterns: txt, md, jsonl, parquet, …",
     )
-    p.add_argument("--stride", type=_whole, metavar="N", help="tokens from one window to the next (default: the context)")
-    p.add_argument("--batch", type=_whole, metavar="N", help="windows per forward pass; does not change the score")
+    p.add_argument(
+        "--context",
+        type=_whole,
+        metavar="N",
+        help="tokens of a window (default: the training length, else the model's maximum)",
+    )
+    p.add_argument(
+        "--stride", type=_whole, metavar="N", help="tokens from one window to the next (default: the context)"
+    )
+    p.add_argument(
+        "--batch", type=_whole, metavar="N", help="windows per forward pass; does not change the score"
+    )
     p.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     p.add_argument("--threads", type=_whole, metavar="N", help="CPU threads (default: chosen by torch)")
     p.add_argument(
-        "--document-start", metavar="REGEX", help="regular expression that matches the first line of a document (default: as in training)"
+        "--document-start",
+        metavar="REGEX",
+        help="regular expression that matches the first line of a document (default: as in training)",
     )
-    p.add_argument("--text-column", metavar="KEY", help="key of the text in jsonl and parquet rows (default: as in training)")
-    p.add_argument("--json", action="store_true", help="print everything as JSON, the loss at each position included")
+    p.add_argument(
+        "--text-column",
+        metavar="KEY",
+        help="key of the text in jsonl and parquet rows (default: as in training)",
+    )
+    p.add_argument(
+        "--json", action="store_true", help="print everything as JSON, the loss at each position included"
+    )
     add_trust(p)
     options = p.parse_args(argv)
 
@@ -54,7 +75,9 @@ def main(verb: str, argv: list[str]) -> int:
             trust=options.trust,
             document_start=options.document_start,
             text_column=options.text_column,
-            progress=lambda scored, windows: bar.update(task, description="scoring windows", completed=scored, total=windows),
+            progress=lambda scored, windows: bar.update(
+                task, description="scoring windows", completed=scored, total=windows
+            ),
         )
     print(json.dumps(result.to_json(), indent=2) if options.json else "\n".join(lines(result)))
     return 0
@@ -86,7 +109,15 @@ def _documents(result: Score) -> str:
 
 
 def _number(value: Any) -> str:
-    return "-" if value is None else f"{value:.4f}" if value < 1000 else f"{value:,.0f}" if value < 1e9 else f"{value:.3g}"
+    return (
+        "-"
+        if value is None
+        else f"{value:.4f}"
+        if value < 1000
+        else f"{value:,.0f}"
+        if value < 1e9
+        else f"{value:.3g}"
+    )
 
 
 def _whole(text: str) -> int:

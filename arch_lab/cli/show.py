@@ -24,8 +24,14 @@ A finished study: verdict and result table. An unfinished one: what is done, wha
 
 def main(verb: str, argv: list[str]) -> int:
     p = parser(verb, EXAMPLES)
-    p.add_argument("folders", metavar="RUNS", nargs="+", type=Path, help="folder of a study, for example runs/quickstart")
-    p.add_argument("--json", action="store_true", help="print a list of {folder, study, state, done, planned, verdict, resume, …}")
+    p.add_argument(
+        "folders", metavar="RUNS", nargs="+", type=Path, help="folder of a study, for example runs/quickstart"
+    )
+    p.add_argument(
+        "--json",
+        action="store_true",
+        help="print a list of {folder, study, state, done, planned, verdict, resume, …}",
+    )
     options = p.parse_args(argv)
     runs = [_open(folder) for folder in options.folders]
     if options.json:
@@ -47,8 +53,14 @@ def _open(folder: Path) -> RunFolder:
         return open_run(folder)
     inside = run_folders(folder) if folder.is_dir() else []
     if inside:
-        raise UsageError(f"show: {folder} holds several studies; name one of {', '.join(run.folder for run in inside[:5])}")
-    near = nearest(folder.name, [path.name for path in folder.parent.iterdir() if is_run(path)]) if folder.parent.is_dir() else ""
+        raise UsageError(
+            f"show: {folder} holds several studies; name one of {', '.join(run.folder for run in inside[:5])}"
+        )
+    near = (
+        nearest(folder.name, [path.name for path in folder.parent.iterdir() if is_run(path)])
+        if folder.parent.is_dir()
+        else ""
+    )
     what = "is not the folder of a study (it has no plan.json)" if folder.is_dir() else "does not exist"
     raise UsageError(f"show: {folder} {what}{near} (arch-lab list runs shows all)")
 
@@ -66,7 +78,13 @@ def _show_one(run: RunFolder, out: Console) -> None:
         say(out, ("refused: ", "red"), run.reason)
     if run.by_arm:
         say(out)
-        out.print(table(["arm", "trials ended"], [[name, count] for name, count in run.by_arm.items()], numeric=["trials ended"]))
+        out.print(
+            table(
+                ["arm", "trials ended"],
+                [[name, count] for name, count in run.by_arm.items()],
+                numeric=["trials ended"],
+            )
+        )
     if run.planned is not None:
         say(out, f"missing: {max(0, run.planned - run.done)} of {run.planned} trials, and the verdict")
     if run.state != "running":
@@ -98,7 +116,9 @@ def _side_by_side(runs: list[RunFolder], out: Console) -> None:
 
     rows = [row for run in runs for row in _rows(run)]
     columns = ["folder", "arm", "state", "trials", "score", "learning rate"]
-    out.print(table(columns, rows, numeric=["trials", "score", "learning rate"], drop=("learning rate", "trials")))
+    out.print(
+        table(columns, rows, numeric=["trials", "score", "learning rate"], drop=("learning rate", "trials"))
+    )
     for run in runs:
         say(out)
         say(out, (run.folder, "bold"), f": {run.verdict or run.reason or run.state}")
@@ -116,5 +136,14 @@ def _rows(run: RunFolder) -> list[list[Any]]:
     rows = []
     for arm in study["summary"]:
         score = f"{units.plus_minus(arm[judged.key])} {judged.name}"
-        rows.append([run.folder, arm["arm"], run.state, run.by_arm.get(arm["arm"], 0), score, units.rate(arm["learning_rate"])])
+        rows.append(
+            [
+                run.folder,
+                arm["arm"],
+                run.state,
+                run.by_arm.get(arm["arm"], 0),
+                score,
+                units.rate(arm["learning_rate"]),
+            ]
+        )
     return rows

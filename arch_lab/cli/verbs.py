@@ -28,7 +28,9 @@ VERBS = {
     "show": Verb("show", "show one run folder, finished or not, or several side by side"),
     "cost": Verb("cost", "count parameters, FLOPs and decoding state of a model, part by part"),
     "blocks": Verb("blocks", "list the registered blocks"),
-    "certify": Verb("certify", "test a block against the seven laws (causality, decoding, isolation, accounting, …)"),
+    "certify": Verb(
+        "certify", "test a block against the seven laws (causality, decoding, isolation, accounting, …)"
+    ),
     "bench": Verb("bench", "time the blocks against other implementations"),
     "fit": Verb("fit", "train one model"),
     "validate": Verb("fit", "score one model on the tuning split"),
@@ -36,7 +38,9 @@ VERBS = {
     "predict": Verb("fit", "run one model and save its outputs"),
     "generate": Verb("generate", "continue a text with a trained model, and time it"),
     "score": Verb("score", "score any checkpoint on any text: bits per byte and perplexity"),
-    "convert": Verb("convert", "convert a Hugging Face checkpoint of Gemma into the format of arch-lab, or back"),
+    "convert": Verb(
+        "convert", "convert a Hugging Face checkpoint of Gemma into the format of arch-lab, or back"
+    ),
     "completion": Verb("completion", "print a shell script for tab completion of verbs, options and studies"),
     "env": Verb("env", "print versions, processor and memory, to attach to a bug report"),
 }
@@ -78,7 +82,12 @@ def parser(verb: str, description: str = "", **options: Any) -> Parser:
     """The parser of one verb, with ``--help`` text from the table and ``description``."""
     text = VERBS[verb].help[:1].upper() + VERBS[verb].help[1:] + "."
     formatter = argparse.RawDescriptionHelpFormatter
-    return Parser(prog=f"arch-lab {verb}", description="\n\n".join(filter(None, [text, description])), formatter_class=formatter, **options)
+    return Parser(
+        prog=f"arch-lab {verb}",
+        description="\n\n".join(filter(None, [text, description])),
+        formatter_class=formatter,
+        **options,
+    )
 
 
 def add_trust(p: argparse.ArgumentParser) -> None:

@@ -10,7 +10,14 @@ from arch_lab.data.formats import DataError
 from arch_lab.data.order import OrderedLoader, WindowOrder, evaluation_batches, evaluation_windows
 from arch_lab.data.prepare import PreparedData, prepare
 from arch_lab.data.store import TokenSplit
-from arch_lab.data.tokenizer import ByteTokenizer, SubwordTokenizer, Tokenizer, load_tokenizer, tokenizer_from, train_bpe
+from arch_lab.data.tokenizer import (
+    ByteTokenizer,
+    SubwordTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    tokenizer_from,
+    train_bpe,
+)
 
 __all__ = [
     "ByteTokenizer",

@@ -79,7 +79,9 @@ def check_stored(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         total = unpacked_size(archive)
     if total > path.stat().st_size:
-        raise DataError(f"{path}: its members claim {total} bytes, more than the file holds; torch would not write that")
+        raise DataError(
+            f"{path}: its members claim {total} bytes, more than the file holds; torch would not write that"
+        )
 
 
 def _content(handle: IO[bytes], member: tarfile.TarInfo) -> bytearray:
@@ -88,7 +90,9 @@ def _content(handle: IO[bytes], member: tarfile.TarInfo) -> bytearray:
     while chunk := handle.read(min(CHUNK, member.size - len(content))):
         content += chunk
     if len(content) < member.size:
-        raise tarfile.ReadError(f"{member.name} claims {member.size} bytes, but only {len(content)} are present")
+        raise tarfile.ReadError(
+            f"{member.name} claims {member.size} bytes, but only {len(content)} are present"
+        )
     return content
 
 

@@ -28,18 +28,27 @@ class TokenizerConfig(Config):
     end-of-text token, or ``<|document|>`` added behind its vocabulary).
     """
 
-    kind: Annotated[Literal["bytes", "bpe", "file"], Doc("Bytes, BPE trained on the training split, or a saved tokenizer.json.")] = "bpe"
-    vocabulary: Annotated[int | None, Bounds(minimum=1, maximum=2**24), Doc("Entries of a BPE, the separator included; null: 4,096.")] = (
-        None
-    )
+    kind: Annotated[
+        Literal["bytes", "bpe", "file"],
+        Doc("Bytes, BPE trained on the training split, or a saved tokenizer.json."),
+    ] = "bpe"
+    vocabulary: Annotated[
+        int | None,
+        Bounds(minimum=1, maximum=2**24),
+        Doc("Entries of a BPE, the separator included; null: 4,096."),
+    ] = None
     path: Annotated[PathText | None, Doc("The saved tokenizer.json, for kind file.")] = None
     separator: Annotated[
-        str | None, Length(1, 1000), Doc("Token put before every document, for kind file; null: its own end-of-text token.")
+        str | None,
+        Length(1, 1000),
+        Doc("Token put before every document, for kind file; null: its own end-of-text token."),
     ] = None
 
     def __post_init__(self) -> None:
         if (self.kind == "file") != (self.path is not None):
-            raise ConfigError("tokenizer: kind 'file' and the option 'path' go together; give both or neither")
+            raise ConfigError(
+                "tokenizer: kind 'file' and the option 'path' go together; give both or neither"
+            )
         if self.separator is not None and self.kind != "file":
             raise ConfigError(f"tokenizer: 'separator' is for kind 'file'; kind {self.kind!r} has its own")
         if self.kind == "bpe" and self.entries < SMALLEST_BPE:
@@ -65,9 +74,15 @@ class FilesConfig(Config):
     also read compressed, with the suffix ``.gz`` or ``.zst`` behind its own.
     """
 
-    train: Annotated[Paths, Doc("Training text: a file, a folder, a pattern such as texts/**/*.txt, or a list of these.")]
-    validation: Annotated[Paths | None, Doc("Text that is reported on; null: held out of the training text.")] = None
-    tune: Annotated[Paths | None, Doc("Text that learning rates are chosen on; null: held out of the training text.")] = None
+    train: Annotated[
+        Paths, Doc("Training text: a file, a folder, a pattern such as texts/**/*.txt, or a list of these.")
+    ]
+    validation: Annotated[
+        Paths | None, Doc("Text that is reported on; null: held out of the training text.")
+    ] = None
+    tune: Annotated[
+        Paths | None, Doc("Text that learning rates are chosen on; null: held out of the training text.")
+    ] = None
     test: Annotated[Paths | None, Doc("Text that is never used for training or for choices.")] = None
 
     def of(self, split: str) -> tuple[str, ...]:
@@ -85,14 +100,26 @@ class HubConfig(Config):
     name: Annotated[PathText, Doc("Name of the dataset on Hugging Face, or path of a local copy.")]
     subset: Annotated[str | None, Length(1, 1000), Doc("Configuration of the dataset.")] = None
     revision: Annotated[
-        str | None, Length(1, 1000), Doc("Version to read; null: the newest at the first download, then the one in the cache.")
+        str | None,
+        Length(1, 1000),
+        Doc("Version to read; null: the newest at the first download, then the one in the cache."),
     ] = None
     train: Annotated[str, Length(1, 1000), Doc("Split to train on.")] = "train"
-    validation: Annotated[str | None, Length(1, 1000), Doc("Split that is reported on; null: held out of the training split.")] = None
-    tune: Annotated[str | None, Length(1, 1000), Doc("Split that rates are chosen on; null: held out of the training split.")] = None
-    test: Annotated[str | None, Length(1, 1000), Doc("Split that is never used for training or for choices.")] = None
+    validation: Annotated[
+        str | None, Length(1, 1000), Doc("Split that is reported on; null: held out of the training split.")
+    ] = None
+    tune: Annotated[
+        str | None,
+        Length(1, 1000),
+        Doc("Split that rates are chosen on; null: held out of the training split."),
+    ] = None
+    test: Annotated[
+        str | None, Length(1, 1000), Doc("Split that is never used for training or for choices.")
+    ] = None
     streaming: Annotated[bool, Doc("Read rows without downloading the whole; needs limit_documents.")] = False
-    limit_documents: Annotated[int | None, Bounds(minimum=1), Doc("Rows to read of each split; null: all.")] = None
+    limit_documents: Annotated[
+        int | None, Bounds(minimum=1), Doc("Rows to read of each split; null: all.")
+    ] = None
 
     def __post_init__(self) -> None:
         if self.streaming and self.limit_documents is None:
@@ -115,38 +142,64 @@ class DataConfig(Config):
 
     source: Annotated[
         Literal["embedded", "files", "hub"],
-        Doc("English prose from installed documentation (no download), your files, or a Hugging Face dataset."),
+        Doc(
+            "English prose from installed documentation (no download), your files, or a Hugging Face dataset."
+        ),
     ] = "embedded"
-    root: Annotated[PathText | None, Doc("Folder that relative paths start from; null: ARCH_LAB_DATA, else the current one.")] = None
+    root: Annotated[
+        PathText | None,
+        Doc("Folder that relative paths start from; null: ARCH_LAB_DATA, else the current one."),
+    ] = None
     files: Annotated[FilesConfig | None, Doc("Files per split, for source files.")] = None
     hub: Annotated[HubConfig | None, Doc("The dataset, for source hub.")] = None
-    text_column: Annotated[str, Length(1, 1000), Doc("Key of the text in JSONL, parquet and hub rows.")] = "text"
+    text_column: Annotated[str, Length(1, 1000), Doc("Key of the text in JSONL, parquet and hub rows.")] = (
+        "text"
+    )
     document_start: Annotated[
-        str | None, Length(0, 1000), Doc("Regular expression for the first line of a document; null: a file or row is a document.")
+        str | None,
+        Length(0, 1000),
+        Doc("Regular expression for the first line of a document; null: a file or row is a document."),
     ] = None
-    count_line_ends: Annotated[bool, Doc("Count one word per line end, as the published counts of WikiText do.")] = False
-    tune_fraction: Annotated[HeldOutFraction, Doc("Share of the training bytes held out to choose learning rates.")] = 0.05
-    validation_fraction: Annotated[
-        HeldOutFraction, Doc("Share of the training bytes held out to report on, if the source has no validation split.")
+    count_line_ends: Annotated[
+        bool, Doc("Count one word per line end, as the published counts of WikiText do.")
+    ] = False
+    tune_fraction: Annotated[
+        HeldOutFraction, Doc("Share of the training bytes held out to choose learning rates.")
     ] = 0.05
-    limit_bytes: Annotated[int | None, Bounds(minimum=1), Doc("Bytes of training text to use, held-out shares included; null: all.")] = None
-    tokenizer: Annotated[TokenizerConfig, Doc("How text becomes tokens.")] = field(default_factory=TokenizerConfig)
+    validation_fraction: Annotated[
+        HeldOutFraction,
+        Doc("Share of the training bytes held out to report on, if the source has no validation split."),
+    ] = 0.05
+    limit_bytes: Annotated[
+        int | None,
+        Bounds(minimum=1),
+        Doc("Bytes of training text to use, held-out shares included; null: all."),
+    ] = None
+    tokenizer: Annotated[TokenizerConfig, Doc("How text becomes tokens.")] = field(
+        default_factory=TokenizerConfig
+    )
 
     def __post_init__(self) -> None:
         for source in ("files", "hub"):
             if (self.source == source) != (getattr(self, source) is not None):
-                raise ConfigError(f"data: source {source!r} and the option {source!r} go together; give both or neither")
+                raise ConfigError(
+                    f"data: source {source!r} and the option {source!r} go together; give both or neither"
+                )
         if self.document_start is not None:
             try:
                 re.compile(self.document_start)
             except re.error as error:
-                raise ConfigError(f"data.document_start: {self.document_start!r} is not a regular expression ({error})") from None
+                raise ConfigError(
+                    f"data.document_start: {self.document_start!r} is not a regular expression ({error})"
+                ) from None
 
     @classmethod
     def from_options(cls, options: dict[str, Any], *, where: str = "") -> DataConfig:
         for split in FilesConfig.__dataclass_fields__:
             if split in options:
-                raise ConfigError(f"{where or 'data'}: {split!r} belongs below 'files' or 'hub', as in files: {{{split}: …}}")
+                raise ConfigError(
+                    f"{where or 'data'}: {split!r} belongs below 'files' or 'hub', as in files: {{{split}: …}}"
+                )
         return super().from_options(options, where=where)
 
     @property

@@ -82,7 +82,9 @@ def cut_documents(lines: Iterable[str], start: str, where: str) -> list[str]:
             found = True
         documents[-1].append(line)
     if not found:
-        raise DataError(f"{where}: no line matches document_start {start!r}; correct it, or leave it out for one document a file")
+        raise DataError(
+            f"{where}: no line matches document_start {start!r}; correct it, or leave it out for one document a file"
+        )
     return ["".join(document) for document in documents]
 
 
@@ -135,13 +137,19 @@ def _remedy(raw: bytes | bytearray) -> str:
 def check_text(text: object, where: str) -> str:
     """``text`` if it can be written as UTF-8. Raises: DataError naming ``where``."""
     if text is None:
-        raise DataError(f"{where}: the text is null; drop such rows, or name another column with data.text_column")
+        raise DataError(
+            f"{where}: the text is null; drop such rows, or name another column with data.text_column"
+        )
     if not isinstance(text, str):
-        raise DataError(f"{where}: expected text, got {type(text).__name__}; name the right column with data.text_column")
+        raise DataError(
+            f"{where}: expected text, got {type(text).__name__}; name the right column with data.text_column"
+        )
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: character {error.start} is half a surrogate pair, which UTF-8 cannot encode; repair that row") from None
+        raise DataError(
+            f"{where}: character {error.start} is half a surrogate pair, which UTF-8 cannot encode; repair that row"
+        ) from None
     return text
 
 
@@ -190,7 +198,9 @@ def limit(documents: list[str], size: int) -> list[str]:
     return [kept[index] for index in sorted(kept)]
 
 
-def complete(given: Splits, *, tune_fraction: float, validation_fraction: float, limit_bytes: int | None) -> tuple[Splits, int]:
+def complete(
+    given: Splits, *, tune_fraction: float, validation_fraction: float, limit_bytes: int | None
+) -> tuple[Splits, int]:
     """All splits, with no document in two of them, and how many training documents that cost.
 
     A document that a held-out split also has is dropped from train (and from tune), never from what is reported on. ``limit_bytes``

@@ -38,7 +38,10 @@ _REPEATED = 40  # letters from which a paragraph that comes again is dropped
 _RUN = 8  # words
 _MOST_SEEN = 0.2  # share of a document's runs that earlier documents may have
 _COMMON = frozenset(
-    re.findall("[a-z]+", "the of and to a in is it that for as with be by on this are if or not an at from which when can will")
+    re.findall(
+        "[a-z]+",
+        "the of and to a in is it that for as with be by on this are if or not an at from which when can will",
+    )
 )
 _PROSE = str.maketrans("", "", "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz ,.;:'\n")
 _WORD = re.compile(r"[A-Za-z']+")
@@ -74,7 +77,11 @@ def environment() -> dict[str, str]:
 
 def environment_key() -> str:
     """Changes with any version and with the size of any source file that is read."""
-    sizes = [(name, str(path.relative_to(root)), path.stat().st_size) for name, root in roots() for path in _sources(root)]
+    sizes = [
+        (name, str(path.relative_to(root)), path.stat().st_size)
+        for name, root in roots()
+        for path in _sources(root)
+    ]
     return hashlib.sha256(json.dumps([environment(), sizes]).encode()).hexdigest()
 
 
@@ -92,13 +99,17 @@ def read_embedded(progress: Progress | None = None) -> list[str]:
     try:
         for _, root in roots():
             texts = (text for path in _sources(root) for text in _strings(path))
-            documents += [document for document in (clean(text, seen) for text in texts) if document is not None]
+            documents += [
+                document for document in (clean(text, seen) for text in texts) if document is not None
+            ]
         documents = without_variants(documents)
     finally:
         if collecting:
             gc.enable()
     if len(documents) < 100:
-        raise DataError(f"source 'embedded' found only {len(documents)} documents: this Python has no docstrings; use source 'files'")
+        raise DataError(
+            f"source 'embedded' found only {len(documents)} documents: this Python has no docstrings; use source 'files'"
+        )
     return documents
 
 
@@ -161,7 +172,11 @@ def _sources(root: Path) -> Iterator[Path]:
     for path in entries:
         if path.suffix == ".py":
             yield path
-        elif path.is_dir() and path.name not in _SKIPPED and (not path.name.startswith("_") or path.name == "_core"):
+        elif (
+            path.is_dir()
+            and path.name not in _SKIPPED
+            and (not path.name.startswith("_") or path.name == "_core")
+        ):
             yield from _sources(path)
 
 
@@ -195,14 +210,20 @@ def _docstrings(body: list[ast.stmt], owner: ast.AST) -> Iterator[str]:
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield from _docstrings([], node)
         elif _attaches_docstring(node):
-            strings = (n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str))
+            strings = (
+                n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+            )
             yield from (text for text in strings if len(text) >= SMALLEST_DOCUMENT)
 
 
 def _attaches_docstring(node: ast.stmt) -> bool:
     """Functions written in C get their docstring from a call: add_docstr (torch), add_newdoc (numpy)."""
     call = node.value if isinstance(node, ast.Expr) else None
-    return isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id.startswith(("add_", "_add_"))
+    return (
+        isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Name)
+        and call.func.id.startswith(("add_", "_add_"))
+    )
 
 
 def _topics(source: str) -> Iterator[str]:
@@ -212,4 +233,6 @@ def _topics(source: str) -> Iterator[str]:
         return
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
-            yield from (n.value for n in node.value.values if isinstance(n, ast.Constant) and isinstance(n.value, str))
+            yield from (
+                n.value for n in node.value.values if isinstance(n, ast.Constant) and isinstance(n.value, str)
+            )

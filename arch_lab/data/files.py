@@ -26,7 +26,8 @@ _ROWS = 256  # of a parquet file, read at once
 def read_files(config: DataConfig) -> Splits:
     """The documents of every split that has files. Raises: DataError, one line that names the file."""
     return {
-        split: [document for path in paths for document in documents_of(path, config)] for split, paths in files_of_splits(config).items()
+        split: [document for path in paths for document in documents_of(path, config)]
+        for split, paths in files_of_splits(config).items()
     }
 
 
@@ -81,7 +82,9 @@ def read_documents(path: Path, *, text_column: str = "text", document_start: str
         documents = from_rows(_json_rows(path, text_column), document_start, str(path))
     else:
         text = read_text(path)
-        documents = [text] if document_start is None else cut_documents(lines_of(text), document_start, str(path))
+        documents = (
+            [text] if document_start is None else cut_documents(lines_of(text), document_start, str(path))
+        )
     documents = [document for document in documents if document.strip()]
     if not documents:
         raise DataError(f"{path}: no document with text in it")
@@ -111,7 +114,9 @@ def _json_rows(path: Path, column: str) -> Iterator[str]:
         try:
             row = json.loads(line)
         except RecursionError:
-            raise DataError(f"{where}: JSON nested too deeply; one object with the key {column!r} is expected on each line") from None
+            raise DataError(
+                f"{where}: JSON nested too deeply; one object with the key {column!r} is expected on each line"
+            ) from None
         except ValueError as error:
             raise DataError(f"{where}: not JSON ({error})") from None
         if not isinstance(row, dict) or column not in row:
@@ -132,7 +137,9 @@ def _parquet_rows(path: Path, compression: str, column: str) -> Iterator[str]:
         source: Any = io.BytesIO(read_stream(path, compression)) if compression else str(path)
         with pq.ParquetFile(source) as table:
             if column not in table.schema_arrow.names:
-                raise DataError(f"{path}: no column {column!r} (data.text_column){did_you_mean(column, table.schema_arrow.names)}")
+                raise DataError(
+                    f"{path}: no column {column!r} (data.text_column){did_you_mean(column, table.schema_arrow.names)}"
+                )
             for batch in table.iter_batches(batch_size=_ROWS, columns=[column]):
                 size += batch.nbytes
                 if size > largest:
@@ -149,4 +156,6 @@ def _parquet_value(value: Any, where: str) -> Any:
     try:
         return value.as_py()
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 at byte {error.start}; write the column again as UTF-8 text") from None
+        raise DataError(
+            f"{where}: not UTF-8 at byte {error.start}; write the column again as UTF-8 text"
+        ) from None

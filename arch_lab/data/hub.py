@@ -85,28 +85,40 @@ def load_rows(config: DataConfig, split: str, *, instead: str = INSTEAD) -> Any:
         import datasets
         from huggingface_hub import constants
     except ImportError:
-        raise DataError("data source 'hub' needs the package datasets (pip install datasets); 'files' and 'embedded' do not") from None
+        raise DataError(
+            "data source 'hub' needs the package datasets (pip install datasets); 'files' and 'embedded' do not"
+        ) from None
     hub = config.hub
     assert hub is not None
     local = local_path(config)
     if local is None:
         offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE
         # set after the import the variable has no effect on the client, which would then try the network
-        if (offline and not constants.HF_HUB_OFFLINE) or not (offline or reachable(os.environ.get("HF_ENDPOINT", constants.ENDPOINT))):
+        if (offline and not constants.HF_HUB_OFFLINE) or not (
+            offline or reachable(os.environ.get("HF_ENDPOINT", constants.ENDPOINT))
+        ):
             raise _out_of_reach(hub, offline, instead)
     try:
-        if local is not None and local.is_dir() and any((local / name).exists() for name in ("dataset_dict.json", "state.json")):
+        if (
+            local is not None
+            and local.is_dir()
+            and any((local / name).exists() for name in ("dataset_dict.json", "state.json"))
+        ):
             loaded = datasets.load_from_disk(str(local))
             return _split_of(loaded, hub, split) if isinstance(loaded, datasets.DatasetDict) else loaded
         options: dict[str, Any] = {"split": split, "streaming": hub.streaming}
         if local is not None and local.is_file():
-            return datasets.load_dataset(_FORMATS.get(local.suffix.lower(), "text"), data_files={split: str(local)}, **options)
+            return datasets.load_dataset(
+                _FORMATS.get(local.suffix.lower(), "text"), data_files={split: str(local)}, **options
+            )
         return datasets.load_dataset(str(local or hub.name), hub.subset, revision=hub.revision, **options)
     except DataError:
         raise
     except ConnectionError:
         raise _out_of_reach(hub, bool(constants.HF_HUB_OFFLINE), instead) from None
-    except Exception as error:  # the library raises its own and its readers' many types for one and the same cause
+    except (
+        Exception
+    ) as error:  # the library raises its own and its readers' many types for one and the same cause
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"hub dataset {hub.name!r}, split {split!r}, cannot be loaded: {reason}") from None
 

@@ -37,7 +37,9 @@ class WindowOrder:
         # every offset up to T-1 leaves room for the windows, except in splits that hold barely one batch
         self.windows = max((split.tokens - tokens) // tokens, batch)
         self._room = split.tokens - 1 - self.windows * tokens
-        self._epoch: tuple[int, int, np.ndarray] | None = None  # epoch, offset, permutation: a memo, not state
+        self._epoch: tuple[int, int, np.ndarray] | None = (
+            None  # epoch, offset, permutation: a memo, not state
+        )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -73,7 +75,9 @@ class OrderedLoader:
 
     def __init__(self, order: WindowOrder, *, steps: int, rank: int = 0, world: int = 1) -> None:
         if order.batch_size % world:
-            raise ConfigError(f"batch {order.batch_size} cannot be shared by {world} devices; make it a multiple of {world}")
+            raise ConfigError(
+                f"batch {order.batch_size} cannot be shared by {world} devices; make it a multiple of {world}"
+            )
         if not 0 <= rank < world:
             raise ConfigError(f"rank {rank} is not one of {world} devices")
         self.order, self.steps, self.rank, self.world = order, steps, rank, world
@@ -95,15 +99,24 @@ class OrderedLoader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in self._identity().items():
             if state.get(name) != value:
-                raise ConfigError(f"cannot resume the data order: the checkpoint has {name} {state.get(name)!r}, this run {value!r}")
+                raise ConfigError(
+                    f"cannot resume the data order: the checkpoint has {name} {state.get(name)!r}, this run {value!r}"
+                )
         self.step = int(state["step"])
 
     def _identity(self) -> dict[str, Any]:
         order = self.order
-        return {"seed": order.seed, "batch": order.batch_size, "tokens": order.tokens, "fingerprint": order.split.fingerprint}
+        return {
+            "seed": order.seed,
+            "batch": order.batch_size,
+            "tokens": order.tokens,
+            "fingerprint": order.split.fingerprint,
+        }
 
 
-def evaluation_batches(split: TokenSplit, *, tokens: int, batch: int, stride: int | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def evaluation_batches(
+    split: TokenSplit, *, tokens: int, batch: int, stride: int | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(inputs (b, T) int64, targets (b, T) int64, valid (b, T) bool): every token but the first is a target exactly once.
 
     Windows follow each other at a stride of T and see nothing before their start, so the mean context is (T+1)/2 tokens. At a

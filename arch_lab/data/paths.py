@@ -20,7 +20,11 @@ _NAMED = 3  # files that one message lists
 
 
 def expand_paths(
-    patterns: str | Path | Sequence[str | Path], root: str | Path = ".", *, option: str = "files", hint: str = ""
+    patterns: str | Path | Sequence[str | Path],
+    root: str | Path = ".",
+    *,
+    option: str = "files",
+    hint: str = "",
 ) -> list[Path]:
     """Files that ``patterns`` (names, folders, globs; relative ones begin at ``root``) stand for, each once.
 
@@ -30,23 +34,31 @@ def expand_paths(
     """
     names = [patterns] if isinstance(patterns, (str, Path)) else list(patterns)
     if not names:
-        raise DataError(f"{option}: the list is empty; name a file, a folder or a pattern such as 'texts/*.txt'")
+        raise DataError(
+            f"{option}: the list is empty; name a file, a folder or a pattern such as 'texts/*.txt'"
+        )
     files: dict[Path, Path] = {}
     for name in names:
         for path in _expand(name, Path(root), option, hint):
             files.setdefault(_resolved(path, option), path)
     empty = [str(path) for path in files.values() if _size(path, option) == 0]
     if empty:
-        listed = ", ".join(empty[:_NAMED]) + (f" and {len(empty) - _NAMED} more" if len(empty) > _NAMED else "")
+        listed = ", ".join(empty[:_NAMED]) + (
+            f" and {len(empty) - _NAMED} more" if len(empty) > _NAMED else ""
+        )
         is_empty = "the file is empty" if len(empty) == 1 else f"{len(empty)} files are empty"
-        raise DataError(f"{option}: {is_empty}: {listed}; fill or remove {'it' if len(empty) == 1 else 'them'}")
+        raise DataError(
+            f"{option}: {is_empty}: {listed}; fill or remove {'it' if len(empty) == 1 else 'them'}"
+        )
     return list(files.values())
 
 
 def _expand(name: str | Path, root: Path, option: str, hint: str) -> list[Path]:
     text = str(name)
     if not text.strip() or "\0" in text:
-        raise DataError(f"{option}: {text!r} is not a path; name a file, a folder or a pattern such as 'texts/*.txt'")
+        raise DataError(
+            f"{option}: {text!r} is not a path; name a file, a folder or a pattern such as 'texts/*.txt'"
+        )
     path = root / expand_home(text, option)
     try:
         if path.is_file():
@@ -54,12 +66,16 @@ def _expand(name: str | Path, root: Path, option: str, hint: str) -> list[Path]:
         if path.is_dir():
             return _folder_files(path, option)
         if path.exists():
-            raise DataError(f"{option}: {path} is neither a file nor a folder (a device or a pipe?); name a regular file")
+            raise DataError(
+                f"{option}: {path} is neither a file nor a folder (a device or a pipe?); name a regular file"
+            )
         if glob.has_magic(text):
             return _glob_files(path, text, option)
     except OSError as error:  # no permission, or a name too long for the file system
         raise DataError(f"{option}: {_shorten(text)} cannot be read ({error.strerror or error})") from None
-    raise DataError(f"{option}: no file {_shorten(text)!r} in {root.resolve()}{_nearest(path) or ';' * bool(hint)}{hint}")
+    raise DataError(
+        f"{option}: no file {_shorten(text)!r} in {root.resolve()}{_nearest(path) or ';' * bool(hint)}{hint}"
+    )
 
 
 def _folder_files(folder: Path, option: str) -> list[Path]:
@@ -96,11 +112,18 @@ def _step(places: list[Path], part: str, option: str) -> list[Path]:
     if not glob.has_magic(part):
         return [place / part for place in places if (place / part).exists()]
     entries = [entry for place in places for entry in _entries(place, option)]
-    return [entry for entry in entries if fnmatch.fnmatchcase(entry.name, part) and (not _is_hidden(entry) or part.startswith("."))]
+    return [
+        entry
+        for entry in entries
+        if fnmatch.fnmatchcase(entry.name, part) and (not _is_hidden(entry) or part.startswith("."))
+    ]
 
 
 def _readable_below(folders: list[Path], option: str) -> list[Path]:
-    return sorted((path for path in _walk(folders, option) if path.is_file() and is_read_in_folders(path)), key=lambda path: path.parts)
+    return sorted(
+        (path for path in _walk(folders, option) if path.is_file() and is_read_in_folders(path)),
+        key=lambda path: path.parts,
+    )
 
 
 def _walk(folders: list[Path], option: str) -> Iterator[Path]:
@@ -136,7 +159,9 @@ def expand_home(text: str | Path, option: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:  # ~nobody
-        raise DataError(f"{option}: {_shorten(str(text))!r}: {str(error).lower().rstrip('.')}; write the folder in full") from None
+        raise DataError(
+            f"{option}: {_shorten(str(text))!r}: {str(error).lower().rstrip('.')}; write the folder in full"
+        ) from None
 
 
 def data_root(root: str | Path | None, option: str) -> Path:
@@ -161,7 +186,9 @@ def _size(path: Path, option: str) -> int:
 def _nearest(path: Path) -> str:
     """`; did you mean 'name'?` for the nearest name beside ``path``, or nothing."""
     try:
-        near = did_you_mean(path.name, [entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".")])
+        near = did_you_mean(
+            path.name, [entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".")]
+        )
     except OSError:
         return ""
     return near if "did you mean" in near else ""

@@ -62,12 +62,18 @@ class PreparedData:
         """Raises: DataError for a split that this data does not have."""
         found = getattr(self, name) if name in SPLITS else None
         if found is None:
-            raise DataError(f"this data has no {name} split; it has {', '.join(s for s in SPLITS if getattr(self, s) is not None)}")
+            raise DataError(
+                f"this data has no {name} split; it has {', '.join(s for s in SPLITS if getattr(self, s) is not None)}"
+            )
         return found
 
     def summary(self) -> dict[str, Any]:
         """Plain values for reports."""
-        tokenizer = {"kind": self.tokenizer.kind, "vocabulary": self.vocabulary, "fingerprint": self.tokenizer.fingerprint}
+        tokenizer = {
+            "kind": self.tokenizer.kind,
+            "vocabulary": self.vocabulary,
+            "fingerprint": self.tokenizer.fingerprint,
+        }
         present = {name: getattr(self, name) for name in SPLITS}
         splits = {name: split.summary() for name, split in present.items() if split is not None}
         return {**self.about, "tokenizer": tokenizer, "splits": splits, "fingerprint": self.fingerprint}
@@ -93,7 +99,9 @@ def prepare(config: DataConfig, cache: Path, progress: Progress | None = None) -
     try:
         return dataclasses.replace(_open(folder, key), config=config)
     except Corrupt as damage:
-        raise DataError(f"the data cache does not return what was written to it: {damage}; choose another cache folder") from None
+        raise DataError(
+            f"the data cache does not return what was written to it: {damage}; choose another cache folder"
+        ) from None
 
 
 def _identity(config: DataConfig) -> dict[str, Any]:
@@ -126,7 +134,11 @@ def _build(config: DataConfig, folder: Path, key: str, tell: Progress) -> None:
     )
     tell(f"making the {config.tokenizer.kind} tokenizer")
     tokenizer = make_tokenizer(config.tokenizer, splits["train"], config.folder)
-    about: dict[str, Any] = {"source": config.source, "dropped_documents": dropped, "count_line_ends": config.count_line_ends}
+    about: dict[str, Any] = {
+        "source": config.source,
+        "dropped_documents": dropped,
+        "count_line_ends": config.count_line_ends,
+    }
     if config.source == "embedded":
         about["environment"] = embedded.environment()
     with cache_errors(folder):
@@ -137,8 +149,12 @@ def _build(config: DataConfig, folder: Path, key: str, tell: Progress) -> None:
         ids = tokenizer.encode_documents(documents)
         tokenizer.verify(documents, ids, f"the {name} split")
         with cache_errors(folder):
-            seals[name] = write_split(folder, name, ids, count(documents, line_ends=config.count_line_ends), key)
-    tokenizer_files = {name: files.file_hash(folder / name) for name in ("tokenizer.json", "tokenizer_kind.json")}
+            seals[name] = write_split(
+                folder, name, ids, count(documents, line_ends=config.count_line_ends), key
+            )
+    tokenizer_files = {
+        name: files.file_hash(folder / name) for name in ("tokenizer.json", "tokenizer_kind.json")
+    }
     manifest = {"key": key, "about": about, "splits": seals, "tokenizer": tokenizer_files}
     with cache_errors(folder):
         write_json(folder / "data.json", {**manifest, "sha256": _hash(manifest)})
@@ -158,7 +174,10 @@ def _open(folder: Path, key: str) -> PreparedData:
         tokenizer = load_tokenizer(folder, is_own=True)
         if any(len(split.ids) and int(split.ids.max()) >= tokenizer.vocabulary for split in splits.values()):
             raise Corrupt(f"{folder} holds ids beyond its vocabulary")
-        content = {name: [split.fingerprint, split.bytes, split.words, split.documents] for name, split in splits.items()}
+        content = {
+            name: [split.fingerprint, split.bytes, split.words, split.documents]
+            for name, split in splits.items()
+        }
         return PreparedData(
             tokenizer=tokenizer,
             train=splits["train"],

@@ -134,4 +134,6 @@ def cache_errors(folder: Path) -> Iterator[None]:
     except (OSError, OutputError) as error:
         cause = error.__context__ if isinstance(error, OutputError) else error
         reason = getattr(cause, "strerror", None) or error
-        raise DataError(f"cannot write the data cache {folder} ({reason}); free space or choose another cache folder") from None
+        raise DataError(
+            f"cannot write the data cache {folder} ({reason}); free space or choose another cache folder"
+        ) from None

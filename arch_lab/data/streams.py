@@ -108,7 +108,9 @@ def _zstandard(file: IO[bytes]) -> Iterator[bytes]:
     try:
         import zstandard
     except ImportError:
-        raise DataError(f"{file.name}: reading .zst needs the package zstandard (pip install zstandard)") from None
+        raise DataError(
+            f"{file.name}: reading .zst needs the package zstandard (pip install zstandard)"
+        ) from None
     frame = None
     try:
         while rest := file.read(_ZSTD_INPUT):

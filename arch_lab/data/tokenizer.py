@@ -24,7 +24,16 @@ from arch_lab.yaml_files import load_json
 
 SEPARATOR = "<|document|>"
 MASK = "[MASK]"
-_KNOWN_SEPARATORS = (SEPARATOR, "<|endoftext|>", "<|end_of_text|>", "<|begin_of_text|>", "<bos>", "<s>", "</s>", "[SEP]")
+_KNOWN_SEPARATORS = (
+    SEPARATOR,
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|begin_of_text|>",
+    "<bos>",
+    "<s>",
+    "</s>",
+    "[SEP]",
+)
 _BATCH = 1 << 21  # characters encoded at once: bounds memory, loses no speed
 
 
@@ -89,7 +98,9 @@ class Tokenizer(ABC):
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         flat = np.asarray(ids).reshape(-1)
         piece = self.pieces().__getitem__
-        parts = (flat[start : start + _BATCH].tolist() for start in range(0, len(flat), _BATCH))  # a list takes 8 times the array
+        parts = (
+            flat[start : start + _BATCH].tolist() for start in range(0, len(flat), _BATCH)
+        )  # a list takes 8 times the array
         return b"".join(b"".join(map(piece, part)) for part in parts)
 
     def token_bytes(self) -> np.ndarray:
@@ -137,7 +148,10 @@ class ByteTokenizer(Tokenizer):
         """As of every tokenizer, without an int64 copy of a long document."""
         parts = [np.empty(0, self.dtype)]
         for text in documents:
-            parts += [np.array([self.separator], self.dtype), np.frombuffer(text.encode(), np.uint8).astype(self.dtype)]
+            parts += [
+                np.array([self.separator], self.dtype),
+                np.frombuffer(text.encode(), np.uint8).astype(self.dtype),
+            ]
         return np.concatenate(parts)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -150,7 +164,9 @@ class ByteTokenizer(Tokenizer):
         return self._pieces
 
     def to_dict(self) -> dict[str, str]:
-        return {"kind": self.kind, "separator": SEPARATOR, "json": "{}"} | ({"mask": MASK} if self.mask is not None else {})
+        return {"kind": self.kind, "separator": SEPARATOR, "json": "{}"} | (
+            {"mask": MASK} if self.mask is not None else {}
+        )
 
 
 class SubwordTokenizer(Tokenizer):
@@ -160,14 +176,18 @@ class SubwordTokenizer(Tokenizer):
     the token that hides others; without one there is none.
     """
 
-    def __init__(self, inner: Any, *, kind: str, separator: str | None = None, mask: str | None = None) -> None:
+    def __init__(
+        self, inner: Any, *, kind: str, separator: str | None = None, mask: str | None = None
+    ) -> None:
         from tokenizers import AddedToken
 
         self.kind = kind
         entries = inner.get_vocab(with_added_tokens=True)
         name = separator or next((known for known in _KNOWN_SEPARATORS if known in entries), SEPARATOR)
         if name not in entries and separator is not None:
-            raise DataError(f"tokenizer.separator: {name!r} is not a token of this tokenizer; leave it out to have one added")
+            raise DataError(
+                f"tokenizer.separator: {name!r} is not a token of this tokenizer; leave it out to have one added"
+            )
         added = [name] if mask is None else [name, mask]
         inner.add_special_tokens([AddedToken(each, special=True, normalized=False) for each in added])
         inner.encode_special_tokens = True  # text that looks like a special token stays text
@@ -182,9 +202,14 @@ class SubwordTokenizer(Tokenizer):
         self.vocabulary = len(self._pieces)
 
     def encode_each(self, documents: Sequence[str]) -> list[np.ndarray]:
-        fast = getattr(self._inner, "encode_batch_fast", self._inner.encode_batch)  # the fast one keeps no offsets
+        fast = getattr(
+            self._inner, "encode_batch_fast", self._inner.encode_batch
+        )  # the fast one keeps no offsets
         with rust_errors("the tokenizer cannot encode this text"):
-            return [np.array(encoding.ids, np.int64) for encoding in fast(list(documents), add_special_tokens=False)]
+            return [
+                np.array(encoding.ids, np.int64)
+                for encoding in fast(list(documents), add_special_tokens=False)
+            ]
 
     def pieces(self) -> list[bytes]:
         return self._pieces
@@ -194,7 +219,9 @@ class SubwordTokenizer(Tokenizer):
         return parts if self.mask is None else {**parts, "mask": MASK}
 
     def with_mask(self) -> SubwordTokenizer:
-        inner = _library().Tokenizer.from_str(self._inner.to_str())  # a copy: the tokenizer of other studies stays as it is
+        inner = _library().Tokenizer.from_str(
+            self._inner.to_str()
+        )  # a copy: the tokenizer of other studies stays as it is
         return SubwordTokenizer(inner, kind=self.kind, separator=self.separator_name, mask=MASK)
 
     @property
@@ -228,7 +255,9 @@ def train_bpe(documents: Sequence[str], vocabulary: int) -> SubwordTokenizer:
     return SubwordTokenizer(inner, kind="bpe")
 
 
-def read_tokenizer(path: Path, separator: str | None = None, mask: str | None = None, *, is_own: bool = False) -> SubwordTokenizer:
+def read_tokenizer(
+    path: Path, separator: str | None = None, mask: str | None = None, *, is_own: bool = False
+) -> SubwordTokenizer:
     """A saved ``tokenizer.json``; unless it ``is_own``, a broken or random one is found out first. Raises: DataError."""
     tokenizers = _library()
     if not path.is_file():
@@ -236,7 +265,9 @@ def read_tokenizer(path: Path, separator: str | None = None, mask: str | None = 
     if not is_own:
         check_file(path)
     with rust_errors(f"tokenizer.path: {path} is not a tokenizer.json"):
-        return SubwordTokenizer(tokenizers.Tokenizer.from_file(str(path)), kind="file", separator=separator, mask=mask)
+        return SubwordTokenizer(
+            tokenizers.Tokenizer.from_file(str(path)), kind="file", separator=separator, mask=mask
+        )
 
 
 def load_tokenizer(folder: Path, *, is_own: bool = False) -> Tokenizer:
@@ -260,14 +291,18 @@ def tokenizer_from(parts: dict[str, str]) -> Tokenizer:
     try:
         kind, separator, text, mask = parts["kind"], parts["separator"], parts["json"], parts.get("mask")
     except (KeyError, TypeError):
-        raise DataError("the checkpoint's tokenizer is incomplete (kind, separator and json are needed)") from None
+        raise DataError(
+            "the checkpoint's tokenizer is incomplete (kind, separator and json are needed)"
+        ) from None
     if kind == "bytes":
         return ByteTokenizer(mask=mask is not None)
     if not all(isinstance(part, str) for part in (kind, separator, text)):
         raise DataError("the checkpoint's tokenizer is damaged (kind, separator and json must be text)")
     check_layout(text, "the checkpoint's tokenizer")
     with rust_errors("the checkpoint's tokenizer is unreadable"):
-        return SubwordTokenizer(_library().Tokenizer.from_str(text), kind=kind, separator=separator, mask=mask)
+        return SubwordTokenizer(
+            _library().Tokenizer.from_str(text), kind=kind, separator=separator, mask=mask
+        )
 
 
 def id_dtype(vocabulary: int) -> type[np.unsignedinteger[Any]]:
@@ -283,7 +318,9 @@ def _library() -> Any:
         import tokenizers.pre_tokenizers
         import tokenizers.trainers
     except ImportError:
-        raise DataError("tokenizer kinds 'bpe' and 'file' need the package tokenizers (pip install tokenizers); 'bytes' does not") from None
+        raise DataError(
+            "tokenizer kinds 'bpe' and 'file' need the package tokenizers (pip install tokenizers); 'bytes' does not"
+        ) from None
     return tokenizers
 
 
@@ -304,7 +341,9 @@ def byte_of_character() -> dict[str, int]:
     """The alphabet of byte-level BPE: printable Latin-1 bytes stand for themselves, the others follow from U+0100 on."""
     printable = set(chain(range(0x21, 0x7F), range(0xA1, 0xAD), range(0xAE, 0x100)))
     others = (value for value in range(256) if value not in printable)
-    return {chr(value): value for value in printable} | {chr(256 + place): value for place, value in enumerate(others)}
+    return {chr(value): value for value in printable} | {
+        chr(256 + place): value for place, value in enumerate(others)
+    }
 
 
 def _pieces(inner: Any) -> list[bytes]:

@@ -10,7 +10,14 @@ from arch_lab.data.archives import check_stored
 from arch_lab.data.config import TokenizerConfig
 from arch_lab.data.formats import DataError
 from arch_lab.data.paths import expand_home
-from arch_lab.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer, read_tokenizer, tokenizer_from, train_bpe
+from arch_lab.data.tokenizer import (
+    ByteTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    read_tokenizer,
+    tokenizer_from,
+    train_bpe,
+)
 
 
 def make_tokenizer(config: TokenizerConfig, documents: Sequence[str], root: Path = Path(".")) -> Tokenizer:
@@ -50,9 +57,15 @@ def stored_tokenizer(path: Path) -> Tokenizer:
 def _file(path: Path) -> Path:
     if path.is_file():
         return path
-    inside = [path / "model.ckpt"] if (path / "model.ckpt").is_file() else sorted({*path.glob("*.ckpt"), *path.glob("checkpoints/*.ckpt")})
+    inside = (
+        [path / "model.ckpt"]
+        if (path / "model.ckpt").is_file()
+        else sorted({*path.glob("*.ckpt"), *path.glob("checkpoints/*.ckpt")})
+    )
     if len(inside) != 1:
-        raise DataError(f"tokenizer.path: {path} holds {len(inside) or 'no'} checkpoint{'s' * bool(inside)}; give one checkpoint")
+        raise DataError(
+            f"tokenizer.path: {path} holds {len(inside) or 'no'} checkpoint{'s' * bool(inside)}; give one checkpoint"
+        )
     return inside[0]
 
 

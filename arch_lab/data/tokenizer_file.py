@@ -57,7 +57,9 @@ def check_file(path: Path) -> None:
     try:
         stat = path.stat()
         if stat.st_size > LARGEST_FILE:
-            raise DataError(f"tokenizer.path: {path} has {stat.st_size} bytes, too many for a tokenizer.json; name another file")
+            raise DataError(
+                f"tokenizer.path: {path} has {stat.st_size} bytes, too many for a tokenizer.json; name another file"
+            )
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise DataError(f"tokenizer.path: {path} cannot be read as text ({error})") from None
@@ -99,10 +101,14 @@ def _check(layout: Any) -> None:
     model = layout["model"]
     for name in ("dropout", "alpha", "nbest_size"):
         if model.get(name):
-            raise _Broken(f"model.{name} is {str(model[name])[:30]}: encodings would be random; set it to null")
+            raise _Broken(
+                f"model.{name} is {str(model[name])[:30]}: encodings would be random; set it to null"
+            )
     vocabulary = _vocabulary(model.get("vocab"))
     added = layout.get("added_tokens") or []
-    if not isinstance(added, list) or not all(isinstance(token, dict) and isinstance(token.get("content"), str) for token in added):
+    if not isinstance(added, list) or not all(
+        isinstance(token, dict) and isinstance(token.get("content"), str) for token in added
+    ):
         raise _Broken("added_tokens is not a list of tokens with 'content'")
     ids = [*vocabulary.values(), *(token.get("id") for token in added)]
     for each in ids:
@@ -124,7 +130,9 @@ def _vocabulary(vocab: Any) -> dict[str, Any]:
     """Token -> id; the list of a unigram model numbers its pairs."""
     if isinstance(vocab, dict):
         return vocab
-    if isinstance(vocab, list) and all(isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) for pair in vocab):
+    if isinstance(vocab, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) for pair in vocab
+    ):
         return {f"{number} {pair[0]}": number for number, pair in enumerate(vocab)}
     raise _Broken("model.vocab is neither a table of ids nor a list of scores")
 
@@ -162,9 +170,23 @@ def _try(path: Path) -> None:
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "RUST_BACKTRACE": "0"}
     command = [sys.executable, "-c", _TRIAL, str(path.resolve())]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=PATIENCE, env=environment, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE,
+            env=environment,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
-        raise DataError(f"tokenizer.path: {path} takes over {PATIENCE} s to load and encode a few words; use another one") from None
+        raise DataError(
+            f"tokenizer.path: {path} takes over {PATIENCE} s to load and encode a few words; use another one"
+        ) from None
     if done.returncode:
-        reason = done.stdout.strip() if done.returncode == 3 else f"the tokenizers library ended with status {done.returncode}"
+        reason = (
+            done.stdout.strip()
+            if done.returncode == 3
+            else f"the tokenizers library ended with status {done.returncode}"
+        )
         raise DataError(f"tokenizer.path: {path} is not a usable tokenizer.json ({reason})")

@@ -58,7 +58,9 @@ def ratios(rows: Iterable[Row], subject: str) -> list[dict[str, Any]]:
         ratio, low, high = middle([b / a for a, b in zip(ours["seconds"], peer["seconds"], strict=True)])
         level, mode, tokens, compiled = place
         sizes = {"level": level, "mode": mode, "tokens": tokens, "compiled": compiled}
-        found.append({**sizes, "subject": subject, "peer": arm, "ratio": ratio, "ratio_low": low, "ratio_high": high})
+        found.append(
+            {**sizes, "subject": subject, "peer": arm, "ratio": ratio, "ratio_low": low, "ratio_high": high}
+        )
     return found
 
 
@@ -66,10 +68,15 @@ def crossovers(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One an (level, mode, compiled, peer): the crossing of the medians, and the earliest and latest of the quartiles."""
     series: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for pair in sorted(pairs, key=lambda p: p["tokens"]):
-        series.setdefault((pair["level"], pair["mode"], pair["compiled"], pair["subject"], pair["peer"]), []).append(pair)
+        series.setdefault(
+            (pair["level"], pair["mode"], pair["compiled"], pair["subject"], pair["peer"]), []
+        ).append(pair)
     found = []
     for (level, mode, compiled, subject, peer), points in series.items():
-        at = {key: crossing([(p["tokens"], p[key]) for p in points]) for key in ("ratio", "ratio_high", "ratio_low")}
+        at = {
+            key: crossing([(p["tokens"], p[key]) for p in points])
+            for key in ("ratio", "ratio_high", "ratio_low")
+        }
         found.append(
             {
                 "level": level,

@@ -36,16 +36,22 @@ def measure_interval(values: Sequence[float], measure: Measure) -> Interval:
     if not measure.logarithmic:
         return mean_interval(values)
     logs = mean_interval([math.log(value) for value in values if value > 0])
-    mean, low, high = (None if x is None else math.exp(min(x, LARGEST_LOGARITHM)) for x in (logs.mean, logs.low, logs.high))
+    mean, low, high = (
+        None if x is None else math.exp(min(x, LARGEST_LOGARITHM)) for x in (logs.mean, logs.low, logs.high)
+    )
     return Interval(mean, low, high, logs.n)
 
 
-def paired_difference(a_by_seed: Mapping[int, float | None], b_by_seed: Mapping[int, float | None], level: float = LEVEL) -> Difference:
+def paired_difference(
+    a_by_seed: Mapping[int, float | None], b_by_seed: Mapping[int, float | None], level: float = LEVEL
+) -> Difference:
     """a - b over the seeds where both are finite; ``distinguishable`` when p < 1 - level, uncorrected.
 
     When neither side moves with the seed there is one measurement, not n: no interval and no test, however many rows.
     """
-    seeds = sorted(s for s in a_by_seed.keys() & b_by_seed.keys() if is_finite(a_by_seed[s]) and is_finite(b_by_seed[s]))
+    seeds = sorted(
+        s for s in a_by_seed.keys() & b_by_seed.keys() if is_finite(a_by_seed[s]) and is_finite(b_by_seed[s])
+    )
     a, b = (np.array([side[s] for s in seeds], dtype=float) for side in (a_by_seed, b_by_seed))
     differences = a - b
     base = mean_interval(differences.tolist(), level)
@@ -55,7 +61,12 @@ def paired_difference(a_by_seed: Mapping[int, float | None], b_by_seed: Mapping[
     assert base.mean is not None
     statistic = base.mean / error if error else (math.inf if base.mean else 0.0)
     p_value = student_t.two_sided(statistic, base.n - 1)
-    return Difference(**asdict(base), differences=tuple(differences.tolist()), p_value=p_value, distinguishable=p_value < 1 - level)
+    return Difference(
+        **asdict(base),
+        differences=tuple(differences.tolist()),
+        p_value=p_value,
+        distinguishable=p_value < 1 - level,
+    )
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -56,7 +56,9 @@ IMAGES = (
     Measure(key="cross_entropy", name="nats per image", short="nats"),
     Measure(key="top1_accuracy", name="top-1 accuracy", short="top-1 ↑", higher_is_better=True),
     Measure(key="top5_accuracy", name="top-5 accuracy", short="top-5 ↑", higher_is_better=True),
-    Measure(key="images_per_second", name="training images per second", short="images/s ↑", higher_is_better=True),
+    Measure(
+        key="images_per_second", name="training images per second", short="images/s ↑", higher_is_better=True
+    ),
 )
 
 

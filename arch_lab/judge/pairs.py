@@ -12,7 +12,11 @@ from arch_lab.units import decimals
 
 
 def compare_pairs(
-    values: Mapping[str, Mapping[int, float | None]], measure: Measure, *, task: str = "", level: float = LEVEL
+    values: Mapping[str, Mapping[int, float | None]],
+    measure: Measure,
+    *,
+    task: str = "",
+    level: float = LEVEL,
 ) -> list[Pair]:
     """Later arm minus earlier arm, for all pairs. ``values``: arm -> seed -> score, None where the trial diverged.
 
@@ -61,12 +65,18 @@ def _text(a: str, b: str, d: Difference, better: str | None, *, tests: int, unit
         return f"{a} − {b}: no seed finished in both"
     seeds = f"n={d.n} seed{'s' * (d.n > 1)}"
     if d.low is None or d.high is None:
-        reason = "one seed cannot support a verdict" if d.n == 1 else "no spread between seeds, which cannot support a verdict"
+        reason = (
+            "one seed cannot support a verdict"
+            if d.n == 1
+            else "no spread between seeds, which cannot support a verdict"
+        )
         return f"{a} − {b}: {d.mean:+.4f} {unit}, {seeds}: {reason}"
     places = decimals((d.high - d.low) / 2)
     head = f"{a} − {b}: {d.mean:+.{places}f} {unit} [{d.low:.{places}f}, {d.high:.{places}f}], {seeds}"
     if better:
         return f"{head}: {better} is better"
     # the plain interval may exclude 0 and the correction still refuse: say why
-    corrected = f" after Holm's correction over {tests} pairs" if tests > 1 and (d.low > 0 or d.high < 0) else ""
+    corrected = (
+        f" after Holm's correction over {tests} pairs" if tests > 1 and (d.low > 0 or d.high < 0) else ""
+    )
     return f"{head}: not distinguishable{corrected}"

@@ -12,7 +12,9 @@ from arch_lab.judge.measures import Measure
 from arch_lab.judge.records import Interval, Record, Standing, is_finite
 
 
-def by_seed(records: Sequence[Record], arm: str, learning_rate: float | None, key: str) -> dict[int, float | None]:
+def by_seed(
+    records: Sequence[Record], arm: str, learning_rate: float | None, key: str
+) -> dict[int, float | None]:
     """Seed -> score of one arm at one learning rate; None where the trial diverged."""
     return {r.seed: r.score(key) for r in records if r.arm == arm and r.learning_rate == learning_rate}
 
@@ -34,7 +36,9 @@ def standing(
         medians[measure.key] = float(np.median(values)) if values else None
     trials = [r for r in records if r.arm == arm and r.learning_rate == learning_rate]
     finished = [r for r in trials if r.score(measures[0].key) is not None]
-    timed = trials if len({r.machine for r in trials}) < 2 else []  # speeds of different machines have no mean
+    timed = (
+        trials if len({r.machine for r in trials}) < 2 else []
+    )  # speeds of different machines have no mean
     peaks = [r.peak_memory_bytes for r in timed if r in finished and is_finite(r.peak_memory_bytes)]
     return Standing(
         task=task,
@@ -50,11 +54,17 @@ def standing(
     )
 
 
-def with_beaten(standings: Sequence[Standing], bars: Mapping[str, float | None], primary: Measure) -> list[Standing]:
+def with_beaten(
+    standings: Sequence[Standing], bars: Mapping[str, float | None], primary: Measure
+) -> list[Standing]:
     """``standings`` with the baselines that each beats. ``bars``: baseline -> its value of the first measure."""
     out = []
     for row in standings:
-        names = () if row.baseline else tuple(n for n, bar in bars.items() if _beats(row.scores[primary.key], bar, primary))
+        names = (
+            ()
+            if row.baseline
+            else tuple(n for n, bar in bars.items() if _beats(row.scores[primary.key], bar, primary))
+        )
         out.append(replace(row, beats=names))
     return out
 

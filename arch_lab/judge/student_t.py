@@ -20,7 +20,9 @@ def incomplete_beta(a: float, b: float, x: float, complement: float) -> float:
         return 1.0
     if x > (a + 1) / (a + b + 2):  # the fraction converges fast only left of the mean
         return 1.0 - incomplete_beta(b, a, complement, x)
-    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(complement)
+    log_front = (
+        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(complement)
+    )
     return math.exp(log_front) * _fraction(a, b, x) / a
 
 

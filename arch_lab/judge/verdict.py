@@ -36,8 +36,12 @@ def verdict(
     return Verdict(text=f"{text} {failures}" if failures else text, pairs=tuple(pairs))
 
 
-def _sentence(values: Mapping[str, Mapping[int, float | None]], pairs: Sequence[Pair], at: str, primary: Measure) -> str:
-    means = {arm: mean_interval([v for v in seeds.values() if v is not None]).mean for arm, seeds in values.items()}
+def _sentence(
+    values: Mapping[str, Mapping[int, float | None]], pairs: Sequence[Pair], at: str, primary: Measure
+) -> str:
+    means = {
+        arm: mean_interval([v for v in seeds.values() if v is not None]).mean for arm, seeds in values.items()
+    }
     measured = [f"{arm} {mean:.4f}" for arm, mean in means.items() if mean is not None]
     if not measured:
         return "No run finished, so there is no verdict."
@@ -51,7 +55,9 @@ def _sentence(values: Mapping[str, Mapping[int, float | None]], pairs: Sequence[
         return _one_pair(pairs[0], at)
     clauses = _ranked(pairs, means, primary)
     clauses += [f"{p.b} and {p.a} are not distinguishable" for p in tested if not p.distinguishable]
-    clauses += [f"{p.b} and {p.a} cannot be judged ({p.n} paired seeds)" for p in pairs if p.p_adjusted is None]
+    clauses += [
+        f"{p.b} and {p.a} cannot be judged ({p.n} paired seeds)" for p in pairs if p.p_adjusted is None
+    ]
     corrected = f", Holm-corrected over {len(tested)} pairs" if len(tested) > 1 else ""
     return f"{at}, {'; '.join(clauses)} (95 % level, {_seed_range(tested)} paired seeds{corrected})."
 
@@ -60,7 +66,11 @@ def _untested(pairs: Sequence[Pair], measured: list[str], at: str, unit: str) ->
     most = max(pair.n for pair in pairs)
     if most == 0:
         return f"{at}, no two arms finished the same seed, so there is no verdict ({unit}: {', '.join(measured)})."
-    why = "One seed cannot support a verdict" if most == 1 else "The seeds show no spread, so they cannot support a verdict"
+    why = (
+        "One seed cannot support a verdict"
+        if most == 1
+        else "The seeds show no spread, so they cannot support a verdict"
+    )
     advice = "; run at least 3 seeds" if most == 1 else "; check that the runs use the seed"
     return f"{why}: {at[0].lower()}{at[1:]}, {unit} are {words(measured)}{advice}."
 
@@ -109,7 +119,9 @@ def _failures(records: Sequence[Record], primary: Measure) -> str:
         f"{arm} at learning rate {rate(learning_rate)} (seed{'s' * (len(seeds) > 1)} {words([str(s) for s in sorted(seeds)])})"
         for (arm, learning_rate), seeds in sorted(lost.items())
     ]
-    return f"Diverged and left out, {sum(map(len, lost.values()))} of {len(records)} runs: {', '.join(names)}."
+    return (
+        f"Diverged and left out, {sum(map(len, lost.values()))} of {len(records)} runs: {', '.join(names)}."
+    )
 
 
 def _seed_range(pairs: Sequence[Pair]) -> str:
@@ -129,7 +141,9 @@ def verdict_over_tasks(pairs: Sequence[Pair], questions: Mapping[str, str]) -> s
         sentences += [f"{question}: {clauses}."] if clauses else []
     if not sentences:
         return "There is only one method, so nothing is compared; the tables show its scores."
-    return " ".join([*sentences, f"95 % level, {_seed_range(pairs)} paired seeds, Holm-corrected within a task."])
+    return " ".join(
+        [*sentences, f"95 % level, {_seed_range(pairs)} paired seeds, Holm-corrected within a task."]
+    )
 
 
 def _clauses(pairs: Sequence[Pair]) -> str:
@@ -137,7 +151,10 @@ def _clauses(pairs: Sequence[Pair]) -> str:
     beaten = _beaten(pairs)
     undecided = [(p.b, p.a) for p in pairs if p.p_adjusted is not None and p.better is None]
     untested = [(p.b, p.a) for p in pairs if p.p_adjusted is None]
-    clauses = [f"{better} is better than {words(worse)}" for better, worse in sorted(beaten.items(), key=lambda item: -len(item[1]))]
+    clauses = [
+        f"{better} is better than {words(worse)}"
+        for better, worse in sorted(beaten.items(), key=lambda item: -len(item[1]))
+    ]
     for alone, ending in ((undecided, "are distinguishable"), (untested, "can be judged")):
         if len(alone) > 1 and len(alone) == len(pairs):
             return f"no two of {words(list(dict.fromkeys(name for pair in alone for name in pair)))} {ending}"

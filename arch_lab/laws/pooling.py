@@ -47,7 +47,12 @@ def _rows(subject: Subject, x: Tensor, seed: int) -> float:
     every = torch.ones(x.shape[:2], dtype=torch.bool)
     changed = _pool(subject, torch.cat([x[:1], subject.other(x, seed + 1)[1:]]))
     worst = max(
-        _same(y, _pool(subject, x, every), y, "a mask with all tokens valid gives a different vector than no mask"),
+        _same(
+            y,
+            _pool(subject, x, every),
+            y,
+            "a mask with all tokens valid gives a different vector than no mask",
+        ),
         _same(y[:1], _pool(subject, x[:1]), y, "a row gives a different vector alone than in a batch"),
         _same(y.flip(0), _pool(subject, x.flip(0)), y, "the order of batch rows changes a vector"),
         _same(y[:1], changed[:1], y, "changing another batch row moves the vector of this one"),

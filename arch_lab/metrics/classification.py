@@ -42,4 +42,6 @@ def matthews(predictions: Any, targets: Any, classes: int = 2) -> float:
     t, p = c.sum(axis=1).tolist(), c.sum(axis=0).tolist()
     n = sum(t)
     spread = (n * n - sum(k * k for k in p)) * (n * n - sum(k * k for k in t))
-    return (n * int(c.trace()) - sum(a * b for a, b in zip(t, p, strict=True))) / sqrt(spread) if spread else 0.0
+    return (
+        (n * int(c.trace()) - sum(a * b for a, b in zip(t, p, strict=True))) / sqrt(spread) if spread else 0.0
+    )

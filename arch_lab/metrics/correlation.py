@@ -44,7 +44,9 @@ def _pair(predictions: Any, targets: Any) -> tuple[Array, Array] | None:
 
 
 def _pearson(a: Array, b: Array) -> float:
-    if (a == a[0]).all() or (b == b[0]).all():  # by value: the variance of a constant rounds to something, and r to noise
+    if (a == a[0]).all() or (
+        b == b[0]
+    ).all():  # by value: the variance of a constant rounds to something, and r to noise
         return 0.0
     # scaled before squares are taken, so that 1e200 does not overflow and 1e-200 does not vanish
     a, b = a / np.abs(a).max(), b / np.abs(b).max()

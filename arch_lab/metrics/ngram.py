@@ -36,7 +36,9 @@ class _Order:
     def relative(self, contexts: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(c(h w) / c(h), c(h)), the former 0 where the context or the pair is unseen. A context of -1 is unseen."""
         totals = _look_up(self.contexts, self.totals, contexts)
-        counts = _look_up(self.keys, self.counts, np.where(contexts < 0, -1, contexts * self.vocabulary + tokens))
+        counts = _look_up(
+            self.keys, self.counts, np.where(contexts < 0, -1, contexts * self.vocabulary + tokens)
+        )
         return counts / np.maximum(totals, 1), totals
 
     def number(self, contexts: np.ndarray, tokens: np.ndarray) -> np.ndarray:
@@ -59,7 +61,9 @@ class NGram:
         bigram = _Order(unigram.number(none[1:], ids[:-1]), ids[1:], vocabulary)
         self.orders = [unigram, bigram]
         if len(ids) > 2:
-            self.orders.append(_Order(bigram.number(unigram.number(none[2:], ids[:-2]), ids[1:-1]), ids[2:], vocabulary))
+            self.orders.append(
+                _Order(bigram.number(unigram.number(none[2:], ids[:-2]), ids[1:-1]), ids[2:], vocabulary)
+            )
         self.weights = [np.zeros(64) for _ in self.orders]
         self._fit(np.asarray(tune, dtype=np.int64))
 
@@ -95,7 +99,9 @@ class NGram:
         contexts = self._contexts(None, ids[:-1], len(targets))
         if len(self.orders) > 2:
             contexts[2][1:] = self._contexts(ids[:-2], ids[1:-1], len(targets) - 1)[2]
-        return [order.relative(context, targets) for order, context in zip(self.orders, contexts, strict=True)]
+        return [
+            order.relative(context, targets) for order, context in zip(self.orders, contexts, strict=True)
+        ]
 
     def _mixtures(self, ids: np.ndarray) -> list[np.ndarray]:
         p = [np.full(len(ids) - 1, 1 / self.vocabulary)]

@@ -18,9 +18,13 @@ def ranked(scores: Any, relevance: Any) -> Array:
     """(Q, N) relevance in the order of falling scores. Raises: MetricError."""
     s, r = array(scores).astype(np.float64), array(relevance).astype(np.float64)
     if s.ndim != 2 or s.shape != r.shape or not s.size:
-        raise MetricError(f"scores and relevance must both be (queries, documents), got {s.shape} and {r.shape}")
+        raise MetricError(
+            f"scores and relevance must both be (queries, documents), got {s.shape} and {r.shape}"
+        )
     if not np.isfinite(s).all():
-        raise MetricError(f"scores: query {int((~np.isfinite(s)).any(axis=1).argmax())} has one that is not a finite number")
+        raise MetricError(
+            f"scores: query {int((~np.isfinite(s)).any(axis=1).argmax())} has one that is not a finite number"
+        )
     if not (np.isfinite(r).all() and (r >= 0).all()):
         raise MetricError("relevance: must be finite numbers, 0 or more")
     empty = ~(r > 0).any(axis=1)
@@ -39,7 +43,9 @@ def reciprocal_rank(scores: Any, relevance: Any, k: int | None = None) -> float:
     """MRR: 1 over the rank of the first relevant document; with k, 0 when it stands beyond (MRR@k)."""
     relevant = ranked(scores, relevance) > 0
     rank = relevant.argmax(axis=1) + 1
-    return float(np.where(rank <= (relevant.shape[1] if k is None else _at_least_one(k)), 1 / rank, 0.0).mean())
+    return float(
+        np.where(rank <= (relevant.shape[1] if k is None else _at_least_one(k)), 1 / rank, 0.0).mean()
+    )
 
 
 def ndcg(scores: Any, relevance: Any, k: int = 10) -> float:

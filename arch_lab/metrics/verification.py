@@ -44,14 +44,18 @@ class CentroidCosineScorer:
         means = sums / np.bincount(inverse)[:, None]
         length = np.linalg.norm(means, axis=1)
         if not length.all():
-            raise MetricError(f"class {self.classes[int((length == 0).argmax())]}: its mean embedding is zero and has no direction")
+            raise MetricError(
+                f"class {self.classes[int((length == 0).argmax())]}: its mean embedding is zero and has no direction"
+            )
         self.centroids: Array = means / length[:, None]
 
     def scores(self, embeddings: Any) -> Array:
         """(N, S) cosines, columns in the order of ``classes``; an embedding of length 0 scores 0 with all."""
         vectors = _matrix(embeddings, "embeddings")
         if vectors.shape[1] != self.centroids.shape[1]:
-            raise MetricError(f"embeddings have width {vectors.shape[1]}, the centroids {self.centroids.shape[1]}")
+            raise MetricError(
+                f"embeddings have width {vectors.shape[1]}, the centroids {self.centroids.shape[1]}"
+            )
         length = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
         cosines: Array = unit @ self.centroids.T
@@ -73,7 +77,9 @@ def top_s_eer(scores: Any, wanted: Any, *, crossing: Crossing = "nearest") -> Er
     return _eer(scores, wanted, 0, crossing)
 
 
-def top1_eer_with_confusion(scores: Any, wanted: Any, confused: Any, *, crossing: Crossing = "nearest") -> ErrorRate:
+def top1_eer_with_confusion(
+    scores: Any, wanted: Any, confused: Any, *, crossing: Crossing = "nearest"
+) -> ErrorRate:
     """Top-1 equal error rate. ``confused`` (N,) 1 where a wanted item was given to the wrong class.
 
     Confusions are left out of the curve; their number is then added to the misses and to the wanted items.
@@ -85,7 +91,9 @@ def top1_eer_with_confusion(scores: Any, wanted: Any, confused: Any, *, crossing
     if (c > w).any():
         raise MetricError(f"confused: item {int((c > w).argmax())} is not wanted, so it cannot be confused")
     if c.sum() == w.sum() > 0:
-        raise MetricError(f"all {int(w.sum())} wanted items are confused: there is no curve to read an error rate from")
+        raise MetricError(
+            f"all {int(w.sum())} wanted items are confused: there is no curve to read an error rate from"
+        )
     return _eer(s[c == 0], w[c == 0], int(c.sum()), crossing)
 
 
@@ -95,11 +103,19 @@ def _eer(scores: Any, wanted: Any, confusions: int, crossing: Crossing) -> Error
     if not false[-1]:
         raise MetricError("wanted: every item is wanted; a false acceptance needs one that is not")
     background, wanted_ones = int(false[-1]), int(hits[-1]) + confusions
-    accepted, missed = np.concatenate([[0], false]), wanted_ones - np.concatenate([[0], hits])  # the first point accepts nothing
-    gap = missed * background - accepted * wanted_ones  # in integers: which threshold is nearest must not hang on rounding
+    accepted, missed = (
+        np.concatenate([[0], false]),
+        wanted_ones - np.concatenate([[0], hits]),
+    )  # the first point accepts nothing
+    gap = (
+        missed * background - accepted * wanted_ones
+    )  # in integers: which threshold is nearest must not hang on rounding
     if crossing == "nearest":
         nearest = int(np.abs(gap).argmin())
-        return ErrorRate(rate=float(accepted[nearest] / background + missed[nearest] / wanted_ones) / 2, confusions=confusions)
+        return ErrorRate(
+            rate=float(accepted[nearest] / background + missed[nearest] / wanted_ones) / 2,
+            confusions=confusions,
+        )
     if crossing != "interpolated":
         raise MetricError(f"unknown crossing {crossing!r}; valid: nearest, interpolated")
     right = int((gap <= 0).argmax())

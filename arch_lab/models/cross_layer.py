@@ -50,7 +50,9 @@ class CrossLayer(SandwichLayer):
         self.cross = _checked_mixer(config.cross)
         self.cross_out_norm = config.norm.build()
 
-    def read(self, x: Tensor, memory: Tensor, segments: Tensor | None, memory_segments: Tensor | None) -> Tensor:
+    def read(
+        self, x: Tensor, memory: Tensor, segments: Tensor | None, memory_segments: Tensor | None
+    ) -> Tensor:
         """The whole layer: x (B, T, D), memory (B, S, M) -> (B, T, D)."""
         x = x + self.after_mixer(self.mixer(self.mixer_norm(x), segments))
         x = x + self.cross_out_norm(self.cross(self.cross_norm(x), memory, segments, memory_segments))
@@ -60,7 +62,9 @@ class CrossLayer(SandwichLayer):
         return x + self.after_channel(self.channel(self.channel_norm(x)))
 
     def init_state(self, memory: Tensor, max_tokens: int, memory_segments: Tensor | None) -> tuple[Any, Any]:
-        return self.mixer.init_state(memory.shape[0], max_tokens), self.cross.init_state(memory, max_tokens, memory_segments)
+        return self.mixer.init_state(memory.shape[0], max_tokens), self.cross.init_state(
+            memory, max_tokens, memory_segments
+        )
 
     def prefill(self, x: Tensor, state: tuple[Any, Any]) -> tuple[Tensor, tuple[Any, Any]]:
         mixed, self_state = self.mixer.prefill(self.mixer_norm(x), state[0])
@@ -84,7 +88,9 @@ class MergedLayer(nn.Module):
         self.channel = config.channel.build()
         self.channel_out_norm = config.norm.build()
 
-    def read(self, x: Tensor, memory: Tensor, segments: Tensor | None, memory_segments: Tensor | None) -> Tensor:
+    def read(
+        self, x: Tensor, memory: Tensor, segments: Tensor | None, memory_segments: Tensor | None
+    ) -> Tensor:
         """The whole layer: x (B, T, D), memory (B, S, D) -> (B, T, D)."""
         return self._finish(x, self.mixer(self.mixer_norm(x), memory, segments, memory_segments))
 

@@ -78,7 +78,9 @@ class CustomEncoder(Chosen, Recipe):
 S = TypeVar("S", bound=ResidualConfig)
 
 
-def _stack(recipe: Custom | CustomEncoder, stack: type[S], shape: Shape, *, vocabulary: int, max_tokens: int) -> S:
+def _stack(
+    recipe: Custom | CustomEncoder, stack: type[S], shape: Shape, *, vocabulary: int, max_tokens: int
+) -> S:
     causal = stack.kind == "decoder"
     shared = {"width": shape.width, "ffn_width": shape.ffn_width, "max_tokens": max_tokens, "causal": causal}
     norm = RMSNormConfig(width=shape.width)
@@ -96,7 +98,9 @@ def _stack(recipe: Custom | CustomEncoder, stack: type[S], shape: Shape, *, voca
     )
 
 
-def _filled(architecture: str, name: str, kind: str, options: dict[str, Any], shared: dict[str, Any]) -> BlockConfig:
+def _filled(
+    architecture: str, name: str, kind: str, options: dict[str, Any], shared: dict[str, Any]
+) -> BlockConfig:
     entry = lookup(name)
     if entry.kind != kind:
         raise ConfigError(f"architecture {architecture!r}: block {name!r} is a {entry.kind}, not a {kind}")

@@ -59,10 +59,14 @@ class ResidualStack(Model):
         self.layers = nn.ModuleList(layer.build() for layer in config.layers)
         self.norm = config.norm.build()
 
-    def forward(self, tokens: Tensor, segments: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, segments: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         return self.embedding.logits(self.hidden(tokens, segments, positions))
 
-    def hidden(self, tokens: Tensor, segments: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, segments: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         """Final normed hidden states (B, T, D), what the head multiplies."""
         check_length(tokens.shape[1], self.config.max_tokens)
         if segments is not None:
@@ -79,7 +83,9 @@ class ResidualStack(Model):
         """Raises: ConfigError when a mixer takes no positions."""
         for i, layer in enumerate(self.layers):
             if not layer.mixer.takes_positions:
-                raise ConfigError(f"layer {i}: {type(layer.mixer).__name__} takes no positions; leave them out")
+                raise ConfigError(
+                    f"layer {i}: {type(layer.mixer).__name__} takes no positions; leave them out"
+                )
 
     @property
     def causal(self) -> bool:
@@ -94,7 +100,9 @@ class ResidualStack(Model):
         ]
 
     def end_sizes(self) -> tuple[int, int]:
-        return size_of(self.embedding), 0  # the table is counted once, as embedding; its matmul is counted in ``cost``
+        return size_of(
+            self.embedding
+        ), 0  # the table is counted once, as embedding; its matmul is counted in ``cost``
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +128,14 @@ class Decoder(ResidualStack):
         """
         limit = max_tokens or self.config.max_tokens
         mixers = [layer.mixer for layer in self.layers]
-        return [mixer.reserve_state(batch, limit) if reserve else mixer.init_state(batch, limit) for mixer in mixers]
+        return [
+            mixer.reserve_state(batch, limit) if reserve else mixer.init_state(batch, limit)
+            for mixer in mixers
+        ]
 
-    def prefill(self, tokens: Tensor, state: list[Any], *, last_only: bool = False) -> tuple[Tensor, list[Any]]:
+    def prefill(
+        self, tokens: Tensor, state: list[Any], *, last_only: bool = False
+    ) -> tuple[Tensor, list[Any]]:
         """Logits (B, t, V) of the next t tokens (B, t), and the state after them.
 
         ``last_only``: those of the last token alone, (B, 1, V); the others of a long prompt take most of the

@@ -28,11 +28,15 @@ def bidirectional_mixer(mixer: BlockConfig, *, radius: Radius | None) -> BlockCo
     if isinstance(mixer, M2MixerConfig):
         return replace(mixer, causal=False)
     if not isinstance(mixer, AttentionConfig):
-        raise ConfigError(f"{type(mixer).__name__} has no bidirectional form; known are Gemma's attention and the M2 mixer")
+        raise ConfigError(
+            f"{type(mixer).__name__} has no bidirectional form; known are Gemma's attention and the M2 mixer"
+        )
     if mixer.window is None:
         return replace(mixer, causal=False)
     if radius is None:
-        raise ConfigError(f"a local layer (window {mixer.window}) needs a radius in the encoder: the number of keys on each side")
+        raise ConfigError(
+            f"a local layer (window {mixer.window}) needs a radius in the encoder: the number of keys on each side"
+        )
     return replace(mixer, causal=False, window=None, radius=radius)
 
 
@@ -41,11 +45,15 @@ def causal_mixer(mixer: BlockConfig, *, window: int | None) -> BlockConfig:
     if isinstance(mixer, M2MixerConfig):
         return replace(mixer, causal=True)
     if not isinstance(mixer, AttentionConfig):
-        raise ConfigError(f"{type(mixer).__name__} has no causal form here; known are Gemma's attention and the M2 mixer")
+        raise ConfigError(
+            f"{type(mixer).__name__} has no causal form here; known are Gemma's attention and the M2 mixer"
+        )
     if mixer.radius is None:
         return replace(mixer, causal=True)
     if window is None:
-        raise ConfigError(f"a local layer (radius {mixer.radius}) needs a window in the decoder: the number of keys, itself included")
+        raise ConfigError(
+            f"a local layer (radius {mixer.radius}) needs a window in the decoder: the number of keys, itself included"
+        )
     return replace(mixer, causal=True, radius=None, window=window)
 
 

@@ -154,4 +154,6 @@ class BidirectionalStack(ResidualStack):
         super().__init__(config)
         masked = [type(layer.mixer).__name__ for layer in self.layers if layer.mixer.causal]
         if masked:
-            raise ConfigError(f"an encoder reads in both directions, but {masked[0]} is causal; configure it with causal: false")
+            raise ConfigError(
+                f"an encoder reads in both directions, but {masked[0]} is causal; configure it with causal: false"
+            )

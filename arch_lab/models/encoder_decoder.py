@@ -80,7 +80,9 @@ class ReadingStack(nn.Module):
         self.layers = nn.ModuleList(layer.build() for layer in layers)
         self.norm = norm.build()
 
-    def forward(self, x: Tensor, memory: Tensor, segments: Tensor | None = None, memory_segments: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, memory: Tensor, segments: Tensor | None = None, memory_segments: Tensor | None = None
+    ) -> Tensor:
         for layer in self.layers:
             x = layer.read(x, memory, segments, memory_segments)  # type: ignore[operator]
         return self.norm(x)  # type: ignore[no-any-return]
@@ -99,19 +101,29 @@ class EncoderDecoder(Model):
     def __init__(self, config: EncoderDecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.source_embedding: nn.Module | None = config.source_embedding.build() if config.source_embedding is not None else None
+        self.source_embedding: nn.Module | None = (
+            config.source_embedding.build() if config.source_embedding is not None else None
+        )
         self.encoder = Stack(config.encoder, config.encoder_norm)
         self.embedding = config.embedding.build()
         self.decoder = ReadingStack(config.decoder, config.decoder_norm)
 
     def forward(
-        self, source: Tensor, target: Tensor, source_segments: Tensor | None = None, target_segments: Tensor | None = None
+        self,
+        source: Tensor,
+        target: Tensor,
+        source_segments: Tensor | None = None,
+        target_segments: Tensor | None = None,
     ) -> Tensor:
         hidden = self.hidden(source, target, source_segments, target_segments)
         return self.embedding.logits(hidden)  # type: ignore[no-any-return]
 
     def hidden(
-        self, source: Tensor, target: Tensor, source_segments: Tensor | None = None, target_segments: Tensor | None = None
+        self,
+        source: Tensor,
+        target: Tensor,
+        source_segments: Tensor | None = None,
+        target_segments: Tensor | None = None,
     ) -> Tensor:
         """Final normed states of the decoder (B, T, D)."""
         memory = self.encode(source, source_segments)
@@ -132,10 +144,15 @@ class EncoderDecoder(Model):
 
     # --- decoding -------------------------------------------------------------------------------------------
 
-    def init_state(self, source: Tensor, source_segments: Tensor | None = None, max_tokens: int | None = None) -> list[Any]:
+    def init_state(
+        self, source: Tensor, source_segments: Tensor | None = None, max_tokens: int | None = None
+    ) -> list[Any]:
         """Encodes the source, once; then feed the target with ``prefill`` and ``step``."""
         memory = self.encode(source, source_segments)
-        return [layer.init_state(memory, max_tokens or self.config.max_tokens, source_segments) for layer in self.decoder.layers]  # type: ignore[operator]
+        return [
+            layer.init_state(memory, max_tokens or self.config.max_tokens, source_segments)
+            for layer in self.decoder.layers
+        ]  # type: ignore[operator]
 
     def prefill(self, tokens: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
         """Logits (B, t, V) of the next t target tokens (B, t), and the state after them.
@@ -224,7 +241,9 @@ def halves(tokens: int) -> tuple[int, int]:
     Raises: ConfigError for a row too short to split.
     """
     if tokens < 2:
-        raise ConfigError(f"an encoder–decoder splits its tokens between source and target, so it needs 2 or more, got {tokens}")
+        raise ConfigError(
+            f"an encoder–decoder splits its tokens between source and target, so it needs 2 or more, got {tokens}"
+        )
     return tokens // 2, tokens - tokens // 2
 
 

@@ -16,7 +16,13 @@ from arch_lab.models.decoder import DecoderConfig
 from arch_lab.models.layer import LayerConfig
 from arch_lab.models.recipe import Recipe, Shape
 from arch_lab.models.registry import register_architecture
-from blocks.attention.gemma import NORM_EPS, AttentionConfig, Gemma1AttentionConfig, Gemma2AttentionConfig, Gemma3AttentionConfig
+from blocks.attention.gemma import (
+    NORM_EPS,
+    AttentionConfig,
+    Gemma1AttentionConfig,
+    Gemma2AttentionConfig,
+    Gemma3AttentionConfig,
+)
 from blocks.attention.rope import Drop, check_fraction
 from blocks.channel.glu import GeGLUConfig
 from blocks.embedding import TiedEmbeddingConfig
@@ -77,21 +83,29 @@ class GemmaRecipe(Recipe):
         if self.heads is None and self.head_width is not None:
             object.__setattr__(self, "width_multiple", self.head_width)
         if self.heads is not None and self.head_width is None:
-            object.__setattr__(self, "width_multiple", 2 * self.heads)  # heads of even width, which RoPE needs
+            object.__setattr__(
+                self, "width_multiple", 2 * self.heads
+            )  # heads of even width, which RoPE needs
 
     def head_shape(self, width: int) -> HeadShape:
         """Raises: ConfigError when the width is not made of whole heads."""
         if self.heads is None:
             c = self.head_width or default_head_width(width)
             if width % c:
-                raise ConfigError(f"architecture {self.name!r}: width {width} is not a multiple of head_width {c}; set heads or head_width")
+                raise ConfigError(
+                    f"architecture {self.name!r}: width {width} is not a multiple of head_width {c}; set heads or head_width"
+                )
             heads = width // c
         else:
             heads = self.heads
             if self.head_width is None and width % heads:
-                raise ConfigError(f"architecture {self.name!r}: width {width} is not a multiple of heads {heads}; set head_width")
+                raise ConfigError(
+                    f"architecture {self.name!r}: width {width} is not a multiple of heads {heads}; set head_width"
+                )
             c = self.head_width or width // heads
-        return HeadShape(heads=heads, kv_heads=self._kv_heads(heads), head_width=c, query_scale=self.query_scale)
+        return HeadShape(
+            heads=heads, kv_heads=self._kv_heads(heads), head_width=c, query_scale=self.query_scale
+        )
 
     def _kv_heads(self, heads: int) -> int:
         """Explicit ``kv_heads``, else one per ``kv_groups`` query heads (see ``grouped``)."""
@@ -140,8 +154,12 @@ class GemmaRecipe(Recipe):
             )
             for kind in self.kinds(shape.depth)
         )
-        embedding = TiedEmbeddingConfig(vocabulary=vocabulary, width=shape.width, scale=True, final_softcap=self.final_cap)
-        return DecoderConfig(width=shape.width, max_tokens=max_tokens, embedding=embedding, layers=layers, norm=norm)
+        embedding = TiedEmbeddingConfig(
+            vocabulary=vocabulary, width=shape.width, scale=True, final_softcap=self.final_cap
+        )
+        return DecoderConfig(
+            width=shape.width, max_tokens=max_tokens, embedding=embedding, layers=layers, norm=norm
+        )
 
 
 @register_architecture("gemma1", source="arXiv:2403.08295")
@@ -172,14 +190,20 @@ class PatternedRecipe(GemmaRecipe):
     kv_heads: int | None = None  # None: follows kv_groups
     kv_groups: int = 2  # query heads per key/value head; falls to a divisor of the number of heads
     window: int = 512  # keys a local layer sees, the token itself included
-    pattern: str = "LG"  # layer i is pattern[i % len]: L local, G global. A model shallower than it may have no G
+    pattern: str = (
+        "LG"  # layer i is pattern[i % len]: L local, G global. A model shallower than it may have no G
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.pattern or set(self.pattern) - {LOCAL, GLOBAL}:
-            raise ConfigError(f"architecture {self.name!r}: pattern must be letters L (local) and G (global), got {self.pattern!r}")
+            raise ConfigError(
+                f"architecture {self.name!r}: pattern must be letters L (local) and G (global), got {self.pattern!r}"
+            )
         if self.window < 1:
-            raise ConfigError(f"architecture {self.name!r}: window must be at least 1 (the token itself), got {self.window}")
+            raise ConfigError(
+                f"architecture {self.name!r}: window must be at least 1 (the token itself), got {self.window}"
+            )
 
     @property
     def layer_pattern(self) -> str:

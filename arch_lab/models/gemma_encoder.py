@@ -37,14 +37,18 @@ class GemmaEncoder(Recipe):
 
     generation: Literal[1, 2, 3, 4] = 3
     radius: int = 256  # keys a local layer sees on each side
-    generation_options: dict[str, Any] = field(default_factory=dict)  # of the recipe gemma1 … gemma4, except window
+    generation_options: dict[str, Any] = field(
+        default_factory=dict
+    )  # of the recipe gemma1 … gemma4, except window
 
     def __post_init__(self) -> None:
         title = f"architecture {self.name!r}"
         if self.radius < 0:
             raise ConfigError(f"{title}: radius must be at least 0, got {self.radius}")
         if "window" in self.generation_options:
-            raise ConfigError(f"{title}: window is for causal attention; give radius (keys on each side) instead")
+            raise ConfigError(
+                f"{title}: window is for causal attention; give radius (keys on each side) instead"
+            )
         self.causal_recipe()
 
     def causal_recipe(self) -> GemmaRecipe:
@@ -66,5 +70,9 @@ def bidirectional(config: DecoderConfig, *, radius: int) -> BidirectionalStackCo
     """
     for layer in config.layers:
         if not isinstance(layer.mixer, AttentionConfig):
-            raise ConfigError(f"{type(layer.mixer).__name__} is not attention: it has no causal mask to remove")
-    return bidirectional_stack(config, tuple(bidirectional_layer(layer, radius=radius) for layer in config.layers))
+            raise ConfigError(
+                f"{type(layer.mixer).__name__} is not attention: it has no causal mask to remove"
+            )
+    return bidirectional_stack(
+        config, tuple(bidirectional_layer(layer, radius=radius) for layer in config.layers)
+    )

@@ -50,9 +50,13 @@ class Hybrid(M2GPT):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pattern is not None and self.attention_share is not None:
-            raise ConfigError(f"{self.name}: pattern {self.pattern!r} already places the attention layers; leave out attention_share")
+            raise ConfigError(
+                f"{self.name}: pattern {self.pattern!r} already places the attention layers; leave out attention_share"
+            )
         if self.pattern is not None and (not self.pattern or set(self.pattern) - {MONARCH, ATTENTION}):
-            raise ConfigError(f"{self.name}: pattern must be letters M (Monarch Mixer) and A (attention), got {self.pattern!r}")
+            raise ConfigError(
+                f"{self.name}: pattern must be letters M (Monarch Mixer) and A (attention), got {self.pattern!r}"
+            )
         if self.attention_share is not None and not 0 <= self.attention_share <= 1:
             raise ConfigError(f"{self.name}: attention_share must be from 0 to 1, got {self.attention_share}")
         # widths of whole heads and whole Monarch blocks; the attention's options are checked here too, not
@@ -74,9 +78,13 @@ class Hybrid(M2GPT):
             mixers[MONARCH] = self.mixer(shape.width, max_tokens)
         if ATTENTION in kinds:
             # taken out of a gemma3 model, so that it stays that model's attention
-            mixers[ATTENTION] = self._gemma().config(shape, vocabulary=vocabulary, max_tokens=max_tokens).layers[0].mixer
+            mixers[ATTENTION] = (
+                self._gemma().config(shape, vocabulary=vocabulary, max_tokens=max_tokens).layers[0].mixer
+            )
         layers = {kind: self.layer(shape, mixer) for kind, mixer in mixers.items()}
-        return self.around(tuple(layers[kind] for kind in kinds), shape, vocabulary=vocabulary, max_tokens=max_tokens)
+        return self.around(
+            tuple(layers[kind] for kind in kinds), shape, vocabulary=vocabulary, max_tokens=max_tokens
+        )
 
     def _gemma(self) -> Gemma3:
         if self.window is None:

@@ -15,7 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from arch_lab.models.layer import LayerConfig
-from arch_lab.models.model import Device, Kind, Model, Part, StackConfig, building_on, layer_parts, on_rows, size_of
+from arch_lab.models.model import (
+    Device,
+    Kind,
+    Model,
+    Part,
+    StackConfig,
+    building_on,
+    layer_parts,
+    on_rows,
+    size_of,
+)
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError
 from blocks.vision.head import ImageHeadConfig

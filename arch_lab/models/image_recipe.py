@@ -18,7 +18,9 @@ from blocks.heads.poolers import ClsPoolerConfig, MeanPoolerConfig
 from blocks.vision.head import ImageHeadConfig
 from blocks.vision.patches import PatchEmbeddingConfig
 
-Pool = Literal["class", "mean"]  # which vector of an image is classified: its class token, or the mean of all tokens
+Pool = Literal[
+    "class", "mean"
+]  # which vector of an image is classified: its class token, or the mean of all tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,9 @@ class ImageRecipe(Recipe, ABC):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{self.name}: {name} must be at least 1, got {getattr(self, name)}")
         if len(self.image) != 2:
-            raise ConfigError(f"{self.name}: image must be two numbers, height and width in pixels, got {self.image}")
+            raise ConfigError(
+                f"{self.name}: image must be two numbers, height and width in pixels, got {self.image}"
+            )
         _ = self.image_size.grid
 
     @property
@@ -64,7 +68,9 @@ class ImageRecipe(Recipe, ABC):
     def classifier(self, shape: Shape, *, classes: int) -> ImageClassifierConfig:
         """Every block of the model, at this shape. Raises: ConfigError when it does not fit the recipe."""
 
-    def around(self, layer: LayerConfig, shape: Shape, *, classes: int, positions: bool, pool: Pool, eps: float) -> ImageClassifierConfig:
+    def around(
+        self, layer: LayerConfig, shape: Shape, *, classes: int, positions: bool, pool: Pool, eps: float
+    ) -> ImageClassifierConfig:
         """The body with layers like this one."""
         width = shape.width
         return ImageClassifierConfig(
@@ -78,6 +84,8 @@ class ImageRecipe(Recipe, ABC):
                 class_token=pool == "class",
             ),
             layers=(layer,) * shape.depth,
-            pooler=ClsPoolerConfig(width=width, dense=False) if pool == "class" else MeanPoolerConfig(width=width),
+            pooler=ClsPoolerConfig(width=width, dense=False)
+            if pool == "class"
+            else MeanPoolerConfig(width=width),
             head=ImageHeadConfig(width=width, classes=classes, eps=eps),
         )

@@ -46,13 +46,19 @@ class M2GPT(Recipe):
     filter_emb: int = 17
     sine_frequency: float = 10.0
     residual_long_conv: bool = False
-    polynomial_order: int | None = None  # None: long convolutions; 2 or more: learned causal Monarch products of that order
+    polynomial_order: int | None = (
+        None  # None: long convolutions; 2 or more: learned causal Monarch products of that order
+    )
     polynomial_groups: int = 1  # matrices a layer: channels of one group share one
-    start: Literal["balanced", "released"] = "balanced"  # initial values, see blocks.convolution.mixer and blocks.monarch.glu
+    start: Literal["balanced", "released"] = (
+        "balanced"  # initial values, see blocks.convolution.mixer and blocks.monarch.glu
+    )
 
     def __post_init__(self) -> None:
         if self.polynomial_order is None and self.polynomial_groups != 1:
-            raise ConfigError(f"{self.name}: polynomial_groups = {self.polynomial_groups} needs a polynomial_order")
+            raise ConfigError(
+                f"{self.name}: polynomial_groups = {self.polynomial_groups} needs a polynomial_order"
+            )
 
     def mixer(self, width: int, max_tokens: int) -> M2MixerConfig:
         common: dict[str, Any] = {
@@ -81,12 +87,16 @@ class M2GPT(Recipe):
             norm=RMSNormConfig(width=shape.width),
         )
 
-    def around(self, layers: tuple[LayerConfig, ...], shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
+    def around(
+        self, layers: tuple[LayerConfig, ...], shape: Shape, *, vocabulary: int, max_tokens: int
+    ) -> DecoderConfig:
         """The body with these layers."""
         return DecoderConfig(
             width=shape.width,
             max_tokens=max_tokens,
-            embedding=TiedEmbeddingConfig(vocabulary=vocabulary, width=shape.width, scale=True, final_softcap=None),
+            embedding=TiedEmbeddingConfig(
+                vocabulary=vocabulary, width=shape.width, scale=True, final_softcap=None
+            ),
             layers=layers,
             norm=RMSNormConfig(width=shape.width),
         )

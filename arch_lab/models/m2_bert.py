@@ -44,7 +44,9 @@ class M2BERT(Recipe):
     filter_emb: int = 5
     sine_frequency: float = 10.0
     residual_long_conv: bool = True
-    input_norm: bool = False  # LayerNorm what each sequence mixer reads; without a skip around the mixer, h = mixer(norm(x))
+    input_norm: bool = (
+        False  # LayerNorm what each sequence mixer reads; without a skip around the mixer, h = mixer(norm(x))
+    )
     start: Literal["balanced", "released"] = "released"  # initial values, see blocks.convolution.mixer
 
     def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderConfig:
@@ -66,7 +68,9 @@ class M2BERT(Recipe):
         return EncoderConfig(
             width=shape.width,
             max_tokens=max_tokens,
-            embedding=BertEmbeddingConfig(vocabulary=vocabulary, width=shape.width, max_tokens=max_tokens, eps=EPS),
+            embedding=BertEmbeddingConfig(
+                vocabulary=vocabulary, width=shape.width, max_tokens=max_tokens, eps=EPS
+            ),
             layers=(layer,) * shape.depth,
             head=BertHeadConfig(width=shape.width, eps=EPS),
         )

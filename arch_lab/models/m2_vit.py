@@ -46,7 +46,9 @@ class M2ViT(ImageRecipe):
     width_multiple: ClassVar[int] = 32  # keeps 4 (and 8, 16) blocks whole
     ffn_multiple: ClassVar[int] = 32
 
-    bidirectional: bool = False  # a second filter, for the patches that follow; the short convolution stays causal
+    bidirectional: bool = (
+        False  # a second filter, for the patches that follow; the short convolution stays causal
+    )
     mlp: Literal["block_diagonal", "dense"] = "block_diagonal"
     blocks: int = 4
     short_taps: int = 5
@@ -55,8 +57,12 @@ class M2ViT(ImageRecipe):
     filter_inner: int = 1
     sine_frequency: float = 1.0
     train_positions: bool = False
-    residual_long_conv: bool = False  # the residual stream is the short path it stands in for in the released BERT
-    start: Literal["balanced", "released"] = "balanced"  # initial values, see blocks.convolution.mixer and blocks.monarch.glu
+    residual_long_conv: bool = (
+        False  # the residual stream is the short path it stands in for in the released BERT
+    )
+    start: Literal["balanced", "released"] = (
+        "balanced"  # initial values, see blocks.convolution.mixer and blocks.monarch.glu
+    )
 
     def classifier(self, shape: Shape, *, classes: int) -> ImageClassifierConfig:
         mixer = M2MixerConfig(
@@ -72,7 +78,9 @@ class M2ViT(ImageRecipe):
             residual_long_conv=self.residual_long_conv,
             start=self.start,
         )
-        layer = LayerConfig(mixer=mixer, channel=self._channel(shape), norm=LayerNormConfig(width=shape.width, eps=EPS))
+        layer = LayerConfig(
+            mixer=mixer, channel=self._channel(shape), norm=LayerNormConfig(width=shape.width, eps=EPS)
+        )
         return self.around(layer, shape, classes=classes, positions=False, pool="mean", eps=EPS)
 
     def _channel(self, shape: Shape) -> BlockConfig:

@@ -109,7 +109,12 @@ class Model(nn.Module, ABC):
     def parameter_counts(self) -> dict[str, int]:
         """embedding, head, body, total."""
         (embedding, head), everything = self.end_sizes(), size_of(self)
-        return {"embedding": embedding, "head": head, "body": everything - embedding - head, "total": everything}
+        return {
+            "embedding": embedding,
+            "head": head,
+            "body": everything - embedding - head,
+            "total": everything,
+        }
 
     def state_bytes(self, tokens: int) -> int:
         """Bytes that one row keeps after ``tokens`` decoded tokens; 0 for a model that does not decode."""
@@ -131,7 +136,9 @@ def size_of(module: nn.Module) -> int:
 def check_length(tokens: int, max_tokens: int) -> None:
     """Raises: ConfigError for a sequence longer than the model was built for."""
     if tokens > max_tokens:
-        raise ConfigError(f"sequence of {tokens} tokens exceeds max_tokens {max_tokens} this model was built for")
+        raise ConfigError(
+            f"sequence of {tokens} tokens exceeds max_tokens {max_tokens} this model was built for"
+        )
 
 
 # --- parts --------------------------------------------------------------------------------------------------
@@ -156,7 +163,9 @@ def tied_table(name: str, embedding: Any, tokens: int) -> Part:
     return Part(name=name, block=embedding, cost=embedding.cost(tokens), run=run)
 
 
-def layer_parts(stack: str, layers: Iterable[nn.Module], tokens: int, width: int, *, memory: int = 0) -> Iterator[Part]:
+def layer_parts(
+    stack: str, layers: Iterable[nn.Module], tokens: int, width: int, *, memory: int = 0
+) -> Iterator[Part]:
     """The blocks of each layer. ``memory``: source tokens, which cross mixers read."""
     for i, layer in enumerate(layers):
         for child, block in layer.named_children():

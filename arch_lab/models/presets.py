@@ -36,7 +36,18 @@ class Preset:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def _gemma(d: int, depth: int, f: int, heads: int, kv: int, c: int = 256, *, vocabulary: int, max_tokens: int, **options: Any) -> Preset:
+def _gemma(
+    d: int,
+    depth: int,
+    f: int,
+    heads: int,
+    kv: int,
+    c: int = 256,
+    *,
+    vocabulary: int,
+    max_tokens: int,
+    **options: Any,
+) -> Preset:
     shape = Shape(width=d, depth=depth, ffn_width=f)
     options = {"heads": heads, "kv_heads": kv, "head_width": c, **options}
     return Preset(shape=shape, vocabulary=vocabulary, max_tokens=max_tokens, options=options)
@@ -70,7 +81,9 @@ def _m2_bert(d: int) -> Preset:
 
 
 def _image(d: int, depth: int, **options: Any) -> Preset:
-    return Preset(shape=Shape(width=d, depth=depth, ffn_width=4 * d), vocabulary=1000, max_tokens=196, options=options)
+    return Preset(
+        shape=Shape(width=d, depth=depth, ffn_width=4 * d), vocabulary=1000, max_tokens=196, options=options
+    )
 
 
 def _t5gemma(sizes: tuple[int, ...], encoder: tuple[int, ...] | None = None) -> Preset:
@@ -79,7 +92,9 @@ def _t5gemma(sizes: tuple[int, ...], encoder: tuple[int, ...] | None = None) -> 
     if encoder is None:
         return published
     names = ("width", "depth", "ffn_width", "heads", "kv_heads", "head_width")
-    return replace(published, options={**published.options, "encoder": dict(zip(names, encoder, strict=True))})
+    return replace(
+        published, options={**published.options, "encoder": dict(zip(names, encoder, strict=True))}
+    )
 
 
 def _t5gemma2(*sizes: int, local: int, **options: Any) -> Preset:
@@ -130,7 +145,11 @@ PRESETS: dict[str, dict[str, Preset]] = {
             shape=Shape(width=768, depth=24, ffn_width=1152),
             vocabulary=262_144,
             max_tokens=2048,
-            options={"generation": 3, "radius": 256, "generation_options": {"heads": 3, "kv_heads": 1, "head_width": 256}},
+            options={
+                "generation": 3,
+                "radius": 256,
+                "generation_options": {"heads": 3, "kv_heads": 1, "head_width": 256},
+            },
         ),
     },
     "m2_bert": {
@@ -158,7 +177,11 @@ def preset(architecture: str, size: str) -> Preset:
     recipe_sizes = PRESETS.get(architecture)
     if recipe_sizes is None:
         recipe(architecture)  # a misspelt architecture is the better answer, when it is one
-        raise ConfigError(f"architecture {architecture!r} has no published sizes; give a width and a depth instead")
+        raise ConfigError(
+            f"architecture {architecture!r} has no published sizes; give a width and a depth instead"
+        )
     if size.lower() not in recipe_sizes:
-        raise ConfigError(f"architecture {architecture!r}: unknown preset {size!r}{did_you_mean(size.lower(), recipe_sizes)}")
+        raise ConfigError(
+            f"architecture {architecture!r}: unknown preset {size!r}{did_you_mean(size.lower(), recipe_sizes)}"
+        )
     return recipe_sizes[size.lower()]

@@ -63,7 +63,9 @@ class Recipe(Config, ABC):
     ffn_multiple: ClassVar[int] = 8
     ffn_ratio: ClassVar[float] = 4.0  # preferred ffn_width / width
     aspect: ClassVar[float] = 32.0  # preferred width / depth
-    mixed: ClassVar[bool] = False  # layers of one model differ in parameters; a deeper model begins like a shallower one
+    mixed: ClassVar[bool] = (
+        False  # layers of one model differ in parameters; a deeper model begins like a shallower one
+    )
 
     @abstractmethod
     def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> ModelConfig:

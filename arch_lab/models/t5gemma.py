@@ -71,9 +71,14 @@ class T5Gemma(Recipe):
     norm_eps: float = NORM_EPS  # of every norm of both stacks
 
     def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderDecoderConfig:
-        decoder_size = EncoderSize(heads=self.heads, kv_heads=self.kv_heads, head_width=self.head_width, **vars(shape))
+        decoder_size = EncoderSize(
+            heads=self.heads, kv_heads=self.kv_heads, head_width=self.head_width, **vars(shape)
+        )
         encoder_size = self.encoder or decoder_size
-        encoder, decoder = self._stack(encoder_size, vocabulary, max_tokens), self._stack(decoder_size, vocabulary, max_tokens)
+        encoder, decoder = (
+            self._stack(encoder_size, vocabulary, max_tokens),
+            self._stack(decoder_size, vocabulary, max_tokens),
+        )
         return EncoderDecoderConfig(
             width=shape.width,
             source_width=encoder_size.width,
@@ -81,7 +86,9 @@ class T5Gemma(Recipe):
             source_embedding=TiedEmbeddingConfig(vocabulary=vocabulary, width=encoder_size.width, scale=True),
             encoder=tuple(bidirectional_layer(layer, radius=self.encoder_radius) for layer in encoder),
             encoder_norm=RMSNormConfig(width=encoder_size.width, eps=self.norm_eps),
-            embedding=TiedEmbeddingConfig(vocabulary=vocabulary, width=shape.width, scale=True, final_softcap=self.final_softcap),
+            embedding=TiedEmbeddingConfig(
+                vocabulary=vocabulary, width=shape.width, scale=True, final_softcap=self.final_softcap
+            ),
             decoder=tuple(reading(layer, memory_width=encoder_size.width) for layer in decoder),
             decoder_norm=RMSNormConfig(width=shape.width, eps=self.norm_eps),
         )
@@ -133,7 +140,9 @@ class T5Gemma2(Recipe):
                 "architecture 't5gemma2': encoder and decoder have the same weight shapes, so the encoder cannot have a different size"
             )
         if self.encoder_span < 1:
-            raise ConfigError(f"architecture 't5gemma2': encoder_span must be at least 1 (the token itself), got {self.encoder_span}")
+            raise ConfigError(
+                f"architecture 't5gemma2': encoder_span must be at least 1 (the token itself), got {self.encoder_span}"
+            )
         recipe = Gemma3(
             head_width=self.head_width,
             heads=self.heads,
@@ -146,13 +155,18 @@ class T5Gemma2(Recipe):
             global_rope_base=self.global_rope_base,
             rope_factor=self.rope_factor,
         )
-        layers, norm = recipe.config(shape, vocabulary=vocabulary, max_tokens=max_tokens).layers, RMSNormConfig(width=shape.width)
+        layers, norm = (
+            recipe.config(shape, vocabulary=vocabulary, max_tokens=max_tokens).layers,
+            RMSNormConfig(width=shape.width),
+        )
         return EncoderDecoderConfig(
             width=shape.width,
             source_width=shape.width,
             max_tokens=max_tokens,
             source_embedding=None,
-            encoder=tuple(bidirectional_layer(layer, radius=sides_of_width(self.encoder_span)) for layer in layers),
+            encoder=tuple(
+                bidirectional_layer(layer, radius=sides_of_width(self.encoder_span)) for layer in layers
+            ),
             encoder_norm=norm,
             embedding=TiedEmbeddingConfig(vocabulary=vocabulary, width=shape.width, scale=True),
             decoder=tuple(merged(layer) for layer in layers),
@@ -173,7 +187,9 @@ def reading(layer: LayerConfig, *, memory_width: int) -> CrossLayerConfig:
         query_scale=mixer.query_scale,
         softcap=mixer.softcap,
     )
-    return CrossLayerConfig(mixer=mixer, cross=cross, channel=layer.channel, norm=layer.norm, sandwich=layer.sandwich)
+    return CrossLayerConfig(
+        mixer=mixer, cross=cross, channel=layer.channel, norm=layer.norm, sandwich=layer.sandwich
+    )
 
 
 def merged(layer: LayerConfig) -> MergedLayerConfig:

@@ -50,9 +50,13 @@ class ViT(ImageRecipe):
 
     def classifier(self, shape: Shape, *, classes: int) -> ImageClassifierConfig:
         if shape.width % self.head_width:
-            raise ConfigError(f"{self.name}: width {shape.width} is not a multiple of head_width {self.head_width}")
+            raise ConfigError(
+                f"{self.name}: width {shape.width} is not a multiple of head_width {self.head_width}"
+            )
         layer = LayerConfig(
-            mixer=MultiHeadAttentionConfig(width=shape.width, heads=shape.width // self.head_width, linear=self.linear),
+            mixer=MultiHeadAttentionConfig(
+                width=shape.width, heads=shape.width // self.head_width, linear=self.linear
+            ),
             channel=MLPConfig(width=shape.width, ffn_width=shape.ffn_width, linear=self.linear),
             norm=LayerNormConfig(width=shape.width, eps=EPS),
         )

@@ -59,7 +59,10 @@ def series(records: Sequence[Mapping[str, Any]], key: str) -> dict[int, dict[str
             continue
         if record[key] is None or not math.isfinite(record[key]):
             break
-        points[record["step"]] = {"y": float(record[key]), **{axis: float(record.get(axis) or 0.0) for axis in AXES}}
+        points[record["step"]] = {
+            "y": float(record[key]),
+            **{axis: float(record.get(axis) or 0.0) for axis in AXES},
+        }
     return points
 
 
@@ -74,12 +77,18 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return out
 
 
-def arm_curve(study_dir: Path, results: Sequence[Mapping[str, Any]], key: str, primary: Measure = BITS_PER_BYTE) -> Curve | None:
+def arm_curve(
+    study_dir: Path, results: Sequence[Mapping[str, Any]], key: str, primary: Measure = BITS_PER_BYTE
+) -> Curve | None:
     """Mean curve of the runs that finished, over the steps all of them have; None when none left metrics.
 
     Training loss is smoothed per run (1/40 of the records) before averaging, so the band shows seeds, not batches.
     """
-    runs = [series(read_metrics(run_path(study_dir, r) / "metrics.jsonl"), key) for r in results if not diverged(r, primary)]
+    runs = [
+        series(read_metrics(run_path(study_dir, r) / "metrics.jsonl"), key)
+        for r in results
+        if not diverged(r, primary)
+    ]
     runs = [points for points in runs if points]
     if not runs:
         return None

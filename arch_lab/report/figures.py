@@ -31,7 +31,17 @@ if TYPE_CHECKING:
 ARM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 ARM_LINES = ("-", "--", "-.", ":")
 ARM_MARKERS = ("o", "s", "^", "D", "v", "P", "*", "X")
-COMPONENT_COLOURS = ("#88CCEE", "#CC6677", "#DDCC77", "#117733", "#AA4499", "#44AA99", "#999933", "#882255", "#332288")
+COMPONENT_COLOURS = (
+    "#88CCEE",
+    "#CC6677",
+    "#DDCC77",
+    "#117733",
+    "#AA4499",
+    "#44AA99",
+    "#999933",
+    "#882255",
+    "#332288",
+)
 INK, GRID, PAGE = "#1a1b1c", "#d0d1d2", "#fefdfc"  # placeholders, replaced in ``svg``
 AXIS_NAMES = {"tokens": "training tokens", "flops": "training FLOPs", "seconds": "seconds of training"}
 
@@ -65,7 +75,9 @@ def looks() -> Iterator[None]:
     try:
         import matplotlib
     except ImportError:
-        raise UserError("the report needs matplotlib; install it with: pip install 'arch-lab[report]'") from None
+        raise UserError(
+            "the report needs matplotlib; install it with: pip install 'arch-lab[report]'"
+        ) from None
     settings: Any = {
         "text.color": INK,
         "axes.labelcolor": INK,
@@ -102,8 +114,12 @@ def svg(figure: Figure, name: str, title: str) -> str:
     label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     box = re.search(r'viewBox="([^"]*)"', text)
     assert box is not None
-    width = float(box[1].split()[2]) * 96 / 72  # points to CSS pixels: type is then the same size in every figure
-    head = f'<svg viewBox="{box[1]}" style="max-width:{width:.0f}px" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    width = (
+        float(box[1].split()[2]) * 96 / 72
+    )  # points to CSS pixels: type is then the same size in every figure
+    head = (
+        f'<svg viewBox="{box[1]}" style="max-width:{width:.0f}px" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    )
     head += f' role="img" aria-label="{label}">'
     return head + text[text.index(">") + 1 :]
 
@@ -135,7 +151,11 @@ def losses(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
     curves = {}
     for key in rows:
         for arm in _names(study):
-            runs = [r for r in study["results"] if r["arm"] == arm and r["learning_rate"] == study["selected"].get(arm)]
+            runs = [
+                r
+                for r in study["results"]
+                if r["arm"] == arm and r["learning_rate"] == study["selected"].get(arm)
+            ]
             curves[key, arm] = arm_curve(study_dir, runs, key, judged)
     if all(curve is None for curve in curves.values()):
         return None
@@ -149,7 +169,9 @@ def losses(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
                     continue
                 look = style(i) | ({"marker": None} if len(curve.middle) > 30 else {"markersize": 3})
                 panel.plot(curve.x[axis], curve.middle, label=arm, linewidth=1.6, **look)
-                panel.fill_between(curve.x[axis], curve.low, curve.high, color=look["color"], alpha=0.2, linewidth=0)
+                panel.fill_between(
+                    curve.x[axis], curve.low, curve.high, color=look["color"], alpha=0.2, linewidth=0
+                )
             _prefixed(panel.xaxis)
             if row == 1:
                 panel.set_xlabel(AXIS_NAMES[axis])
@@ -174,7 +196,9 @@ def _skip_warmup(panel: Axes, curves: list[Any]) -> None:
 def sensitivity(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
     """The tuning score against learning rate: every seed a dot, the mean a line, the choice ringed, divergence a cross."""
     results, judged = study["results"], primary(study)
-    rates = sorted({r["learning_rate"] for r in results if is_finite(r["learning_rate"]) and r["learning_rate"] > 0})
+    rates = sorted(
+        {r["learning_rate"] for r in results if is_finite(r["learning_rate"]) and r["learning_rate"] > 0}
+    )
     values = [r[judged.tuned] for r in results if not diverged(r, judged) and is_finite(r.get(judged.tuned))]
     if not rates or not values:
         return None
@@ -184,12 +208,24 @@ def sensitivity(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
     step = float(np.min(np.diff(np.log2(rates)))) if len(rates) > 1 else 1.0
     for i, arm in enumerate(names):
         look = style(i)
-        shift = 2 ** (step * 0.12 * (i - (len(names) - 1) / 2))  # side by side, so that crosses and dots do not hide
+        shift = 2 ** (
+            step * 0.12 * (i - (len(names) - 1) / 2)
+        )  # side by side, so that crosses and dots do not hide
         means = []
         for x in rates:
             runs = [r for r in results if r["arm"] == arm and r["learning_rate"] == x]
-            good = [r[judged.tuned] for r in runs if not diverged(r, judged) and is_finite(r.get(judged.tuned))]
-            panel.plot([x * shift] * len(good), good, linestyle="", marker=look["marker"], color=look["color"], alpha=0.45, markersize=4)
+            good = [
+                r[judged.tuned] for r in runs if not diverged(r, judged) and is_finite(r.get(judged.tuned))
+            ]
+            panel.plot(
+                [x * shift] * len(good),
+                good,
+                linestyle="",
+                marker=look["marker"],
+                color=look["color"],
+                alpha=0.45,
+                markersize=4,
+            )
             lost = sum(diverged(r, judged) for r in runs)
             if lost:
                 panel.plot(
@@ -201,12 +237,23 @@ def sensitivity(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
                     markersize=8,
                     markeredgewidth=2,
                 )
-                panel.annotate(f"{lost}/{len(runs)}", (x * shift, 0.9), xycoords=panel.get_xaxis_transform(), ha="center", fontsize=8)
+                panel.annotate(
+                    f"{lost}/{len(runs)}",
+                    (x * shift, 0.9),
+                    xycoords=panel.get_xaxis_transform(),
+                    ha="center",
+                    fontsize=8,
+                )
             if good:
                 means.append((x * shift, float(np.mean(good))))
                 if x == study["selected"].get(arm):
                     panel.plot(
-                        *means[-1], marker="o", markersize=15, markerfacecolor="none", markeredgecolor=look["color"], markeredgewidth=2
+                        *means[-1],
+                        marker="o",
+                        markersize=15,
+                        markerfacecolor="none",
+                        markeredgecolor=look["color"],
+                        markeredgewidth=2,
                     )
         panel.plot([m[0] for m in means], [m[1] for m in means], label=arm, linewidth=1.6, **look)
     low, high = min(values), max(values)
@@ -236,10 +283,28 @@ def differences(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
         better = better_arm(p, judged)
         colour = style(_names(study).index(better))["color"] if better else INK
         if is_finite(p["low"]):
-            panel.plot([p["low"], p["high"]], [row, row], color=colour, linewidth=2, marker="|", markersize=10)
-        panel.plot(p["differences"], [row + 0.22] * len(p["differences"]), linestyle="", marker=".", color=colour, alpha=0.6)
-        panel.plot(p["difference"], row, marker="D", markersize=8, color=colour, markerfacecolor=colour if better else PAGE)
-        word = f"{better} better" if better else "not distinguishable" if is_finite(p["low"]) else "no verdict"
+            panel.plot(
+                [p["low"], p["high"]], [row, row], color=colour, linewidth=2, marker="|", markersize=10
+            )
+        panel.plot(
+            p["differences"],
+            [row + 0.22] * len(p["differences"]),
+            linestyle="",
+            marker=".",
+            color=colour,
+            alpha=0.6,
+        )
+        panel.plot(
+            p["difference"],
+            row,
+            marker="D",
+            markersize=8,
+            color=colour,
+            markerfacecolor=colour if better else PAGE,
+        )
+        word = (
+            f"{better} better" if better else "not distinguishable" if is_finite(p["low"]) else "no verdict"
+        )
         panel.annotate(word, (1.01, row), xycoords=panel.get_yaxis_transform(), va="center", fontsize=9)
     panel.set_yticks(range(len(pairs)), [f"{p['a']} − {p['b']}" for p in pairs])
     panel.set_ylim(len(pairs) - 0.5, -0.6)
@@ -269,15 +334,31 @@ def components(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
         left = np.zeros(len(arms))
         for i, name in enumerate(names):
             sizes = np.array(
-                [sum(c[key] for c in a["components"] if c["name"] == name or (name == "other" and c["name"] not in keep)) for a in arms],
+                [
+                    sum(
+                        c[key]
+                        for c in a["components"]
+                        if c["name"] == name or (name == "other" and c["name"] not in keep)
+                    )
+                    for a in arms
+                ],
                 dtype=float,
             )
             panel.barh(
-                range(len(arms)), sizes, left=left, label=name, color=COMPONENT_COLOURS[i], edgecolor="white", linewidth=0.8, height=0.62
+                range(len(arms)),
+                sizes,
+                left=left,
+                label=name,
+                color=COMPONENT_COLOURS[i],
+                edgecolor="white",
+                linewidth=0.8,
+                height=0.62,
             )
             left += sizes
         for row, total in enumerate(left):
-            panel.annotate(short(total), (total, row), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
+            panel.annotate(
+                short(total), (total, row), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9
+            )
         panel.set_yticks(range(len(arms)), [a["name"] for a in arms])
         panel.set_ylim(len(arms) - 0.5, -0.5)
         panel.set_xlim(0, float(left.max()) * 1.12 or 1)
@@ -297,9 +378,15 @@ def speed(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
     }
     names = _names(study)
     scale = {"tokens_per_second": 1, "peak_memory_bytes": 2**20}
-    chosen = [r for r in study["results"] if r["learning_rate"] == study["selected"].get(r["arm"]) and not diverged(r, primary(study))]
+    chosen = [
+        r
+        for r in study["results"]
+        if r["learning_rate"] == study["selected"].get(r["arm"]) and not diverged(r, primary(study))
+    ]
     data = {
-        (arm, key): [r[key] / scale[key] for r in chosen if r["arm"] == arm and is_finite(r.get(key))] for arm in names for key in panels
+        (arm, key): [r[key] / scale[key] for r in chosen if r["arm"] == arm and is_finite(r.get(key))]
+        for arm in names
+        for key in panels
     }
     if not any(data.values()):
         return None
@@ -311,7 +398,14 @@ def speed(study_dir: Path, study: Mapping[str, Any]) -> Figure | None:
                 mean = float(np.mean(values))
                 panel.barh(row, mean, color=style(row)["color"], height=0.6, alpha=0.8)
                 panel.plot(values, [row] * len(values), linestyle="", marker="|", markersize=9, color=INK)
-                panel.annotate(words(mean), (max(values), row), xytext=(7, 0), textcoords="offset points", va="center", fontsize=9)
+                panel.annotate(
+                    words(mean),
+                    (max(values), row),
+                    xytext=(7, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=9,
+                )
         top = max((v for arm in names for v in data[arm, key]), default=1.0)
         panel.set_xlim(0, top * 1.2)
         panel.set_yticks(range(len(names)), names)

@@ -6,7 +6,9 @@ from collections.abc import Collection
 
 TERMS = {
     "arm": "One side of the comparison: an architecture with its options, sized for the budget.",
-    "budget": ("What is held equal between arms: the number of parameters, and the floating-point operations (FLOPs) spent on training."),
+    "budget": (
+        "What is held equal between arms: the number of parameters, and the floating-point operations (FLOPs) spent on training."
+    ),
     "matched": (
         "Every arm is within the tolerance of the budget. Arms that miss it are rejected unless the study sets "
         "budget.allow_unmatched; the report then says so."
@@ -26,7 +28,9 @@ TERMS = {
         "Memory one sequence needs while generating text at the sequence length: the cache of attention, the history of a convolution."
     ),
     "seed": "The number that fixes initial weights and data order. Arms with the same seed saw the same data in the same order.",
-    "interval": ("A 95 % Student-t interval over seeds: the range of means to expect with other seeds. It does not cover other data sets."),
+    "interval": (
+        "A 95 % Student-t interval over seeds: the range of means to expect with other seeds. It does not cover other data sets."
+    ),
     "paired difference": "The difference of two arms at the same seed. Data order cancels, so it is more precise than comparing two means.",
     "not distinguishable": (
         "The seeds do not support a difference at the 95 % level (after Holm's correction when there are several pairs). It "

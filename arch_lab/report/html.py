@@ -49,7 +49,9 @@ def load(study_dir: Path) -> dict[str, Any]:
     """
     path = study_dir / "study.json"
     if not path.is_file():
-        raise UserError(f"{path} not found; run `arch-lab compare` first, or give the folder of a finished study")
+        raise UserError(
+            f"{path} not found; run `arch-lab compare` first, or give the folder of a finished study"
+        )
     study = sealed.read(path, advice="run `arch-lab compare` again to rewrite it")
     lacking = [key for key in REQUIRED if key not in study]
     if lacking:
@@ -87,7 +89,10 @@ def replace_page(study_dir: Path, content: str) -> Path:
 
 
 def page(study_dir: Path, study: Mapping[str, Any]) -> str:
-    drawings = {name: figures.svg(made, name, CAPTIONS[name]) for name, made in figures.build(study_dir, study).items()}
+    drawings = {
+        name: figures.svg(made, name, CAPTIONS[name])
+        for name, made in figures.build(study_dir, study).items()
+    }
     yaml = study_dir / "study.yaml"
     parts = [
         sections.header(study),
@@ -96,13 +101,22 @@ def page(study_dir: Path, study: Mapping[str, Any]) -> str:
         _differences(study, drawings),
         sections.budget(study),
         _drawn("Loss curves", "losses", drawings, "No run has metrics to draw."),
-        _drawn("Learning-rate sensitivity", "sensitivity", drawings, "No run finished, so there is nothing to draw."),
+        _drawn(
+            "Learning-rate sensitivity",
+            "sensitivity",
+            drawings,
+            "No run finished, so there is nothing to draw.",
+        ),
         _drawn("Parameters and FLOPs by component", "components", drawings, "No components were recorded."),
         _drawn("Throughput and memory", "speed", drawings, "No run recorded its speed."),
         sections.runs(study),
         sections.warnings(study),
         sections.data(study),
-        sections.reproduce(study, f"runs/{study_dir.resolve().name}", yaml.read_text(encoding="utf-8") if yaml.is_file() else None),
+        sections.reproduce(
+            study,
+            f"runs/{study_dir.resolve().name}",
+            yaml.read_text(encoding="utf-8") if yaml.is_file() else None,
+        ),
         sections.glossary(study),
     ]
     return document(study["study"], parts)
@@ -128,11 +142,17 @@ def _drawn(title: str, name: str, drawings: Mapping[str, str], absent: str) -> R
 def _differences(study: Mapping[str, Any], drawings: Mapping[str, str]) -> Raw:
     pairs = study["verdict"]["pairs"]
     if not pairs:
-        return section("Paired differences", paragraph("There is only one arm, so there is no pair to compare."), anchor="differences")
+        return section(
+            "Paired differences",
+            paragraph("There is only one arm, so there is no pair to compare."),
+            anchor="differences",
+        )
     drawn = figure(drawings["differences"], CAPTIONS["differences"]) if "differences" in drawings else Raw("")
     corrected = len([p for p in pairs if p.get("p_adjusted") is not None]) > 1
     note = (
-        paragraph("Intervals are not corrected; the conclusions use Holm's correction over all pairs.", kind="soft")
+        paragraph(
+            "Intervals are not corrected; the conclusions use Holm's correction over all pairs.", kind="soft"
+        )
         if corrected
         else Raw("")
     )

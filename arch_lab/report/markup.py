@@ -17,7 +17,9 @@ def text(value: Any) -> Raw:
 
 def tag(name: str, *content: Any, **attributes: str) -> Raw:
     """``tag("p", "a < b", class_="note")``; a trailing underscore frees Python's keywords."""
-    head = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items())
+    head = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items()
+    )
     return Raw(f"<{name}{head}>{join(content)}</{name}>")
 
 
@@ -34,7 +36,12 @@ def items(lines: Sequence[Any]) -> Raw:
 
 
 def table(
-    headers: Sequence[Any], rows: Sequence[Sequence[Any]], *, words: tuple[int, ...] = (0,), caption: str = "", kind: str = ""
+    headers: Sequence[Any],
+    rows: Sequence[Sequence[Any]],
+    *,
+    words: tuple[int, ...] = (0,),
+    caption: str = "",
+    kind: str = "",
 ) -> Raw:
     """A table that scrolls sideways on its own; the columns in ``words`` are left-aligned text, the rest numbers.
 

@@ -56,7 +56,9 @@ def draw(study_dir: Path, study: Mapping[str, Any], arms: Sequence[str] = ()) ->
         for column, arm in enumerate(names):
             panel = axes[row][column]
             for i, learning_rate in enumerate(rates):
-                runs = [r for r in study["results"] if r["arm"] == arm and r["learning_rate"] == learning_rate]
+                runs = [
+                    r for r in study["results"] if r["arm"] == arm and r["learning_rate"] == learning_rate
+                ]
                 ends += _lines(panel, study_dir, runs, key, i, len(rates), judged)
             _dress(panel)
             panel.set_title(arm if row == 0 else "", fontsize=10)
@@ -67,7 +69,9 @@ def draw(study_dir: Path, study: Mapping[str, Any], arms: Sequence[str] = ()) ->
     if not drawn:
         raise UserError(f"{study_dir}: no run of {', '.join(names)} left metrics to draw")
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), title="learning rate", frameon=False)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=len(labels), title="learning rate", frameon=False
+    )
     return figure
 
 
@@ -80,11 +84,24 @@ def _lines(
     if not runs:
         return []
     colour = matplotlib.colormaps["viridis"](0.9 * place / max(1, rates - 1))
-    look: dict[str, Any] = {"color": colour, "linewidth": 1.5, "marker": None if key == "train_loss" else "o", "markersize": 3}
+    look: dict[str, Any] = {
+        "color": colour,
+        "linewidth": 1.5,
+        "marker": None if key == "train_loss" else "o",
+        "markersize": 3,
+    }
     found = []
     label: str | None = rate(runs[0]["learning_rate"])
-    good = [series(read_metrics(run_path(study_dir, r) / "metrics.jsonl"), key) for r in runs if not diverged(r, judged)]
-    lost = [series(read_metrics(run_path(study_dir, r) / "metrics.jsonl"), key) for r in runs if diverged(r, judged)]
+    good = [
+        series(read_metrics(run_path(study_dir, r) / "metrics.jsonl"), key)
+        for r in runs
+        if not diverged(r, judged)
+    ]
+    lost = [
+        series(read_metrics(run_path(study_dir, r) / "metrics.jsonl"), key)
+        for r in runs
+        if diverged(r, judged)
+    ]
     for points, broken in [(_mean([p for p in good if p]), False), *((_mean([p]), True) for p in lost if p)]:
         if points is None:
             continue
@@ -95,7 +112,9 @@ def _lines(
         panel.plot(x[some], y[some], label=label, linestyle="--" if broken else "-", **look)
         label = None
         if broken:
-            panel.plot(x[-1:], y[-1:], marker="x", color=colour, markersize=8, markeredgewidth=2, linestyle="")
+            panel.plot(
+                x[-1:], y[-1:], marker="x", color=colour, markersize=8, markeredgewidth=2, linestyle=""
+            )
         found.append((float(y[min(len(y) - 1, len(y) // 20)]), float(y.min())))
     return found
 
@@ -113,7 +132,11 @@ def _frame(panel: Axes, ends: list[tuple[float, float]]) -> None:
     """Scale to what follows the first twentieth: the fall from chance, or a loss that exploded, would flatten all the rest."""
     if ends:
         low, highs = min(e[1] for e in ends), sorted(e[0] for e in ends)
-        high = min(highs[-1], low + 2 * (highs[len(highs) // 2] - low)) if highs[len(highs) // 2] > low else highs[-1]
+        high = (
+            min(highs[-1], low + 2 * (highs[len(highs) // 2] - low))
+            if highs[len(highs) // 2] > low
+            else highs[-1]
+        )
         margin = 0.05 * (high - low) or 0.1
         panel.set_ylim(low - margin, high + margin)
 
@@ -125,7 +148,9 @@ def _dress(panel: Axes) -> None:
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     panel.grid(color="#dddddd", linewidth=0.6)
     panel.set_axisbelow(True)
-    panel.tick_params(left=False, bottom=False)  # the grid shows where they would be, and a file of many panels stays small
+    panel.tick_params(
+        left=False, bottom=False
+    )  # the grid shows where they would be, and a file of many panels stays small
     panel.spines[["top", "right"]].set_visible(False)
 
 
@@ -150,4 +175,6 @@ def _svg(figure: Figure, salt: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", buffer.getvalue(), flags=re.S)
     text = re.sub(r"\n\s+", "\n", text)
     # in coordinates only: a label's digits are meant
-    return re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda found: re.sub(r"(\d+\.\d)\d+", r"\1", found[0]), text)
+    return re.sub(
+        r' (?:d|x|y|transform)="[^"]*"', lambda found: re.sub(r"(\d+\.\d)\d+", r"\1", found[0]), text
+    )

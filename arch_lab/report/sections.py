@@ -52,7 +52,11 @@ def banner(study: Study) -> Raw:
     if study.get("matched", True) and not study.get("override"):
         return Raw("")
     reason = "The budget check was overridden. " if study.get("override") else ""
-    state = "At least one arm misses the budget: " if not study.get("matched", True) else "All arms are within the tolerance, but "
+    state = (
+        "At least one arm misses the budget: "
+        if not study.get("matched", True)
+        else "All arms are within the tolerance, but "
+    )
     advice = (
         "differences below may come from size or compute, not from the architecture."
         if not study.get("matched", True)
@@ -64,41 +68,95 @@ def banner(study: Study) -> Raw:
 
 def budget(study: Study) -> Raw:
     target, tolerance, arms = study["budget"], study["tolerance"], study["arms"]
-    axes = {"params": "parameters", "flops_per_token": "training FLOPs per token", "train_flops": "training FLOPs"}
+    axes = {
+        "params": "parameters",
+        "flops_per_token": "training FLOPs per token",
+        "train_flops": "training FLOPs",
+    }
     axes |= {"tokens": "training tokens", "seconds": "seconds of training, from steps timed in advance"}
     matched = [axis for axis in axes if is_finite(target.get(axis))]
-    intro = f"The budget of every arm is {units.budget_words(target)}, to be met within {100 * tolerance:g} %."
+    intro = (
+        f"The budget of every arm is {units.budget_words(target)}, to be met within {100 * tolerance:g} %."
+    )
 
     def column(name: str, cell: Any) -> list[Any]:
         return [name, *(cell(arm) for arm in arms)]
 
     rows = [
-        column(f"deviation from the target: {axes[axis]}", lambda arm, axis=axis: _deviation(arm.get("deviation", {}).get(axis), tolerance))
+        column(
+            f"deviation from the target: {axes[axis]}",
+            lambda arm, axis=axis: _deviation(arm.get("deviation", {}).get(axis), tolerance),
+        )
         for axis in matched
     ]
-    groups = {"embedding": "embedding", "head": "head (0: shares the embedding)", "body": "body", "total": "total"}
-    rows += [column(f"parameters: {label}", lambda arm, key=key: units.exact(arm["parameters"].get(key))) for key, label in groups.items()]
-    rows += [column("width × depth, channel-mixer width", lambda arm: f"{arm['width']} × {arm['depth']}, {arm['ffn_width']}")]
+    groups = {
+        "embedding": "embedding",
+        "head": "head (0: shares the embedding)",
+        "body": "body",
+        "total": "total",
+    }
+    rows += [
+        column(f"parameters: {label}", lambda arm, key=key: units.exact(arm["parameters"].get(key)))
+        for key, label in groups.items()
+    ]
+    rows += [
+        column(
+            "width × depth, channel-mixer width",
+            lambda arm: f"{arm['width']} × {arm['depth']}, {arm['ffn_width']}",
+        )
+    ]
     rows += [column("training FLOPs", lambda arm: units.short(arm["train_flops"], "FLOP"))]
-    rows += [column("tokens", lambda arm: units.exact(arm["tokens"])), column("steps", lambda arm: units.exact(arm["steps"]))]
-    rows += [column("training FLOPs per token, exact", lambda arm: units.short(arm["flops_per_token"], "FLOP"))]
+    rows += [
+        column("tokens", lambda arm: units.exact(arm["tokens"])),
+        column("steps", lambda arm: units.exact(arm["steps"])),
+    ]
+    rows += [
+        column("training FLOPs per token, exact", lambda arm: units.short(arm["flops_per_token"], "FLOP"))
+    ]
     named = {"palm": "PaLM", "six_nd": "6ND", "kaplan": "Kaplan", "chinchilla": "Chinchilla"}
-    rows += [column(f"… by the formula of {label}", lambda arm, key=key: _convention(arm, key)) for key, label in named.items()]
+    rows += [
+        column(f"… by the formula of {label}", lambda arm, key=key: _convention(arm, key))
+        for key, label in named.items()
+    ]
     if any(is_finite(arm.get("elementwise_per_token")) for arm in arms):
         rows += [
-            column("element-wise work per token, not in the budget", lambda arm: units.short(arm.get("elementwise_per_token"), "FLOP"))
+            column(
+                "element-wise work per token, not in the budget",
+                lambda arm: units.short(arm.get("elementwise_per_token"), "FLOP"),
+            )
         ]
     for name in dict.fromkeys(name for arm in arms for name in arm.get("optimizer_groups") or {}):
-        rows += [column(f"optimizer group “{name}”, parameters", lambda arm, name=name: units.exact(arm["optimizer_groups"].get(name)))]
-    rows += [column(f"state bytes at {study['sequence_length']} tokens", lambda arm: units.memory(arm.get("state_bytes")))]
+        rows += [
+            column(
+                f"optimizer group “{name}”, parameters",
+                lambda arm, name=name: units.exact(arm["optimizer_groups"].get(name)),
+            )
+        ]
+    rows += [
+        column(
+            f"state bytes at {study['sequence_length']} tokens",
+            lambda arm: units.memory(arm.get("state_bytes")),
+        )
+    ]
     options = [a for a in arms if a.get("options")]
-    listed = [f"{a['name']}: {a['architecture']} with {', '.join(f'{k} = {v}' for k, v in a['options'].items())}" for a in options]
-    listed += [f"{a['name']} starts from the checkpoint {a['initialise_from']['path']}" for a in arms if a.get("initialise_from")]
+    listed = [
+        f"{a['name']}: {a['architecture']} with {', '.join(f'{k} = {v}' for k, v in a['options'].items())}"
+        for a in options
+    ]
+    listed += [
+        f"{a['name']} starts from the checkpoint {a['initialise_from']['path']}"
+        for a in arms
+        if a.get("initialise_from")
+    ]
     heads = ["", *(arm_label(study, arm["name"]) for arm in arms)]
     shared = f"Every arm trains on batches of {study['batch_size']} sequences of {study['sequence_length']} tokens."
     training = [(k, _value(v)) for k, v in flatten(study.get("training") or {})]
     settings = (
-        tag("details", tag("summary", "Training settings, the same for every arm"), table(["setting", "value"], training, words=(0, 1)))
+        tag(
+            "details",
+            tag("summary", "Training settings, the same for every arm"),
+            table(["setting", "value"], training, words=(0, 1)),
+        )
         if training
         else ""
     )
@@ -147,7 +205,12 @@ def results(study: Study) -> Raw:
     )
     if not study.get("baselines"):
         note += " This study measured no count-based baselines."
-    return section("Results", table(heads, rows, words=(0, len(heads) - 1), kind="results"), paragraph(note, kind="soft"), anchor="results")
+    return section(
+        "Results",
+        table(heads, rows, words=(0, len(heads) - 1), kind="results"),
+        paragraph(note, kind="soft"),
+        anchor="results",
+    )
 
 
 def runs(study: Study) -> Raw:
@@ -159,8 +222,21 @@ def runs(study: Study) -> Raw:
         status = tag("span", f"✗ {r['status']}", class_="bad") if diverged(r, judged) else r["status"]
         scores = [units.number(r.get(judged.key), 5), units.number(r.get(judged.tuned), 5)]
         scores += [units.number(r.get(second.key))] if second else []
-        speed = [units.short(r.get("tokens_per_second")), units.memory(r.get("peak_memory_bytes")), units.duration(r.get("seconds"))]
-        rows.append([arm_label(study, r["arm"]), f"{units.rate(r['learning_rate'])}{chosen}", r["seed"], status, *scores, *speed])
+        speed = [
+            units.short(r.get("tokens_per_second")),
+            units.memory(r.get("peak_memory_bytes")),
+            units.duration(r.get("seconds")),
+        ]
+        rows.append(
+            [
+                arm_label(study, r["arm"]),
+                f"{units.rate(r['learning_rate'])}{chosen}",
+                r["seed"],
+                status,
+                *scores,
+                *speed,
+            ]
+        )
     heads = [
         "arm",
         "learning rate",
@@ -189,11 +265,19 @@ def data(study: Study) -> Raw:
     splits = {k: v for k, v in nested.items() if isinstance(v, Mapping) and "tokens" in v}
     columns = list(dict.fromkeys(key for split in splits.values() for key in split))
     parts: list[Any] = []
-    plain = [(k, _value(v)) for k, v in flatten({k: v for k, v in summary.items() if k not in splits and k != "splits"})]
+    plain = [
+        (k, _value(v))
+        for k, v in flatten({k: v for k, v in summary.items() if k not in splits and k != "splits"})
+    ]
     if plain:
         parts.append(table(["entry", "value"], plain, words=(0, 1), kind="wrap"))
     if splits:
-        parts.append(table(["split", *columns], [[name, *(_value(split.get(c)) for c in columns)] for name, split in splits.items()]))
+        parts.append(
+            table(
+                ["split", *columns],
+                [[name, *(_value(split.get(c)) for c in columns)] for name, split in splits.items()],
+            )
+        )
     return section("Data", *parts or [paragraph("No summary was recorded.")], anchor="data")
 
 
@@ -214,9 +298,16 @@ def reproduce(study: Study, folder: str, study_yaml: str | None) -> Raw:
     rows = [(key, _value(value)) for key, value in flatten(environment)]
     parts: list[Any] = [tag("pre", tag("code", "\n".join(lines)))]
     if commit.endswith("+"):
-        parts.append(paragraph("The checkout had uncommitted changes, so the commit alone may not give the same numbers.", kind="bad"))
+        parts.append(
+            paragraph(
+                "The checkout had uncommitted changes, so the commit alone may not give the same numbers.",
+                kind="bad",
+            )
+        )
     if study_yaml:
-        parts.append(tag("details", tag("summary", "study.yaml as it ran"), tag("pre", tag("code", study_yaml))))
+        parts.append(
+            tag("details", tag("summary", "study.yaml as it ran"), tag("pre", tag("code", study_yaml)))
+        )
     return section(
         "Environment and how to reproduce",
         *parts,
@@ -226,5 +317,8 @@ def reproduce(study: Study, folder: str, study_yaml: str | None) -> Raw:
 
 
 def glossary(study: Study) -> Raw:
-    entries = [tag("dt", term) + tag("dd", meaning) for term, meaning in terms([m.name for m in measures(study)]).items()]
+    entries = [
+        tag("dt", term) + tag("dd", meaning)
+        for term, meaning in terms([m.name for m in measures(study)]).items()
+    ]
     return section("Glossary", tag("dl", *map(Raw, entries)), anchor="glossary")

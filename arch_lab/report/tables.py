@@ -55,7 +55,12 @@ def render_plan(plan: Study, console: Console) -> None:
 def render_results(study: Study, console: Console) -> None:
     """Results, cost, learning rates and verdict of study.json."""
     _budget_line(study, console)
-    _show(console, "results", results_table(study), "held-out split, mean ± 95 % interval over seeds, lower is better (↑: higher)")
+    _show(
+        console,
+        "results",
+        results_table(study),
+        "held-out split, mean ± 95 % interval over seeds, lower is better (↑: higher)",
+    )
     _arms_tables(study, console)
     note = f"tuning {primary(study).name}, mean (number of seeds); * chosen, × diverged"
     _show(console, "learning rates", _sensitivity_table(study), note)
@@ -71,7 +76,10 @@ def markdown(study: Study) -> str:
     """Verdict, command and result table for a README."""
     shown = results_table(study)
     words = tuple(sorted(shown.words))
-    heads, rows = [" ".join(head.split()) for head in shown.heads], [[cell.plain for cell in row] for row in shown.rows]
+    heads, rows = (
+        [" ".join(head.split()) for head in shown.heads],
+        [[cell.plain for cell in row] for row in shown.rows],
+    )
     note = "held-out split, mean ± 95 % interval over seeds"
     return readme(study, [cells.Table(title="results", headers=heads, rows=rows, note=note, words=words)])
 
@@ -96,25 +104,44 @@ def _deviation(value: float | None, tolerance: float | None) -> Text:
 def _arms_tables(study: Study, console: Console) -> None:
     _show(console, "size", _size_table(study), "parameters")
     at = f" at {study['sequence_length']} tokens" if study.get("sequence_length") else ""
-    _show(console, "cost", _cost_table(study), f"training, exact count; state = memory per sequence while generating{at}")
+    _show(
+        console,
+        "cost",
+        _cost_table(study),
+        f"training, exact count; state = memory per sequence while generating{at}",
+    )
 
 
 def _size_table(study: Study) -> Table:
     table = Table(["arm", "width × depth, ffn", "embedding", "head", "body", "total", "off budget"])
     for arm in study["arms"]:
         shape = f"{arm['width']} × {arm['depth']}, {arm['ffn_width']}"
-        counts = [units.short(arm["parameters"].get(key), digits=4) for key in ("embedding", "head", "body", "total")]
-        table.add(arm["name"], shape, *counts, _deviation((arm.get("deviation") or {}).get("params"), study.get("tolerance")))
+        counts = [
+            units.short(arm["parameters"].get(key), digits=4)
+            for key in ("embedding", "head", "body", "total")
+        ]
+        table.add(
+            arm["name"],
+            shape,
+            *counts,
+            _deviation((arm.get("deviation") or {}).get("params"), study.get("tolerance")),
+        )
     return table
 
 
 def _cost_table(study: Study) -> Table:
     measured = {s["arm"]: s for s in study.get("summary") or []}
     last = ["tokens per s", "peak memory"] if measured else ["run, about", "memory, about"]
-    table = Table(["arm", "FLOPs per token", "tokens", "steps", "training FLOPs", "off budget", "state", *last])
+    table = Table(
+        ["arm", "FLOPs per token", "tokens", "steps", "training FLOPs", "off budget", "state", *last]
+    )
     for arm in study["arms"]:
         deviation = arm.get("deviation") or {}
-        length = [deviation[axis] for axis in ("train_flops", "tokens", "seconds", "flops_per_token") if axis in deviation]
+        length = [
+            deviation[axis]
+            for axis in ("train_flops", "tokens", "seconds", "flops_per_token")
+            if axis in deviation
+        ]
         if measured:
             run = measured.get(arm["name"], {})
             speed = [units.short(run.get("tokens_per_second")), units.memory(run.get("peak_memory_bytes"))]
@@ -136,13 +163,23 @@ def _cost_table(study: Study) -> Table:
 
 def results_table(study: Study) -> Table:
     judged, *others = measures(study)
-    table = Table(["arm", "learning rate", *(m.head for m in (judged, *others)), "seeds", "better than"], words=(0, len(others) + 4))
+    table = Table(
+        ["arm", "learning rate", *(m.head for m in (judged, *others)), "seeds", "better than"],
+        words=(0, len(others) + 4),
+    )
     total = len({r["seed"] for r in study["results"]})
     for s in sorted(study["summary"], key=lambda s: (s[judged.key]["mean"] is None, s[judged.key]["mean"])):
         loss = s[judged.key]
         means = [units.number((s.get(m.key) or {}).get("mean")) for m in others]
         rivals = ", ".join(better_than(study, s["arm"])) or "nothing shown"
-        table.add(s["arm"], units.rate(s["learning_rate"]), units.plus_minus(loss), *means, f"{loss['n']}/{total}", rivals)
+        table.add(
+            s["arm"],
+            units.rate(s["learning_rate"]),
+            units.plus_minus(loss),
+            *means,
+            f"{loss['n']}/{total}",
+            rivals,
+        )
     for b in study.get("baselines") or []:
         values = [units.number(b.get(m.key)) for m in (judged, *others)]
         table.add(b["name"], units.DASH, *values, "", "(baseline)", style="dim")

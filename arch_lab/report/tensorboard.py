@@ -86,8 +86,14 @@ class RunWriter:
         from tensorboard.plugins.hparams import summary_v2 as hp
 
         self._writer = open_events(self._folder, "run")
-        known = {k: str(v) if HPARAMS[k][0] else v for k, v in self._hparams.items() if k in HPARAMS and v is not None}
-        trial = "/".join(self._folder.resolve().parts[-4:])  # study/runs/arm/run: stable over resumes, unique over studies
+        known = {
+            k: str(v) if HPARAMS[k][0] else v
+            for k, v in self._hparams.items()
+            if k in HPARAMS and v is not None
+        }
+        trial = "/".join(
+            self._folder.resolve().parts[-4:]
+        )  # study/runs/arm/run: stable over resumes, unique over studies
         write_summary(self._writer, hp.hparams_pb(known, trial_id=trial))
         for record in read_metrics(self._folder / "metrics.jsonl"):
             if (record["step"], tuning_key(record) is not None) != before:
@@ -124,11 +130,18 @@ class RunWriter:
     def close(self, metrics: Mapping[str, Any] | None = None) -> None:
         """``metrics``: the run's result (keys of result.json, or of ``columns``); None where it diverged or was cut short."""
         writer = self._opened()
-        given = {key if key.startswith("final/") else f"final/{key}": value for key, value in (metrics or {}).items()}
+        given = {
+            key if key.startswith("final/") else f"final/{key}": value
+            for key, value in (metrics or {}).items()
+        }
         peak = given.get("final/peak_memory_bytes")
         if peak is not None:
             given["final/peak_memory_mib"] = peak / MEBIBYTE
-        final = {tag: given[tag] for tag in self._columns if given.get(tag) is not None and math.isfinite(given[tag])}
+        final = {
+            tag: given[tag]
+            for tag in self._columns
+            if given.get(tag) is not None and math.isfinite(given[tag])
+        }
         for tag, value in final.items():
             writer.add_scalar(tag, value, self._step)
         if self._forward is not None and final:
@@ -153,7 +166,10 @@ def write_experiment(
 
 
 def write_columns(
-    study_dir: Path, hparams: Mapping[str, tuple[bool, str]], metrics: Mapping[str, str], held: Mapping[str, Sequence[Any]]
+    study_dir: Path,
+    hparams: Mapping[str, tuple[bool, str]],
+    metrics: Mapping[str, str],
+    held: Mapping[str, Sequence[Any]],
 ) -> None:
     """The experiment record of a study: hyperparameters (name -> is text, display name), metrics (tag -> name), what it spans.
 
@@ -183,7 +199,11 @@ def write_columns(
     shown_metrics = [hp.Metric(tag, display_name=shown) for tag, shown in metrics.items()]
     writer = open_events(Path(study_dir), "experiment")
     write_summary(writer, hp.hparams_config_pb(hparams=given, metrics=shown_metrics))
-    lines = ["| held in this study | |", "|---|---|", *(f"| {name} | {', '.join(map(str, values))} |" for name, values in held.items())]
+    lines = [
+        "| held in this study | |",
+        "|---|---|",
+        *(f"| {name} | {', '.join(map(str, values))} |" for name, values in held.items()),
+    ]
     writer.add_text("study", "\n".join(lines))
     writer.close()
 
@@ -213,7 +233,9 @@ def open_events(folder: Path, kind: str) -> SummaryWriter:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise UserError("writing TensorBoard events needs tensorboard; install it with: pip install tensorboard") from None
+        raise UserError(
+            "writing TensorBoard events needs tensorboard; install it with: pip install tensorboard"
+        ) from None
     suffix = f".arch-lab-{kind}"
     for stale in folder.glob(f"events.out.tfevents.*{suffix}"):
         stale.unlink()

@@ -29,7 +29,9 @@ class Body(nn.Module):
     Raises: ConfigError for types that the model does not have, for rows longer than ``max_tokens``.
     """
 
-    def __init__(self, model: Model, tokenizer: Tokenizer | None, config: dict[str, Any], *, head: bool = False) -> None:
+    def __init__(
+        self, model: Model, tokenizer: Tokenizer | None, config: dict[str, Any], *, head: bool = False
+    ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.width: int = model.config.width
@@ -47,7 +49,9 @@ class Body(nn.Module):
         if types is None:
             return self.model.hidden(tokens, segments)
         if not self.types:
-            raise ConfigError(f"{type(self.model).__name__} has no table of sentence types; leave types out and separate by tokens")
+            raise ConfigError(
+                f"{type(self.model).__name__} has no table of sentence types; leave types out and separate by tokens"
+            )
         return self.model.hidden(tokens, segments, types=types)
 
     def logits(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:

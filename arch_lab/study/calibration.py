@@ -65,7 +65,9 @@ def seconds_per_step(arm: dict[str, Any], config: StudyConfig, data: Any, experi
 
 def kept(previous: dict[str, Any] | None, planned: dict[str, Any]) -> dict[str, float]:
     """Seconds per step, by arm, that an earlier plan.json of the same study measured for the same shapes and batches."""
-    if not previous or any(previous.get(k) != planned[k] for k in ("vocabulary", "sequence_length", "batch_size", "training")):
+    if not previous or any(
+        previous.get(k) != planned[k] for k in ("vocabulary", "sequence_length", "batch_size", "training")
+    ):
         return {}
     before = {arm["name"]: arm for arm in previous["arms"]}
     found = {}

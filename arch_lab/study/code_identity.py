@@ -29,19 +29,66 @@ from blocks.registry import lookup
 # what plans, certifies, judges, stores and shows, and registries: it decides whether a trial runs and what is made of it, not its numbers
 APART = (
     *(f"blocks.{name}" for name in ("index", "registry", "user_code")),
-    *(f"arch_lab.{name}" for name in ("accounting", "bench", "budget", "cli", "console", "files", "judge", "laws", "metrics.ngram")),
-    *(f"arch_lab.{name}" for name in ("models.registry", "report", "sealed", "signals", "tasks", "units", "version", "yaml_files")),
     *(
-        f"arch_lab.study.{name}"
-        for name in ("code_identity", "engine", "environment", "executor", "identity", "judgement", "library", "loggers")
+        f"arch_lab.{name}"
+        for name in (
+            "accounting",
+            "bench",
+            "budget",
+            "cli",
+            "console",
+            "files",
+            "judge",
+            "laws",
+            "metrics.ngram",
+        )
+    ),
+    *(
+        f"arch_lab.{name}"
+        for name in (
+            "models.registry",
+            "report",
+            "sealed",
+            "signals",
+            "tasks",
+            "units",
+            "version",
+            "yaml_files",
+        )
     ),
     *(
         f"arch_lab.study.{name}"
-        for name in ("planning", "registry", "sources", "stages", "storage", "syntax", "terminal", "trial_loggers", "workers")
+        for name in (
+            "code_identity",
+            "engine",
+            "environment",
+            "executor",
+            "identity",
+            "judgement",
+            "library",
+            "loggers",
+        )
+    ),
+    *(
+        f"arch_lab.study.{name}"
+        for name in (
+            "planning",
+            "registry",
+            "sources",
+            "stages",
+            "storage",
+            "syntax",
+            "terminal",
+            "trial_loggers",
+            "workers",
+        )
     ),
 )
 LOADING = ("arch_lab.checkpoints",)  # how weights are read: no part of a trial that draws its own
-TRAINING = (("arch_lab.study.run", "train"), ("arch_lab.study.spec", "RunSpec"))  # the training loop of a language-model study
+TRAINING = (
+    ("arch_lab.study.run", "train"),
+    ("arch_lab.study.spec", "RunSpec"),
+)  # the training loop of a language-model study
 EVERYTHING = "*"
 KERNELS = (PACKAGE_ROOT / "blocks" / "_cuda_src", PACKAGE_ROOT / "cuda")
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
@@ -50,7 +97,11 @@ Node = tuple[str, str]  # a module and a definition in it
 
 
 def trial_code(
-    built: Iterable[Any], *, names: Iterable[str] = (), also: Iterable[Node] = (), apart: Sequence[str] = APART
+    built: Iterable[Any],
+    *,
+    names: Iterable[str] = (),
+    also: Iterable[Node] = (),
+    apart: Sequence[str] = APART,
 ) -> dict[str, str]:
     """File -> hash of each source that a trial uses; a path starts at the folder that holds the package.
 
@@ -236,7 +287,9 @@ class _Search:
         """The parsed module; None where the search ends: no such module, one of a library, one that is no part of a trial."""
         if module not in self.sources:
             file = None if is_library(module) or self._is_apart(module) else source_file(module)
-            followed = file is not None and (is_ours(file) or module.partition(".")[0] in self.packages or not is_installed(file))
+            followed = file is not None and (
+                is_ours(file) or module.partition(".")[0] in self.packages or not is_installed(file)
+            )
             self.sources[module] = read_source(file, module) if file is not None and followed else None
             if file is not None:
                 self.files[module] = file
@@ -245,7 +298,9 @@ class _Search:
     def _binds(self, module: str, name: str) -> bool:
         source = self._source(module)
         itself = Target(module, name)  # a package that imports a module of its own binds nothing else by it
-        return source is not None and (name in source.definitions or source.imports.get(name, itself) != itself)
+        return source is not None and (
+            name in source.definitions or source.imports.get(name, itself) != itself
+        )
 
     def _has_module(self, package: str, name: str) -> bool:
         source = self._source(package)
@@ -254,7 +309,9 @@ class _Search:
         return self._is_apart(f"{package}.{name}") or self._source(f"{package}.{name}") is not None
 
     def _is_apart(self, module: str) -> bool:
-        return module in self.apart or any(module[:i] in self.apart for i, letter in enumerate(module) if letter == ".")
+        return module in self.apart or any(
+            module[:i] in self.apart for i, letter in enumerate(module) if letter == "."
+        )
 
     # --- kernels ------------------------------------------------------------------------------------------------------
 

@@ -44,7 +44,9 @@ C = TypeVar("C", bound=Config)
 class FixedShape(Config):
     """A shape the user insists on; the gate still judges it."""
 
-    width: Annotated[int, Bounds(minimum=1, maximum=2**17), Doc("Model width: size of the vector of a token.")]
+    width: Annotated[
+        int, Bounds(minimum=1, maximum=2**17), Doc("Model width: size of the vector of a token.")
+    ]
     depth: Annotated[int, Bounds(minimum=1, maximum=512), Doc("Layers.")]
     ffn_width: Annotated[int, Bounds(minimum=1, maximum=2**20), Doc("Hidden width of the channel mixers.")]
 
@@ -55,20 +57,29 @@ class Arm(Config):
 
     architecture: Annotated[
         ArchitectureName,
-        Doc("What to build: gemma3, m2_gpt, custom (your own mixer) and others, or the import path of a recipe."),
+        Doc(
+            "What to build: gemma3, m2_gpt, custom (your own mixer) and others, or the import path of a recipe."
+        ),
     ]
-    name: Annotated[OptionalName, Doc("Name in tables and folders; empty: the name of the architecture.")] = ""
-    options: Annotated[dict[str, Any], Doc("Options of the architecture (arch-lab keys --architecture NAME lists them).")] = field(
-        default_factory=dict
+    name: Annotated[OptionalName, Doc("Name in tables and folders; empty: the name of the architecture.")] = (
+        ""
     )
+    options: Annotated[
+        dict[str, Any], Doc("Options of the architecture (arch-lab keys --architecture NAME lists them).")
+    ] = field(default_factory=dict)
     shape: Annotated[FixedShape | None, Doc("Fixed shape; null: the budget solver chooses one.")] = None
     initialise_from: Annotated[
-        PathText | None, Doc("Checkpoint whose options, shape and weights the arm starts from; null: weights drawn from the seed.")
+        PathText | None,
+        Doc(
+            "Checkpoint whose options, shape and weights the arm starts from; null: weights drawn from the seed."
+        ),
     ] = None
 
     def __post_init__(self) -> None:
         if not self.name:
-            object.__setattr__(self, "name", self.architecture.rpartition(":")[2])  # of an import path: the class
+            object.__setattr__(
+                self, "name", self.architecture.rpartition(":")[2]
+            )  # of an import path: the class
 
     def recipe(self) -> Recipe:
         return recipe(self.architecture, self.options)
@@ -84,14 +95,21 @@ class Training(OptimizerConfig):
     sequence_length: Annotated[Tokens, Doc("Tokens of one training sequence.")] = 256
     batch_size: Annotated[BatchSize, Doc("Sequences per step.")] = 16
     evaluations: Annotated[
-        int, Bounds(minimum=1, maximum=10_000), Doc("How many times to score the tuning split; the last time is the end.")
+        int,
+        Bounds(minimum=1, maximum=10_000),
+        Doc("How many times to score the tuning split; the last time is the end."),
     ] = 4
-    checkpoint_seconds: Annotated[Seconds, Doc("Seconds between checkpoints: at most this much work is lost when a run is killed.")] = 120.0
+    checkpoint_seconds: Annotated[
+        Seconds, Doc("Seconds between checkpoints: at most this much work is lost when a run is killed.")
+    ] = 120.0
     groups: Annotated[
-        list[GroupRule], Length(0, 100), Doc("Learning rates and weight decays by parameter name, the same rules for every arm.")
+        list[GroupRule],
+        Length(0, 100),
+        Doc("Learning rates and weight decays by parameter name, the same rules for every arm."),
     ] = field(default_factory=list)
     precision: Annotated[
-        Literal["32-true", "bf16-mixed"], Doc("Number format; bf16-mixed is for GPUs, 16 to 60 times slower on most CPUs.")
+        Literal["32-true", "bf16-mixed"],
+        Doc("Number format; bf16-mixed is for GPUs, 16 to 60 times slower on most CPUs."),
     ] = "32-true"
 
     def __post_init__(self) -> None:
@@ -106,20 +124,30 @@ class StudyConfig(Config):
 
     name: Annotated[Name, Doc("Name of the study and of its folder; default: the name of the file.")]
     description: Annotated[Text, Doc("The question in one line, shown in lists and reports.")] = ""
-    experiment: Annotated[ExperimentName, Doc("What is learned and scored, and on what kind of data.")] = "perplexity"
+    experiment: Annotated[ExperimentName, Doc("What is learned and scored, and on what kind of data.")] = (
+        "perplexity"
+    )
     arms: Annotated[list[Arm], Length(1, 100), Doc("The architectures to compare.")]
     budget: Annotated[Budget, Doc("What is equal for every arm.")]
     data: Annotated[Config, Doc("What to train on; experiments that do not read text have other keys here.")]
     objective: Annotated[dict[str, Any], Doc("Options of the experiment.")] = field(default_factory=dict)
     training: Annotated[Training, Doc("How every arm is trained.")] = field(default_factory=Training)
-    learning_rates: Annotated[LearningRates, Doc("Learning rates to train every arm at; the best one on the tuning split is reported.")]
+    learning_rates: Annotated[
+        LearningRates,
+        Doc("Learning rates to train every arm at; the best one on the tuning split is reported."),
+    ]
     seeds: Annotated[Seeds, Doc("Seeds of weights and data order; a verdict needs at least three.")]
-    tuning_seeds: Annotated[Seeds | None, Doc("Seeds trained at every rate; the others run at the chosen rate only. null: all seeds.")] = (
-        None
-    )
-    widen: Annotated[Widen, Doc("How many times the grid of rates may grow when the best rate is at its edge.")] = 0
+    tuning_seeds: Annotated[
+        Seeds | None,
+        Doc("Seeds trained at every rate; the others run at the chosen rate only. null: all seeds."),
+    ] = None
+    widen: Annotated[
+        Widen, Doc("How many times the grid of rates may grow when the best rate is at its edge.")
+    ] = 0
     loggers: Annotated[
-        list[LoggerConfig], Length(0, 20), Doc("Additional loggers of each run, besides TensorBoard; they may be changed at any time.")
+        list[LoggerConfig],
+        Length(0, 20),
+        Doc("Additional loggers of each run, besides TensorBoard; they may be changed at any time."),
     ] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -158,7 +186,9 @@ def check_arms(study: str, arms: Sequence[Arm]) -> None:
     names = [a.name for a in arms]
     twice = {n for n in names if names.count(n) > 1}
     if twice:
-        raise ConfigError(f"study {study!r}: two arms are called {sorted(twice)[0]!r}; give one a different name")
+        raise ConfigError(
+            f"study {study!r}: two arms are called {sorted(twice)[0]!r}; give one a different name"
+        )
 
 
 def plain(value: Any) -> Any:
@@ -167,7 +197,9 @@ def plain(value: Any) -> Any:
     return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def load_study(path: Path, *, name: str, overrides: Sequence[str] = (), data_root: str | None = None) -> StudyConfig:
+def load_study(
+    path: Path, *, name: str, overrides: Sequence[str] = (), data_root: str | None = None
+) -> StudyConfig:
     """Parse, override, validate. Raises: ConfigError naming file and key; nothing is written."""
     content = read_study(path, name=name, overrides=overrides)
     if data_root is not None:

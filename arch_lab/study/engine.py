@@ -72,13 +72,28 @@ def compare(
     engine = own_engine(study, overrides)
     if engine is not None:
         if executor == "processes":
-            raise ConfigError(f"--executor processes: study {study!r} runs its trials one after the other; leave it out")
+            raise ConfigError(
+                f"--executor processes: study {study!r} runs its trials one after the other; leave it out"
+            )
         watching = silent if quiet and observer is None else observer
-        return engine.compare(study, overrides=overrides or [], output=output, data_root=data_root, threads=threads, observer=watching)
+        return engine.compare(
+            study,
+            overrides=overrides or [],
+            output=output,
+            data_root=data_root,
+            threads=threads,
+            observer=watching,
+        )
     if observer is None and not quiet:
         from arch_lab.study.terminal import Terminal
 
-        given: dict[str, Any] = {"overrides": overrides, "output": output, "data_root": data_root, "threads": threads, "cache": cache}
+        given: dict[str, Any] = {
+            "overrides": overrides,
+            "output": output,
+            "data_root": data_root,
+            "threads": threads,
+            "cache": cache,
+        }
         given |= {"executor": executor, "workers": workers}
         return followed(Terminal(), lambda terminal: compare(study, **given, observer=terminal))
     observer = observer or silent
@@ -93,7 +108,13 @@ def compare(
 
 
 def _compare(
-    config: StudyConfig, planned: dict[str, Any], folder: Path, cache: Path, executor: Executor, observer: Observer, command: str
+    config: StudyConfig,
+    planned: dict[str, Any],
+    folder: Path,
+    cache: Path,
+    executor: Executor,
+    observer: Observer,
+    command: str,
 ) -> dict[str, Any]:
     """``compare`` in a folder that is locked."""
     grown = _refuse_changed(config, folder, planned)
@@ -103,7 +124,9 @@ def _compare(
     _refuse_changed(config, folder, planned, data)
     done = _unchanged(config, folder, planned, data)
     if done is not None:
-        observer("note", {"text": f"already finished: {folder} holds every result, and nothing is written again"})
+        observer(
+            "note", {"text": f"already finished: {folder} holds every result, and nothing is written again"}
+        )
         _report_again(folder, done, observer)
         return done
     try_loggers(config.loggers, folder, config.name, f"study {config.name!r}.loggers")
@@ -127,7 +150,9 @@ def _compare(
     from arch_lab.report.tensorboard import write_experiment
     from arch_lab.study.stages import Training, TrainingContext
 
-    write_experiment(folder, [a["name"] for a in planned["arms"]], config.learning_rates, config.seeds, experiment.measures)
+    write_experiment(
+        folder, [a["name"] for a in planned["arms"]], config.learning_rates, config.seeds, experiment.measures
+    )
     context = TrainingContext(config, folder, cache, data.fingerprint, data)
     context.open()
     with closing(executor):
@@ -143,19 +168,28 @@ def _compare(
 # --- what an earlier call left ----------------------------------------------------------------------------------------
 
 
-def _refuse_changed(config: StudyConfig, folder: Path, planned: dict[str, Any], data: Any = None) -> list[str]:
+def _refuse_changed(
+    config: StudyConfig, folder: Path, planned: dict[str, Any], data: Any = None
+) -> list[str]:
     """Refuse a study that does not go with what the folder holds; returns in words what it adds to a finished one.
 
     Without ``data`` (nothing is prepared yet) their fingerprint is not compared but their options are.
     """
-    grown = storage.refuse_smaller(folder, storage.stored_config(folder), config.to_dict(), ("arms", "learning_rates", "seeds"))
+    grown = storage.refuse_smaller(
+        folder, storage.stored_config(folder), config.to_dict(), ("arms", "learning_rates", "seeds")
+    )
     unknown = [] if config.budget.seconds is None else ["steps"]  # an estimate until real steps are timed
     if data is None:
         storage.refuse_other_data(folder, config.to_dict())
         unknown += ["data", "vocabulary"]
     rate, seed = config.learning_rates[0], config.seeds[0]
-    specs = [spec_of(arm, rate, seed, config, planned["vocabulary"] if data is None else data.vocabulary) for arm in planned["arms"]]
-    storage.refuse_changed(folder, {spec.arm: spec.identity("" if data is None else data.fingerprint) for spec in specs}, unknown)
+    specs = [
+        spec_of(arm, rate, seed, config, planned["vocabulary"] if data is None else data.vocabulary)
+        for arm in planned["arms"]
+    ]
+    storage.refuse_changed(
+        folder, {spec.arm: spec.identity("" if data is None else data.fingerprint) for spec in specs}, unknown
+    )
     return grown
 
 
@@ -163,10 +197,20 @@ def _study_identity(config: StudyConfig, planned: dict[str, Any], data: Any) -> 
     """Hash of all that study.json follows from."""
     code = {arm["name"]: arm["code"] for arm in planned["arms"]}
     judge = judge_fingerprint(config.experiment)
-    return digest({"config": config.to_identity(), "data": data.fingerprint, "code": code, "judge": judge, **conditions()})
+    return digest(
+        {
+            "config": config.to_identity(),
+            "data": data.fingerprint,
+            "code": code,
+            "judge": judge,
+            **conditions(),
+        }
+    )
 
 
-def _unchanged(config: StudyConfig, folder: Path, planned: dict[str, Any], data: Any) -> dict[str, Any] | None:
+def _unchanged(
+    config: StudyConfig, folder: Path, planned: dict[str, Any], data: Any
+) -> dict[str, Any] | None:
     """The stored study where this very call has already ended and every result is there; None otherwise.
 
     Raises: DamagedError for a result, a curve or weights that are not what was written.
@@ -191,7 +235,12 @@ def _report_again(folder: Path, study_json: dict[str, Any], observer: Observer) 
 
 
 def _timed(
-    config: StudyConfig, planned: dict[str, Any], folder: Path, data: Any, experiment: Experiment, observer: Observer
+    config: StudyConfig,
+    planned: dict[str, Any],
+    folder: Path,
+    data: Any,
+    experiment: Experiment,
+    observer: Observer,
 ) -> dict[str, Any]:
     """The plan with real steps timed, where the budget is in seconds; once timed, a study keeps its numbers of steps."""
     if config.budget.seconds is None:
@@ -211,15 +260,21 @@ def _timed(
 def cache_folder() -> Path:
     """Where token files live: ARCH_LAB_CACHE, else the user's cache folder."""
     base = os.environ.get("ARCH_LAB_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arch_lab"
+    return (
+        Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arch_lab"
+    )
 
 
 def _keep_config(folder: Path, config: StudyConfig, planned: dict[str, Any]) -> None:
     """The resolved study beside its results, runnable as it is, and its plan."""
     import yaml
 
-    storage.write_when_changed(folder / "study.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
-    arms = [{k: v for k, v in arm.items() if k != "estimate"} for arm in planned["arms"]]  # an estimate is another each time
+    storage.write_when_changed(
+        folder / "study.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
+    )
+    arms = [
+        {k: v for k, v in arm.items() if k != "estimate"} for arm in planned["arms"]
+    ]  # an estimate is another each time
     identity = digest({"config": config.to_dict(), "arms": arms})
     before = sealed.read_or_none(folder / storage.PLAN)
     if before is None or before.get("identity") != identity:
@@ -245,21 +300,37 @@ def verify(
     for arm in arms:
         path = folder / "certificates" / f"{arm['name']}.json"
         identity = {k: arm[k] for k in ("architecture", "options", "width", "depth", "ffn_width")}
-        identity |= {"vocabulary": vocabulary, "max_tokens": max_tokens, "batch": batch, "protocol": PROTOCOL, "code": digest(arm["code"])}
+        identity |= {
+            "vocabulary": vocabulary,
+            "max_tokens": max_tokens,
+            "batch": batch,
+            "protocol": PROTOCOL,
+            "code": digest(arm["code"]),
+        }
         identity |= {"objective": objective} if objective else {}
-        identity |= {"gate": gate, **{name: value for name, value in conditions().items() if name != "threads"}}
+        identity |= {
+            "gate": gate,
+            **{name: value for name, value in conditions().items() if name != "threads"},
+        }
         kept = sealed.read_or_none(files.inside(folder, path))
         if kept and kept.get("passed") and kept.get("identity") == identity:
             observer("certificate", {"arm": arm["name"], **kept})
             continue
-        model = recipe(arm["architecture"], arm["options"]).model(_shape(arm), vocabulary=vocabulary, max_tokens=max_tokens)
+        model = recipe(arm["architecture"], arm["options"]).model(
+            _shape(arm), vocabulary=vocabulary, max_tokens=max_tokens
+        )
         observer("data", {"text": f"certifying {arm['name']}"})
         certificate = certify(model)
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in certificate.to_dict().items()}
+        finite = {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v
+            for k, v in certificate.to_dict().items()
+        }
         sealed.write(path, {"identity": identity, **finite})
         observer("certificate", {"arm": arm["name"], **certificate.to_dict()})
         if not certificate.passed:
-            raise LeakError(f"refused: arm {arm['name']!r}: {certificate.reason}; no metric is written (certificate in {path})")
+            raise LeakError(
+                f"refused: arm {arm['name']!r}: {certificate.reason}; no metric is written (certificate in {path})"
+            )
 
 
 def _shape(arm: dict[str, Any]) -> Shape:
@@ -282,11 +353,15 @@ def _judge(
 
     Raises: BudgetError when arms are not matched, or runs did not train what the plan says, and nothing overrides it.
     """
-    planned = {k: v for k, v in require_matched({**planned, "results": results}, "study").items() if k != "results"}
+    planned = {
+        k: v for k, v in require_matched({**planned, "results": results}, "study").items() if k != "results"
+    }
     observer("baselines", {})
     baselines = experiment.baselines(config, data)
     arms = [a["name"] for a in planned["arms"]]
-    judged = judge(results, arms, experiment.measures, baselines, budget=planned["budget"], matched=planned["matched"])
+    judged = judge(
+        results, arms, experiment.measures, baselines, budget=planned["budget"], matched=planned["matched"]
+    )
     return {
         **planned,
         "learning_rates": rates,

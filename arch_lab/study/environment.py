@@ -36,7 +36,9 @@ def _fingerprint(parts: Sequence[str | Path]) -> str:
         path = PACKAGE_ROOT / part
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.suffix == ".py" and file.is_file():
-                inside = file.is_relative_to(PACKAGE_ROOT)  # else of another package, wherever that is installed
+                inside = file.is_relative_to(
+                    PACKAGE_ROOT
+                )  # else of another package, wherever that is installed
                 name = file.relative_to(PACKAGE_ROOT).as_posix() if inside else file.name
                 digest.update(name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]

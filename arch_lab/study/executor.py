@@ -46,7 +46,9 @@ class Executor(Protocol):
     name: str
     workers: int
 
-    def run(self, trials: Sequence[Any], context: Context, observer: Observer) -> Iterator[tuple[int, dict[str, Any]]]: ...
+    def run(
+        self, trials: Sequence[Any], context: Context, observer: Observer
+    ) -> Iterator[tuple[int, dict[str, Any]]]: ...
 
     def close(self) -> None: ...
 
@@ -56,7 +58,9 @@ class Inline:
 
     name, workers = "inline", 1
 
-    def run(self, trials: Sequence[Any], context: Context, observer: Observer) -> Iterator[tuple[int, dict[str, Any]]]:
+    def run(
+        self, trials: Sequence[Any], context: Context, observer: Observer
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         for index, trial in enumerate(trials):
             observer("run", {"index": index})
             yield index, context.run(trial, observer)
@@ -78,7 +82,9 @@ class Processes:
         self.workers, self.threads = workers, threads
         self._alive: list[Worker] = []
 
-    def run(self, trials: Sequence[Any], context: Context, observer: Observer) -> Iterator[tuple[int, dict[str, Any]]]:
+    def run(
+        self, trials: Sequence[Any], context: Context, observer: Observer
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         waiting, attempts = list(range(len(trials))), [0] * len(trials)
         try:
             while waiting or any(worker.index is not None for worker in self._alive):
@@ -98,7 +104,9 @@ class Processes:
             self.close()
             raise
 
-    def _assign(self, waiting: list[int], trials: Sequence[Any], context: Context, observer: Observer) -> None:
+    def _assign(
+        self, waiting: list[int], trials: Sequence[Any], context: Context, observer: Observer
+    ) -> None:
         """Give every free worker a trial, and start workers while there are fewer than allowed."""
         while waiting:
             free = next((worker for worker in self._alive if worker.index is None), None)
@@ -110,7 +118,14 @@ class Processes:
             index = waiting.pop(0)
             free.send(index, trials[index])
 
-    def _bury(self, worker: Worker, trials: Sequence[Any], attempts: list[int], waiting: list[int], observer: Observer) -> None:
+    def _bury(
+        self,
+        worker: Worker,
+        trials: Sequence[Any],
+        attempts: list[int],
+        waiting: list[int],
+        observer: Observer,
+    ) -> None:
         """Put the trial of a dead worker back. Raises: ConfigError when it has lost too many workers."""
         self._alive.remove(worker)
         worker.end(0.0)
@@ -123,7 +138,9 @@ class Processes:
                 f"{label}: its worker process died {ATTEMPTS} times, the last time by {worker.cause()}; "
                 "if the machine ran out of memory, use fewer workers (--workers N)"
             )
-        observer("note", {"text": f"the worker process of {label} died ({worker.cause()}): the trial runs again"})
+        observer(
+            "note", {"text": f"the worker process of {label} died ({worker.cause()}): the trial runs again"}
+        )
         waiting.insert(0, worker.index)
 
     def close(self) -> None:
@@ -135,7 +152,9 @@ class Processes:
         self._alive.clear()
 
 
-def make_executor(name: str | None, *, workers: int | None, threads: int, memory_bytes: float, trials: int) -> Executor:
+def make_executor(
+    name: str | None, *, workers: int | None, threads: int, memory_bytes: float, trials: int
+) -> Executor:
     """The executor of a study. ``name`` None: inline; ``auto``: processes on a processor with more than one core, else inline.
 
     ``memory_bytes``: what one trial is expected to need; as many workers as cores and memory allow, unless ``workers`` is given.
@@ -143,15 +162,23 @@ def make_executor(name: str | None, *, workers: int | None, threads: int, memory
     """
     name = name or "inline"
     if name not in NAMES:
-        raise ConfigError(f"unknown executor {shown(name)}; valid: {', '.join(NAMES)}{did_you_mean(name, NAMES)}")
+        raise ConfigError(
+            f"unknown executor {shown(name)}; valid: {', '.join(NAMES)}{did_you_mean(name, NAMES)}"
+        )
     if name == "auto":
-        name = "processes" if (workers or available_cores()) > 1 and not torch.cuda.is_available() else "inline"
+        name = (
+            "processes" if (workers or available_cores()) > 1 and not torch.cuda.is_available() else "inline"
+        )
     if name == "inline":
         if workers not in (None, 1):
-            raise ConfigError("--workers: the executor inline runs one trial at a time; use --executor processes")
+            raise ConfigError(
+                "--workers: the executor inline runs one trial at a time; use --executor processes"
+            )
         return Inline()
     if workers is None:
-        workers = min(available_cores() // threads, int(0.8 * available_memory() / (memory_bytes + PROCESS_BYTES)))
+        workers = min(
+            available_cores() // threads, int(0.8 * available_memory() / (memory_bytes + PROCESS_BYTES))
+        )
     workers = max(1, min(workers, trials))
     return Processes(workers, threads)
 
@@ -159,7 +186,9 @@ def make_executor(name: str | None, *, workers: int | None, threads: int, memory
 def executor_for(planned: Mapping[str, Any], name: str | None, workers: int | None) -> Executor:
     """The executor for the runs of a plan, with the threads of now. Raises: ConfigError."""
     largest = max(arm["estimate"]["memory_bytes"] for arm in planned["arms"])
-    return make_executor(name, workers=workers, threads=torch.get_num_threads(), memory_bytes=largest, trials=planned["runs"])
+    return make_executor(
+        name, workers=workers, threads=torch.get_num_threads(), memory_bytes=largest, trials=planned["runs"]
+    )
 
 
 def threads_per_run(threads: int | None, executor: str | None) -> int | None:
@@ -180,7 +209,9 @@ def spare_cores(executor: Executor) -> Iterator[None]:
     """
     before, limit = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS", "")
     if executor.name == "processes":
-        torch.set_num_threads(min(available_cores(), int(limit) if limit.isdecimal() and int(limit) else available_cores()))
+        torch.set_num_threads(
+            min(available_cores(), int(limit) if limit.isdecimal() and int(limit) else available_cores())
+        )
     try:
         yield
     finally:

@@ -65,7 +65,9 @@ class Experiment(Protocol):
     def datamodule(self, spec: Any, data: Any) -> pl.LightningDataModule:
         """The data of one run, in an order that is a function of (seed, step)."""
 
-    def scores(self, trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule) -> dict[str, float]:
+    def scores(
+        self, trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule
+    ) -> dict[str, float]:
         """Every metric on the held-out split, and ``tune_<primary>`` on the tuning split."""
 
     def baselines(self, config: Any, data: Any) -> list[dict[str, Any]]:
@@ -99,7 +101,9 @@ class StudyEngine(Protocol):
 
     config: type[Config]
 
-    def plan(self, study: str, *, overrides: list[str], data_root: str | None, threads: int | None) -> dict[str, Any]:
+    def plan(
+        self, study: str, *, overrides: list[str], data_root: str | None, threads: int | None
+    ) -> dict[str, Any]:
         """What would be measured, as plain JSON values. Raises: UserError."""
 
     def compare(
@@ -156,7 +160,9 @@ def _load(source: ExperimentSource) -> Any:
     except ConfigError:
         raise
     except Exception as error:  # code of another package, which the user has installed
-        raise ConfigError(f"experiment {source.name} = {source.path}: {describe(error)} (--debug shows the traceback)") from error
+        raise ConfigError(
+            f"experiment {source.name} = {source.path}: {describe(error)} (--debug shows the traceback)"
+        ) from error
 
 
 def load_experiment(name: str) -> Experiment:
@@ -167,7 +173,12 @@ def load_experiment(name: str) -> Experiment:
         return experiment
     loaded = _load(source)
     if not isinstance(loaded, (Experiment, StudyEngine)):
-        parts = [*Experiment.__annotations__, *(name for name in vars(Experiment) if not name.startswith("_"))]
+        parts = [
+            *Experiment.__annotations__,
+            *(name for name in vars(Experiment) if not name.startswith("_")),
+        ]
         missing = [part for part in parts if not hasattr(loaded, part)]
-        raise ConfigError(f"experiment {source.path!r} lacks {', '.join(missing)} (see arch_lab.study.experiment.Experiment)")
+        raise ConfigError(
+            f"experiment {source.path!r} lacks {', '.join(missing)} (see arch_lab.study.experiment.Experiment)"
+        )
     return loaded  # type: ignore[return-value]

@@ -26,7 +26,9 @@ def with_initial(config: StudyConfig) -> StudyConfig:
     if not any(arm.initialise_from for arm in config.arms):
         return config
     tokens = config.training.sequence_length
-    return replace(config, arms=[_resolved(arm, tokens) if arm.initialise_from else arm for arm in config.arms])
+    return replace(
+        config, arms=[_resolved(arm, tokens) if arm.initialise_from else arm for arm in config.arms]
+    )
 
 
 def initial_facts(arm: Arm, model: nn.Module, vocabulary: int) -> dict[str, Any]:
@@ -58,7 +60,9 @@ def initial_warnings(arms: Sequence[dict[str, Any]]) -> list[str]:
 def start(model: nn.Module, initial: dict[str, Any], data: Any) -> None:
     """Give the model of a run its initial weights. Raises: UserError when they are no longer those of the plan."""
     if initial:
-        start_from(model, initial["path"], getattr(data, "tokenizer", None), fingerprint=initial["fingerprint"])
+        start_from(
+            model, initial["path"], getattr(data, "tokenizer", None), fingerprint=initial["fingerprint"]
+        )
 
 
 def _resolved(arm: Arm, tokens: int) -> Arm:
@@ -73,13 +77,17 @@ def _resolved(arm: Arm, tokens: int) -> Arm:
     if arm.shape not in (None, shape):
         raise ConfigError(f"{what}shape {asdict(arm.shape)} {holds} {asdict(shape)}; leave it out")  # type: ignore[arg-type]
     if tokens > opened.max_tokens:
-        raise ConfigError(f"{what}training.sequence_length {tokens} {holds} at most {opened.max_tokens} tokens")
+        raise ConfigError(
+            f"{what}training.sequence_length {tokens} {holds} at most {opened.max_tokens} tokens"
+        )
     return replace(arm, options=dict(opened.options), shape=shape)
 
 
 def _opened_of(arm: Arm) -> Checkpoint:
     path = Path(arm.initialise_from or "").expanduser()
-    modules = {value.partition(":")[0] for value in _texts(arm.options) if ":" in value}  # named in the study by its user
+    modules = {
+        value.partition(":")[0] for value in _texts(arm.options) if ":" in value
+    }  # named in the study by its user
     try:
         return _opened(path, _stamp(path), tuple(sorted(modules)))
     except UserError as error:

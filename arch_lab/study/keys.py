@@ -30,16 +30,26 @@ def sections() -> list[Section]:
     training = tuple(name for name, e in every.items() if not isinstance(e, StudyEngine))
     texts = tuple(name for name in training if not isinstance(every[name], OwnData))
     found = [
-        Section(title=f"Studies that train: {', '.join(training)}", experiments=training, keys=tuple(keys_of(StudyConfig))),
-        Section(title=f"Text: {', '.join(texts)}", experiments=texts, keys=tuple(keys_of(DataConfig, "data."))),
+        Section(
+            title=f"Studies that train: {', '.join(training)}",
+            experiments=training,
+            keys=tuple(keys_of(StudyConfig)),
+        ),
+        Section(
+            title=f"Text: {', '.join(texts)}", experiments=texts, keys=tuple(keys_of(DataConfig, "data."))
+        ),
     ]
     for name in training:
         own = list(keys_of(every[name].data, "data.")) if isinstance(every[name], OwnData) else []
-        own += [] if every[name].objective is NoOptions else list(keys_of(every[name].objective, "objective."))
+        own += (
+            [] if every[name].objective is NoOptions else list(keys_of(every[name].objective, "objective."))
+        )
         if own:
             found.append(Section(title=f"Experiment {name}", experiments=(name,), keys=tuple(own)))
     for name in (name for name in every if name not in training):
-        found.append(Section(title=f"Experiment {name}", experiments=(name,), keys=tuple(keys_of(every[name].config))))
+        found.append(
+            Section(title=f"Experiment {name}", experiments=(name,), keys=tuple(keys_of(every[name].config)))
+        )
     return found
 
 
@@ -56,7 +66,9 @@ def plug_in_section(source: ExperimentSource) -> Section:
 
 def key_table() -> KeyTable:
     """Everything that ``arch-lab keys`` can show."""
-    return KeyTable(studies=tuple(sections()), architectures={name: option_keys(name) for name in architectures()})
+    return KeyTable(
+        studies=tuple(sections()), architectures={name: option_keys(name) for name in architectures()}
+    )
 
 
 def option_keys(architecture: str) -> Section:
@@ -64,7 +76,9 @@ def option_keys(architecture: str) -> Section:
     from arch_lab.models.registry import recipe_class
 
     cls: type[Recipe] = recipe_class(architecture)
-    return Section(title=f"Architecture {architecture}", experiments=(), keys=tuple(keys_of(cls, "arms[].options.")))
+    return Section(
+        title=f"Architecture {architecture}", experiments=(), keys=tuple(keys_of(cls, "arms[].options."))
+    )
 
 
 def keys_of(cls: type[Config], prefix: str = "") -> Iterator[Key]:
@@ -76,7 +90,13 @@ def keys_of(cls: type[Config], prefix: str = "") -> Iterator[Key]:
         hint, rules, doc = unwrapped(hints[f.name])
         inner, many = _nested(hint)
         path = f"{prefix}{f.name}"
-        yield Key(path=path, type=type_text(hint), default=_default(f, inner is not None), bounds=_bounds(hint, rules), doc=doc)
+        yield Key(
+            path=path,
+            type=type_text(hint),
+            default=_default(f, inner is not None),
+            bounds=_bounds(hint, rules),
+            doc=doc,
+        )
         if inner is not None and inner is not Config:
             yield from keys_of(inner, f"{path}{'[]' if many else ''}.")
 
@@ -102,7 +122,9 @@ def type_text(hint: Any) -> str:
         return f"list of {_plural(type_text(arguments[0]))}" if arguments else "list"
     if origin is dict or hint is dict or (isinstance(hint, type) and issubclass(hint, Config)):
         return "mapping"
-    return {int: "whole number", float: "number", str: "text", bool: "true, false", type(None): "null"}.get(hint, "any value")
+    return {int: "whole number", float: "number", str: "text", bool: "true, false", type(None): "null"}.get(
+        hint, "any value"
+    )
 
 
 def _plural(text: str) -> str:
@@ -136,7 +158,9 @@ def plain_text(value: Any) -> str:
     """A value as YAML would write it in one line."""
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(plain_text, value))}]"
-    return {None: "null", True: "true", False: "false", "": '""'}.get(value) if _is_word(value) else str(value)  # type: ignore[return-value]
+    if _is_word(value):
+        return {None: "null", True: "true", False: "false", "": '""'}[value]
+    return str(value)
 
 
 def _is_word(value: Any) -> bool:

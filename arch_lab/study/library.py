@@ -58,7 +58,9 @@ def find_study(study: str) -> tuple[str, Path]:
         return folder_name(path.stem), path
     known = studies()
     if study not in known:
-        raise ConfigError(f"study {shown(study)} not found{did_you_mean(study, known)} (arch-lab compare --list shows all)")
+        raise ConfigError(
+            f"study {shown(study)} not found{did_you_mean(study, known)} (arch-lab compare --list shows all)"
+        )
     return study, known[study]
 
 

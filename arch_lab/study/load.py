@@ -31,4 +31,6 @@ def load_run(run: str | Path, trust: Sequence[str] = ()) -> LoadedRun:
     folder = Path(run)
     config, result = storage.stored_run(folder)
     opened: Checkpoint = open_checkpoint(folder, trust)
-    return LoadedRun(model=opened.model, config=config, result=storage.public(result), tokenizer=opened.tokenizer)
+    return LoadedRun(
+        model=opened.model, config=config, result=storage.public(result), tokenizer=opened.tokenizer
+    )

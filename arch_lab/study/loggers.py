@@ -36,11 +36,14 @@ class LoggerConfig(Config):
         str,
         Length(1, 1000),
         Pattern(r"[^\W\d]\w*(\.[^\W\d]\w*)*", "an import path package.module.Class"),
-        Doc("Class of the logger; a name without dots is a logger of Lightning. May be written instead of the mapping."),
+        Doc(
+            "Class of the logger; a name without dots is a logger of Lightning. May be written instead of the mapping."
+        ),
     ]
-    init_args: Annotated[dict[str, Any], Doc("Arguments of its constructor; defaults for folder, run and project come from the run.")] = (
-        field(default_factory=dict)
-    )
+    init_args: Annotated[
+        dict[str, Any],
+        Doc("Arguments of its constructor; defaults for folder, run and project come from the run."),
+    ] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,9 @@ def _arguments(config: LoggerConfig, cls: type[Logger], names: TrialNames, where
     extra = {key: value for key, value in options.items() if key not in accepted}
     if extra and not _takes_any(cls):
         key = next(iter(extra))
-        raise ConfigError(f"{where}.init_args: {cls.__name__} has no argument {shown(key)}{did_you_mean(key, accepted)}")
+        raise ConfigError(
+            f"{where}.init_args: {cls.__name__} has no argument {shown(key)}{did_you_mean(key, accepted)}"
+        )
     _check_names(options, where)
     defaults = _defaults(cls, names, options)
     filled = {key: value for key, value in defaults.items() if key in accepted and key not in options}
@@ -151,7 +156,9 @@ def _arguments(config: LoggerConfig, cls: type[Logger], names: TrialNames, where
     if "group" not in options and _is_wandb(cls):
         extra["group"] = names.study
     try:
-        parsed = parser.parse_object({**filled, **{key: value for key, value in options.items() if key in accepted}})
+        parsed = parser.parse_object(
+            {**filled, **{key: value for key, value in options.items() if key in accepted}}
+        )
     except (ArgumentError, TypeError, ValueError) as error:
         raise ConfigError(f"{where}.init_args: {_problem(cls, options, error)}") from None
     values: dict[str, Any] = parser.instantiate(parsed).as_dict()
@@ -163,7 +170,9 @@ def _defaults(cls: type[Logger], names: TrialNames, options: Mapping[str, Any]) 
     defaults = dict.fromkeys(FOLDERS, folder)
     defaults |= {"name": names.trial, "run_name": names.trial}
     defaults |= dict.fromkeys(("experiment_name", "project", "group"), names.study)
-    if _is_csv(cls):  # it replaces the file in its folder: an attempt that was cut short leaves none beside it
+    if _is_csv(
+        cls
+    ):  # it replaces the file in its folder: an attempt that was cut short leaves none beside it
         defaults["version"] = names.trial if "name" in options else ""
     if "save_dir" not in options:  # MLflow 3 refuses a store of plain files
         defaults["tracking_uri"] = f"sqlite:///{folder}/mlflow.db"
@@ -182,13 +191,19 @@ def _check_names(options: Mapping[str, Any], where: str) -> None:
             )
 
 
-def _check_file(config: LoggerConfig, arguments: Mapping[str, Any], written: dict[tuple[Any, ...], str], where: str) -> None:
+def _check_file(
+    config: LoggerConfig, arguments: Mapping[str, Any], written: dict[tuple[Any, ...], str], where: str
+) -> None:
     """Raises: ConfigError when two trials, or two entries, would write one CSV file."""
     if {"name", "version"} <= set(config.init_args):
-        raise ConfigError(f"{where}.init_args: with both name and version, every trial replaces the file of the one before; leave one out")
+        raise ConfigError(
+            f"{where}.init_args: with both name and version, every trial replaces the file of the one before; leave one out"
+        )
     file = tuple(arguments.get(key) for key in ("save_dir", "name", "version"))
     if file in written:
-        raise ConfigError(f"{where}: writes the same file as {written[file]}; give one of them another save_dir or name")
+        raise ConfigError(
+            f"{where}: writes the same file as {written[file]}; give one of them another save_dir or name"
+        )
     written[file] = where
 
 

@@ -41,4 +41,6 @@ class PeakMemory:
         except ImportError:
             return None
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere (getrusage(2))
+        return (
+            peak if sys.platform == "darwin" else peak * 1024
+        )  # bytes on macOS, KiB elsewhere (getrusage(2))

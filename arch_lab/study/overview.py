@@ -59,7 +59,11 @@ def _search(folder: Path, depth: int) -> Iterator[Path]:
         yield folder
         return
     try:
-        below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()) if depth else []
+        below = (
+            sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+            if depth
+            else []
+        )
     except OSError:
         return
     for path in below:
@@ -97,7 +101,12 @@ def open_run(folder: Path) -> RunFolder:
 def resume_command(folder: Path) -> str:
     """The call of ``compare`` that goes on in ``folder``, from the study that is stored in it."""
     output = folder.parent
-    words = ["arch-lab", "compare", str(folder / "study.yaml"), *([] if str(output) == "runs" else ["--output", str(output)])]
+    words = [
+        "arch-lab",
+        "compare",
+        str(folder / "study.yaml"),
+        *([] if str(output) == "runs" else ["--output", str(output)]),
+    ]
     return shlex.join(words)
 
 
@@ -137,7 +146,9 @@ def _results(folder: Path) -> list[dict[str, Any]]:
 def _when(folder: Path) -> str:
     """Time of the last change of a result, in local time."""
     times = [
-        path.stat().st_mtime for path in [folder / mark for mark in MARKS] + sorted(folder.glob("runs/**/result.json")) if path.is_file()
+        path.stat().st_mtime
+        for path in [folder / mark for mark in MARKS] + sorted(folder.glob("runs/**/result.json"))
+        if path.is_file()
     ]
     return datetime.fromtimestamp(max(times, default=os.stat(folder).st_mtime)).strftime("%Y-%m-%d %H:%M")
 

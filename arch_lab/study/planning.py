@@ -29,7 +29,9 @@ from arch_lab.training.optimizer import groups
 from blocks.errors import ConfigError
 
 ESTIMATED, MEASURED = "estimate", "measured"  # where an arm's seconds per step come from
-UTILISATION = 0.35  # share of the GEMM rate a training step of these sizes reaches on a CPU; for the estimate only
+UTILISATION = (
+    0.35  # share of the GEMM rate a training step of these sizes reaches on a CPU; for the estimate only
+)
 
 
 def plan(
@@ -75,7 +77,11 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
     ``budget.allow_unmatched``; ConfigError for options that do not fit.
     """
     experiment = load_experiment(config.experiment)
-    vocabulary, tokens, batch = experiment.vocabulary(config.data), config.training.sequence_length, config.training.batch_size
+    vocabulary, tokens, batch = (
+        experiment.vocabulary(config.data),
+        config.training.sequence_length,
+        config.training.batch_size,
+    )
     sizes = {"vocabulary": vocabulary, "tokens": tokens, "batch": batch}
     causal = None if isinstance(experiment, OwnData) else experiment.causal
     found = solved(config.arms, config.experiment, config.budget, causal=causal, **sizes)
@@ -84,7 +90,9 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
         model_config = recipe_.config(shape, vocabulary=vocabulary, max_tokens=tokens)
         model = model_config.build("meta")
         book = ledger(model_config, tokens=tokens, batch=batch, model=model)
-        facts = _arm(config, arm.name, arm.architecture, arm.options, shape, book, model, (timings or {}).get(arm.name))
+        facts = _arm(
+            config, arm.name, arm.architecture, arm.options, shape, book, model, (timings or {}).get(arm.name)
+        )
         apart = APART if arm.initialise_from else (*APART, *LOADING)
         facts["code"] = trial_code([model, recipe_, experiment], also=TRAINING, apart=apart)
         arms.append({**facts, **initial_facts(arm, model, vocabulary)})
@@ -109,14 +117,25 @@ def build_plan(config: StudyConfig, timings: dict[str, float] | None = None) -> 
         "training": asdict(config.training),
         "learning_rates": config.learning_rates,
         "seeds": config.seeds,
-        "runs": len(arms) * (len(config.learning_rates) * len(config.grid_seeds) + len(set(config.seeds) - set(config.grid_seeds))),
+        "runs": len(arms)
+        * (
+            len(config.learning_rates) * len(config.grid_seeds)
+            + len(set(config.seeds) - set(config.grid_seeds))
+        ),
         "arms": arms,
         **_warnings(config, arms),
     }
 
 
 def solved(
-    arms: Sequence[Arm], experiment: str, budget: Budget, *, vocabulary: int, tokens: int, batch: int = 1, causal: bool | None = True
+    arms: Sequence[Arm],
+    experiment: str,
+    budget: Budget,
+    *,
+    vocabulary: int,
+    tokens: int,
+    batch: int = 1,
+    causal: bool | None = True,
 ) -> list[tuple[Recipe, Shape]]:
     """Recipe and shape of every arm, found together where an arm does not fix its own.
 
@@ -126,10 +145,16 @@ def solved(
     recipes = [arm.recipe() for arm in arms]
     for arm, recipe_ in zip(arms, recipes, strict=True):
         if causal is not None:
-            require_kind(recipe_, "decoder" if causal else "encoder", f"experiment {experiment!r}, arm {arm.name!r}: ")
+            require_kind(
+                recipe_, "decoder" if causal else "encoder", f"experiment {experiment!r}, arm {arm.name!r}: "
+            )
     free = [recipe_ for arm, recipe_ in zip(arms, recipes, strict=True) if arm.shape is None]
-    candidates = iter(solve_together(free, budget, vocabulary=vocabulary, max_tokens=tokens, batch=batch) if free else [])
-    return [(recipe_, arm.fixed() or next(candidates).shape) for arm, recipe_ in zip(arms, recipes, strict=True)]
+    candidates = iter(
+        solve_together(free, budget, vocabulary=vocabulary, max_tokens=tokens, batch=batch) if free else []
+    )
+    return [
+        (recipe_, arm.fixed() or next(candidates).shape) for arm, recipe_ in zip(arms, recipes, strict=True)
+    ]
 
 
 def _check_groups(config: StudyConfig, arms: list[dict[str, Any]]) -> None:
@@ -137,14 +162,18 @@ def _check_groups(config: StudyConfig, arms: list[dict[str, Any]]) -> None:
     reached = {name.removesuffix(", no_decay") for arm in arms for name in arm["optimizer_groups"]}
     for rule in config.training.groups:
         if rule.name not in reached:
-            raise ConfigError(f"training.groups: {rule.name!r} ({', '.join(rule.match)}) matches no parameter of any arm")
+            raise ConfigError(
+                f"training.groups: {rule.name!r} ({', '.join(rule.match)}) matches no parameter of any arm"
+            )
 
 
 def _warnings(config: StudyConfig, arms: list[dict[str, Any]]) -> dict[str, list[str]]:
     """What a plan warns of: steps that are guessed, and arms trained before; nothing where there is nothing."""
     warnings = initial_warnings(arms)
     if config.budget.seconds is not None and any(arm["calibration"]["source"] != MEASURED for arm in arms):
-        warnings.append("budget.seconds: these steps are an estimate; arch-lab compare times real steps of every arm before it trains")
+        warnings.append(
+            "budget.seconds: these steps are an estimate; arch-lab compare times real steps of every arm before it trains"
+        )
     return {"warnings": warnings} if warnings else {}
 
 
@@ -159,17 +188,30 @@ def _arm(
     timing: float | None = None,
 ) -> dict[str, Any]:
     tokens_per_step = book.tokens * book.batch
-    per_step: dict[str, Fraction | float] = {"train_flops": book.training * tokens_per_step, "tokens": tokens_per_step}
+    per_step: dict[str, Fraction | float] = {
+        "train_flops": book.training * tokens_per_step,
+        "tokens": tokens_per_step,
+    }
     calibration: dict[str, Any] = {}
     rows = getattr(model.config.embedding, "vocabulary", 0)  # logits of every token; an image has one answer
     if config.budget.seconds is not None:
         guess = _estimate(book, shape, book.training * tokens_per_step, rows)["seconds_per_run"]
         per_step["seconds"] = guess if timing is None else timing
-        calibration = {"calibration": {"seconds_per_step": per_step["seconds"], "source": ESTIMATED if timing is None else MEASURED}}
+        calibration = {
+            "calibration": {
+                "seconds_per_step": per_step["seconds"],
+                "source": ESTIMATED if timing is None else MEASURED,
+            }
+        }
     steps = _steps(config, name, per_step)
     tokens = steps * tokens_per_step
     flops = book.training * tokens
-    spent = {"parameters": book.parameters, "flops_per_token": _plain(book.training), "train_flops": _plain(flops), "tokens": tokens}
+    spent = {
+        "parameters": book.parameters,
+        "flops_per_token": _plain(book.training),
+        "train_flops": _plain(flops),
+        "tokens": tokens,
+    }
     optimizer_groups = groups(model, weight_decay=config.training.weight_decay, rules=config.training.groups)
     return {
         "name": name,
@@ -182,7 +224,9 @@ def _arm(
         "steps": steps,
         "deviation": deviations({**spent, "steps": steps, **calibration}, config.budget.to_json()),
         "components": [asdict(c) for c in book.components],
-        "elementwise_per_token": float(Fraction(3 * (book.batch * book.cost.elementwise + book.cost.shared_elementwise), tokens_per_step)),
+        "elementwise_per_token": float(
+            Fraction(3 * (book.batch * book.cost.elementwise + book.cost.shared_elementwise), tokens_per_step)
+        ),
         "conventions": book.conventions,
         "state_bytes": book.state_bytes,
         "optimizer_groups": {g.name: g.parameters for g in optimizer_groups},
@@ -194,12 +238,18 @@ def _arm(
 def _steps(config: StudyConfig, name: str, per_step: dict[str, Fraction | float]) -> int:
     """Whole steps that meet the axes of length; between two of them (FLOPs and tokens) the middle. Raises: BudgetError."""
     budget, targets = config.budget, config.budget.length_targets
-    wanted = sum((Fraction(target) / Fraction(per_step[axis]) for axis, target in targets.items()), Fraction(0)) / len(targets)
+    wanted = sum(
+        (Fraction(target) / Fraction(per_step[axis]) for axis, target in targets.items()), Fraction(0)
+    ) / len(targets)
     steps = round(wanted)
     if steps < 1 or (abs(steps / wanted - 1) > budget.tolerance and not budget.allow_unmatched):
         key = next(iter(targets))
         one = float(per_step[key])
-        spends = {"train_flops": f"{one:.3g} FLOPs", "tokens": f"{one:,.0f} tokens", "seconds": f"{one:.3g} seconds"}[key]
+        spends = {
+            "train_flops": f"{one:.3g} FLOPs",
+            "tokens": f"{one:,.0f} tokens",
+            "seconds": f"{one:.3g} seconds",
+        }[key]
         raise BudgetError(
             f"budget: arm {name!r} spends {spends} a step, so whole steps cannot meet budget.{key} within {budget.tolerance:.1%} "
             f"(nearest: {max(1, steps)} steps); raise budget.{key} above {one * 0.5 / budget.tolerance:.3g} or lower training.batch_size"
@@ -222,7 +272,9 @@ def gemm_rate() -> float:
     return _rate
 
 
-def measure_gemm_rate(dtype: torch.dtype = torch.float32, clock: Callable[[], float] = time.perf_counter) -> float:
+def measure_gemm_rate(
+    dtype: torch.dtype = torch.float32, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """The best of a few square products, with the threads of now."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     n = 8192 if device == "cuda" else 768
@@ -242,4 +294,7 @@ def _estimate(book: Ledger, shape: Shape, flops: Fraction, vocabulary: int) -> d
     weights = 16 * book.parameters["total"]
     logits = 3 * book.batch * book.tokens * vocabulary * 4
     activations = book.batch * book.tokens * shape.depth * (14 * shape.width + 4 * shape.ffn_width) * 4
-    return {"seconds_per_run": float(flops) / (gemm_rate() * UTILISATION), "memory_bytes": float(weights + logits + activations)}
+    return {
+        "seconds_per_run": float(flops) / (gemm_rate() * UTILISATION),
+        "memory_bytes": float(weights + logits + activations),
+    }

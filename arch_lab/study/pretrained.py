@@ -77,8 +77,16 @@ class PretrainedArm:
     def facts(self) -> dict[str, Any]:
         """What a reader must know of it, for the tables."""
         shape, counts = f"{self.entry['width']} × {self.entry['depth']}", self.entry["parameters"]
-        about = {"architecture": self.entry["architecture"], "shape": shape, "body": counts["body"], "embedding": counts["embedding"]}
-        return {**about, "pretraining": f"{self.score} at {self.learning_rate:g}, seeds {', '.join(map(str, self.runs))}"}
+        about = {
+            "architecture": self.entry["architecture"],
+            "shape": shape,
+            "body": counts["body"],
+            "embedding": counts["embedding"],
+        }
+        return {
+            **about,
+            "pretraining": f"{self.score} at {self.learning_rate:g}, seeds {', '.join(map(str, self.runs))}",
+        }
 
 
 def _network(config: dict[str, Any]) -> Any:
@@ -88,7 +96,9 @@ def _network(config: dict[str, Any]) -> Any:
     return recipe(config["architecture"], config["options"]).model(shape, **sizes)
 
 
-def pretrained_arms(folder: str | Path, names: Sequence[str] = (), *, experiment: str = "masked") -> dict[str, PretrainedArm]:
+def pretrained_arms(
+    folder: str | Path, names: Sequence[str] = (), *, experiment: str = "masked"
+) -> dict[str, PretrainedArm]:
     """Arms of the study in ``folder`` by name: ``names``, or all.
 
     Raises: UserError, one line: no such study, one of another ``experiment``, arms that are not matched or not there or never finished,
@@ -113,13 +123,26 @@ def pretrained_arms(folder: str | Path, names: Sequence[str] = (), *, experiment
 
 def _arm(folder: Path, study: dict[str, Any], arm: dict[str, Any]) -> PretrainedArm:
     name, rate = arm["name"], study["selected"].get(arm["name"])
-    finished = [r for r in study["results"] if r["arm"] == name and r["learning_rate"] == rate and r["status"] == "finished"]
+    finished = [
+        r
+        for r in study["results"]
+        if r["arm"] == name and r["learning_rate"] == rate and r["status"] == "finished"
+    ]
     if rate is None or not finished:
-        raise ConfigError(f"pretrained: arm {name!r} of {folder} has no finished run to start from; leave it out of arms")
-    runs = {r["seed"]: folder / "runs" / name / f"lr-{rate:g}_seed-{r['seed']}" for r in sorted(finished, key=lambda r: r["seed"])}
+        raise ConfigError(
+            f"pretrained: arm {name!r} of {folder} has no finished run to start from; leave it out of arms"
+        )
+    runs = {
+        r["seed"]: folder / "runs" / name / f"lr-{rate:g}_seed-{r['seed']}"
+        for r in sorted(finished, key=lambda r: r["seed"])
+    }
     for run in runs.values():
         if not intact(run / MODEL):
-            raise CheckpointError(f"{run / MODEL} is missing or damaged; run arch-lab compare on that study again")
+            raise CheckpointError(
+                f"{run / MODEL} is missing or damaged; run arch-lab compare on that study again"
+            )
     judged = measures(study)[0]
     mean = sum(r[judged.key] for r in finished) / len(finished)
-    return PretrainedArm(name=name, runs=runs, learning_rate=rate, entry=arm, score=f"{mean:.3f} {judged.name}")
+    return PretrainedArm(
+        name=name, runs=runs, learning_rate=rate, entry=arm, score=f"{mean:.3f} {judged.name}"
+    )

@@ -36,7 +36,10 @@ class ExperimentSource:
         try:
             spec = importlib.util.find_spec(self.module)
         except Exception as error:  # code of another package: listing goes on without it
-            print(f"warning: experiment {self.name} = {self.path}: {type(error).__name__}: {error}", file=sys.stderr)
+            print(
+                f"warning: experiment {self.name} = {self.path}: {type(error).__name__}: {error}",
+                file=sys.stderr,
+            )
             return None
         return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
 
@@ -60,7 +63,10 @@ class ExperimentSource:
 def built_in() -> list[ExperimentSource]:
     """The experiments of this package, found by location: arch_lab never imports experiments."""
     names = sorted(path.parent.name for path in BUILT_IN.glob("*/experiment.py"))
-    return [ExperimentSource(name, f"experiments.{name}.experiment:EXPERIMENT", is_built_in=True) for name in names]
+    return [
+        ExperimentSource(name, f"experiments.{name}.experiment:EXPERIMENT", is_built_in=True)
+        for name in names
+    ]
 
 
 def plug_ins() -> list[ExperimentSource]:

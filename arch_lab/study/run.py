@@ -83,7 +83,9 @@ def _train(
             tokens_per_step=t.sequence_length * t.batch_size,
             flops_per_token=spec.flops_per_token,
             every=max(1, spec.steps // 200),
-            write=lambda record: writer.scalars(record["step"], {k: v for k, v in record.items() if k != "step" and v is not None}),
+            write=lambda record: writer.scalars(
+                record["step"], {k: v for k, v in record.items() if k != "step" and v is not None}
+            ),
             progress=progress,
             primary=experiment.measures[0].key,
         )
@@ -133,7 +135,11 @@ def _trainer(spec: RunSpec, callbacks: list[Any]) -> pl.Trainer:
 
 
 def _fit(
-    trainer: pl.Trainer, module: pl.LightningModule, source: pl.LightningDataModule, checkpoint: Path, tell: Callable[[str], None]
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    source: pl.LightningDataModule,
+    checkpoint: Path,
+    tell: Callable[[str], None],
 ) -> None:
     resume = checkpoint if intact(checkpoint) else None
     if resume is None:
@@ -152,5 +158,8 @@ def _hparams(spec: RunSpec, module: pl.LightningModule) -> dict[str, Any]:
         "width": spec.width,
         "depth": spec.depth,
         "parameters": sum(p.numel() for p in module.parameters()),
-        "train_flops": spec.steps * spec.training.batch_size * spec.training.sequence_length * spec.flops_per_token,
+        "train_flops": spec.steps
+        * spec.training.batch_size
+        * spec.training.sequence_length
+        * spec.flops_per_token,
     }

@@ -58,4 +58,6 @@ def _installed() -> tuple[Path, ...]:
     """Folders of the standard library and of installed packages."""
     paths = sysconfig.get_paths()
     names = [paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return tuple(Path(name).resolve() for name in [*names, *site.getsitepackages(), site.getusersitepackages()])
+    return tuple(
+        Path(name).resolve() for name in [*names, *site.getsitepackages(), site.getusersitepackages()]
+    )

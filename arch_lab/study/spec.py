@@ -28,7 +28,9 @@ class RunSpec:
     seed: int
     training: Training
     objective: dict[str, Any] = field(default_factory=dict)  # options of the experiment
-    initial: dict[str, Any] = field(default_factory=dict)  # path and fingerprint of the weights it starts from; empty: drawn
+    initial: dict[str, Any] = field(
+        default_factory=dict
+    )  # path and fingerprint of the weights it starts from; empty: drawn
     experiment: str = "perplexity"
     code: dict[str, str] = field(default_factory=dict)  # file -> hash, see code_identity.trial_code
 

@@ -49,7 +49,9 @@ class TrainingContext:
         if self.data is None:
             self.data = self.experiment.prepare(self.config, self.cache, lambda text: None)
         if self.data.fingerprint != self.fingerprint:
-            raise UserError(f"study {self.config.name!r}: its data changed while it trained; run the same command again")
+            raise UserError(
+                f"study {self.config.name!r}: its data changed while it trained; run the same command again"
+            )
 
     def run(self, trial: RunSpec, observer: Observer) -> dict[str, Any]:
         """Train one run and store its result."""
@@ -69,7 +71,9 @@ class TrainingContext:
 class Training:
     """The runs of one study: what is stored is kept, the others go to the executor."""
 
-    def __init__(self, planned: dict[str, Any], context: TrainingContext, executor: Executor, observer: Observer) -> None:
+    def __init__(
+        self, planned: dict[str, Any], context: TrainingContext, executor: Executor, observer: Observer
+    ) -> None:
         self.arms, self.context, self.executor, self.observer = planned["arms"], context, executor, observer
         self.config, self.data = context.config, context.data
         self.results: Results = {}
@@ -79,7 +83,14 @@ class Training:
         config = self.config
         rates = more = sorted(config.learning_rates)
         for attempt in range(config.widen + 1):
-            self._train([self._spec(arm, rate, seed) for arm in self.arms for rate in more for seed in config.grid_seeds])
+            self._train(
+                [
+                    self._spec(arm, rate, seed)
+                    for arm in self.arms
+                    for rate in more
+                    for seed in config.grid_seeds
+                ]
+            )
             more = wider(rates, list(self._selected().values()))
             if not more or attempt == config.widen:
                 break
@@ -89,7 +100,9 @@ class Training:
         if remaining:
             selected = self._selected()
             chosen = [arm for arm in self.arms if arm["name"] in selected]
-            self._train([self._spec(arm, selected[arm["name"]], seed) for arm in chosen for seed in remaining])
+            self._train(
+                [self._spec(arm, selected[arm["name"]], seed) for arm in chosen for seed in remaining]
+            )
         return list(self.results.values()), rates
 
     def _spec(self, arm: dict[str, Any], rate: float, seed: int) -> RunSpec:
@@ -103,7 +116,10 @@ class Training:
     def _train(self, specs: list[RunSpec]) -> None:
         """Run one batch; results are kept in the order of ``specs``, whatever order they end in."""
         done: dict[int, dict[str, Any]] = {}
-        facts = [{"label": spec.label, "work": spec.steps * spec.flops_per_token, "steps": spec.steps} for spec in specs]
+        facts = [
+            {"label": spec.label, "work": spec.steps * spec.flops_per_token, "steps": spec.steps}
+            for spec in specs
+        ]
         self.observer("jobs", {"work": [f["work"] for f in facts], "workers": self.executor.workers})
         for i, spec in enumerate(specs):
             where = files.inside(self.context.folder, spec.folder(self.context.folder))

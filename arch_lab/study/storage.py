@@ -27,9 +27,27 @@ from arch_lab.units import counted
 from arch_lab.version import __version__
 from blocks.dispatch import VARIABLE
 
-CONFIG, RESULT, METRICS, MODEL, PLAN, STUDY = "config.json", "result.json", "metrics.jsonl", "model.ckpt", "plan.json", "study.json"
-STORED = ("identity", "arch_lab", "files", sealed.CHECKSUM)  # keys of result.json that are no part of the result
-DERIVED = ("width", "depth", "ffn_width", "flops_per_token", "steps")  # keys of an identity that follow from others
+CONFIG, RESULT, METRICS, MODEL, PLAN, STUDY = (
+    "config.json",
+    "result.json",
+    "metrics.jsonl",
+    "model.ckpt",
+    "plan.json",
+    "study.json",
+)
+STORED = (
+    "identity",
+    "arch_lab",
+    "files",
+    sealed.CHECKSUM,
+)  # keys of result.json that are no part of the result
+DERIVED = (
+    "width",
+    "depth",
+    "ffn_width",
+    "flops_per_token",
+    "steps",
+)  # keys of an identity that follow from others
 PER_RUN = ("arm", "learning_rate", "seed")  # keys of an identity that say which run of an arm it is
 CONDITIONS = ("torch", "threads", "operations")  # keys of an identity whose two values a refusal gives
 OTHER_FOLDER = "choose another --output, or delete the folder"
@@ -54,7 +72,9 @@ def stored_result(folder: Path, identity: Mapping[str, Any], what: str = "a run"
     if result.get("identity") != digest(identity):
         before = files.read_json(folder / CONFIG)
         if not isinstance(before, dict) or digest(before) != result.get("identity"):
-            raise DamagedError(f"{folder / RESULT} is the result of another run, or {CONFIG} in its folder was edited; {advice}")
+            raise DamagedError(
+                f"{folder / RESULT} is the result of another run, or {CONFIG} in its folder was edited; {advice}"
+            )
         if result["status"] == "finished":
             raise OutputError(refusal(folder, before, identity, what))
         return None
@@ -68,7 +88,9 @@ def stored_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     result = sealed.read(folder / RESULT, advice=advice)
     config = files.read_json(folder / CONFIG)
     if not isinstance(config, dict) or digest(config) != result.get("identity"):
-        raise DamagedError(f"{folder / CONFIG} is missing, was edited, or belongs to another run than {RESULT}; {advice}")
+        raise DamagedError(
+            f"{folder / CONFIG} is missing, was edited, or belongs to another run than {RESULT}; {advice}"
+        )
     check_files(folder, result, advice=advice)
     return config, result
 
@@ -84,7 +106,12 @@ def begin_run(folder: Path, identity: Mapping[str, Any], tell: Callable[[str], N
         files.write_json(folder / CONFIG, identity)
 
 
-def write_result(folder: Path, result: Mapping[str, Any], identity: Mapping[str, Any], names: Iterable[str] = (METRICS, MODEL)) -> Any:
+def write_result(
+    folder: Path,
+    result: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    names: Iterable[str] = (METRICS, MODEL),
+) -> Any:
     """Write ``result.json``, bound to the identity, to this machine and to the files of the run; returns its content."""
     hashes = {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
     bound = {"identity": digest(identity), "machine": machine(), "arch_lab": __version__, "files": hashes}
@@ -104,7 +131,9 @@ def public(result: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in result.items() if key not in STORED}
 
 
-def curve_hashes(results: Iterable[Mapping[str, Any]], path_of: Callable[[Mapping[str, Any]], Path]) -> dict[str, str]:
+def curve_hashes(
+    results: Iterable[Mapping[str, Any]], path_of: Callable[[Mapping[str, Any]], Path]
+) -> dict[str, str]:
     """Path below the study's folder -> hash, of the curve of each run: what a report checks before it draws."""
     return {(path_of(r) / METRICS).as_posix(): r["files"][METRICS] for r in results if METRICS in r["files"]}
 
@@ -140,7 +169,9 @@ def refuse_changed(folder: Path, expected: Mapping[str, Mapping[str, Any]], igno
                 raise OutputError(refusal(folder, old, new, "runs"))
 
 
-def refuse_smaller(folder: Path, before: Mapping[str, Any] | None, now: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+def refuse_smaller(
+    folder: Path, before: Mapping[str, Any] | None, now: Mapping[str, Any], keys: Iterable[str]
+) -> list[str]:
     """Compare a finished study with what this call asks for; returns what it adds, in words.
 
     ``keys``: those of ``before`` and ``now`` that list what is compared. Raises: OutputError when this call leaves some out.
@@ -156,7 +187,11 @@ def refuse_smaller(folder: Path, before: Mapping[str, Any] | None, now: Mapping[
                 f"{folder} holds a finished study with {key} {', '.join(map(str, old))}; this call leaves out {', '.join(lost)} "
                 f"and would replace its results: choose another --output, or delete the folder"
             )
-        grown += [f"{key}: {', '.join(str(member) for member in new if member not in old)}"] if len(new) > len(old) else []
+        grown += (
+            [f"{key}: {', '.join(str(member) for member in new if member not in old)}"]
+            if len(new) > len(old)
+            else []
+        )
     return grown
 
 
@@ -197,12 +232,18 @@ def refusal(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], wha
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs between two identities in words: 'other code (blocks/norm.py changed)'."""
     changed = differences(before, now)
-    code = sorted((key.removeprefix("code.") for key in changed if key.startswith("code.")), key=lambda path: (is_our_path(path), path))
+    code = sorted(
+        (key.removeprefix("code.") for key in changed if key.startswith("code.")),
+        key=lambda path: (is_our_path(path), path),
+    )
     conditions = [key for key in changed if key in CONDITIONS]
     settings = [key for key in changed if key not in conditions and not key.startswith("code.")]
     settings = [key for key in settings if key not in DERIVED] or settings
     said = [f"{_first(code + settings)} changed"] if code or settings else []
-    said += [f"{_condition(key)}: {before.get(key) or 'none'} then, {now.get(key) or 'none'} now" for key in conditions]
+    said += [
+        f"{_condition(key)}: {before.get(key) or 'none'} then, {now.get(key) or 'none'} now"
+        for key in conditions
+    ]
     other = "another configuration" if settings else "other code" if code else "other conditions"
     return f"{other} ({'; '.join(said)})"
 

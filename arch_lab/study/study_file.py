@@ -17,7 +17,9 @@ def read_study(path: Path, *, name: str, overrides: Sequence[str] = ()) -> dict[
     """The mapping in a study file, overrides applied, not yet validated. Raises: ConfigError naming the file."""
     content = load_yaml(path)
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: a study is a mapping of keys (arms, budget, data, …), got {type(content).__name__}")
+        raise ConfigError(
+            f"{path}: a study is a mapping of keys (arms, budget, data, …), got {type(content).__name__}"
+        )
     for override in overrides:
         _apply(content, override)
     content.setdefault("name", name)
@@ -44,7 +46,13 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 
 def _is_index(node: Any, part: str) -> bool:
-    return isinstance(node, list) and part.isascii() and part.isdigit() and len(part) < 9 and int(part) < len(node)
+    return (
+        isinstance(node, list)
+        and part.isascii()
+        and part.isdigit()
+        and len(part) < 9
+        and int(part) < len(node)
+    )
 
 
 def _child(node: Any, part: str, override: str) -> Any:

@@ -17,11 +17,31 @@ from typing import Any
 
 ON_IMPORT = ""  # the definition that stands for all statements which run when the module is imported
 # decorators that leave no trace outside the function; any other may register it, so it counts as run on import
-LOCAL_DECORATORS = {"cache", "lru_cache", "contextmanager", "overload", "wraps", "assume_constant_result", "no_grad", "disable"}
+LOCAL_DECORATORS = {
+    "cache",
+    "lru_cache",
+    "contextmanager",
+    "overload",
+    "wraps",
+    "assume_constant_result",
+    "no_grad",
+    "disable",
+}
 NOT_HASHED = {"ctx", "type_comment", "kind", "type_ignores"}
-KERNEL_CALLS = {"triton", "cuda", "triton_kernels", "kernel_source"}  # functions of ``blocks`` that name a kernel source
+KERNEL_CALLS = {
+    "triton",
+    "cuda",
+    "triton_kernels",
+    "kernel_source",
+}  # functions of ``blocks`` that name a kernel source
 KERNEL_SUFFIXES = (".cu", ".cuh")
-LOOKUPS = {"build", "configure", "lookup", "recipe", "recipe_class"}  # functions of ours that find a class by name
+LOOKUPS = {
+    "build",
+    "configure",
+    "lookup",
+    "recipe",
+    "recipe_class",
+}  # functions of ours that find a class by name
 
 
 @dataclass(frozen=True)
@@ -66,7 +86,9 @@ class Source:
     def is_index(self) -> bool:
         """Whether it only says where names are: imports, constants, a lazy ``__getattr__``."""
         always = self.definitions[ON_IMPORT]
-        names = (name for name in self.definitions if name not in ("__getattr__", "__dir__", "__all__", ON_IMPORT))
+        names = (
+            name for name in self.definitions if name not in ("__getattr__", "__dir__", "__all__", ON_IMPORT)
+        )
         return not (always.names or always.modules) and all(name.isupper() for name in names)
 
     def side_effects(self) -> Iterator[Target]:
@@ -126,7 +148,11 @@ def _write(node: ast.AST, text: list[str]) -> None:
 
 def _is_text(node: ast.AST) -> bool:
     """Whether a statement is a bare string: a docstring."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
 
 
 def _is_for_type_checkers(node: ast.AST) -> bool:
@@ -192,7 +218,11 @@ class _Reader:
                 self._bind(node, uses.imports)
             elif isinstance(node, ast.Call):
                 self._call(node, uses)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(KERNEL_SUFFIXES):
+            elif (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and node.value.endswith(KERNEL_SUFFIXES)
+            ):
                 uses.kernels.add(node.value)
             if _is_for_type_checkers(node):
                 continue
@@ -221,7 +251,9 @@ class _Reader:
                 head = alias.name.partition(".")[0]
                 imports[alias.asname or head] = Target(alias.name if alias.asname else head)
                 if not alias.asname and head != alias.name:
-                    imports[alias.name] = Target(alias.name)  # import a.b also runs a.b, whatever a is used for
+                    imports[alias.name] = Target(
+                        alias.name
+                    )  # import a.b also runs a.b, whatever a is used for
             return
         module = self._absolute(node)
         for alias in node.names if module else ():
@@ -250,7 +282,13 @@ def _defined_names(statement: ast.stmt) -> list[str]:
     if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return [statement.name]
     targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-    return [node.id for target in targets if target is not None for node in ast.walk(target) if isinstance(node, ast.Name)]
+    return [
+        node.id
+        for target in targets
+        if target is not None
+        for node in ast.walk(target)
+        if isinstance(node, ast.Name)
+    ]
 
 
 def _runs_on_import(statement: ast.stmt) -> bool:
@@ -277,4 +315,8 @@ def _is_passive(parent: ast.AST, name: str, item: ast.AST) -> bool:
         return True
     if isinstance(parent, ast.Call) and _dotted(parent.func) == "isinstance":
         return item in parent.args[1:]
-    return isinstance(parent, (ast.FunctionDef, ast.AsyncFunctionDef)) and isinstance(item, ast.AnnAssign) and item.value is None
+    return (
+        isinstance(parent, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and isinstance(item, ast.AnnAssign)
+        and item.value is None
+    )

@@ -56,9 +56,16 @@ def template(experiment: str) -> str:
     """Text of a study file for an experiment. Raises: ConfigError for an experiment that does not exist."""
     table = with_plug_ins(read_table(), experiment)
     if experiment not in table.experiments:
-        raise ConfigError(f"unknown experiment {shown(experiment)}{did_you_mean(experiment, table.experiments)}")
+        raise ConfigError(
+            f"unknown experiment {shown(experiment)}{did_you_mean(experiment, table.experiments)}"
+        )
     name, content = _shipped(experiment)
-    keys = {simple(key.path): key for section in table.studies if experiment in section.experiments for key in section.keys}
+    keys = {
+        simple(key.path): key
+        for section in table.studies
+        if experiment in section.experiments
+        for key in section.keys
+    }
     content.pop("name", None)
     head = [
         f"# A study of experiment {experiment}, after the shipped study {name}. Change what you like, then:",
@@ -73,7 +80,9 @@ def template(experiment: str) -> str:
 def _shipped(experiment: str) -> tuple[str, dict[str, Any]]:
     """The smallest shipped study of an experiment: one that calls itself quick, else the first."""
     found = {name: load_yaml(path) for name, path in studies().items()}
-    fitting = [name for name, content in found.items() if content.get("experiment", "perplexity") == experiment]
+    fitting = [
+        name for name, content in found.items() if content.get("experiment", "perplexity") == experiment
+    ]
     if not fitting:
         raise ConfigError(f"experiment {experiment!r} comes with no study file to start from")
     name = next((n for n in fitting if "quick" in n), fitting[0])
@@ -104,7 +113,12 @@ def _left_out(content: Mapping[str, Any], path: str, keys: Sequence[Key] | Any) 
     indent = "  " * path.count(".")
     for key in keys:
         parent, _, name = simple(key.path).rpartition(".")
-        if (f"{parent}." if parent else "") == path and name not in content and simple(key.path).startswith(COMMON) and key.default:
+        if (
+            (f"{parent}." if parent else "") == path
+            and name not in content
+            and simple(key.path).startswith(COMMON)
+            and key.default
+        ):
             yield f"{indent}# {name}: {key.default}    # {key.doc}"
 
 
@@ -114,4 +128,8 @@ def flow(value: Any) -> str:
         mantissa, exponent = f"{value:.12e}".split("e")
         digits = mantissa.rstrip("0")
         return f"{digits}{'0' if digits.endswith('.') else ''}e+{int(exponent)}"
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False, allow_unicode=True).removesuffix("...\n").strip()
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False, allow_unicode=True)
+        .removesuffix("...\n")
+        .strip()
+    )

@@ -26,11 +26,15 @@ class Terminal:
         self.notes = self.bar.console  # one console for lines and bars, or they would run into each other
         self.lines: list[Any] = []  # live lines of what happens now: one, or one per run at a time
         self.all: Any = None  # live line of the study, below them
-        self.count = self.done = self.kept = 0  # runs of the whole study; those found finished, not yet mentioned
+        self.count = self.done = self.kept = (
+            0  # runs of the whole study; those found finished, not yet mentioned
+        )
         self.total = self.left = 0.0  # FLOPs of the whole study
         self.rates: list[float] = []  # FLOPs per second of the runs done here
         self.workers = 1  # runs at a time
-        self.running: dict[str, tuple[int, float]] = {}  # label of a run -> number of its live line, when it began
+        self.running: dict[
+            str, tuple[int, float]
+        ] = {}  # label of a run -> number of its live line, when it began
         self.tokens_per_step = 0
         self.spoken = 0.0
         self.widened = False
@@ -44,12 +48,22 @@ class Terminal:
 
     # --- live lines ---------------------------------------------------------------------------------------------------
 
-    def show(self, name: str, facts: list[str], *, completed: float = 0.0, total: float | None = None, line: int = 0) -> None:
+    def show(
+        self,
+        name: str,
+        facts: list[str],
+        *,
+        completed: float = 0.0,
+        total: float | None = None,
+        line: int = 0,
+    ) -> None:
         """The live line of what happens now; ``line`` where several things do."""
         while len(self.lines) <= line:
             self.bar.start()
             self.lines.append(self.bar.add_task(name, total=total, facts=facts))
-        self.bar.update(self.lines[line], description=name, completed=completed, total=total, facts=facts, visible=True)
+        self.bar.update(
+            self.lines[line], description=name, completed=completed, total=total, facts=facts, visible=True
+        )
 
     def show_all(self) -> None:
         """The live line of the whole study."""
@@ -82,7 +96,11 @@ class Terminal:
         self.say_kept()
         self.done += 1
         left = 0 if self.notes.is_terminal else self.seconds_left()  # a terminal has a live line for it
-        self.note(f"[{self.done}/{self.count}] {label}: ", what, f" ({how})" + (f"; about {duration(left)} left" if left >= 1 else ""))
+        self.note(
+            f"[{self.done}/{self.count}] {label}: ",
+            what,
+            f" ({how})" + (f"; about {duration(left)} left" if left >= 1 else ""),
+        )
         self.show_all()
 
     def keep(self) -> None:
@@ -170,7 +188,9 @@ class Terminal:
         result = facts["result"]
         finished = result["status"] == "finished"
         score = f"{result[self.primary.key]:.4f} {self.primary.name}" if finished else ("diverged", "red")
-        self.finish(facts["label"], score, f"{duration(facts['wall'])}, {result['tokens_per_second']:,.0f} tokens/s")
+        self.finish(
+            facts["label"], score, f"{duration(facts['wall'])}, {result['tokens_per_second']:,.0f} tokens/s"
+        )
 
     def on_kept(self, facts: dict[str, Any]) -> None:
         self.left -= facts["work"]

@@ -43,7 +43,9 @@ class Worker:
     def __init__(self, context: Any, threads: int) -> None:
         spawn = multiprocessing.get_context("spawn")  # a fork would copy locked mutexes of torch's threads
         self.connection, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=work, args=(theirs, context, threads, tuple(trusted())), daemon=True)
+        self.process = spawn.Process(
+            target=work, args=(theirs, context, threads, tuple(trusted())), daemon=True
+        )
         self.process.start()
         theirs.close()
         self.index: int | None = None
@@ -107,7 +109,9 @@ def work(connection: Connection, context: Any, threads: int, modules: tuple[str,
             context.open()
             while True:
                 trial = connection.recv()
-                connection.send(Message("run", {}))  # time is counted from here, not from the start of the process
+                connection.send(
+                    Message("run", {})
+                )  # time is counted from here, not from the start of the process
                 connection.send(Message("result", context.run(trial, _Reporter(connection))))
     except (EOFError, KeyboardInterrupt, BrokenPipeError):
         pass

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 from arch_lab.data.paths import data_root
-from arch_lab.fields import ExperimentName, LearningRates, Name, PathText, Seeds, Text, Widen, tuning_seeds_problem
+from arch_lab.fields import (
+    ExperimentName,
+    LearningRates,
+    Name,
+    PathText,
+    Seeds,
+    Text,
+    Widen,
+    tuning_seeds_problem,
+)
 from arch_lab.judge.measures import Measure
 from arch_lab.study.loggers import LoggerConfig, entries
 from blocks.config import Config, Doc, Length, Unique
@@ -49,17 +58,26 @@ class TaskStudyConfig(Config):
     description: Annotated[Text, Doc("The question in one line, shown in lists and reports.")] = ""
     experiment: Annotated[ExperimentName, Doc("What is learned and scored, and on what kind of data.")]
     tasks: Annotated[list[Name], Length(1, 1000), Unique(), Doc("The tasks to score.")]
-    root: Annotated[PathText | None, Doc("Folder that relative data paths start from; null: ARCH_LAB_DATA, else the current one.")] = None
+    root: Annotated[
+        PathText | None,
+        Doc("Folder that relative data paths start from; null: ARCH_LAB_DATA, else the current one."),
+    ] = None
     learning_rates: Annotated[
-        LearningRates, Doc("Learning rates to fit every method at; the best one on held-out training rows is reported.")
+        LearningRates,
+        Doc("Learning rates to fit every method at; the best one on held-out training rows is reported."),
     ]
     seeds: Annotated[Seeds, Doc("Seeds of every fit; a verdict needs at least three.")]
-    tuning_seeds: Annotated[Seeds | None, Doc("Seeds fitted at every rate; the others run at the chosen rate only. null: all seeds.")] = (
-        None
-    )
-    widen: Annotated[Widen, Doc("How many times the grid of rates may grow when the best rate is at its edge.")] = 0
+    tuning_seeds: Annotated[
+        Seeds | None,
+        Doc("Seeds fitted at every rate; the others run at the chosen rate only. null: all seeds."),
+    ] = None
+    widen: Annotated[
+        Widen, Doc("How many times the grid of rates may grow when the best rate is at its edge.")
+    ] = 0
     loggers: Annotated[
-        list[LoggerConfig], Length(0, 20), Doc("Loggers of each fit beside its TensorBoard events; they may be changed at any time.")
+        list[LoggerConfig],
+        Length(0, 20),
+        Doc("Loggers of each fit beside its TensorBoard events; they may be changed at any time."),
     ] = field(default_factory=list)
 
     def __post_init__(self) -> None:

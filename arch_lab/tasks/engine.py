@@ -41,7 +41,9 @@ class TaskEngine:
         self.experiment = experiment
         self.config: type[Config] = experiment.config
 
-    def plan(self, study: str, *, overrides: list[str], data_root: str | None, threads: int | None) -> dict[str, Any]:
+    def plan(
+        self, study: str, *, overrides: list[str], data_root: str | None, threads: int | None
+    ) -> dict[str, Any]:
         use_threads(threads)
         config = self._config(study, overrides, data_root)
         return plan(config, self.experiment.open(config, cache_folder(), lambda line: None))
@@ -59,14 +61,21 @@ class TaskEngine:
         if observer is None:
             from arch_lab.tasks.terminal import Terminal
 
-            given: dict[str, Any] = {"overrides": overrides, "output": output, "data_root": data_root, "threads": threads}
+            given: dict[str, Any] = {
+                "overrides": overrides,
+                "output": output,
+                "data_root": data_root,
+                "threads": threads,
+            }
             return followed(Terminal(), lambda terminal: self.compare(study, **given, observer=terminal))
         use_threads(threads)
         config = self._config(study, overrides, data_root)
         folder = Path(output) / config.name
         with files.folder_lock(folder, "arch-lab compare"):
             refuse_changed(config, folder)
-            prepared = self.experiment.open(config, cache_folder(), lambda line: observer("data", {"text": line}))
+            prepared = self.experiment.open(
+                config, cache_folder(), lambda line: observer("data", {"text": line})
+            )
             return Study(config, prepared, folder, observer).run(command_of(study, overrides, data_root))
 
     def render_plan(self, plan: dict[str, Any], console: Any) -> None:
@@ -103,7 +112,9 @@ def refuse_changed(config: TaskStudyConfig, folder: Path) -> None:
     if before is None:
         return
     storage.refuse_smaller(folder, before, now, ("tasks", "learning_rates", "seeds"))
-    old, new = ({"settings": {k: v for k, v in side.items() if k not in config.CHOOSES}} for side in (before, now))
+    old, new = (
+        {"settings": {k: v for k, v in side.items() if k not in config.CHOOSES}} for side in (before, now)
+    )
     if digest(old) != digest(new) and any((folder / "runs").glob("*/*/*/result.json")):
         raise files.OutputError(storage.refusal(folder, old, new, "fits"))
 
@@ -116,14 +127,28 @@ def plan(config: TaskStudyConfig, prepared: Prepared) -> dict[str, Any]:
         for method in methods:
             if _applies(method, task):
                 extra = len([s for s in config.seeds if s not in config.grid_seeds])
-                cells += len(_seeds(config, method)) if not method.tuned else len(config.learning_rates) * len(config.grid_seeds) + extra
+                cells += (
+                    len(_seeds(config, method))
+                    if not method.tuned
+                    else len(config.learning_rates) * len(config.grid_seeds) + extra
+                )
     return {
         "study": config.name,
         "experiment": config.experiment,
         "description": config.description,
-        "tasks": [{"name": t.name, "measures": to_json(t.measures), "counted": list(t.counted), "facts": plain(t.facts)} for t in tasks],
+        "tasks": [
+            {
+                "name": t.name,
+                "measures": to_json(t.measures),
+                "counted": list(t.counted),
+                "facts": plain(t.facts),
+            }
+            for t in tasks
+        ],
         "absent": dict(prepared.absent),
-        "methods": [{**plain(asdict(m)), "tasks": [t.name for t in tasks if _applies(m, t)]} for m in methods],
+        "methods": [
+            {**plain(asdict(m)), "tasks": [t.name for t in tasks if _applies(m, t)]} for m in methods
+        ],
         "learning_rates": sorted(config.learning_rates),
         "seeds": list(config.seeds),
         "tuning_seeds": list(config.grid_seeds),
@@ -162,7 +187,9 @@ class Study:
             return self._report_again(done)
         try_loggers(config.loggers, folder, config.name, f"study {config.name!r}.loggers")
         content = plain(asdict(config))
-        storage.write_when_changed(folder / "study.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        storage.write_when_changed(
+            folder / "study.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        )
         sealed.write(folder / storage.PLAN, {**planned, "config": content})
         from arch_lab.tasks.events import write_columns
 
@@ -170,14 +197,24 @@ class Study:
         self.observer("cells", {"count": planned["cells"]})
         chosen = {task.name: self._task(task) for task in self.prepared.tasks}
         paths = {
-            (task, method): [self._cell(task, method, rate, seed).folder(folder) for seed in self._ran(task, method, rate)]
+            (task, method): [
+                self._cell(task, method, rate, seed).folder(folder) for seed in self._ran(task, method, rate)
+            ]
             for task, rates in chosen.items()
             for method, rate in rates.items()
         }
         notes = self.prepared.finish(paths, folder, lambda line: self.observer("data", {"text": line}))
         judged = results.summarise(planned, self.rows, chosen)
         judged["warnings"] = [*judged["warnings"], *storage.machine_warnings(self.stored)]
-        study = {**planned, "rows": self.rows, "chosen": chosen, **judged, "notes": notes, "environment": environment(), "command": command}
+        study = {
+            **planned,
+            "rows": self.rows,
+            "chosen": chosen,
+            **judged,
+            "notes": notes,
+            "environment": environment(),
+            "command": command,
+        }
         study = sealed.write(folder / storage.STUDY, {**study, "identity": self.study_identity()})
         from arch_lab.tasks.page import write_all
 
@@ -192,15 +229,24 @@ class Study:
         data = {task.name: self.prepared.fingerprint(task.name) for task in self.prepared.tasks}
         absent = dict(self.prepared.absent)
         config = {key: value for key, value in plain(asdict(self.config)).items() if key != "loggers"}
-        return digest([config, data, absent, self.code, conditions(), judge_fingerprint(self.config.experiment)])
+        return digest(
+            [config, data, absent, self.code, conditions(), judge_fingerprint(self.config.experiment)]
+        )
 
     def _refuse_stale(self) -> None:
         """Compare every stored fit of a method and task of this call with what it would be stored under now."""
         for task in self.prepared.tasks:
             for method in self.prepared.methods:
-                for path in sorted((self.folder / "runs" / task.name / method.name).glob("*seed-*/result.json")):
+                for path in sorted(
+                    (self.folder / "runs" / task.name / method.name).glob("*seed-*/result.json")
+                ):
                     row = sealed.read(path, advice=f"delete {path.parent} to fit it again")
-                    cell = Cell(task=task.name, method=method.name, learning_rate=row["learning_rate"], seed=row["seed"])
+                    cell = Cell(
+                        task=task.name,
+                        method=method.name,
+                        learning_rate=row["learning_rate"],
+                        seed=row["seed"],
+                    )
                     if cell.folder(self.folder) == path.parent:
                         storage.stored_result(path.parent, self.identity(cell), what="a fit")
 
@@ -226,7 +272,9 @@ class Study:
         return study
 
     def _show(self, study: dict[str, Any]) -> None:
-        self.observer("report", {"study": study, "report": str(self.folder / "report.html"), "folder": str(self.folder)})
+        self.observer(
+            "report", {"study": study, "report": str(self.folder / "report.html"), "folder": str(self.folder)}
+        )
 
     def _task(self, task: Task) -> dict[str, float | None]:
         """Fit every cell of a task; the chosen rate by method, None where a method has none."""
@@ -245,7 +293,14 @@ class Study:
             more = wider(rates, list(self._select(task, tuned).values()))
             if not more or attempt == config.widen:
                 break
-            self.observer("widen", {"task": task.name, "learning_rates": more, "count": len(more) * len(tuned) * len(config.grid_seeds)})
+            self.observer(
+                "widen",
+                {
+                    "task": task.name,
+                    "learning_rates": more,
+                    "count": len(more) * len(tuned) * len(config.grid_seeds),
+                },
+            )
             rates = sorted([*rates, *more])
         selected = self._select(task, tuned)
         chosen = {m.name: selected.get(m.name) for m in methods}
@@ -262,7 +317,11 @@ class Study:
         return Cell(task=task, method=method, learning_rate=rate, seed=seed)
 
     def _ran(self, task: str, method: str, rate: float | None) -> list[int]:
-        return sorted(r["seed"] for r in self.rows if (r["task"], r["method"], r["learning_rate"]) == (task, method, rate))
+        return sorted(
+            r["seed"]
+            for r in self.rows
+            if (r["task"], r["method"], r["learning_rate"]) == (task, method, rate)
+        )
 
     def identity(self, cell: Cell) -> dict[str, Any]:
         """Everything that determines a cell's numbers."""
@@ -284,7 +343,9 @@ class Study:
             trial = where.relative_to(self.folder / "runs").as_posix()
             loggers = TrialLoggers(self.config.loggers, TrialNames(self.folder, self.config.name, trial))
             with loggers.opened(hyperparameters(cell)):
-                fitted = self.prepared.fit(cell, where, lambda line: self.observer("detail", {"label": cell.label, "text": line}))
+                fitted = self.prepared.fit(
+                    cell, where, lambda line: self.observer("detail", {"label": cell.label, "text": line})
+                )
                 new = _row(cell, fitted)
                 write_events(where, cell, new, fitted.curve)
                 for step, values in scalars(new, fitted.curve):
@@ -315,4 +376,8 @@ def _row(cell: Cell, fitted: Fitted) -> dict[str, Any]:
 
 def own_files(cell: Path) -> list[str]:
     """Names of what a fit wrote into its folder, such as predictions."""
-    return [p.name for p in sorted(cell.iterdir()) if p.is_file() and p.name != storage.CONFIG and not p.name.startswith(("events.", "."))]
+    return [
+        p.name
+        for p in sorted(cell.iterdir())
+        if p.is_file() and p.name != storage.CONFIG and not p.name.startswith(("events.", "."))
+    ]

@@ -41,22 +41,31 @@ def hyperparameters(cell: Cell) -> dict[str, Any]:
     return {"task": cell.task, "method": cell.method, "seed": cell.seed, **rate}
 
 
-def scalars(row: Mapping[str, Any], curve: Sequence[tuple[int, str, float]]) -> Iterator[tuple[int, dict[str, float]]]:
+def scalars(
+    row: Mapping[str, Any], curve: Sequence[tuple[int, str, float]]
+) -> Iterator[tuple[int, dict[str, float]]]:
     """The curve of a cell step by step, tag -> value, then its final scores. Values that are not finite are left out."""
     for step, points in groupby(curve, key=lambda point: point[0]):
         finite = {tag: value for _, tag, value in points if math.isfinite(value)}
         if finite:
             yield step, finite
     if row["scores"]:
-        yield max((step for step, _, _ in curve), default=0), {f"final/{key}": value for key, value in row["scores"].items()}
+        yield (
+            max((step for step, _, _ in curve), default=0),
+            {f"final/{key}": value for key, value in row["scores"].items()},
+        )
 
 
-def write_events(folder: Path, cell: Cell, row: Mapping[str, Any], curve: Sequence[tuple[int, str, float]]) -> None:
+def write_events(
+    folder: Path, cell: Cell, row: Mapping[str, Any], curve: Sequence[tuple[int, str, float]]
+) -> None:
     """Events of one cell; those of an earlier attempt are dropped. A fit that diverged has curves and no final score."""
     from tensorboard.plugins.hparams import summary_v2 as hp
 
     writer = open_events(folder, "run")
-    write_summary(writer, hp.hparams_pb(hyperparameters(cell), trial_id="/".join(folder.resolve().parts[-5:])))
+    write_summary(
+        writer, hp.hparams_pb(hyperparameters(cell), trial_id="/".join(folder.resolve().parts[-5:]))
+    )
     for step, values in scalars(row, curve):
         for tag, value in values.items():
             writer.add_scalar(tag, value, step)

@@ -19,7 +19,20 @@ from blocks.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-REQUIRED = ("study", "experiment", "tasks", "absent", "methods", "rows", "chosen", "summary", "pairs", "averages", "verdict", "environment")
+REQUIRED = (
+    "study",
+    "experiment",
+    "tasks",
+    "absent",
+    "methods",
+    "rows",
+    "chosen",
+    "summary",
+    "pairs",
+    "averages",
+    "verdict",
+    "environment",
+)
 CAPTION = (
     "First measure of each task: diamond = mean over seeds, bar = 95 % interval, dots = seeds. Baselines are hollow, with dotted lines "
     "across."
@@ -85,9 +98,17 @@ def scores(study: Mapping[str, Any]) -> Figure:
         panel.set_visible(False)
     for i, task in enumerate(study["tasks"]):
         panel, measure = axes.flat[i], measures_of(task)[0]
-        rows = [s for s in study["summary"] if s["task"] == task["name"] and s["scores"][measure.key]["mean"] is not None]
+        rows = [
+            s
+            for s in study["summary"]
+            if s["task"] == task["name"] and s["scores"][measure.key]["mean"] is not None
+        ]
         for s in rows:
-            at, score, look = names.index(s["method"]), s["scores"][measure.key], figures.style(names.index(s["method"]))
+            at, score, look = (
+                names.index(s["method"]),
+                s["scores"][measure.key],
+                figures.style(names.index(s["method"])),
+            )
             fill = "none" if s["baseline"] else look["color"]
             if s["baseline"]:
                 panel.axvline(score["mean"], color=look["color"], linestyle=":", linewidth=1)
@@ -104,24 +125,54 @@ def scores(study: Mapping[str, Any]) -> Figure:
 
 def _seeds(study: Mapping[str, Any], task: str, row: Mapping[str, Any], key: str) -> list[float]:
     place = (task, row["method"], row["learning_rate"])
-    return [r["scores"][key] for r in study["rows"] if (r["task"], r["method"], r["learning_rate"]) == place and r["status"] == "finished"]
+    return [
+        r["scores"][key]
+        for r in study["rows"]
+        if (r["task"], r["method"], r["learning_rate"]) == place and r["status"] == "finished"
+    ]
 
 
 def _parts(folder: Path, study: Mapping[str, Any], drawing: str) -> list[Raw]:
     yaml = folder / "study.yaml"
     about = [paragraph(study["description"])] if study.get("description") else []
-    lines = [line if line.endswith(".") else f"{line}." for line in study["verdict"]["text"].split(". ") if line]
-    parts = [join([tag("h1", f"Study: {study['study']}"), *about, tag("div", *map(paragraph, lines), class_="verdict")])]
+    lines = [
+        line if line.endswith(".") else f"{line}." for line in study["verdict"]["text"].split(". ") if line
+    ]
+    parts = [
+        join(
+            [
+                tag("h1", f"Study: {study['study']}"),
+                *about,
+                tag("div", *map(paragraph, lines), class_="verdict"),
+            ]
+        )
+    ]
     for i, found in enumerate(tables.all_tables(study)):
         above = [figure(drawing, CAPTION)] if found.drawing else []
         body = table(found.headers, found.rows, words=(0, *found.words))
-        parts.append(section(found.heading, *above, body, paragraph(found.note, kind="soft") if found.note else "", anchor=f"table-{i}"))
+        parts.append(
+            section(
+                found.heading,
+                *above,
+                body,
+                paragraph(found.note, kind="soft") if found.note else "",
+                anchor=f"table-{i}",
+            )
+        )
     said = study.get("warnings") or []
     parts.append(section("Warnings", items(said) if said else paragraph("No warnings."), anchor="warnings"))
     if study.get("notes"):
         parts.append(section("Files", items(study["notes"]), anchor="files"))
     parts += [
-        sections.reproduce(study, f"runs/{folder.resolve().name}", yaml.read_text(encoding="utf-8") if yaml.is_file() else None),
-        section("Words", tag("dl", *(Raw(tag("dt", term) + tag("dd", meaning)) for term, meaning in TERMS.items())), anchor="words"),
+        sections.reproduce(
+            study,
+            f"runs/{folder.resolve().name}",
+            yaml.read_text(encoding="utf-8") if yaml.is_file() else None,
+        ),
+        section(
+            "Words",
+            tag("dl", *(Raw(tag("dt", term) + tag("dd", meaning)) for term, meaning in TERMS.items())),
+            anchor="words",
+        ),
     ]
     return parts

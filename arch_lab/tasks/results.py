@@ -40,7 +40,9 @@ def summarise(planned: Mapping[str, Any], rows: Sequence[Row], chosen: Chosen) -
         own = [r for r in records if r.task == name]
         standings = _standings(planned, task, own, chosen[name])
         summary += standings
-        values = {s.arm: by_seed(own, s.arm, s.learning_rate, primary.key) for s in standings if not s.baseline}
+        values = {
+            s.arm: by_seed(own, s.arm, s.learning_rate, primary.key) for s in standings if not s.baseline
+        }
         pairs += compare_pairs(values, primary, task=name)
     averages, average_pairs = _averages(planned, records, chosen)
     pairs += average_pairs
@@ -54,12 +56,22 @@ def summarise(planned: Mapping[str, Any], rows: Sequence[Row], chosen: Chosen) -
 
 
 def _standings(
-    planned: Mapping[str, Any], task: Mapping[str, Any], records: Sequence[Record], rates: Mapping[str, float | None]
+    planned: Mapping[str, Any],
+    task: Mapping[str, Any],
+    records: Sequence[Record],
+    rates: Mapping[str, float | None],
 ) -> list[Standing]:
     """Every method of the task, with the baselines that it beats."""
     measures = measures_of(task)
     standings = [
-        standing(records, method["name"], rates[method["name"]], measures, task=task["name"], baseline=method["baseline"])
+        standing(
+            records,
+            method["name"],
+            rates[method["name"]],
+            measures,
+            task=task["name"],
+            baseline=method["baseline"],
+        )
         for method in planned["methods"]
         if task["name"] in method["tasks"]
     ]
@@ -74,14 +86,18 @@ def _summary_row(row: Standing) -> dict[str, Any]:
         "method": row.arm,
         "baseline": row.baseline,
         "learning_rate": row.learning_rate,
-        "scores": {key: {**asdict(interval), "median": row.medians[key]} for key, interval in row.scores.items()},
+        "scores": {
+            key: {**asdict(interval), "median": row.medians[key]} for key, interval in row.scores.items()
+        },
         "seconds": row.seconds,
         "diverged_seeds": list(row.diverged_seeds),
         "beats": list(row.beats),
     }
 
 
-def _averages(planned: Mapping[str, Any], records: Sequence[Record], chosen: Chosen) -> tuple[list[dict[str, Any]], list[Pair]]:
+def _averages(
+    planned: Mapping[str, Any], records: Sequence[Record], chosen: Chosen
+) -> tuple[list[dict[str, Any]], list[Pair]]:
     """(a row per method that has every counted task, pairs of methods): per seed the mean over tasks of the task's own mean."""
     counted = [task for task in planned["tasks"] if task["counted"]]
     if len(counted) < 2:
@@ -94,7 +110,14 @@ def _averages(planned: Mapping[str, Any], records: Sequence[Record], chosen: Cho
         means = _means_by_seed(records, method, counted, chosen)
         good = [value for value in means.values() if value is not None]
         interval = asdict(mean_interval(good))
-        rows.append({"method": name, "baseline": method["baseline"], **interval, "median": float(np.median(good)) if good else None})
+        rows.append(
+            {
+                "method": name,
+                "baseline": method["baseline"],
+                **interval,
+                "median": float(np.median(good)) if good else None,
+            }
+        )
         if not method["baseline"]:
             values[name] = means
     measure = Measure(key=AVERAGE, name=f"mean over {len(counted)} tasks", higher_is_better=True)
@@ -128,7 +151,11 @@ def _warnings(planned: Mapping[str, Any], records: Sequence[Record], chosen: Cho
         own = [r for r in records if r.task == task["name"]]
         selected = {method: lr for method, lr in chosen[task["name"]].items() if lr is not None}
         warnings += edge_warnings(own, selected, measures_of(task)[0])
-    lost = [f"{r.task}: {r.arm} at {rate(r.learning_rate)} seed {r.seed}" for r in records if r.status != "finished"]
+    lost = [
+        f"{r.task}: {r.arm} at {rate(r.learning_rate)} seed {r.seed}"
+        for r in records
+        if r.status != "finished"
+    ]
     if lost:
         warnings.append(f"diverged and left out, {len(lost)} of {len(records)} fits: {'; '.join(lost)}")
     return warnings
@@ -139,4 +166,6 @@ def _questions(planned: Mapping[str, Any]) -> dict[str, str]:
     tasks = [task["name"] for task in planned["tasks"] if task["counted"]]
     absent = f", without {words(list(planned['absent']))}" if planned["absent"] else ""
     average = {AVERAGE: f"Average over {len(tasks)} tasks ({', '.join(tasks)}{absent})"}
-    return average | {task["name"]: f"{task['name']} ({measures_of(task)[0].name})" for task in planned["tasks"]}
+    return average | {
+        task["name"]: f"{task['name']} ({measures_of(task)[0].name})" for task in planned["tasks"]
+    }

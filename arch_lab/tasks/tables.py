@@ -45,7 +45,9 @@ def overview(study: Study) -> Table:
         rows.append(row)
     counted = [t["name"] for t in study["tasks"] if t["counted"]]
     n = len(study["seeds"])
-    note = f"mean ± half of the 95 % Student-t interval over {n} seeds" if n > 1 else "one seed, so no interval"
+    note = (
+        f"mean ± half of the 95 % Student-t interval over {n} seeds" if n > 1 else "one seed, so no interval"
+    )
     if averages:
         note += f"; average over {', '.join(counted)}"
         note += f"; not in it: {', '.join(study['absent'])}" if study["absent"] else ""
@@ -82,12 +84,22 @@ def of_task(study: Study, task: Mapping[str, Any]) -> Table:
         middle = s["scores"][measured[0].key]["median"]
         row.append(units.DASH if middle is None else f"{middle:.{PLACES}f}")
         row += [bounded(s["scores"][m.key]) for m in measured]
-        row += [", ".join(s["beats"]) or units.DASH, units.DASH if s["seconds"] is None else f"{s['seconds']:.3g}"]
+        row += [
+            ", ".join(s["beats"]) or units.DASH,
+            units.DASH if s["seconds"] is None else f"{s['seconds']:.3g}",
+        ]
         rows.append(row)
-    facts = ", ".join(f"{key} {value:,}" if isinstance(value, int) else f"{key} {value}" for key, value in task["facts"].items())
-    note = "mean [95 % interval]; beats: the baselines that lie outside the whole interval of the first measure"
+    facts = ", ".join(
+        f"{key} {value:,}" if isinstance(value, int) else f"{key} {value}"
+        for key, value in task["facts"].items()
+    )
+    note = (
+        "mean [95 % interval]; beats: the baselines that lie outside the whole interval of the first measure"
+    )
     words = (0, len(heads) - 2)
-    return Table(title=task["name"], headers=heads, rows=rows, note=f"{facts}; {note}" if facts else note, words=words)
+    return Table(
+        title=task["name"], headers=heads, rows=rows, note=f"{facts}; {note}" if facts else note, words=words
+    )
 
 
 def bounded(interval: Mapping[str, Any]) -> str:
@@ -106,9 +118,23 @@ def pairs(study: Study) -> Table:
     for p in study["pairs"]:
         gap = bounded({"mean": p["difference"], "low": p["low"], "high": p["high"]})
         verdict = (
-            f"{p['better']} is better" if p["better"] else "not distinguishable" if p["p_adjusted"] is not None else "cannot be judged"
+            f"{p['better']} is better"
+            if p["better"]
+            else "not distinguishable"
+            if p["p_adjusted"] is not None
+            else "cannot be judged"
         )
-        rows.append([p["task"], f"{p['a']} − {p['b']}", gap, number(p["p_value"]), number(p["p_adjusted"]), str(p["n"]), verdict])
+        rows.append(
+            [
+                p["task"],
+                f"{p['a']} − {p['b']}",
+                gap,
+                number(p["p_value"]),
+                number(p["p_adjusted"]),
+                str(p["n"]),
+                verdict,
+            ]
+        )
     heads = ["task", "difference of", "mean [95 % interval]", "p", "p, Holm", "seeds", "verdict"]
     note = "paired by seed, first measure of each task; the verdict uses Holm's correction over the pairs of a task"
     return Table(title="paired differences", headers=heads, rows=rows, note=note, words=(0, 1, 6))
@@ -123,7 +149,11 @@ def rates(study: Study) -> Table:
         for rate in at:
             row = [task["name"], units.rate(rate)]
             for name in names:
-                mine = [r for r in study["rows"] if (r["task"], r["method"], r["learning_rate"]) == (task["name"], name, rate)]
+                mine = [
+                    r
+                    for r in study["rows"]
+                    if (r["task"], r["method"], r["learning_rate"]) == (task["name"], name, rate)
+                ]
                 mine = [r for r in mine if r["seed"] in study["tuning_seeds"]]
                 row.append(_tuned(mine, chosen=study["chosen"][task["name"]].get(name) == rate))
             rows.append(row)
@@ -151,7 +181,10 @@ def methods(study: Study) -> Table:
 
 def tasks(study: Study) -> Table:
     keys = list(dict.fromkeys(key for t in study["tasks"] for key in t["facts"]))
-    rows = [[t["name"], ", ".join(map(arrowed, measures_of(t))), *(_fact(t["facts"].get(key)) for key in keys)] for t in study["tasks"]]
+    rows = [
+        [t["name"], ", ".join(map(arrowed, measures_of(t))), *(_fact(t["facts"].get(key)) for key in keys)]
+        for t in study["tasks"]
+    ]
     rows += [[name, f"left out: {why}", *(units.DASH for _ in keys)] for name, why in study["absent"].items()]
     return Table(title="tasks", headers=["task", "measures", *keys], rows=rows, words=(0, 1))
 

@@ -35,7 +35,9 @@ class Terminal(terminal.Terminal):
         self.count += facts["count"]
         self.total, self.left = self.total + facts["count"], self.left + facts["count"]
         rates = ", ".join(f"{r:g}" for r in facts["learning_rates"])
-        self.note(f"{facts['task']}: an optimum is at the edge of the learning-rate grid: adding {rates} for every method")
+        self.note(
+            f"{facts['task']}: an optimum is at the edge of the learning-rate grid: adding {rates} for every method"
+        )
 
     def on_fit(self, facts: dict[str, Any]) -> None:
         self.say_kept()
@@ -49,7 +51,11 @@ class Terminal(terminal.Terminal):
         self.left -= 1
         row = facts["row"]
         judged = self.names[row["task"]]
-        score = f"{row['scores'][judged.key]:.4f} {judged.name}" if row["status"] == "finished" else ("diverged", "red")
+        score = (
+            f"{row['scores'][judged.key]:.4f} {judged.name}"
+            if row["status"] == "finished"
+            else ("diverged", "red")
+        )
         self.finish(facts["label"], score, duration(facts["wall"]))
 
     def on_kept(self, facts: dict[str, Any]) -> None:
@@ -73,7 +79,10 @@ def render_plan(plan: Mapping[str, Any], console: Console) -> None:
     rates = ", ".join(map(units.rate, plan["learning_rates"]))
     seeds = f"seeds {', '.join(map(str, plan['seeds']))}"
     say(console)
-    say(console, f"fits: {plan['cells']} (learning rates {rates}; {seeds}; every seed at every rate only where it tunes)")
+    say(
+        console,
+        f"fits: {plan['cells']} (learning rates {rates}; {seeds}; every seed at every rate only where it tunes)",
+    )
 
 
 def render_results(study: Mapping[str, Any], console: Console) -> None:

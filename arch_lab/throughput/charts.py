@@ -36,10 +36,23 @@ def speed(study: Study) -> Figure | None:
         for i, arm in enumerate(study["arms"]):
             rows = [r for r in _rows(study, "model", mode) if r["arm"] == arm["name"]]
             good = [r for r in rows if r["status"] == MEASURED]
-            panel.plot([r["tokens"] for r in good], [r["tokens_per_second"] for r in good], label=arm["name"], linewidth=1.6, **style(i))
+            panel.plot(
+                [r["tokens"] for r in good],
+                [r["tokens_per_second"] for r in good],
+                label=arm["name"],
+                linewidth=1.6,
+                **style(i),
+            )
             lost = [r["tokens"] for r in rows if r["status"] != MEASURED]
             shift = 0.03 + 0.04 * i  # one above the other, so that crosses do not hide each other
-            panel.plot(lost, [shift] * len(lost), transform=panel.get_xaxis_transform(), linestyle="", marker="x", color=style(i)["color"])
+            panel.plot(
+                lost,
+                [shift] * len(lost),
+                transform=panel.get_xaxis_transform(),
+                linestyle="",
+                marker="x",
+                color=style(i)["color"],
+            )
         panel.set_yscale("log")
         _lengths(panel, study)
         panel.set_title(mode)
@@ -56,7 +69,9 @@ def ratio_panels(study: Study) -> Figure | None:
     levels = [lv for lv in LEVELS if any(r["level"] == lv for r in pairs)]
     if not pairs:
         return None
-    drawn, axes = subplots(len(levels), len(modes), (3.1 * len(modes) + 0.6, 2.6 * len(levels) + 0.6), sharex=True)
+    drawn, axes = subplots(
+        len(levels), len(modes), (3.1 * len(modes) + 0.6, 2.6 * len(levels) + 0.6), sharex=True
+    )
     names = [arm["name"] for arm in study["arms"]]
     compiled = pairs[0]["compiled"]
     for i, level in enumerate(levels):
@@ -69,12 +84,26 @@ def ratio_panels(study: Study) -> Figure | None:
             for peer in dict.fromkeys(r["peer"] for r in here):
                 look = style(names.index(peer))
                 points = sorted((r for r in here if r["peer"] == peer), key=lambda r: r["tokens"])
-                x, middle, low, high = ([p[key] for p in points] for key in ("tokens", "ratio", "ratio_low", "ratio_high"))
+                x, middle, low, high = (
+                    [p[key] for p in points] for key in ("tokens", "ratio", "ratio_low", "ratio_high")
+                )
                 panel.plot(x, middle, label=f"{peer} / {study['subject']}", linewidth=1.6, **look)
                 panel.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)
-                ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgecolor": look["color"], "markeredgewidth": 2}
+                ring = {
+                    "marker": "o",
+                    "markersize": 11,
+                    "markerfacecolor": "none",
+                    "markeredgecolor": look["color"],
+                    "markeredgewidth": 2,
+                }
                 for c in study["crossovers"]:
-                    if (c["level"], c["mode"], c["peer"], c["compiled"], c["where"]) == (level, mode, peer, compiled, CROSSES):
+                    if (c["level"], c["mode"], c["peer"], c["compiled"], c["where"]) == (
+                        level,
+                        mode,
+                        peer,
+                        compiled,
+                        CROSSES,
+                    ):
                         panel.plot(c["tokens"], 1, **ring)
             panel.set_yscale("log", base=2)
             _lengths(panel, study)
@@ -88,7 +117,9 @@ def ratio_panels(study: Study) -> Figure | None:
 
 
 def memory(study: Study) -> Figure | None:
-    shown = [(m, "peak_bytes", f"peak of a {m}") for m in ("forward", "step", "prefill")] + [("decode", "state_bytes", "decoding state")]
+    shown = [(m, "peak_bytes", f"peak of a {m}") for m in ("forward", "step", "prefill")] + [
+        ("decode", "state_bytes", "decoding state")
+    ]
     shown = [s for s in shown if any(r[s[1]] for r in _rows(study, "model", s[0]))]
     if not shown:
         return None
@@ -96,7 +127,13 @@ def memory(study: Study) -> Figure | None:
     for panel, (mode, key, title) in zip(axes[0], shown, strict=True):
         for i, arm in enumerate(study["arms"]):
             good = [r for r in _rows(study, "model", mode) if r["arm"] == arm["name"] and r[key]]
-            panel.plot([r["tokens"] for r in good], [r[key] for r in good], label=arm["name"], linewidth=1.6, **style(i))
+            panel.plot(
+                [r["tokens"] for r in good],
+                [r[key] for r in good],
+                label=arm["name"],
+                linewidth=1.6,
+                **style(i),
+            )
         panel.set_yscale("log", base=2)
         _lengths(panel, study)
         _ticks(panel, bytes_words)

@@ -30,10 +30,16 @@ LEAST_REPEATS = 3  # fewer have no quartiles; what cannot be called this often w
 class SizeBudget(Config):
     """What is held equal: parameters. Nothing is trained, so there is no axis of length. Keys as in ``arch_lab.budget.Budget``."""
 
-    params: Annotated[int, Bounds(minimum=1, maximum=10**13), Doc("Parameters of an arm, counted as match_on says.")]
+    params: Annotated[
+        int, Bounds(minimum=1, maximum=10**13), Doc("Parameters of an arm, counted as match_on says.")
+    ]
     match_on: Annotated[MatchOn, Doc("Which parameters are held equal.")] = "body+head"
-    tolerance: Annotated[float, Bounds(above=0, maximum=0.1), Doc("Relative deviation from the budget that an arm may have.")] = 0.01
-    allow_unmatched: Annotated[bool, Doc("Run even if an arm misses the budget; the report then shows a red banner.")] = False
+    tolerance: Annotated[
+        float, Bounds(above=0, maximum=0.1), Doc("Relative deviation from the budget that an arm may have.")
+    ] = 0.01
+    allow_unmatched: Annotated[
+        bool, Doc("Run even if an arm misses the budget; the report then shows a red banner.")
+    ] = False
 
     def for_solver(self) -> Budget:
         # a budget needs a length; one token settles that without a say in any shape
@@ -54,29 +60,58 @@ class ThroughputConfig(Config):
     budget: Annotated[SizeBudget, Doc("What is equal for every arm: parameters.")]
     vocabulary: Annotated[int, Bounds(minimum=2, maximum=2**24), Doc("Size of the vocabulary.")] = 1024
     match_length: Annotated[
-        int, Bounds(minimum=2, maximum=2**20), Doc("Sequence length at which shapes are solved, once for every length timed.")
+        int,
+        Bounds(minimum=2, maximum=2**20),
+        Doc("Sequence length at which shapes are solved, once for every length timed."),
     ] = 1024
     lengths: Annotated[
-        list[Annotated[int, Bounds(minimum=2, maximum=2**24)]], Length(1, 100), Unique(), Doc("Sequence lengths to time, in tokens.")
+        list[Annotated[int, Bounds(minimum=2, maximum=2**24)]],
+        Length(1, 100),
+        Unique(),
+        Doc("Sequence lengths to time, in tokens."),
     ]
-    levels: Annotated[list[Level], Length(1), Unique(), Doc("What is timed: the mixer alone, a whole layer, the model.")] = field(
+    levels: Annotated[
+        list[Level], Length(1), Unique(), Doc("What is timed: the mixer alone, a whole layer, the model.")
+    ] = field(
         default_factory=lambda: ["mixer", "layer", "model"]  # type: ignore[arg-type]
     )
     modes: Annotated[
-        list[Mode], Length(1), Unique(), Doc("What each model does: forward pass, training step, prefill of a prompt, decoding.")
+        list[Mode],
+        Length(1),
+        Unique(),
+        Doc("What each model does: forward pass, training step, prefill of a prompt, decoding."),
     ] = field(default_factory=lambda: ["forward", "step", "prefill", "decode"])  # type: ignore[arg-type]
     compiled: Annotated[
-        list[bool], Length(1), Unique(), Doc("Whether to use torch.compile, 20 to 60 s per shape on a CPU; both may be listed.")
+        list[bool],
+        Length(1),
+        Unique(),
+        Doc("Whether to use torch.compile, 20 to 60 s per shape on a CPU; both may be listed."),
     ] = field(default_factory=lambda: [False])
     tokens_per_step: Annotated[
-        int, Bounds(minimum=2, maximum=2**30), Doc("Tokens per call; the batch size is this divided by the length.")
+        int,
+        Bounds(minimum=2, maximum=2**30),
+        Doc("Tokens per call; the batch size is this divided by the length."),
     ] = 4096
-    decode_tokens: Annotated[int, Bounds(minimum=2, maximum=2**20), Doc("Tokens decoded after each prompt.")] = 64
-    repeats: Annotated[int, Bounds(minimum=LEAST_REPEATS, maximum=10_000), Doc("Interleaved rounds; fewer if cell_seconds runs out.")] = 7
-    cell_seconds: Annotated[Seconds, Doc("Seconds for one arm at one length, level and mode, warm-up included.")] = 60.0
-    subject: Annotated[OptionalName, Doc("The arm that every other arm is compared with; empty: the last one.")] = ""
-    threads: Annotated[int | None, Bounds(minimum=1, maximum=4096), Doc("CPU threads; null: the default of torch.")] = None
-    dtype: Annotated[Literal["float32", "bfloat16"], Doc("Number format; bfloat16 is autocast, for GPUs.")] = "float32"
+    decode_tokens: Annotated[
+        int, Bounds(minimum=2, maximum=2**20), Doc("Tokens decoded after each prompt.")
+    ] = 64
+    repeats: Annotated[
+        int,
+        Bounds(minimum=LEAST_REPEATS, maximum=10_000),
+        Doc("Interleaved rounds; fewer if cell_seconds runs out."),
+    ] = 7
+    cell_seconds: Annotated[
+        Seconds, Doc("Seconds for one arm at one length, level and mode, warm-up included.")
+    ] = 60.0
+    subject: Annotated[
+        OptionalName, Doc("The arm that every other arm is compared with; empty: the last one.")
+    ] = ""
+    threads: Annotated[
+        int | None, Bounds(minimum=1, maximum=4096), Doc("CPU threads; null: the default of torch.")
+    ] = None
+    dtype: Annotated[
+        Literal["float32", "bfloat16"], Doc("Number format; bfloat16 is autocast, for GPUs.")
+    ] = "float32"
 
     def __post_init__(self) -> None:
         where = f"study {self.name!r}"
@@ -85,7 +120,9 @@ class ThroughputConfig(Config):
         if not self.subject:
             object.__setattr__(self, "subject", names[-1])
         if self.subject not in names:
-            raise ConfigError(f"{where}: subject {self.subject!r} is not an arm{did_you_mean(self.subject, names)}")
+            raise ConfigError(
+                f"{where}: subject {self.subject!r} is not an arm{did_you_mean(self.subject, names)}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as YAML would hold them."""

@@ -40,7 +40,11 @@ class Settings:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         calls = config.repeats + 2  # two to warm up
         return Settings(
-            vocabulary=config.vocabulary, decode_tokens=config.decode_tokens, decode_calls=calls, device=device, dtype=config.dtype
+            vocabulary=config.vocabulary,
+            decode_tokens=config.decode_tokens,
+            decode_calls=calls,
+            device=device,
+            dtype=config.dtype,
         )
 
     def room(self, group: Group) -> int:
@@ -88,7 +92,9 @@ def contender(arm: dict[str, Any], group: Group, settings: Settings) -> Contende
         if group.mode == "decode":
             return _decoding(model, group, settings)
         tokens = torch.randint(settings.vocabulary, (group.batch, group.tokens + 1), device=settings.device)
-        call = {"forward": _forward, "step": _step, "prefill": _prefill}[group.mode](model, tokens, group, settings)
+        call = {"forward": _forward, "step": _step, "prefill": _prefill}[group.mode](
+            model, tokens, group, settings
+        )
     return Contender(parts=[(1.0, call)], tokens=group.batch * group.tokens, parameters=_size(model))
 
 
@@ -167,7 +173,9 @@ def _inside(config: DecoderConfig, group: Group, settings: Settings) -> Contende
         x = torch.randn(group.batch, group.tokens, config.width, device=settings.device)
         parts.append((count / len(config.layers), _call(module, x, group, settings)))
         parameters += count * _size(module)
-    return Contender(parts=parts, tokens=group.batch * group.tokens, parameters=round(parameters / len(config.layers)))
+    return Contender(
+        parts=parts, tokens=group.batch * group.tokens, parameters=round(parameters / len(config.layers))
+    )
 
 
 def _module(layer: LayerConfig, level: str) -> nn.Module:

@@ -63,7 +63,9 @@ def _parts(folder: Path, study: Mapping[str, Any], drawings: Mapping[str, str]) 
     about = [paragraph(study["description"])] if study.get("description") else []
     held = f"{study['tokens_per_step']:,} tokens per call (or one sequence, if it is longer), {study['clock']} time, {study['dtype']}."
     lines = [line for line in study["verdict"]["text"].split(". ") if line]
-    verdict = tag("div", *(paragraph(line if line.endswith(".") else f"{line}.") for line in lines), class_="verdict")
+    verdict = tag(
+        "div", *(paragraph(line if line.endswith(".") else f"{line}.") for line in lines), class_="verdict"
+    )
     parts = [
         join([tag("h1", f"Study: {study['study']}"), *about, paragraph(held, kind="soft"), verdict]),
         sections.banner(study),
@@ -74,11 +76,27 @@ def _parts(folder: Path, study: Mapping[str, Any], drawings: Mapping[str, str]) 
         shown.add(name)
         drawing = [figure(drawings[name], CAPTIONS[name])] if name in drawings else []
         body = table(found.headers, found.rows, words=(0, *found.words))
-        parts.append(section(found.heading, *drawing, body, paragraph(found.note, kind="soft") if found.note else "", anchor=f"table-{i}"))
+        parts.append(
+            section(
+                found.heading,
+                *drawing,
+                body,
+                paragraph(found.note, kind="soft") if found.note else "",
+                anchor=f"table-{i}",
+            )
+        )
     said = study.get("warnings") or []
     parts += [
         section("Warnings", items(said) if said else paragraph("No warnings."), anchor="warnings"),
-        sections.reproduce(study, f"runs/{folder.resolve().name}", yaml.read_text(encoding="utf-8") if yaml.is_file() else None),
-        section("Words", tag("dl", *(Raw(tag("dt", term) + tag("dd", meaning)) for term, meaning in TERMS.items())), anchor="words"),
+        sections.reproduce(
+            study,
+            f"runs/{folder.resolve().name}",
+            yaml.read_text(encoding="utf-8") if yaml.is_file() else None,
+        ),
+        section(
+            "Words",
+            tag("dl", *(Raw(tag("dt", term) + tag("dd", meaning)) for term, meaning in TERMS.items())),
+            anchor="words",
+        ),
     ]
     return parts

@@ -21,8 +21,32 @@ from blocks.errors import UserError
 
 REQUIRED = ("study", "budget", "tolerance", "arms", "rows", "ratios", "crossovers", "subject", "verdict")
 COLUMNS = (
-    *("level", "mode", "tokens", "batch", "compiled", "arm", "status", "reason", "tokens_per_second", "ms", "ms_low", "ms_high"),
-    *("peak_bytes", "state_bytes", "settled_bytes", "flops", "executed_flops", "gemm_rate", "mfu", "hfu", "parameters", "compile_seconds"),
+    *(
+        "level",
+        "mode",
+        "tokens",
+        "batch",
+        "compiled",
+        "arm",
+        "status",
+        "reason",
+        "tokens_per_second",
+        "ms",
+        "ms_low",
+        "ms_high",
+    ),
+    *(
+        "peak_bytes",
+        "state_bytes",
+        "settled_bytes",
+        "flops",
+        "executed_flops",
+        "gemm_rate",
+        "mfu",
+        "hfu",
+        "parameters",
+        "compile_seconds",
+    ),
 )
 STATED = (1024, 4096, 16384)  # lengths whose ratios the verdict says, where they were measured
 DRIFT = 1.5  # fastest over slowest GEMM rate of a study, above which its machine was not the same all along
@@ -30,7 +54,9 @@ MODES = ("forward", "step", "prefill", "decode")
 LEVELS = ("mixer", "layer", "model")
 
 
-def summarise(planned: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, command: str, clock: str) -> dict[str, Any]:
+def summarise(
+    planned: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, command: str, clock: str
+) -> dict[str, Any]:
     """The content of study.json."""
     pairs = ratios(rows, planned["subject"])
     crossings = crossovers(pairs)
@@ -52,8 +78,12 @@ def verdict(study: Mapping[str, Any]) -> str:
     lines = []
     for peer in (arm["name"] for arm in study["arms"] if arm["name"] != study["subject"]):
         said = []
-        ratios_here = [r for r in study["ratios"] if (r["level"], r["peer"], r["compiled"]) == ("model", peer, False)]
-        crossings_here = [c for c in study["crossovers"] if (c["level"], c["peer"], c["compiled"]) == ("model", peer, False)]
+        ratios_here = [
+            r for r in study["ratios"] if (r["level"], r["peer"], r["compiled"]) == ("model", peer, False)
+        ]
+        crossings_here = [
+            c for c in study["crossovers"] if (c["level"], c["peer"], c["compiled"]) == ("model", peer, False)
+        ]
         for mode in MODES:
             at = {r["tokens"]: r for r in ratios_here if r["mode"] == mode}
             if not at:
@@ -61,11 +91,15 @@ def verdict(study: Mapping[str, Any]) -> str:
             shown = [t for t in STATED if t in at] or sorted({min(at), max(at)})
             values = " / ".join(f"{at[t]['ratio']:.2f}" for t in shown)
             found = next(c for c in crossings_here if c["mode"] == mode)
-            said.append(f"{mode} {values} at {' / '.join(f'{t:,}' for t in shown)} tokens, faster from: {words(found)}")
+            said.append(
+                f"{mode} {values} at {' / '.join(f'{t:,}' for t in shown)} tokens, faster from: {words(found)}"
+            )
         if said:
             lines.append(f"{study['subject']} against {peer} (above 1 it is faster): {'; '.join(said)}.")
     if not lines:
-        lines.append("No two whole models were measured at the same length, so they cannot be compared; the tables show all measurements.")
+        lines.append(
+            "No two whole models were measured at the same length, so they cannot be compared; the tables show all measurements."
+        )
     if not study["matched"]:
         lines.insert(0, "The parameters are not matched, so this is not a comparison at equal size.")
     return " ".join(lines)
@@ -101,7 +135,9 @@ def load(folder: Path) -> dict[str, Any]:
     lacking = [key for key in REQUIRED if key not in study]
     if lacking:
         raise UserError(f"{path} lacks {', '.join(lacking[:3])}; run `arch-lab compare` again to rewrite it")
-    budget = Budget.from_options({**study["budget"], "tokens": 1, "tolerance": study["tolerance"]}, where="the stored budget")
+    budget = Budget.from_options(
+        {**study["budget"], "tokens": 1, "tolerance": study["tolerance"]}, where="the stored budget"
+    )
     misses = check([{**arm, "deviation": deviations(arm, study["budget"])} for arm in study["arms"]], budget)
     if misses and study.get("override") is not True:
         raise BudgetError(f"{path}: refused: {misses[0].text}; arms that are not matched are not compared")

@@ -43,7 +43,9 @@ class Throughput:
 
     config: type[Config] = ThroughputConfig
 
-    def plan(self, study: str, *, overrides: list[str], data_root: str | None, threads: int | None) -> dict[str, Any]:
+    def plan(
+        self, study: str, *, overrides: list[str], data_root: str | None, threads: int | None
+    ) -> dict[str, Any]:
         config = _open(study, overrides, data_root, threads)
         return build_plan(config)
 
@@ -60,7 +62,12 @@ class Throughput:
         if observer is None:
             from arch_lab.throughput.terminal import Terminal
 
-            given: dict[str, Any] = {"overrides": overrides, "output": output, "data_root": data_root, "threads": threads}
+            given: dict[str, Any] = {
+                "overrides": overrides,
+                "output": output,
+                "data_root": data_root,
+                "threads": threads,
+            }
             return followed(Terminal(), lambda terminal: self.compare(study, **given, observer=terminal))
         config = _open(study, overrides, data_root, threads)
         return run(config, Path(output) / config.name, observer, command_of(study, overrides, None))
@@ -87,7 +94,9 @@ def _open(study: str, overrides: list[str], data_root: str | None, threads: int 
         raise ConfigError("--data-root: a throughput study reads no data; leave it out")
     config = open_throughput(study, overrides)
     if config.dtype == "bfloat16" and not torch.cuda.is_available():
-        raise ConfigError(f"study {config.name!r}: dtype bfloat16 is 16 to 60 times slower on most processors; use float32, or a GPU")
+        raise ConfigError(
+            f"study {config.name!r}: dtype bfloat16 is 16 to 60 times slower on most processors; use float32, or a GPU"
+        )
     use_threads(threads if threads is not None else config.threads)
     return config
 
@@ -101,18 +110,32 @@ def build_plan(config: ThroughputConfig) -> dict[str, Any]:
     Raises: BudgetError when an arm cannot meet the budget, or a fixed shape misses it; ConfigError for options that do not fit.
     """
     budget = config.budget.for_solver()
-    found = solved(config.arms, config.experiment, budget, vocabulary=config.vocabulary, tokens=config.match_length)
+    found = solved(
+        config.arms, config.experiment, budget, vocabulary=config.vocabulary, tokens=config.match_length
+    )
     arms: list[dict[str, Any]] = []
     for arm, (recipe_, shape) in zip(config.arms, found, strict=True):
 
         def counts(tokens: int, recipe_: Any = recipe_, shape: Any = shape) -> Any:
-            return ledger(recipe_.config(shape, vocabulary=config.vocabulary, max_tokens=tokens), tokens=tokens, batch=1)
+            return ledger(
+                recipe_.config(shape, vocabulary=config.vocabulary, max_tokens=tokens), tokens=tokens, batch=1
+            )
 
         book = counts(config.match_length)
-        facts: dict[str, Any] = {"name": arm.name, "architecture": arm.architecture, "options": arm.options, **asdict(shape)}
-        facts |= {"parameters": book.parameters, "parameters_at": {str(t): counts(t).parameters["total"] for t in sorted(config.lengths)}}
+        facts: dict[str, Any] = {
+            "name": arm.name,
+            "architecture": arm.architecture,
+            "options": arm.options,
+            **asdict(shape),
+        }
+        facts |= {
+            "parameters": book.parameters,
+            "parameters_at": {str(t): counts(t).parameters["total"] for t in sorted(config.lengths)},
+        }
         at_match = recipe_.config(shape, vocabulary=config.vocabulary, max_tokens=config.match_length)
-        facts["code"] = trial_code([at_match.build("meta"), recipe_], also=[(Timer.__module__, Timer.__name__)])
+        facts["code"] = trial_code(
+            [at_match.build("meta"), recipe_], also=[(Timer.__module__, Timer.__name__)]
+        )
         facts["deviation"] = deviations(facts, config.budget.to_json())
         arms.append({**facts, "components": [asdict(c) for c in book.components]})
     misses = check(arms, budget)
@@ -160,13 +183,21 @@ def _estimate(config: ThroughputConfig, arms: list[dict[str, Any]], group: Group
 # --- run --------------------------------------------------------------------------------------------------------------
 
 
-def run(config: ThroughputConfig, folder: Path, observer: Observer, command: str, timer: Callable[..., Timer] = Timer) -> dict[str, Any]:
+def run(
+    config: ThroughputConfig,
+    folder: Path,
+    observer: Observer,
+    command: str,
+    timer: Callable[..., Timer] = Timer,
+) -> dict[str, Any]:
     """Everything after the configuration. Raises: UserError before anything is timed wherever that is possible."""
     with files.folder_lock(folder, "arch-lab compare"):
         return _run(config, folder, observer, command, timer)
 
 
-def _run(config: ThroughputConfig, folder: Path, observer: Observer, command: str, timer: Callable[..., Timer]) -> dict[str, Any]:
+def _run(
+    config: ThroughputConfig, folder: Path, observer: Observer, command: str, timer: Callable[..., Timer]
+) -> dict[str, Any]:
     """``run`` in a folder that is locked."""
     planned = build_plan(config)
     timed_as = identity(config, planned["arms"])
@@ -177,7 +208,9 @@ def _run(config: ThroughputConfig, folder: Path, observer: Observer, command: st
     if done is not None:
         return _report_again(folder, done, observer)
     sealed.write(folder / IDENTITY, timed_as)
-    storage.write_when_changed(folder / "study.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
+    storage.write_when_changed(
+        folder / "study.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
+    )
     sealed.write(folder / storage.PLAN, {**planned, "config": config.to_dict()})
     if (folder / CELLS).is_file():
         storage.write_when_changed(folder / CELLS, _lines(rows, timed_as))  # cut back to whole groups
@@ -187,7 +220,9 @@ def _run(config: ThroughputConfig, folder: Path, observer: Observer, command: st
     verify(planned["arms"], folder, **sizes, certify=certify, gate=gate, observer=observer)
     names = {(r["level"], r["mode"], r["tokens"], r["compiled"]) for r in rows}
     clock = timer(config, planned["arms"], rows)
-    work = {(g["level"], g["mode"], g["tokens"], g["compiled"]): g["estimate_seconds"] for g in planned["groups"]}
+    work = {
+        (g["level"], g["mode"], g["tokens"], g["compiled"]): g["estimate_seconds"] for g in planned["groups"]
+    }
     observer("groups", {"work": list(work.values())})
     for group in config.groups():
         place = (group.level, group.mode, group.tokens, group.compiled)
@@ -200,7 +235,12 @@ def _run(config: ThroughputConfig, folder: Path, observer: Observer, command: st
         _append(folder / CELLS, _lines(timed, timed_as))
         rows += timed
         observer("timed", {**facts, "rows": timed})
-    study = summarise(planned, rows, command=command, clock="processor" if clock_here().__name__ == "process_time" else "wall")
+    study = summarise(
+        planned,
+        rows,
+        command=command,
+        clock="processor" if clock_here().__name__ == "process_time" else "wall",
+    )
     study = sealed.seal({**study, "identity": _study_identity(config, timed_as)})
     _write_all(folder, study)
     observer("report", {"study": study, "report": str(folder / "report.html"), "folder": str(folder)})
@@ -212,7 +252,9 @@ def _study_identity(config: ThroughputConfig, timed_as: dict[str, Any]) -> str:
     return digest([config.to_dict(), timed_as, judge_fingerprint("throughput")])
 
 
-def _unchanged(config: ThroughputConfig, folder: Path, timed_as: dict[str, Any], rows: list[Row]) -> dict[str, Any] | None:
+def _unchanged(
+    config: ThroughputConfig, folder: Path, timed_as: dict[str, Any], rows: list[Row]
+) -> dict[str, Any] | None:
     """The stored study where this very call has already ended and every time is there; None otherwise."""
     stored = sealed.read_or_none(folder / storage.STUDY)
     if stored is None or stored.get("identity") != _study_identity(config, timed_as):
@@ -267,9 +309,13 @@ def kept(folder: Path, config: ThroughputConfig, timed_as: dict[str, Any]) -> li
     for number, line in enumerate(lines, 1):
         row = _row(line, timed_as)
         if row is not None:
-            groups.setdefault((row["level"], row["mode"], row["tokens"], row["compiled"]), {})[row["arm"]] = row
+            groups.setdefault((row["level"], row["mode"], row["tokens"], row["compiled"]), {})[row["arm"]] = (
+                row
+            )
         elif number < len(lines) or line.endswith("}"):
-            raise sealed.DamagedError(f"{path}, line {number}, was edited or damaged after it was written; delete {folder} to time again")
+            raise sealed.DamagedError(
+                f"{path}, line {number}, was edited or damaged after it was written; delete {folder} to time again"
+            )
     names = [arm.name for arm in config.arms]
     return [group[name] for group in groups.values() if set(names) <= set(group) for name in names]
 
@@ -289,7 +335,9 @@ def _checksum(row: Row, timed_as: dict[str, Any]) -> str:
 
 
 def _lines(rows: list[Row], timed_as: dict[str, Any]) -> str:
-    return "".join(json.dumps({**row, sealed.CHECKSUM: _checksum(row, timed_as)}, allow_nan=False) + "\n" for row in rows)
+    return "".join(
+        json.dumps({**row, sealed.CHECKSUM: _checksum(row, timed_as)}, allow_nan=False) + "\n" for row in rows
+    )
 
 
 def _append(path: Path, lines: str) -> None:

@@ -16,8 +16,17 @@ from arch_lab.throughput.results import LEVELS, MODES
 from arch_lab.throughput.timing import MEASURED
 
 Study = Mapping[str, Any]
-TITLES = {"mixer": "sequence mixer alone (mean layer)", "layer": "one layer (mean layer)", "model": "whole model"}
-UNITS = {"forward": "forward", "step": "training step", "prefill": "prefill of one prompt", "decode": "decoding after T tokens"}
+TITLES = {
+    "mixer": "sequence mixer alone (mean layer)",
+    "layer": "one layer (mean layer)",
+    "model": "whole model",
+}
+UNITS = {
+    "forward": "forward",
+    "step": "training step",
+    "prefill": "prefill of one prompt",
+    "decode": "decoding after T tokens",
+}
 
 
 def series_of(study: Study) -> list[tuple[str, str, bool]]:
@@ -46,7 +55,14 @@ def all_tables(study: Study) -> Iterator[Table]:
 
 def arms(study: Study) -> Table:
     axis = study["budget"]["match_on"]
-    heads = ["arm", "architecture", "width × depth, ffn", f"parameters ({axis})", "off budget", "with the embedding"]
+    heads = [
+        "arm",
+        "architecture",
+        "width × depth, ffn",
+        f"parameters ({axis})",
+        "off budget",
+        "with the embedding",
+    ]
     longest = max(int(t) for t in study["arms"][0]["parameters_at"])
     rows = []
     for arm in study["arms"]:
@@ -56,9 +72,17 @@ def arms(study: Study) -> Table:
         size = f"{arm['width']} × {arm['depth']}, {arm['ffn_width']}"
         described = arm["architecture"] + (f" ({options})" if options else "")
         total = [units.percent(arm["deviation"].get("params")), f"{counts['total']:,}"]
-        rows.append([arm["name"], described, size, f"{matched:,}", *total, f"{arm['parameters_at'][str(longest)]:,}"])
+        rows.append(
+            [arm["name"], described, size, f"{matched:,}", *total, f"{arm['parameters_at'][str(longest)]:,}"]
+        )
     note = f"matched at {study['match_length']:,} tokens; parameters per position grow with T"
-    return Table(title="what was compared", headers=[*heads, f"at T = {longest:,}"], rows=rows, note=note, words=(0, 1, 2))
+    return Table(
+        title="what was compared",
+        headers=[*heads, f"at T = {longest:,}"],
+        rows=rows,
+        note=note,
+        words=(0, 1, 2),
+    )
 
 
 def crossings(study: Study) -> Table:
@@ -78,18 +102,33 @@ def crossings(study: Study) -> Table:
 
 def ratio_table(study: Study, level: str) -> Table:
     pairs = [r for r in study["ratios"] if r["level"] == level]
-    columns = list(dict.fromkeys((r["peer"], r["mode"], r["compiled"]) for r in sorted(pairs, key=lambda r: MODES.index(r["mode"]))))
+    columns = list(
+        dict.fromkeys(
+            (r["peer"], r["mode"], r["compiled"]) for r in sorted(pairs, key=lambda r: MODES.index(r["mode"]))
+        )
+    )
     cells = {(r["tokens"], r["peer"], r["mode"], r["compiled"]): r for r in pairs}
     rows = []
     for tokens in sorted({r["tokens"] for r in pairs}):
         row = [f"{tokens:,}"]
         for column in columns:
             r = cells.get((tokens, *column))
-            row.append(units.DASH if r is None else f"{r['ratio']:.2f} [{r['ratio_low']:.2f}, {r['ratio_high']:.2f}]")
+            row.append(
+                units.DASH if r is None else f"{r['ratio']:.2f} [{r['ratio_low']:.2f}, {r['ratio_high']:.2f}]"
+            )
         rows.append(row)
-    heads = ["T", *(f"{_mode({'mode': mode, 'compiled': compiled})}, {peer}" for peer, mode, compiled in columns)]
+    heads = [
+        "T",
+        *(f"{_mode({'mode': mode, 'compiled': compiled})}, {peer}" for peer, mode, compiled in columns),
+    ]
     title = f"time of the peer / time of {study['subject']}, {TITLES[level]}"
-    return Table(title=title, headers=heads, rows=rows, note="median [quartiles] of interleaved pairs; above 1 it is faster", words=())
+    return Table(
+        title=title,
+        headers=heads,
+        rows=rows,
+        note="median [quartiles] of interleaved pairs; above 1 it is faster",
+        words=(),
+    )
 
 
 def speeds(study: Study, level: str, mode: str, compiled: bool) -> Table:
@@ -100,14 +139,20 @@ def speeds(study: Study, level: str, mode: str, compiled: bool) -> Table:
 
     title = f"tokens/s, {UNITS[mode]}{', compiled' if compiled else ''}, {TITLES[level]}"
     what = f"ms of {study['decode_tokens']} tokens" if mode == "decode" else "ms per call"
-    return replace(_by_arm(study, title, cell, f"in brackets {what}, median [quartiles]", level, mode, compiled), drawing="speed")
+    return replace(
+        _by_arm(study, title, cell, f"in brackets {what}, median [quartiles]", level, mode, compiled),
+        drawing="speed",
+    )
 
 
 def memory(study: Study) -> Table:
     note = "most bytes held by the tensors of one call, without weights; a step includes gradients and AdamW's moments"
     shown = [s for s in series_of(study) if s[1] != "decode"]
     shown = [s for s in shown if s[0] == "model"] or shown
-    return replace(_joined(study, "peak memory", shown, lambda row: units.memory(row["peak_bytes"]), note), drawing="memory")
+    return replace(
+        _joined(study, "peak memory", shown, lambda row: units.memory(row["peak_bytes"]), note),
+        drawing="memory",
+    )
 
 
 def states(study: Study) -> Table:
@@ -135,19 +180,42 @@ def gaps(study: Study) -> Table:
         for r in study["rows"]
         if r["status"] != MEASURED
     ]
-    return Table(title="what did not run", headers=["arm", "what", "T", "status", "why"], rows=rows, words=(0, 1, 3, 4))
+    return Table(
+        title="what did not run", headers=["arm", "what", "T", "status", "why"], rows=rows, words=(0, 1, 3, 4)
+    )
 
 
-def _by_arm(study: Study, title: str, cell: Callable[[Mapping[str, Any]], str], note: str, level: str, mode: str, compiled: bool) -> Table:
+def _by_arm(
+    study: Study,
+    title: str,
+    cell: Callable[[Mapping[str, Any]], str],
+    note: str,
+    level: str,
+    mode: str,
+    compiled: bool,
+) -> Table:
     names = [arm["name"] for arm in study["arms"]]
-    found = {(r["tokens"], r["arm"]): r for r in study["rows"] if (r["level"], r["mode"], r["compiled"]) == (level, mode, compiled)}
+    found = {
+        (r["tokens"], r["arm"]): r
+        for r in study["rows"]
+        if (r["level"], r["mode"], r["compiled"]) == (level, mode, compiled)
+    }
     lengths = sorted({tokens for tokens, _ in found})
     rows = [[f"{t:,}", *(cell(found[t, name]) for name in names)] for t in lengths]
     return Table(title=title, headers=["T", *names], rows=rows, note=note, words=())
 
 
-def _joined(study: Study, title: str, series: list[tuple[str, str, bool]], cell: Callable[[Mapping[str, Any]], str], note: str) -> Table:
-    parts = [(_mode({"mode": m, "compiled": c}), _by_arm(study, title, cell, note, lv, m, c)) for lv, m, c in series]
+def _joined(
+    study: Study,
+    title: str,
+    series: list[tuple[str, str, bool]],
+    cell: Callable[[Mapping[str, Any]], str],
+    note: str,
+) -> Table:
+    parts = [
+        (_mode({"mode": m, "compiled": c}), _by_arm(study, title, cell, note, lv, m, c))
+        for lv, m, c in series
+    ]
     rows = [[name, *row] for name, part in parts for row in part.rows]
     return Table(title=title, headers=["mode", *parts[0][1].headers], rows=rows, note=note)
 

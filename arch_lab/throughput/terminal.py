@@ -36,7 +36,10 @@ class Terminal(terminal.Terminal):
 
     def on_timed(self, facts: dict[str, Any]) -> None:
         rows = facts["rows"]
-        speeds = ", ".join(f"{r['arm']} {units.short(r['tokens_per_second']) if r['status'] == MEASURED else r['status']}" for r in rows)
+        speeds = ", ".join(
+            f"{r['arm']} {units.short(r['tokens_per_second']) if r['status'] == MEASURED else r['status']}"
+            for r in rows
+        )
         self.work_timed += facts["work"]
         self.left -= facts["work"]
         elapsed = time.monotonic() - self.clock
@@ -56,7 +59,11 @@ class Terminal(terminal.Terminal):
 
 def render_plan(plan: Mapping[str, Any], console: Console) -> None:
     """Shapes and what will be timed; nothing has been timed but one matrix product."""
-    say(console, (str(plan["study"]), "bold"), f": {units.budget_words(plan['budget'])} within {100 * plan['tolerance']:g} %")
+    say(
+        console,
+        (str(plan["study"]), "bold"),
+        f": {units.budget_words(plan['budget'])} within {100 * plan['tolerance']:g} %",
+    )
     show(tables.arms(plan), console)
     say(console)
     lengths: dict[tuple[str, str, bool], list[int]] = {}
@@ -66,7 +73,11 @@ def render_plan(plan: Mapping[str, Any], console: Console) -> None:
         lengths.setdefault(key, []).append(group["tokens"])
         seconds[key] = seconds.get(key, 0.0) + group["estimate_seconds"]
     rows = [
-        [f"{key[0]} {key[1]}{' compiled' if key[2] else ''}", ", ".join(f"{t:,}" for t in at), duration(seconds[key])]
+        [
+            f"{key[0]} {key[1]}{' compiled' if key[2] else ''}",
+            ", ".join(f"{t:,}" for t in at),
+            duration(seconds[key]),
+        ]
         for key, at in lengths.items()
     ]
     console.print(table(["timed", "sequence lengths", "about"], rows, numeric=["about"]))

@@ -34,13 +34,23 @@ Build = Callable[[dict[str, Any], Group, Settings], Contender]
 
 def clock_here() -> Callable[[], float]:
     """Processor time where one thread works: what else the machine does then disturbs less."""
-    return time.process_time if torch.get_num_threads() == 1 and not torch.cuda.is_available() else time.perf_counter
+    return (
+        time.process_time
+        if torch.get_num_threads() == 1 and not torch.cuda.is_available()
+        else time.perf_counter
+    )
 
 
 class Timer:
     """Times the groups of one study. ``before``: rows of earlier groups, from which the cost of the next length is foreseen."""
 
-    def __init__(self, config: ThroughputConfig, arms: Sequence[dict[str, Any]], before: Sequence[Row], build: Build = contender) -> None:
+    def __init__(
+        self,
+        config: ThroughputConfig,
+        arms: Sequence[dict[str, Any]],
+        before: Sequence[Row],
+        build: Build = contender,
+    ) -> None:
         self.config, self.arms, self.build = config, list(arms), build
         self.settings, self.clock = Settings.of(config), clock_here()
         self.known: dict[tuple[Any, ...], list[Row]] = {}
@@ -49,7 +59,9 @@ class Timer:
 
     def group(self, group: Group) -> list[Row]:
         """A row an arm. Raises: KeyboardInterrupt; whatever is a bug rather than a limit of this machine."""
-        rate = measure_gemm_rate(torch.bfloat16 if self.config.dtype == "bfloat16" else torch.float32, self.clock)
+        rate = measure_gemm_rate(
+            torch.bfloat16 if self.config.dtype == "bfloat16" else torch.float32, self.clock
+        )
         rows = [self._blank(arm, group, rate) for arm in self.arms]
         live: dict[int, Contender] = {}
         rounds = self.config.repeats
@@ -81,7 +93,12 @@ class Timer:
 
     def _blank(self, arm: dict[str, Any], group: Group, rate: float) -> Row:
         config = self.settings.decoder(arm, group)
-        sizes: dict[str, Any] = {"level": group.level, "mode": group.mode, "tokens": group.tokens, "batch": group.batch}
+        sizes: dict[str, Any] = {
+            "level": group.level,
+            "mode": group.mode,
+            "tokens": group.tokens,
+            "batch": group.batch,
+        }
         return {
             **sizes,
             "arm": arm["name"],
@@ -89,14 +106,20 @@ class Timer:
             "status": MEASURED,
             "reason": "",
             "flops": asked(config, **sizes),
-            "executed_flops": None if group.compiled else executed(config, **sizes, device=self.settings.device),
+            "executed_flops": None
+            if group.compiled
+            else executed(config, **sizes, device=self.settings.device),
             "gemm_rate": rate,
             "seconds": [],
         }
 
     def _warm_up(self, cell: Contender, row: Row, group: Group) -> float:
         """Seconds of one call when warm, every part of it in full; peak memory on the way."""
-        row["parameters"], row["state_bytes"], row["settled_bytes"] = cell.parameters, cell.state_bytes, cell.settled_bytes
+        row["parameters"], row["state_bytes"], row["settled_bytes"] = (
+            cell.parameters,
+            cell.state_bytes,
+            cell.settled_bytes,
+        )
         row["tokens_per_call"] = cell.tokens
         if group.compiled:
             first = time.perf_counter()
@@ -136,7 +159,10 @@ class Timer:
         median, low, high = middle(row["seconds"])
         row |= {"ms": 1e3 * median, "ms_low": 1e3 * low, "ms_high": 1e3 * high}
         row["tokens_per_second"] = row["tokens_per_call"] / median
-        row |= {"mfu": share(row["flops"], median, row["gemm_rate"]), "hfu": share(row["executed_flops"], median, row["gemm_rate"])}
+        row |= {
+            "mfu": share(row["flops"], median, row["gemm_rate"]),
+            "hfu": share(row["executed_flops"], median, row["gemm_rate"]),
+        }
 
     # --- foresight ------------------------------------------------------------------------------------------------
 
@@ -145,15 +171,24 @@ class Timer:
 
     def _foreseen(self, row: Row) -> bool:
         """Marks a row that would run too long or take too much memory, by what the lengths before it took."""
-        before = sorted((r for r in self.known.get(_series(row), []) if r["tokens"] < row["tokens"]), key=lambda r: r["tokens"])
+        before = sorted(
+            (r for r in self.known.get(_series(row), []) if r["tokens"] < row["tokens"]),
+            key=lambda r: r["tokens"],
+        )
         seconds = call_seconds(before, row)
         if seconds is not None and seconds * (LEAST_REPEATS + 1) > self.config.cell_seconds:
-            row |= {"status": TIME_OUT, "reason": f"foreseen: a call would take about {duration(seconds)}; {self._limit()}"}
+            row |= {
+                "status": TIME_OUT,
+                "reason": f"foreseen: a call would take about {duration(seconds)}; {self._limit()}",
+            }
             row["call_seconds"] = seconds  # a guess that the next length is guessed from
             return True
         wanted, free = peak_foreseen(before, row), free_bytes()
         if wanted is not None and free is not None and wanted > MARGIN * free:
-            row |= {"status": NO_MEMORY, "reason": f"foreseen: about {wanted / 2**30:.1f} GiB of {free / 2**30:.1f} GiB that are free"}
+            row |= {
+                "status": NO_MEMORY,
+                "reason": f"foreseen: about {wanted / 2**30:.1f} GiB of {free / 2**30:.1f} GiB that are free",
+            }
             return True
         return False
 

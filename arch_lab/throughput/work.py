@@ -73,7 +73,9 @@ def _cost(config: BlockConfig, tokens: int) -> Cost:
         return config.build().cost(tokens)
 
 
-def executed(config: DecoderConfig, *, level: str, mode: str, tokens: int, batch: int, device: str = "cpu") -> float | None:
+def executed(
+    config: DecoderConfig, *, level: str, mode: str, tokens: int, batch: int, device: str = "cpu"
+) -> float | None:
     """FLOPs that one call executes on ``device``, of a mean layer where the level is not the model; None where that is not known."""
     canonical = asked(config, level=level, mode=mode, tokens=tokens, batch=batch)
     if canonical is None or mode not in ("forward", "step"):
@@ -97,18 +99,28 @@ def _beyond(mixer: BlockConfig, *, step: bool, tokens: int, batch: int, device: 
     if not isinstance(mixer, AttentionConfig):
         return None
     softcap: float | None = getattr(mixer, "softcap", None)
-    backend = backend_of(tokens=tokens, window=mixer.window, softcap=softcap, head_width=mixer.channels, device=device).implementation
+    backend = backend_of(
+        tokens=tokens, window=mixer.window, softcap=softcap, head_width=mixer.channels, device=device
+    ).implementation
     products = PRODUCTS.get((backend, softcap is not None), (None, None))[step]
     if products is None:
         return None
     pairs = tokens**2 if backend == "masked" else _tiled_pairs(tokens, mixer.heads, mixer.window)
     allowed = attended_pairs(tokens, window=mixer.window)
-    return float(2 * mixer.channels * mixer.heads * batch * (products * pairs - 2 * (TRAINING if step else 1) * allowed))
+    return float(
+        2
+        * mixer.channels
+        * mixer.heads
+        * batch
+        * (products * pairs - 2 * (TRAINING if step else 1) * allowed)
+    )
 
 
 def _tiled_pairs(tokens: int, heads: int, window: int | None) -> int:
     span = Span.of(causal=True, window=window).within(tokens, tokens)
-    return sum((tile.last - tile.first) * (tile.stop - tile.start) for tile in tiles(tokens, tokens, heads, span))
+    return sum(
+        (tile.last - tile.first) * (tile.stop - tile.start) for tile in tiles(tokens, tokens, heads, span)
+    )
 
 
 def _convolution(config: M2MixerConfig, *, step: bool, tokens: int, batch: int, device: str) -> float | None:
@@ -120,7 +132,9 @@ def _convolution(config: M2MixerConfig, *, step: bool, tokens: int, batch: int, 
     # ``executed_flops`` of a built block would ask the device its parameters lie on, which is none here
     chosen = [_choose(config, tokens, batch, device) for _ in convolutions]
     if not step:
-        canonical = sum(c.cost(tokens).forward(batch) - c.filter.cost(tokens).forward(batch) for c in convolutions)
+        canonical = sum(
+            c.cost(tokens).forward(batch) - c.filter.cost(tokens).forward(batch) for c in convolutions
+        )
         return float(sum(flops for _, flops in chosen) - canonical)
     if any(algorithm != "fft" for algorithm, _ in chosen):
         return None  # the graph on the meta device is that of the transform
@@ -130,4 +144,6 @@ def _convolution(config: M2MixerConfig, *, step: bool, tokens: int, batch: int, 
 def _choose(config: M2MixerConfig, tokens: int, batch: int, device: str) -> tuple[str, int]:
     causal, width = config.causal, config.width
     algorithm = choose(batch=batch, tokens=tokens, taps=tokens, causal=causal, device=device).implementation
-    return algorithm, algorithm_flops(algorithm, batch=batch, channels=width, tokens=tokens, taps=tokens, causal=causal)
+    return algorithm, algorithm_flops(
+        algorithm, batch=batch, channels=width, tokens=tokens, taps=tokens, causal=causal
+    )

@@ -30,10 +30,14 @@ class RandomState(Callback):
     def __init__(self) -> None:
         self.saved: Tensor | None = None
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         checkpoint["rng"] = torch.get_rng_state()
 
-    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         self.saved = checkpoint.get("rng")  # a checkpoint may be older than this callback
 
     def on_train_batch_start(self, *_: Any) -> None:
@@ -54,7 +58,9 @@ class Divergence(Callback):
         self.average: float | None = None
         self.diverged = False
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
         if trainer.global_step % self.check_every:
             return
         loss = float(outputs["loss"])
@@ -106,19 +112,30 @@ class RunLog(Callback):
     def on_train_batch_start(self, *_: Any) -> None:
         self._started = time.perf_counter()
 
-    def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Any) -> None:
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Any
+    ) -> None:
         if (trainer.global_step + 1) % self.every == 0:  # before clipping, which is what tells of trouble
             norms = torch._foreach_norm([p.grad for p in module.parameters() if p.grad is not None])
             self.gradient_norm = float(torch.linalg.vector_norm(torch.stack(norms)))
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
         loss = float(outputs["loss"]) if trainer.global_step % self.every == 0 else None
         elapsed = time.perf_counter() - self._started
         self.seconds += elapsed
         self.step_seconds.append(elapsed)
         if loss is not None:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
-            self.add({**self.axes(trainer.global_step), "train_loss": loss, "learning_rate": rate, "gradient_norm": self.gradient_norm})
+            self.add(
+                {
+                    **self.axes(trainer.global_step),
+                    "train_loss": loss,
+                    "learning_rate": rate,
+                    "gradient_norm": self.gradient_norm,
+                }
+            )
             self.loss = loss
         self.progress(trainer.global_step, self.loss)
 
@@ -129,7 +146,12 @@ class RunLog(Callback):
 
     def axes(self, step: int) -> dict[str, Any]:
         tokens = step * self.tokens_per_step
-        return {"step": step, "tokens": tokens, "flops": tokens * self.flops_per_token, "seconds": self.seconds}
+        return {
+            "step": step,
+            "tokens": tokens,
+            "flops": tokens * self.flops_per_token,
+            "seconds": self.seconds,
+        }
 
     def add(self, record: dict[str, Any]) -> None:
         record = {k: (v if not isinstance(v, float) or math.isfinite(v) else None) for k, v in record.items()}
@@ -142,14 +164,20 @@ class RunLog(Callback):
         files.write_text(self.path, "".join(json.dumps(r) + "\n" for r in self.records))
 
     def median_step_seconds(self) -> float:
-        settled = sorted(self.step_seconds[3:] or self.step_seconds)  # the first steps pay for warm-up of caches
+        settled = sorted(
+            self.step_seconds[3:] or self.step_seconds
+        )  # the first steps pay for warm-up of caches
         return settled[len(settled) // 2] if settled else float("nan")
 
     def state_dict(self) -> dict[str, Any]:
         return {"records": self.records, "seconds": self.seconds, "step_seconds": self.step_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.records, self.seconds, self.step_seconds = state_dict["records"], state_dict["seconds"], state_dict["step_seconds"]
+        self.records, self.seconds, self.step_seconds = (
+            state_dict["records"],
+            state_dict["seconds"],
+            state_dict["step_seconds"],
+        )
 
 
 class Keeper(Callback):
@@ -159,7 +187,9 @@ class Keeper(Callback):
     there would resume to other numbers. A second signal does not wait.
     """
 
-    def __init__(self, folder: Path, *, seconds: float, failure: Callable[[], Exception | None] = lambda: None) -> None:
+    def __init__(
+        self, folder: Path, *, seconds: float, failure: Callable[[], Exception | None] = lambda: None
+    ) -> None:
         """``failure()``: what happened beside the training and ends the run once it is saved; None: nothing."""
         self.path, self.seconds, self.failure = folder / CHECKPOINT, seconds, failure
         self._deferring = False
@@ -168,7 +198,9 @@ class Keeper(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self._deferring:
-            signal.signal(signal.SIGTERM, self._on_signal)  # Lightning's own would end a validation in its middle
+            signal.signal(
+                signal.SIGTERM, self._on_signal
+            )  # Lightning's own would end a validation in its middle
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         failure, unfinished = self.failure(), trainer.global_step < trainer.max_steps
@@ -187,7 +219,9 @@ class Keeper(Callback):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {
+            number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         self._deferring = True
         try:
             yield

@@ -14,7 +14,15 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import Tensor
 
-from arch_lab.data import DataConfig, OrderedLoader, PreparedData, WindowOrder, evaluation_batches, evaluation_windows, prepare
+from arch_lab.data import (
+    DataConfig,
+    OrderedLoader,
+    PreparedData,
+    WindowOrder,
+    evaluation_batches,
+    evaluation_windows,
+    prepare,
+)
 from arch_lab.training.scoring import slice_rows
 
 SCORED_TOKENS = 8192
@@ -85,7 +93,10 @@ class PreparedDataModule(pl.LightningDataModule):
 
         With a large vocabulary, as many as ``LOGIT_BYTES`` of logits allow.
         """
-        return min(max(self.batch, SCORED_TOKENS // self.tokens), max(1, slice_rows(self.data.vocabulary) // self.tokens))
+        return min(
+            max(self.batch, SCORED_TOKENS // self.tokens),
+            max(1, slice_rows(self.data.vocabulary) // self.tokens),
+        )
 
     def predict_dataloader(self) -> SplitLoader:
         return self.test_dataloader()
@@ -135,10 +146,14 @@ class TextDataModule(PreparedDataModule):
         cache: str = ".cache/arch_lab",
     ) -> None:
         arguments = locals()
-        options = {field.name: arguments[field.name] for field in fields(DataConfig) if field.name in arguments}
+        options = {
+            field.name: arguments[field.name] for field in fields(DataConfig) if field.name in arguments
+        }
         options["tokenizer"] = tokenizer or {"kind": "bytes"}
         config = DataConfig.from_options(options, where="data")
-        super().__init__(prepare(config, Path(cache)), tokens=sequence_length, batch=batch_size, seed=seed, steps=steps)
+        super().__init__(
+            prepare(config, Path(cache)), tokens=sequence_length, batch=batch_size, seed=seed, steps=steps
+        )
         root = str(config.folder.resolve()) if source == "files" else root
         sizes = {"sequence_length": sequence_length, "batch_size": batch_size, "seed": seed}
         self.settings: dict[str, Any] = {**options, "root": root, **sizes}  # a checkpoint carries them

@@ -37,7 +37,9 @@ class Losses(Callback):
     def __init__(self) -> None:
         self.values: list[float] = []
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
         self.values.append(float(outputs["loss"]))
 
 
@@ -56,7 +58,11 @@ def fit(
     Raises: KeyboardInterrupt after Ctrl-C.
     """
     losses = Losses()
-    source = {"datamodule": loader} if isinstance(loader, pl.LightningDataModule) else {"train_dataloaders": loader}
+    source = (
+        {"datamodule": loader}
+        if isinstance(loader, pl.LightningDataModule)
+        else {"train_dataloaders": loader}
+    )
     with quiet_lightning(), raising_signals():
         trainer = plain_trainer(
             max_steps=steps,
@@ -67,7 +73,9 @@ def fit(
         )
         trainer.fit(module.train(), **source)
     finite = not losses.values or math.isfinite(losses.values[-1])
-    return FitResult(steps=trainer.global_step, losses=tuple(losses.values), diverged=not finite or _stopped(callbacks))
+    return FitResult(
+        steps=trainer.global_step, losses=tuple(losses.values), diverged=not finite or _stopped(callbacks)
+    )
 
 
 def predict(module: pl.LightningModule, loader: Iterable[Any]) -> list[Any]:

@@ -21,9 +21,17 @@ from arch_lab.training.optimizer import GroupRule, OptimizerConfig, optimizer_an
 from arch_lab.training.scoring import at_least_float32, token_nats
 from blocks.errors import ConfigError
 
-StartFrom = Callable[[nn.Module, str, Tokenizer], None]  # (model, path of a checkpoint, tokenizer of the data)
+StartFrom = Callable[
+    [nn.Module, str, Tokenizer], None
+]  # (model, path of a checkpoint, tokenizer of the data)
 TOKENIZER = "tokenizer"  # key of a checkpoint: Tokenizer.to_dict()
-OPTIMIZER_KEYS = ("weight_decay", "beta1", "beta2", "warmup_fraction", "final_fraction")  # hyper-parameters that are options of it
+OPTIMIZER_KEYS = (
+    "weight_decay",
+    "beta1",
+    "beta2",
+    "warmup_fraction",
+    "final_fraction",
+)  # hyper-parameters that are options of it
 READING = "reading"  # key of a checkpoint: how its text was cut into documents and counted, and the tokens of a sequence
 RUN = "run"  # key of a checkpoint of fit: {data: options, fingerprint, precision}, all that scoring it again needs
 
@@ -88,11 +96,17 @@ class LanguageModel(pl.LightningModule):
         source = self.hparams.get("initialise_from")
         if stage == "fit" and source:
             if self.start_from is None:
-                raise ConfigError("initialise_from: assign arch_lab.checkpoints.start_from to the start_from of this module")
+                raise ConfigError(
+                    "initialise_from: assign arch_lab.checkpoints.start_from to the start_from of this module"
+                )
             self.start_from(self.model, source, data.tokenizer)
         widths = torch.from_numpy(data.token_bytes)
-        self.tune_metrics = language_metrics(widths, words=data.tune.words, text_bytes=data.tune.bytes).to(self.device)
-        self.final_metrics = language_metrics(widths, words=data.validation.words, text_bytes=data.validation.bytes).to(self.device)
+        self.tune_metrics = language_metrics(widths, words=data.tune.words, text_bytes=data.tune.bytes).to(
+            self.device
+        )
+        self.final_metrics = language_metrics(
+            widths, words=data.validation.words, text_bytes=data.validation.bytes
+        ).to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint stands alone: it carries the tokenizer of its ids, and one of fit the options of its data."""
@@ -103,11 +117,17 @@ class LanguageModel(pl.LightningModule):
             checkpoint[TOKENIZER] = tokenizer.to_dict()
         config = getattr(data, "config", None)
         if tokenizer is not None and config is not None:  # text; an experiment may prepare anything else
-            cut = {name: getattr(config, name) for name in ("document_start", "text_column", "count_line_ends")}
+            cut = {
+                name: getattr(config, name) for name in ("document_start", "text_column", "count_line_ends")
+            }
             checkpoint[READING] = {**cut, "sequence_length": source.tokens}
         settings = getattr(source, "settings", None)
         if data is not None and settings is not None:
-            checkpoint[RUN] = {"data": settings, "fingerprint": data.fingerprint, "precision": str(self.trainer.precision)}
+            checkpoint[RUN] = {
+                "data": settings,
+                "fingerprint": data.fingerprint,
+                "precision": str(self.trainer.precision),
+            }
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.model(tokens)
@@ -153,11 +173,16 @@ class LanguageModel(pl.LightningModule):
         for config in self.trainer.lr_scheduler_configs:
             scheduler: Any = config.scheduler
             scheduler.base_lrs = [rate * ratio for rate in scheduler.base_lrs]
-            for group, rate, factor in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+            for group, rate, factor in zip(
+                scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+            ):
                 group["initial_lr"], group["lr"] = rate, rate * factor(scheduler.last_epoch)
 
     def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
     ) -> None:
         """As Lightning clips, also in bfloat16: there is no loss scale to undo, though its plug-in assumes one of a fused optimizer."""
         plugin = self.trainer.precision_plugin
@@ -167,7 +192,9 @@ class LanguageModel(pl.LightningModule):
             else:
                 torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
             return
-        self.clip_gradients(optimizer, gradient_clip_val=gradient_clip_val, gradient_clip_algorithm=gradient_clip_algorithm)
+        self.clip_gradients(
+            optimizer, gradient_clip_val=gradient_clip_val, gradient_clip_algorithm=gradient_clip_algorithm
+        )
 
     def configure_optimizers(self) -> Any:
         h: Any = self.hparams  # torch types it as a plain mapping; Lightning gives it attributes
@@ -179,4 +206,6 @@ class LanguageModel(pl.LightningModule):
         if steps < 1:
             steps = int(self.trainer.estimated_stepping_batches)
         options = OptimizerConfig(**{name: h[name] for name in OPTIMIZER_KEYS})
-        return optimizer_and_schedule(self.model, options, learning_rate=h.learning_rate, steps=steps, rules=rules, fused=fused)
+        return optimizer_and_schedule(
+            self.model, options, learning_rate=h.learning_rate, steps=steps, rules=rules, fused=fused
+        )

@@ -27,10 +27,14 @@ NO_DECAY = ("*embedding*", "*positions*")
 
 
 # each option with its bounds and its sentence; a configuration that only changes a default names the type again
-DecayOption = Annotated[WeightDecay, Doc("Weight decay of AdamW for matrices; vectors and tables do not decay.")]
+DecayOption = Annotated[
+    WeightDecay, Doc("Weight decay of AdamW for matrices; vectors and tables do not decay.")
+]
 Beta1Option = Annotated[Beta, Doc("Decay of AdamW's mean of gradients.")]
 Beta2Option = Annotated[Beta, Doc("Decay of AdamW's mean of squared gradients.")]
-WarmupOption = Annotated[WarmupFraction, Doc("Share of the steps over which the learning rate rises from zero.")]
+WarmupOption = Annotated[
+    WarmupFraction, Doc("Share of the steps over which the learning rate rises from zero.")
+]
 FinalOption = Annotated[FinalFraction, Doc("Learning rate of the last step as a share of the highest.")]
 ClipOption = Annotated[ClipNorm, Doc("Largest gradient norm; longer gradients are scaled down to it.")]
 
@@ -60,14 +64,24 @@ class GroupRule(Config):
 
     name: Annotated[str, Length(1, 100), Doc("Name of the group in plans; not decay or no_decay.")]
     match: Annotated[
-        tuple[str, ...], Length(1, 100), Doc("Shell patterns over parameter names, such as layers.0.mixer.long.filter.positions.")
+        tuple[str, ...],
+        Length(1, 100),
+        Doc("Shell patterns over parameter names, such as layers.0.mixer.long.filter.positions."),
     ]
-    rate: Annotated[float, Bounds(above=0, maximum=1e6), Doc("Factor that multiplies the learning rate.")] = 1.0
-    weight_decay: Annotated[float | None, Bounds(minimum=0, maximum=1e3), Doc("Weight decay of the group; null: as without a rule.")] = None
+    rate: Annotated[float, Bounds(above=0, maximum=1e6), Doc("Factor that multiplies the learning rate.")] = (
+        1.0
+    )
+    weight_decay: Annotated[
+        float | None,
+        Bounds(minimum=0, maximum=1e3),
+        Doc("Weight decay of the group; null: as without a rule."),
+    ] = None
 
     def __post_init__(self) -> None:
         if self.name in ("decay", "no_decay"):
-            raise ConfigError(f"optimizer group {self.name!r}: the name is taken; choose one other than decay and no_decay")
+            raise ConfigError(
+                f"optimizer group {self.name!r}: the name is taken; choose one other than decay and no_decay"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +95,13 @@ class Group:
     rate: float = 1.0
 
 
-def groups(model: nn.Module, *, weight_decay: float, no_decay: Sequence[str] = NO_DECAY, rules: Sequence[GroupRule] = ()) -> list[Group]:
+def groups(
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    no_decay: Sequence[str] = NO_DECAY,
+    rules: Sequence[GroupRule] = (),
+) -> list[Group]:
     """Every trainable parameter in exactly one group (asserted). A rule without a decay of its own makes up to two groups."""
     members: dict[tuple[str, float, float], list[tuple[str, int]]] = {}
     for name, parameter in model.named_parameters():
@@ -94,12 +114,20 @@ def groups(model: nn.Module, *, weight_decay: float, no_decay: Sequence[str] = N
         elif rule.weight_decay is not None:
             key = (rule.name, rule.weight_decay, rule.rate)
         else:
-            key = (f"{rule.name}, no_decay", 0.0, rule.rate) if spared else (rule.name, weight_decay, rule.rate)
+            key = (
+                (f"{rule.name}, no_decay", 0.0, rule.rate) if spared else (rule.name, weight_decay, rule.rate)
+            )
         members.setdefault(key, []).append((name, parameter.numel()))
     # in a fixed order whatever the order of parameters: checkpoints hold optimizer state by position
     order = ["decay", "no_decay", *(label for r in rules for label in (r.name, f"{r.name}, no_decay"))]
     result = [
-        Group(name=label, weight_decay=decay, rate=rate, names=tuple(n for n, _ in sized), parameters=sum(c for _, c in sized))
+        Group(
+            name=label,
+            weight_decay=decay,
+            rate=rate,
+            names=tuple(n for n, _ in sized),
+            parameters=sum(c for _, c in sized),
+        )
         for (label, decay, rate), sized in sorted(members.items(), key=lambda item: order.index(item[0][0]))
     ]
     assert sum(g.parameters for g in result) == sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -119,7 +147,12 @@ def adamw(
     """AdamW over ``groups``; eps 1e-8."""
     parameters = dict(model.named_parameters())
     declared: list[dict[str, Any]] = [
-        {"params": [parameters[n] for n in g.names], "weight_decay": g.weight_decay, "name": g.name, "lr": learning_rate * g.rate}
+        {
+            "params": [parameters[n] for n in g.names],
+            "weight_decay": g.weight_decay,
+            "name": g.name,
+            "lr": learning_rate * g.rate,
+        }
         for g in groups(model, weight_decay=weight_decay, no_decay=no_decay, rules=rules)
     ]
     return AdamW(declared, lr=learning_rate, betas=betas, eps=1e-8, fused=fused)
@@ -143,11 +176,18 @@ def optimizer_and_schedule(
         rules=rules,
         fused=fused,
     )
-    schedule = warmup_cosine(steps, warmup_fraction=options.warmup_fraction, final_fraction=options.final_fraction)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"}}
+    schedule = warmup_cosine(
+        steps, warmup_fraction=options.warmup_fraction, final_fraction=options.final_fraction
+    )
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"},
+    }
 
 
-def warmup_cosine(total_steps: int, *, warmup_fraction: float, final_fraction: float) -> Callable[[int], float]:
+def warmup_cosine(
+    total_steps: int, *, warmup_fraction: float, final_fraction: float
+) -> Callable[[int], float]:
     """Multiplier of the peak rate at a 0-based step: linear warm-up to 1, cosine down to ``final_fraction``."""
     warmup = max(1, round(warmup_fraction * total_steps))
 

@@ -23,7 +23,9 @@ def save(trainer: pl.Trainer, path: Path, *, weights_only: bool = False) -> None
     with files.atomic_path(path) as part:
         trainer.save_checkpoint(part, weights_only=weights_only)
         checksum = file_sha256(part)
-        files.write_text(_hash_path(path), "".join(f"{line}\n" for line in [*_known_hashes(path)[-1:], checksum]))
+        files.write_text(
+            _hash_path(path), "".join(f"{line}\n" for line in [*_known_hashes(path)[-1:], checksum])
+        )
     files.write_text(_hash_path(path), checksum + "\n")
 
 

@@ -30,14 +30,20 @@ def plain_trainer(**options: Any) -> pl.Trainer:
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Lightning's tips and its advice about loaders and workers say nothing about this study."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")]
+    loggers = [
+        logging.getLogger(name)
+        for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
-            warnings.filterwarnings("ignore", message=".*(num_workers|IterableDataset|sampler|batch_size|lr_scheduler|LeafSpec|treespec).*")
+            warnings.filterwarnings(
+                "ignore",
+                message=".*(num_workers|IterableDataset|sampler|batch_size|lr_scheduler|LeafSpec|treespec).*",
+            )
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

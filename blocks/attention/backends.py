@@ -48,7 +48,9 @@ SHORT_ROW = _choice("masked", "a short row has few pairs to skip")
 CAPPED = _choice("tiled", "no fused operator takes a soft-cap; a tile's scores stay in cache")
 WINDOWED = _choice("folded", "the window leaves keys out")
 PACKED = _choice("tiled", "documents need a mask, and tiles skip the pairs it always forbids")
-CONTINUED = _choice("tiled", "queries after cached keys need a mask, and tiles skip the pairs it always forbids")
+CONTINUED = _choice(
+    "tiled", "queries after cached keys need a mask, and tiles skip the pairs it always forbids"
+)
 WIDE_WINDOW = _choice("masked", "the window is close to the whole row")
 MEDIUM_ROW = _choice("masked", "a row of this length has few pairs to skip")
 
@@ -146,5 +148,7 @@ def _requested(backend: str, able: dict[str, bool], source: str) -> Choice:
     if not able[name]:
         origin = f", named by {source}," if source else ""
         names = ", ".join(option for option, possible in able.items() if possible)
-        raise ConfigError(f"attention: backend {backend!r}{origin} cannot compute this mask or soft-cap; these can: {names}")
+        raise ConfigError(
+            f"attention: backend {backend!r}{origin} cannot compute this mask or soft-cap; these can: {names}"
+        )
     return Choice(implementation=name, reason=f"named by {source or 'the caller'}", requested=True)

@@ -53,7 +53,9 @@ class KeyValueState:
         return self.k[:, :, : self.position], self.v[:, :, : self.position]
 
 
-def empty_state(like: Tensor, *, batch: int, kv_heads: int, channels: int, window: int | None, reserve: int | None) -> KeyValueState:
+def empty_state(
+    like: Tensor, *, batch: int, kv_heads: int, channels: int, window: int | None, reserve: int | None
+) -> KeyValueState:
     """Nothing seen yet, in dtype and on the device of ``like``. ``reserve``: tokens to make room for now,
     None = grow.
     """
@@ -74,7 +76,9 @@ def extend(state: KeyValueState, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, 
     end = state.position + k.shape[2]
     if state.reserved is None:
         keys, values = _joined(state.k, k, state), _joined(state.v, v, state)
-        grown = replace(state, k=_last(keys, state.window, end), v=_last(values, state.window, end), position=end)
+        grown = replace(
+            state, k=_last(keys, state.window, end), v=_last(values, state.window, end), position=end
+        )
         return keys, values, grown
     # wraps: what is overwritten has to be read first
     if state.k.shape[2] == state.window and end > state.window:
@@ -114,10 +118,14 @@ def attend_to_all(q: Tensor, k: Tensor, v: Tensor, *, scale: float, softcap: flo
 
 def _check(state: KeyValueState, new: int) -> None:
     if state.spent:
-        raise ConfigError("decoding: this state was updated in place; use the returned state, or copy.deepcopy the state before the call")
+        raise ConfigError(
+            "decoding: this state was updated in place; use the returned state, or copy.deepcopy the state before the call"
+        )
     limit = state.reserved
     if limit is not None and state.position + new > limit:
-        raise ConfigError(f"decoding: {state.position + new} tokens do not fit the {limit} this state was reserved for; reserve more")
+        raise ConfigError(
+            f"decoding: {state.position + new} tokens do not fit the {limit} this state was reserved for; reserve more"
+        )
 
 
 def _past(entries: Tensor, state: KeyValueState) -> Tensor:

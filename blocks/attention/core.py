@@ -52,7 +52,9 @@ attention_recorder = AttentionRecorder()
 
 
 @lru_cache(maxsize=256)
-def mask_pairs(queries: int, keys: int, *, causal: bool, window: int | None, radius: Radius | None, offset: int) -> int:
+def mask_pairs(
+    queries: int, keys: int, *, causal: bool, window: int | None, radius: Radius | None, offset: int
+) -> int:
     """(query, key) pairs of one head and sequence: the True entries of the mask itself, no formula, counted
     on the CPU.
     """
@@ -96,7 +98,9 @@ def attend(
     """
     tokens, keys = q.shape[2], k.shape[2]
     if segments is not None and (offset != 0 or tokens != keys):
-        raise ConfigError("attention: segments describe whole rows; decode documents in separate rows instead")
+        raise ConfigError(
+            "attention: segments describe whole rows; decode documents in separate rows instead"
+        )
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return _attend(q, k, v, scale, causal, window, radius, softcap, segments, offset, backend)
@@ -179,7 +183,9 @@ def masked_softmax(
     if softcap is not None:
         return _capped(q, k, v, mask, scale=scale, softcap=softcap)
     grouped = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=flagged, scale=scale, enable_gqa=grouped)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=flagged, scale=scale, enable_gqa=grouped
+    )
 
 
 def _capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scale: float, softcap: float) -> Tensor:

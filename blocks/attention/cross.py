@@ -33,7 +33,9 @@ class GemmaCrossAttentionConfig(HeadsConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.memory_width is not None and self.memory_width < 1:
-            raise ConfigError(f"{type(self).__name__}: memory_width must be at least 1, got {self.memory_width}")
+            raise ConfigError(
+                f"{type(self).__name__}: memory_width must be at least 1, got {self.memory_width}"
+            )
 
 
 @dataclass(frozen=True)
@@ -81,27 +83,39 @@ class GemmaCrossAttention(CrossMixer):
         for linear in (self.query, self.key, self.value, self.out):
             linear.reset_parameters()
 
-    def forward(self, x: Tensor, memory: Tensor, segments: Tensor | None = None, memory_segments: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, memory: Tensor, segments: Tensor | None = None, memory_segments: Tensor | None = None
+    ) -> Tensor:
         if segments is not None:
             check(segments, x)
         k, v = self._read(x, memory, memory_segments)
-        return self._attend(without_padding(x, segments), k, v, memory_mask(segments, memory_segments), segments)
+        return self._attend(
+            without_padding(x, segments), k, v, memory_mask(segments, memory_segments), segments
+        )
 
     def _read(self, x: Tensor, memory: Tensor, memory_segments: Tensor | None) -> tuple[Tensor, Tensor]:
         check_memory(x, memory, memory_segments)
         memory = without_padding(memory, memory_segments)
         c = self.config.channels
-        return rearrange(self.key(memory), "b s (k c) -> b k s c", c=c), rearrange(self.value(memory), "b s (k c) -> b k s c", c=c)
+        return rearrange(self.key(memory), "b s (k c) -> b k s c", c=c), rearrange(
+            self.value(memory), "b s (k c) -> b k s c", c=c
+        )
 
-    def _attend(self, x: Tensor, k: Tensor, v: Tensor, readable: Tensor | None, segments: Tensor | None = None) -> Tensor:
+    def _attend(
+        self, x: Tensor, k: Tensor, v: Tensor, readable: Tensor | None, segments: Tensor | None = None
+    ) -> Tensor:
         q = rearrange(self.query(x), "b t (h c) -> b h t c", c=self.config.channels)
         cap = self.config.softcap
-        y = attend_memory(q, k, v, memory=k.shape[2], scale=self.scale, readable=readable, softcap=cap, segments=segments)
+        y = attend_memory(
+            q, k, v, memory=k.shape[2], scale=self.scale, readable=readable, softcap=cap, segments=segments
+        )
         return self.out(rearrange(y, "b h t c -> b t (h c)"))
 
     # --- decoding -------------------------------------------------------------------------------------------
 
-    def init_state(self, memory: Tensor, max_tokens: int, memory_segments: Tensor | None = None) -> CrossState:
+    def init_state(
+        self, memory: Tensor, max_tokens: int, memory_segments: Tensor | None = None
+    ) -> CrossState:
         """The memory's keys and values; nothing grows, so ``max_tokens`` reserves nothing."""
         k, v = self._read(memory, memory, memory_segments)
         return CrossState(k=k, v=v, readable=memory_mask(None, memory_segments))
@@ -110,7 +124,9 @@ class GemmaCrossAttention(CrossMixer):
         return self._attend(x, state.k, state.v, state.readable), state
 
     def state_bytes(self, tokens: int, memory_tokens: int) -> int:
-        return 2 * self.config.kv_heads * self.config.channels * parameter_dtype(self).itemsize * memory_tokens
+        return (
+            2 * self.config.kv_heads * self.config.channels * parameter_dtype(self).itemsize * memory_tokens
+        )
 
     # --- the ledger -----------------------------------------------------------------------------------------
 
@@ -119,4 +135,6 @@ class GemmaCrossAttention(CrossMixer):
         pairs = self.config.heads * tokens * read
         per_pair = 6 + (3 if self.config.softcap is not None else 0)
         attention = Cost(matmul=4 * self.config.channels * pairs, elementwise=per_pair * pairs)
-        return attention + total((self.query.cost(tokens), self.key.cost(read), self.value.cost(read), self.out.cost(tokens)))
+        return attention + total(
+            (self.query.cost(tokens), self.key.cost(read), self.value.cost(read), self.out.cost(tokens))
+        )

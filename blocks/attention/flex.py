@@ -27,7 +27,12 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def flex_serves(*, head_width: int, dtype: torch.dtype, device: torch.device) -> bool:
     """True where the generated kernel runs forward and backward."""
-    return device.type == "cuda" and head_width >= LEAST_HEAD_WIDTH and dtype in DTYPES and find_spec("triton") is not None
+    return (
+        device.type == "cuda"
+        and head_width >= LEAST_HEAD_WIDTH
+        and dtype in DTYPES
+        and find_spec("triton") is not None
+    )
 
 
 def flex(
@@ -49,7 +54,9 @@ def flex(
         mask = _block_mask(_allowed(span, runs(segments)), len(q), queries, keys, q.device)
     score_mod = None if softcap is None else _capped(softcap)
     attention = _kernel(q.is_cuda and not torch.compiler.is_compiling())
-    y: Tensor = attention(q, k, v, score_mod=score_mod, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    y: Tensor = attention(
+        q, k, v, score_mod=score_mod, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
     return y
 
 
@@ -90,7 +97,9 @@ def _kept_span_mask(queries: int, keys: int, span: Span, device: torch.device) -
     return _block_mask(_allowed(span, None), None, queries, keys, device)
 
 
-def _block_mask(allowed: Callable[..., Tensor], batch: int | None, queries: int, keys: int, device: torch.device) -> Any:
+def _block_mask(
+    allowed: Callable[..., Tensor], batch: int | None, queries: int, keys: int, device: torch.device
+) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
     return create_block_mask(allowed, batch, None, queries, keys, device=device)

@@ -115,7 +115,9 @@ class GemmaAttention(SequenceMixer):
         projected = rearrange(self.key(x), "b t (k c) -> b k t c", c=c)
         q = self.query_norm(rearrange(self.query(x), "b t (h c) -> b h t c", c=c))
         k = self.key_norm(projected)
-        v = self.value_norm(projected if self.value is None else rearrange(self.value(x), "b t (k c) -> b k t c", c=c))
+        v = self.value_norm(
+            projected if self.value is None else rearrange(self.value(x), "b t (k c) -> b k t c", c=c)
+        )
         if rotated_pairs(c, config.rope_fraction) == 0:
             return q, k, v
         turn = rope_tables(
@@ -130,7 +132,9 @@ class GemmaAttention(SequenceMixer):
         cos, sin = (table if table.dim() == 2 else table[:, None] for table in turn)  # one for all heads
         return rotate(q, cos, sin, drop=config.rope_drop), rotate(k, cos, sin, drop=config.rope_drop), v
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, segments: Tensor | None = None, offset: int = 0) -> Tensor:
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, *, segments: Tensor | None = None, offset: int = 0
+    ) -> Tensor:
         config = self.config
         return attend(
             q,
@@ -196,8 +200,15 @@ class GemmaAttention(SequenceMixer):
 
     def cost(self, tokens: int) -> Cost:
         config = self.config
-        pairs = config.heads * attended_pairs(tokens, causal=config.causal, window=config.window, radius=config.radius)
-        rotated = tokens * (config.heads + config.kv_heads) * 2 * rotated_pairs(config.channels, config.rope_fraction)
+        pairs = config.heads * attended_pairs(
+            tokens, causal=config.causal, window=config.window, radius=config.radius
+        )
+        rotated = (
+            tokens
+            * (config.heads + config.kv_heads)
+            * 2
+            * rotated_pairs(config.channels, config.rope_fraction)
+        )
         per_pair = 6 + (3 if self.softcap is not None else 0)
         attention = Cost(matmul=4 * config.channels * pairs, elementwise=3 * rotated + per_pair * pairs)
         projections = [block for block in (self.query, self.key, self.value, self.out) if block is not None]

@@ -34,9 +34,13 @@ class HeadsConfig(BlockConfig):
             if value is not None and value < 1:
                 raise ConfigError(f"{owner}: {name} must be at least 1, got {value}")
         if self.heads % self.kv_heads:
-            raise ConfigError(f"{owner}: heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+            raise ConfigError(
+                f"{owner}: heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})"
+            )
         if self.head_width is None and self.width % self.heads:
-            raise ConfigError(f"{owner}: width {self.width} is not a multiple of heads {self.heads}; set head_width")
+            raise ConfigError(
+                f"{owner}: width {self.width} is not a multiple of heads {self.heads}; set head_width"
+            )
         for name in POSITIVE:
             value = getattr(self, name, None)
             if value is not None and not (value > 0 and isfinite(value)):
@@ -50,4 +54,6 @@ class HeadsConfig(BlockConfig):
     def check_pairs(self) -> None:
         """Raises: ConfigError unless C is even."""
         if self.channels % 2:
-            raise ConfigError(f"{type(self).__name__}: head_width must be even (RoPE turns pairs of channels), got {self.channels}")
+            raise ConfigError(
+                f"{type(self).__name__}: head_width must be even (RoPE turns pairs of channels), got {self.channels}"
+            )

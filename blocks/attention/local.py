@@ -28,7 +28,9 @@ def fold_rows(reach: int) -> int:
     return 64 if reach >= 128 else 32
 
 
-def folded_attention(q: Tensor, k: Tensor, v: Tensor, *, span: Span, scale: float, segments: Tensor | None = None) -> Tensor:
+def folded_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, span: Span, scale: float, segments: Tensor | None = None
+) -> Tensor:
     """See ``blocks.attention.core.attend``: q (B, H, T, C), k and v (B, K, S, C) -> (B, H, T, C), any T and
     S.
 
@@ -80,7 +82,9 @@ def _edge(q: Tensor, k: Tensor, v: Tensor, *, span: Span, scale: float, ids: Ids
         mask = allowed(queries, keys, limits, device=q.device)[None, None]
         if ids is not None:
             mask = mask & together(*ids)[:, None]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=flagged, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=flagged, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
 
 
 def _body(q: Tensor, k: Tensor, v: Tensor, *, rows: int, reach: int, scale: float, ids: Ids) -> Tensor:
@@ -104,6 +108,10 @@ def _fold(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, rows: int, reach: int, 
     """
     batch = q.shape[0]
     folded = rearrange(q, "b h (n r) c -> n (b h) r c", r=rows)
-    near_k, near_v = (rearrange(x.unfold(2, rows + reach - 1, rows), "b k n c s -> n (b k) s c") for x in (k, v))
-    y = F.scaled_dot_product_attention(folded, near_k, near_v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    near_k, near_v = (
+        rearrange(x.unfold(2, rows + reach - 1, rows), "b k n c s -> n (b k) s c") for x in (k, v)
+    )
+    y = F.scaled_dot_product_attention(
+        folded, near_k, near_v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
     return rearrange(y, "n (b h) r c -> b h (n r) c", b=batch)

@@ -73,18 +73,26 @@ def check_span(owner: str, *, causal: bool, window: int | None, radius: Radius |
     range.
     """
     if causal and radius is not None:
-        raise ConfigError(f"{owner}: radius is for bidirectional attention; give window (keys including self) or causal: false")
+        raise ConfigError(
+            f"{owner}: radius is for bidirectional attention; give window (keys including self) or causal: false"
+        )
     if not causal and window is not None:
-        raise ConfigError(f"{owner}: window is for causal attention; give radius (keys on each side) or causal: true")
+        raise ConfigError(
+            f"{owner}: window is for causal attention; give radius (keys on each side) or causal: true"
+        )
     if window is not None and window < 1:
         raise ConfigError(f"{owner}: window must be at least 1 (the token itself) or null, got {window}")
     if isinstance(radius, tuple) and len(radius) != 2:
-        raise ConfigError(f"{owner}: radius must be one number or two (keys before, keys after), got {radius}")
+        raise ConfigError(
+            f"{owner}: radius must be one number or two (keys before, keys after), got {radius}"
+        )
     if radius is not None and min(sides(radius)) < 0:
         raise ConfigError(f"{owner}: radius must be at least 0 or null, got {radius}")
 
 
-def attended_pairs(tokens: int, *, causal: bool = True, window: int | None = None, radius: Radius | None = None) -> int:
+def attended_pairs(
+    tokens: int, *, causal: bool = True, window: int | None = None, radius: Radius | None = None
+) -> int:
     """Number of (query, key) pairs one sequence of ``tokens`` tokens really needs, exact."""
     if causal:
         w = tokens if window is None else min(window, tokens)
@@ -119,7 +127,9 @@ def visible(
     if segments is None:
         return mask
     if offset != 0 or queries != keys:
-        raise ConfigError("attention: segments describe whole rows; decode documents in separate rows instead")
+        raise ConfigError(
+            "attention: segments describe whole rows; decode documents in separate rows instead"
+        )
     run = runs(segments)
     diagonal = torch.eye(queries, dtype=torch.bool, device=device)
     return (mask & (together(run, run) & (run > 0)[:, None, :])[:, None]) | diagonal

@@ -33,7 +33,9 @@ def check_memory(x: Tensor, memory: Tensor, memory_segments: Tensor | None) -> N
     shape.
     """
     if memory.ndim != 3 or memory.shape[0] != x.shape[0] or memory.shape[1] < 1:
-        raise ConfigError(f"memory must be ({x.shape[0]}, at least 1 token, width), got {tuple(memory.shape)}")
+        raise ConfigError(
+            f"memory must be ({x.shape[0]}, at least 1 token, width), got {tuple(memory.shape)}"
+        )
     if memory_segments is not None:
         check(memory_segments, memory)
 
@@ -79,7 +81,11 @@ def attend_memory(
 
     if attention_recorder.current is None:
         return run(q, k, v)
-    pairs = mask_pairs(tokens, own_keys, causal=True, window=window, radius=None, offset=offset) if own_keys else 0
+    pairs = (
+        mask_pairs(tokens, own_keys, causal=True, window=window, radius=None, offset=offset)
+        if own_keys
+        else 0
+    )
     return attention_recorder.current(run, q, k, v, pairs + tokens * memory)
 
 
@@ -96,7 +102,9 @@ def _mask(
     """(B or 1, 1, T, N + S), or None when every query sees every key."""
     if not own_keys:
         return readable
-    span = visible(tokens, own_keys, causal=True, window=window, offset=offset, segments=segments, device=device)
+    span = visible(
+        tokens, own_keys, causal=True, window=window, offset=offset, segments=segments, device=device
+    )
     if span is None and readable is None:
         return None
     rows = max(1 if part_mask is None else part_mask.shape[0] for part_mask in (span, readable))

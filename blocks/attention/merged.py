@@ -101,19 +101,25 @@ class GemmaMergedAttention(CrossMixer):
             if isinstance(block, Block):
                 block.reset_parameters()
 
-    def forward(self, x: Tensor, memory: Tensor, segments: Tensor | None = None, memory_segments: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, memory: Tensor, segments: Tensor | None = None, memory_segments: Tensor | None = None
+    ) -> Tensor:
         if segments is not None:
             check(segments, x)
         check_memory(x, memory, memory_segments)
         x = without_padding(x, segments)
         turn = self._turns(x, start=0, segments=segments)
         read = self._keys(without_padding(memory, memory_segments), turn=None)
-        return self._attend(x, turn, self._keys(x, turn), read, memory_mask(segments, memory_segments), segments)
+        return self._attend(
+            x, turn, self._keys(x, turn), read, memory_mask(segments, memory_segments), segments
+        )
 
     def _turns(self, x: Tensor, start: int, segments: Tensor | None = None) -> Turn:
         """Cosines and sines at positions start, start + 1, …, or at those within each document."""
         config, places = self.config, positions_of(x, segments, start=start)
-        cos, sin = rope_tables(places, config.channels, base=config.rope_base, factor=config.rope_factor, dtype=x.dtype)
+        cos, sin = rope_tables(
+            places, config.channels, base=config.rope_base, factor=config.rope_factor, dtype=x.dtype
+        )
         return (cos, sin) if segments is None else (cos[:, None], sin[:, None])  # one for all heads
 
     def _keys(self, x: Tensor, turn: Turn | None) -> tuple[Tensor, Tensor]:
@@ -150,14 +156,18 @@ class GemmaMergedAttention(CrossMixer):
 
     # --- decoding -------------------------------------------------------------------------------------------
 
-    def init_state(self, memory: Tensor, max_tokens: int, memory_segments: Tensor | None = None) -> MergedState:
+    def init_state(
+        self, memory: Tensor, max_tokens: int, memory_segments: Tensor | None = None
+    ) -> MergedState:
         """The memory's keys and values; the own ones grow with what they hold, so ``max_tokens`` reserves
         nothing.
         """
         check_memory(memory, memory, memory_segments)
         k, v = self._keys(without_padding(memory, memory_segments), turn=None)
         empty = k.new_empty((*k.shape[:2], 0, k.shape[3]))
-        return MergedState(k=empty, v=empty, memory_k=k, memory_v=v, readable=memory_mask(None, memory_segments), position=0)
+        return MergedState(
+            k=empty, v=empty, memory_k=k, memory_v=v, readable=memory_mask(None, memory_segments), position=0
+        )
 
     def prefill(self, x: Tensor, state: MergedState) -> tuple[Tensor, MergedState]:
         window = self.config.window
@@ -185,7 +195,9 @@ class GemmaMergedAttention(CrossMixer):
     def state_bytes(self, tokens: int, memory_tokens: int) -> int:
         config = self.config
         entries = tokens if config.window is None else min(tokens, config.window)
-        return 2 * config.kv_heads * config.channels * parameter_dtype(self).itemsize * (entries + memory_tokens)
+        return (
+            2 * config.kv_heads * config.channels * parameter_dtype(self).itemsize * (entries + memory_tokens)
+        )
 
     # --- the ledger -----------------------------------------------------------------------------------------
 

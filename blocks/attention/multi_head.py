@@ -35,7 +35,9 @@ class MultiHeadAttentionConfig(BlockConfig):
     def __post_init__(self) -> None:
         check_blocks(self.blocks if self.linear == "monarch" else 1, width=self.width)
         if self.heads < 1 or self.width % self.heads:
-            raise ConfigError(f"MultiHeadAttentionConfig: width {self.width} is not a multiple of heads {self.heads}")
+            raise ConfigError(
+                f"MultiHeadAttentionConfig: width {self.width} is not a multiple of heads {self.heads}"
+            )
 
     @property
     def channels(self) -> int:
@@ -77,7 +79,10 @@ class MultiHeadAttention(SequenceMixer):
             check(segments, x)
             # a masked key has weight 0, but 0 times the infinity or NaN somebody left in the padding is NaN
             x = x.masked_fill((segments == 0)[..., None], 0)
-        q, k, v = (rearrange(block(x), "b t (h c) -> b h t c", h=self.config.heads) for block in (self.query, self.key, self.value))
+        q, k, v = (
+            rearrange(block(x), "b t (h c) -> b h t c", h=self.config.heads)
+            for block in (self.query, self.key, self.value)
+        )
         y = attend(q, k, v, scale=self.config.channels**-0.5, causal=False, segments=segments)
         y = self.out(rearrange(y, "b h t c -> b t (h c)"))
         # the bias reached padding

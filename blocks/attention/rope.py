@@ -26,9 +26,13 @@ Drop = Literal["low", "high"]
 def check_fraction(owner: str, fraction: float, drop: Drop = "low") -> None:
     """Raises: ConfigError unless ``fraction`` is a fraction and ``drop`` has something to act on."""
     if not 0 <= fraction <= 1:
-        raise ConfigError(f"{owner}: rope_fraction must be between 0 (no rotation) and 1 (all of it), got {fraction}")
+        raise ConfigError(
+            f"{owner}: rope_fraction must be between 0 (no rotation) and 1 (all of it), got {fraction}"
+        )
     if drop == "high" and fraction == 1:
-        raise ConfigError(f"{owner}: rope_drop 'high' drops nothing at rope_fraction 1; lower the fraction or leave rope_drop out")
+        raise ConfigError(
+            f"{owner}: rope_drop 'high' drops nothing at rope_fraction 1; lower the fraction or leave rope_drop out"
+        )
 
 
 def rotated_pairs(head_width: int, fraction: float) -> int:

@@ -44,7 +44,11 @@ class Cap(NamedTuple):
 
     @staticmethod
     def of(softcap: float) -> Cap:
-        return Cap(2 / softcap, 2 * softcap, True) if softcap <= SIGMOID_CAP else Cap(1 / softcap, softcap, False)
+        return (
+            Cap(2 / softcap, 2 * softcap, True)
+            if softcap <= SIGMOID_CAP
+            else Cap(1 / softcap, softcap, False)
+        )
 
     def bend(self, scores: Tensor) -> Tensor:
         """f, in place."""
@@ -52,7 +56,11 @@ class Cap(NamedTuple):
 
     def slope(self, u: Tensor) -> Tensor:
         """Derivative of the capped score by the uncapped one."""
-        return torch.addcmul(u, u, u, value=-1).mul_(4) if self.sigmoid else torch.addcmul(torch.ones_like(u), u, u, value=-1)
+        return (
+            torch.addcmul(u, u, u, value=-1).mul_(4)
+            if self.sigmoid
+            else torch.addcmul(torch.ones_like(u), u, u, value=-1)
+        )
 
 
 class Tile(NamedTuple):
@@ -173,7 +181,9 @@ def gradients_by_tiles(
         for tile in tiles(q.shape[2], k.shape[2], heads, span):
             columns = (b, slice(None), slice(tile.start, tile.stop))
             rows, d_rows = _rows(q, b, tile, kv_heads), _rows(dy, b, tile, kv_heads)
-            weights, slope = _weights(rows, k[columns], tile, span, None if run is None else run[b], scale, softcap)
+            weights, slope = _weights(
+                rows, k[columns], tile, span, None if run is None else run[b], scale, softcap
+            )
             dv[columns] += weights.mT @ d_rows
             d_scores = d_rows @ v[columns].mT
             d_scores -= (d_scores * weights).sum(dim=-1, keepdim=True)
@@ -216,7 +226,9 @@ def _span(behind: int, ahead: int, offset: int) -> Span:
 # unroll.
 
 _tiled_attention = torch.library.custom_op("blocks::tiled_attention", attend_by_tiles, mutates_args=())
-_tiled_attention_backward = torch.library.custom_op("blocks::tiled_attention_backward", gradients_by_tiles, mutates_args=())
+_tiled_attention_backward = torch.library.custom_op(
+    "blocks::tiled_attention_backward", gradients_by_tiles, mutates_args=()
+)
 
 
 @_tiled_attention.register_fake

@@ -33,7 +33,9 @@ class BertEmbeddingConfig(BlockConfig):
     def __post_init__(self) -> None:
         for name in ("vocabulary", "width", "max_tokens", "types"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"BertEmbeddingConfig: {name} must be at least 1, got {getattr(self, name)}")
+                raise ConfigError(
+                    f"BertEmbeddingConfig: {name} must be at least 1, got {getattr(self, name)}"
+                )
 
 
 @register("bert_embedding", kind="embedding", config=BertEmbeddingConfig, source="arXiv:1810.04805 §3")
@@ -79,7 +81,9 @@ class BertEmbedding(Block):
         length, longest = tokens.shape[-1], self.config.max_tokens
         if segments is None:
             if length > longest:
-                raise ConfigError(f"sequence of {length} tokens exceeds the {longest} positions this embedding was built for")
+                raise ConfigError(
+                    f"sequence of {length} tokens exceeds the {longest} positions this embedding was built for"
+                )
             return self.places[:length]
         run = runs(segments)
         time = torch.arange(length, device=tokens.device).expand_as(run)
@@ -87,7 +91,9 @@ class BertEmbedding(Block):
         starts[:, 1:] = run[:, 1:] != run[:, :-1]
         index = torch.where(run > 0, time - torch.where(starts, time, 0).cummax(dim=1).values, 0)
         if not index.is_meta and int(index.max()) >= longest:
-            raise ConfigError(f"document of {int(index.max()) + 1} tokens exceeds the {longest} positions this embedding was built for")
+            raise ConfigError(
+                f"document of {int(index.max()) + 1} tokens exceeds the {longest} positions this embedding was built for"
+            )
         return F.embedding(index, self.places)
 
     def logits(self, x: Tensor) -> Tensor:

@@ -28,7 +28,9 @@ class MLPConfig(BlockConfig):
     blocks: int = 4  # of a Monarch factor
 
     def __post_init__(self) -> None:
-        check_blocks(self.blocks if self.linear == "monarch" else 1, width=self.width, ffn_width=self.ffn_width)
+        check_blocks(
+            self.blocks if self.linear == "monarch" else 1, width=self.width, ffn_width=self.ffn_width
+        )
 
 
 @register("mlp", kind="channel_mixer", config=MLPConfig, source="arXiv:2010.11929 §3.1")
@@ -55,4 +57,6 @@ class MLP(ChannelMixer):
         return y
 
     def cost(self, tokens: int) -> Cost:
-        return self.up.cost(tokens) + self.down.cost(tokens) + Cost(elementwise=tokens * self.config.ffn_width)
+        return (
+            self.up.cost(tokens) + self.down.cost(tokens) + Cost(elementwise=tokens * self.config.ffn_width)
+        )

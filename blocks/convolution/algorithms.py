@@ -41,7 +41,9 @@ def _choice(algorithm: Algorithm, reason: str) -> Choice:
 
 
 SHAPES_ONLY = _choice("fft", "only shapes are wanted: counted as the canonical algorithm")
-EXACTLY_CAUSAL = _choice("toeplitz", "exactly causal in low precision; a transform would leak the future by rounding")
+EXACTLY_CAUSAL = _choice(
+    "toeplitz", "exactly causal in low precision; a transform would leak the future by rounding"
+)
 LOW_PRECISION = _choice("monarch", "products in low precision, and every output may depend on every token")
 FEW_TOKENS = _choice("toeplitz", "few tokens: one small matrix product a channel")
 FEW_TAPS = _choice("direct", "few taps: multiply-adds at the speed of memory")
@@ -74,7 +76,9 @@ def _choose(batch: int, tokens: int, taps: int, causal: bool, narrow: bool, devi
     if requested is not None and device != "meta":
         name = REFERENCE if requested == "reference" else requested
         return Choice(implementation=name, reason=f"named by {source}", requested=True)
-    return choose_by_rule(batch=batch, tokens=tokens, taps=min(taps, tokens), causal=causal, narrow=narrow, device=device)
+    return choose_by_rule(
+        batch=batch, tokens=tokens, taps=min(taps, tokens), causal=causal, narrow=narrow, device=device
+    )
 
 
 def choose_by_rule(*, batch: int, tokens: int, taps: int, causal: bool, narrow: bool, device: str) -> Choice:
@@ -135,12 +139,16 @@ def convolve_by_transform(u: Tensor, k: Tensor) -> Tensor:
     return causal_convolution(u, k) if requested is None else long_convolution(u, k)
 
 
-def _bidirectional(u: Tensor, k: Tensor, k_reverse: Tensor, algorithm: str, precision: torch.dtype | None) -> Tensor:
+def _bidirectional(
+    u: Tensor, k: Tensor, k_reverse: Tensor, algorithm: str, precision: torch.dtype | None
+) -> Tensor:
     if algorithm == "fft":
         return bidirectional_convolution(u, k, k_reverse)
     if algorithm == "monarch":
         length = fft_length(u.shape[-1])
-        return monarch_circular(u, two_sided_taps(k, k_reverse, u.shape[-1], length), length, precision=precision)
+        return monarch_circular(
+            u, two_sided_taps(k, k_reverse, u.shape[-1], length), length, precision=precision
+        )
     # the reverse kernel is a causal one read backwards in time; it begins at lag -1, so a zero stands at lag
     # 0
     future = _causal(u.flip(-1), F.pad(k_reverse, (1, 0)), algorithm, precision).flip(-1)
@@ -157,7 +165,9 @@ def _causal(u: Tensor, k: Tensor, algorithm: str, precision: torch.dtype | None)
     return direct_convolution(u, k)
 
 
-def algorithm_flops(algorithm: str, *, batch: int, channels: int, tokens: int, taps: int, causal: bool) -> int:
+def algorithm_flops(
+    algorithm: str, *, batch: int, channels: int, tokens: int, taps: int, causal: bool
+) -> int:
     """Forward FLOPs that ``algorithm`` executes, exact (the canonical cost is the FFT's, whatever runs).
 
     Bidirectional: both kernels have ``taps`` taps, a zero at lag 0 included.
@@ -174,9 +184,13 @@ def algorithm_flops(algorithm: str, *, batch: int, channels: int, tokens: int, t
 
 def _check_precision(algorithm: str, causal: bool, narrow: bool, precision: torch.dtype | None) -> None:
     if narrow and causal and algorithm in TRANSFORMS:
-        raise ConfigError(f"algorithm {algorithm!r} in {precision} is not causal: rounding leaks the future; use 'toeplitz' or float32")
+        raise ConfigError(
+            f"algorithm {algorithm!r} in {precision} is not causal: rounding leaks the future; use 'toeplitz' or float32"
+        )
     if narrow and algorithm in ("direct", "fft"):
-        raise ConfigError(f"algorithm {algorithm!r} computes in float32 or wider, not in {precision}; use 'toeplitz' or 'monarch'")
+        raise ConfigError(
+            f"algorithm {algorithm!r} computes in float32 or wider, not in {precision}; use 'toeplitz' or 'monarch'"
+        )
 
 
 def _is_narrow(precision: torch.dtype | None) -> bool:

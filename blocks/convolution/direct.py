@@ -45,7 +45,9 @@ def _taps_at(k: Tensor, lag: Tensor) -> Tensor:
 def check_shapes(u: Tensor, k: Tensor) -> None:
     """Raises: ConfigError unless u is (B, D, T) and k (D, S)."""
     if u.dim() != 3 or k.dim() != 2 or u.shape[1] != k.shape[0]:
-        raise ConfigError(f"convolution: expected u (B, D, T) and a kernel (D, S), got {tuple(u.shape)} and {tuple(k.shape)}")
+        raise ConfigError(
+            f"convolution: expected u (B, D, T) and a kernel (D, S), got {tuple(u.shape)} and {tuple(k.shape)}"
+        )
 
 
 def direct_convolution(u: Tensor, k: Tensor) -> Tensor:
@@ -95,7 +97,9 @@ def shifted_sum_backward(gradient: Tensor, u: Tensor, k: Tensor, for_taps: bool)
 
 
 _direct = torch.library.custom_op("blocks::direct_convolution", shifted_sum, mutates_args=())
-_direct_backward = torch.library.custom_op("blocks::direct_convolution_backward", shifted_sum_backward, mutates_args=())
+_direct_backward = torch.library.custom_op(
+    "blocks::direct_convolution_backward", shifted_sum_backward, mutates_args=()
+)
 
 
 @_direct.register_fake
@@ -126,5 +130,7 @@ def _flops(u_shape: torch.Size, k_shape: torch.Size, *_: Any, **__: Any) -> int:
 
 
 @register_flop_formula(torch.ops.blocks.direct_convolution_backward)
-def _backward_flops(g_shape: torch.Size, u_shape: torch.Size, k_shape: torch.Size, for_taps: bool, *_: Any, **__: Any) -> int:
+def _backward_flops(
+    g_shape: torch.Size, u_shape: torch.Size, k_shape: torch.Size, for_taps: bool, *_: Any, **__: Any
+) -> int:
     return (1 + for_taps) * direct_flops(rows=u_shape[0] * u_shape[1], tokens=u_shape[2], taps=k_shape[1])

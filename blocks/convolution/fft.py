@@ -114,7 +114,9 @@ def convolve_in_groups(u: Tensor, taps: Tensor, length: int) -> Tensor:
     return out
 
 
-def correlate_in_groups(gradient: Tensor, u: Tensor, taps: Tensor, length: int, for_taps: bool) -> tuple[Tensor, Tensor]:
+def correlate_in_groups(
+    gradient: Tensor, u: Tensor, taps: Tensor, length: int, for_taps: bool
+) -> tuple[Tensor, Tensor]:
     """Gradients of u and of taps (empty unless ``for_taps``): correlations, that is products with conjugate
     spectra.
     """
@@ -158,8 +160,12 @@ class _Padding:
         return torch.fft.rfft(padded)
 
 
-_circular_convolution = torch.library.custom_op("blocks::circular_convolution", convolve_in_groups, mutates_args=())
-_circular_convolution_backward = torch.library.custom_op("blocks::circular_convolution_backward", correlate_in_groups, mutates_args=())
+_circular_convolution = torch.library.custom_op(
+    "blocks::circular_convolution", convolve_in_groups, mutates_args=()
+)
+_circular_convolution_backward = torch.library.custom_op(
+    "blocks::circular_convolution_backward", correlate_in_groups, mutates_args=()
+)
 
 
 @_circular_convolution.register_fake
@@ -169,7 +175,9 @@ def _(u: Tensor, taps: Tensor, length: int) -> Tensor:
 
 @_circular_convolution_backward.register_fake
 def _(gradient: Tensor, u: Tensor, taps: Tensor, length: int, for_taps: bool) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(u, memory_format=torch.contiguous_format), taps.new_empty(taps.shape if for_taps else 0)
+    return torch.empty_like(u, memory_format=torch.contiguous_format), taps.new_empty(
+        taps.shape if for_taps else 0
+    )
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
@@ -178,7 +186,9 @@ def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
-    du, dtaps = _circular_convolution_backward(gradient, *ctx.saved_tensors, ctx.length, ctx.needs_input_grad[1])
+    du, dtaps = _circular_convolution_backward(
+        gradient, *ctx.saved_tensors, ctx.length, ctx.needs_input_grad[1]
+    )
     return du, dtaps if ctx.needs_input_grad[1] else None, None
 
 

@@ -26,15 +26,21 @@ from blocks.init import fan_in_uniform_
 DECAY_TARGET, FAST_DECAY, SLOW_DECAY = 0.01, 0.3, 1.5
 
 
-def check_filter(*, width: int, max_tokens: int, filter_order: int, filter_emb: int, filter_inner: int = 2) -> None:
+def check_filter(
+    *, width: int, max_tokens: int, filter_order: int, filter_emb: int, filter_inner: int = 2
+) -> None:
     """Raises: ConfigError for sizes no implicit filter has."""
     for name, value in (("width", width), ("max_tokens", max_tokens), ("filter_order", filter_order)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
     if filter_inner < 0:
-        raise ConfigError(f"filter_inner must be 0 or more (maps between the first and the last), got {filter_inner}")
+        raise ConfigError(
+            f"filter_inner must be 0 or more (maps between the first and the last), got {filter_inner}"
+        )
     if filter_emb < 3 or filter_emb % 2 == 0:
-        raise ConfigError(f"filter_emb must be odd and at least 3 (time, then cosine and sine of each band), got {filter_emb}")
+        raise ConfigError(
+            f"filter_emb must be odd and at least 3 (time, then cosine and sine of each band), got {filter_emb}"
+        )
 
 
 class ImplicitFilter(nn.Module):
@@ -69,7 +75,9 @@ class ImplicitFilter(nn.Module):
         unit_energy: bool = False,
     ) -> None:
         super().__init__()
-        check_filter(width=width, max_tokens=max_tokens, filter_order=order, filter_emb=emb, filter_inner=inner)
+        check_filter(
+            width=width, max_tokens=max_tokens, filter_order=order, filter_emb=emb, filter_inner=inner
+        )
         self.width, self.max_tokens, self.sine_frequency, self.unit_energy = (
             width,
             max_tokens,
@@ -115,7 +123,9 @@ class ImplicitFilter(nn.Module):
 
     def forward(self, tokens: int, *, reverse: bool = False) -> Tensor:
         if tokens > self.max_tokens:
-            raise ConfigError(f"{tokens} tokens exceed max_tokens = {self.max_tokens}, the longest kernel this filter was built for")
+            raise ConfigError(
+                f"{tokens} tokens exceed max_tokens = {self.max_tokens}, the longest kernel this filter was built for"
+            )
         maps = self.behind if reverse else self.ahead
         if maps is None:
             raise ConfigError("this filter was built without a reverse kernel")
@@ -129,14 +139,18 @@ class ImplicitFilter(nn.Module):
             # (D, T): the order the transform wants, so the result is its transpose
             kernel = last.weight.to(dtype) @ h.mT
             # the grid is float32 as in the released buffers, so that float64 runs use the very same numbers
-            time = torch.linspace(0, 1, self.max_tokens, device=device, dtype=torch.float32)[:tokens].to(dtype)
+            time = torch.linspace(0, 1, self.max_tokens, device=device, dtype=torch.float32)[:tokens].to(
+                dtype
+            )
             return (kernel * torch.exp(-decay_rates(self.width, device).to(dtype)[:, None] * time)).mT
 
     def cost(self, tokens: int) -> Cost:
         weights = sum(layer.weight.numel() for layer in _layers(self.ahead))
         hidden = (len(self.ahead) - 1) * self.frequency.numel()
         directions = 1 if self.behind is None else 2
-        return directions * Cost(shared_matmul=2 * tokens * weights, shared_elementwise=tokens * (3 * hidden + 3 * self.width))
+        return directions * Cost(
+            shared_matmul=2 * tokens * weights, shared_elementwise=tokens * (3 * hidden + 3 * self.width)
+        )
 
 
 def default_positions(max_tokens: int, emb: int) -> Tensor:

@@ -100,19 +100,30 @@ class GatedLongConv(SequenceMixer):
         return project_out(self.out_linear, self.long(value) * gate)
 
     def init_state(self, batch: int, max_tokens: int) -> GatedLongConvState:
-        return GatedLongConvState(convolved=self.long.init_state(batch), kernels=Kernels(min(max_tokens, self.config.max_tokens)))
+        return GatedLongConvState(
+            convolved=self.long.init_state(batch), kernels=Kernels(min(max_tokens, self.config.max_tokens))
+        )
 
     def prefill(self, x: Tensor, state: GatedLongConvState) -> tuple[Tensor, GatedLongConvState]:
         gate, value = project_in(self.in_linear, x).chunk(2)
         y, convolved = self.long.extend(value, state.convolved, state.kernels)
-        return project_out(self.out_linear, y * gate), GatedLongConvState(convolved=convolved, kernels=state.kernels)
+        return project_out(self.out_linear, y * gate), GatedLongConvState(
+            convolved=convolved, kernels=state.kernels
+        )
 
     def settle(self, state: GatedLongConvState, tokens: int) -> GatedLongConvState:
-        return GatedLongConvState(convolved=self.long.settle(state.convolved, state.kernels, tokens), kernels=state.kernels)
+        return GatedLongConvState(
+            convolved=self.long.settle(state.convolved, state.kernels, tokens), kernels=state.kernels
+        )
 
     def state_bytes(self, tokens: int) -> int:
         return self.long.state_bytes(tokens)
 
     def cost(self, tokens: int) -> Cost:
         gate = Cost(elementwise=self.config.width * tokens)
-        return linear_cost(self.in_linear, tokens) + self.long.cost(tokens) + linear_cost(self.out_linear, tokens) + gate
+        return (
+            linear_cost(self.in_linear, tokens)
+            + self.long.cost(tokens)
+            + linear_cost(self.out_linear, tokens)
+            + gate
+        )

@@ -34,7 +34,9 @@ from blocks.ops.inputs import check_alike, check_rank
 
 
 def _choose(batch: int, tokens: int, taps: int, device: str) -> Choice:
-    return choose_by_rule(batch=batch, tokens=tokens, taps=min(taps, tokens), causal=True, narrow=False, device=device)
+    return choose_by_rule(
+        batch=batch, tokens=tokens, taps=min(taps, tokens), causal=True, narrow=False, device=device
+    )
 
 
 def _cpu_reason(sizes: Sizes) -> str:
@@ -50,7 +52,9 @@ OPERATION = Operation(
 )
 
 
-def gated_causal_conv(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor, *, implementation: str | None = None) -> Tensor:
+def gated_causal_conv(
+    z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor, *, implementation: str | None = None
+) -> Tensor:
     """z (3D, B, T), short_weight (3D, W), short_bias (3D,), kernel (D, S) -> (D, B, T) in z's dtype; taps
     beyond T are ignored.
 
@@ -83,7 +87,9 @@ def _check(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor) 
     (three, batch, tokens), (channels, taps), short_taps = z.shape, kernel.shape, short_weight.shape[1]
     if not three == short_weight.shape[0] == short_bias.shape[0] == 3 * channels:
         got = f"{three}, {short_weight.shape[0]}, {short_bias.shape[0]}"
-        raise ConfigError(f"{name}: a kernel of {channels} channels needs z, short_weight and short_bias of {3 * channels}, got {got}")
+        raise ConfigError(
+            f"{name}: a kernel of {channels} channels needs z, short_weight and short_bias of {3 * channels}, got {got}"
+        )
     if not (taps and short_taps):
         raise ConfigError(f"{name}: both kernels need at least one tap, got {short_taps} and {taps}")
     return {
@@ -110,7 +116,9 @@ def reference(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tenso
 # --- cpu ----------------------------------------------------------------------------------------------------
 
 
-def gated_forward(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def gated_forward(
+    z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """y, and what the backward pass would compute again: the short convolution (3D, B, T) and the long one
     (D, B, T).
     """
@@ -203,12 +211,16 @@ def _backward(
     choice: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     plain = partial(gated_backward, short=short, long=long)
-    gradients = run_kernel(OPERATION, "backward", choice, plain, gradient, z, short_weight, short_bias, kernel, tuple(need))
+    gradients = run_kernel(
+        OPERATION, "backward", choice, plain, gradient, z, short_weight, short_bias, kernel, tuple(need)
+    )
     return or_empty((g if needed else None for g, needed in zip(gradients, need, strict=True)), z)  # type: ignore[return-value]
 
 
 @_operator.register_fake
-def _(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor, choice: str, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor, choice: str, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     shape = (kernel.shape[0], *z.shape[1:])
     saved = keep and choice == "cpu"
     return z.new_empty(shape), z.new_empty(z.shape if saved else 0), z.new_empty(shape if saved else 0)
@@ -218,7 +230,9 @@ attach(_operator, _backward, reference, tensors=4, saved=2)
 
 
 @register_flop_formula(torch.ops.blocks.causal_conv)
-def _flops(z_shape: torch.Size, short_shape: torch.Size, bias: Any, kernel_shape: torch.Size, *_: Any, **__: Any) -> int:
+def _flops(
+    z_shape: torch.Size, short_shape: torch.Size, bias: Any, kernel_shape: torch.Size, *_: Any, **__: Any
+) -> int:
     """Canonical, as a transform whatever runs (docs/accounting.md): of it ``short_flops`` are a product's."""
     shape = torch.Size((kernel_shape[0], *z_shape[1:]))
     return short_flops(z_shape, short_shape[1]) + fft.forward_flops(shape, fft.fft_length(z_shape[2]))

@@ -139,12 +139,16 @@ class Kernels:
 
     def of(self, convolution: LongConvolution) -> OnlineKernel:
         kernel = self._kernels.get(id(convolution))
-        if kernel is None or (torch.is_grad_enabled() and not kernel.taps.requires_grad and convolution.skip.requires_grad):
+        if kernel is None or (
+            torch.is_grad_enabled() and not kernel.taps.requires_grad and convolution.skip.requires_grad
+        ):
             kernel = self._kernels[id(convolution)] = OnlineKernel(convolution.taps(self.tokens))
         return kernel
 
 
-def over_documents(mix: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, segments: Tensor | None) -> Tensor:
+def over_documents(
+    mix: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, segments: Tensor | None
+) -> Tensor:
     """``mix(x, None)``, or ``mix(documents, valid)`` on one row a document when ``segments`` are given.
 
     A transform sees its whole row, so documents are isolated by never sharing one. The price: N documents of

@@ -179,7 +179,9 @@ class M2Mixer(SequenceMixer):
             extra, residual = self.residual.extend(x.permute(2, 0, 1), state.residual, state.kernels)
             y = y + extra
         tail = self.short.next_tail(z, state.short)
-        return project_out(self.out_linear, y), M2MixerState(short=tail, gated=gated, residual=residual, kernels=state.kernels)
+        return project_out(self.out_linear, y), M2MixerState(
+            short=tail, gated=gated, residual=residual, kernels=state.kernels
+        )
 
     def settle(self, state: M2MixerState, tokens: int) -> M2MixerState:
         gated = self.long.settle(state.gated, state.kernels, tokens)
@@ -190,14 +192,21 @@ class M2Mixer(SequenceMixer):
 
     def state_bytes(self, tokens: int) -> int:
         convolutions = 1 if self.residual is None else 2
-        short = 3 * self.config.width * min(tokens, self.config.short_taps - 1) * parameter_dtype(self).itemsize
+        short = (
+            3 * self.config.width * min(tokens, self.config.short_taps - 1) * parameter_dtype(self).itemsize
+        )
         return convolutions * self.long.state_bytes(tokens) + short
 
     # --- the ledger -----------------------------------------------------------------------------------------
 
     def cost(self, tokens: int) -> Cost:
         gates = 2 if self.residual is None else 3
-        cost = linear_cost(self.in_linear, tokens) + self.short.cost(tokens) + self.long.cost(tokens) + linear_cost(self.out_linear, tokens)
+        cost = (
+            linear_cost(self.in_linear, tokens)
+            + self.short.cost(tokens)
+            + self.long.cost(tokens)
+            + linear_cost(self.out_linear, tokens)
+        )
         if self.residual is not None:
             cost = cost + self.residual.cost(tokens)
         return cost + Cost(elementwise=gates * self.config.width * tokens)

@@ -86,7 +86,9 @@ def monarch_flops(*, rows: int, channels: int, tokens: int, taps: int, length: i
 class _Tables:
     """The matrices of both transforms, and the rounding between them."""
 
-    def __init__(self, n1: int, n2: int, dtype: torch.dtype, device: torch.device, precision: torch.dtype | None) -> None:
+    def __init__(
+        self, n1: int, n2: int, dtype: torch.dtype, device: torch.device, precision: torch.dtype | None
+    ) -> None:
         self.n1, self.n2, self.precision = n1, n2, precision
         half = n1 // 2 + 1
         # angles in float64, by products taken modulo the period: float32 angles of a long transform would be

@@ -98,11 +98,17 @@ def settle(state: OnlineState, kernel: OnlineKernel, tokens: int) -> OnlineState
     One transform. Raises: ConfigError for a state that is settled already, or when taps are missing.
     """
     if state.forgotten:
-        raise ConfigError("this decoding state is already settled; its inputs were dropped, so it cannot be settled again")
+        raise ConfigError(
+            "this decoding state is already settled; its inputs were dropped, so it cannot be settled again"
+        )
     if tokens < 1 or state.tokens + tokens > kernel.tokens:
-        raise ConfigError(f"cannot settle for {tokens} more tokens after {state.tokens}: the kernel has {kernel.tokens} taps")
+        raise ConfigError(
+            f"cannot settle for {tokens} more tokens after {state.tokens}: the kernel has {kernel.tokens} taps"
+        )
     inputs = F.pad(state.slots[..., : state.tokens], (0, tokens))
-    pending = causal_convolution(inputs, kernel.taps)[..., state.tokens :].contiguous() if state.tokens else inputs
+    pending = (
+        causal_convolution(inputs, kernel.taps)[..., state.tokens :].contiguous() if state.tokens else inputs
+    )
     # a state without a past has nothing to forget: 0 would mean that it is not settled
     return OnlineState(slots=pending, longest=tokens, forgotten=max(1, state.tokens))
 
@@ -110,9 +116,13 @@ def settle(state: OnlineState, kernel: OnlineKernel, tokens: int) -> OnlineState
 def _check(u: Tensor, state: OnlineState, kernel: OnlineKernel) -> None:
     new = u.shape[-1]
     if state.forgotten and state.tokens + new > state.longest:
-        raise ConfigError(f"{state.tokens + new} tokens exceed the {state.longest} this decoding state was settled for")
+        raise ConfigError(
+            f"{state.tokens + new} tokens exceed the {state.longest} this decoding state was settled for"
+        )
     if state.tokens + new > kernel.tokens:
-        raise ConfigError(f"{state.tokens + new} tokens exceed the {kernel.tokens} this decoding state was made for")
+        raise ConfigError(
+            f"{state.tokens + new} tokens exceed the {kernel.tokens} this decoding state was made for"
+        )
     if state.clock[0] != state.tokens:
         raise ConfigError(
             f"this decoding state is at {state.tokens} tokens, but its memory was updated to {state.clock[0]}; "
@@ -160,7 +170,11 @@ def _grown(state: OnlineState, kernel: OnlineKernel) -> OnlineState:
     """Twice the slots, or the first ones. All inputs are known then, so the new pending sums start complete."""
     tokens = state.tokens
     slots = capacity(tokens + 1, state.longest)
-    new = _tile(state.slots, kernel, slots - tokens) if tokens else state.slots.new_zeros((*state.slots.shape[:2], slots))
+    new = (
+        _tile(state.slots, kernel, slots - tokens)
+        if tokens
+        else state.slots.new_zeros((*state.slots.shape[:2], slots))
+    )
     return replace(state, slots=torch.cat([state.slots, new], dim=-1), origin=tokens, clock=[tokens])
 
 

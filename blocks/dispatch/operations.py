@@ -66,7 +66,9 @@ class Operation:
     def __post_init__(self) -> None:
         _operations[self.name] = self
 
-    def choose(self, device: str, dtype: torch.dtype, sizes: Sizes, implementation: str | None = None) -> Choice:
+    def choose(
+        self, device: str, dtype: torch.dtype, sizes: Sizes, implementation: str | None = None
+    ) -> Choice:
         """The implementation for tensors of this kind. ``implementation``: the one the caller requests.
 
         Raises: ConfigError when an unknown implementation is requested, or one that cannot run.
@@ -212,7 +214,9 @@ def cuda(name: str, op: str, forward: str, backward: str) -> Kernels:
         library = import_module("blocks.kernels.cuda_library")
         space = getattr(library, name)
         serves = getattr(space, "serves", None) or library.serves
-        return SimpleNamespace(serves=serves, **{function: getattr(space, function) for function in (forward, backward)})
+        return SimpleNamespace(
+            serves=serves, **{function: getattr(space, function) for function in (forward, backward)}
+        )
 
     return Kernels(load=load, op=op, forward=forward, backward=backward)
 
@@ -226,7 +230,10 @@ def ready(x: Tensor) -> Tensor:
 
 
 def _is_build_failure(error: Exception) -> bool:
-    return isinstance(error, (KernelError, ImportError, OSError)) or type(error).__module__.partition(".")[0] == "triton"
+    return (
+        isinstance(error, (KernelError, ImportError, OSError))
+        or type(error).__module__.partition(".")[0] == "triton"
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -236,7 +243,9 @@ def _first_line(error: Exception) -> str:
 # --- report -------------------------------------------------------------------------------------------------
 
 
-def report(device: str | None = None, dtypes: Sequence[torch.dtype] | None = None) -> dict[str, dict[str, Any]]:
+def report(
+    device: str | None = None, dtypes: Sequence[torch.dtype] | None = None
+) -> dict[str, dict[str, Any]]:
     """Per operation and dtype: what would run on ``device`` at ordinary sizes, why, and why each other one
     would not.
 
@@ -245,7 +254,10 @@ def report(device: str | None = None, dtypes: Sequence[torch.dtype] | None = Non
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtypes = dtypes or ((torch.float32, torch.bfloat16) if device == "cuda" else (torch.float32,))
-    return {name: {_short(dtype): _decision(operation(name), device, dtype) for dtype in dtypes} for name in OPERATIONS}
+    return {
+        name: {_short(dtype): _decision(operation(name), device, dtype) for dtype in dtypes}
+        for name in OPERATIONS
+    }
 
 
 def operation(name: str) -> Operation:
@@ -266,7 +278,9 @@ def _decision(operation: Operation, device: str, dtype: torch.dtype) -> dict[str
     return {
         "runs": choice.implementation,
         "reason": choice.reason,
-        "others": {name: reason or f"{choice.implementation} comes first" for name, reason in refusals.items()},
+        "others": {
+            name: reason or f"{choice.implementation} comes first" for name, reason in refusals.items()
+        },
     }
 
 

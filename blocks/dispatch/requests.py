@@ -34,7 +34,9 @@ IMPLEMENTATIONS: dict[str, tuple[str, ...]] = {
     "attention": ("reference", "fused", "masked", "folded", "tiled", "flex"),
 }
 
-_context: ContextVar[Mapping[str, str] | None] = ContextVar("blocks.dispatch.use_implementation", default=None)
+_context: ContextVar[Mapping[str, str] | None] = ContextVar(
+    "blocks.dispatch.use_implementation", default=None
+)
 
 
 @contextmanager
@@ -70,11 +72,17 @@ def parse(names: str) -> Mapping[str, str]:
         operation, _, implementation = (text.strip() for text in request.rpartition("="))
         if "=" in request:
             if operation not in IMPLEMENTATIONS:
-                raise ConfigError(f"{VARIABLE}: unknown operation {operation!r}{did_you_mean(operation, IMPLEMENTATIONS)}")
+                raise ConfigError(
+                    f"{VARIABLE}: unknown operation {operation!r}{did_you_mean(operation, IMPLEMENTATIONS)}"
+                )
             single[operation] = check_known(implementation, IMPLEMENTATIONS[operation])
         else:
             check_known(implementation, sorted(set().union(*IMPLEMENTATIONS.values())))
-            everywhere |= {name: implementation for name, available in IMPLEMENTATIONS.items() if implementation in available}
+            everywhere |= {
+                name: implementation
+                for name, available in IMPLEMENTATIONS.items()
+                if implementation in available
+            }
     return everywhere | single
 
 

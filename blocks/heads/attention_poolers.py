@@ -72,7 +72,9 @@ class QueryPooler(Pooler):
 
     def cost(self, tokens: int) -> Cost:
         projections = self.key.cost(tokens) + self.value.cost(tokens)
-        return projections + Cost(matmul=4 * tokens * self.config.width, elementwise=6 * tokens * self.config.heads)
+        return projections + Cost(
+            matmul=4 * tokens * self.config.width, elementwise=6 * tokens * self.config.heads
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

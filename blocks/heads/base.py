@@ -44,12 +44,16 @@ class ReadoutConfig(BlockConfig):
     def __post_init__(self) -> None:
         self.at_least_one("width", *(["hidden"] if self.hidden is not None else []))
         if not 0 <= self.dropout < 1:
-            raise ConfigError(f"{type(self).__name__}: dropout must be at least 0 and below 1, got {self.dropout}")
+            raise ConfigError(
+                f"{type(self).__name__}: dropout must be at least 0 and below 1, got {self.dropout}"
+            )
 
     def at_least_one(self, *names: str) -> None:
         for name in names:
             if getattr(self, name) < 1:
-                raise ConfigError(f"{type(self).__name__}: {name} must be at least 1, got {getattr(self, name)}")
+                raise ConfigError(
+                    f"{type(self).__name__}: {name} must be at least 1, got {getattr(self, name)}"
+                )
 
 
 class Readout(nn.Module):
@@ -62,7 +66,11 @@ class Readout(nn.Module):
     def __init__(self, config: ReadoutConfig, outputs: int) -> None:
         super().__init__()
         self.dropout = nn.Dropout(config.dropout)
-        self.hidden = None if config.hidden is None else Linear(LinearConfig(in_features=config.width, out_features=config.hidden))
+        self.hidden = (
+            None
+            if config.hidden is None
+            else Linear(LinearConfig(in_features=config.width, out_features=config.hidden))
+        )
         self.output = Linear(LinearConfig(in_features=config.hidden or config.width, out_features=outputs))
 
     def reset_parameters(self) -> None:
@@ -105,7 +113,9 @@ def cross_entropy(logits: Tensor, target: Tensor, *, ignored: int = -100) -> Ten
     Raises: as check_labels.
     """
     if logits.shape[:-1] != target.shape:
-        raise ConfigError(f"logits {tuple(logits.shape)} need labels {tuple(logits.shape[:-1])}, got {tuple(target.shape)}")
+        raise ConfigError(
+            f"logits {tuple(logits.shape)} need labels {tuple(logits.shape[:-1])}, got {tuple(target.shape)}"
+        )
     check_labels(target, logits.shape[-1], ignored=ignored)
     nats = F.cross_entropy(logits.flatten(0, -2), target.flatten(), ignore_index=ignored, reduction="sum")
     return nats / (target != ignored).sum().clamp_min(1)  # torch's own mean over nothing is NaN

@@ -63,7 +63,9 @@ class TokenClassificationHeadConfig(ClassificationHeadConfig):
     pass
 
 
-@register("token_classification", kind="head", config=TokenClassificationHeadConfig, source="arXiv:1810.04805 §5.3")
+@register(
+    "token_classification", kind="head", config=TokenClassificationHeadConfig, source="arXiv:1810.04805 §5.3"
+)
 class TokenClassificationHead(ClassificationHead):
     """As ClassificationHead, at every token; the loss is a mean over labelled tokens, not over rows.
 
@@ -78,7 +80,9 @@ class TokenClassificationHead(ClassificationHead):
         """
         if valid is not None:
             if valid.shape != target.shape:
-                raise ConfigError(f"valid {tuple(valid.shape)} must have the shape of the labels {tuple(target.shape)}")
+                raise ConfigError(
+                    f"valid {tuple(valid.shape)} must have the shape of the labels {tuple(target.shape)}"
+                )
             target = target.masked_fill(~valid, IGNORED)
             # 0 times the NaN somebody left in padding is NaN in the gradient
             x = x.masked_fill(~valid[..., None], 0)

@@ -39,9 +39,13 @@ class EntityLibraryHeadConfig(ReadoutConfig):
         super().__post_init__()
         self.at_least_one("entities", *(["entity_width"] if self.entity_width is not None else []))
         if self.hidden is not None:
-            raise ConfigError("EntityLibraryHeadConfig: hidden is not an option of this head; set entity_width for a projection")
+            raise ConfigError(
+                "EntityLibraryHeadConfig: hidden is not an option of this head; set entity_width for a projection"
+            )
         if self.temperature is not None and not self.temperature > 0:
-            raise ConfigError(f"EntityLibraryHeadConfig: temperature must be positive or None, got {self.temperature}")
+            raise ConfigError(
+                f"EntityLibraryHeadConfig: temperature must be positive or None, got {self.temperature}"
+            )
 
 
 @register(
@@ -67,7 +71,9 @@ class EntityLibraryHead(TaskHead):
         super().__init__(config)
         self.dropout = nn.Dropout(config.dropout)
         width = config.entity_width
-        self.projection = None if width is None else Linear(LinearConfig(in_features=config.width, out_features=width))
+        self.projection = (
+            None if width is None else Linear(LinearConfig(in_features=config.width, out_features=width))
+        )
         self.library = nn.Parameter(torch.empty(config.entities, width or config.width))
         self.shared = False
         self.reset_parameters()
@@ -81,7 +87,9 @@ class EntityLibraryHead(TaskHead):
     def share_with(self, table: nn.Parameter) -> EntityLibraryHead:
         """From now on the library is ``table`` (N, E) itself: one parameter, one gradient. Returns the head."""
         if table.shape != self.library.shape:
-            raise ConfigError(f"entity_library: a table of {tuple(self.library.shape)} can be shared, got {tuple(table.shape)}")
+            raise ConfigError(
+                f"entity_library: a table of {tuple(self.library.shape)} can be shared, got {tuple(table.shape)}"
+            )
         self.library, self.shared = table, True
         return self
 

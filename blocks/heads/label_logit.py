@@ -36,7 +36,9 @@ class LabelLogitHeadConfig(BlockConfig):
     def __post_init__(self) -> None:
         for name in ("yes", "no"):
             if not 0 <= getattr(self, name) < self.vocabulary:
-                raise ConfigError(f"LabelLogitHeadConfig: {name} must be in 0 … {self.vocabulary - 1}, got {getattr(self, name)}")
+                raise ConfigError(
+                    f"LabelLogitHeadConfig: {name} must be in 0 … {self.vocabulary - 1}, got {getattr(self, name)}"
+                )
         if self.yes == self.no:
             raise ConfigError(f"LabelLogitHeadConfig: yes and no are the same token {self.yes}")
         if not (self.alpha >= 0 and isfinite(self.alpha)):

@@ -35,11 +35,15 @@ class PoolerConfig(BlockConfig):
         """Raises: ConfigError naming the first of these options below 1."""
         for name in names:
             if getattr(self, name) < 1:
-                raise ConfigError(f"{type(self).__name__}: {name} must be at least 1, got {getattr(self, name)}")
+                raise ConfigError(
+                    f"{type(self).__name__}: {name} must be at least 1, got {getattr(self, name)}"
+                )
 
     def divided_by_heads(self, heads: int) -> None:
         if self.width % heads:
-            raise ConfigError(f"{type(self).__name__}: width {self.width} must be a multiple of heads {heads}")
+            raise ConfigError(
+                f"{type(self).__name__}: width {self.width} must be a multiple of heads {heads}"
+            )
 
 
 def tokens_of(x: Tensor, valid: Tensor | None) -> Tensor:
@@ -53,7 +57,9 @@ def tokens_of(x: Tensor, valid: Tensor | None) -> Tensor:
     if valid.dtype != torch.bool or valid.shape != x.shape[:2]:
         shape = tuple(x.shape[:2])
         hint = "; for segments pass segments != 0, one document a row" if valid.dtype != torch.bool else ""
-        raise ConfigError(f"valid must be bool of shape {shape}, got {valid.dtype} {tuple(valid.shape)}{hint}")
+        raise ConfigError(
+            f"valid must be bool of shape {shape}, got {valid.dtype} {tuple(valid.shape)}{hint}"
+        )
     return valid
 
 
@@ -201,7 +207,11 @@ class ClsPooler(Pooler):
 
     def __init__(self, config: ClsPoolerConfig) -> None:
         super().__init__(config)
-        self.dense = Linear(LinearConfig(in_features=config.width, out_features=config.width)) if config.dense else None
+        self.dense = (
+            Linear(LinearConfig(in_features=config.width, out_features=config.width))
+            if config.dense
+            else None
+        )
 
     def reset_parameters(self) -> None:
         if self.dense is not None:

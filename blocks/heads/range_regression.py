@@ -35,7 +35,9 @@ class RangeRegressionHeadConfig(ReadoutConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (isfinite(self.low) and isfinite(self.high) and self.low < self.high):
-            raise ConfigError(f"RangeRegressionHeadConfig: low must be below high, both finite, got {self.low} and {self.high}")
+            raise ConfigError(
+                f"RangeRegressionHeadConfig: low must be below high, both finite, got {self.low} and {self.high}"
+            )
 
 
 @register(

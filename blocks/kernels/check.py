@@ -64,7 +64,10 @@ def kernel_mismatch(
         if serves(sizes) is not None:
             continue
         # weights by the fan-in rule, so that outputs and gradients keep one scale
-        inputs = [torch.randn(s, generator=generator) * (s[-1] ** -0.5 if i and len(s) > 1 else 1.0) for i, s in enumerate(shapes)]
+        inputs = [
+            torch.randn(s, generator=generator) * (s[-1] ** -0.5 if i and len(s) > 1 else 1.0)
+            for i, s in enumerate(shapes)
+        ]
         device_inputs = [x.to(device, dtype) for x in inputs]
         with torch.inference_mode(False), torch.enable_grad():
             wide = [x.double().requires_grad_() for x in device_inputs]
@@ -74,11 +77,15 @@ def kernel_mismatch(
         try:
             results = [
                 forward(*device_inputs),
-                *backward(gradient, *device_inputs[: BACKWARD_INPUTS.get(operation)], (True,) * len(device_inputs)),
+                *backward(
+                    gradient, *device_inputs[: BACKWARD_INPUTS.get(operation)], (True,) * len(device_inputs)
+                ),
             ]
         except Exception as error:
             return f"it fails on this device: {next(iter(str(error).strip().splitlines()), type(error).__name__)}"
-        for i, (actual, expected_value) in enumerate(zip(results, [expected.detach(), *gradients], strict=True)):
+        for i, (actual, expected_value) in enumerate(
+            zip(results, [expected.detach(), *gradients], strict=True)
+        ):
             off = _error(actual, expected_value)
             if not off <= TOLERANCE[dtype]:
                 subject = "outputs" if i == 0 else f"gradients of input {i}"

@@ -57,7 +57,10 @@ def launch(loaded: ctypes.CDLL, name: str, *arguments: Tensor | int | ctypes.c_v
     """
     code = getattr(loaded, name)(*(_c(argument) for argument in arguments))
     if code:
-        error, text = (getattr(loaded, f"arch_lab_error_{kind}")(ctypes.c_int64(code)).decode() for kind in ("name", "text"))
+        error, text = (
+            getattr(loaded, f"arch_lab_error_{kind}")(ctypes.c_int64(code)).decode()
+            for kind in ("name", "text")
+        )
         raise KernelError(f"{name}: {error} ({code}), {text}")
 
 
@@ -79,7 +82,9 @@ def on_stream(source: str, name: str, like: Tensor, *arguments: Tensor | int | N
         launch(library(source, like.dtype, like.device), name, *arguments, tf32, like.device.index, stream)
 
 
-def checked(operation: str, expected: Mapping[str, tuple[Tensor | None, tuple[int, ...]]], *, align: bool = False) -> list[Tensor]:
+def checked(
+    operation: str, expected: Mapping[str, tuple[Tensor | None, tuple[int, ...]]], *, align: bool = False
+) -> list[Tensor]:
     """The tensors, contiguous, when shapes, dtypes and devices fit. None stays None."""
     (first, (leader, _)), *_ = expected.items()
     assert leader is not None
@@ -89,7 +94,11 @@ def checked(operation: str, expected: Mapping[str, tuple[Tensor | None, tuple[in
         if tuple(tensor.shape) != shape:
             raise ConfigError(f"{operation}: {name} must have shape {shape}, got {tuple(tensor.shape)}")
         if tensor.dtype != leader.dtype or tensor.dtype not in ELEMENTS:
-            dtypes = ", ".join(map(name_of, ELEMENTS)) if name == first else f"{name_of(leader.dtype)} like {first}"
+            dtypes = (
+                ", ".join(map(name_of, ELEMENTS))
+                if name == first
+                else f"{name_of(leader.dtype)} like {first}"
+            )
             raise ConfigError(f"{operation}: {name} must be {dtypes}, got {name_of(tensor.dtype)}")
     for name, (tensor, _) in expected.items():
         if tensor is not None and (tensor.device != leader.device or not tensor.is_cuda):

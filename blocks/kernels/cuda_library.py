@@ -41,7 +41,10 @@ def serves(device_type: str, dtype: torch.dtype, **sizes: int | str) -> str | No
         return f"it takes {', '.join(map(name_of, ELEMENTS))}, not {name_of(dtype)}"
     if op == "product" and (reason := _not_square([int(sizes[letter]) for letter in "kqplsr"])):
         return reason
-    if op == "linear" and _tiles(int(sizes["rows"]), int(sizes["k"]), max(int(sizes["q"]), int(sizes["p"]))) > MAX_GRID:
+    if (
+        op == "linear"
+        and _tiles(int(sizes["rows"]), int(sizes["k"]), max(int(sizes["q"]), int(sizes["p"]))) > MAX_GRID
+    ):
         return f"{sizes['rows']} rows of {sizes['k']} blocks are more tiles than a grid holds"
     if not torch.cuda.is_available():
         return "torch finds no CUDA device"
@@ -55,7 +58,11 @@ def serves(device_type: str, dtype: torch.dtype, **sizes: int | str) -> str | No
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     # torch's stubs lack it; without it the launch reports
     available = getattr(properties, "shared_memory_per_block_optin", needed)
-    return f"it needs {needed} bytes of shared memory a block, this device has {available}" if needed > available else None
+    return (
+        f"it needs {needed} bytes of shared memory a block, this device has {available}"
+        if needed > available
+        else None
+    )
 
 
 class block_diagonal:  # a namespace: its functions share a source file and a legend
@@ -162,11 +169,15 @@ class monarch:  # a namespace
         first_t = first.mT.contiguous() if need[0] else None
         second_t = second.mT.contiguous() if need[0] or need[1] else None
         source = SOURCES["product"]
-        on_stream(source, "monarch_transposed", x, gradient, first_t, second_t, dx, hidden_gradient, by_column, m, b)
+        on_stream(
+            source, "monarch_transposed", x, gradient, first_t, second_t, dx, hidden_gradient, by_column, m, b
+        )
         dfirst, dsecond = (torch.empty_like(first) if needed else None for needed in need[1:])
         # small blocks are tiles of one warp (b = 64: four), of which a processor holds many
         splits = _splits(x, m, tiles=b, a_processor=4 if b == 64 else 16)
-        workspace = torch.empty(splits * (b**3 + b**2) if need[1] or need[2] else 0, dtype=torch.float32, device=x.device)
+        workspace = torch.empty(
+            splits * (b**3 + b**2) if need[1] or need[2] else 0, dtype=torch.float32, device=x.device
+        )
         if dfirst is not None:
             on_stream(source, "monarch_factor", x, hidden_gradient, x, dfirst, workspace, m, b, splits)
         if dsecond is not None:
@@ -178,7 +189,9 @@ class monarch:  # a namespace
 
 def _three(name: str, tensor: Tensor) -> tuple[int, int, int]:
     if tensor.dim() != 3 or min(tensor.shape) < 1:
-        raise ConfigError(f"{name} must have shape (blocks, outputs, inputs), each at least 1, got {tuple(tensor.shape)}")
+        raise ConfigError(
+            f"{name} must have shape (blocks, outputs, inputs), each at least 1, got {tuple(tensor.shape)}"
+        )
     k, q, p = tensor.shape
     return k, q, p
 

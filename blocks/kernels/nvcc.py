@@ -29,9 +29,13 @@ SECONDS = {"block_diagonal_gemm.cu": 5, "monarch.cu": 10}
 def find_nvcc() -> Path:
     """Raises: KernelError when there is none."""
     home = os.environ.get("CUDA_HOME")
-    executable = shutil.which("nvcc") or (shutil.which("nvcc", path=str(Path(home) / "bin")) if home else None)
+    executable = shutil.which("nvcc") or (
+        shutil.which("nvcc", path=str(Path(home) / "bin")) if home else None
+    )
     if executable is None:
-        raise KernelError("no nvcc on PATH or in $CUDA_HOME/bin; CUDA C++ kernels are built with it on first use")
+        raise KernelError(
+            "no nvcc on PATH or in $CUDA_HOME/bin; CUDA C++ kernels are built with it on first use"
+        )
     return Path(executable)
 
 
@@ -62,7 +66,9 @@ def with_includes(source: Path) -> list[Path]:
 
 def cache_folder() -> Path:
     base = os.environ.get("ARCH_LAB_CACHE")
-    root = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arch_lab"
+    root = (
+        Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arch_lab"
+    )
     return root / "kernels"
 
 

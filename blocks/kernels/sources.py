@@ -27,7 +27,13 @@ def kernel_source(name: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     names = sorted(
-        {path.name for folder in _PLACES if folder.is_dir() for path in folder.iterdir() if path.suffix in (".cu", ".cuh", ".py")}
+        {
+            path.name
+            for folder in _PLACES
+            if folder.is_dir()
+            for path in folder.iterdir()
+            if path.suffix in (".cu", ".cuh", ".py")
+        }
     )
     raise KernelError(f"no kernel source {name!r}{did_you_mean(name, names)}")
 

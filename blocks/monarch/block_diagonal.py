@@ -53,10 +53,14 @@ class BlockDiagonalLinearConfig(BlockConfig):
     def __post_init__(self) -> None:
         check_blocks(self.blocks, in_features=self.in_features, out_features=self.out_features)
         if self.shuffle and self.in_features % self.blocks:
-            raise ConfigError(f"shuffle needs blocks = {self.blocks} to divide in_features = {self.in_features}")
+            raise ConfigError(
+                f"shuffle needs blocks = {self.blocks} to divide in_features = {self.in_features}"
+            )
 
 
-@register("block_diagonal_linear", kind="linear", config=BlockDiagonalLinearConfig, source="arXiv:2310.12109 §3")
+@register(
+    "block_diagonal_linear", kind="linear", config=BlockDiagonalLinearConfig, source="arXiv:2310.12109 §3"
+)
 class BlockDiagonalLinear(Block):
     """``blocks`` independent dense maps side by side: y[k] = W[k] x[k] + b[k].
 

@@ -32,7 +32,9 @@ class BlockDiagonalGLUConfig(BlockConfig):
         check_blocks(self.blocks, width=self.width, ffn_width=self.ffn_width)
 
 
-@register("block_diagonal_glu", kind="channel_mixer", config=BlockDiagonalGLUConfig, source="arXiv:2310.12109 §3")
+@register(
+    "block_diagonal_glu", kind="channel_mixer", config=BlockDiagonalGLUConfig, source="arXiv:2310.12109 §3"
+)
 class BlockDiagonalGLU(ChannelMixer):
     """down(gelu(gate) * value), exact (erf) GELU; gate and value are the halves of one block-diagonal map.
 
@@ -64,7 +66,11 @@ class BlockDiagonalGLU(ChannelMixer):
         return self.down(F.gelu(gate) * value)
 
     def cost(self, tokens: int) -> Cost:
-        return self.up.cost(tokens) + self.down.cost(tokens) + Cost(elementwise=2 * tokens * self.config.ffn_width)
+        return (
+            self.up.cost(tokens)
+            + self.down.cost(tokens)
+            + Cost(elementwise=2 * tokens * self.config.ffn_width)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +86,9 @@ class BlockDiagonalMLPConfig(BlockConfig):
         check_blocks(self.blocks, width=self.width, ffn_width=self.ffn_width)
 
 
-@register("block_diagonal_mlp", kind="channel_mixer", config=BlockDiagonalMLPConfig, source="arXiv:2310.12109 §3")
+@register(
+    "block_diagonal_mlp", kind="channel_mixer", config=BlockDiagonalMLPConfig, source="arXiv:2310.12109 §3"
+)
 class BlockDiagonalMLP(ChannelMixer):
     """down(gelu(up(x))), exact (erf) GELU, both maps block-diagonal.
 
@@ -104,7 +112,9 @@ class BlockDiagonalMLP(ChannelMixer):
         return self.down(F.gelu(self.up(x)))
 
     def cost(self, tokens: int) -> Cost:
-        return self.up.cost(tokens) + self.down.cost(tokens) + Cost(elementwise=tokens * self.config.ffn_width)
+        return (
+            self.up.cost(tokens) + self.down.cost(tokens) + Cost(elementwise=tokens * self.config.ffn_width)
+        )
 
 
 def _reset(layers: tuple[BlockDiagonalLinear, ...], start: str) -> None:
@@ -117,4 +127,8 @@ def _reset(layers: tuple[BlockDiagonalLinear, ...], start: str) -> None:
 
 
 def _linear(in_features: int, out_features: int, blocks: int, *, bias: bool) -> BlockDiagonalLinear:
-    return BlockDiagonalLinear(BlockDiagonalLinearConfig(in_features=in_features, out_features=out_features, blocks=blocks, bias=bias))
+    return BlockDiagonalLinear(
+        BlockDiagonalLinearConfig(
+            in_features=in_features, out_features=out_features, blocks=blocks, bias=bias
+        )
+    )

@@ -54,9 +54,13 @@ class MonarchShape:
                 f"monarch matrix: needs one input and one output digit per factor, 2 or more; got {self.inputs}, {self.outputs}"
             )
         if min(*self.inputs, *self.outputs, self.rank) < 1:
-            raise ConfigError(f"monarch matrix: digits and rank must be at least 1, got {self.inputs}, {self.outputs}, rank {self.rank}")
+            raise ConfigError(
+                f"monarch matrix: digits and rank must be at least 1, got {self.inputs}, {self.outputs}, rank {self.rank}"
+            )
         if self.rank > 1 and len(self.inputs) > 2:
-            raise ConfigError(f"monarch matrix: rank {self.rank} needs order 2, this one has order {len(self.inputs)}")
+            raise ConfigError(
+                f"monarch matrix: rank {self.rank} needs order 2, this one has order {len(self.inputs)}"
+            )
 
     @classmethod
     def square(cls, size: int, order: int = 2, *, rank: int = 1) -> MonarchShape:
@@ -98,7 +102,9 @@ class MonarchShape:
         factors = tuple(torch.zeros(shape, dtype=dtype) for shape in self.factors)
         if start == "identity":
             if self.inputs != self.outputs:
-                raise ConfigError(f"monarch matrix: {self.inputs} -> {self.outputs} has no identity; make both sides equal")
+                raise ConfigError(
+                    f"monarch matrix: {self.inputs} -> {self.outputs} has no identity; make both sides equal"
+                )
             for factor, size in zip(factors, self.inputs[::-1], strict=True):
                 # of a block's rank components the first carries everything
                 stride = self.rank if factor is factors[-1] else 1
@@ -123,7 +129,9 @@ def balanced_factors(size: int, order: int = 2) -> tuple[int, ...]:
         return (size,) + (1,) * (order - 1)
     best = min(_factorisations(size, order), key=lambda digits: digits[0] / digits[-1], default=None)
     if best is None:
-        raise ConfigError(f"monarch matrix: {size} is not a product of {order} factors above 1; pad it or lower the order")
+        raise ConfigError(
+            f"monarch matrix: {size} is not a product of {order} factors above 1; pad it or lower the order"
+        )
     return best
 
 
@@ -204,7 +212,9 @@ def _check(x: Tensor, factors: Sequence[Tensor], *, transposed: bool) -> None:
     for t, factor in enumerate(factors[1:-1], start=1):
         above = prod(f.shape[2] for f in factors[t + 1 :])
         if factor.shape[0] % above:
-            raise ConfigError(f"monarch product: factor {t} has {factor.shape[0]} blocks, not a multiple of the {above} above it")
+            raise ConfigError(
+                f"monarch product: factor {t} has {factor.shape[0]} blocks, not a multiple of the {above} above it"
+            )
     end = factors[-1] if transposed else factors[0]
     size = end.shape[0] * end.shape[1 if transposed else 2]
     if x.shape[-1] != size:

@@ -80,9 +80,13 @@ class MonarchLinear(Block):
         Raises: ConfigError when ``blocks`` exceeds a width.
         """
         o, i = weight.shape
-        layer = cls(MonarchLinearConfig(in_features=i, out_features=o, blocks=blocks, bias=bias is not None)).to(weight)
+        layer = cls(
+            MonarchLinearConfig(in_features=i, out_features=o, blocks=blocks, bias=bias is not None)
+        ).to(weight)
         (k, _, p), (length, s, _) = layer.first.shape, layer.second.shape
-        first, second = project_pair(F.pad(weight, (0, k * p - i, 0, length * s - o)), layer.first.shape, layer.second.shape)
+        first, second = project_pair(
+            F.pad(weight, (0, k * p - i, 0, length * s - o)), layer.first.shape, layer.second.shape
+        )
         layer.first.copy_(first)
         layer.second.copy_(second)
         if layer.bias is not None and bias is not None:
@@ -93,7 +97,9 @@ class MonarchLinear(Block):
     def dense(self) -> Linear:
         """The same map as one dense layer, with weights of its own."""
         bias = self.bias is not None
-        config = LinearConfig(in_features=self.config.in_features, out_features=self.config.out_features, bias=bias)
+        config = LinearConfig(
+            in_features=self.config.in_features, out_features=self.config.out_features, bias=bias
+        )
         layer = Linear(config).to(self.first)
         layer.weight.copy_(self.dense_weight())
         if self.bias is not None and layer.bias is not None:
@@ -116,8 +122,12 @@ class MonarchLinear(Block):
         return Cost(matmul=2 * tokens * (self.first.numel() + self.second.numel()), elementwise=tokens * bias)
 
 
-def linear_map(kind: LinearKind, in_features: int, out_features: int, *, blocks: int = 4, bias: bool = True) -> Block:
+def linear_map(
+    kind: LinearKind, in_features: int, out_features: int, *, blocks: int = 4, bias: bool = True
+) -> Block:
     """The map (..., I) -> (..., O) that an option names; ``blocks``: of each Monarch factor."""
     if kind == "dense":
         return Linear(LinearConfig(in_features=in_features, out_features=out_features, bias=bias))
-    return MonarchLinear(MonarchLinearConfig(in_features=in_features, out_features=out_features, blocks=blocks, bias=bias))
+    return MonarchLinear(
+        MonarchLinearConfig(in_features=in_features, out_features=out_features, blocks=blocks, bias=bias)
+    )

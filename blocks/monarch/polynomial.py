@@ -62,7 +62,9 @@ def solve(z: Tensor, factors: Factors) -> Tensor:
     dozen rows lose no digits by it, and forward and backward take a fifth to two thirds of the time of
     substitution on the signal itself (one CPU thread; 1 to 64 blocks of 16 or 32, 8,192 or more rows in all).
     """
-    inverses = [torch.linalg.solve_triangular(f, _identity(f), upper=False, unitriangular=True) for f in factors]
+    inverses = [
+        torch.linalg.solve_triangular(f, _identity(f), upper=False, unitriangular=True) for f in factors
+    ]
     return _digit_by_digit(z, inverses)
 
 
@@ -81,14 +83,20 @@ def _digit_by_digit(x: Tensor, maps: Factors) -> Tensor:
         # (G·below, R·above, digit): the digit last, so that all rows of one block are one GEMM
         digits = rearrange(rows, "g r (above i below) -> (g below) (r above) i", i=size, below=below)
         mixed = torch.bmm(digits, m.flatten(0, 1).mT)
-        rows = rearrange(mixed, "(g below) (r above) i -> g r (above i below)", g=groups, above=length // (size * below))
+        rows = rearrange(
+            mixed, "(g below) (r above) i -> g r (above i below)", g=groups, above=length // (size * below)
+        )
     return rows[..., :tokens].reshape(x.shape)
 
 
 def unit_lower_triangular(packed: Tensor, size: int) -> Tensor:
     """(..., size·(size - 1)/2) entries row by row -> (..., size, size), ones on the diagonal, zeros above it."""
     row, column = torch.tril_indices(size, size, -1, device=packed.device)
-    full = torch.eye(size, dtype=packed.dtype, device=packed.device).expand(*packed.shape[:-1], size, size).clone()
+    full = (
+        torch.eye(size, dtype=packed.dtype, device=packed.device)
+        .expand(*packed.shape[:-1], size, size)
+        .clone()
+    )
     full[..., row, column] = packed
     return full
 
@@ -106,7 +114,8 @@ class DigitTriangular(nn.Module):
         self.sizes = digits[::-1]  # lowest first
         self.below = tuple(prod(self.sizes[:t]) for t in range(len(digits)))
         self.lower = nn.ParameterList(
-            nn.Parameter(torch.empty(groups, below, size * (size - 1) // 2)) for below, size in zip(self.below, self.sizes, strict=True)
+            nn.Parameter(torch.empty(groups, below, size * (size - 1) // 2))
+            for below, size in zip(self.below, self.sizes, strict=True)
         )
         self.reset_parameters()
 
@@ -127,7 +136,9 @@ class DigitTriangular(nn.Module):
         """The factors for ``tokens`` tokens, float32 at least: what ``apply`` and ``solve`` take."""
         factors = []
         for packed, size in zip(self.lower, self.digits(tokens), strict=True):
-            entries = packed[..., : size * (size - 1) // 2].to(torch.promote_types(packed.dtype, torch.float32))
+            entries = packed[..., : size * (size - 1) // 2].to(
+                torch.promote_types(packed.dtype, torch.float32)
+            )
             factors.append(unit_lower_triangular(entries, size))
         return factors
 

@@ -72,7 +72,9 @@ class PolynomialConvolution(LongConvolution):
         )
         digits = digits_for(config.max_tokens, config.order, config.base)
         self.groups = config.groups
-        self.matrices = nn.ModuleList(DigitTriangular(digits, config.groups) for _ in range(3 if config.members == "separate" else 1))
+        self.matrices = nn.ModuleList(
+            DigitTriangular(digits, config.groups) for _ in range(3 if config.members == "separate" else 1)
+        )
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -141,12 +143,16 @@ class PolynomialConvolution(LongConvolution):
     def inverse_flops(self, tokens: int) -> int:
         """Inverting the blocks of A_0, once per forward pass."""
         output = self.members[0]
-        return self.groups * sum(below * size**3 for below, size in zip(output.below, output.digits(tokens), strict=True))
+        return self.groups * sum(
+            below * size**3 for below, size in zip(output.below, output.digits(tokens), strict=True)
+        )
 
     def cost(self, tokens: int) -> Cost:
         digits = self.members[0].digits(tokens)
         products = 2 * prod(digits) * sum(digits) * self.width
-        return super().cost(tokens) + Cost(matmul=2 * products, shared_matmul=products + self.inverse_flops(tokens))
+        return super().cost(tokens) + Cost(
+            matmul=2 * products, shared_matmul=products + self.inverse_flops(tokens)
+        )
 
 
 @dataclass
@@ -168,7 +174,9 @@ class Taps:
 
     def of(self, convolution: LongConvolution) -> Tensor:
         taps = self._made.get(id(convolution))
-        if taps is None or (torch.is_grad_enabled() and not taps.requires_grad and convolution.skip.requires_grad):
+        if taps is None or (
+            torch.is_grad_enabled() and not taps.requires_grad and convolution.skip.requires_grad
+        ):
             taps = self._made[id(convolution)] = convolution.taps(self.tokens)
         return taps
 
@@ -236,9 +244,13 @@ class MonarchPolynomial(SequenceMixer):
         y, residual = y * gate_out, None
         if body.residual is not None and state.residual is not None:
             residual = torch.cat([state.residual, x.mT], dim=-1)
-            y = y + _last_outputs(residual, state.taps.of(body.residual), x.shape[1]).transpose(0, 1).to(y.dtype)
+            y = y + _last_outputs(residual, state.taps.of(body.residual), x.shape[1]).transpose(0, 1).to(
+                y.dtype
+            )
         tail = body.short.next_tail(z, state.short)
-        return project_out(body.out_linear, y), MonarchPolynomialState(short=tail, product=product, residual=residual, taps=state.taps)
+        return project_out(body.out_linear, y), MonarchPolynomialState(
+            short=tail, product=product, residual=residual, taps=state.taps
+        )
 
     def state_bytes(self, tokens: int) -> int:
         histories = 3 if self.body.residual is None else 4

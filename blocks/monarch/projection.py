@@ -34,7 +34,9 @@ def project_pair(matrix: Tensor, first: Sequence[int], second: Sequence[int]) ->
     """
     (k, q, p), (length, s, r) = first, second
     if k * q != length * r:
-        raise ConfigError(f"monarch projection: the first factor gives {k * q} values, the second takes {length * r}")
+        raise ConfigError(
+            f"monarch projection: the first factor gives {k * q} values, the second takes {length * r}"
+        )
     if matrix.shape != (length * s, k * p):
         raise ConfigError(
             f"monarch projection: factors {tuple(first)}, {tuple(second)} make a {length * s} x {k * p} matrix, got {tuple(matrix.shape)}"
@@ -69,7 +71,9 @@ def project(matrix: Tensor, shape: MonarchShape) -> tuple[Tensor, ...]:
     outputs, inputs = shape.outputs[-1], shape.inputs[-1]
     blocks, _, _ = shape.factors[0]
     if matrix.shape[0] % outputs or matrix.shape[1] != blocks * inputs:
-        raise ConfigError(f"monarch projection: {shape.inputs} -> {shape.outputs} does not fit a matrix of {tuple(matrix.shape)}")
+        raise ConfigError(
+            f"monarch projection: {shape.inputs} -> {shape.outputs} does not fit a matrix of {tuple(matrix.shape)}"
+        )
     grid = rearrange(matrix, "(s l) (k p) -> k l s p", l=outputs, k=blocks)
     u, sigma, vh = torch.linalg.svd(grid, full_matrices=False)
     first = vh[:, :, 0]  # unit rows, so that an error of what remains is an equal error of the whole
@@ -77,7 +81,9 @@ def project(matrix: Tensor, shape: MonarchShape) -> tuple[Tensor, ...]:
     inner = MonarchShape(inputs=shape.inputs[:-1], outputs=shape.outputs[:-1])
     parts = [project(matrix_slice, inner) for matrix_slice in remaining]
     # block order of factor t: digits above, then digits below with the split-off digit fastest
-    later_factors = [rearrange(torch.stack(factors), "l b o i -> (b l) o i") for factors in zip(*parts, strict=True)]
+    later_factors = [
+        rearrange(torch.stack(factors), "l b o i -> (b l) o i") for factors in zip(*parts, strict=True)
+    ]
     return (first, *later_factors)
 
 
@@ -86,6 +92,8 @@ def error_of(matrix: Tensor, shape: MonarchShape) -> Tensor:
     singular values alone.
     """
     if shape.order != 2:
-        raise ConfigError(f"monarch projection: the least error is known for order 2, not for order {shape.order}")
+        raise ConfigError(
+            f"monarch projection: the least error is known for order 2, not for order {shape.order}"
+        )
     grid = rearrange(matrix, "(s l) (k p) -> k l s p", l=shape.outputs[1], k=shape.inputs[0])
     return torch.linalg.svdvals(grid)[..., shape.rank :].square().sum().sqrt()

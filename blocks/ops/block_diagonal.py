@@ -25,7 +25,11 @@ FEW_ROWS = 64  # below it an operator of our own costs more to call than the cop
 
 
 def by_rows(sizes: Sizes) -> str:
-    return "many rows: products written where they belong" if sizes["rows"] >= FEW_ROWS else "few rows: plain products, no operator to call"
+    return (
+        "many rows: products written where they belong"
+        if sizes["rows"] >= FEW_ROWS
+        else "few rows: plain products, no operator to call"
+    )
 
 
 OPERATION = Operation(
@@ -39,7 +43,9 @@ OPERATION = Operation(
 )
 
 
-def block_diagonal_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, implementation: str | None = None) -> Tensor:
+def block_diagonal_matmul(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, implementation: str | None = None
+) -> Tensor:
     """x (..., K·P), weight (K, Q, P), bias (K·Q,) -> (..., K·Q), real or complex. Autocast is followed as by
     ``F.linear``.
 
@@ -48,7 +54,9 @@ def block_diagonal_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None,
     x, weight, bias = follow_autocast(x, weight, bias)
     k, q, p = _check(x, weight, bias)
     rows = x.reshape(x.shape[:-1].numel(), k * p)
-    choice = OPERATION.choose(x.device.type, x.dtype, {"rows": rows.shape[0], "k": k, "q": q, "p": p}, implementation)
+    choice = OPERATION.choose(
+        x.device.type, x.dtype, {"rows": rows.shape[0], "k": k, "q": q, "p": p}, implementation
+    )
     log_once(OPERATION.name, choice)
     if choice.implementation == "reference":
         return reference(x, weight, bias)
@@ -64,9 +72,13 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[int, int, in
     k, q, p = weight.shape
     if x.dim() == 0 or x.shape[-1] != k * p:
         size = "a single number" if x.dim() == 0 else x.shape[-1]
-        raise ConfigError(f"block-diagonal product: {k} blocks of {p} inputs need a last size of {k * p}, got {size}")
+        raise ConfigError(
+            f"block-diagonal product: {k} blocks of {p} inputs need a last size of {k * p}, got {size}"
+        )
     if bias is not None and bias.shape[0] != k * q:
-        raise ConfigError(f"block-diagonal product: {k} blocks of {q} outputs need a bias of {k * q}, got {bias.shape[0]}")
+        raise ConfigError(
+            f"block-diagonal product: {k} blocks of {q} outputs need a bias of {k * q}, got {bias.shape[0]}"
+        )
     return k, q, p
 
 
@@ -76,7 +88,9 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     k, q, p = weight.shape
     blocks = rearrange(x.reshape(x.shape[:-1].numel(), k * p), "m (k p) -> k m p", k=k)
-    y = rearrange(torch.bmm(blocks, rearrange(weight, "k q p -> k p q")), "k m q -> m (k q)").view(*x.shape[:-1], k * q)
+    y = rearrange(torch.bmm(blocks, rearrange(weight, "k q p -> k p q")), "k m q -> m (k q)").view(
+        *x.shape[:-1], k * q
+    )
     return y if bias is None else y + bias
 
 
@@ -108,7 +122,9 @@ def weight_gradient(gradient: Tensor, rows: Tensor, k: int) -> Tensor:
     return torch.bmm(blocks_of(gradient, k).mT, blocks_of(rows, k))
 
 
-def linear_backward(gradient: Tensor, rows: Tensor, weight: Tensor, need: Sequence[bool]) -> tuple[Tensor | None, ...]:
+def linear_backward(
+    gradient: Tensor, rows: Tensor, weight: Tensor, need: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
     return (
         linear_forward(gradient, weight.mT, None) if need[0] else None,
         weight_gradient(gradient, rows, len(weight)) if need[1] else None,
@@ -129,7 +145,9 @@ def _operator(rows: Tensor, weight: Tensor, bias: Tensor | None, choice: str) ->
 def _backward(
     gradient: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None, need: Sequence[bool], choice: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    gradients = run_kernel(OPERATION, "backward", choice, linear_backward, gradient, rows, weight, tuple(need))
+    gradients = run_kernel(
+        OPERATION, "backward", choice, linear_backward, gradient, rows, weight, tuple(need)
+    )
     return or_empty(gradients, rows)  # type: ignore[return-value]
 
 

@@ -31,7 +31,9 @@ OPERATION = Operation(
 )
 
 
-def block_diagonal_glu(x: Tensor, up: Tensor, down: Tensor, bias: Tensor | None = None, *, implementation: str | None = None) -> Tensor:
+def block_diagonal_glu(
+    x: Tensor, up: Tensor, down: Tensor, bias: Tensor | None = None, *, implementation: str | None = None
+) -> Tensor:
     """x (..., D), up (K, 2F/K, D/K), down (K, D/K, F/K), bias (D,) -> (..., D). Autocast is followed as by
     ``F.linear``.
 
@@ -58,9 +60,13 @@ def _check(x: Tensor, up: Tensor, down: Tensor, bias: Tensor | None) -> tuple[in
     check_alike(name, x, up=up, down=down, bias=bias)
     (k, twice, p), (l, q, r) = up.shape, down.shape
     if (l, q, 2 * r) != (k, p, twice):
-        raise ConfigError(f"{name}: up {tuple(up.shape)} needs down ({k}, {p}, {twice / 2:g}), got {tuple(down.shape)}")
+        raise ConfigError(
+            f"{name}: up {tuple(up.shape)} needs down ({k}, {p}, {twice / 2:g}), got {tuple(down.shape)}"
+        )
     if x.dim() == 0 or x.shape[-1] != k * p:
-        raise ConfigError(f"{name}: {k} blocks of {p} inputs need a last size of {k * p}, got {x.shape[-1] if x.dim() else 'a number'}")
+        raise ConfigError(
+            f"{name}: {k} blocks of {p} inputs need a last size of {k * p}, got {x.shape[-1] if x.dim() else 'a number'}"
+        )
     if bias is not None and bias.shape[0] != k * p:
         raise ConfigError(f"{name}: the bias has {bias.shape[0]} values for {k * p} outputs")
     return k * p, k * r, k
@@ -118,7 +124,9 @@ def glu_backward(
 
 
 @torch.library.custom_op("blocks::block_diagonal_glu", mutates_args=())
-def _operator(rows: Tensor, up: Tensor, down: Tensor, bias: Tensor | None, choice: str, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _operator(
+    rows: Tensor, up: Tensor, down: Tensor, bias: Tensor | None, choice: str, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     outputs = run_kernel(OPERATION, "forward", choice, glu_forward, rows, up, down, bias)
     return with_saved(outputs, keep and choice == "cpu", rows, 2)  # type: ignore[return-value]
 
@@ -136,14 +144,20 @@ def _backward(
     choice: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     plain = partial(glu_backward, hidden=hidden, activated=activated)
-    return or_empty(run_kernel(OPERATION, "backward", choice, plain, gradient, rows, up, down, tuple(need)), rows)  # type: ignore[return-value]
+    return or_empty(
+        run_kernel(OPERATION, "backward", choice, plain, gradient, rows, up, down, tuple(need)), rows
+    )  # type: ignore[return-value]
 
 
 @_operator.register_fake
-def _(rows: Tensor, up: Tensor, down: Tensor, bias: Tensor | None, choice: str, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    rows: Tensor, up: Tensor, down: Tensor, bias: Tensor | None, choice: str, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     ffn_width = up.shape[0] * up.shape[1] // 2
     saved = keep and choice == "cpu"
-    hidden, activated = ((rows.shape[0], 2 * ffn_width), (rows.shape[0], ffn_width)) if saved else ((0,), (0,))
+    hidden, activated = (
+        ((rows.shape[0], 2 * ffn_width), (rows.shape[0], ffn_width)) if saved else ((0,), (0,))
+    )
     return rows.new_empty(rows.shape), rows.new_empty(hidden), rows.new_empty(activated)
 
 
@@ -170,4 +184,8 @@ def _backward_flops(
 ) -> int:
     """Two products for each of the forward's; recomputed hidden values are not charged, as nowhere else."""
     through = need[0] or need[1]
-    return 2 * rows_shape[0] * (up_shape.numel() * (need[0] + need[1]) + down_shape.numel() * (need[2] + through))
+    return (
+        2
+        * rows_shape[0]
+        * (up_shape.numel() * (need[0] + need[1]) + down_shape.numel() * (need[2] + through))
+    )

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 
-def attach(forward: Any, backward: Any, reference: Callable[..., Tensor], *, tensors: int, saved: int = 0) -> None:
+def attach(
+    forward: Any, backward: Any, reference: Callable[..., Tensor], *, tensors: int, saved: int = 0
+) -> None:
     """Give both operators their gradients, and the backward one its fake.
 
     ``tensors``: how many leading inputs are tensors; ``saved``: how many outputs follow y.
@@ -71,7 +73,10 @@ def attach(forward: Any, backward: Any, reference: Callable[..., Tensor], *, ten
 
     def fake(gradient: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         need = arguments[tensors + saved]
-        return tuple(t.new_empty(t.shape) if needed else gradient.new_empty(0) for t, needed in zip(arguments[:tensors], need, strict=True))
+        return tuple(
+            t.new_empty(t.shape) if needed else gradient.new_empty(0)
+            for t, needed in zip(arguments[:tensors], need, strict=True)
+        )
 
     backward.register_fake(fake)
     forward.register_autograd(pull, setup_context=keep)

@@ -16,7 +16,10 @@ def follow_autocast(x: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
     if device == "meta" or not torch.is_autocast_enabled(device):
         return (x, *others)  # type: ignore[arg-type]
     dtype = torch.get_autocast_dtype(device)
-    return tuple(t if t is None or not t.is_floating_point() or t.dtype == torch.float64 else t.to(dtype) for t in (x, *others))  # type: ignore[misc]
+    return tuple(
+        t if t is None or not t.is_floating_point() or t.dtype == torch.float64 else t.to(dtype)  # type: ignore[misc]
+        for t in (x, *others)
+    )
 
 
 def check_alike(operation: str, x: Tensor, *, same_dtype: bool = True, **others: Tensor | None) -> None:
@@ -25,7 +28,9 @@ def check_alike(operation: str, x: Tensor, *, same_dtype: bool = True, **others:
         if t is None:
             continue
         if t.device != x.device:
-            raise ConfigError(f"{operation}: the input is on {x.device}, {name} on {t.device}; move one of them")
+            raise ConfigError(
+                f"{operation}: the input is on {x.device}, {name} on {t.device}; move one of them"
+            )
         if same_dtype and t.dtype != x.dtype:
             raise ConfigError(f"{operation}: the input is {x.dtype}, {name} {t.dtype}; convert one of them")
 
@@ -34,4 +39,6 @@ def check_rank(operation: str, **tensors: tuple[Tensor | None, str]) -> None:
     """``weight=(weight, "K Q P")``: as many sizes as letters. Raises: ConfigError."""
     for name, (t, letters) in tensors.items():
         if t is not None and t.dim() != len(letters.split()):
-            raise ConfigError(f"{operation}: {name} is ({letters.replace(' ', ', ')}), got a tensor of shape {tuple(t.shape)}")
+            raise ConfigError(
+                f"{operation}: {name} is ({letters.replace(' ', ', ')}), got a tensor of shape {tuple(t.shape)}"
+            )

@@ -68,7 +68,9 @@ def _check(x: Tensor, first: Tensor, second: Tensor) -> dict[str, int]:
     if k * q != l * r:
         raise ConfigError(f"{name}: the first factor gives {k * q} values, the second takes {l * r}")
     if x.dim() == 0 or x.shape[-1] != k * p:
-        raise ConfigError(f"{name}: the factors take a last size of {k * p}, got {x.shape[-1] if x.dim() else 'a number'}")
+        raise ConfigError(
+            f"{name}: the factors take a last size of {k * p}, got {x.shape[-1] if x.dim() else 'a number'}"
+        )
     return {"rows": x.shape[:-1].numel(), "k": k, "q": q, "p": p, "l": l, "s": s, "r": r}
 
 
@@ -135,7 +137,9 @@ def _backward(
     choice: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     plain = partial(product_backward, hidden=hidden)
-    return or_empty(run_kernel(OPERATION, "backward", choice, plain, gradient, rows, first, second, tuple(need)), rows)  # type: ignore[return-value]
+    return or_empty(
+        run_kernel(OPERATION, "backward", choice, plain, gradient, rows, first, second, tuple(need)), rows
+    )  # type: ignore[return-value]
 
 
 @_operator.register_fake
@@ -148,7 +152,9 @@ attach(_operator, _backward, reference, tensors=3, saved=1)
 
 
 @register_flop_formula(torch.ops.blocks.monarch_matmul)
-def _flops(rows_shape: torch.Size, first_shape: torch.Size, second_shape: torch.Size, *_: Any, **__: Any) -> int:
+def _flops(
+    rows_shape: torch.Size, first_shape: torch.Size, second_shape: torch.Size, *_: Any, **__: Any
+) -> int:
     return 2 * rows_shape[0] * (first_shape.numel() + second_shape.numel())
 
 
@@ -165,4 +171,8 @@ def _backward_flops(
 ) -> int:
     """Two products for each of the forward's; recomputed hidden values are not charged, as nowhere else."""
     through = need[0] or need[1]
-    return 2 * rows_shape[0] * (first_shape.numel() * (need[0] + need[1]) + second_shape.numel() * (need[2] + through))
+    return (
+        2
+        * rows_shape[0]
+        * (first_shape.numel() * (need[0] + need[1]) + second_shape.numel() * (need[2] + through))
+    )

@@ -36,7 +36,9 @@ class TripletHeadConfig(ReadoutConfig):
         super().__post_init__()
         self.at_least_one("embedding_width")
         if self.hidden is not None or self.dropout:
-            raise ConfigError("TripletHeadConfig: hidden and dropout are not options of this head: it is one dense layer")
+            raise ConfigError(
+                "TripletHeadConfig: hidden and dropout are not options of this head: it is one dense layer"
+            )
         if not 0 < self.margin < float("inf"):
             raise ConfigError(f"TripletHeadConfig: margin must be a positive number, got {self.margin}")
 
@@ -69,7 +71,9 @@ class TripletHead(TaskHead):
         """Mean over triplets of vectors (N, D) that are not embedded yet."""
         config = self.config
         a, p, n = (self(x) for x in (anchor, positive, negative))
-        return triplet_loss(a, p, n, margin="soft" if config.soft else config.margin, distance=config.distance)
+        return triplet_loss(
+            a, p, n, margin="soft" if config.soft else config.margin, distance=config.distance
+        )
 
     def predict(self, x: Tensor) -> Tensor:
         """The embedding itself."""

@@ -44,13 +44,19 @@ def batch_triplets(
     if kind not in KINDS:
         raise ConfigError(f"batch_triplets: unknown kind {kind!r}{did_you_mean(kind, KINDS)}")
     if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
-        raise ConfigError(f"batch_triplets: embeddings (N, E) need labels (N,), got {tuple(embeddings.shape)} and {tuple(labels.shape)}")
+        raise ConfigError(
+            f"batch_triplets: embeddings (N, E) need labels (N,), got {tuple(embeddings.shape)} and {tuple(labels.shape)}"
+        )
     if kind == "semihard" and not margin > 0:
         raise ConfigError(f"batch_triplets: margin must be positive, got {margin}")
     same = labels[:, None] == labels[None]
     others = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     # row by row: the distance of N² pairs of E numbers at once would be the largest tensor of the step
-    d = torch.stack([distances(embedding[None], embeddings, distance) for embedding in embeddings]) if len(labels) else same.float()
+    d = (
+        torch.stack([distances(embedding[None], embeddings, distance) for embedding in embeddings])
+        if len(labels)
+        else same.float()
+    )
     if kind == "batch_hard":
         return _hardest(d, same & others, ~same)
     anchor, positive = (same & others).nonzero(as_tuple=True)

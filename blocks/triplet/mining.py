@@ -56,16 +56,22 @@ class Triplets:
             raise ConfigError(f"Triplets.split: share must be in [0, 1], got {share}")
         # pairs are numbered in the order they were drawn, those of one centre after another
         _, index = torch.unique_consecutive(self.pair, return_inverse=True)
-        centre_of_pair = torch.zeros(int(index[-1]) + 1 if len(self) else 0, dtype=torch.long).scatter(0, index, self.centre)
+        centre_of_pair = torch.zeros(int(index[-1]) + 1 if len(self) else 0, dtype=torch.long).scatter(
+            0, index, self.centre
+        )
         _, group_sizes = torch.unique_consecutive(centre_of_pair, return_counts=True)
-        rank = torch.arange(len(centre_of_pair)) - (group_sizes.cumsum(0) - group_sizes).repeat_interleave(group_sizes)
+        rank = torch.arange(len(centre_of_pair)) - (group_sizes.cumsum(0) - group_sizes).repeat_interleave(
+            group_sizes
+        )
         # 0.7 · 10 is 7, not 6.999…
         counts = torch.tensor([int(share * n + 1e-9) for n in group_sizes.tolist()], dtype=torch.long)
         train = (rank < counts.repeat_interleave(group_sizes))[index]
         return self._only(train), self._only(~train)
 
     def _only(self, keep: Tensor) -> Triplets:
-        parts = {name: getattr(self, name)[keep] for name in ("anchor", "positive", "negative", "centre", "pair")}
+        parts = {
+            name: getattr(self, name)[keep] for name in ("anchor", "positive", "negative", "centre", "pair")
+        }
         return Triplets(**parts, centres=self.centres, no_pair=self.no_pair, no_negative=self.no_negative)
 
 
@@ -93,7 +99,9 @@ class ClassTripletMiner:
     def mine(self, labels: Tensor, seed: int) -> Triplets:
         """``labels`` (N,) integers. Raises: ConfigError when there is no triplet at all, saying why."""
         if labels.ndim != 1 or labels.is_floating_point():
-            raise ConfigError(f"ClassTripletMiner: labels must be integers of shape (N,), got {labels.dtype} {tuple(labels.shape)}")
+            raise ConfigError(
+                f"ClassTripletMiner: labels must be integers of shape (N,), got {labels.dtype} {tuple(labels.shape)}"
+            )
         draw = torch.Generator().manual_seed(seed)
         labels = labels.cpu()
 
@@ -138,7 +146,9 @@ class RegressionTripletMiner:
             )
         for name, minimum in (("run", 2), ("pairs", 1), ("negatives", 1)):
             if getattr(self, name) < minimum:
-                raise ConfigError(f"RegressionTripletMiner: {name} must be at least {minimum}, got {getattr(self, name)}")
+                raise ConfigError(
+                    f"RegressionTripletMiner: {name} must be at least {minimum}, got {getattr(self, name)}"
+                )
 
     def mine(self, labels: Tensor, seed: int) -> Triplets:
         """``labels`` (N,) numbers. Raises: ConfigError for one that is not finite, or when there is no
@@ -146,7 +156,9 @@ class RegressionTripletMiner:
         """
         y = labels.detach().cpu().double()
         if y.ndim != 1 or not bool(y.isfinite().all()):
-            raise ConfigError(f"RegressionTripletMiner: labels must be finite numbers of shape (N,), got shape {tuple(y.shape)}")
+            raise ConfigError(
+                f"RegressionTripletMiner: labels must be finite numbers of shape (N,), got shape {tuple(y.shape)}"
+            )
         draw = torch.Generator().manual_seed(seed)
 
         def centres() -> Iterator[tuple[Tensor, Tensor]]:
@@ -186,7 +198,9 @@ def _some_pairs(n: int, count: int, draw: torch.Generator) -> Tensor:
     while len(order) < min(count, total):
         order[int(torch.randint(total, (), generator=draw))] = None
     second = [(1 + isqrt(1 + 8 * code)) // 2 for code in order]  # pairs (i, j), i < j, numbered by j, then i
-    return torch.tensor([[code - j * (j - 1) // 2, j] for code, j in zip(order, second, strict=True)], dtype=torch.long).reshape(-1, 2)
+    return torch.tensor(
+        [[code - j * (j - 1) // 2, j] for code, j in zip(order, second, strict=True)], dtype=torch.long
+    ).reshape(-1, 2)
 
 
 def _drawn(items: Tensor, count: int | None, draw: torch.Generator) -> Tensor:
@@ -208,7 +222,11 @@ def _crossed(centres: Iterator[tuple[Tensor, Tensor]], nothing: str) -> Triplets
             continue
         pair = torch.arange(len(pairs)).repeat_interleave(len(negatives))
         centre = torch.full_like(pair, tried - 1)
-        columns.append(torch.stack([pairs[pair, 0], pairs[pair, 1], negatives.repeat(len(pairs)), centre, pair + pairs_before]))
+        columns.append(
+            torch.stack(
+                [pairs[pair, 0], pairs[pair, 1], negatives.repeat(len(pairs)), centre, pair + pairs_before]
+            )
+        )
         pairs_before += len(pairs)
     if not columns:
         raise ConfigError(nothing)

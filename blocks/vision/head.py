@@ -30,7 +30,9 @@ class ImageHeadConfig(BlockConfig):
     def __post_init__(self) -> None:
         for name, minimum in (("width", 1), ("classes", 2)):
             if getattr(self, name) < minimum:
-                raise ConfigError(f"ImageHeadConfig: {name} must be at least {minimum}, got {getattr(self, name)}")
+                raise ConfigError(
+                    f"ImageHeadConfig: {name} must be at least {minimum}, got {getattr(self, name)}"
+                )
         if not self.eps > 0:
             raise ConfigError(f"ImageHeadConfig: eps must be positive, got {self.eps}")
 

@@ -34,9 +34,13 @@ class PatchEmbeddingConfig(BlockConfig):
     def __post_init__(self) -> None:
         for name in ("width", "patch", "channels"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"PatchEmbeddingConfig: {name} must be at least 1, got {getattr(self, name)}")
+                raise ConfigError(
+                    f"PatchEmbeddingConfig: {name} must be at least 1, got {getattr(self, name)}"
+                )
         if self.grid is not None and (len(self.grid) != 2 or min(self.grid) < 1):
-            raise ConfigError(f"PatchEmbeddingConfig: grid must be two numbers from 1 on (rows and columns of patches), got {self.grid}")
+            raise ConfigError(
+                f"PatchEmbeddingConfig: grid must be two numbers from 1 on (rows and columns of patches), got {self.grid}"
+            )
 
 
 def image_grid(height: int, width: int, patch: int) -> tuple[int, int]:
@@ -71,7 +75,9 @@ class PatchEmbedding(Block):
 
     def __init__(self, config: PatchEmbeddingConfig) -> None:
         super().__init__(config)
-        self.projection = Linear(LinearConfig(in_features=config.channels * config.patch**2, out_features=config.width))
+        self.projection = Linear(
+            LinearConfig(in_features=config.channels * config.patch**2, out_features=config.width)
+        )
         rows = 0 if config.grid is None else config.grid[0] * config.grid[1] + config.class_token
         # the class token's is the first
         self.positions = nn.Parameter(torch.empty(rows, config.width)) if rows else None
@@ -100,7 +106,9 @@ class PatchEmbedding(Block):
     def forward(self, images: Tensor) -> Tensor:
         config = self.config
         if images.shape[1] != config.channels:
-            raise ConfigError(f"patch embedding: built for {config.channels} channels, the images have {images.shape[1]}")
+            raise ConfigError(
+                f"patch embedding: built for {config.channels} channels, the images have {images.shape[1]}"
+            )
         x: Tensor = self.projection(cut(images, config.patch))
         front: Tensor | None = self.class_token
         if self.positions is not None:
@@ -113,7 +121,9 @@ class PatchEmbedding(Block):
         assert self.config.grid is not None and self.positions is not None
         rows, columns = self.config.grid
         if h > rows or w > columns:
-            raise ConfigError(f"patch embedding: an image of {h} x {w} patches exceeds the {rows} x {columns} positions it was built for")
+            raise ConfigError(
+                f"patch embedding: an image of {h} x {w} patches exceeds the {rows} x {columns} positions it was built for"
+            )
         table = rearrange(self.positions[int(self.config.class_token) :], "(r c) d -> r c d", r=rows)
         return rearrange(table[:h, :w], "h w d -> (h w) d")
 

@@ -25,7 +25,9 @@ def draw(file: Path = FIGURE) -> None:
     text = (ROOT / "experiments" / "perplexity" / "README.md").read_text(encoding="utf-8")
     table = text.partition("<!-- wikitext2:begin -->")[2].partition("<!-- wikitext2:end -->")[0]
     arms = [(name, float(mean), float(low), float(high)) for name, mean, low, high in ARM.findall(table)]
-    with plt.rc_context({"svg.hashsalt": "arch-lab", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}):
+    with plt.rc_context(
+        {"svg.hashsalt": "arch-lab", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}
+    ):
         figure, axes = plt.subplots(figsize=(7.2, 2.1), layout="constrained")
         for row, (name, mean, low, high) in enumerate(reversed(arms)):
             axes.plot([low, high], [row, row], color=COLORS[name], linewidth=3, solid_capstyle="butt")
@@ -34,7 +36,13 @@ def draw(file: Path = FIGURE) -> None:
         for name, value in BASELINE.findall(table):
             if name != "unigram":  # 3.24, far to the right
                 axes.axvline(float(value), color="#777777", linestyle="--", linewidth=1)
-                axes.annotate(name, (float(value), len(arms) - 0.45), ha="center", color="#555555", annotation_clip=False)
+                axes.annotate(
+                    name,
+                    (float(value), len(arms) - 0.45),
+                    ha="center",
+                    color="#555555",
+                    annotation_clip=False,
+                )
         axes.set_yticks(range(len(arms)), [name for name, *_ in reversed(arms)])
         axes.set_ylim(-0.6, len(arms) - 0.5)
         axes.set_xlabel("held-out bits per byte on WikiText-2, 1M parameters, 6 TFLOP (lower is better)")

@@ -22,14 +22,20 @@ Predictions = dict[str, list[float]]
 def majority(data: GlueSet) -> Predictions:
     """The most frequent class of train (of equally frequent ones the first), or the mean score."""
     labels = [row.label for row in data.train if row.label is not None]
-    answer = float(np.mean(labels)) if not data.classes else min(Counter(labels).items(), key=lambda item: (-item[1], item[0]))[0]
+    answer = (
+        float(np.mean(labels))
+        if not data.classes
+        else min(Counter(labels).items(), key=lambda item: (-item[1], item[0]))[0]
+    )
     return {name: [answer] * len(rows) for name, rows in _scored(data)}
 
 
 def require_sklearn() -> None:
     """Raises: UserError before anything is fitted."""
     if find_spec("sklearn") is None:
-        raise UserError("the baseline tf_idf needs scikit-learn (pip install scikit-learn), or set baselines: false")
+        raise UserError(
+            "the baseline tf_idf needs scikit-learn (pip install scikit-learn), or set baselines: false"
+        )
 
 
 def tf_idf(data: GlueSet) -> tuple[Predictions, dict[str, Any]]:
@@ -55,7 +61,11 @@ def tf_idf(data: GlueSet) -> tuple[Predictions, dict[str, Any]]:
 def _model(data: GlueSet, strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression, Ridge
 
-    return LogisticRegression(C=strength, max_iter=2000) if data.classes else Ridge(alpha=1 / strength, solver="lsqr")
+    return (
+        LogisticRegression(C=strength, max_iter=2000)
+        if data.classes
+        else Ridge(alpha=1 / strength, solver="lsqr")
+    )
 
 
 def _answers(model: Any, features: Any, data: GlueSet) -> Any:
@@ -68,7 +78,9 @@ def _features(data: GlueSet) -> dict[str, Any]:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     first, second = sentences(data.train)
-    counted = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b").fit([*first, *(second or [])])
+    counted = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b").fit(
+        [*first, *(second or [])]
+    )
     found = {}
     for name, rows in [("train", data.train), *_scored(data)]:
         first, second = sentences(rows)

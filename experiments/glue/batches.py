@@ -64,7 +64,9 @@ def _row(separator: int, parts: tuple[np.ndarray, ...], most: int, joint: bool) 
         kept = shares(lengths[0], lengths[1], most - 2)
     else:
         kept = tuple(min(length, most - 1) for length in lengths)
-    rows = tuple(np.concatenate([[separator], part[:length]]) for part, length in zip(parts, kept, strict=True))
+    rows = tuple(
+        np.concatenate([[separator], part[:length]]) for part, length in zip(parts, kept, strict=True)
+    )
     cut = kept != lengths
     if len(rows) == 2 and joint:
         return EncodedRow((np.concatenate(rows),), len(rows[0]), cut)
@@ -97,7 +99,9 @@ def by_length(rows: Sequence[EncodedRow], batch: int) -> list[np.ndarray]:
     return [order[at : at + batch] for at in range(0, len(rows), batch)]
 
 
-def collate(rows: Sequence[EncodedRow], index: np.ndarray, *, types: bool, targets: Tensor | None = None) -> Batch:
+def collate(
+    rows: Sequence[EncodedRow], index: np.ndarray, *, types: bool, targets: Tensor | None = None
+) -> Batch:
     """``parts``: dicts of ``tokens`` and ``segments`` (·, T) and, if asked for, ``types``, one part a sentence of a row;
     ``place``: where in them all the first sentence of each row stands, then the second; ``index`` (B,): which rows these are.
     """
@@ -110,7 +114,11 @@ def collate(rows: Sequence[EncodedRow], index: np.ndarray, *, types: bool, targe
         length = part["tokens"].shape[1]
         starts = torch.tensor([chosen[i].second or length for i in order])
         part["types"] = (torch.arange(length)[None] >= starts[:, None]).long()
-    found: Batch = {"parts": parts, "place": torch.from_numpy(np.argsort(order)), "index": torch.from_numpy(np.asarray(index))}
+    found: Batch = {
+        "parts": parts,
+        "place": torch.from_numpy(np.argsort(order)),
+        "index": torch.from_numpy(np.asarray(index)),
+    }
     return found if targets is None else {**found, "targets": targets[found["index"]]}
 
 
@@ -126,7 +134,9 @@ def _padded(parts: Sequence[np.ndarray]) -> dict[str, Tensor]:
 class TrainingLoader:
     """All batches of all epochs, in order; ``__len__`` keeps Lightning from fetching one ahead."""
 
-    def __init__(self, rows: Sequence[EncodedRow], targets: Tensor, *, batch: int, epochs: int, seed: int, types: bool) -> None:
+    def __init__(
+        self, rows: Sequence[EncodedRow], targets: Tensor, *, batch: int, epochs: int, seed: int, types: bool
+    ) -> None:
         self.rows, self.targets, self.types = rows, targets, types
         self.batch, self.epochs, self.seed = batch, epochs, seed
 

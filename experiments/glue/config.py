@@ -29,12 +29,16 @@ class GlueData(Config):
 
     source: Annotated[Literal["files", "hub"], Doc("Your files, or the dataset on Hugging Face.")] = "files"
     folder: Annotated[PathText, Doc("Folder of the benchmark's files, under the data root.")] = "glue"
-    hub: Annotated[PathText, Doc("Name of the dataset, or path of a local copy under the data root.")] = HUB_NAME
-    revision: Annotated[str | None, Length(1, 1000), Doc("Version of the dataset.")] = None
-    incomplete: Annotated[list[GlueTask], Doc("Tasks to score although their files do not have the official number of rows.")] = field(
-        default_factory=list
+    hub: Annotated[PathText, Doc("Name of the dataset, or path of a local copy under the data root.")] = (
+        HUB_NAME
     )
-    tuning_fraction: Annotated[HeldOutFraction, Doc("Share of the training rows held out to choose learning rates.")] = 0.1
+    revision: Annotated[str | None, Length(1, 1000), Doc("Version of the dataset.")] = None
+    incomplete: Annotated[
+        list[GlueTask], Doc("Tasks to score although their files do not have the official number of rows.")
+    ] = field(default_factory=list)
+    tuning_fraction: Annotated[
+        HeldOutFraction, Doc("Share of the training rows held out to choose learning rates.")
+    ] = 0.1
     tuning_rows: Annotated[int, Bounds(minimum=2), Doc("Largest number of held-out rows.")] = 1000
 
     def __post_init__(self) -> None:
@@ -52,21 +56,36 @@ class Finetuning(OptimizerConfig):
     """
 
     epochs: Annotated[Epochs, Doc("Passes over the training rows of a task.")] = 3
-    task_epochs: Annotated[dict[str, Epochs], Doc("Epochs of single tasks, such as {rte: 10}.")] = field(default_factory=dict)
-    max_rows: Annotated[int | None, Bounds(minimum=1), Doc("Training rows used of a task, chosen by a hash; null: all.")] = None
-    task_rows: Annotated[dict[str, Count], Doc("Training rows used of single tasks, such as {sst2: 8000}.")] = field(default_factory=dict)
-    max_tokens: Annotated[int, Bounds(minimum=8, maximum=2**20), Doc("Tokens after which a row is cut.")] = 128
+    task_epochs: Annotated[dict[str, Epochs], Doc("Epochs of single tasks, such as {rte: 10}.")] = field(
+        default_factory=dict
+    )
+    max_rows: Annotated[
+        int | None, Bounds(minimum=1), Doc("Training rows used of a task, chosen by a hash; null: all.")
+    ] = None
+    task_rows: Annotated[
+        dict[str, Count], Doc("Training rows used of single tasks, such as {sst2: 8000}.")
+    ] = field(default_factory=dict)
+    max_tokens: Annotated[int, Bounds(minimum=8, maximum=2**20), Doc("Tokens after which a row is cut.")] = (
+        128
+    )
     batch_size: Annotated[BatchSize, Doc("Rows, or pairs of them, per step.")] = 32
     weight_decay: DecayOption = 0.01
     beta2: Beta2Option = 0.98
     warmup_fraction: WarmupOption = 0.06
     final_fraction: FinalOption = 0.0
-    pooler: Annotated[str, Length(1, 1000), Doc("Block that reduces a row to one vector (arch-lab blocks lists them).")] = "mean"
+    pooler: Annotated[
+        str, Length(1, 1000), Doc("Block that reduces a row to one vector (arch-lab blocks lists them).")
+    ] = "mean"
     pooler_options: Annotated[dict[str, Any], Doc("Options of the pooler.")] = field(default_factory=dict)
     pairs: Annotated[
-        Literal["joint", "separate"], Doc("Read both sentences in one row, or each in a separate row and compare their vectors.")
+        Literal["joint", "separate"],
+        Doc("Read both sentences in one row, or each in a separate row and compare their vectors."),
     ] = "joint"
-    hidden: Annotated[int | None, Bounds(minimum=1, maximum=2**17), Doc("Width of the head's hidden layer; null: one linear map.")] = None
+    hidden: Annotated[
+        int | None,
+        Bounds(minimum=1, maximum=2**17),
+        Doc("Width of the head's hidden layer; null: one linear map."),
+    ] = None
     dropout: Annotated[float, Bounds(minimum=0, below=1), Doc("Dropout before the head.")] = 0.1
 
     def __post_init__(self) -> None:
@@ -99,7 +118,9 @@ class FromMnli(Config):
     def __post_init__(self) -> None:
         for task in self.tasks:
             if task not in FROM_MNLI:
-                raise ConfigError(f"from_mnli.tasks: {task!r} is not one of {', '.join(FROM_MNLI)}{did_you_mean(task, FROM_MNLI)}")
+                raise ConfigError(
+                    f"from_mnli.tasks: {task!r} is not one of {', '.join(FROM_MNLI)}{did_you_mean(task, FROM_MNLI)}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +135,9 @@ class GlueStudyConfig(TaskStudyConfig):
     CHOOSES = (*TaskStudyConfig.CHOOSES, "arms", "scratch", "baselines", "pretrained")
 
     pretrained: Annotated[PathText, Doc("Folder of a finished study of masked tokens.")]
-    arms: Annotated[list[Name], Length(0, 100), Unique(), Doc("Arms of that study to compare; empty: all.")] = field(default_factory=list)
+    arms: Annotated[
+        list[Name], Length(0, 100), Unique(), Doc("Arms of that study to compare; empty: all.")
+    ] = field(default_factory=list)
     data: Annotated[GlueData, Doc("Where the benchmark is.")] = field(default_factory=GlueData)
     finetuning: Annotated[Finetuning, Doc("How every arm is fine-tuned.")] = field(default_factory=Finetuning)
     from_mnli: Annotated[FromMnli | None, Doc("Fine-tune on MNLI first.")] = None

@@ -60,8 +60,13 @@ class GlueSet:
 
     def task(self) -> Task:
         """As tables show it. WNLI has no place in an average: its dev set is made so that whoever learned its train set loses."""
-        counted = () if self.name in ("wnli", "mnli_subset") else tuple(key for key, _, _ in _scored(self.name))
-        measures = tuple(Measure(key=key, name=words, short=f"{key} ↑", higher_is_better=True) for key, _, words in _scored(self.name))
+        counted = (
+            () if self.name in ("wnli", "mnli_subset") else tuple(key for key, _, _ in _scored(self.name))
+        )
+        measures = tuple(
+            Measure(key=key, name=words, short=f"{key} ↑", higher_is_better=True)
+            for key, _, words in _scored(self.name)
+        )
         return Task(name=self.name, measures=measures, counted=counted, facts=self.facts)
 
     def tuned(self, predictions: Sequence[float]) -> float:
@@ -80,7 +85,9 @@ class GlueSet:
     @cached_property
     def fingerprint(self) -> str:
         parts = [self.train, self.tuning, *self.reported.values(), *self.submitted.values()]
-        return hashlib.sha256(repr([[asdict(row) for row in part] for part in parts]).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr([[asdict(row) for row in part] for part in parts]).encode()).hexdigest()[
+            :16
+        ]
 
 
 def read_set(name: str, config: GlueStudyConfig) -> GlueSet:
@@ -88,24 +95,44 @@ def read_set(name: str, config: GlueStudyConfig) -> GlueSet:
     layout = GLUE_TASKS[name]
     dev = tuple(split for split in layout.rows if split.startswith(("dev", "validation")))
     facts: dict[str, Any] = {
-        "scores": f"official {' and '.join(dev)}" if name != "mnli_subset" else "its own validation file, not MNLI's dev sets"
+        "scores": f"official {' and '.join(dev)}"
+        if name != "mnli_subset"
+        else "its own validation file, not MNLI's dev sets"
     }
     rows = {split: _read(name, split, config) for split in ("train", *dev)}
-    short = [f"{split} has {len(rows[split]):,} of {layout.rows[split]:,} rows" for split in rows if len(rows[split]) != layout.rows[split]]
+    short = [
+        f"{split} has {len(rows[split]):,} of {layout.rows[split]:,} rows"
+        for split in rows
+        if len(rows[split]) != layout.rows[split]
+    ]
     if short and name not in config.data.incomplete:
-        raise DataError(f"{'; '.join(short)}; is a file cut off or of another version? data.incomplete: [{name}] scores it anyway, marked")
+        raise DataError(
+            f"{'; '.join(short)}; is a file cut off or of another version? data.incomplete: [{name}] scores it anyway, marked"
+        )
     if short:
         facts["incomplete"] = "; ".join(short)
-    train, tuning = held_out(name, rows["train"], fraction=config.data.tuning_fraction, most=config.data.tuning_rows)
+    train, tuning = held_out(
+        name, rows["train"], fraction=config.data.tuning_fraction, most=config.data.tuning_rows
+    )
     most = config.finetuning.rows_of(name)
     kept = train if most is None else sorted(train, key=lambda row: _hash(name, row, "rows"))[:most]
     submitted, why = _submitted(name, config) if config.submission else ({}, "")
     recipe = config.finetuning
-    facts |= {"read": f"{recipe.pairs}, {recipe.pooler}" if layout.pair else recipe.pooler, "epochs": recipe.epochs_of(name)}
+    facts |= {
+        "read": f"{recipe.pairs}, {recipe.pooler}" if layout.pair else recipe.pooler,
+        "epochs": recipe.epochs_of(name),
+    }
     facts |= {"train": len(kept), "tuning": len(tuning)} | {split: len(rows[split]) for split in dev}
     facts |= {"left_out_by_max_rows": len(train) - len(kept)} if len(kept) < len(train) else {}
     facts |= {"no_submission": why} if why else {}
-    return GlueSet(name=name, train=kept, tuning=tuning, reported={s: rows[s] for s in dev}, submitted=submitted, facts=facts)
+    return GlueSet(
+        name=name,
+        train=kept,
+        tuning=tuning,
+        reported={s: rows[s] for s in dev},
+        submitted=submitted,
+        facts=facts,
+    )
 
 
 def held_out(name: str, rows: Rows, *, fraction: float, most: int) -> tuple[Rows, Rows]:
@@ -125,7 +152,9 @@ def held_out(name: str, rows: Rows, *, fraction: float, most: int) -> tuple[Rows
     train = [row for at, row in enumerate(rows) if at not in chosen]
     tuning = [row for at, row in enumerate(rows) if at in chosen]
     if len(tuning) < 2 or not train:
-        raise DataError(f"GLUE task {name!r}: {len(rows)} training rows are too few to hold {fraction:.0%} of them out")
+        raise DataError(
+            f"GLUE task {name!r}: {len(rows)} training rows are too few to hold {fraction:.0%} of them out"
+        )
     return train, tuning
 
 
@@ -152,14 +181,20 @@ def _submitted(name: str, config: GlueStudyConfig) -> tuple[dict[str, Rows], str
 
 def _read(name: str, split: str, config: GlueStudyConfig, *, rows: int | None = None) -> Rows:
     if config.data.source == "hub":
-        return read_glue_hub(name, split, dataset=config.data.hub, root=config.folder, revision=config.data.revision, rows=rows)
+        return read_glue_hub(
+            name, split, dataset=config.data.hub, root=config.folder, revision=config.data.revision, rows=rows
+        )
     return read_glue(name, split, _root(config), rows=rows)
 
 
 def _root(config: GlueStudyConfig) -> Path:
     """``--data-root`` may name the folder that holds glue/ or glue/ itself."""
     inside = config.folder / config.data.folder
-    return inside if inside.is_dir() or not any((config.folder / t.folder).is_dir() for t in GLUE_TASKS.values()) else config.folder
+    return (
+        inside
+        if inside.is_dir() or not any((config.folder / t.folder).is_dir() for t in GLUE_TASKS.values())
+        else config.folder
+    )
 
 
 # --- measures --------------------------------------------------------------------------------------------------------

@@ -57,7 +57,9 @@ class GluePrepared:
                 for name, arm in self.arms.items()
             ]
         if self.config.baselines:
-            found += [Method(name=name, tuned=False, seeded=False, baseline=True) for name in ("majority", "tf_idf")]
+            found += [
+                Method(name=name, tuned=False, seeded=False, baseline=True) for name in ("majority", "tf_idf")
+            ]
         return tuple(found)
 
     def fingerprint(self, task: str) -> str:
@@ -83,7 +85,9 @@ class GluePrepared:
             files.write_json(folder / PREDICTIONS, {split: predictions[split] for split in data.submitted})
         if data.classes:
             facts["confusion"] = {
-                split: confusion_matrix(predictions[split], [row.label for row in rows], data.classes).tolist()
+                split: confusion_matrix(
+                    predictions[split], [row.label for row in rows], data.classes
+                ).tolist()
                 for split, rows in data.reported.items()
             }
         tuned = None if cell.method == "majority" else data.tuned(predictions["tuning"])
@@ -93,11 +97,21 @@ class GluePrepared:
         """Submission files of every method, from the seed with the best tuning score."""
         written: dict[str, list[str]] = {}
         for (task, method), folders in chosen.items():
-            results = {path: files.read_json(path / "result.json") or {} for path in folders if (path / PREDICTIONS).is_file()}
+            results = {
+                path: files.read_json(path / "result.json") or {}
+                for path in folders
+                if (path / PREDICTIONS).is_file()
+            }
             if results:
-                best = max(results, key=lambda path: -1.0 if results[path].get("tuned") is None else results[path]["tuned"])
+                best = max(
+                    results,
+                    key=lambda path: -1.0 if results[path].get("tuned") is None else results[path]["tuned"],
+                )
                 kept = files.read_json(best / PREDICTIONS) or {}
-                made = [write_submission(task, values, folder / "submission" / method, split=split) for split, values in kept.items()]
+                made = [
+                    write_submission(task, values, folder / "submission" / method, split=split)
+                    for split, values in kept.items()
+                ]
                 written.setdefault(method, []).extend(path.name for path in made)
         return [
             f"submission/{method}: {', '.join(names)} (GLUE's format, the seed with the best tuning score)"
@@ -115,7 +129,11 @@ class GluePrepared:
         data, recipe = self.sets[cell.task], self.config.finetuning
         with torch.random.fork_rng():
             arm, scratch = self._arm(cell.method)
-            body = self._from_mnli(cell, folder, tell) if self._starts_from_mnli(cell.task) else arm.body(cell.seed, scratch=scratch)
+            body = (
+                self._from_mnli(cell, folder, tell)
+                if self._starts_from_mnli(cell.task)
+                else arm.body(cell.seed, scratch=scratch)
+            )
             rows = self._rows(data, arm, body)
             torch.manual_seed(cell.seed)  # after the body: the head is the same draw whatever stands below it
             outcome = fine_tune(
@@ -188,7 +206,10 @@ class GluePrepared:
                 f"from_mnli: {cell.method} seed {cell.seed} diverged at learning rate {rate:g}; set from_mnli.learning_rate lower"
             )
         buffer = io.BytesIO()
-        torch.save({"identity": identity, "body": body.state_dict(), "scores": mnli.scores(outcome.predictions)}, buffer)
+        torch.save(
+            {"identity": identity, "body": body.state_dict(), "scores": mnli.scores(outcome.predictions)},
+            buffer,
+        )
         files.write_bytes(path, buffer.getvalue())
         return body.eval()
 
@@ -218,7 +239,9 @@ class Glue:
         sets, absent = read_sets(config, tell)
         mnli = None
         if config.from_mnli is not None:
-            mnli = read_set(config.from_mnli.source, replace(config, submission=False))  # nothing of it is handed in
+            mnli = read_set(
+                config.from_mnli.source, replace(config, submission=False)
+            )  # nothing of it is handed in
         if config.baselines:
             require_sklearn()
         from arch_lab.study.pretrained import pretrained_arms
@@ -231,7 +254,9 @@ class Glue:
         taken = {f"{name}{SCRATCH}" for name in arms} if config.scratch else set()
         clash = (set(arms) & (taken | {"majority", "tf_idf"})) if config.baselines else set(arms) & taken
         if clash:
-            raise ConfigError(f"arms: {sorted(clash)[0]!r} is the name of another method of this study; name that arm differently")
+            raise ConfigError(
+                f"arms: {sorted(clash)[0]!r} is the name of another method of this study; name that arm differently"
+            )
         return GluePrepared(config=config, sets=sets, absent=absent, arms=arms, mnli=mnli)
 
 

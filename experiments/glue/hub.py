@@ -21,7 +21,13 @@ HUB_NAME = "nyu-mll/glue"
 
 
 def read_glue_hub(
-    name: str, split: str, *, dataset: str = HUB_NAME, root: str | Path = ".", revision: str | None = None, rows: int | None = None
+    name: str,
+    split: str,
+    *,
+    dataset: str = HUB_NAME,
+    root: str | Path = ".",
+    revision: str | None = None,
+    rows: int | None = None,
 ) -> list[GlueRow]:
     """The rows of one split (``dev`` as in ``read_glue``) of one task.
 
@@ -35,9 +41,15 @@ def read_glue_hub(
         raise DataError(f"GLUE task {name!r} is not on the hub; read it from files")
     saved = Path(root) / expand_home(dataset, "data.hub.name") / name
     whole = (saved / "dataset_dict.json").exists()
-    hub = HubConfig(name=str(Path(dataset) / name) if whole else dataset, subset=None if whole else name, revision=revision)
+    hub = HubConfig(
+        name=str(Path(dataset) / name) if whole else dataset,
+        subset=None if whole else name,
+        revision=revision,
+    )
     config = DataConfig(source="hub", root=str(root), hub=hub)
-    found = load_rows(config, split.replace("dev", "validation"), instead="use source 'files' with a copy of GLUE on disk")
+    found = load_rows(
+        config, split.replace("dev", "validation"), instead="use source 'files' with a copy of GLUE on disk"
+    )
     where = f"hub dataset {dataset!r}, {name}, {split}"
     return typed_rows(name, split, _columns(found, where), where, rows=rows)
 

@@ -58,7 +58,10 @@ class PairClassifier(nn.Module):
 
     def pooled(self, batch: Batch) -> Tensor:
         """(B, D) or (2·B, D): a vector a row of tokens, first sentences before second ones."""
-        read = [(part["segments"], self.body(part["tokens"], part["segments"], part.get("types"))) for part in batch["parts"]]
+        read = [
+            (part["segments"], self.body(part["tokens"], part["segments"], part.get("types")))
+            for part in batch["parts"]
+        ]
         return torch.cat([self.pooler(states, segments != 0) for segments, states in read])[batch["place"]]
 
 
@@ -75,27 +78,36 @@ def spread(model: PairClassifier, rows: Sequence[EncodedRow], *, types: bool) ->
     model.train(was)
     away = found - found.mean(dim=0)
     cosine = torch.cosine_similarity(found, found.roll(1, dims=0)).mean()
-    return {"cosine_of_strangers": round(float(cosine), 4), "differing_share": round(float(away.square().sum() / found.square().sum()), 4)}
+    return {
+        "cosine_of_strangers": round(float(cosine), 4),
+        "differing_share": round(float(away.square().sum() / found.square().sum()), 4),
+    }
 
 
 def pooler_config(recipe: Finetuning, width: int) -> BlockConfig:
     """Raises: ConfigError when the name is that of another kind of block, with the nearest pooler for a wrong one."""
     entry = lookup(recipe.pooler)
     if entry.kind != "pooler":
-        raise ConfigError(f"finetuning.pooler: {recipe.pooler!r} is a {entry.kind}, not a pooler (arch-lab blocks lists all)")
+        raise ConfigError(
+            f"finetuning.pooler: {recipe.pooler!r} is a {entry.kind}, not a pooler (arch-lab blocks lists all)"
+        )
     return configure(recipe.pooler, width=width, **recipe.pooler_options)
 
 
 def head_config(recipe: Finetuning, width: int, classes: int) -> BlockConfig:
     """Logits of ``classes``, or a number from 0 to 5 where there are none."""
     sizes: dict[str, Any] = {"width": width, "hidden": recipe.hidden, "dropout": recipe.dropout}
-    return ClassificationHeadConfig(classes=classes, **sizes) if classes else RangeRegressionHeadConfig(**sizes)
+    return (
+        ClassificationHeadConfig(classes=classes, **sizes) if classes else RangeRegressionHeadConfig(**sizes)
+    )
 
 
 class FineTuning(pl.LightningModule):
     """One fine-tuning: body, pooler and head at one peak rate, warm-up, cosine to zero; the last step counts."""
 
-    def __init__(self, model: PairClassifier, recipe: Finetuning, *, learning_rate: float, steps: int) -> None:
+    def __init__(
+        self, model: PairClassifier, recipe: Finetuning, *, learning_rate: float, steps: int
+    ) -> None:
         super().__init__()
         self.model, self.recipe, self.learning_rate, self.steps = model, recipe, learning_rate, steps
 
@@ -107,7 +119,9 @@ class FineTuning(pl.LightningModule):
         return batch["index"], self.model.head.predict(self.model.features(batch))
 
     def configure_optimizers(self) -> Any:
-        return optimizer_and_schedule(self.model, self.recipe, learning_rate=self.learning_rate, steps=self.steps)
+        return optimizer_and_schedule(
+            self.model, self.recipe, learning_rate=self.learning_rate, steps=self.steps
+        )
 
 
 @dataclass(frozen=True)
@@ -122,13 +136,16 @@ class Encoded:
 def encoded(data: GlueSet, tokenizer: Tokenizer, recipe: Finetuning, *, most: int) -> Encoded:
     named = {"train": data.train, "tuning": data.tuning, **data.reported, **data.submitted}
     splits = {
-        name: encode(tokenizer, *sentences(rows), most=min(most, recipe.max_tokens), pairs=recipe.pairs) for name, rows in named.items()
+        name: encode(tokenizer, *sentences(rows), most=min(most, recipe.max_tokens), pairs=recipe.pairs)
+        for name, rows in named.items()
     }
     labels = [row.label for row in data.train]
     targets = torch.tensor(labels, dtype=torch.long if data.classes else torch.float32)
     shown = ("train", "tuning", *data.reported)
     facts = {
-        "tokens_a_row": round(sum(len(part) for row in splits["train"] for part in row.tokens) / len(labels), 1),
+        "tokens_a_row": round(
+            sum(len(part) for row in splits["train"] for part in row.tokens) / len(labels), 1
+        ),
         "rows_cut": {name: sum(row.cut for row in splits[name]) for name in shown},
     }
     return Encoded(splits, targets, facts)
@@ -147,7 +164,14 @@ class Outcome:
 
 
 def fine_tune(
-    body: Body, data: GlueSet, rows: Encoded, recipe: Finetuning, *, learning_rate: float, seed: int, report: Callable[[int, int], None]
+    body: Body,
+    data: GlueSet,
+    rows: Encoded,
+    recipe: Finetuning,
+    *,
+    learning_rate: float,
+    seed: int,
+    report: Callable[[int, int], None],
 ) -> Outcome:
     """Train ``body`` (in place) and a fresh head on ``data``, then predict. ``report(step, steps)`` now and then.
 
@@ -158,11 +182,22 @@ def fine_tune(
     types = bool(body.types) and data.paired and not apart
     before = spread(model, rows.splits["tuning"], types=types)
     loader = TrainingLoader(
-        rows.splits["train"], rows.targets, batch=recipe.batch_size, epochs=recipe.epochs_of(data.name), seed=seed, types=types
+        rows.splits["train"],
+        rows.targets,
+        batch=recipe.batch_size,
+        epochs=recipe.epochs_of(data.name),
+        seed=seed,
+        types=types,
     )
     module = FineTuning(model, recipe, learning_rate=learning_rate, steps=len(loader))
     divergence = Divergence(math.log(max(2, data.classes)))
-    fitted = fit(module, loader, steps=len(loader), clip=recipe.clip_norm, callbacks=[divergence, _Progress(report, len(loader))])
+    fitted = fit(
+        module,
+        loader,
+        steps=len(loader),
+        clip=recipe.clip_norm,
+        callbacks=[divergence, _Progress(report, len(loader))],
+    )
     curve = fitted.curve(every=max(1, len(loader) // POINTS))
     if fitted.diverged:
         return Outcome(None, before, curve, fitted.steps)
@@ -186,6 +221,8 @@ class _Progress(Callback):
     def __init__(self, report: Callable[[int, int], None], steps: int) -> None:
         self.report, self.steps = report, steps
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
         if trainer.global_step % max(1, self.steps // 4) == 0:
             self.report(trainer.global_step, self.steps)

@@ -69,7 +69,12 @@ GLUE_TASKS: dict[str, GlueTask] = {
         bare={"train": COLA, "dev": COLA},
         submission={"test": "CoLA.tsv"},
     ),
-    "sst2": GlueTask(folder="SST-2", text=("sentence",), rows={"train": 67349, "dev": 872, "test": 1821}, submission={"test": "SST-2.tsv"}),
+    "sst2": GlueTask(
+        folder="SST-2",
+        text=("sentence",),
+        rows={"train": 67349, "dev": 872, "test": 1821},
+        submission={"test": "SST-2.tsv"},
+    ),
     "mrpc": GlueTask(
         folder="MRPC",
         text=("#1 String", "sentence1"),
@@ -97,7 +102,13 @@ GLUE_TASKS: dict[str, GlueTask] = {
     "mnli": GlueTask(
         folder="MNLI",
         **MNLI,
-        rows={"train": 392702, "dev_matched": 9815, "dev_mismatched": 9832, "test_matched": 9796, "test_mismatched": 9847},
+        rows={
+            "train": 392702,
+            "dev_matched": 9815,
+            "dev_mismatched": 9832,
+            "test_matched": 9796,
+            "test_mismatched": 9847,
+        },
         submission={"test_matched": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv"},
     ),
     # a sample of another making: under a name of its own, so that no score on it is taken for one on MNLI
@@ -111,11 +122,22 @@ GLUE_TASKS: dict[str, GlueTask] = {
         submission={"test": "QNLI.tsv"},
     ),
     "rte": GlueTask(
-        folder="RTE", **SENTENCES, names=ENTAILMENT, rows={"train": 2490, "dev": 277, "test": 3000}, submission={"test": "RTE.tsv"}
+        folder="RTE",
+        **SENTENCES,
+        names=ENTAILMENT,
+        rows={"train": 2490, "dev": 277, "test": 3000},
+        submission={"test": "RTE.tsv"},
     ),
-    "wnli": GlueTask(folder="WNLI", **SENTENCES, rows={"train": 635, "dev": 71, "test": 146}, submission={"test": "WNLI.tsv"}),
+    "wnli": GlueTask(
+        folder="WNLI",
+        **SENTENCES,
+        rows={"train": 635, "dev": 71, "test": 146},
+        submission={"test": "WNLI.tsv"},
+    ),
 }
-STS_FILE = "sts-test.csv"  # the labelled test set of the STS benchmark: no header, some rows with two columns more
+STS_FILE = (
+    "sts-test.csv"  # the labelled test set of the STS benchmark: no header, some rows with two columns more
+)
 STS_COLUMNS = ("genre", "file", "year", "id", "score", "sentence1", "sentence2")
 
 
@@ -138,7 +160,12 @@ def read_glue(name: str, split: str, root: str | Path, *, rows: int | None = Non
 
 
 def typed_rows(
-    name: str, split: str, columns: Iterable[tuple[str, Mapping[str, Any]]], source: str, *, rows: int | None = None
+    name: str,
+    split: str,
+    columns: Iterable[tuple[str, Mapping[str, Any]]],
+    source: str,
+    *,
+    rows: int | None = None,
 ) -> list[GlueRow]:
     """Rows of one split, wherever their ``columns`` ((where, value by column) of each) were read.
 
@@ -149,7 +176,9 @@ def typed_rows(
     if not found:
         raise DataError(f"{source}: no rows")
     if rows is not None and len(found) != rows:
-        raise DataError(f"{source}: {len(found)} rows, expected {rows}; is the file cut off or of another version?")
+        raise DataError(
+            f"{source}: {len(found)} rows, expected {rows}; is the file cut off or of another version?"
+        )
     return found
 
 
@@ -160,19 +189,27 @@ def write_submission(name: str, predictions: Sequence[Any], folder: Path, *, spl
     """
     task = glue_task(name)
     if split not in task.submission:
-        raise DataError(f"GLUE task {name!r} has no submission for split {split!r}{did_you_mean(split, task.submission)}")
+        raise DataError(
+            f"GLUE task {name!r} has no submission for split {split!r}{did_you_mean(split, task.submission)}"
+        )
     if len(predictions) != task.rows[split]:
-        raise DataError(f"GLUE task {name!r}: {len(predictions)} predictions for {task.rows[split]} rows of {split}")
+        raise DataError(
+            f"GLUE task {name!r}: {len(predictions)} predictions for {task.rows[split]} rows of {split}"
+        )
     lines = ["index\tprediction"]
     for i, value in enumerate(predictions):
         number = float(value)
         if not task.names:
             if not 0 <= number <= 5:
-                raise DataError(f"GLUE task {name!r}: prediction {value} at position {i} is not a score from 0 to 5")
+                raise DataError(
+                    f"GLUE task {name!r}: prediction {value} at position {i} is not a score from 0 to 5"
+                )
             lines.append(f"{i}\t{number:.3f}")
             continue
         if not (isfinite(number) and number == int(number) and 0 <= number < len(task.names)):
-            raise DataError(f"GLUE task {name!r}: prediction {value} at position {i} is not in 0 … {len(task.names) - 1}")
+            raise DataError(
+                f"GLUE task {name!r}: prediction {value} at position {i} is not in 0 … {len(task.names) - 1}"
+            )
         lines.append(f"{i}\t{task.names[int(number)]}")
     path = folder / task.submission[split]
     files.write_text(path, "\n".join(lines) + "\n")
@@ -182,7 +219,9 @@ def write_submission(name: str, predictions: Sequence[Any], folder: Path, *, spl
 def _find(task: GlueTask, name: str, split: str, root: Path) -> Path:
     if split not in task.rows:
         raise DataError(f"GLUE task {name!r} has no split {split!r}{did_you_mean(split, task.rows)}")
-    wanted = [split + suffix for suffix in SUFFIXES] + ([STS_FILE] if (name, split) == ("stsb", "test") else [])
+    wanted = [split + suffix for suffix in SUFFIXES] + (
+        [STS_FILE] if (name, split) == ("stsb", "test") else []
+    )
     for file in wanted:
         if (root / task.folder / file).is_file():
             return root / task.folder / file
@@ -208,7 +247,9 @@ def _columns(task: GlueTask, path: Path, split: str) -> Iterator[tuple[str, dict
         values = line.split("\t")
         if len(values) not in widths:
             cut = "; is the file cut off?" if number == len(lines) else ""
-            raise DataError(f"{where}: {len(values)} columns, expected {len(names)} ({', '.join(names)}){cut}")
+            raise DataError(
+                f"{where}: {len(values)} columns, expected {len(names)} ({', '.join(names)}){cut}"
+            )
         yield where, dict(zip(names, values, strict=False))
 
 

@@ -39,7 +39,9 @@ def _linear(data: PreparedImages) -> dict[str, float]:
     order = ImageOrder(data, batch=min(BATCH, len(data.train)), seed=0, augmentation="none")
     steps = EPOCHS * order.steps_per_epoch
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1.0, end_factor=0.05, total_iters=steps)
+    schedule = torch.optim.lr_scheduler.LinearLR(
+        optimizer, start_factor=1.0, end_factor=0.05, total_iters=steps
+    )
     best, chosen = float("inf"), {name: value.clone() for name, value in model.state_dict().items()}
     for step in range(steps):
         batch = order.batch(step)

@@ -76,7 +76,9 @@ def _reason(scores: Tensor, leak: float, training_leak: float, live: float, patc
         return "scores are not finite"
     if not worst <= MODEL.bound:
         mode = TRAINING if leak <= MODEL.bound else EVALUATION
-        return f"scores of an image depend on the other images of its batch ({worst:.1e} of the scale, {mode})"
+        return (
+            f"scores of an image depend on the other images of its batch ({worst:.1e} of the scale, {mode})"
+        )
     if not live >= MODEL_LIVE.bound:
         return f"scores do not react to patch {patch}: the model ignores it"
     return ""
@@ -101,6 +103,8 @@ def _least_heard(model: ImageClassifier, image: Tensor, patch: int) -> tuple[flo
         y, x = divmod(t, w)
         changed[t, :, y * patch : (y + 1) * patch, x * patch : (x + 1) * patch] += 1
     base = model(image)
-    moved = torch.nan_to_num((model(changed) - base).abs().amax(dim=1), nan=0.0) / max(base.abs().max().item(), TINY)
+    moved = torch.nan_to_num((model(changed) - base).abs().amax(dim=1), nan=0.0) / max(
+        base.abs().max().item(), TINY
+    )
     least = int(moved.argmin())
     return moved[least].item(), least

@@ -28,7 +28,9 @@ class ImageObjective(Config):
     """``label_smoothing``: the share of a label's weight that all classes share while training (0.1 in Hyena's recipe)."""
 
     label_smoothing: Annotated[
-        float, Bounds(minimum=0, below=1), Doc("Label smoothing: share of the target spread over all classes in training.")
+        float,
+        Bounds(minimum=0, below=1),
+        Doc("Label smoothing: share of the target spread over all classes in training."),
     ] = 0.0
 
 
@@ -49,11 +51,17 @@ class Images:
                 f"study {config.name!r}: training.sequence_length is {given}, but an image of {image_set.height} x {image_set.width} "
                 f"pixels in patches of {config.data.patch} is {tokens} tokens; leave it out"
             )
-        size = {"image": [image_set.height, image_set.width], "channels": image_set.channels, "patch": config.data.patch}
+        size = {
+            "image": [image_set.height, image_set.width],
+            "channels": image_set.channels,
+            "patch": config.data.patch,
+        }
         for arm in config.arms:
             twice = sorted(set(size) & set(arm.options))
             if any(arm.options[name] != size[name] for name in twice):
-                raise ConfigError(f"study {config.name!r}, arm {arm.name!r}: {twice[0]} is set by the data and is the same for every arm")
+                raise ConfigError(
+                    f"study {config.name!r}, arm {arm.name!r}: {twice[0]} is set by the data and is the same for every arm"
+                )
             # before the arm is given the size of images, for which a recipe of text has no option
             require_kind(arm.recipe(), "image_classifier", f"experiment 'images', arm {arm.name!r}: ")
         arms = [replace(arm, options={**size, **arm.options}) for arm in config.arms]
@@ -81,7 +89,9 @@ class Images:
 
         return ImageDataModule(data, batch=spec.training.batch_size, seed=spec.seed, steps=spec.steps)
 
-    def scores(self, trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule) -> dict[str, float]:
+    def scores(
+        self, trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule
+    ) -> dict[str, float]:
         from arch_lab.training.callbacks import RunLog
 
         (tune,) = trainer.validate(module, datamodule=datamodule, verbose=False)

@@ -78,7 +78,9 @@ def image_metrics() -> MetricCollection:
         "top1_accuracy": TopAccuracy(1),
         "top5_accuracy": TopAccuracy(5),
     }
-    return MetricCollection(metrics, compute_groups=False)  # groups share state by reference, which resetting would confuse
+    return MetricCollection(
+        metrics, compute_groups=False
+    )  # groups share state by reference, which resetting would confuse
 
 
 class ImageModel(LanguageModel):
@@ -94,7 +96,10 @@ class ImageModel(LanguageModel):
         self.label_smoothing = label_smoothing
 
     def setup(self, stage: str) -> None:
-        self.tune_metrics, self.final_metrics = image_metrics().to(self.device), image_metrics().to(self.device)
+        self.tune_metrics, self.final_metrics = (
+            image_metrics().to(self.device),
+            image_metrics().to(self.device),
+        )
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         scores = self.model(batch["images"]).float()

@@ -33,7 +33,10 @@ def masked_baselines(data: PreparedData, batches: Iterable[dict[str, Tensor]]) -
         "unigram": wanted == _ordinary(alone, data).argmax(),
         "bigram": wanted == _best_after(before, model, data),
     }
-    return [_row(name, losses, hits[name]) for name, losses in (("unigram", -np.log(alone[wanted])), ("bigram", nats))]
+    return [
+        _row(name, losses, hits[name])
+        for name, losses in (("unigram", -np.log(alone[wanted])), ("bigram", nats))
+    ]
 
 
 def asked_for(batches: Iterable[dict[str, Tensor]], separator: int) -> tuple[np.ndarray, np.ndarray]:

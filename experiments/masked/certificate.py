@@ -64,7 +64,9 @@ class ObjectiveCertificate:
         return asdict(self)
 
 
-def certify_objective(model: nn.Module, masking: Draw, logits: Logits, *, tokenizer: Tokenizer, tokens: int) -> ObjectiveCertificate:
+def certify_objective(
+    model: nn.Module, masking: Draw, logits: Logits, *, tokenizer: Tokenizer, tokens: int
+) -> ObjectiveCertificate:
     """Run the protocol on a copy of ``model``; never changes it. ``passed`` is False with a reason on any failure.
 
     ``masking`` and ``logits`` are what training and scoring call; ``tokens``: the longest row the model
@@ -107,7 +109,12 @@ def certify_objective(model: nn.Module, masking: Draw, logits: Logits, *, tokeni
 
 
 def _hidden(
-    masked: Masked, masking: Draw, ids: np.ndarray, uniform: np.ndarray, tokenizer: Tokenizer, generator: np.random.Generator
+    masked: Masked,
+    masking: Draw,
+    ids: np.ndarray,
+    uniform: np.ndarray,
+    tokenizer: Tokenizer,
+    generator: np.random.Generator,
 ) -> tuple[float, int, str]:
     """(share of tokens asked for that are visible, how many were asked for, why it fails)."""
     chosen = masked.labels != IGNORED
@@ -120,27 +127,39 @@ def _hidden(
     kept = 1 - REPLACED - RANDOM
     bound = kept + RANDOM / 100 + DEVIATIONS * (kept * (1 - kept) / asked) ** 0.5
     if visible > bound:
-        return visible, asked, f"{visible:.0%} of the hidden tokens are unchanged in the input; BERT's recipe leaves {kept:.0%}"
+        return (
+            visible,
+            asked,
+            f"{visible:.0%} of the hidden tokens are unchanged in the input; BERT's recipe leaves {kept:.0%}",
+        )
     covered = chosen & (masked.inputs != ids)
     other = _others(ids, tokenizer, generator)
     again = masking(np.where(covered, other, ids), uniform)
     moved = again.inputs != masked.inputs
     if moved.any():
         row, t = (int(i) for i in np.argwhere(moved)[0])
-        return visible, asked, f"the input at token {t} depends on a token that is hidden (row {row}): the mask does not hide the answer"
+        return (
+            visible,
+            asked,
+            f"the input at token {t} depends on a token that is hidden (row {row}): the mask does not hide the answer",
+        )
     return visible, asked, ""
 
 
 def _others(ids: np.ndarray, tokenizer: Tokenizer, generator: np.random.Generator) -> np.ndarray:
     """Another token of the same kind for each, where there is one: special or not, opening and closing a word or not."""
-    kinds = np.array([(not p, p[:1].isspace(), p[-1:].isspace()) for p in tokenizer.pieces()]) @ np.array([4, 2, 1])
+    kinds = np.array([(not p, p[:1].isspace(), p[-1:].isspace()) for p in tokenizer.pieces()]) @ np.array(
+        [4, 2, 1]
+    )
     out = ids.copy()
     for kind in np.unique(kinds):
         members = np.flatnonzero(kinds == kind)
         here = kinds[ids] == kind
         if len(members) > 1:
             place = np.searchsorted(members, ids[here])
-            out[here] = members[(place + generator.integers(1, len(members), size=int(here.sum()))) % len(members)]
+            out[here] = members[
+                (place + generator.integers(1, len(members), size=int(here.sum()))) % len(members)
+            ]
     return out
 
 
@@ -148,7 +167,10 @@ def _labels(model: nn.Module, logits: Logits, masked: Masked, generator: np.rand
     rows = slice(0, 2)
     inputs, labels = torch.from_numpy(masked.inputs[rows]), torch.from_numpy(masked.labels[rows])
     shuffled = torch.from_numpy(generator.permuted(masked.labels[rows], axis=1))
-    same = torch.equal(logits(model, {"inputs": inputs, "labels": labels}), logits(model, {"inputs": inputs, "labels": shuffled}))
+    same = torch.equal(
+        logits(model, {"inputs": inputs, "labels": labels}),
+        logits(model, {"inputs": inputs, "labels": shuffled}),
+    )
     return "" if same else "logits depend on the labels: the model sees the answers"
 
 
@@ -166,7 +188,10 @@ def _apart(model: nn.Module, tokens: Tensor, mode: Mode) -> dict[str, float]:
     padding = ((t >= pads) & (t < pads + half)).long()
     run = partial(_run, model, mode)
     first, second = rows[:1, :half], rows[1:2, half:]
-    packed, padded = torch.cat([first, second], dim=1), torch.cat([rows[2:3, :pads], first, rows[2:3, pads + half :]], dim=1)
+    packed, padded = (
+        torch.cat([first, second], dim=1),
+        torch.cat([rows[2:3, :pads], first, rows[2:3, pads + half :]], dim=1),
+    )
     base, in_pack, in_pads = run(rows), run(packed, segments), run(padded, padding)
     scale = max(base.abs().max().item(), TINY)
 
@@ -184,7 +209,9 @@ def _apart(model: nn.Module, tokens: Tensor, mode: Mode) -> dict[str, float]:
     if mode is EVALUATION:
         alone = run(first)
         worst["rows"] = max(worst["rows"], moved(run(rows[:1]), base[:1]))
-        worst["documents"] = max(worst["documents"], moved(in_pack[:, :half], alone), moved(in_pack[:, half:], run(second)))
+        worst["documents"] = max(
+            worst["documents"], moved(in_pack[:, :half], alone), moved(in_pack[:, half:], run(second))
+        )
         worst["padding"] = max(worst["padding"], moved(in_pads[:, pads : pads + half], alone))
     return worst
 
@@ -205,7 +232,9 @@ def _alive(model: nn.Module, inputs: np.ndarray, vocabulary: int) -> float:
     base, t = model(row), row.shape[1] // 2
     changed = row.clone()
     changed[:, t] = (changed[:, t] + 1) % vocabulary
-    moved = torch.nan_to_num((model(changed) - base).abs().amax(dim=-1)[0], nan=0.0) / max(base.abs().max().item(), TINY)
+    moved = torch.nan_to_num((model(changed) - base).abs().amax(dim=-1)[0], nan=0.0) / max(
+        base.abs().max().item(), TINY
+    )
     return min(moved[t].item(), moved[:t].max().item(), moved[t + 1 :].max().item())
 
 

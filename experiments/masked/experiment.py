@@ -41,7 +41,10 @@ class MaskedTokens:
     def prepare(self, config: Any, cache: Path, progress: Callable[[str], None]) -> PreparedData:
         data = prepare(config.data, cache, progress=progress)
         t = config.training
-        data.train.require(t.sequence_length * t.batch_size + 1, f"one batch of {t.batch_size} windows of {t.sequence_length} tokens")
+        data.train.require(
+            t.sequence_length * t.batch_size + 1,
+            f"one batch of {t.batch_size} windows of {t.sequence_length} tokens",
+        )
         for split in (data.tune, data.validation):
             split.require(t.sequence_length, f"one window of {t.sequence_length} tokens")
         # the ids are those of every other study of this text; what they mean now includes a token that none of them is
@@ -52,7 +55,9 @@ class MaskedTokens:
     def certify(self, model: Any, config: Any, data: PreparedData) -> ObjectiveCertificate:
         chosen = self._options(config.objective)
         masking = Masking(data.tokenizer, share=chosen.mask_share, whole_word=chosen.whole_word)
-        return certify_objective(model, masking, masked_logits, tokenizer=data.tokenizer, tokens=config.training.sequence_length)
+        return certify_objective(
+            model, masking, masked_logits, tokenizer=data.tokenizer, tokens=config.training.sequence_length
+        )
 
     def module(self, spec: Any) -> MaskedLanguageModel:
         from experiments.masked.model import MaskedLanguageModel
@@ -64,19 +69,32 @@ class MaskedTokens:
 
         t = spec.training
         chosen = self._options(spec.objective)
-        return MaskedDataModule(data, chosen, tokens=t.sequence_length, batch=t.batch_size, seed=spec.seed, steps=spec.steps)
+        return MaskedDataModule(
+            data, chosen, tokens=t.sequence_length, batch=t.batch_size, seed=spec.seed, steps=spec.steps
+        )
 
-    def scores(self, trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule) -> dict[str, float]:
+    def scores(
+        self, trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule
+    ) -> dict[str, float]:
         (tune,) = trainer.validate(module, datamodule=datamodule, verbose=False)
         (final,) = trainer.test(module, datamodule=datamodule, verbose=False)
         primary = self.measures[0]
-        return {**{m.key: final[f"final/{m.key}"] for m in self.measures}, primary.tuned: tune[f"tune/{primary.key}"]}
+        return {
+            **{m.key: final[f"final/{m.key}"] for m in self.measures},
+            primary.tuned: tune[f"tune/{primary.key}"],
+        }
 
     def baselines(self, config: Any, data: PreparedData) -> list[dict[str, Any]]:
         chosen = self._options(config.objective)
         masking = Masking(data.tokenizer, share=chosen.scored_share, whole_word=chosen.whole_word)
         t = config.training
-        batches = scoring_batches(data.validation, masking, tokens=t.sequence_length, batch=t.batch_size, most=chosen.evaluation_windows)
+        batches = scoring_batches(
+            data.validation,
+            masking,
+            tokens=t.sequence_length,
+            batch=t.batch_size,
+            most=chosen.evaluation_windows,
+        )
         return masked_baselines(data, batches)
 
     def _options(self, objective: dict[str, Any]) -> MaskedObjective:

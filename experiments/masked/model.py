@@ -56,7 +56,11 @@ class MaskedBits(MaskedSums):
     higher_is_better = False
 
     def compute(self) -> Tensor:
-        return self.nats / self.tokens / torch.log(torch.tensor(2.0, dtype=torch.float64, device=self.nats.device))
+        return (
+            self.nats
+            / self.tokens
+            / torch.log(torch.tensor(2.0, dtype=torch.float64, device=self.nats.device))
+        )
 
 
 class MaskedPerplexity(MaskedSums):
@@ -84,7 +88,9 @@ def masked_metrics() -> MetricCollection:
         "masked_perplexity": MaskedPerplexity(),
         "masked_accuracy": MaskedAccuracy(),
     }
-    return MetricCollection(metrics, compute_groups=False)  # groups share state by reference, which resetting would confuse
+    return MetricCollection(
+        metrics, compute_groups=False
+    )  # groups share state by reference, which resetting would confuse
 
 
 class MaskedLanguageModel(LanguageModel):
@@ -93,13 +99,20 @@ class MaskedLanguageModel(LanguageModel):
     kind: ClassVar[Kind] = "encoder"
 
     def setup(self, stage: str) -> None:
-        self.tune_metrics, self.final_metrics = masked_metrics().to(self.device), masked_metrics().to(self.device)
+        self.tune_metrics, self.final_metrics = (
+            masked_metrics().to(self.device),
+            masked_metrics().to(self.device),
+        )
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         nats = masked_nats(self.model, batch)
         # the mean over the tokens asked for in the whole optimizer step: Lightning averages over devices and divides by the
         # batches accumulated, which would weight tokens by how many were asked for beside them
-        return nats.sum() * (self.trainer.world_size * self.trainer.accumulate_grad_batches) / batch["asked"].clamp(min=1)
+        return (
+            nats.sum()
+            * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
+            / batch["asked"].clamp(min=1)
+        )
 
     def predict_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:  # type: ignore[override]
         """Nats of each token asked for, flat."""
@@ -125,7 +138,16 @@ class ScoringLoader:
 class MaskedDataModule(PreparedDataModule):
     """Prepared data whose tokenizer has a mask token, hidden as ``objective`` says."""
 
-    def __init__(self, data: PreparedData, objective: MaskedObjective, *, tokens: int, batch: int, seed: int, steps: int) -> None:
+    def __init__(
+        self,
+        data: PreparedData,
+        objective: MaskedObjective,
+        *,
+        tokens: int,
+        batch: int,
+        seed: int,
+        steps: int,
+    ) -> None:
         super().__init__(data, tokens=tokens, batch=batch, seed=seed, steps=steps)
         self.objective = objective
         self.masking = Masking(data.tokenizer, share=objective.mask_share, whole_word=objective.whole_word)
@@ -134,9 +156,17 @@ class MaskedDataModule(PreparedDataModule):
     def train_dataloader(self) -> MaskedLoader:  # type: ignore[override]
         rank, world, accumulate = 0, 1, 1
         if self.trainer:
-            rank, world, accumulate = self.trainer.global_rank, self.trainer.world_size, self.trainer.accumulate_grad_batches
+            rank, world, accumulate = (
+                self.trainer.global_rank,
+                self.trainer.world_size,
+                self.trainer.accumulate_grad_batches,
+            )
         order = WindowOrder(self.data.train, tokens=self.tokens, batch=self.batch, seed=self.seed)
-        return MaskedLoader(OrderedLoader(order, steps=self.steps_of(order), rank=rank, world=world), self.masking, accumulate=accumulate)
+        return MaskedLoader(
+            OrderedLoader(order, steps=self.steps_of(order), rank=rank, world=world),
+            self.masking,
+            accumulate=accumulate,
+        )
 
     def val_dataloader(self) -> ScoringLoader:  # type: ignore[override]
         return self._scored(self.data.tune)

@@ -29,7 +29,10 @@ from blocks.errors import ConfigError
 
 IGNORED = -100  # the label of a token that is not asked for, as cross_entropy knows it; 0 would be a token
 REPLACED, RANDOM = 0.8, 0.1  # shares of the chosen tokens; the rest stays
-TRAINING, SCORING = 1, 2  # highest word of Philox's counter: streams that never meet, nor that of the data order (0)
+TRAINING, SCORING = (
+    1,
+    2,
+)  # highest word of Philox's counter: streams that never meet, nor that of the data order (0)
 _WHITESPACE = b" \t\n\r\v\f"
 
 
@@ -42,12 +45,18 @@ class MaskedObjective(Config):
     ``evaluation_windows``: at most so many windows of a split are scored, evenly spread (None: all).
     """
 
-    mask_share: Annotated[float, Bounds(above=0, below=1), Doc("Share of the tokens hidden in training.")] = 0.15
+    mask_share: Annotated[float, Bounds(above=0, below=1), Doc("Share of the tokens hidden in training.")] = (
+        0.15
+    )
     evaluation_share: Annotated[
-        float | None, Bounds(above=0, below=1), Doc("Share of the tokens hidden in scoring; null: as in training.")
+        float | None,
+        Bounds(above=0, below=1),
+        Doc("Share of the tokens hidden in scoring; null: as in training."),
     ] = None
     whole_word: Annotated[bool, Doc("Hide whole words, separated by white space.")] = False
-    evaluation_windows: Annotated[int | None, Bounds(minimum=1), Doc("Windows scored of each split, evenly spread; null: all.")] = None
+    evaluation_windows: Annotated[
+        int | None, Bounds(minimum=1), Doc("Windows scored of each split, evenly spread; null: all.")
+    ] = None
 
     @property
     def scored_share(self) -> float:
@@ -103,7 +112,9 @@ class Masking:
 
 def draws(purpose: int, seed: int, number: int, rows: int, tokens: int) -> np.ndarray:
     """Uniform float64 (rows, tokens, 3) of step or window ``number``."""
-    generator = np.random.Philox(key=np.array([seed, number], np.uint64), counter=np.array([0, 0, 0, purpose], np.uint64))
+    generator = np.random.Philox(
+        key=np.array([seed, number], np.uint64), counter=np.array([0, 0, 0, purpose], np.uint64)
+    )
     words = generator.random_raw(rows * tokens * 3).reshape(rows, tokens, 3)
     return (words >> np.uint64(11)) * 2.0**-53
 
@@ -142,7 +153,9 @@ class MaskedLoader:
     def asked(self, optimizer_step: int) -> int:
         if self._asked[0] != optimizer_step:
             first = optimizer_step * self.accumulate
-            batches = [self.batch(step) for step in range(first, min(first + self.accumulate, self.loader.steps))]
+            batches = [
+                self.batch(step) for step in range(first, min(first + self.accumulate, self.loader.steps))
+            ]
             self._asked = optimizer_step, sum(int((m.labels != IGNORED).sum()) for m in batches)
         return self._asked[1]
 

@@ -39,7 +39,10 @@ class Perplexity:
     def prepare(self, config: Any, cache: Path, progress: Callable[[str], None]) -> PreparedData:
         data = prepare(config.data, cache, progress=progress)
         t = config.training
-        data.train.require(t.sequence_length * t.batch_size + 1, f"one batch of {t.batch_size} windows of {t.sequence_length} tokens")
+        data.train.require(
+            t.sequence_length * t.batch_size + 1,
+            f"one batch of {t.batch_size} windows of {t.sequence_length} tokens",
+        )
         for split in (data.tune, data.validation):
             split.require(t.sequence_length + 1, f"one window of {t.sequence_length} tokens")
         return data
@@ -47,7 +50,11 @@ class Perplexity:
     def certify(self, model: Any, config: Any, data: PreparedData) -> Certificate:
         t = config.training  # a window is as long in scoring as in training
         return certify_model(
-            model, vocabulary=data.vocabulary, training_length=t.sequence_length, lengths=[t.sequence_length], batch=t.batch_size
+            model,
+            vocabulary=data.vocabulary,
+            training_length=t.sequence_length,
+            lengths=[t.sequence_length],
+            batch=t.batch_size,
         )
 
     def module(self, spec: Any) -> LanguageModel:
@@ -59,7 +66,9 @@ class Perplexity:
         from arch_lab.training.datamodule import PreparedDataModule
 
         t = spec.training
-        return PreparedDataModule(data, tokens=t.sequence_length, batch=t.batch_size, seed=spec.seed, steps=spec.steps)
+        return PreparedDataModule(
+            data, tokens=t.sequence_length, batch=t.batch_size, seed=spec.seed, steps=spec.steps
+        )
 
     def fit_classes(self) -> tuple[type[LanguageModel], type[TextDataModule]]:
         from arch_lab.training.datamodule import TextDataModule
@@ -67,13 +76,20 @@ class Perplexity:
 
         return LanguageModel, TextDataModule
 
-    def scores(self, trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule) -> dict[str, float]:
+    def scores(
+        self, trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule
+    ) -> dict[str, float]:
         (tune,) = trainer.validate(module, datamodule=datamodule, verbose=False)
         (final,) = trainer.test(module, datamodule=datamodule, verbose=False)
-        return {**{name: final[f"final/{name}"] for name in KEYS}, "tune_bits_per_byte": tune["tune/bits_per_byte"]}
+        return {
+            **{name: final[f"final/{name}"] for name in KEYS},
+            "tune_bits_per_byte": tune["tune/bits_per_byte"],
+        }
 
     def baselines(self, config: Any, data: PreparedData) -> list[dict[str, Any]]:
-        return [{"name": name, **{k: values[k] for k in KEYS}} for name, values in ngram_baselines(data).items()]
+        return [
+            {"name": name, **{k: values[k] for k in KEYS}} for name, values in ngram_baselines(data).items()
+        ]
 
 
 EXPERIMENT = Perplexity()

@@ -38,23 +38,35 @@ SCORED = 128  # rows of a scoring batch
 class RecallData(Config):
     """How hard the recall is. ``power``: below 1, most keys are asked soon after the pairs; 1 spreads them evenly."""
 
-    vocabulary: Annotated[int, Bounds(minimum=4, maximum=2**20), Doc("Different tokens, half of them keys, half values.")] = 128
+    vocabulary: Annotated[
+        int, Bounds(minimum=4, maximum=2**20), Doc("Different tokens, half of them keys, half values.")
+    ] = 128
     pairs: Annotated[int, Bounds(minimum=1, maximum=2**18), Doc("Pairs of key and value in a row.")] = 8
-    power: Annotated[float, Bounds(above=0, maximum=1), Doc("Exponent of the distances at which keys are asked; 1: even.")] = 0.1
-    tune_rows: Annotated[int, Bounds(minimum=1, maximum=2**24), Doc("Rows that choose the learning rate.")] = 256
+    power: Annotated[
+        float, Bounds(above=0, maximum=1), Doc("Exponent of the distances at which keys are asked; 1: even.")
+    ] = 0.1
+    tune_rows: Annotated[
+        int, Bounds(minimum=1, maximum=2**24), Doc("Rows that choose the learning rate.")
+    ] = 256
     held_out_rows: Annotated[int, Bounds(minimum=1, maximum=2**24), Doc("Rows that are reported.")] = 1024
 
     def __post_init__(self) -> None:
         if self.pairs > self.vocabulary // 2:
-            raise ConfigError(f"data.pairs: a row needs {self.pairs} different keys, and half of {self.vocabulary} tokens are keys")
+            raise ConfigError(
+                f"data.pairs: a row needs {self.pairs} different keys, and half of {self.vocabulary} tokens are keys"
+            )
 
 
-def draw_rows(data: RecallData, tokens: int, rows: int, *, split: int, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_rows(
+    data: RecallData, tokens: int, rows: int, *, split: int, seed: int, step: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Tokens (B, T), and labels (B, T): the value to predict where its key is asked, else IGNORED.
 
     A function of (split, seed, step) and the options alone.
     """
-    bits = np.random.Philox(key=np.array([seed, step], np.uint64), counter=np.array([0, 0, 0, split], np.uint64))
+    bits = np.random.Philox(
+        key=np.array([seed, step], np.uint64), counter=np.array([0, 0, 0, split], np.uint64)
+    )
     draw = np.random.Generator(bits)
     half, pairs = data.vocabulary // 2, data.pairs
     keys = draw.random((rows, half)).argsort(axis=1)[:, :pairs]
@@ -129,7 +141,9 @@ class Recall:
 
     def certify(self, model: Any, config: Any, data: PreparedRecall) -> Certificate:
         tokens, batch = data.tokens, config.training.batch_size
-        return certify_model(model, vocabulary=data.vocabulary, training_length=tokens, lengths=[tokens], batch=batch)
+        return certify_model(
+            model, vocabulary=data.vocabulary, training_length=tokens, lengths=[tokens], batch=batch
+        )
 
     def module(self, spec: Any) -> RecallModel:
         from experiments.recall.model import RecallModel
@@ -140,7 +154,12 @@ class Recall:
         from experiments.recall.model import RecallDataModule, RowLoader
 
         def loader(split: int, seed: int, sizes: list[int]) -> RowLoader:
-            return RowLoader(lambda step: draw_rows(data.config, data.tokens, sizes[step], split=split, seed=seed, step=step), len(sizes))
+            return RowLoader(
+                lambda step: draw_rows(
+                    data.config, data.tokens, sizes[step], split=split, seed=seed, step=step
+                ),
+                len(sizes),
+            )
 
         return RecallDataModule(
             train=loader(TRAIN, spec.seed, [spec.training.batch_size] * spec.steps),
@@ -148,11 +167,16 @@ class Recall:
             held_out=loader(HELD_OUT, 0, scoring_sizes(data.config.held_out_rows)),
         )
 
-    def scores(self, trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule) -> dict[str, float]:
+    def scores(
+        self, trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule
+    ) -> dict[str, float]:
         (tune,) = trainer.validate(module, datamodule=datamodule, verbose=False)
         (final,) = trainer.test(module, datamodule=datamodule, verbose=False)
         primary = self.measures[0]
-        return {**{m.key: final[f"final/{m.key}"] for m in self.measures}, primary.tuned: tune[f"tune/{primary.key}"]}
+        return {
+            **{m.key: final[f"final/{m.key}"] for m in self.measures},
+            primary.tuned: tune[f"tune/{primary.key}"],
+        }
 
     def baselines(self, config: Any, data: PreparedRecall) -> list[dict[str, Any]]:
         """Guesses, by what they know: any value, or which values the row holds."""

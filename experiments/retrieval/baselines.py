@@ -18,7 +18,9 @@ from blocks.errors import UserError
 class BM25Index:
     """``index(queries, documents)``: scores (Q, N) by id."""
 
-    def __init__(self, documents: Mapping[str, str], queries: Mapping[str, str], *, k1: float, b: float) -> None:
+    def __init__(
+        self, documents: Mapping[str, str], queries: Mapping[str, str], *, k1: float, b: float
+    ) -> None:
         bm25s = bm25s_library()
         self.column = {document: at for at, document in enumerate(documents)}
         self.index = bm25s.BM25(method="lucene", k1=k1, b=b, backend="numpy", csc_backend="numpy")
@@ -32,11 +34,15 @@ class BM25Index:
     def of(self, query: str) -> np.ndarray:
         """Scores of all documents; zeros for a query of which no word is known."""
         words = self.index.get_tokens_ids(self.words[query])
-        scores: np.ndarray = self.index.get_scores_from_ids(words) if words else np.zeros(len(self.column), np.float32)
+        scores: np.ndarray = (
+            self.index.get_scores_from_ids(words) if words else np.zeros(len(self.column), np.float32)
+        )
         return scores
 
     def _words(self, texts: list[str]) -> list[list[str]]:
-        words: list[list[str]] = bm25s_library().tokenize(texts, stopwords="en", return_ids=False, show_progress=False, allow_empty=False)
+        words: list[list[str]] = bm25s_library().tokenize(
+            texts, stopwords="en", return_ids=False, show_progress=False, allow_empty=False
+        )
         return words
 
 
@@ -50,7 +56,12 @@ class Chance:
 
     def __call__(self, queries: list[str], documents: list[str]) -> np.ndarray:
         columns = [self.column[document] for document in documents]
-        return np.stack([np.random.default_rng([self.seed, self.row[query]]).random(len(self.column))[columns] for query in queries])
+        return np.stack(
+            [
+                np.random.default_rng([self.seed, self.row[query]]).random(len(self.column))[columns]
+                for query in queries
+            ]
+        )
 
 
 def bm25s_library() -> Any:

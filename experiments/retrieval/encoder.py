@@ -31,13 +31,26 @@ class TextEncoder(nn.Module):
     ``segments`` (B, T): 1 at tokens, 0 at padding, one text a row; None: no padding.
     """
 
-    def __init__(self, body: Body, *, pooler: str = "mean", options: dict[str, Any] | None = None, projection: int | None = None) -> None:
+    def __init__(
+        self,
+        body: Body,
+        *,
+        pooler: str = "mean",
+        options: dict[str, Any] | None = None,
+        projection: int | None = None,
+    ) -> None:
         super().__init__()
         self.body = body
         if lookup(pooler).kind != "pooler":
-            raise ConfigError(f"training.pooler: {pooler!r} is a {lookup(pooler).kind.replace('_', ' ')}, not a pooler")
+            raise ConfigError(
+                f"training.pooler: {pooler!r} is a {lookup(pooler).kind.replace('_', ' ')}, not a pooler"
+            )
         self.pooler = build(pooler, width=body.width, **(options or {}))
-        self.projection = None if projection is None else Linear(LinearConfig(in_features=body.width, out_features=projection, bias=False))
+        self.projection = (
+            None
+            if projection is None
+            else Linear(LinearConfig(in_features=body.width, out_features=projection, bias=False))
+        )
 
     def forward(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
         pooled = self.pooler(self.body(tokens, segments), None if segments is None else segments != 0)
@@ -71,7 +84,12 @@ class TextEncoder(nn.Module):
 
 def text_encoder(arm: PretrainedArm, training: Any) -> TextEncoder:
     """The arm's encoder as the study (RetrievalTraining) describes it; what is new in it is drawn from torch's generator."""
-    return TextEncoder(load_body(arm.first), pooler=training.pooler, options=training.pooler_options, projection=training.projection)
+    return TextEncoder(
+        load_body(arm.first),
+        pooler=training.pooler,
+        options=training.pooler_options,
+        projection=training.projection,
+    )
 
 
 def token_rows(tokenizer: Tokenizer, texts: Sequence[str], *, most: int) -> tuple[list[np.ndarray], int]:

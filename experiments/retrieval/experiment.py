@@ -62,7 +62,13 @@ class Shown:
 class PreparedRetrieval:
     """Sets, tokens and arms of one study (arch_lab.tasks.contract.Prepared)."""
 
-    def __init__(self, config: RetrievalStudyConfig, arms: list[PretrainedArm], sets: list[RetrievalSet], absent: dict[str, str]) -> None:
+    def __init__(
+        self,
+        config: RetrievalStudyConfig,
+        arms: list[PretrainedArm],
+        sets: list[RetrievalSet],
+        absent: dict[str, str],
+    ) -> None:
         self.config, self.arms, self.absent = config, arms, absent
         bodies = {arm.name: text_encoder(arm, config.training) for arm in arms}
         tokenizer = one_tokenizer(bodies)
@@ -75,7 +81,9 @@ class PreparedRetrieval:
                         f"{task}: texts of {longest} tokens, but {name} was pretrained on {encoder.body.max_tokens}; "
                         "lower training.document_tokens or training.query_tokens"
                     )
-            if config.zero_shot and (config.training.projection is not None or next(encoder.pooler.parameters(), None) is not None):
+            if config.zero_shot and (
+                config.training.projection is not None or next(encoder.pooler.parameters(), None) is not None
+            ):
                 raise ConfigError(
                     f"zero_shot: pooler {config.training.pooler!r} or the projection has weights that pretraining did not train; "
                     "set zero_shot: false"
@@ -85,18 +93,27 @@ class PreparedRetrieval:
             Task(name=name, measures=measures_of(each.data), counted=(NDCG.key,), facts=dict(each.facts))
             for name, each in self.shown.items()
         )
-        self._bodies = [tokenizer.fingerprint, *(f"{arm.name} {file_hash(arm.first / MODEL)}" for arm in arms)]
+        self._bodies = [
+            tokenizer.fingerprint,
+            *(f"{arm.name} {file_hash(arm.first / MODEL)}" for arm in arms),
+        ]
         self._indices: dict[tuple[str, bool], BM25Index] = {}
 
     def fingerprint(self, task: str) -> str:
-        return hashlib.sha256(" ".join([self.shown[task].data.fingerprint, *self._bodies]).encode()).hexdigest()
+        return hashlib.sha256(
+            " ".join([self.shown[task].data.fingerprint, *self._bodies]).encode()
+        ).hexdigest()
 
     def _methods(self, encoders: Mapping[str, TextEncoder]) -> tuple[Method, ...]:
-        lengths = [(each.training.query_tokens, each.training.document_tokens) for each in self.shown.values()]
+        lengths = [
+            (each.training.query_tokens, each.training.document_tokens) for each in self.shown.values()
+        ]
         found = []
         for arm in self.arms:
             encoder = encoders[arm.name]
-            costs = {f"FLOPs, {n} tokens": encoder.flops(n) for n in sorted({n for both in lengths for n in both})}
+            costs = {
+                f"FLOPs, {n} tokens": encoder.flops(n) for n in sorted({n for both in lengths for n in both})
+            }
             facts = {
                 "texts": "cut",
                 "parameters": sum(p.numel() for p in encoder.parameters()),
@@ -107,9 +124,17 @@ class PreparedRetrieval:
             found.append(Method(name=arm.name, facts=facts, code=arm.code))
             if self.config.zero_shot:
                 name = arm.name + ZERO_SHOT
-                found.append(Method(name=name, tuned=False, seeded=False, baseline=True, facts=facts, code=arm.code))
+                found.append(
+                    Method(name=name, tuned=False, seeded=False, baseline=True, facts=facts, code=arm.code)
+                )
         found += [
-            Method(name="bm25", tuned=False, seeded=False, baseline=True, facts={"texts": "cut, as for the encoders"}),
+            Method(
+                name="bm25",
+                tuned=False,
+                seeded=False,
+                baseline=True,
+                facts={"texts": "cut, as for the encoders"},
+            ),
             Method(name="bm25_whole", tuned=False, seeded=False, baseline=True, facts={"texts": "whole"}),
             Method(name="random", tuned=False, baseline=True),
         ]
@@ -126,7 +151,9 @@ class PreparedRetrieval:
             scorer: Any = Chance(each.data.documents, each.asked, seed=cell.seed)
         else:
             scorer = self._index(cell.task, whole=cell.method == "bm25_whole")
-        return Fitted(scores=evaluate(each.data, "test", scorer), facts={"seconds": time.perf_counter() - started})
+        return Fitted(
+            scores=evaluate(each.data, "test", scorer), facts={"seconds": time.perf_counter() - started}
+        )
 
     def finish(self, chosen: dict[tuple[str, str], list[Path]], folder: Path, tell: Tell) -> list[str]:
         constants = self.config.bm25
@@ -146,9 +173,17 @@ class PreparedRetrieval:
             encoder = text_encoder(arm, each.training)
             if cell.learning_rate is not None:
                 order = PairOrder(each.data, each.training, self._pools(cell.task), seed=cell.seed)
-                loader = PairLoader(each.data, order, each.training, queries=each.query_rows, documents=each.document_rows)
-                fitted = fine_tune(encoder, loader, each.training, learning_rate=cell.learning_rate, tell=tell)
-                facts = {"steps": order.steps, "pairs": len(order.pairs), "training seconds": time.perf_counter() - started}
+                loader = PairLoader(
+                    each.data, order, each.training, queries=each.query_rows, documents=each.document_rows
+                )
+                fitted = fine_tune(
+                    encoder, loader, each.training, learning_rate=cell.learning_rate, tell=tell
+                )
+                facts = {
+                    "steps": order.steps,
+                    "pairs": len(order.pairs),
+                    "training seconds": time.perf_counter() - started,
+                }
                 if fitted.diverged:
                     return Fitted(scores=None, facts={**facts, "seconds": time.perf_counter() - started})
                 curve = fitted.curve()
@@ -164,7 +199,9 @@ class PreparedRetrieval:
     def _index(self, task: str, *, whole: bool) -> BM25Index:
         if (task, whole) not in self._indices:
             each, constants = self.shown[task], self.config.bm25
-            documents, queries = (each.data.documents, each.asked) if whole else (each.documents, each.queries)
+            documents, queries = (
+                (each.data.documents, each.asked) if whole else (each.documents, each.queries)
+            )
             self._indices[task, whole] = BM25Index(documents, queries, k1=constants.k1, b=constants.b)
         return self._indices[task, whole]
 
@@ -191,13 +228,20 @@ class Cosine:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         queries = [*each.data.queries["tune"], *each.data.queries["test"]]
         t = each.training
-        self.queries = encoder.encode([each.query_rows[q] for q in queries], most=t.query_tokens, device=device)
-        self.documents = encoder.encode([each.document_rows[d] for d in each.scored], most=t.document_tokens, device=device)
+        self.queries = encoder.encode(
+            [each.query_rows[q] for q in queries], most=t.query_tokens, device=device
+        )
+        self.documents = encoder.encode(
+            [each.document_rows[d] for d in each.scored], most=t.document_tokens, device=device
+        )
         self.row = {query: at for at, query in enumerate(queries)}
         self.column = {document: at for at, document in enumerate(each.scored)}
 
     def __call__(self, queries: list[str], documents: list[str]) -> np.ndarray:
-        scores: np.ndarray = self.queries[[self.row[q] for q in queries]] @ self.documents[[self.column[d] for d in documents]].T
+        scores: np.ndarray = (
+            self.queries[[self.row[q] for q in queries]]
+            @ self.documents[[self.column[d] for d in documents]].T
+        )
         return scores
 
 
@@ -210,7 +254,9 @@ def one_tokenizer(encoders: Mapping[str, TextEncoder]) -> Tokenizer:
     (first, tokenizer), *others = found.items()
     for name, other in others:
         if other.fingerprint != tokenizer.fingerprint:  # type: ignore[union-attr]
-            raise ConfigError(f"arms {first!r} and {name!r} have different tokenizers, so they would read different texts")
+            raise ConfigError(
+                f"arms {first!r} and {name!r} have different tokenizers, so they would read different texts"
+            )
     assert tokenizer is not None
     return tokenizer
 
@@ -219,9 +265,13 @@ def shown(data: RetrievalSet, training: RetrievalTraining, tokenizer: Tokenizer)
     """The set, cut where ``training`` says, the same for whoever asks. Raises: DataError for fewer training pairs than a batch takes."""
     pairs = len(data.pairs("train"))
     if pairs < training.batch_size:
-        raise DataError(f"{data.name}: {pairs} training pairs, fewer than training.batch_size {training.batch_size}")
+        raise DataError(
+            f"{data.name}: {pairs} training pairs, fewer than training.batch_size {training.batch_size}"
+        )
     asked = {query: text for split in data.queries.values() for query, text in split.items()}
-    document_rows, long_documents = token_rows(tokenizer, list(data.documents.values()), most=training.document_tokens)
+    document_rows, long_documents = token_rows(
+        tokenizer, list(data.documents.values()), most=training.document_tokens
+    )
     query_rows, long_queries = token_rows(tokenizer, list(asked.values()), most=training.query_tokens)
     documents = dict(zip(data.documents, document_rows, strict=True))
     queries = dict(zip(asked, query_rows, strict=True))
@@ -255,7 +305,9 @@ class Retrieval:
         arms = list(pretrained_arms(config.pretrained, config.arms or ()).values())
         taken = {*BASELINES, *(arm.name + ZERO_SHOT for arm in arms)} & {arm.name for arm in arms}
         if taken:
-            raise ConfigError(f"arm {sorted(taken)[0]!r} has the name of a baseline; rename it in the study {config.pretrained}")
+            raise ConfigError(
+                f"arm {sorted(taken)[0]!r} has the name of a baseline; rename it in the study {config.pretrained}"
+            )
         sets, absent = [], {}
         for name in config.tasks:
             try:

@@ -18,7 +18,9 @@ MEASURES = (
     Measure(key="recall100", name="recall@100", short="recall@100 ↑", higher_is_better=True),
 )
 # where documents are shared between splits, a score over all queries also rewards remembering them
-UNSEEN = Measure(key="unseen_ndcg10", name="nDCG@10, unseen documents", short="unseen\nnDCG@10 ↑", higher_is_better=True)
+UNSEEN = Measure(
+    key="unseen_ndcg10", name="nDCG@10, unseen documents", short="unseen\nnDCG@10 ↑", higher_is_better=True
+)
 VALUES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "ndcg10": lambda scores, relevance: ndcg(scores, relevance, 10),
     "mrr10": lambda scores, relevance: reciprocal_rank(scores, relevance, 10),

@@ -35,12 +35,21 @@ class PairOrder:
     that fill no whole batch are dropped, others in each. There must be at least a batch of them.
     """
 
-    def __init__(self, data: RetrievalSet, training: RetrievalTraining, pools: Mapping[str, Sequence[str]], *, seed: int) -> None:
+    def __init__(
+        self,
+        data: RetrievalSet,
+        training: RetrievalTraining,
+        pools: Mapping[str, Sequence[str]],
+        *,
+        seed: int,
+    ) -> None:
         self.pairs, self.pools, self.seed = data.pairs("train"), pools, seed
         self.batch_size, self.negatives = training.batch_size, training.negatives
         self.steps_per_epoch = len(self.pairs) // self.batch_size
         self.steps = training.epochs * self.steps_per_epoch
-        self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None  # epoch, permutation, draws: a memo, not state
+        self._epoch: tuple[int, np.ndarray, np.ndarray] | None = (
+            None  # epoch, permutation, draws: a memo, not state
+        )
 
     def step(self, step: int) -> tuple[list[str], list[str], list[str]]:
         """(B queries, B positives, B·K negatives, those of the first query first)."""
@@ -59,7 +68,9 @@ class PairOrder:
         if self._epoch is None or self._epoch[0] != epoch:
             n = len(self.pairs)
             # raw words of Philox, whose stream is promised to stay the same between numpy versions (as in arch_lab.data.order)
-            words = np.random.Philox(key=np.array([self.seed, epoch], np.uint64)).random_raw(n * (1 + self.negatives))
+            words = np.random.Philox(key=np.array([self.seed, epoch], np.uint64)).random_raw(
+                n * (1 + self.negatives)
+            )
             self._epoch = epoch, np.argsort(words[:n], kind="stable"), words[n:].reshape(n, self.negatives)
         return self._epoch[1], self._epoch[2]
 
@@ -67,8 +78,22 @@ class PairOrder:
 class PairLoader:
     """Batches of a whole training, ready for the module."""
 
-    def __init__(self, data: RetrievalSet, order: PairOrder, training: RetrievalTraining, *, queries: Rows, documents: Rows) -> None:
-        self.data, self.order, self.training, self.queries, self.documents = data, order, training, queries, documents
+    def __init__(
+        self,
+        data: RetrievalSet,
+        order: PairOrder,
+        training: RetrievalTraining,
+        *,
+        queries: Rows,
+        documents: Rows,
+    ) -> None:
+        self.data, self.order, self.training, self.queries, self.documents = (
+            data,
+            order,
+            training,
+            queries,
+            documents,
+        )
 
     def __len__(self) -> int:
         return self.order.steps
@@ -77,10 +102,14 @@ class PairLoader:
         for step in range(len(self)):
             queries, positives, negatives = self.order.step(step)
             documents = [*positives, *negatives]
-            relevant = [[document in self.data.relevance[query] for document in documents] for query in queries]
+            relevant = [
+                [document in self.data.relevance[query] for document in documents] for query in queries
+            ]
             yield {
                 "queries": padded([self.queries[q] for q in queries], most=self.training.query_tokens),
-                "documents": padded([self.documents[d] for d in documents], most=self.training.document_tokens),
+                "documents": padded(
+                    [self.documents[d] for d in documents], most=self.training.document_tokens
+                ),
                 "relevant": torch.tensor(relevant),
             }
 
@@ -88,7 +117,9 @@ class PairLoader:
 class RetrievalModule(pl.LightningModule):
     """One encoder for queries and documents under the loss that ``training`` names."""
 
-    def __init__(self, encoder: TextEncoder, training: RetrievalTraining, *, learning_rate: float, steps: int) -> None:
+    def __init__(
+        self, encoder: TextEncoder, training: RetrievalTraining, *, learning_rate: float, steps: int
+    ) -> None:
         super().__init__()
         self.encoder, self.chosen, self.learning_rate, self.steps = encoder, training, learning_rate, steps
 
@@ -99,10 +130,14 @@ class RetrievalModule(pl.LightningModule):
             return pairwise_m2(queries, documents[:n], documents[n:].unflatten(0, (n, k)))
         own = torch.arange(n, device=queries.device)  # the positives stand first
         # a document that is relevant to the query is not its negative, whoever it was put into the batch for
-        return in_batch_nce(queries, documents, own, temperature=self.chosen.temperature, left_out=batch["relevant"])
+        return in_batch_nce(
+            queries, documents, own, temperature=self.chosen.temperature, left_out=batch["relevant"]
+        )
 
     def configure_optimizers(self) -> Any:
-        return optimizer_and_schedule(self.encoder, self.chosen, learning_rate=self.learning_rate, steps=self.steps)
+        return optimizer_and_schedule(
+            self.encoder, self.chosen, learning_rate=self.learning_rate, steps=self.steps
+        )
 
 
 class EpochProgress(Callback):
@@ -112,17 +147,25 @@ class EpochProgress(Callback):
         self.losses: list[float] = []  # of the epoch
         self.steps, self.steps_per_epoch, self.tell = steps, steps_per_epoch, tell
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
         self.losses.append(float(outputs["loss"]))
         if trainer.global_step % self.steps_per_epoch == 0:
-            self.tell(f"step {trainer.global_step:,} of {self.steps:,}, mean loss of the epoch {np.mean(self.losses):.3f}")
+            self.tell(
+                f"step {trainer.global_step:,} of {self.steps:,}, mean loss of the epoch {np.mean(self.losses):.3f}"
+            )
             self.losses = []
 
 
-def fine_tune(encoder: TextEncoder, loader: PairLoader, training: RetrievalTraining, *, learning_rate: float, tell: Tell) -> FitResult:
+def fine_tune(
+    encoder: TextEncoder, loader: PairLoader, training: RetrievalTraining, *, learning_rate: float, tell: Tell
+) -> FitResult:
     """Train ``encoder`` in place. Raises: KeyboardInterrupt after Ctrl-C."""
     module = RetrievalModule(encoder, training, learning_rate=learning_rate, steps=len(loader))
     progress = EpochProgress(len(loader), loader.order.steps_per_epoch, tell)
-    fitted = fit(module, loader, steps=len(loader), clip=training.clip_norm, callbacks=[Divergence(math.inf), progress])
+    fitted = fit(
+        module, loader, steps=len(loader), clip=training.clip_norm, callbacks=[Divergence(math.inf), progress]
+    )
     finite = all(bool(p.isfinite().all()) for p in encoder.parameters())
     return replace(fitted, diverged=fitted.diverged or not finite)

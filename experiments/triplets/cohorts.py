@@ -49,11 +49,17 @@ class Draw:
 class Speakers(Config):
     """``enrolled`` men on ``utterances`` each, ``background`` others in validation and the rest of nine in the test."""
 
-    enrolled: Annotated[int, Bounds(minimum=2, maximum=7), Doc("Speakers on the list; triplets need two.")] = 5
-    utterances: Annotated[
-        int, Bounds(minimum=2, maximum=25), Doc("Utterances that enrol a speaker; the others of the 30 are for validation.")
+    enrolled: Annotated[
+        int, Bounds(minimum=2, maximum=7), Doc("Speakers on the list; triplets need two.")
     ] = 5
-    background: Annotated[int, Bounds(minimum=1, maximum=6), Doc("Speakers not on the list, in validation.")] = 2
+    utterances: Annotated[
+        int,
+        Bounds(minimum=2, maximum=25),
+        Doc("Utterances that enrol a speaker; the others of the 30 are for validation."),
+    ] = 5
+    background: Annotated[
+        int, Bounds(minimum=1, maximum=6), Doc("Speakers not on the list, in validation.")
+    ] = 2
 
     def __post_init__(self) -> None:
         if self.enrolled + self.background > 8:
@@ -68,7 +74,9 @@ class Characters(Config):
     """Drawings of ``side`` x ``side`` pixels; ``enrolled`` drawings of a character on the list."""
 
     side: Annotated[int, Bounds(minimum=2, maximum=105), Doc("Side of a drawing in pixels.")] = 20
-    enrolled: Annotated[int, Bounds(minimum=1, maximum=19), Doc("Drawings that enrol a character, of 20.")] = 5
+    enrolled: Annotated[
+        int, Bounds(minimum=1, maximum=19), Doc("Drawings that enrol a character, of 20.")
+    ] = 5
 
 
 def speakers(train: Utterances, test: Utterances, chosen: Speakers, seed: int) -> Draw:
@@ -84,9 +92,15 @@ def speakers(train: Utterances, test: Utterances, chosen: Speakers, seed: int) -
             )
         early.append(mine[: chosen.utterances])
         late.append(mine[chosen.utterances :])
-    known, asked = np.concatenate(early), np.concatenate([*late, np.flatnonzero(np.isin(train.speakers, rest[: chosen.background]))])
+    known, asked = (
+        np.concatenate(early),
+        np.concatenate([*late, np.flatnonzero(np.isin(train.speakers, rest[: chosen.background]))]),
+    )
     tested = np.flatnonzero(np.isin(test.speakers, np.concatenate([listed, rest[chosen.background :]])))
-    raw, probes = np.stack([statistics(f) for f in train.frames]), np.stack([statistics(f) for f in test.frames])
+    raw, probes = (
+        np.stack([statistics(f) for f in train.frames]),
+        np.stack([statistics(f) for f in test.frames]),
+    )
     mean, deviation = raw[known].mean(axis=0), raw[known].std(axis=0)
     raw, probes = unit((raw - mean) / deviation), unit((probes - mean) / deviation)
     place = {int(man): i for i, man in enumerate(listed)}
@@ -94,8 +108,12 @@ def speakers(train: Utterances, test: Utterances, chosen: Speakers, seed: int) -
     return Draw(
         train=raw[known],
         labels=labels,
-        valid=Cohort(enrol=raw[known], classes=labels, probes=raw[asked], who=_who(train.speakers[asked], place)),
-        test=Cohort(enrol=raw[known], classes=labels, probes=probes[tested], who=_who(test.speakers[tested], place)),
+        valid=Cohort(
+            enrol=raw[known], classes=labels, probes=raw[asked], who=_who(train.speakers[asked], place)
+        ),
+        test=Cohort(
+            enrol=raw[known], classes=labels, probes=probes[tested], who=_who(test.speakers[tested], place)
+        ),
     )
 
 
@@ -143,9 +161,16 @@ def _half(drawings: Drawings, alphabets: list[str], enrolled: int, draw: np.rand
         probes.append(kept)
         who += [on] * len(kept)
     if not enrol:
-        raise ConfigError(f"omniglot: {', '.join(alphabets)} has {len(mine)} characters; half of them enrolled needs two")
+        raise ConfigError(
+            f"omniglot: {', '.join(alphabets)} has {len(mine)} characters; half of them enrolled needs two"
+        )
     known, asked = np.concatenate(enrol), np.concatenate(probes)
-    return Cohort(enrol=flat(drawings.ink[known]), classes=np.array(classes), probes=flat(drawings.ink[asked]), who=np.array(who))
+    return Cohort(
+        enrol=flat(drawings.ink[known]),
+        classes=np.array(classes),
+        probes=flat(drawings.ink[asked]),
+        who=np.array(who),
+    )
 
 
 def flat(ink: Array) -> Array:

@@ -21,4 +21,6 @@ class Effort(Config):
     epochs: Annotated[Count, Doc("Passes over the triplets of a round.")] = 2
     triplets: Annotated[Count, Doc("Largest number of triplets per round.")] = 6_400
     batch: Annotated[BatchSize, Doc("Triplets per step.")] = 128
-    rows: Annotated[Count, Doc("Largest number of training rows that the triplets of a round are mined from.")] = 512
+    rows: Annotated[
+        Count, Doc("Largest number of training rows that the triplets of a round are mined from.")
+    ] = 512

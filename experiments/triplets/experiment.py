@@ -37,27 +37,43 @@ FILES: dict[str, tuple[tuple[str, str], ...]] = {  # of every task: folder and n
     **dict.fromkeys(UCI_SETS, ((UCI, ARCHIVE),)),
     **{f"music_{axis}": ((MUSIC, MUSIC_FILE),) for axis in AXES},
     "speakers": tuple((VOWELS, f"ae.{split}.gz") for split in ("train", "test")),
-    "omniglot": tuple((OMNIGLOT, name) for name in ("images_background_small1.zip", "images_background_small2.zip", "all_runs.zip")),
+    "omniglot": tuple(
+        (OMNIGLOT, name)
+        for name in ("images_background_small1.zip", "images_background_small2.zip", "all_runs.zip")
+    ),
 }
-TASKS = {"regression": [*UCI_SETS, *(f"music_{axis}" for axis in AXES)], "verification": ["speakers", "omniglot"]}
+TASKS = {
+    "regression": [*UCI_SETS, *(f"music_{axis}" for axis in AXES)],
+    "verification": ["speakers", "omniglot"],
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TripletsConfig(TaskStudyConfig):
     """Exactly one of ``regression`` and ``verification``: the protocol, whose tasks ``tasks`` names."""
 
-    regression: Annotated[RegressionProtocol | None, Doc("The protocol of regression tasks; {} takes its defaults.")] = None
-    verification: Annotated[VerificationProtocol | None, Doc("The protocol of verification tasks; {} takes its defaults.")] = None
-    effort: Annotated[Effort, Doc("How long every trained network is trained.")] = field(default_factory=Effort)
+    regression: Annotated[
+        RegressionProtocol | None, Doc("The protocol of regression tasks; {} takes its defaults.")
+    ] = None
+    verification: Annotated[
+        VerificationProtocol | None, Doc("The protocol of verification tasks; {} takes its defaults.")
+    ] = None
+    effort: Annotated[Effort, Doc("How long every trained network is trained.")] = field(
+        default_factory=Effort
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         given = [name for name in TASKS if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ConfigError(f"study {self.name!r}: give one protocol, regression or verification (an empty mapping takes its defaults)")
+            raise ConfigError(
+                f"study {self.name!r}: give one protocol, regression or verification (an empty mapping takes its defaults)"
+            )
         for task in self.tasks:
             if task not in TASKS[given[0]]:
-                raise ConfigError(f"study {self.name!r}: no {given[0]} task {task!r}{did_you_mean(task, TASKS[given[0]])}")
+                raise ConfigError(
+                    f"study {self.name!r}: no {given[0]} task {task!r}{did_you_mean(task, TASKS[given[0]])}"
+                )
 
 
 class PreparedTriplets:
@@ -78,7 +94,9 @@ class PreparedTriplets:
                 self.absent[name] = str(error)
         if not self._sets:
             raise DataError(self.absent[config.tasks[0]])
-        self.methods: tuple[Method, ...] = (regression if config.regression is not None else verification).methods()
+        self.methods: tuple[Method, ...] = (
+            regression if config.regression is not None else verification
+        ).methods()
         self.tasks: tuple[Task, ...] = tuple(self._task(name) for name in self._sets)
         self._draw = lru_cache(maxsize=4)(self._drawn)
 
@@ -106,7 +124,11 @@ class PreparedTriplets:
             return read_utterances(self.root, "train"), read_utterances(self.root, "test")
         assert self.config.verification is not None
         side = self.config.verification.omniglot.side
-        return read_drawings(self.root, 1, side), read_drawings(self.root, 2, side), read_one_shot(self.root, side)
+        return (
+            read_drawings(self.root, 1, side),
+            read_drawings(self.root, 2, side),
+            read_one_shot(self.root, side),
+        )
 
     def _task(self, name: str) -> Task:
         """With every seed's split checked: a fit should not fail after an hour. Raises: UserError."""

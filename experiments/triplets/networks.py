@@ -35,7 +35,9 @@ class Embedder(pl.LightningModule):
         return self.loss(*batch)
 
     def configure_optimizers(self) -> Any:
-        return optimizer_and_schedule(self, CONSTANT_ADAM, learning_rate=self.learning_rate, steps=1, fused=False)
+        return optimizer_and_schedule(
+            self, CONSTANT_ADAM, learning_rate=self.learning_rate, steps=1, fused=False
+        )
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:

@@ -41,13 +41,23 @@ class RegressionProtocol(Config):
     ``validation_share`` of the training rows chooses learning rate and round.
     """
 
-    embedding_share: Annotated[float, Bounds(above=0, maximum=1), Doc("Width of the embedding as a share of the features.")] = 0.5
+    embedding_share: Annotated[
+        float, Bounds(above=0, maximum=1), Doc("Width of the embedding as a share of the features.")
+    ] = 0.5
     validation_share: Annotated[
-        float, Bounds(above=0, maximum=0.5), Doc("Share of the training rows that choose learning rate and round.")
+        float,
+        Bounds(above=0, maximum=0.5),
+        Doc("Share of the training rows that choose learning rate and round."),
     ] = 0.2
-    pos_radius: Annotated[float, Bounds(minimum=0, maximum=1e3), Doc("Labels closer than this are alike, on the scale -1 to 1.")] = 0.1
-    neg_radius: Annotated[float, Bounds(above=0, maximum=1e3), Doc("Labels further apart than this are unlike.")] = 0.5
-    margin: Annotated[float, Bounds(above=0, maximum=1e6), Doc("Margin between the distances of a triplet.")] = 5.0
+    pos_radius: Annotated[
+        float, Bounds(minimum=0, maximum=1e3), Doc("Labels closer than this are alike, on the scale -1 to 1.")
+    ] = 0.1
+    neg_radius: Annotated[
+        float, Bounds(above=0, maximum=1e3), Doc("Labels further apart than this are unlike.")
+    ] = 0.5
+    margin: Annotated[
+        float, Bounds(above=0, maximum=1e6), Doc("Margin between the distances of a triplet.")
+    ] = 5.0
 
     def __post_init__(self) -> None:
         self.miner()
@@ -80,18 +90,33 @@ def fold(data: RegressionSet, protocol: RegressionProtocol, seed: int) -> Fold:
     deviation = np.where(deviation > 0, deviation, 1.0)  # a constant column says nothing, at any scale
     low, high = y[train].min(), y[train].max()
     if low == high:
-        raise ConfigError(f"{data.name}: every training label of split {seed} is {low:g}, so there is nothing to learn")
+        raise ConfigError(
+            f"{data.name}: every training label of split {seed} is {low:g}, so there is nothing to learn"
+        )
     scaled = ((x - mean) / deviation).astype(np.float32)
     labels = (2 * (y - low) / (high - low) - 1).astype(np.float32)
-    return Fold(train=(scaled[train], labels[train]), valid=(scaled[valid], labels[valid]), test=(scaled[test], labels[test]))
+    return Fold(
+        train=(scaled[train], labels[train]),
+        valid=(scaled[valid], labels[valid]),
+        test=(scaled[test], labels[test]),
+    )
 
 
 def check_radii(data: RegressionSet, protocol: RegressionProtocol, seed: int) -> None:
     """Raises: ConfigError when no training row of the split has both a pair and a negative, before anything is trained."""
     rows = np.sort(fold(data, protocol, seed).train[1].astype(np.float64))
-    near = np.searchsorted(rows, rows + protocol.pos_radius, "right") - np.searchsorted(rows, rows - protocol.pos_radius, "left")
-    far = np.searchsorted(rows, rows - protocol.neg_radius, "right") + len(rows) - np.searchsorted(rows, rows + protocol.neg_radius, "left")
-    for name, radius, missing in (("pos_radius", protocol.pos_radius, near < 2), ("neg_radius", protocol.neg_radius, far < 1)):
+    near = np.searchsorted(rows, rows + protocol.pos_radius, "right") - np.searchsorted(
+        rows, rows - protocol.pos_radius, "left"
+    )
+    far = (
+        np.searchsorted(rows, rows - protocol.neg_radius, "right")
+        + len(rows)
+        - np.searchsorted(rows, rows + protocol.neg_radius, "left")
+    )
+    for name, radius, missing in (
+        ("pos_radius", protocol.pos_radius, near < 2),
+        ("neg_radius", protocol.neg_radius, far < 1),
+    ):
         if missing.all():
             kind = "positive" if name == "pos_radius" else "negative"
             raise ConfigError(
@@ -110,8 +135,12 @@ def methods() -> tuple[Method, ...]:
     return (
         Method(name="triplets", facts={"map": layer, "trained on": "triplets, margin on squared distances"}),
         Method(name="supervised", facts={"map": layer, "trained on": "labels, through a linear readout"}),
-        Method(name="autoencoder", facts={"map": layer, "trained on": "its own input, through a linear decoder"}),
-        Method(name="pca", tuned=False, facts={"map": "first E principal components", "trained on": "inputs"}),
+        Method(
+            name="autoencoder", facts={"map": layer, "trained on": "its own input, through a linear decoder"}
+        ),
+        Method(
+            name="pca", tuned=False, facts={"map": "first E principal components", "trained on": "inputs"}
+        ),
         Method(name="raw", tuned=False, facts={"map": "none: all F features"}),
         Method(name="untrained", tuned=False, baseline=True, facts={"map": layer, "trained on": "nothing"}),
     )
@@ -119,9 +148,18 @@ def methods() -> tuple[Method, ...]:
 
 def task(data: RegressionSet, protocol: RegressionProtocol) -> Task:
     held = round(protocol.validation_share * len(data.splits[0][0]))
-    rows = {"training rows": len(data.splits[0][0]) - held, "validation rows": held, "test rows": len(data.splits[0][1])}
+    rows = {
+        "training rows": len(data.splits[0][0]) - held,
+        "validation rows": held,
+        "test rows": len(data.splits[0][1]),
+    }
     shape = {"features": data.features.shape[1], "embedding": protocol.width(data.features.shape[1])}
-    return Task(name=data.name, measures=MEASURES, counted=("r2_gbm",), facts={**data.facts, **shape, **rows, "scores are of": "test rows"})
+    return Task(
+        name=data.name,
+        measures=MEASURES,
+        counted=("r2_gbm",),
+        facts={**data.facts, **shape, **rows, "scores are of": "test rows"},
+    )
 
 
 def fit(data: RegressionSet, protocol: RegressionProtocol, effort: Effort, cell: Cell) -> Fitted:
@@ -132,7 +170,11 @@ def fit(data: RegressionSet, protocol: RegressionProtocol, effort: Effort, cell:
         return Fitted(scores=readouts(part, lambda a: a, cell.seed))
     width = protocol.width(x.shape[1])
     if cell.method == "pca":
-        components = library("sklearn.decomposition").PCA(n_components=width, random_state=cell.seed).fit(part.train[0])
+        components = (
+            library("sklearn.decomposition")
+            .PCA(n_components=width, random_state=cell.seed)
+            .fit(part.train[0])
+        )
         return Fitted(
             scores=readouts(part, components.transform, cell.seed),
             facts={"variance kept": float(components.explained_variance_ratio_.sum())},
@@ -145,14 +187,21 @@ def fit(data: RegressionSet, protocol: RegressionProtocol, effort: Effort, cell:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell.seed)
         if cell.method in ("triplets", "untrained"):
-            network: networks.Embedder = networks.TripletNetwork(x.shape[1], width, rate, margin=protocol.margin)
+            network: networks.Embedder = networks.TripletNetwork(
+                x.shape[1], width, rate, margin=protocol.margin
+            )
             if cell.method == "untrained":
                 return Fitted(scores=readouts(part, partial(embedded, network), cell.seed))
             source: Source = TripletSteps(*steps)
         else:
             kind = {"supervised": networks.Regressor, "autoencoder": networks.Autoencoder}[cell.method]
             network, source = kind(x.shape[1], width, rate), LabelledSteps(*steps)
-        trained = train(network, source, effort.rounds, lambda network: boosted(part, partial(embedded, network), part.valid, cell.seed)[0])
+        trained = train(
+            network,
+            source,
+            effort.rounds,
+            lambda network: boosted(part, partial(embedded, network), part.valid, cell.seed)[0],
+        )
     if not trained.usable:
         return Fitted(scores=None, facts=trained.facts, curve=trained.curve)
     scores = readouts(part, partial(embedded, network), cell.seed)
@@ -169,7 +218,9 @@ def boosted(part: Fold, embed: Any, scored: tuple[Array, Array], seed: int) -> t
     known, asked = embed(part.train[0]), embed(scored[0])
     if not (np.isfinite(known).all() and np.isfinite(asked).all()):
         return nan, nan
-    readout = library("sklearn.ensemble").GradientBoostingRegressor(random_state=seed).fit(known, part.train[1])
+    readout = (
+        library("sklearn.ensemble").GradientBoostingRegressor(random_state=seed).fit(known, part.train[1])
+    )
     found = readout.predict(asked)
     return float(library("sklearn.metrics").r2_score(scored[1], found)), spearman(found, scored[1])
 

@@ -49,7 +49,9 @@ def mined(labels: Tensor, miner: Miner, effort: Effort, seed: int) -> tuple[Trip
 def _step_counts(labels: bytes, kind: str, miner: Miner, effort: Effort, seed: int) -> tuple[int, ...]:
     """Of every round. Kept, because each peer and rate asks the same; bytes, because tensors have no hash by value."""
     values = torch.from_numpy(np.frombuffer(labels, kind).copy())
-    counts = (mined(values, miner, effort, _round_seed(seed, number))[1].shape[1] for number in range(effort.rounds))
+    counts = (
+        mined(values, miner, effort, _round_seed(seed, number))[1].shape[1] for number in range(effort.rounds)
+    )
     return tuple(effort.epochs * -(-count // effort.batch) for count in counts)
 
 
@@ -90,7 +92,9 @@ class LabelledSteps:
     def steps(self, number: int) -> list[Rows]:
         draw = torch.Generator().manual_seed(_round_seed(self.seed, number))
         needed = self.counts[number] * self.size
-        passes = [torch.randperm(len(self.items), generator=draw) for _ in range(-(-needed // len(self.items)))]
+        passes = [
+            torch.randperm(len(self.items), generator=draw) for _ in range(-(-needed // len(self.items)))
+        ]
         order = torch.cat(passes)[:needed]
         return [(self.items[part], self.labels[part]) for part in order.split(self.size)]
 
@@ -130,7 +134,9 @@ class Choice(Callback):
         self.losses: list[Tensor] = []
         self.judging = 0.0
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
         self.losses.append(outputs["loss"].detach())
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -165,7 +171,11 @@ class Trained:
 
 
 def train(
-    network: Embedder, source: Source, rounds: int, judge: Callable[[Embedder], float], told: Callable[[float], float] = float
+    network: Embedder,
+    source: Source,
+    rounds: int,
+    judge: Callable[[Embedder], float],
+    told: Callable[[float], float] = float,
 ) -> Trained:
     """Train ``rounds`` rounds, leave the best one's weights in ``network``. ``told``: the judge's number as the curve shows it."""
     choice = Choice(judge, told)

@@ -32,7 +32,9 @@ MEASURES = (
     Measure(key="top1_eer", name="Top-1 EER"),
     Measure(key="confusions", name="share of wanted items named wrongly", short="confusions"),
 )
-ONE_SHOT = Measure(key="one_shot", name="one-shot accuracy, 20-way", short="one-shot ↑", higher_is_better=True)
+ONE_SHOT = Measure(
+    key="one_shot", name="one-shot accuracy, 20-way", short="one-shot ↑", higher_is_better=True
+)
 NEIGHBOURS = 3
 
 
@@ -40,11 +42,19 @@ NEIGHBOURS = 3
 class VerificationProtocol(Config):
     """``ap_pairs`` pairs a class (6 with the published development set), crossed with ``an_pairs`` negatives."""
 
-    margin: Annotated[float, Bounds(above=0, maximum=1e6), Doc("Margin between the squared distances of a triplet.")] = 0.5
-    ap_pairs: Annotated[int, Bounds(minimum=1, maximum=2**20), Doc("Pairs of two items of the same class, per class.")] = 6
+    margin: Annotated[
+        float, Bounds(above=0, maximum=1e6), Doc("Margin between the squared distances of a triplet.")
+    ] = 0.5
+    ap_pairs: Annotated[
+        int, Bounds(minimum=1, maximum=2**20), Doc("Pairs of two items of the same class, per class.")
+    ] = 6
     an_pairs: Annotated[int, Bounds(minimum=1, maximum=2**20), Doc("Negatives combined with each pair.")] = 50
-    speakers: Annotated[Speakers, Doc("Which of the nine speakers are on the list.")] = field(default_factory=Speakers)
-    omniglot: Annotated[Characters, Doc("Which drawings are on the list.")] = field(default_factory=Characters)
+    speakers: Annotated[Speakers, Doc("Which of the nine speakers are on the list.")] = field(
+        default_factory=Speakers
+    )
+    omniglot: Annotated[Characters, Doc("Which drawings are on the list.")] = field(
+        default_factory=Characters
+    )
 
     def __post_init__(self) -> None:
         self.miner()
@@ -58,9 +68,20 @@ def methods() -> tuple[Method, ...]:
     return (
         Method(name="triplets", facts={"map": layer, "trained on": "triplets, margin on squared distances"}),
         Method(name="softmax", facts={"map": layer, "trained on": "classes, cross-entropy"}),
-        Method(name="lda", tuned=False, facts={"map": "linear discriminants, shrinkage by Ledoit and Wolf", "trained on": "classes"}),
+        Method(
+            name="lda",
+            tuned=False,
+            facts={"map": "linear discriminants, shrinkage by Ledoit and Wolf", "trained on": "classes"},
+        ),
         Method(name="cosine", tuned=False, facts={"map": "none"}),
-        Method(name="knn", tuned=False, facts={"map": "none", "scored by": f"the {NEIGHBOURS} nearest enrolled items, not by class means"}),
+        Method(
+            name="knn",
+            tuned=False,
+            facts={
+                "map": "none",
+                "scored by": f"the {NEIGHBOURS} nearest enrolled items, not by class means",
+            },
+        ),
         Method(name="untrained", tuned=False, baseline=True, facts={"map": layer, "trained on": "nothing"}),
     )
 
@@ -80,7 +101,11 @@ def task(name: str, draw: Draw) -> Task:
     shots = sum(len(answer) for _, _, answer in draw.runs)
     facts |= {"one-shot trials": shots} if shots else {}
     measures = (*MEASURES, ONE_SHOT) if shots else MEASURES
-    return Task(name=name, measures=measures, facts={**facts, "counts are of": "the first seed", "scores are of": "test probes"})
+    return Task(
+        name=name,
+        measures=measures,
+        facts={**facts, "counts are of": "the first seed", "scores are of": "test probes"},
+    )
 
 
 def fit(draw: Draw, protocol: VerificationProtocol, effort: Effort, cell: Cell) -> Fitted:
@@ -88,9 +113,14 @@ def fit(draw: Draw, protocol: VerificationProtocol, effort: Effort, cell: Cell) 
     if cell.method in ("cosine", "knn"):
         return Fitted(scores=scored(draw, lambda a: a, nearest if cell.method == "knn" else centroids))
     if cell.method == "lda":
-        analysis = library("sklearn.discriminant_analysis").LinearDiscriminantAnalysis(solver="eigen", shrinkage="auto")
+        analysis = library("sklearn.discriminant_analysis").LinearDiscriminantAnalysis(
+            solver="eigen", shrinkage="auto"
+        )
         analysis.fit(draw.train.astype(np.float64), draw.labels)
-        return Fitted(scores=scored(draw, analysis.transform), facts={"embedding": int(analysis.transform(draw.train[:1]).shape[1])})
+        return Fitted(
+            scores=scored(draw, analysis.transform),
+            facts={"embedding": int(analysis.transform(draw.train[:1]).shape[1])},
+        )
     from experiments.triplets import networks
     from experiments.triplets.training import LabelledSteps, Source, TripletSteps, train
 
@@ -100,7 +130,9 @@ def fit(draw: Draw, protocol: VerificationProtocol, effort: Effort, cell: Cell) 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell.seed)
         if cell.method in ("triplets", "untrained"):
-            network: networks.Embedder = networks.TripletNetwork(features, features, rate, margin=protocol.margin)
+            network: networks.Embedder = networks.TripletNetwork(
+                features, features, rate, margin=protocol.margin
+            )
             if cell.method == "untrained":
                 return Fitted(scores=scored(draw, partial(embedded, network)))
             source: Source = TripletSteps(*steps)
@@ -108,7 +140,13 @@ def fit(draw: Draw, protocol: VerificationProtocol, effort: Effort, cell: Cell) 
             network = networks.Classifier(features, features, rate, classes=int(labels.max()) + 1)
             source = LabelledSteps(*steps)
         # the judge of rounds likes more, an error rate is better when it is less
-        trained = train(network, source, effort.rounds, lambda network: -judged(draw.valid, partial(embedded, network)), told=lambda v: -v)
+        trained = train(
+            network,
+            source,
+            effort.rounds,
+            lambda network: -judged(draw.valid, partial(embedded, network)),
+            told=lambda v: -v,
+        )
     if not trained.usable:
         return Fitted(scores=None, facts=trained.facts, curve=trained.curve)
     scores = scored(draw, partial(embedded, network))
@@ -144,7 +182,9 @@ def nearest(enrol: Array, classes: Array, probes: Array) -> tuple[Array, Array]:
 
 
 def scored(
-    draw: Draw, embed: Callable[[Array], Array], scorer: Callable[[Array, Array, Array], tuple[Array, Array]] = centroids
+    draw: Draw,
+    embed: Callable[[Array], Array],
+    scorer: Callable[[Array, Array, Array], tuple[Array, Array]] = centroids,
 ) -> dict[str, float]:
     """Every measure on the test cohort; NaN, a failed fit, for an embedding that lost a class or names nobody rightly."""
     try:
@@ -156,7 +196,12 @@ def scored(
             "top1_eer": top1_eer_with_confusion(best, wanted, confused).rate,
             "confusions": float(confused.sum() / wanted.sum()),
         }
-        right = [scorer(embed(known), np.arange(len(known)), embed(asked))[1] == answer for known, asked, answer in draw.runs]
+        right = [
+            scorer(embed(known), np.arange(len(known)), embed(asked))[1] == answer
+            for known, asked, answer in draw.runs
+        ]
     except MetricError:
-        return dict.fromkeys(("top_s_eer", "top1_eer", "confusions", *(["one_shot"] if draw.runs else [])), nan)
+        return dict.fromkeys(
+            ("top_s_eer", "top1_eer", "confusions", *(["one_shot"] if draw.runs else [])), nan
+        )
     return {**found, "one_shot": float(np.concatenate(right).mean())} if right else found

@@ -19,7 +19,10 @@ def test_the_four_lines_are_the_built_models_parameters(name: str) -> None:
     book = ledger(model.config, tokens=33, batch=2)
     assert book.parameters["total"] == sum(p.numel() for p in model.parameters())
     assert book.parameters["embedding"] == 300 * 64
-    assert book.parameters["embedding"] + book.parameters["head"] + book.parameters["body"] == book.parameters["total"]
+    assert (
+        book.parameters["embedding"] + book.parameters["head"] + book.parameters["body"]
+        == book.parameters["total"]
+    )
     assert sum(c.parameters for c in book.components) == book.parameters["total"]
 
 
@@ -43,7 +46,10 @@ def test_a_counted_graph_of_dense_attention_exceeds_the_exact_count_by_the_maske
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(batch, tokens, dtype=torch.long, device="meta"))
     masked = SHAPE.depth * 4 * heads * head_width * (tokens * tokens - tokens * (tokens + 1) // 2)
-    assert counter.get_total_flops() == ledger(model.config, tokens=tokens, batch=batch).cost.forward(batch) + batch * masked
+    assert (
+        counter.get_total_flops()
+        == ledger(model.config, tokens=tokens, batch=batch).cost.forward(batch) + batch * masked
+    )
 
 
 def test_shared_work_is_spread_over_the_batch() -> None:

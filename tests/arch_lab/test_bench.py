@@ -16,7 +16,9 @@ from blocks.errors import ConfigError
 
 
 def test_the_ratio_is_peer_time_over_our_time() -> None:
-    row = measure("sleep", "-", lambda: time.sleep(0.004), "longer sleep", lambda: time.sleep(0.012), repeats=5)
+    row = measure(
+        "sleep", "-", lambda: time.sleep(0.004), "longer sleep", lambda: time.sleep(0.012), repeats=5
+    )
     assert row.ratio == pytest.approx(3, rel=0.5)
     assert row.ratio_low <= row.ratio <= row.ratio_high
     assert row.peer_ms > row.ours_ms >= 4
@@ -49,7 +51,9 @@ def test_peak_memory_is_what_tensors_held_at_once() -> None:
         third = torch.empty(1500)
         del second, third
 
-    assert peak_bytes(call) == pytest.approx(4 * (500 + 1500), abs=3 * 64)  # the allocator rounds up to its alignment
+    assert peak_bytes(call) == pytest.approx(
+        4 * (500 + 1500), abs=3 * 64
+    )  # the allocator rounds up to its alignment
 
 
 @pytest.fixture
@@ -81,7 +85,9 @@ def test_the_gemma_suite_measures_models_and_local_attention_with_linear_memory(
 
 
 @pytest.mark.usefixtures("short_gemma")
-def test_without_transformers_the_suite_says_so_and_local_rows_still_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_transformers_the_suite_says_so_and_local_rows_still_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(gemma, "find_spec", lambda name: None)
     first, *rest = gemma.gemma()
     assert isinstance(first, Skipped) and "transformers is not installed" in first.reason
@@ -107,8 +113,12 @@ def test_the_image_suite_times_models_of_equal_parameters() -> None:
     options = {"m2_vit": (size, M2_VIT), "vit": ({**size, "head_width": 32, "pool": "mean"}, VIT)}
     counts = {}
     for name, (given, shape) in options.items():
-        counted = ledger(recipe(name, given).config(shape, vocabulary=CLASSES, max_tokens=64), tokens=64, batch=1).parameters
+        counted = ledger(
+            recipe(name, given).config(shape, vocabulary=CLASSES, max_tokens=64), tokens=64, batch=1
+        ).parameters
         counts[name] = counted["body"] + counted["head"]
     assert all(abs(count / 1e6 - 1) < 0.01 for count in counts.values()), counts
     rows = [row for row in run_suite("images") if isinstance(row, Row)]
-    assert [row.name for row in rows] == ["m2_vit forward", "m2_vit training step"] * 2 and all(row.ratio > 0 for row in rows)
+    assert [row.name for row in rows] == ["m2_vit forward", "m2_vit training step"] * 2 and all(
+        row.ratio > 0 for row in rows
+    )

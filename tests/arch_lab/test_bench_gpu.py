@@ -27,12 +27,16 @@ TOY = TrainingBench(
     device="cpu",
     repeats=1,
 )
-without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens where there is no CUDA device")
+without_cuda = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="says what happens where there is no CUDA device"
+)
 
 
 def test_the_model_has_a_hundred_million_parameters() -> None:
     bench = HUNDRED_MILLION
-    model = bench.recipe.config(bench.shape, vocabulary=bench.vocabulary, max_tokens=max(bench.lengths)).build("meta")
+    model = bench.recipe.config(
+        bench.shape, vocabulary=bench.vocabulary, max_tokens=max(bench.lengths)
+    ).build("meta")
     assert model.parameter_counts()["total"] == pytest.approx(100e6, rel=0.02)
     assert all(bench.step_tokens % tokens == 0 for tokens in bench.lengths)
 
@@ -51,7 +55,11 @@ def test_a_peer_that_cannot_run_leaves_the_others_their_rows() -> None:
     """The second name is no implementation; what is installed does not matter to this test."""
     pytest.importorskip("transformers")
     skipped, row = training_rows(replace(TOY, peers=("no_such_attention", "sdpa")))
-    assert isinstance(skipped, Skipped) and "no_such_attention" in skipped.name and "the peer cannot run: " in skipped.reason
+    assert (
+        isinstance(skipped, Skipped)
+        and "no_such_attention" in skipped.name
+        and "the peer cannot run: " in skipped.reason
+    )
     assert isinstance(row, TrainingRow)
 
 
@@ -66,7 +74,9 @@ def test_a_peer_with_other_weights_is_not_timed(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("contender", ["our_contender", "peer_contender"])
-def test_out_of_memory_of_one_contender_is_a_line_and_not_the_end(contender: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_of_one_contender_is_a_line_and_not_the_end(
+    contender: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("transformers")
 
     def full(*_: object) -> None:
@@ -111,7 +121,23 @@ def test_make_bench_gpu_without_cuda_fails_and_leaves_no_file(tmp_path: Path) ->
 
 def test_the_suite_loads_where_only_torch_and_einops_are_installed() -> None:
     """GPU machines are often bare. What the command imports beside the suite is held to the same."""
-    blocked = ["lightning", "datasets", "jsonargparse", "matplotlib", "torchmetrics", "tokenizers", "tensorboard", "transformers"]
-    modules = ["bench.gemma_gpu", "bench.suites", "cli.bench", "console", "study.environment", "study.planning"]
+    blocked = [
+        "lightning",
+        "datasets",
+        "jsonargparse",
+        "matplotlib",
+        "torchmetrics",
+        "tokenizers",
+        "tensorboard",
+        "transformers",
+    ]
+    modules = [
+        "bench.gemma_gpu",
+        "bench.suites",
+        "cli.bench",
+        "console",
+        "study.environment",
+        "study.planning",
+    ]
     code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import {', '.join(f'arch_lab.{m}' for m in modules)}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)

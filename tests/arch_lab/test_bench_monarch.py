@@ -40,7 +40,9 @@ def test_the_released_style_is_the_same_function_with_the_same_gradients(kind: s
         theirs = lambda x: block_diagonal(ours, x)  # noqa: E731
     inputs, g = [x, *ours.parameters()], randn(*ours(x).shape)
     same(theirs(x), ours(x))
-    for a, b in zip(torch.autograd.grad(theirs(x), inputs, g), torch.autograd.grad(ours(x), inputs, g), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(theirs(x), inputs, g), torch.autograd.grad(ours(x), inputs, g), strict=True
+    ):
         same(a, b)
 
 

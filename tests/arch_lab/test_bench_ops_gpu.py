@@ -33,7 +33,9 @@ TOY = OpsBench(
     compiled=False,
 )
 ROOF = Roof(bytes_per_s=1e9, flops_per_s=1e12)
-without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens where there is no CUDA device")
+without_cuda = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="says what happens where there is no CUDA device"
+)
 
 
 def test_every_group_gives_a_row_for_each_peer_both_ways() -> None:
@@ -50,13 +52,21 @@ def test_every_group_gives_a_row_for_each_peer_both_ways() -> None:
         for way in ("forward", "forward + backward"):
             found = [row for row in rows if row.name == f"{name}, {way}"]
             assert {row.peer for row in found} == wanted
-            assert all(isinstance(row, ColdRow) and row.ratio > 0 and row.share_of_roof > 0 and row.peer_peak_bytes > 0 for row in found)
+            assert all(
+                isinstance(row, ColdRow)
+                and row.ratio > 0
+                and row.share_of_roof > 0
+                and row.peer_peak_bytes > 0
+                for row in found
+            )
 
 
 def a_group(function: Callable[..., Tensor]) -> Group:
     x = torch.randn(4, 8)
     peers = {"ours": (function, (x,)), "peer": (torch.tanh, (x,))}
-    return Group(name="toy", shape="4 x 8", contenders=peers, definition=torch.tanh, bytes_moved=(64, 160), flops=32)
+    return Group(
+        name="toy", shape="4 x 8", contenders=peers, definition=torch.tanh, bytes_moved=(64, 160), flops=32
+    )
 
 
 def test_a_kernel_with_other_numbers_has_no_speed() -> None:
@@ -90,7 +100,9 @@ def test_a_peer_that_cannot_run_leaves_the_others_their_rows() -> None:
 def test_the_share_is_of_the_roof_that_takes_longer() -> None:
     calls = {"ours": lambda: None, "peer": lambda: None}
     for bytes_moved, flops, roof in ((10**6, 1, "copy bandwidth"), (1, 10**10, "GEMM rate")):
-        (row,) = measure_cold("toy", "-", calls, bytes_moved=bytes_moved, flops=flops, roof=ROOF, rounds=3, device="cpu")
+        (row,) = measure_cold(
+            "toy", "-", calls, bytes_moved=bytes_moved, flops=flops, roof=ROOF, rounds=3, device="cpu"
+        )
         assert isinstance(row, ColdRow) and row.roof == roof
         assert row.share_of_roof == pytest.approx(max(bytes_moved / 1e9, flops / 1e12) / (row.ours_ms / 1e3))
 
@@ -101,10 +113,14 @@ def test_without_a_gpu_the_suite_says_so(capsys: pytest.CaptureFixture[str]) -> 
     assert suite.NO_CUDA in " ".join(capsys.readouterr().err.split())
 
 
-def test_rows_become_a_table_for_a_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_become_a_table_for_a_readme(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = {"ours": lambda: None, "peer": lambda: None}
     rows = measure_cold("toy", "4 x 8", calls, bytes_moved=1, flops=1, roof=ROOF, rounds=3, device="cpu")
-    monkeypatch.setattr("arch_lab.bench.run_suite", lambda name: iter([*rows, Skipped(name="other", reason="no memory")]))
+    monkeypatch.setattr(
+        "arch_lab.bench.run_suite", lambda name: iter([*rows, Skipped(name="other", reason="no memory")])
+    )
     file = tmp_path / "table.md"
     assert main(["bench", "ops_gpu", "--json", "--markdown", str(file)]) == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["peer"] == "peer"

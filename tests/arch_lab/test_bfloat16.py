@@ -32,7 +32,11 @@ def test_a_norm_is_right_to_one_rounding_whatever_the_variance(scale: float) -> 
     with torch.no_grad():
         norm.weight.normal_(std=0.3)
         norm.bfloat16()
-        exact = x.double() * torch.rsqrt(x.double().square().mean(-1, keepdim=True) + 1e-6) * (1 + norm.weight.double())
+        exact = (
+            x.double()
+            * torch.rsqrt(x.double().square().mean(-1, keepdim=True) + 1e-6)
+            * (1 + norm.weight.double())
+        )
         assert ((norm(x).double() - exact).abs() <= 1.001 * ROUNDING * exact.abs()).all()
 
 
@@ -43,7 +47,9 @@ def test_the_gain_is_one_plus_a_weight_that_keeps_its_own_bits() -> None:
     with torch.no_grad():
         plain = norm(x)
         norm.weight.fill_(2.0**-8 * 0.9)
-        assert torch.equal(1 + norm.weight, torch.ones(64, dtype=torch.bfloat16))  # what adding in bfloat16 would do
+        assert torch.equal(
+            1 + norm.weight, torch.ones(64, dtype=torch.bfloat16)
+        )  # what adding in bfloat16 would do
         assert not torch.equal(norm(x), plain)
 
 
@@ -59,7 +65,9 @@ def test_far_positions_turn_by_the_right_angle(position: int) -> None:
     turned = rotate(x, cos, sin).double()
     angle = position * 10_000.0 ** -(torch.arange(0, c, 2, dtype=torch.float64) / c)
     first, second = x.double().chunk(2, dim=-1)
-    exact = torch.cat((first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()), dim=-1)
+    exact = torch.cat(
+        (first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()), dim=-1
+    )
     size = torch.cat((first, second)).norm(dim=0).repeat(2)
     assert ((turned - exact).abs() <= (ROUNDING + max(0.0, position * 2.0**-24)) * size + 1e-6).all()
 
@@ -67,10 +75,19 @@ def test_far_positions_turn_by_the_right_angle(position: int) -> None:
 def deep(name: str) -> Decoder:
     """Random weights over many layers, local and global ones among them, in bfloat16."""
     torch.manual_seed(0)
-    options: dict[str, dict[str, object]] = {"gemma1": {}, "gemma2": {"window": 8}, "gemma3": {"window": 8}, "gemma4": {"window": 8}}
-    model = recipe(name, options[name]).model(Shape(width=WIDTH, depth=DEPTH, ffn_width=WIDTH), vocabulary=61, max_tokens=32)
+    options: dict[str, dict[str, object]] = {
+        "gemma1": {},
+        "gemma2": {"window": 8},
+        "gemma3": {"window": 8},
+        "gemma4": {"window": 8},
+    }
+    model = recipe(name, options[name]).model(
+        Shape(width=WIDTH, depth=DEPTH, ffn_width=WIDTH), vocabulary=61, max_tokens=32
+    )
     for layer in model.layers:
-        if name == "gemma4":  # its scores are not scaled: the gain learns to. At 1, a softmax over scores of size C takes the maximum
+        if (
+            name == "gemma4"
+        ):  # its scores are not scaled: the gain learns to. At 1, a softmax over scores of size C takes the maximum
             torch.nn.init.constant_(layer.mixer.query_norm.weight, layer.mixer.config.channels**-0.5)
     return model.eval().bfloat16()
 
@@ -90,7 +107,9 @@ def test_deep_hidden_states_do_not_drift(name: str) -> None:
 
 
 @torch.no_grad()
-def test_the_bound_on_drift_sees_a_variance_that_is_summed_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bound_on_drift_sees_a_variance_that_is_summed_in_bfloat16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The counter-example: a sum that stops growing at 256, where the next square is below half a unit in the last place."""
     model = deep("gemma3")
 
@@ -111,7 +130,9 @@ def test_the_bound_on_drift_sees_a_variance_that_is_summed_in_bfloat16(monkeypat
 def test_a_loss_and_its_gradients_stay_near_float32() -> None:
     """Two layers, the whole model in bfloat16: gradients within 5 % in norm, a dozen roundings of which some are products."""
     torch.manual_seed(0)
-    made = recipe("gemma3", {"window": 8, "pattern": "LG"}).model(Shape(width=64, depth=2, ffn_width=64), vocabulary=61, max_tokens=32)
+    made = recipe("gemma3", {"window": 8, "pattern": "LG"}).model(
+        Shape(width=64, depth=2, ffn_width=64), vocabulary=61, max_tokens=32
+    )
     made = made.bfloat16()
     tokens = torch.randint(61, (4, 32), generator=torch.Generator().manual_seed(1))
     gradients: list[list[Tensor]] = []

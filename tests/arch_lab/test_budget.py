@@ -53,11 +53,17 @@ SETS = [
     ({"flops_per_token": 8e6, "train_flops": 1e12}, ("flops_per_token", "train_flops")),
     ({"flops_per_token": 8e6, "tokens": 10**5}, ("flops_per_token", "tokens")),
     ({"flops_per_token": 8e6, "seconds": 60.0}, ("flops_per_token", "seconds")),
-    ({"params": 10**6, "flops_per_token": 8e6, "train_flops": 1e12}, ("params", "flops_per_token", "train_flops")),
+    (
+        {"params": 10**6, "flops_per_token": 8e6, "train_flops": 1e12},
+        ("params", "flops_per_token", "train_flops"),
+    ),
     ({"params": 10**6, "flops_per_token": 8e6, "tokens": 10**5}, ("params", "flops_per_token", "tokens")),
     ({"params": 10**6, "train_flops": 8e11, "tokens": 10**5}, ("params", "train_flops", "tokens")),
     ({"train_flops": 8e11, "tokens": 10**5}, ("train_flops", "tokens")),
-    ({"flops_per_token": 8e6, "train_flops": 8e11, "tokens": 10**5}, ("flops_per_token", "train_flops", "tokens")),
+    (
+        {"flops_per_token": 8e6, "train_flops": 8e11, "tokens": 10**5},
+        ("flops_per_token", "train_flops", "tokens"),
+    ),
 ]
 
 
@@ -78,9 +84,15 @@ def test_flops_and_tokens_together_say_what_a_token_costs() -> None:
         ({"params": 10}, "the training length is missing.*train_flops, tokens, seconds"),
         ({"tokens": 10}, "the model size is missing.*params or flops_per_token"),
         ({"train_flops": 1e9}, "the model size is missing"),
-        ({"params": 10, "tokens": 1, "seconds": 1.0}, "seconds cannot be combined with tokens.*budget.tokens=null"),
+        (
+            {"params": 10, "tokens": 1, "seconds": 1.0},
+            "seconds cannot be combined with tokens.*budget.tokens=null",
+        ),
         ({"params": 10, "train_flops": 1.0, "seconds": 1.0}, "seconds cannot be combined with train_flops"),
-        ({"flops_per_token": 2.0, "tokens": 10, "train_flops": 30.0}, r"contradicts train_flops 30 \(-33.3%\)"),
+        (
+            {"flops_per_token": 2.0, "tokens": 10, "train_flops": 30.0},
+            r"contradicts train_flops 30 \(-33.3%\)",
+        ),
         ({"params": 10, "tokens": 1, "tolerance": 0.5}, "tolerance"),
         ({"params": 10, "tokens": 1, "match_on": "boddy"}, "did you mean 'body'"),
         ({"parameters": 10}, "did you mean 'params'"),
@@ -93,18 +105,28 @@ def test_a_budget_that_says_nothing_sensible_is_refused(options: dict[str, Any],
 
 
 def _flops_per_token(name: str, shape: Shape, vocabulary: int, tokens: int, batch: int) -> float:
-    return float(ledger(recipe(name).config(shape, vocabulary=vocabulary, max_tokens=tokens), tokens=tokens, batch=batch).training)
+    return float(
+        ledger(
+            recipe(name).config(shape, vocabulary=vocabulary, max_tokens=tokens), tokens=tokens, batch=batch
+        ).training
+    )
 
 
 @pytest.mark.parametrize("name", ["gemma1", "gemma2", "gemma3", "m2_gpt"])
 def test_a_shape_solved_for_flops_per_token_spends_them(name: str) -> None:
-    found = solve(recipe(name), Budget(flops_per_token=8e6, tokens=1), vocabulary=1024, max_tokens=256, batch=4)
+    found = solve(
+        recipe(name), Budget(flops_per_token=8e6, tokens=1), vocabulary=1024, max_tokens=256, batch=4
+    )
     assert _flops_per_token(name, found.shape, 1024, 256, 4) == pytest.approx(8e6, rel=0.01)
 
 
 def test_a_shape_can_meet_parameters_and_flops_per_token_at_once() -> None:
     budget = Budget(params=10**6, flops_per_token=8e6, tokens=1)
-    for name, found in zip(("gemma3", "m2_gpt"), solve_together([recipe("gemma3"), recipe("m2_gpt")], budget, **SMALL), strict=True):
+    for name, found in zip(
+        ("gemma3", "m2_gpt"),
+        solve_together([recipe("gemma3"), recipe("m2_gpt")], budget, **SMALL),
+        strict=True,
+    ):
         assert found.parameters["body"] == pytest.approx(10**6, rel=0.01)
         assert _flops_per_token(name, found.shape, 1024, 256, 4) == pytest.approx(8e6, rel=0.01)
 
@@ -121,7 +143,10 @@ def _refusal(budget: Budget, names: tuple[str, ...] = ("gemma3", "m2_gpt"), **at
 
 def test_axes_that_exclude_each_other_are_named_with_the_distance() -> None:
     text = _refusal(Budget(params=10**6, flops_per_token=1e7, tokens=1))
-    assert re.search(r"'m2_gpt' cannot meet params and flops_per_token together.*the nearest -\d+\.\d% off flops_per_token 1e\+07", text)
+    assert re.search(
+        r"'m2_gpt' cannot meet params and flops_per_token together.*the nearest -\d+\.\d% off flops_per_token 1e\+07",
+        text,
+    )
 
 
 def test_a_dial_that_is_named_really_reconciles_the_axes() -> None:
@@ -138,11 +163,19 @@ def test_a_dial_that_is_named_really_reconciles_the_axes() -> None:
 
 def test_the_hidden_width_a_refusal_names_costs_the_parameters_it_says() -> None:
     text = _refusal(Budget(params=10**6, flops_per_token=1e7, tokens=1))
-    found = re.search(r"at width (\d+), depth (\d+), ffn_width (\d+),.*ffn_width \3 -> (\d+) there \(params then ([+-][\d.]+)%\)", text)
+    found = re.search(
+        r"at width (\d+), depth (\d+), ffn_width (\d+),.*ffn_width \3 -> (\d+) there \(params then ([+-][\d.]+)%\)",
+        text,
+    )
     assert found
     shape = Shape(width=int(found[1]), depth=int(found[2]), ffn_width=int(found[4]))
     assert _flops_per_token("m2_gpt", shape, 1024, 256, 4) == pytest.approx(1e7, rel=0.01)
-    body = recipe("m2_gpt").config(shape, vocabulary=1024, max_tokens=256).build("meta").parameter_counts()["body"]
+    body = (
+        recipe("m2_gpt")
+        .config(shape, vocabulary=1024, max_tokens=256)
+        .build("meta")
+        .parameter_counts()["body"]
+    )
     assert body / 10**6 - 1 == pytest.approx(float(found[5]) / 100, abs=0.001)
 
 
@@ -163,7 +196,9 @@ def test_a_table_that_outgrows_a_total_budget_is_named_with_a_vocabulary_that_fi
     assert fewer and solve(recipe("gemma3"), budget, vocabulary=int(fewer[1]), max_tokens=256)
 
 
-@pytest.mark.parametrize(("name", "options"), [("m2_bert", {}), ("gemma_encoder", {}), ("custom_encoder", {"mixer": "m2_mixer"})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("m2_bert", {}), ("gemma_encoder", {}), ("custom_encoder", {"mixer": "m2_mixer"})]
+)
 def test_an_encoder_is_sized_by_its_built_model(name: str, options: dict[str, Any]) -> None:
     chosen = recipe(name, options)
     found = solve(chosen, Budget(params=2 * 10**5, tokens=1), vocabulary=512, max_tokens=64)

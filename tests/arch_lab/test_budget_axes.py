@@ -34,7 +34,10 @@ def test_a_plan_meets_every_axis_of_its_budget(budget: dict[str, Any], tmp_path:
 def test_the_default_pair_keeps_the_keys_its_readers_know(tmp_path: Path) -> None:
     plan = arch_lab.plan(str(small_study(tmp_path)))
     assert plan["budget"] == {"params": 60_000, "train_flops": 1.6e9, "tokens": None, "match_on": "body+head"}
-    assert all(list(arm["deviation"]) == ["params", "train_flops"] and "calibration" not in arm for arm in plan["arms"])
+    assert all(
+        list(arm["deviation"]) == ["params", "train_flops"] and "calibration" not in arm
+        for arm in plan["arms"]
+    )
 
 
 def test_a_plan_in_seconds_says_that_its_steps_are_an_estimate(tmp_path: Path) -> None:
@@ -59,5 +62,8 @@ def test_seconds_are_measured_once_and_a_resumed_study_keeps_its_steps(tmp_path:
 
 
 def test_too_few_steps_to_meet_a_length_are_refused_with_what_would_do(tmp_path: Path) -> None:
-    with pytest.raises(BudgetError, match=r"spends 64 tokens a step.*budget.tokens within 1.0%.*raise budget.tokens above 3.2e\+03"):
+    with pytest.raises(
+        BudgetError,
+        match=r"spends 64 tokens a step.*budget.tokens within 1.0%.*raise budget.tokens above 3.2e\+03",
+    ):
         arch_lab.plan(str(small_study(tmp_path, budget={"params": 6.0e4, "tokens": 96})))

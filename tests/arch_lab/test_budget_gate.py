@@ -54,7 +54,10 @@ def cut_short(study: dict[str, Any]) -> None:
         (fatter, r"arm 'm2_gpt' is \+5\.\d+% off .* on params"),
         (longer, r"arm 'm2_gpt' is \+[23]\.\d+% off .* on train_flops"),
         (thirstier, r"arm 'm2_gpt' is \+[23]\.\d+% off .* on train_flops"),
-        (cut_short, r"arm 'm2_gpt', learning rate 0\.00\d+, seed 0 trained on [\d,]+ tokens, -50\.\d+% off its plan"),
+        (
+            cut_short,
+            r"arm 'm2_gpt', learning rate 0\.00\d+, seed 0 trained on [\d,]+ tokens, -50\.\d+% off its plan",
+        ),
     ],
 )
 def test_a_study_edited_to_be_unmatched_gets_no_report(edit: Edit, message: str, tmp_path: Path) -> None:
@@ -111,7 +114,9 @@ def test_arms_without_counts_cannot_be_reported(tmp_path: Path) -> None:
         write(edited(tmp_path, lambda study: study["arms"][0].pop("steps")))
 
 
-def test_the_command_line_refuses_in_one_line_and_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_refuses_in_one_line_and_exits_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["report", str(edited(tmp_path, fatter))]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and "refused" in error and error.count("\n") == 1
@@ -133,7 +138,14 @@ def test_every_given_axis_has_a_deviation_of_its_own() -> None:
         "steps": 10,
         "calibration": {"seconds_per_step": 0.5},
     }
-    budget = {"params": 100, "flops_per_token": 10.0, "train_flops": 800.0, "tokens": 100, "seconds": 4.0, "match_on": "body"}
+    budget = {
+        "params": 100,
+        "flops_per_token": 10.0,
+        "train_flops": 800.0,
+        "tokens": 100,
+        "seconds": 4.0,
+        "match_on": "body",
+    }
     expected = {"params": 0.01, "flops_per_token": -0.1, "train_flops": 0.1, "tokens": -0.02, "seconds": 0.25}
     assert deviations(arm, budget) == pytest.approx(expected)
 

@@ -12,7 +12,9 @@ from blocks.contract import ChannelMixer
 
 
 def tiny(architecture: str, **options: object) -> Decoder:
-    return recipe(architecture, dict(options)).model(Shape(width=32, depth=2, ffn_width=64), vocabulary=61, max_tokens=48)
+    return recipe(architecture, dict(options)).model(
+        Shape(width=32, depth=2, ffn_width=64), vocabulary=61, max_tokens=48
+    )
 
 
 @pytest.mark.parametrize("architecture", ["gemma1", "gemma2", "gemma3", "m2_gpt"])
@@ -67,7 +69,9 @@ def test_certifying_changes_neither_the_model_nor_the_random_stream() -> None:
 
 def test_a_leak_ends_in_one_line_with_block_positions_length_and_mode() -> None:
     model = tiny("custom", mixer="tests.leaky_blocks:CircularConvolution")
-    with pytest.raises(LeakError, match=r"layers.0.mixer \(CircularConvolution\).*t=\d+, s=\d+; \d+ tokens, evaluation mode") as error:
+    with pytest.raises(
+        LeakError, match=r"layers.0.mixer \(CircularConvolution\).*t=\d+, s=\d+; \d+ tokens, evaluation mode"
+    ) as error:
         require_causal(model, vocabulary=61, lengths=[48], training_length=40, name="arm 'mine'")
     assert "arm 'mine'" in str(error.value) and "\n" not in str(error.value)
 

@@ -20,7 +20,11 @@ A, B = Shape(width=512, depth=8, ffn_width=1408), Shape(width=1024, depth=24, ff
 
 def book(shape: Shape, tokens: int) -> Ledger:
     options = {"head_width": 64, "kv_heads": None}
-    return ledger(recipe("gemma1", options).config(shape, vocabulary=VOCABULARY, max_tokens=tokens), tokens=tokens, batch=1)
+    return ledger(
+        recipe("gemma1", options).config(shape, vocabulary=VOCABULARY, max_tokens=tokens),
+        tokens=tokens,
+        batch=1,
+    )
 
 
 def matmul_weights(shape: Shape) -> int:
@@ -28,8 +32,12 @@ def matmul_weights(shape: Shape) -> int:
     return shape.depth * (4 * shape.width**2 + 3 * shape.width * shape.ffn_width)
 
 
-@pytest.mark.parametrize(("shape", "tokens", "printed"), [(A, 1024, 0.2776e9), (B, 4096, 2.650e9), (B, 32768, 6.878e9)])
-def test_the_exact_count_is_six_n_plus_twelve_l_d_times_the_mean_keys(shape: Shape, tokens: int, printed: float) -> None:
+@pytest.mark.parametrize(
+    ("shape", "tokens", "printed"), [(A, 1024, 0.2776e9), (B, 4096, 2.650e9), (B, 32768, 6.878e9)]
+)
+def test_the_exact_count_is_six_n_plus_twelve_l_d_times_the_mean_keys(
+    shape: Shape, tokens: int, printed: float
+) -> None:
     exact = book(shape, tokens).training
     table = VOCABULARY * shape.width
     assert exact == 6 * (matmul_weights(shape) + table) + 12 * shape.depth * shape.width * (tokens + 1) / 2
@@ -45,7 +53,9 @@ TABLE = [  # A tied, A untied, B at 4096, B at 32768: percent off the exact coun
 
 
 @pytest.mark.parametrize(("name", "a_tied", "a_untied", "b_4096", "b_32768"), TABLE)
-def test_the_conventions_are_as_far_off_as_published(name: str, a_tied: float, a_untied: float, b_4096: float, b_32768: float) -> None:
+def test_the_conventions_are_as_far_off_as_published(
+    name: str, a_tied: float, a_untied: float, b_4096: float, b_32768: float
+) -> None:
     for shape, tokens, untied, printed in (
         (A, 1024, False, a_tied),
         (A, 1024, True, a_untied),
@@ -61,7 +71,9 @@ def test_the_conventions_are_as_far_off_as_published(name: str, a_tied: float, a
             scores=Scores(windowed=spans, full=spans, heads=shape.depth * shape.width // 64 * tokens),
         )
         exact = 6 * (n + table) + 12 * shape.depth * shape.width * (tokens + 1) / 2
-        assert 100 * (found[name] / exact - 1) == pytest.approx(printed, abs=0.051)  # printed with one decimal
+        assert 100 * (found[name] / exact - 1) == pytest.approx(
+            printed, abs=0.051
+        )  # printed with one decimal
 
 
 def test_the_ledger_feeds_the_conventions_from_the_built_model() -> None:
@@ -69,7 +81,10 @@ def test_the_ledger_feeds_the_conventions_from_the_built_model() -> None:
     found, n, table = book(A, 1024).conventions, matmul_weights(A) + 17 * 512, VOCABULARY * 512
     spans = 8 * 512 * 1024
     assert found == conventions(
-        non_embedding=n, total=n + table, table=table, scores=Scores(windowed=spans, full=spans, heads=8 * 8 * 1024)
+        non_embedding=n,
+        total=n + table,
+        table=table,
+        scores=Scores(windowed=spans, full=spans, heads=8 * 8 * 1024),
     )
 
 
@@ -85,6 +100,10 @@ def test_a_radius_spans_both_sides_and_a_head_width_may_be_any() -> None:
 
 
 def test_a_block_without_scores_is_given_none() -> None:
-    found = ledger(recipe("m2_gpt").config(Shape(width=64, depth=2, ffn_width=64), vocabulary=100, max_tokens=32), tokens=32, batch=1)
+    found = ledger(
+        recipe("m2_gpt").config(Shape(width=64, depth=2, ffn_width=64), vocabulary=100, max_tokens=32),
+        tokens=32,
+        batch=1,
+    )
     assert found.conventions["palm"] == 6 * (found.parameters["body"] + 100 * 64)
     assert found.conventions["kaplan"] == 6 * found.parameters["body"]

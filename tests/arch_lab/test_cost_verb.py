@@ -50,7 +50,20 @@ def test_the_json_has_the_documented_form(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_flops_per_token_are_forward_and_the_conventions_training(capsys: pytest.CaptureFixture[str]) -> None:
-    found = cost(capsys, "m2_gpt", "--width", "64", "--depth", "2", "--ffn-width", "96", "--seq-len", "50", "--batch", "3")
+    found = cost(
+        capsys,
+        "m2_gpt",
+        "--width",
+        "64",
+        "--depth",
+        "2",
+        "--ffn-width",
+        "96",
+        "--seq-len",
+        "50",
+        "--batch",
+        "3",
+    )
     config = recipe("m2_gpt").config(Shape(width=64, depth=2, ffn_width=96), vocabulary=32_768, max_tokens=50)
     book = ledger(config, tokens=50, batch=3)
     forward = found["flops_per_token"]
@@ -73,7 +86,9 @@ def test_an_encoder_has_no_state_and_says_why(capsys: pytest.CaptureFixture[str]
 
 
 def test_options_change_a_published_size(capsys: pytest.CaptureFixture[str]) -> None:
-    found = cost(capsys, "m2_bert", "--preset", "80M", "--seq-len", "128", "--options", "residual_long_conv=false")
+    found = cost(
+        capsys, "m2_bert", "--preset", "80M", "--seq-len", "128", "--options", "residual_long_conv=false"
+    )
     assert found["parameters"]["total"] == 77_078_592
 
 
@@ -83,7 +98,9 @@ def test_a_larger_batch_shares_the_work_of_the_filters(capsys: pytest.CaptureFix
     assert eight < one
 
 
-def test_the_table_shows_every_part_and_the_distance_of_each_convention(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_shows_every_part_and_the_distance_of_each_convention(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert cli.main(["cost", "m2_bert", "--preset", "80m", "--seq-len", "8192"]) == 0
     out = capsys.readouterr().out
     for expected in ("layers.*.mixer", "87,428,160", "published for 128", "six_nd", "+6.7%", "encoder"):
@@ -97,19 +114,27 @@ def test_the_table_shows_every_part_and_the_distance_of_each_convention(capsys: 
         (["gemma3", "--preset", "2b", "--seq-len", "9"], "unknown preset '2b'"),
         (["gemma2", "--preset", "29b", "--seq-len", "9"], "did you mean '9b'"),
         (["m2_gpt", "--preset", "80m", "--seq-len", "9"], "no published sizes"),
-        (["gemma2", "--preset", "2b", "--width", "64", "--depth", "2", "--seq-len", "9"], "leave out --width, --depth"),
+        (
+            ["gemma2", "--preset", "2b", "--width", "64", "--depth", "2", "--seq-len", "9"],
+            "leave out --width, --depth",
+        ),
         (["gemma2", "--preset", "2b"], "--seq-len"),
         (["gemma2", "--preset", "2b", "--seq-lne", "9"], "did you mean '--seq-len'"),
         (["gemma2", "--seq-len", "9"], "--width is missing"),
         (["gemma2", "--width", "64", "--seq-len", "9"], "--depth is missing"),
         (["gemma2", "--width", "64", "--depth", "0", "--seq-len", "9"], "from 1 on"),
         (["gemma2", "--width", "65", "--depth", "1", "--seq-len", "9"], "multiple of head_width"),
-        (["gemma2", "--width", "64", "--depth", "1", "--seq-len", "9", "--options", "widow=3"], "did you mean 'window'"),
+        (
+            ["gemma2", "--width", "64", "--depth", "1", "--seq-len", "9", "--options", "widow=3"],
+            "did you mean 'window'",
+        ),
         (["gemma2", "--width", "64", "--depth", "1", "--seq-len", "9", "--options", "window"], "key=value"),
         (["custom", "--width", "64", "--depth", "1", "--seq-len", "9"], "'mixer' is required"),
     ],
 )
-def test_a_mistake_is_answered_in_one_line(capsys: pytest.CaptureFixture[str], argv: list[str], message: str) -> None:
+def test_a_mistake_is_answered_in_one_line(
+    capsys: pytest.CaptureFixture[str], argv: list[str], message: str
+) -> None:
     assert cli.main(["cost", *argv]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

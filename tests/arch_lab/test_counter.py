@@ -23,7 +23,11 @@ from blocks.vision.patches import PatchEmbedding
 
 ENTRIES = {e.name: e for e in blocks.entries() if e.block.__module__.startswith("blocks.")}
 # custom ones are frames for one of the mixers above; what reads images is counted in test_image_architectures.py
-ARCHITECTURES = [name for name in architectures() if not name.startswith("custom") and name not in architectures("image_classifier")]
+ARCHITECTURES = [
+    name
+    for name in architectures()
+    if not name.startswith("custom") and name not in architectures("image_classifier")
+]
 
 OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "width": st.integers(5, 24),
@@ -87,7 +91,11 @@ def run(block: Any, batch: int, tokens: int) -> Tensor:
     if isinstance(block, PatchEmbedding):  # one row of patches
         side, channels = block.config.patch, block.config.channels
         return block(torch.empty(batch, channels, side, side * tokens, device="meta", requires_grad=True))
-    width = next(getattr(block.config, name) for name in ("width", "in_features", "vocabulary") if hasattr(block.config, name))
+    width = next(
+        getattr(block.config, name)
+        for name in ("width", "in_features", "vocabulary")
+        if hasattr(block.config, name)
+    )
     x = torch.empty(batch, tokens, width, device="meta", requires_grad=True)
     if isinstance(block, CrossMixer):  # a memory of as many tokens, which is what cost(tokens) means
         return block(x, torch.empty(batch, tokens, block.memory_width, device="meta", requires_grad=True))
@@ -97,7 +105,9 @@ def run(block: Any, batch: int, tokens: int) -> Tensor:
 @pytest.mark.parametrize("name", ENTRIES)
 @given(data=st.data(), batch=BATCHES, tokens=LENGTHS)
 @settings(max_examples=12)
-def test_the_formula_of_every_block_is_what_its_graph_executes(name: str, data: st.DataObject, batch: int, tokens: int) -> None:
+def test_the_formula_of_every_block_is_what_its_graph_executes(
+    name: str, data: st.DataObject, batch: int, tokens: int
+) -> None:
     block = data.draw(built(name))
     counted, cost = count_forward(lambda: run(block, batch, tokens)), block.cost(tokens)
     assert counted.unknown == ()
@@ -115,7 +125,9 @@ def test_forward_and_backward_of_a_block_of_matmuls_execute_three_times_the_forw
     name: str, data: st.DataObject, batch: int, tokens: int
 ) -> None:
     block = data.draw(built(name))
-    forward, training = (count(lambda: run(block, batch, tokens)) for count in (count_forward, count_training))
+    forward, training = (
+        count(lambda: run(block, batch, tokens)) for count in (count_forward, count_training)
+    )
     assert (training.matmul, training.fft, training.unknown) == (3 * forward.matmul, 0, ())
 
 
@@ -130,7 +142,9 @@ def test_training_a_convolution_executes_less_than_the_canonical_three_forwards(
     The learned product's small inverses (solves of d³ a block) cost three of themselves backwards, not two.
     """
     block = data.draw(built(name))
-    forward, training = (count(lambda: run(block, batch, tokens)) for count in (count_forward, count_training))
+    forward, training = (
+        count(lambda: run(block, batch, tokens)) for count in (count_forward, count_training)
+    )
     width, length = block.config.width, fft_length(tokens)
     inner = getattr(block, "body", block)
     short = 0 if name == "gated_long_conv" else batch * inner.short.cost(tokens).matmul
@@ -145,12 +159,25 @@ def test_training_a_convolution_executes_less_than_the_canonical_three_forwards(
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @given(depth=st.integers(1, 7), batch=BATCHES, tokens=LENGTHS)
 @settings(max_examples=5)
-def test_the_formula_of_every_architecture_is_what_its_graph_executes(name: str, depth: int, batch: int, tokens: int) -> None:
-    options = {"window": 11} if name in ("gemma2", "gemma3", "gemma4") else {"radius": 5} if name == "gemma_encoder" else {}
-    config = recipe(name, options).config(Shape(width=32, depth=depth, ffn_width=56), vocabulary=61, max_tokens=70)
+def test_the_formula_of_every_architecture_is_what_its_graph_executes(
+    name: str, depth: int, batch: int, tokens: int
+) -> None:
+    options = (
+        {"window": 11}
+        if name in ("gemma2", "gemma3", "gemma4")
+        else {"radius": 5}
+        if name == "gemma_encoder"
+        else {}
+    )
+    config = recipe(name, options).config(
+        Shape(width=32, depth=depth, ffn_width=56), vocabulary=61, max_tokens=70
+    )
     model, row = config.build("meta"), torch.zeros(batch, tokens, dtype=torch.long, device="meta")
     if isinstance(model, EncoderDecoder):  # a source of another length than the target
-        counted, cost = count_forward(lambda: model(torch.zeros_like(row[:, :11]), row)), model.pair_cost(min(tokens, 11), tokens)
+        counted, cost = (
+            count_forward(lambda: model(torch.zeros_like(row[:, :11]), row)),
+            model.pair_cost(min(tokens, 11), tokens),
+        )
     else:
         counted, cost = count_forward(lambda: model(row)), model.cost(tokens)
     assert counted.unknown == ()
@@ -163,7 +190,9 @@ def test_the_formula_of_every_architecture_is_what_its_graph_executes(name: str,
 
 
 @given(tokens=st.integers(1, 40), window=st.none() | st.integers(1, 50))
-def test_attention_is_charged_for_the_pairs_a_loop_over_the_rule_finds(tokens: int, window: int | None) -> None:
+def test_attention_is_charged_for_the_pairs_a_loop_over_the_rule_finds(
+    tokens: int, window: int | None
+) -> None:
     with on_meta():
         block = blocks.build("gemma2_attention", width=8, heads=2, head_width=4, window=window)
     counted = count_forward(lambda: block(torch.empty(1, tokens, 8, device="meta")))
@@ -202,7 +231,9 @@ def test_counting_changes_no_output_and_leaves_no_recorder_behind() -> None:
 
 
 @given(rows=st.integers(1, 5), n=st.integers(2, 60))
-def test_a_real_transform_costs_what_the_formula_of_the_blocks_says_and_a_complex_one_twice_that(rows: int, n: int) -> None:
+def test_a_real_transform_costs_what_the_formula_of_the_blocks_says_and_a_complex_one_twice_that(
+    rows: int, n: int
+) -> None:
     x = torch.empty(rows, n, device="meta")
     assert count_forward(lambda: torch.fft.rfft(x)).fft == fft_flops(n, rows)
     assert count_forward(lambda: torch.fft.irfft(torch.fft.rfft(x), n=n)).fft == 2 * fft_flops(n, rows)
@@ -212,10 +243,18 @@ def test_a_real_transform_costs_what_the_formula_of_the_blocks_says_and_a_comple
 
 
 @given(d=st.integers(1, 5), b=st.integers(1, 3), tokens=st.integers(2, 40), for_taps=st.booleans())
-def test_the_registered_formula_of_the_convolution_is_the_count_of_its_body(d: int, b: int, tokens: int, for_taps: bool) -> None:
-    u, taps, length = torch.empty(d, b, tokens, device="meta"), torch.empty(d, tokens, device="meta"), fft_length(tokens)
+def test_the_registered_formula_of_the_convolution_is_the_count_of_its_body(
+    d: int, b: int, tokens: int, for_taps: bool
+) -> None:
+    u, taps, length = (
+        torch.empty(d, b, tokens, device="meta"),
+        torch.empty(d, tokens, device="meta"),
+        fft_length(tokens),
+    )
     op, back = torch.ops.blocks.circular_convolution, torch.ops.blocks.circular_convolution_backward
-    assert count_forward(lambda: op(u, taps, length)) == count_forward(lambda: convolve_in_groups(u, taps, length))
+    assert count_forward(lambda: op(u, taps, length)) == count_forward(
+        lambda: convolve_in_groups(u, taps, length)
+    )
     body = count_forward(lambda: correlate_in_groups(u, u, taps, length, for_taps))
     assert count_forward(lambda: back(u, u, taps, length, for_taps)) == body
 
@@ -275,7 +314,9 @@ def test_a_triangular_solve_is_one_product_and_sum_for_each_pair_of_entries() ->
 
 def test_elementwise_work_is_neither_counted_nor_unknown() -> None:
     x = torch.empty(3, 4, device="meta")
-    counted = count_forward(lambda: F.layer_norm(F.gelu(x).cumsum(0).softmax(-1), (4,)).norm() + torch.outer(x[0], x[0]).sum())
+    counted = count_forward(
+        lambda: F.layer_norm(F.gelu(x).cumsum(0).softmax(-1), (4,)).norm() + torch.outer(x[0], x[0]).sum()
+    )
     assert (counted.total, counted.unknown) == (0, ())
 
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from arch_lab.data import DataError
 from arch_lab.data.documents import complete, count, cut_documents, hold_out, limit, lines_of
 
-texts = st.lists(st.text(alphabet="ab =é\n\x0c", min_size=1, max_size=30), min_size=2, max_size=30, unique=True)
+texts = st.lists(
+    st.text(alphabet="ab =é\n\x0c", min_size=1, max_size=30), min_size=2, max_size=30, unique=True
+)
 relaxed = settings(deadline=None, max_examples=60)
 
 
@@ -61,9 +63,14 @@ def test_a_single_document_cannot_be_held_out_and_the_message_says_what_to_do():
 
 
 @relaxed
-@given(st.lists(st.sampled_from("abcdefghijklmnop"), min_size=12, max_size=60), st.lists(st.sampled_from("abc"), max_size=5))
+@given(
+    st.lists(st.sampled_from("abcdefghijklmnop"), min_size=12, max_size=60),
+    st.lists(st.sampled_from("abc"), max_size=5),
+)
 def test_no_document_is_in_two_splits(train, test):
-    given_splits = {"train": [*train, "x", "y", "z"], "test": test} if test else {"train": [*train, "x", "y", "z"]}
+    given_splits = (
+        {"train": [*train, "x", "y", "z"], "test": test} if test else {"train": [*train, "x", "y", "z"]}
+    )
     splits, dropped = complete(given_splits, tune_fraction=0.1, validation_fraction=0.1, limit_bytes=None)
     sets = [set(documents) for documents in splits.values()]
     assert sum(map(len, sets)) == len(set().union(*sets))

@@ -10,7 +10,10 @@ import pytest
 from arch_lab.data import DataConfig, prepare
 from arch_lab.data.embedded import clean, environment_key, without_variants
 
-PROSE = "This is the text of a document that is long enough to be kept. It has a few sentences, and all of them are in plain English. " * 2
+PROSE = (
+    "This is the text of a document that is long enough to be kept. It has a few sentences, and all of them are in plain English. "
+    * 2
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,9 @@ def test_examples_and_code_are_dropped():
     assert clean(text, set()) == PROSE.strip() + "\n"
 
 
-@pytest.mark.parametrize("text", ["Short.", "x = 1; y[0] += {3}\n" * 40, "parameter tensor output dimension size " * 20])
+@pytest.mark.parametrize(
+    "text", ["Short.", "x = 1; y[0] += {3}\n" * 40, "parameter tensor output dimension size " * 20]
+)
 def test_what_is_no_prose_is_no_document(text):
     assert clean(text, set()) is None
 
@@ -80,4 +85,7 @@ def test_a_paragraph_is_kept_at_its_first_occurrence_only():
 def test_a_variant_of_an_earlier_document_is_dropped():
     words = [f"word{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(200)]
     other = words[::-1]
-    assert without_variants([" ".join(words), " ".join(["new", *words[1:]]), " ".join(other)]) == [" ".join(words), " ".join(other)]
+    assert without_variants([" ".join(words), " ".join(["new", *words[1:]]), " ".join(other)]) == [
+        " ".join(words),
+        " ".join(other),
+    ]

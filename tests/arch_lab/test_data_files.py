@@ -60,7 +60,11 @@ def archive(path, members):
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tgz"])
 def test_a_file_in_an_archive_is_one_document_wherever_it_stands_in_it(tmp_path, name):
-    members = [("novels/b.txt", DOCUMENTS[1]), ("novels/a.txt", "\ufeff" + DOCUMENTS[0].replace("\n", "\r\n")), ("novels/blank.txt", " \n")]
+    members = [
+        ("novels/b.txt", DOCUMENTS[1]),
+        ("novels/a.txt", "\ufeff" + DOCUMENTS[0].replace("\n", "\r\n")),
+        ("novels/blank.txt", " \n"),
+    ]
     found = read_files(config(tmp_path, archive(tmp_path / name, members), document_start="^ = "))["train"]
     assert found == DOCUMENTS[:2]
     assert read_files(config(tmp_path, archive(tmp_path / name, members[::-1])))["train"] == found
@@ -99,7 +103,11 @@ def test_wikitext_layout_is_cut_at_its_headings_and_counted_as_published(tmp_pat
     article = " \n = Title {0} = \n \n Some text of article {0} . \n = = Section = = \n More <unk> text . \n"
     name = write(tmp_path / "wiki.train.tokens.gz", "".join(article.format(i) for i in range(40)))
     valid = write(tmp_path / "wiki.valid.tokens.gz", "".join(article.format(i) for i in range(100, 104)))
-    options = {"document_start": "^ = [^=].* = $", "count_line_ends": True, "files": {"train": name, "validation": valid}}
+    options = {
+        "document_start": "^ = [^=].* = $",
+        "count_line_ends": True,
+        "files": {"train": name, "validation": valid},
+    }
     data = prepare(config(tmp_path, name, **options), tmp_path / "cache")
     # an article has 4 + 6 + 5 + 4 words and 6 lines
     assert data.validation.documents == 4
@@ -135,7 +143,9 @@ def test_a_defect_ends_in_one_line_that_names_the_file(tmp_path, name, content, 
     assert name in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw[:-12], lambda raw: b"no gzip", lambda raw: raw[:12] + b"\xff" * 8 + raw[20:]])
+@pytest.mark.parametrize(
+    "damage", [lambda raw: raw[:-12], lambda raw: b"no gzip", lambda raw: raw[:12] + b"\xff" * 8 + raw[20:]]
+)
 def test_a_damaged_gzip_file_ends_in_one_line(tmp_path, damage):
     (tmp_path / "a.txt.gz").write_bytes(damage(gzip.compress(b"some words " * 50)))
     with pytest.raises(DataError, match="not a valid gzip file"):
@@ -151,4 +161,6 @@ def test_a_missing_file_names_the_path_the_variable_and_the_nearest_name(tmp_pat
 def test_relative_paths_begin_at_the_variable(tmp_path, monkeypatch):
     write(tmp_path / "train.txt", "text")
     monkeypatch.setenv("ARCH_LAB_DATA", str(tmp_path))
-    assert read_files(DataConfig.from_options({"source": "files", "files": {"train": "train.txt"}}))["train"] == ["text"]
+    assert read_files(DataConfig.from_options({"source": "files", "files": {"train": "train.txt"}}))[
+        "train"
+    ] == ["text"]

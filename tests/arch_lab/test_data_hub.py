@@ -20,7 +20,9 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def config(root, **hub):
-    return DataConfig.from_options({"source": "hub", "root": str(root), "hub": hub, "tokenizer": {"kind": "bytes"}})
+    return DataConfig.from_options(
+        {"source": "hub", "root": str(root), "hub": hub, "tokenizer": {"kind": "bytes"}}
+    )
 
 
 def saved(root):
@@ -43,7 +45,9 @@ def test_an_unknown_split_names_the_nearest(tmp_path):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_local_file_is_read_up_to_the_limit(tmp_path, streaming):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS))
-    assert read_hub(config(tmp_path, name="rows.jsonl", streaming=streaming, limit_documents=4)) == {"train": DOCUMENTS[:4]}
+    assert read_hub(config(tmp_path, name="rows.jsonl", streaming=streaming, limit_documents=4)) == {
+        "train": DOCUMENTS[:4]
+    }
 
 
 def refused_at_once(root):

@@ -10,17 +10,28 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arch_lab.data import DataError, OrderedLoader, TokenSplit, WindowOrder, evaluation_batches, evaluation_windows
+from arch_lab.data import (
+    DataError,
+    OrderedLoader,
+    TokenSplit,
+    WindowOrder,
+    evaluation_batches,
+    evaluation_windows,
+)
 from blocks.errors import ConfigError
 
 relaxed = settings(deadline=None, max_examples=80)
-sizes = st.tuples(st.integers(1, 9), st.integers(1, 5), st.integers(0, 60))  # T, B, ids beyond the fewest possible
+sizes = st.tuples(
+    st.integers(1, 9), st.integers(1, 5), st.integers(0, 60)
+)  # T, B, ids beyond the fewest possible
 
 
 def counting(tokens):
     """A split whose ids are their own places."""
     ids = np.arange(tokens, dtype=np.uint32)
-    return TokenSplit(name="train", ids=ids, bytes=tokens, words=1, documents=1, fingerprint=f"count-{tokens}")
+    return TokenSplit(
+        name="train", ids=ids, bytes=tokens, words=1, documents=1, fingerprint=f"count-{tokens}"
+    )
 
 
 def order_of(size, seed):
@@ -57,7 +68,10 @@ def test_a_window_holds_consecutive_ids(size, seed, step):
 
 def test_epochs_and_seeds_differ_in_order_and_offset():
     order = WindowOrder(counting(1000), tokens=10, batch=1, seed=0)
-    epochs = [[int(order.starts(e * order.steps_per_epoch + i)[0]) for i in range(order.steps_per_epoch)] for e in range(20)]
+    epochs = [
+        [int(order.starts(e * order.steps_per_epoch + i)[0]) for i in range(order.steps_per_epoch)]
+        for e in range(20)
+    ]
     assert len({tuple(starts) for starts in epochs}) == 20
     assert len({starts[0] % 10 for starts in epochs}) > 5
     other = WindowOrder(counting(1000), tokens=10, batch=1, seed=1)
@@ -124,15 +138,24 @@ def test_too_few_tokens_for_a_batch_are_refused():
 @relaxed
 @given(st.integers(2, 60), st.integers(1, 12), st.integers(1, 6))
 def test_every_token_but_the_first_is_scored_exactly_once(length, tokens, batch):
-    scored = [targets[valid] for _, targets, valid in evaluation_batches(counting(length), tokens=tokens, batch=batch)]
+    scored = [
+        targets[valid]
+        for _, targets, valid in evaluation_batches(counting(length), tokens=tokens, batch=batch)
+    ]
     assert torch.cat(scored).tolist() == list(range(1, length))
 
 
 @relaxed
 @given(st.integers(2, 60), st.integers(1, 12), st.integers(2, 6))
 def test_evaluation_windows_do_not_depend_on_the_batch(length, tokens, batch):
-    alone = [torch.cat(part) for part in zip(*evaluation_batches(counting(length), tokens=tokens, batch=1), strict=True)]
-    together = [torch.cat(part) for part in zip(*evaluation_batches(counting(length), tokens=tokens, batch=batch), strict=True)]
+    alone = [
+        torch.cat(part)
+        for part in zip(*evaluation_batches(counting(length), tokens=tokens, batch=1), strict=True)
+    ]
+    together = [
+        torch.cat(part)
+        for part in zip(*evaluation_batches(counting(length), tokens=tokens, batch=batch), strict=True)
+    ]
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
     assert len(alone[0]) == evaluation_windows(counting(length), tokens=tokens)
 

@@ -19,7 +19,13 @@ def options(tmp_path):
     text = "".join(f"# part {i}\nThe quick brown fox, number {i}, ate {i * i} fish.\n" for i in range(60))
     (folder / "train.txt").write_text(text, encoding="utf-8")
     tokenizer = {"kind": "bpe", "vocabulary": 300}
-    return {"source": "files", "root": str(folder), "files": {"train": "train.txt"}, "document_start": "^#", "tokenizer": tokenizer}
+    return {
+        "source": "files",
+        "root": str(folder),
+        "files": {"train": "train.txt"},
+        "document_start": "^#",
+        "tokenizer": tokenizer,
+    }
 
 
 def test_the_second_call_reads_no_text(options, tmp_path):
@@ -48,7 +54,10 @@ def test_equal_data_has_one_fingerprint_wherever_it_lies(options, tmp_path):
     data = prepare(DataConfig.from_options(options), tmp_path / "cache")
     moved = tmp_path / "elsewhere"
     (tmp_path / "data").rename(moved)
-    assert prepare(DataConfig.from_options({**options, "root": str(moved)}), tmp_path / "other").fingerprint == data.fingerprint
+    assert (
+        prepare(DataConfig.from_options({**options, "root": str(moved)}), tmp_path / "other").fingerprint
+        == data.fingerprint
+    )
 
 
 def test_a_changed_text_changes_the_fingerprint(options, tmp_path):

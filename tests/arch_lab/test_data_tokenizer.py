@@ -14,7 +14,10 @@ from arch_lab.data.tokenizer import SEPARATOR
 from arch_lab.data.tokenizer_choice import make_tokenizer
 
 WORDS = ["sound", "sign", "song", "sense"] * 30
-TEXT = [f"The {word} of the north wind, {i} times; naïve café, größer, 東京と京都。\n" for i, word in enumerate(WORDS)]
+TEXT = [
+    f"The {word} of the north wind, {i} times; naïve café, größer, 東京と京都。\n"
+    for i, word in enumerate(WORDS)
+]
 TOKENIZERS = {"bytes": ByteTokenizer(), "bpe": train_bpe(TEXT, 320)}
 any_text = st.text(alphabet=st.characters(codec="utf-8"), max_size=60)
 
@@ -54,7 +57,11 @@ def test_a_saved_tokenizer_encodes_as_before(kind, tmp_path):
     tokenizer.save(tmp_path)
     again = load_tokenizer(tmp_path)
     documents = [*TEXT, SEPARATOR]
-    assert again.fingerprint == tokenizer.fingerprint and again.vocabulary == tokenizer.vocabulary and again.kind == kind
+    assert (
+        again.fingerprint == tokenizer.fingerprint
+        and again.vocabulary == tokenizer.vocabulary
+        and again.kind == kind
+    )
     assert np.array_equal(again.encode_documents(documents), tokenizer.encode_documents(documents))
 
 
@@ -76,7 +83,9 @@ def test_a_saved_file_of_another_library_user_serves_with_an_added_separator(tmp
     inner = tokenizers.Tokenizer(tokenizers.models.BPE())
     inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    inner.train_from_iterator(TEXT, tokenizers.trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False))
+    inner.train_from_iterator(
+        TEXT, tokenizers.trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    )
     inner.save(str(tmp_path / "tokenizer.json"))
     tokenizer = make_tokenizer(TokenizerConfig(kind="file", path="tokenizer.json"), [], tmp_path)
     assert tokenizer.vocabulary == 301 and tokenizer.separator == 300

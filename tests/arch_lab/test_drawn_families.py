@@ -37,7 +37,9 @@ def check_all(name: str, seeds: range, folder: Path) -> str:
     """What a summary of all seeds says."""
     outcomes = [check(name, seed, folder) for seed in seeds]
     equal = [outcome for outcome in outcomes if outcome is not None and outcome.refusal is None]
-    fate = Counter("not built by transformers" if o is None else "refused" if o.refusal else "equal" for o in outcomes)
+    fate = Counter(
+        "not built by transformers" if o is None else "refused" if o.refusal else "equal" for o in outcomes
+    )
     assert fate["equal"] >= len(seeds) // 2
     worst = max(equal, key=lambda outcome: outcome.gap32)
     spoilt = sorted({str(outcome.spoilt) for outcome in equal if outcome.spoilt})
@@ -54,5 +56,7 @@ def test_ten_drawn_configurations_compute_what_transformers_does(name: str, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-def test_300_drawn_configurations_compute_what_transformers_does(name: str, tmp_path: Path, announce: Callable[[str], None]) -> None:
+def test_300_drawn_configurations_compute_what_transformers_does(
+    name: str, tmp_path: Path, announce: Callable[[str], None]
+) -> None:
     announce(check_all(name, range(FEW, FEW + MANY), tmp_path))

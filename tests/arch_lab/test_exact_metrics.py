@@ -44,7 +44,9 @@ def draw_labels(seed: int, n: int, classes: int, alike: str) -> tuple[Any, Any]:
 def draw_numbers(seed: int, n: int, alike: str, ties: bool) -> tuple[Any, Any]:
     """Tenths, so that constants do not average to themselves; with ties, few different ones."""
     rng = np.random.default_rng(seed)
-    p, t = (rng.integers(4, size=(2, n)) / 10) if ties else rng.normal(size=(2, n)) * 10.0 ** rng.integers(-8, 9)
+    p, t = (
+        (rng.integers(4, size=(2, n)) / 10) if ties else rng.normal(size=(2, n)) * 10.0 ** rng.integers(-8, 9)
+    )
     if alike in ("constant predictions", "both constant"):
         p[:] = 0.1
     if alike in ("constant targets", "both constant"):
@@ -62,7 +64,9 @@ def classification_metrics_equal_scikit_learn(seed: int, n: int, classes: int, a
         assert f1(*two) == pytest.approx(sk.f1_score(two[1], two[0], zero_division=0), abs=1e-12)
 
 
-def correlations_equal_scipy_and_are_zero_where_it_has_no_number(seed: int, n: int, alike: str, ties: bool) -> None:
+def correlations_equal_scipy_and_are_zero_where_it_has_no_number(
+    seed: int, n: int, alike: str, ties: bool
+) -> None:
     p, t = draw_numbers(seed, n, alike, ties)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -113,7 +117,9 @@ def test_where_torchmetrics_is_right_it_says_the_same(seed: int, n: int, classes
     two = (a > 0).long(), (b > 0).long()
     assert f1(*two) == pytest.approx(float(f1_score(*two, task="binary")), abs=1e-6)  # its result is float32
     x, y = (torch.from_numpy(v.copy()) for v in draw_numbers(seed, n, "free", False))
-    assert pearson(x, y) == pytest.approx(float(pearson_corrcoef(x / x.abs().max(), y / y.abs().max())), abs=1e-8)
+    assert pearson(x, y) == pytest.approx(
+        float(pearson_corrcoef(x / x.abs().max(), y / y.abs().max())), abs=1e-8
+    )
 
 
 def test_torchmetrics_is_still_wrong_where_we_do_not_use_it() -> None:
@@ -121,9 +127,14 @@ def test_torchmetrics_is_still_wrong_where_we_do_not_use_it() -> None:
     from torchmetrics.functional import matthews_corrcoef, spearman_corrcoef
 
     zeros, one = torch.zeros(5, dtype=torch.long), torch.tensor([0, 0, 0, 0, 1])
-    assert float(matthews_corrcoef(zeros, one, task="multiclass", num_classes=2)) > 0.6 and matthews(zeros, one) == 0
+    assert (
+        float(matthews_corrcoef(zeros, one, task="multiclass", num_classes=2)) > 0.6
+        and matthews(zeros, one) == 0
+    )
     small = torch.tensor([1e-7, 2e-7, 4e-7, 3e-7], dtype=torch.float64)
-    assert float(spearman_corrcoef(small, small)) < 1 - 1e-8 and spearman(small, small) == pytest.approx(1, abs=1e-15)
+    assert float(spearman_corrcoef(small, small)) < 1 - 1e-8 and spearman(small, small) == pytest.approx(
+        1, abs=1e-15
+    )
 
 
 def test_matthews_is_exact_where_floats_would_overflow_their_digits() -> None:
@@ -141,7 +152,11 @@ def test_a_diverged_run_shows_as_nan_and_a_constant_one_as_zero() -> None:
 @pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e300])
 def test_a_correlation_does_not_depend_on_the_unit(scale: float) -> None:
     x, y = np.array([1.0, 2.0, 4.0, 3.0]), np.array([2.0, 1.0, 3.0, 5.0])
-    assert pearson(scale * x, y) == pytest.approx(pearson(x, y), abs=1e-12) == pytest.approx(stats.pearsonr(x, y).statistic)
+    assert (
+        pearson(scale * x, y)
+        == pytest.approx(pearson(x, y), abs=1e-12)
+        == pytest.approx(stats.pearsonr(x, y).statistic)
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,15 +190,23 @@ def test_labels_read_as_numbers_or_booleans_are_labels() -> None:
 
 @settings(max_examples=50)
 @given(seed=seeds(), q=st.integers(1, 4), n=st.integers(2, 20), k=st.integers(1, 25))
-def test_ndcg_equals_scikit_learn_and_every_metric_ignores_document_order_and_scale(seed: int, q: int, n: int, k: int) -> None:
+def test_ndcg_equals_scikit_learn_and_every_metric_ignores_document_order_and_scale(
+    seed: int, q: int, n: int, k: int
+) -> None:
     rng = np.random.default_rng(seed)
     scores, relevance = rng.normal(size=(q, n)), rng.integers(3, size=(q, n))
     relevance[:, 0] = 1
     assert ndcg(scores, relevance, k) == pytest.approx(sk.ndcg_score(relevance, scores, k=k), abs=1e-12)
     tied = np.round(scores)
     order = rng.permutation(n)
-    for measure in (lambda s, r: ndcg(s, r, k), lambda s, r: recall(s, r, k), lambda s, r: reciprocal_rank(s, r)):
-        assert measure(tied[:, order], relevance[:, order]) == pytest.approx(measure(tied, relevance), abs=1e-15)
+    for measure in (
+        lambda s, r: ndcg(s, r, k),
+        lambda s, r: recall(s, r, k),
+        lambda s, r: reciprocal_rank(s, r),
+    ):
+        assert measure(tied[:, order], relevance[:, order]) == pytest.approx(
+            measure(tied, relevance), abs=1e-15
+        )
         assert measure(np.exp(tied), relevance) == pytest.approx(measure(tied, relevance), abs=1e-15)
         assert 0 <= measure(tied, relevance) <= 1
 
@@ -194,7 +217,9 @@ def test_ranking_by_hand() -> None:
     assert recall(scores, relevance, 2) == 0.5 and recall(scores, relevance, 9) == 1
     assert reciprocal_rank(scores, relevance) == 0.5 and reciprocal_rank(scores, relevance, 1) == 0
     assert ndcg(scores, relevance) == pytest.approx((1 / np.log2(3) + 1 / np.log2(5)) / (1 + 1 / np.log2(3)))
-    assert ndcg([[1.0, 5.0, 0.0, 4.0, 2.0]], relevance) == 1 == ndcg([[1.0, 5.0, 0.0, 4.0, 2.0]], relevance, 1)
+    assert (
+        ndcg([[1.0, 5.0, 0.0, 4.0, 2.0]], relevance) == 1 == ndcg([[1.0, 5.0, 0.0, 4.0, 2.0]], relevance, 1)
+    )
     assert reciprocal_rank([[1.0] * 5], relevance) == 0.25 and recall([[1.0] * 5], relevance, 3) == 0
 
 

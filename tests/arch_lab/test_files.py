@@ -77,9 +77,14 @@ def test_a_path_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"cannot write .*file/a: a file stands where a folder is needed.*--output"):
+    with pytest.raises(
+        OutputError, match=r"cannot write .*file/a: a file stands where a folder is needed.*--output"
+    ):
         files.write_text(tmp_path / "file/a", "x")
-    with pytest.raises(OutputError, match=r"cannot write .*--output"), files.folder_lock(tmp_path / "file", "a test"):
+    with (
+        pytest.raises(OutputError, match=r"cannot write .*--output"),
+        files.folder_lock(tmp_path / "file", "a test"),
+    ):
         pass
 
 
@@ -90,7 +95,9 @@ def holder(tmp_path: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_held_folder_names_its_holder_until_that_dies(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+def test_a_held_folder_names_its_holder_until_that_dies(
+    tmp_path: Path, holder: subprocess.Popen[str]
+) -> None:
     leftover = tmp_path / "runs/.model.ckpt.0123456789abcdef.part"
     files.write_text(tmp_path / "runs/results.part", "a name of the user's")
     try:

@@ -19,7 +19,9 @@ from arch_lab.training.optimizer import CONSTANT_ADAM, OptimizerConfig, optimize
 class Line(pl.LightningModule):
     """One weight times each number of a batch; ``losses`` replace the loss of a step by number."""
 
-    def __init__(self, losses: dict[int, Any] | None = None, options: OptimizerConfig = CONSTANT_ADAM) -> None:
+    def __init__(
+        self, losses: dict[int, Any] | None = None, options: OptimizerConfig = CONSTANT_ADAM
+    ) -> None:
         super().__init__()
         self.weight, self.losses, self.options = nn.Parameter(torch.tensor([2.0])), losses or {}, options
 
@@ -48,7 +50,9 @@ def test_every_step_has_a_loss_and_the_curve_means_over_whole_stretches() -> Non
         (2, "train/loss", pytest.approx((first + second) / 2)),
         (4, "train/loss", pytest.approx((third + fourth) / 2)),
     )
-    assert result.curve() == tuple((step, "train/loss", loss) for step, loss in enumerate(result.losses, start=1))
+    assert result.curve() == tuple(
+        (step, "train/loss", loss) for step, loss in enumerate(result.losses, start=1)
+    )
 
 
 def test_a_loss_that_is_not_finite_ends_the_run() -> None:
@@ -69,7 +73,10 @@ def test_an_interrupt_inside_a_step_arrives_as_one() -> None:
 def test_predictions_are_those_of_the_trained_weights() -> None:
     module = Line()
     fit(module, LOADER, steps=5)
-    assert torch.equal(torch.stack(predict(module, LOADER)), torch.stack([module.weight.detach() * batch for batch in BATCHES]))
+    assert torch.equal(
+        torch.stack(predict(module, LOADER)),
+        torch.stack([module.weight.detach() * batch for batch in BATCHES]),
+    )
 
 
 def test_constant_adam_is_adam_bit_for_bit() -> None:
@@ -84,7 +91,9 @@ def test_constant_adam_is_adam_bit_for_bit() -> None:
 
 
 def test_the_schedule_ends_at_the_share_that_the_options_name() -> None:
-    built = optimizer_and_schedule(Line(), OptimizerConfig(final_fraction=0.25, warmup_fraction=0.0), learning_rate=0.1, steps=4)
+    built = optimizer_and_schedule(
+        Line(), OptimizerConfig(final_fraction=0.25, warmup_fraction=0.0), learning_rate=0.1, steps=4
+    )
     schedule = built["lr_scheduler"]["scheduler"]
     for _ in range(4):
         schedule.optimizer.step()

@@ -70,9 +70,18 @@ def gemma1(kv_heads: int) -> tuple[Decoder, nn.Module]:
 def gemma2() -> tuple[Decoder, nn.Module]:
     transformers = pytest.importorskip("transformers")
     shape = Shape(width=32, depth=4, ffn_width=48)
-    model = randomised(Gemma2(heads=4, head_width=12, window=W, query_scale=24**-0.5, attention_softcap=2.0, final_softcap=8.0), shape)
+    model = randomised(
+        Gemma2(
+            heads=4, head_width=12, window=W, query_scale=24**-0.5, attention_softcap=2.0, final_softcap=8.0
+        ),
+        shape,
+    )
     config = transformers.Gemma2Config(
-        **common(shape, 4, 2, 12), sliding_window=W, query_pre_attn_scalar=24, attn_logit_softcapping=2.0, final_logit_softcapping=8.0
+        **common(shape, 4, 2, 12),
+        sliding_window=W,
+        query_pre_attn_scalar=24,
+        attn_logit_softcapping=2.0,
+        final_logit_softcapping=8.0,
     )
     return model, twin(model, transformers.Gemma2ForCausalLM(config), sandwich=True)
 
@@ -85,7 +94,13 @@ def gemma3(rope_factor: float, rope_fraction: float = 1.0) -> tuple[Decoder, nn.
     transformers = pytest.importorskip("transformers")
     shape = Shape(width=32, depth=5, ffn_width=48)
     ours = Gemma3(
-        heads=4, head_width=12, window=W, query_scale=24**-0.5, pattern="LLG", rope_factor=rope_factor, rope_fraction=rope_fraction
+        heads=4,
+        head_width=12,
+        window=W,
+        query_scale=24**-0.5,
+        pattern="LLG",
+        rope_factor=rope_factor,
+        rope_fraction=rope_fraction,
     )
     model = randomised(ours, shape)
     scaled = {"rope_type": "linear", "factor": rope_factor} if rope_factor != 1 else {"rope_type": "default"}
@@ -167,7 +182,11 @@ def test_logits_equal_those_of_transformers(pair: tuple[Decoder, nn.Module], t: 
 def test_gradients_equal_those_of_transformers(pair: tuple[Decoder, nn.Module]) -> None:
     ours, theirs = pair
     # the scalar of a layer is a buffer in their code: one that can be asked for a gradient all the same
-    scalars = {name: buffer.requires_grad_() for name, buffer in theirs.named_buffers() if name.endswith("layer_scalar")}
+    scalars = {
+        name: buffer.requires_grad_()
+        for name, buffer in theirs.named_buffers()
+        if name.endswith("layer_scalar")
+    }
     theirs_by_name = dict(theirs.named_parameters()) | scalars
     inputs, losses = tokens(21), []
     for logits in (ours(inputs), theirs(inputs).logits):
@@ -175,7 +194,9 @@ def test_gradients_equal_those_of_transformers(pair: tuple[Decoder, nn.Module]) 
     sandwich = any("mixer_out_norm" in name for name, _ in ours.named_parameters())
     names = [name for name, _ in ours.named_parameters()]
     mine = torch.autograd.grad(losses[0], list(ours.parameters()))
-    reference = torch.autograd.grad(losses[1], [theirs_by_name[their_name(n, sandwich=sandwich)] for n in names])
+    reference = torch.autograd.grad(
+        losses[1], [theirs_by_name[their_name(n, sandwich=sandwich)] for n in names]
+    )
     for name, a, b in zip(names, mine, reference, strict=True):
         # float32 rounding relative to the largest gradient of the same parameter. The scalar of the last layer stands before a
         # norm, which undoes it: its gradient is 0 but for rounding
@@ -192,7 +213,9 @@ def padded(t: int, *, left: int, right: int) -> Tensor:
 
 @pytest.mark.parametrize(("left", "right"), [(5, 0), (0, 6), (2 * W + 1, 1)])
 @torch.no_grad()
-def test_padding_on_either_side_equals_their_attention_mask(pair: tuple[Decoder, nn.Module], left: int, right: int) -> None:
+def test_padding_on_either_side_equals_their_attention_mask(
+    pair: tuple[Decoder, nn.Module], left: int, right: int
+) -> None:
     ours, theirs = pair
     valid = padded(29, left=left, right=right)
     expected = theirs(tokens(29), attention_mask=valid).logits

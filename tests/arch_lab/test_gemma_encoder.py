@@ -31,7 +31,9 @@ OPTIONS: dict[int, dict[str, Any]] = {
 def encoder(generation: int, radius: int) -> BidirectionalStack:
     """Weights of order one and gains far from where they start."""
     options = {"heads": 4, "kv_heads": 2, "head_width": 12, **OPTIONS[generation]}
-    made = recipe("gemma_encoder", {"generation": generation, "radius": radius, "generation_options": options})
+    made = recipe(
+        "gemma_encoder", {"generation": generation, "radius": radius, "generation_options": options}
+    )
     torch.manual_seed(0)
     model = made.model(SHAPE, vocabulary=V, max_tokens=64)
     with torch.no_grad():
@@ -48,10 +50,14 @@ def theirs(generation: int, model: BidirectionalStack, window: int) -> nn.Module
     transformers = pytest.importorskip("transformers")
     shared = common(SHAPE, 4, 2, 12)
     if generation == 1:
-        made = transformers.GemmaForCausalLM(transformers.GemmaConfig(**shared, hidden_activation="gelu_pytorch_tanh"))
+        made = transformers.GemmaForCausalLM(
+            transformers.GemmaConfig(**shared, hidden_activation="gelu_pytorch_tanh")
+        )
     elif generation == 2:
         caps = {"query_pre_attn_scalar": 24, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 8.0}
-        made = transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**shared, **caps, sliding_window=window))
+        made = transformers.Gemma2ForCausalLM(
+            transformers.Gemma2Config(**shared, **caps, sliding_window=window)
+        )
     elif generation == 3:
         config = transformers.Gemma3TextConfig(
             **shared,
@@ -97,7 +103,9 @@ def test_a_released_window_is_a_radius(generation: int, window: int, radius: int
 @pytest.mark.parametrize(("generation", "radius"), [(3, 4), (4, 5)])
 @pytest.mark.parametrize(("left", "right"), [(5, 0), (0, 6), (11, 1)])
 @torch.no_grad()
-def test_padding_on_either_side_equals_their_attention_mask(generation: int, radius: int, left: int, right: int) -> None:
+def test_padding_on_either_side_equals_their_attention_mask(
+    generation: int, radius: int, left: int, right: int
+) -> None:
     model, valid = encoder(generation, radius), padded(29, left=left, right=right)
     expected = theirs(generation, model, 8)(tokens(29), attention_mask=valid).logits
     found = model(tokens(29), segments=valid)
@@ -129,8 +137,12 @@ def test_gradients_equal_those_of_transformers() -> None:
     model = encoder(3, 4)
     reference, inputs = theirs(3, model, 8), tokens(21)
     table = reference.get_parameter("model.embed_tokens.weight")
-    mine = torch.autograd.grad(nn.functional.cross_entropy(model(inputs).flatten(0, 1), inputs.flatten()), model.embedding.weight)[0]
-    expected = torch.autograd.grad(nn.functional.cross_entropy(reference(inputs).logits.flatten(0, 1), inputs.flatten()), table)[0]
+    mine = torch.autograd.grad(
+        nn.functional.cross_entropy(model(inputs).flatten(0, 1), inputs.flatten()), model.embedding.weight
+    )[0]
+    expected = torch.autograd.grad(
+        nn.functional.cross_entropy(reference(inputs).logits.flatten(0, 1), inputs.flatten()), table
+    )[0]
     torch.testing.assert_close(mine, expected, rtol=0, atol=1e-3 * float(expected.abs().max()))
 
 
@@ -138,10 +150,14 @@ def test_gradients_equal_those_of_transformers() -> None:
 
 
 @pytest.mark.parametrize("generation", [1, 2, 3, 4])
-def test_a_decoders_weights_load_and_its_last_state_is_that_of_the_encoder_where_nothing_lies_ahead(generation: int) -> None:
+def test_a_decoders_weights_load_and_its_last_state_is_that_of_the_encoder_where_nothing_lies_ahead(
+    generation: int,
+) -> None:
     """One token has no future, so the two agree there to the bit; on more they must not."""
     model = encoder(generation, 4)
-    causal = recipe(f"gemma{generation}", {"heads": 4, "kv_heads": 2, "head_width": 12, **OPTIONS[generation]})
+    causal = recipe(
+        f"gemma{generation}", {"heads": 4, "kv_heads": 2, "head_width": 12, **OPTIONS[generation]}
+    )
     decoder = causal.model(SHAPE, vocabulary=V, max_tokens=64)
     model.load_state_dict(decoder.state_dict())
     with torch.no_grad():
@@ -160,7 +176,9 @@ def test_the_first_state_feels_the_last_token_through_a_global_layer() -> None:
 @torch.no_grad()
 def test_logits_are_hidden_states_times_the_tied_table() -> None:
     model = encoder(3, 4)
-    assert torch.equal(model(tokens(9)), nn.functional.linear(model.hidden(tokens(9)), model.embedding.weight))
+    assert torch.equal(
+        model(tokens(9)), nn.functional.linear(model.hidden(tokens(9)), model.embedding.weight)
+    )
 
 
 # --- what it refuses ---------------------------------------------------------------------------------------------

@@ -20,8 +20,20 @@ from blocks.errors import ConfigError
 # the papers print (Gemma 1 and 2 to the digit, Gemma 3 in millions)
 PUBLISHED = {
     "gemma1-2B": (Gemma1(heads=8, head_width=256), (2048, 18, 16384), 256_000, 2_506_172_416, 524_288_000),
-    "gemma1-7B": (Gemma1(heads=16, kv_heads=None, head_width=256), (3072, 28, 24576), 256_000, 8_537_680_896, 786_432_000),
-    "gemma2-2B": (Gemma2(heads=8, head_width=256, window=4096), (2304, 26, 9216), 256_000, 2_614_341_888, 589_824_000),
+    "gemma1-7B": (
+        Gemma1(heads=16, kv_heads=None, head_width=256),
+        (3072, 28, 24576),
+        256_000,
+        8_537_680_896,
+        786_432_000,
+    ),
+    "gemma2-2B": (
+        Gemma2(heads=8, head_width=256, window=4096),
+        (2304, 26, 9216),
+        256_000,
+        2_614_341_888,
+        589_824_000,
+    ),
     "gemma2-27B": (
         Gemma2(heads=32, head_width=128, window=4096, query_scale=144**-0.5),
         (4608, 46, 36864),
@@ -49,10 +61,16 @@ def test_parameter_counts_are_the_published_ones(name: str) -> None:
     assert counts == {"embedding": embedding, "head": 0, "body": total - embedding, "total": total}
 
 
-@pytest.mark.parametrize(("name", "local", "whole"), [("gemma2-2B", 13, 13), ("gemma3-1B", 22, 4), ("gemma3-4B", 29, 5)])
-def test_layer_patterns_give_the_published_numbers_of_local_and_global_layers(name: str, local: int, whole: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "local", "whole"), [("gemma2-2B", 13, 13), ("gemma3-1B", 22, 4), ("gemma3-4B", 29, 5)]
+)
+def test_layer_patterns_give_the_published_numbers_of_local_and_global_layers(
+    name: str, local: int, whole: int
+) -> None:
     recipe, (width, depth, ffn_width), *_ = PUBLISHED[name]
-    layers = recipe.config(Shape(width=width, depth=depth, ffn_width=ffn_width), vocabulary=8, max_tokens=8).layers
+    layers = recipe.config(
+        Shape(width=width, depth=depth, ffn_width=ffn_width), vocabulary=8, max_tokens=8
+    ).layers
     windows = [layer.mixer.window is not None for layer in layers]
     assert (sum(windows), len(windows) - sum(windows)) == (local, whole) and windows[0]
 
@@ -66,11 +84,22 @@ def test_every_width_the_solver_may_try_builds(recipe: GemmaRecipe, width: int) 
     model = recipe.config(Shape(width=width, depth=2, ffn_width=64), vocabulary=8, max_tokens=8).build("meta")
     mixer = model.layers[0].mixer  # of two layers the first is local in every pattern that has local ones
     assert isinstance(mixer, GemmaAttention)
-    assert mixer.config.heads * mixer.config.channels == width and mixer.config.heads % mixer.config.kv_heads == 0
+    assert (
+        mixer.config.heads * mixer.config.channels == width
+        and mixer.config.heads % mixer.config.kv_heads == 0
+    )
 
 
 def test_heads_widen_with_the_model() -> None:
-    assert [default_head_width(w) for w in (16, 256, 480, 512, 544, 1024, 2048)] == [16, 32, 32, 64, 32, 128, 256]
+    assert [default_head_width(w) for w in (16, 256, 480, 512, 544, 1024, 2048)] == [
+        16,
+        32,
+        32,
+        64,
+        32,
+        128,
+        256,
+    ]
 
 
 def test_kv_groups_fall_to_a_divisor_of_the_heads() -> None:
@@ -78,12 +107,18 @@ def test_kv_groups_fall_to_a_divisor_of_the_heads() -> None:
 
 
 def test_an_explicit_head_width_sets_the_steps_of_the_solver() -> None:
-    assert (Gemma2(head_width=48).width_multiple, Gemma2().width_multiple, Gemma2(heads=6).width_multiple) == (48, 32, 12)
+    assert (
+        Gemma2(head_width=48).width_multiple,
+        Gemma2().width_multiple,
+        Gemma2(heads=6).width_multiple,
+    ) == (48, 32, 12)
 
 
 def test_gemma3_gives_local_and_global_layers_their_own_rope() -> None:
     layers = (
-        Gemma3(pattern="LG", rope_factor=8.0, window=4).config(Shape(width=32, depth=2, ffn_width=8), vocabulary=8, max_tokens=8).layers
+        Gemma3(pattern="LG", rope_factor=8.0, window=4)
+        .config(Shape(width=32, depth=2, ffn_width=8), vocabulary=8, max_tokens=8)
+        .layers
     )
     seen = [(layer.mixer.window, layer.mixer.rope_base, layer.mixer.rope_factor) for layer in layers]
     assert seen == [(4, 10_000.0, 1.0), (None, 1_000_000.0, 8.0)]
@@ -93,8 +128,16 @@ def test_gemma2_caps_scores_at_50_and_logits_at_30_as_gemma4_does_and_the_others
     caps = {}
     for generation in (Gemma1(), Gemma2(), Gemma3(), Gemma4()):
         config = generation.config(Shape(width=32, depth=1, ffn_width=8), vocabulary=8, max_tokens=8)
-        caps[generation.name] = (getattr(config.layers[0].mixer, "softcap", None), config.embedding.final_softcap)
-    assert caps == {"gemma1": (None, None), "gemma2": (50.0, 30.0), "gemma3": (None, None), "gemma4": (None, 30.0)}
+        caps[generation.name] = (
+            getattr(config.layers[0].mixer, "softcap", None),
+            config.embedding.final_softcap,
+        )
+    assert caps == {
+        "gemma1": (None, None),
+        "gemma2": (50.0, 30.0),
+        "gemma3": (None, None),
+        "gemma4": (None, 30.0),
+    }
 
 
 @pytest.mark.parametrize(
@@ -111,13 +154,17 @@ def test_gemma2_caps_scores_at_50_and_logits_at_30_as_gemma4_does_and_the_others
         (Gemma3, {"rope_drop": "high"}, "'gemma3': rope_drop 'high' drops nothing"),
     ],
 )
-def test_impossible_options_are_refused(recipe: type[GemmaRecipe], options: dict[str, Any], message: str) -> None:
+def test_impossible_options_are_refused(
+    recipe: type[GemmaRecipe], options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         recipe.from_options(options)
 
 
 def test_a_width_that_is_not_whole_heads_is_refused_and_says_what_to_set() -> None:
-    with pytest.raises(ConfigError, match="width 100 is not a multiple of head_width 32; set heads or head_width"):
+    with pytest.raises(
+        ConfigError, match="width 100 is not a multiple of head_width 32; set heads or head_width"
+    ):
         Gemma3().config(Shape(width=100, depth=1, ffn_width=8), vocabulary=8, max_tokens=8)
 
 
@@ -125,7 +172,9 @@ def test_a_width_that_is_not_whole_heads_is_refused_and_says_what_to_set() -> No
 
 
 def fractions(name: str, options: dict[str, Any]) -> list[tuple[float, str]]:
-    layers = recipe(name, options).config(Shape(width=32, depth=2, ffn_width=8), vocabulary=8, max_tokens=8).layers
+    layers = (
+        recipe(name, options).config(Shape(width=32, depth=2, ffn_width=8), vocabulary=8, max_tokens=8).layers
+    )
     return [(layer.mixer.rope_fraction, layer.mixer.rope_drop) for layer in layers]
 
 
@@ -134,13 +183,23 @@ def fractions(name: str, options: dict[str, Any]) -> list[tuple[float, str]]:
     [
         ("gemma1", {"rope_fraction": 0.25}, [(0.25, "low"), (0.25, "low")]),
         ("gemma2", {"rope_fraction": 0.75, "rope_drop": "high"}, [(0.75, "high"), (0.75, "high")]),
-        ("gemma3", {"pattern": "LG", "rope_fraction": 0.75, "rope_drop": "high"}, [(1.0, "low"), (0.75, "high")]),
-        ("gemma3", {"pattern": "LG", "local_rope_fraction": 0, "rope_fraction": 0}, [(0.0, "low"), (0.0, "low")]),
+        (
+            "gemma3",
+            {"pattern": "LG", "rope_fraction": 0.75, "rope_drop": "high"},
+            [(1.0, "low"), (0.75, "high")],
+        ),
+        (
+            "gemma3",
+            {"pattern": "LG", "local_rope_fraction": 0, "rope_fraction": 0},
+            [(0.0, "low"), (0.0, "low")],
+        ),
         ("gemma4", {}, [(1.0, "low"), (0.25, "low")]),
         ("gemma4", {"rope_fraction": 1.0}, [(1.0, "low"), (1.0, "low")]),
     ],
 )
-def test_a_recipe_gives_the_fraction_to_the_layers_it_is_meant_for(name: str, options: dict[str, Any], found: list[Any]) -> None:
+def test_a_recipe_gives_the_fraction_to_the_layers_it_is_meant_for(
+    name: str, options: dict[str, Any], found: list[Any]
+) -> None:
     assert fractions(name, options) == found
 
 
@@ -158,16 +217,24 @@ def test_a_fraction_changes_neither_parameters_nor_canonical_flops(name: str) ->
 
 
 @pytest.mark.parametrize(
-    ("pattern", "depth", "kinds"), [("LLLLLG", 8, "LLLLLGLG"), ("LLLLLG", 6, "LLLLLG"), ("LG", 1, "G"), ("L", 3, "LLG"), ("G", 2, "GG")]
+    ("pattern", "depth", "kinds"),
+    [("LLLLLG", 8, "LLLLLGLG"), ("LLLLLG", 6, "LLLLLG"), ("LG", 1, "G"), ("L", 3, "LLG"), ("G", 2, "GG")],
 )
 def test_the_last_layer_of_gemma4_is_always_global(pattern: str, depth: int, kinds: str) -> None:
-    layers = Gemma4(pattern=pattern).config(Shape(width=32, depth=depth, ffn_width=8), vocabulary=8, max_tokens=8).layers
+    layers = (
+        Gemma4(pattern=pattern)
+        .config(Shape(width=32, depth=depth, ffn_width=8), vocabulary=8, max_tokens=8)
+        .layers
+    )
     assert "".join("G" if layer.mixer.window is None else "L" for layer in layers) == kinds
 
 
 def test_global_layers_of_gemma4_have_wider_and_fewer_key_heads_from_one_projection() -> None:
     layers = Gemma4().config(Shape(width=512, depth=2, ffn_width=8), vocabulary=8, max_tokens=8).layers
-    seen = [(m.heads, m.kv_heads, m.channels, m.k_eq_v, m.rope_base, m.query_scale) for m in (layer.mixer for layer in layers)]
+    seen = [
+        (m.heads, m.kv_heads, m.channels, m.k_eq_v, m.rope_base, m.query_scale)
+        for m in (layer.mixer for layer in layers)
+    ]
     assert seen == [(8, 4, 64, False, 10_000.0, 1.0), (8, 1, 128, True, 1_000_000.0, 1.0)]
 
 
@@ -183,5 +250,7 @@ def test_the_scalar_of_a_layer_is_trained_unless_kept_and_saved_in_either_case()
 def test_a_last_layer_of_another_size_is_reckoned_with_in_a_budget(params: int) -> None:
     budget = Budget(params=params, tokens=1)
     found = solve(recipe("gemma4"), budget, vocabulary=257, max_tokens=128)
-    counts = recipe("gemma4").config(found.shape, vocabulary=257, max_tokens=128).build("meta").parameter_counts()
+    counts = (
+        recipe("gemma4").config(found.shape, vocabulary=257, max_tokens=128).build("meta").parameter_counts()
+    )
     assert counts == found.parameters and found.worst <= budget.tolerance

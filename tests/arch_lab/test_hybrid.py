@@ -30,9 +30,15 @@ def kinds(depth: int, **options: Any) -> str:
     return recipe("hybrid", options).kinds(depth)  # type: ignore[attr-defined, no-any-return]
 
 
-@pytest.mark.parametrize("options", [{}, {"residual_long_conv": True, "blocks": 8}, {"polynomial_order": 2, "start": "released"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"residual_long_conv": True, "blocks": 8}, {"polynomial_order": 2, "start": "released"}]
+)
 def test_without_attention_it_is_m2_gpt(options: dict[str, Any]) -> None:
-    assert config("hybrid", pattern="M", **options) == config("hybrid", attention_share=0, **options) == config("m2_gpt", **options)
+    assert (
+        config("hybrid", pattern="M", **options)
+        == config("hybrid", attention_share=0, **options)
+        == config("m2_gpt", **options)
+    )
 
 
 def test_with_attention_alone_only_the_sequence_mixers_change() -> None:
@@ -40,7 +46,12 @@ def test_with_attention_alone_only_the_sequence_mixers_change() -> None:
     assert attention == config("hybrid", attention_share=1)
     assert (attention.embedding, attention.norm) == (monarch.embedding, monarch.norm)
     for ours, theirs in zip(attention.layers, monarch.layers, strict=True):
-        assert (ours.channel, ours.norm, ours.sandwich, ours.scale) == (theirs.channel, theirs.norm, theirs.sandwich, theirs.scale)
+        assert (ours.channel, ours.norm, ours.sandwich, ours.scale) == (
+            theirs.channel,
+            theirs.norm,
+            theirs.sandwich,
+            theirs.scale,
+        )
 
 
 @pytest.mark.parametrize(("window", "pattern"), [(None, "G"), (7, "L")])
@@ -87,14 +98,23 @@ def test_wrong_options_are_one_line(options: dict[str, Any], message: str) -> No
 @pytest.mark.parametrize("params", [300_000, 2_000_000])
 def test_a_shape_is_found_although_layers_differ_in_parameters(options: dict[str, Any], params: int) -> None:
     found = solve(recipe("hybrid", options), Budget(params=params, tokens=1), vocabulary=512, max_tokens=128)
-    counts = recipe("hybrid", options).config(found.shape, vocabulary=512, max_tokens=128).build("meta").parameter_counts()
+    counts = (
+        recipe("hybrid", options)
+        .config(found.shape, vocabulary=512, max_tokens=128)
+        .build("meta")
+        .parameter_counts()
+    )
     assert counts == found.parameters
     assert abs(counts["body"] - params) <= 0.01 * params
 
 
 def test_a_shape_is_found_for_flops_per_token() -> None:
-    found = solve(recipe("hybrid"), Budget(flops_per_token=8e6, tokens=1), vocabulary=1024, max_tokens=256, batch=4)
-    spent = ledger(recipe("hybrid").config(found.shape, vocabulary=1024, max_tokens=256), tokens=256, batch=4).training
+    found = solve(
+        recipe("hybrid"), Budget(flops_per_token=8e6, tokens=1), vocabulary=1024, max_tokens=256, batch=4
+    )
+    spent = ledger(
+        recipe("hybrid").config(found.shape, vocabulary=1024, max_tokens=256), tokens=256, batch=4
+    ).training
     assert float(spent) == pytest.approx(8e6, rel=0.01)
 
 
@@ -103,15 +123,24 @@ def test_widths_keep_heads_and_monarch_blocks_whole() -> None:
 
 
 def test_it_is_certified_causal() -> None:
-    model = recipe("hybrid", {"pattern": "MA", "window": 7}).model(Shape(width=32, depth=2, ffn_width=32), vocabulary=61, max_tokens=24)
+    model = recipe("hybrid", {"pattern": "MA", "window": 7}).model(
+        Shape(width=32, depth=2, ffn_width=32), vocabulary=61, max_tokens=24
+    )
     assert certify_model(model, vocabulary=61).passed
 
 
 def test_generation_carries_both_kinds_of_state() -> None:
     torch.manual_seed(0)
-    model = recipe("hybrid", {"pattern": "MA", "window": 5}).model(SHAPE, vocabulary=61, max_tokens=48).double().eval()
+    model = (
+        recipe("hybrid", {"pattern": "MA", "window": 5})
+        .model(SHAPE, vocabulary=61, max_tokens=48)
+        .double()
+        .eval()
+    )
     tokens = [3, 1, 4, 1, 5, 9, 2]
-    greedy = decode(model, list(tokens), max_tokens=12, sampling=Sampling(), seed=0, end=frozenset(), meter=Meter())
+    greedy = decode(
+        model, list(tokens), max_tokens=12, sampling=Sampling(), seed=0, end=frozenset(), meter=Meter()
+    )
     with torch.no_grad():
         for _ in range(12):
             tokens.append(int(model(torch.tensor([tokens]))[0, -1].argmax()))
@@ -119,6 +148,12 @@ def test_generation_carries_both_kinds_of_state() -> None:
 
 
 def test_a_study_plans_it_beside_attention(tmp_path: Path) -> None:
-    arms, budget = [{"architecture": "gemma3"}, {"architecture": "hybrid"}], {"params": 6.0e4, "train_flops": 1.0e11}
+    arms, budget = (
+        [{"architecture": "gemma3"}, {"architecture": "hybrid"}],
+        {"params": 6.0e4, "train_flops": 1.0e11},
+    )
     path = small_study(tmp_path, arms=arms, budget=budget)
-    assert [arm["architecture"] for arm in build_plan(load_study(path, name="small"))["arms"]] == ["gemma3", "hybrid"]
+    assert [arm["architecture"] for arm in build_plan(load_study(path, name="small"))["arms"]] == [
+        "gemma3",
+        "hybrid",
+    ]

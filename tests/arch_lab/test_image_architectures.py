@@ -41,7 +41,9 @@ def images(batch: int = 2) -> torch.Tensor:
 
 def book(architecture: str, size: str, **options: object) -> Ledger:
     p = preset(architecture, size)
-    config = recipe(architecture, {**p.options, **options}).config(p.shape, vocabulary=p.vocabulary, max_tokens=p.max_tokens)
+    config = recipe(architecture, {**p.options, **options}).config(
+        p.shape, vocabulary=p.vocabulary, max_tokens=p.max_tokens
+    )
     return ledger(config, tokens=p.max_tokens, batch=1)
 
 
@@ -62,7 +64,9 @@ def book(architecture: str, size: str, **options: object) -> Ledger:
         ("m2_vit", "hyena-b", {}, 88_022_248),
     ],
 )
-def test_a_published_size_has_exactly_its_parameters(architecture: str, size: str, options: dict[str, object], total: int) -> None:
+def test_a_published_size_has_exactly_its_parameters(
+    architecture: str, size: str, options: dict[str, object], total: int
+) -> None:
     assert book(architecture, size, **options).parameters["total"] == total
 
 
@@ -123,7 +127,9 @@ def test_what_a_model_costs_is_what_its_graph_executes(name: str, options: dict[
     assert not counted.unknown
     assert counted.total == model.cost(6).forward(3)
     built = made.model(SHAPE, vocabulary=CLASSES, max_tokens=6)
-    assert [(n, p.shape) for n, p in built.named_parameters()] == [(n, p.shape) for n, p in model.named_parameters()]
+    assert [(n, p.shape) for n, p in built.named_parameters()] == [
+        (n, p.shape) for n, p in model.named_parameters()
+    ]
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -148,13 +154,20 @@ def test_every_parameter_gets_a_finite_gradient_that_is_not_zero(name: str) -> N
     for parameter_name, parameter in model.named_parameters():
         if parameter_name.endswith("key.bias"):
             continue  # one number added to all scores of a query: softmax does not see it
-        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0, parameter_name
+        assert (
+            parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0
+        ), parameter_name
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_state_dict_and_the_options_as_json_rebuild_the_same_function(name: str) -> None:
     model, batch = small(name), images()
-    again = recipe(name, json.loads(json.dumps({**SMALL, **OPTIONS[name]}))).model(SHAPE, vocabulary=CLASSES, max_tokens=6).double().eval()
+    again = (
+        recipe(name, json.loads(json.dumps({**SMALL, **OPTIONS[name]})))
+        .model(SHAPE, vocabulary=CLASSES, max_tokens=6)
+        .double()
+        .eval()
+    )
     assert not torch.equal(again(batch), model(batch))
     again.load_state_dict(model.state_dict())
     assert torch.equal(again(batch), model(batch))
@@ -171,15 +184,21 @@ def test_vit_without_positions_does_not_see_the_order_of_patches(pool: str) -> N
     torch.testing.assert_close(model(shuffled(batch)), model(batch), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("name", "options"), [("vit", {}), ("m2_vit", {}), ("m2_vit", {"bidirectional": True})])
-def test_positions_or_convolutions_make_the_order_of_patches_matter(name: str, options: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"), [("vit", {}), ("m2_vit", {}), ("m2_vit", {"bidirectional": True})]
+)
+def test_positions_or_convolutions_make_the_order_of_patches_matter(
+    name: str, options: dict[str, object]
+) -> None:
     model, batch = small(name, **options), images()
     scores = model(batch)
     assert (model(shuffled(batch)) - scores).abs().max() > 1e-3 * scores.abs().max()
 
 
 @pytest.mark.parametrize(("bidirectional", "moves"), [(False, False), (True, True)])
-def test_a_patch_sees_those_after_it_in_the_bidirectional_reading_only(bidirectional: bool, moves: bool) -> None:
+def test_a_patch_sees_those_after_it_in_the_bidirectional_reading_only(
+    bidirectional: bool, moves: bool
+) -> None:
     model, batch = small("m2_vit", bidirectional=bidirectional), images(1)
     changed = batch.clone()
     changed[..., 4:, 8:] += 1  # the last of the 6 patches
@@ -194,7 +213,9 @@ def test_the_solver_sizes_both_to_one_budget() -> None:
     options = {"image": [32, 32], "patch": 4}
     recipes = [recipe("m2_vit", options), recipe("vit", {**options, "head_width": 32})]
     budget = Budget(params=1_000_000, tokens=1_000_000)
-    for made, found in zip(recipes, solve_together(recipes, budget, vocabulary=10, max_tokens=64), strict=True):
+    for made, found in zip(
+        recipes, solve_together(recipes, budget, vocabulary=10, max_tokens=64), strict=True
+    ):
         assert abs(found.deviation) <= 0.01
         model = made.model(found.shape, vocabulary=10, max_tokens=64)
         assert found.parameters["total"] == sum(p.numel() for p in model.parameters())
@@ -204,7 +225,12 @@ def test_the_solver_sizes_both_to_one_budget() -> None:
 
 def test_a_budget_no_image_model_meets_is_refused_without_proposing_other_classes_or_lengths() -> None:
     with pytest.raises(BudgetError, match="no shape of 'vit' has 100 parameters") as caught:
-        solve(recipe("vit", {"image": [32, 32], "patch": 4}), Budget(params=100, tokens=1), vocabulary=10, max_tokens=64)
+        solve(
+            recipe("vit", {"image": [32, 32], "patch": 4}),
+            Budget(params=100, tokens=1),
+            vocabulary=10,
+            max_tokens=64,
+        )
     assert "vocabulary" not in str(caught.value) and "sequence_length" not in str(caught.value)
 
 
@@ -212,12 +238,17 @@ def test_a_budget_no_image_model_meets_is_refused_without_proposing_other_classe
     ("argv", "message"),
     [
         (["vit", "--preset", "b", "--seq-len", "100"], "is 196 tokens, not 100"),
-        (["m2_vit", "--preset", "b", "--options", "patch=15"], "224 x 224 pixels cannot be cut into patches of 15 x 15"),
+        (
+            ["m2_vit", "--preset", "b", "--options", "patch=15"],
+            "224 x 224 pixels cannot be cut into patches of 15 x 15",
+        ),
         (["vit", "--preset", "bb"], "did you mean 'b'"),
         (["m2_bert", "--preset", "80m"], "give --seq-len T"),
     ],
 )
-def test_the_cost_of_an_image_that_does_not_fit_is_refused(capsys: pytest.CaptureFixture[str], argv: list[str], message: str) -> None:
+def test_the_cost_of_an_image_that_does_not_fit_is_refused(
+    capsys: pytest.CaptureFixture[str], argv: list[str], message: str
+) -> None:
     assert cli.main(["cost", *argv]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
 
@@ -234,7 +265,9 @@ def test_the_length_is_read_off_the_image(capsys: pytest.CaptureFixture[str]) ->
 def test_they_are_refused_where_text_is_asked_for(tmp_path: Path) -> None:
     assert architectures("image_classifier") == ["m2_vit", "vit"]
     for ask in (lambda: LanguageModel(architecture="vit"), lambda: require_kind(recipe("m2_vit"), "decoder")):
-        with pytest.raises(ConfigError, match=r"classifies images: it reads pixels, not tokens; choose a decoder: .*gemma3") as caught:
+        with pytest.raises(
+            ConfigError, match=r"classifies images: it reads pixels, not tokens; choose a decoder: .*gemma3"
+        ) as caught:
             ask()
         assert "\n" not in str(caught.value)
     path = small_study(tmp_path, arms=[{"architecture": "gemma3"}, {"name": "eye", "architecture": "vit"}])

@@ -44,20 +44,29 @@ def test_padding_on_either_side_changes_no_output(model: Encoder, before: int, a
 def test_documents_packed_in_a_row_never_meet(model: Encoder) -> None:
     first, second = torch.randint(VOCABULARY, (1, 9)), torch.randint(VOCABULARY, (1, 8))
     packed = model(torch.cat([first, second], dim=1), torch.tensor([[1] * 9 + [2] * 8]))
-    torch.testing.assert_close(packed, torch.cat([model(first), model(second)], dim=1), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        packed, torch.cat([model(first), model(second)], dim=1), rtol=1e-10, atol=1e-10
+    )
 
 
 def test_every_parameter_gets_a_finite_gradient_that_is_not_zero(model: Encoder) -> None:
-    model(torch.randint(VOCABULARY, (2, TOKENS)), types=torch.randint(2, (2, TOKENS))).square().mean().backward()
+    model(
+        torch.randint(VOCABULARY, (2, TOKENS)), types=torch.randint(2, (2, TOKENS))
+    ).square().mean().backward()
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0, name
+        assert (
+            parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0
+        ), name
 
 
 def test_no_two_layers_start_from_the_same_numbers(model: Encoder) -> None:
     """The released code copies one layer, so that all start identical."""
     one, two = (dict(layer.named_parameters()) for layer in model.layers)
     same = [name for name in one if torch.equal(one[name], two[name])]
-    assert all("positions" in n or "frequency" in n or n.startswith("norm") or n.endswith("linear.bias") for n in same)
+    assert all(
+        "positions" in n or "frequency" in n or n.startswith("norm") or n.endswith("linear.bias")
+        for n in same
+    )
 
 
 def test_it_is_listed_apart_from_the_decoders() -> None:
@@ -72,13 +81,17 @@ def test_a_decoder_of_it_is_refused_in_one_line_wherever_it_is_asked_for() -> No
         lambda: require_kind(recipe("m2_bert"), "decoder"),
         lambda: LanguageModel(architecture="m2_bert"),
     ):
-        with pytest.raises(ConfigError, match=r"'m2_bert' is a bidirectional encoder.*choose a decoder.*gemma3") as caught:
+        with pytest.raises(
+            ConfigError, match=r"'m2_bert' is a bidirectional encoder.*choose a decoder.*gemma3"
+        ) as caught:
             ask()
         assert "\n" not in str(caught.value)
 
 
 def test_a_perplexity_study_refuses_it_by_the_name_of_the_arm(tmp_path: Path) -> None:
-    path = small_study(tmp_path, arms=[{"architecture": "gemma3"}, {"name": "encoder", "architecture": "m2_bert"}])
+    path = small_study(
+        tmp_path, arms=[{"architecture": "gemma3"}, {"name": "encoder", "architecture": "m2_bert"}]
+    )
     with pytest.raises(ConfigError, match=r"experiment 'perplexity', arm 'encoder': .*bidirectional encoder"):
         build_plan(load_study(path, name="small"))
 

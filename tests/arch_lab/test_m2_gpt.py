@@ -13,7 +13,11 @@ VOCABULARY, TOKENS, PERIOD = 32, 48, 6
 
 
 def test_decoding_equals_the_parallel_forward() -> None:
-    model = recipe("m2_gpt").model(Shape(width=32, depth=2, ffn_width=32), vocabulary=VOCABULARY, max_tokens=TOKENS).double()
+    model = (
+        recipe("m2_gpt")
+        .model(Shape(width=32, depth=2, ffn_width=32), vocabulary=VOCABULARY, max_tokens=TOKENS)
+        .double()
+    )
     tokens = torch.randint(VOCABULARY, (2, 13))
     first, state = model.prefill(tokens[:, :6], model.init_state(2))
     logits = [first]
@@ -24,7 +28,9 @@ def test_decoding_equals_the_parallel_forward() -> None:
 
 
 def test_the_ledger_is_known_without_memory() -> None:
-    config = recipe("m2_gpt").config(Shape(width=64, depth=3, ffn_width=96), vocabulary=VOCABULARY, max_tokens=TOKENS)
+    config = recipe("m2_gpt").config(
+        Shape(width=64, depth=3, ffn_width=96), vocabulary=VOCABULARY, max_tokens=TOKENS
+    )
     model = config.build("meta")
     assert sum(part.parameters for part in model.components(TOKENS)) == model.parameter_counts()["total"]
     assert model(torch.zeros(1, 5, dtype=torch.long, device="meta")).shape == (1, 5, VOCABULARY)
@@ -32,7 +38,9 @@ def test_the_ledger_is_known_without_memory() -> None:
 
 def test_a_tiny_model_learns_to_copy_a_period_in_sixty_steps() -> None:
     torch.manual_seed(0)
-    model = recipe("m2_gpt").model(Shape(width=32, depth=2, ffn_width=64), vocabulary=VOCABULARY, max_tokens=TOKENS)
+    model = recipe("m2_gpt").model(
+        Shape(width=32, depth=2, ffn_width=64), vocabulary=VOCABULARY, max_tokens=TOKENS
+    )
     optimizer, losses = torch.optim.AdamW(model.parameters(), lr=3e-3), []
     for _ in range(60):
         # every row repeats its own random word: the next token is the one PERIOD back, which only a mixer can know

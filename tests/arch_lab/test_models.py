@@ -40,14 +40,20 @@ def test_recipe_config_and_model_name_the_same_kind(name: str) -> None:
 def test_a_model_without_memory_has_the_tensors_of_the_real_one(name: str) -> None:
     model, twin = seeded(name), config_of(name).build("meta")
     assert all(value.device.type == "meta" for value in twin.parameters())
-    assert [(n, v.shape) for n, v in model.state_dict().items()] == [(n, v.shape) for n, v in twin.state_dict().items()]
+    assert [(n, v.shape) for n, v in model.state_dict().items()] == [
+        (n, v.shape) for n, v in twin.state_dict().items()
+    ]
 
 
 @pytest.mark.parametrize("name", architectures())
 def test_parts_add_up_to_parameters_and_cost(name: str) -> None:
     model = config_of(name).build("meta")
     parts, counts = model.components(TOKENS), model.parameter_counts()
-    assert sum(part.parameters for part in parts) == counts["total"] == sum(p.numel() for p in model.parameters())
+    assert (
+        sum(part.parameters for part in parts)
+        == counts["total"]
+        == sum(p.numel() for p in model.parameters())
+    )
     assert sum(part.cost.forward(3) for part in parts) == model.cost(TOKENS).forward(3)
 
 
@@ -79,9 +85,17 @@ def test_states_of_an_encoder_do_not_need_its_head(name: str) -> None:
     ("name", "kind", "message"),
     [
         ("m2_bert", "decoder", "'m2_bert' is a bidirectional encoder: .*; choose a decoder: custom, gemma1"),
-        ("t5gemma", "encoder", "'t5gemma' is an encoder–decoder: .* it fills in; choose an encoder: custom_encoder, "),
+        (
+            "t5gemma",
+            "encoder",
+            "'t5gemma' is an encoder–decoder: .* it fills in; choose an encoder: custom_encoder, ",
+        ),
         ("gemma1", "encoder", "'gemma1' is a causal decoder: .*; choose an encoder: custom_encoder, "),
-        ("m2_gpt", "image_classifier", "'m2_gpt' reads tokens of text, not pixels; choose an image classifier: m2_vit, "),
+        (
+            "m2_gpt",
+            "image_classifier",
+            "'m2_gpt' reads tokens of text, not pixels; choose an image classifier: m2_vit, ",
+        ),
     ],
 )
 def test_another_kind_is_an_error_with_the_names_to_choose_from(name: str, kind: Any, message: str) -> None:

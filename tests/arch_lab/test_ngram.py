@@ -20,7 +20,9 @@ ids = st.lists(st.integers(0, V - 1), min_size=2, max_size=40).map(np.array)
 
 
 @relaxed
-@given(train=ids, tune=ids, context=st.lists(st.integers(0, V - 1), max_size=3), order=st.sampled_from([1, 2, 3]))
+@given(
+    train=ids, tune=ids, context=st.lists(st.integers(0, V - 1), max_size=3), order=st.sampled_from([1, 2, 3])
+)
 def test_probabilities_sum_to_one_after_any_context_and_none_is_zero(train, tune, context, order):
     p = NGram(train, tune, V).distribution(context, order)
     assert p.min() > 0
@@ -32,7 +34,10 @@ def test_probabilities_sum_to_one_after_any_context_and_none_is_zero(train, tune
 def test_a_score_is_the_logarithm_of_the_distribution(train, tune, text, order):
     model = NGram(train, tune, V)
     scores = model.log_probabilities(text, order)
-    expected = [math.log(model.distribution(text[max(0, t - 2) : t].tolist(), order)[text[t]]) for t in range(1, len(text))]
+    expected = [
+        math.log(model.distribution(text[max(0, t - 2) : t].tolist(), order)[text[t]])
+        for t in range(1, len(text))
+    ]
     assert scores == pytest.approx(expected, abs=1e-12)
 
 
@@ -62,7 +67,12 @@ def data(tmp_path_factory):
     for number, text in enumerate(namespace["topics"].values()):
         (root / f"{number:03}.txt").write_text(text, encoding="utf-8")
     files = sorted(path.name for path in root.iterdir())
-    options = {"source": "files", "root": str(root), "files": {"train": files}, "tokenizer": {"kind": "bpe", "vocabulary": 512}}
+    options = {
+        "source": "files",
+        "root": str(root),
+        "files": {"train": files},
+        "tokenizer": {"kind": "bpe", "vocabulary": 512},
+    }
     return prepare(DataConfig.from_options(options), root / "cache")
 
 

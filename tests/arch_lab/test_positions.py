@@ -70,7 +70,13 @@ def test_positions_equal_position_ids_of_transformers() -> None:
     transformers = pytest.importorskip("transformers")
     from arch_lab.checkpoints.interop.gemma import their_name
 
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 1, "head_dim": 32}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 1,
+        "head_dim": 32,
+    }
     layers = ["sliding_attention", "full_attention"]
     config = transformers.Gemma3TextConfig(
         **sizes,
@@ -87,7 +93,9 @@ def test_positions_equal_position_ids_of_transformers() -> None:
     theirs.tie_weights()
     places = torch.randint(0, 4, (1, 21)).cumsum(1)
     expected = theirs(tokens(21), position_ids=places).logits
-    torch.testing.assert_close(ours(tokens(21), positions=places), expected, rtol=0, atol=1e-5)  # their angles are float32
+    torch.testing.assert_close(
+        ours(tokens(21), positions=places), expected, rtol=0, atol=1e-5
+    )  # their angles are float32
 
 
 @pytest.mark.parametrize("name", ["m2_gpt", "hybrid"])

@@ -44,8 +44,15 @@ def book(architecture: str, size: str, *, tokens: int = 128, **options: object) 
 
 
 @pytest.mark.parametrize(("architecture", "size", "total", "embedding"), GEMMA)
-def test_a_gemma_has_exactly_its_published_parameters(architecture: str, size: str, total: int, embedding: int) -> None:
-    assert book(architecture, size).parameters == {"embedding": embedding, "head": 0, "body": total - embedding, "total": total}
+def test_a_gemma_has_exactly_its_published_parameters(
+    architecture: str, size: str, total: int, embedding: int
+) -> None:
+    assert book(architecture, size).parameters == {
+        "embedding": embedding,
+        "head": 0,
+        "body": total - embedding,
+        "total": total,
+    }
 
 
 @pytest.mark.parametrize(("size", "total", "embedding", "head", "mixer", "channel"), M2_BERT)
@@ -53,7 +60,12 @@ def test_an_m2_bert_has_exactly_its_published_parameters(
     size: str, total: int, embedding: int, head: int, mixer: int, channel: int
 ) -> None:
     found = book("m2_bert", size)
-    assert found.parameters == {"embedding": embedding, "head": head, "body": 12 * (mixer + channel), "total": total}
+    assert found.parameters == {
+        "embedding": embedding,
+        "head": head,
+        "body": 12 * (mixer + channel),
+        "total": total,
+    }
     parts = {c.name: c.parameters for c in found.components}
     assert parts["layers.*.mixer"] == 12 * mixer
     assert parts["layers.*.channel"] + parts["layers.*.norm"] == 12 * channel
@@ -95,7 +107,9 @@ def test_the_80m_spends_the_published_flops() -> None:
         ("gemma4", "31b", 50, 10),
     ],
 )
-def test_local_and_global_layers_stand_as_published(architecture: str, size: str, local: int, globals_: int) -> None:
+def test_local_and_global_layers_stand_as_published(
+    architecture: str, size: str, local: int, globals_: int
+) -> None:
     p = preset(architecture, size)
     config = recipe(architecture, p.options).config(p.shape, vocabulary=p.vocabulary, max_tokens=p.max_tokens)
     windows = [getattr(layer.mixer, "window", None) for layer in config.layers]
@@ -109,7 +123,9 @@ def test_a_trained_scalar_a_layer_is_all_that_the_published_count_leaves_out() -
 def test_the_cache_of_gemma_4_is_narrow_where_it_grows() -> None:
     """2 K C min(t, w) numbers a layer: 50 local layers of 16 heads of 256, 10 global ones of 4 heads of 512."""
     for t in (100, 5000):
-        assert book("gemma4", "31b", tokens=t).state_bytes == 4 * 2 * (50 * 16 * 256 * min(t, 1024) + 10 * 4 * 512 * t)
+        assert book("gemma4", "31b", tokens=t).state_bytes == 4 * 2 * (
+            50 * 16 * 256 * min(t, 1024) + 10 * 4 * 512 * t
+        )
 
 
 def test_the_published_encoder_keeps_no_state_and_sees_512_tokens_around_itself() -> None:

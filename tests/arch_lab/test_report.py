@@ -27,7 +27,11 @@ SHAPES: dict[str, dict] = {
     "one arm diverged everywhere": {"seeds": 2, "exponents": (-9, -8), "diverged": LOST},
     "nothing finished": {"arms": ("m2_gpt",), "seeds": 2, "exponents": (-9, -8), "diverged": LOST},
     "metrics missing": {"seeds": 2, "exponents": (-9, -8), "without_metrics": ("gemma3",)},
-    "four arms, budget missed": {"arms": ("gemma3", "m2_gpt", "gemma1", "hybrid_<b>"), "deviation": 0.03, "exponents": (-9, -8)},
+    "four arms, budget missed": {
+        "arms": ("gemma3", "m2_gpt", "gemma1", "hybrid_<b>"),
+        "deviation": 0.03,
+        "exponents": (-9, -8),
+    },
 }
 
 
@@ -47,7 +51,11 @@ class Outline(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list) -> None:
         values = dict(attrs)
         self.ids += [values["id"]] if "id" in values else []
-        self.loads += [v for k, v in attrs if k in ("src", "href", "xlink:href", "data", "srcset") and not (v or "").startswith("#")]
+        self.loads += [
+            v
+            for k, v in attrs
+            if k in ("src", "href", "xlink:href", "data", "srcset") and not (v or "").startswith("#")
+        ]
         self.loads += [tag] if tag in ("script", "link", "iframe", "object") else []
         self.open += [tag] if tag not in self.VOID else []
 
@@ -68,8 +76,13 @@ class Outline(HTMLParser):
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
-    folders = {name: write_study(tmp_path_factory.mktemp("study") / "quickstart", **options) for name, options in SHAPES.items()}
-    return {name: (folder, html.write(folder).read_text(encoding="utf-8")) for name, folder in folders.items()}
+    folders = {
+        name: write_study(tmp_path_factory.mktemp("study") / "quickstart", **options)
+        for name, options in SHAPES.items()
+    }
+    return {
+        name: (folder, html.write(folder).read_text(encoding="utf-8")) for name, folder in folders.items()
+    }
 
 
 def load(folder: Path) -> dict:
@@ -88,7 +101,14 @@ def test_the_page_is_well_formed_and_keeps_its_order(shape: str, pages: dict) ->
         "Learning-rate sensitivity",
         "Parameters and FLOPs by component",
     ]
-    order += ["Throughput and memory", "Every run", "Warnings", "Data", "Environment and how to reproduce", "Glossary"]
+    order += [
+        "Throughput and memory",
+        "Every run",
+        "Warnings",
+        "Data",
+        "Environment and how to reproduce",
+        "Glossary",
+    ]
     assert outline.titles == order
 
 
@@ -120,7 +140,10 @@ def test_names_and_files_are_escaped(pages: dict) -> None:
 
 
 def test_a_missed_budget_raises_the_banner(pages: dict) -> None:
-    assert 'class="banner"' in pages["four arms, budget missed"][1] and 'class="banner"' not in pages["ordinary"][1]
+    assert (
+        'class="banner"' in pages["four arms, budget missed"][1]
+        and 'class="banner"' not in pages["ordinary"][1]
+    )
 
 
 def test_an_override_raises_the_banner_even_when_budgets_match(pages: dict) -> None:
@@ -176,7 +199,13 @@ def test_a_failing_report_leaves_the_old_one_and_no_litter(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("content", "word"), [(None, "not found"), ("{", "not valid JSON"), ("{}", "no checksum"), (json.dumps(sealed.seal({})), "lacks study")]
+    ("content", "word"),
+    [
+        (None, "not found"),
+        ("{", "not valid JSON"),
+        ("{}", "no checksum"),
+        (json.dumps(sealed.seal({})), "lacks study"),
+    ],
 )
 def test_a_bad_study_file_is_one_clear_line(tmp_path: Path, content: str | None, word: str) -> None:
     if content is not None:
@@ -186,7 +215,9 @@ def test_a_bad_study_file_is_one_clear_line(tmp_path: Path, content: str | None,
     assert "\n" not in str(caught.value)
 
 
-def test_without_matplotlib_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_the_error_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_study(tmp_path / "s", **SHAPES["one arm"])
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"arch-lab\[report\]"):
@@ -195,7 +226,9 @@ def test_without_matplotlib_the_error_names_the_extra(tmp_path: Path, monkeypatc
 
 def test_a_cut_line_is_skipped_and_a_repeated_step_counts_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "train_loss": 3}\n{"step": 2, "train_loss": 9}\n{"step": 2, "train_loss": 2}\n{"step": 3, "trai')
+    path.write_text(
+        '{"step": 1, "train_loss": 3}\n{"step": 2, "train_loss": 9}\n{"step": 2, "train_loss": 2}\n{"step": 3, "trai'
+    )
     assert [(r["step"], r["train_loss"]) for r in curves.read_metrics(path)] == [(1, 3), (2, 2)]
 
 
@@ -211,7 +244,12 @@ def test_smoothing_leaves_a_constant_unchanged() -> None:
 def test_the_band_spans_the_seeds(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "s", arms=("gemma3",), exponents=(-8,), diverged=())
     curve = curves.arm_curve(folder, load(folder)["results"], "tune_bits_per_byte")
-    assert curve is not None and curve.seeds == 3 and np.all(curve.low < curve.middle) and np.all(curve.middle < curve.high)
+    assert (
+        curve is not None
+        and curve.seeds == 3
+        and np.all(curve.low < curve.middle)
+        and np.all(curve.middle < curve.high)
+    )
 
 
 def rendered(show: object, study: dict, width: int = 100) -> str:
@@ -231,7 +269,11 @@ def test_results_fit_a_hundred_columns_without_clipping(shape: str, pages: dict)
 
 def test_terminal_shows_interval_baselines_and_divergence(pages: dict) -> None:
     text = rendered(tables.render_results, load(pages["ordinary"][0]))
-    assert re.search(r"gemma3 .*1\.93\d ± 0\.0\d+ .*unigram, bigram, trigram", text) and "×3/3" in text and "trigram " in text
+    assert (
+        re.search(r"gemma3 .*1\.93\d ± 0\.0\d+ .*unigram, bigram, trigram", text)
+        and "×3/3" in text
+        and "trigram " in text
+    )
 
 
 def test_the_plan_needs_no_results(pages: dict) -> None:
@@ -239,7 +281,9 @@ def test_the_plan_needs_no_results(pages: dict) -> None:
     plan = {key: study[key] for key in ("study", "budget", "tolerance", "arms")}
     for arm in plan["arms"]:
         arm["estimate"] = {"seconds_per_run": 500.0, "memory_bytes": 3e8}
-    text = rendered(tables.render_plan, plan | {"learning_rates": [0.001, 0.002], "seeds": [0, 1, 2], "runs": 8})
+    text = rendered(
+        tables.render_plan, plan | {"learning_rates": [0.001, 0.002], "seeds": [0, 1, 2], "runs": 8}
+    )
     assert "runs: 8 (arms 2, learning rates 2 (0.001, 0.002), seeds 3; not every seed" in text
     assert "about 1 h 06 min" in text and "8 min 20 s" in text and "286 MiB" in text and "…" not in text
 
@@ -259,7 +303,11 @@ def test_the_csv_has_a_row_per_run(pages: dict, tmp_path: Path) -> None:
 
 def test_run_folders_are_named_as_training_names_them(tmp_path: Path) -> None:
     result = {"arm": "a", "learning_rate": 2.0**-9, "seed": 3}
-    assert curves.run_path(tmp_path, result) == run_folder(tmp_path, result) == tmp_path / "runs/a/lr-0.00195312_seed-3"
+    assert (
+        curves.run_path(tmp_path, result)
+        == run_folder(tmp_path, result)
+        == tmp_path / "runs/a/lr-0.00195312_seed-3"
+    )
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,9 @@ from arch_lab.budget import Budget, BudgetError, solve
 from arch_lab.models import architectures, recipe
 
 PARAMS, TOKENS, VOCABULARY = (3e5, 3e9), (128, 32768), (257, 262144)
-SECONDS = 2.0  # an arm, as promised; counted in processor time, because what else the machine does must not decide
+SECONDS = (
+    2.0  # an arm, as promised; counted in processor time, because what else the machine does must not decide
+)
 DECODERS = [name for name in architectures("decoder") if name != "custom"]
 REASON = re.compile(
     r"^budget: .*(nearest reachable is [\d,]+ \([+-][\d.]+%\) at width \d+.*of which \S+ is [\d,]+ parameters.*what would help: )"
@@ -44,7 +46,10 @@ def draws(count: int, seed: int) -> list[Draw]:
         return round(exp(random.uniform(log(low), log(high))))
 
     kinds = ("body+head", "total")
-    return [Draw(between(*PARAMS), between(*TOKENS), between(*VOCABULARY), random.choice(kinds)) for _ in range(count)]
+    return [
+        Draw(between(*PARAMS), between(*TOKENS), between(*VOCABULARY), random.choice(kinds))
+        for _ in range(count)
+    ]
 
 
 def survey(cases: list[tuple[str, Draw]]) -> tuple[list[tuple[str, Draw, str]], list[float]]:
@@ -60,7 +65,12 @@ def survey(cases: list[tuple[str, Draw]]) -> tuple[list[tuple[str, Draw, str]], 
             refused.append((name, draw, str(error)))
             continue
         seconds.append(time.process_time() - started)
-        counts = recipe(name).config(found.shape, vocabulary=draw.vocabulary, max_tokens=draw.tokens).build("meta").parameter_counts()
+        counts = (
+            recipe(name)
+            .config(found.shape, vocabulary=draw.vocabulary, max_tokens=draw.tokens)
+            .build("meta")
+            .parameter_counts()
+        )
         assert counts == found.parameters, (name, draw)
         matched = counts["total"] if draw.match_on == "total" else counts["body"] + counts["head"]
         assert abs(matched / draw.params - 1) <= budget.tolerance, (name, draw)
@@ -80,7 +90,9 @@ def judge(cases: list[tuple[str, Draw]], announce: Callable[[str], None]) -> Non
         assert REASON.search(text) and "\n" not in text, (name, draw, text)
     # only two parts outgrow a budget of this range at the narrowest width: the token table, the filters' positions
     for name, draw, text in refused:
-        assert ("embedding.weight" in text and draw.match_on == "total") or ("filter.positions" in text and name.startswith("m2")), text
+        assert ("embedding.weight" in text and draw.match_on == "total") or (
+            "filter.positions" in text and name.startswith("m2")
+        ), text
 
 
 def test_two_hundred_random_budgets_are_met_or_refused_with_a_reason(announce: Callable[[str], None]) -> None:

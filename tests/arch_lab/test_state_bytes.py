@@ -29,8 +29,14 @@ DECODERS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("name", "options"), DECODERS)
-def test_a_decoder_holds_exactly_the_bytes_it_states_at_every_position(name: str, options: dict[str, Any], dtype: torch.dtype) -> None:
-    model = recipe(name, options).model(Shape(width=32, depth=3, ffn_width=32), vocabulary=17, max_tokens=24).to(dtype)
+def test_a_decoder_holds_exactly_the_bytes_it_states_at_every_position(
+    name: str, options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    model = (
+        recipe(name, options)
+        .model(Shape(width=32, depth=3, ffn_width=32), vocabulary=17, max_tokens=24)
+        .to(dtype)
+    )
     state, batch, t = model.init_state(2), 2, 0
     assert tensors_nbytes(state) == batch * model.state_bytes(0)
     with torch.no_grad():

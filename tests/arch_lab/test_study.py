@@ -52,8 +52,13 @@ def test_study_json_holds_plan_results_and_verdict(compared: tuple[Path, dict[st
         assert set(arm["parameters"]) == {"embedding", "head", "body", "total"}
         assert arm["train_flops"] == pytest.approx(arm["flops_per_token"] * arm["tokens"])
     assert [b["name"] for b in stored["baselines"]] == ["unigram", "bigram", "trigram"]
-    assert {(r["arm"], r["seed"]) for r in stored["results"]} == {(a, s) for a in ("gemma3", "m2_gpt") for s in (0, 1)}
-    assert all(r["status"] == "finished" and math.isfinite(r["bits_per_byte"]) and r["tokens_per_second"] > 0 for r in stored["results"])
+    assert {(r["arm"], r["seed"]) for r in stored["results"]} == {
+        (a, s) for a in ("gemma3", "m2_gpt") for s in (0, 1)
+    }
+    assert all(
+        r["status"] == "finished" and math.isfinite(r["bits_per_byte"]) and r["tokens_per_second"] > 0
+        for r in stored["results"]
+    )
 
 
 def test_the_plan_counts_the_models_that_are_built(compared: tuple[Path, dict[str, Any]]) -> None:
@@ -83,7 +88,9 @@ def test_report_table_certificates_and_events_are_written(compared: tuple[Path, 
 def test_a_second_call_keeps_every_run(compared: tuple[Path, dict[str, Any]]) -> None:
     folder, first = compared
     before = {p: p.stat().st_mtime_ns for p in (folder / "runs/small/runs").rglob("result.json")}
-    again = arch_lab.compare(str(folder / "small.yaml"), output=folder / "runs", cache=folder / "cache", quiet=True)
+    again = arch_lab.compare(
+        str(folder / "small.yaml"), output=folder / "runs", cache=folder / "cache", quiet=True
+    )
     assert before == {p: p.stat().st_mtime_ns for p in (folder / "runs/small/runs").rglob("result.json")}
     assert _scores(again) == _scores(first)
 
@@ -98,7 +105,11 @@ def test_a_changed_study_is_refused_not_mixed(compared: tuple[Path, dict[str, An
     folder, _ = compared
     with pytest.raises(OutputError, match=r"another configuration \(training.weight_decay changed\)"):
         arch_lab.compare(
-            str(folder / "small.yaml"), overrides=["training.weight_decay=0.2"], output=folder / "runs", cache=folder / "cache", quiet=True
+            str(folder / "small.yaml"),
+            overrides=["training.weight_decay=0.2"],
+            output=folder / "runs",
+            cache=folder / "cache",
+            quiet=True,
         )
 
 
@@ -110,24 +121,35 @@ def test_a_run_loads_as_the_model_that_was_scored(compared: tuple[Path, dict[str
 
 
 @torch.no_grad()
-def test_a_run_is_read_aloud_wherever_it_is_copied(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_a_run_is_read_aloud_wherever_it_is_copied(
+    compared: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     for arm in ("gemma3", "m2_gpt"):
         moved = tmp_path / arm
         shutil.copytree(compared[0] / f"runs/small/runs/{arm}/lr-0.004_seed-0", moved)
         run, ids = arch_lab.load(moved), [256, *b"Import"]  # a document begins with its separator
         for _ in range(6):
             ids.append(int(run.model(torch.tensor([ids]))[0, -1].argmax()))
-        assert run.tokenizer.kind == "bytes" and arch_lab.generate(moved, "Import", max_tokens=6).tokens == ids[-6:]
+        assert (
+            run.tokenizer.kind == "bytes"
+            and arch_lab.generate(moved, "Import", max_tokens=6).tokens == ids[-6:]
+        )
     with pytest.raises(UserError, match="is a study of 4 runs; give one of them"):
         arch_lab.generate(compared[0] / "runs/small", "Import")
 
 
-def test_a_run_is_handed_on_where_the_other_format_knows_its_architecture(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_a_run_is_handed_on_where_the_other_format_knows_its_architecture(
+    compared: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     runs = compared[0] / "runs/small/runs"
     done = arch_lab.convert(runs / "gemma3/lr-0.004_seed-0", tmp_path / "theirs", to="huggingface")
-    assert done.parameters == sum(p.numel() for p in arch_lab.load(runs / "gemma3/lr-0.004_seed-0").model.parameters())
+    assert done.parameters == sum(
+        p.numel() for p in arch_lab.load(runs / "gemma3/lr-0.004_seed-0").model.parameters()
+    )
     arch_lab.convert(tmp_path / "theirs", tmp_path / "ours")
-    with pytest.raises(UserError, match="'m2_gpt' has no Hugging Face form; those that do: gemma1, gemma2, gemma3"):
+    with pytest.raises(
+        UserError, match="'m2_gpt' has no Hugging Face form; those that do: gemma1, gemma2, gemma3"
+    ):
         arch_lab.convert(runs / "m2_gpt/lr-0.004_seed-0", tmp_path / "none", to="huggingface")
 
 
@@ -142,7 +164,13 @@ def test_a_damaged_checkpoint_is_not_loaded(compared: tuple[Path, dict[str, Any]
 
 
 def test_a_leaking_block_is_refused_before_any_metric(tmp_path: Path) -> None:
-    arms = [{"architecture": "custom", "name": "leaky", "options": {"mixer": "tests.leaky_blocks:CircularConvolution"}}]
+    arms = [
+        {
+            "architecture": "custom",
+            "name": "leaky",
+            "options": {"mixer": "tests.leaky_blocks:CircularConvolution"},
+        }
+    ]
     path = small_study(tmp_path, arms=arms)
     with pytest.raises(LeakError, match=r"arm 'leaky'.*CircularConvolution.*first leaking pair t=\d+, s=\d+"):
         arch_lab.compare(str(path), output=tmp_path / "runs", cache=tmp_path / "cache", quiet=True)
@@ -166,14 +194,20 @@ UNEQUAL = [
 
 
 def test_unmatched_shapes_are_refused_with_the_component_to_blame(tmp_path: Path) -> None:
-    with pytest.raises(BudgetError, match=r"refused: arm 'gemma1' is \+\d+.* params; its largest part is layers\.\*\.channel"):
+    with pytest.raises(
+        BudgetError, match=r"refused: arm 'gemma1' is \+\d+.* params; its largest part is layers\.\*\.channel"
+    ):
         arch_lab.plan(str(small_study(tmp_path, arms=UNEQUAL)), overrides=["budget.train_flops=1e10"])
 
 
 def test_an_explicit_override_is_marked_everywhere(tmp_path: Path) -> None:
     path = small_study(tmp_path, arms=UNEQUAL)
     result = arch_lab.compare(
-        str(path), overrides=["budget.allow_unmatched=true"], output=tmp_path / "runs", cache=tmp_path / "cache", quiet=True
+        str(path),
+        overrides=["budget.allow_unmatched=true"],
+        output=tmp_path / "runs",
+        cache=tmp_path / "cache",
+        quiet=True,
     )
     assert result["override"] is True and result["matched"] is False
     assert "not matched" in (tmp_path / "runs/small/report.html").read_text().lower()
@@ -182,13 +216,27 @@ def test_an_explicit_override_is_marked_everywhere(tmp_path: Path) -> None:
 def test_output_that_cannot_be_written_fails_before_training(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file where a folder should be")
     with pytest.raises(OutputError, match=r"cannot write .*--output"):
-        arch_lab.compare(str(small_study(tmp_path)), output=tmp_path / "runs", cache=tmp_path / "cache", quiet=True)
+        arch_lab.compare(
+            str(small_study(tmp_path)), output=tmp_path / "runs", cache=tmp_path / "cache", quiet=True
+        )
 
 
 def _start(path: Path, folder: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "ARCH_LAB_CACHE": str(folder / "cache")}
-    command = [sys.executable, "-m", "arch_lab", "compare", str(path), "--output", str(folder / "runs"), "--threads", "1"]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "arch_lab",
+        "compare",
+        str(path),
+        "--output",
+        str(folder / "runs"),
+        "--threads",
+        "1",
+    ]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def _wait_for(condition: Any, process: subprocess.Popen[bytes]) -> None:
@@ -210,7 +258,9 @@ def test_a_killed_study_resumes_to_the_results_of_an_uninterrupted_one(
     process = _start(path, tmp_path)
     runs = tmp_path / "runs/small/runs/gemma3"
     log = runs / "lr-0.004_seed-1/metrics.jsonl"
-    _wait_for(lambda: log.is_file() and log.stat().st_size > 400 and (log.parent / "last.ckpt").is_file(), process)
+    _wait_for(
+        lambda: log.is_file() and log.stat().st_size > 400 and (log.parent / "last.ckpt").is_file(), process
+    )
     process.send_signal(how)
     assert process.wait(timeout=60) == (-signal.SIGKILL if how == signal.SIGKILL else 130)
     assert (runs / "lr-0.004_seed-1/last.ckpt").is_file()

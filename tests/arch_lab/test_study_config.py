@@ -40,7 +40,13 @@ from tests.small_study import small_study
 )
 def test_a_mistake_is_one_line_that_names_the_right_key(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        arch_lab.compare(str(small_study(tmp_path)), overrides=[override], output=tmp_path / "runs", cache=tmp_path / "cache", quiet=True)
+        arch_lab.compare(
+            str(small_study(tmp_path)),
+            overrides=[override],
+            output=tmp_path / "runs",
+            cache=tmp_path / "cache",
+            quiet=True,
+        )
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "runs").rglob("*.json"))
@@ -59,7 +65,9 @@ def test_an_unknown_study_offers_the_nearest() -> None:
 
 
 def test_overrides_reach_the_plan(tmp_path: Path) -> None:
-    plan = arch_lab.plan(str(small_study(tmp_path)), overrides=["training.sequence_length=16", "budget.params=7e4"])
+    plan = arch_lab.plan(
+        str(small_study(tmp_path)), overrides=["training.sequence_length=16", "budget.params=7e4"]
+    )
     assert plan["sequence_length"] == 16 and plan["budget"]["params"] == 70_000
 
 
@@ -77,7 +85,10 @@ def test_every_shipped_study_plans_within_its_tolerance(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, content in SHIPPED.items() if "tasks" in content])
 def test_every_shipped_study_over_tasks_says_what_its_experiment_understands(name: str) -> None:
     engine = own_engine(name)  # its plan reads data that this machine may not have
-    assert isinstance(engine, TaskEngine) and engine.experiment.config.from_options(SHIPPED[name], where=name).name == name
+    assert (
+        isinstance(engine, TaskEngine)
+        and engine.experiment.config.from_options(SHIPPED[name], where=name).name == name
+    )
 
 
 def test_optimizer_groups_stand_in_the_plan_and_one_that_reaches_nothing_is_refused(tmp_path: Path) -> None:
@@ -87,6 +98,8 @@ def test_optimizer_groups_stand_in_the_plan_and_one_that_reaches_nothing_is_refu
     assert "filters" in m2["optimizer_groups"] and "filters" not in gemma["optimizer_groups"]
     assert sum(m2["optimizer_groups"].values()) == m2["parameters"]["total"]
     lost = {**rule, "match": ["*.filtre.*"]}
-    wrong = small_study(tmp_path, name="wrong", training={"sequence_length": 32, "batch_size": 2, "groups": [lost]})
+    wrong = small_study(
+        tmp_path, name="wrong", training={"sequence_length": 32, "batch_size": 2, "groups": [lost]}
+    )
     with pytest.raises(ConfigError, match="matches no parameter of any arm"):
         build_plan(load_study(wrong, name="wrong"))

@@ -141,7 +141,9 @@ def test_pairs_packed_in_one_row_never_meet(name: str) -> None:
 @torch.no_grad()
 def test_every_part_costs_what_its_graph_executes_and_the_state_is_what_it_says(name: str) -> None:
     model, twin = EncoderDecoder(config_of(name)), config_of(name).build("meta")
-    assert [(n, p.shape) for n, p in model.named_parameters()] == [(n, p.shape) for n, p in twin.named_parameters()]
+    assert [(n, p.shape) for n, p in model.named_parameters()] == [
+        (n, p.shape) for n, p in twin.named_parameters()
+    ]
     for t in (2, 6, LONGEST):
         assert prove(twin, t) >= 5
     state = model.init_state(tokens(2, 9), None, LONGEST)
@@ -192,10 +194,17 @@ def counts(architecture: str, size: str) -> dict[str, int]:
 
 @pytest.mark.parametrize(("size", "total", "embedding"), PUBLISHED)
 def test_a_t5gemma_has_exactly_its_published_parameters(size: str, total: int, embedding: int) -> None:
-    assert counts("t5gemma", size) == {"embedding": embedding, "head": 0, "body": total - embedding, "total": total}
+    assert counts("t5gemma", size) == {
+        "embedding": embedding,
+        "head": 0,
+        "body": total - embedding,
+        "total": total,
+    }
 
 
-@pytest.mark.parametrize(("size", "cross"), [("2b-2b", 368_169_984), ("9b-2b", 436_327_424), ("9b-9b", 1_849_989_120)])
+@pytest.mark.parametrize(
+    ("size", "cross"), [("2b-2b", 368_169_984), ("9b-2b", 436_327_424), ("9b-9b", 1_849_989_120)]
+)
 def test_cross_attention_alone_has_its_published_parameters(size: str, cross: int) -> None:
     """368.2M, 436.3M and 1,850.0M in print: the attention and the two norms of its sub-layer."""
     p = preset("t5gemma", size)
@@ -221,7 +230,9 @@ def test_each_stack_of_t5gemma_2_is_the_gemma_3_of_its_size(size: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["t5gemma", "t5gemma2"])
-def test_the_cost_verb_prints_an_encoder_decoder(architecture: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_cost_verb_prints_an_encoder_decoder(
+    architecture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     size = next(iter(PRESETS[architecture]))
     assert main(["cost", architecture, "--preset", size, "--seq-len", "65", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -236,7 +247,9 @@ def test_the_cost_verb_prints_an_encoder_decoder(architecture: str, capsys: pyte
 @pytest.mark.parametrize("name", ["t5gemma", "t5gemma2"])
 def test_where_one_sequence_is_asked_for_an_encoder_decoder_is_refused_in_one_line(name: str) -> None:
     made = recipe_of(name)
-    with pytest.raises(ConfigError, match=f"'{name}' is an encoder–decoder: it needs a source .* choose a decoder: .*gemma2") as caught:
+    with pytest.raises(
+        ConfigError, match=f"'{name}' is an encoder–decoder: it needs a source .* choose a decoder: .*gemma2"
+    ) as caught:
         require_kind(made, "decoder")
     assert "\n" not in str(caught.value)
     assert name in architectures("encoder_decoder") and name not in architectures("encoder")
@@ -280,7 +293,9 @@ def test_a_span_is_as_many_keys_as_it_says_and_leans_forward(keys: int) -> None:
     before, after = sides(sides_of_width(keys))
     assert before + 1 + after == keys and after - before in (0, 1)
     mask = visible(30, 30, causal=False, radius=sides_of_width(keys))
-    assert mask is not None and mask[0, 0, 15].nonzero().flatten().tolist() == list(range(15 - before, 15 + after + 1))
+    assert mask is not None and mask[0, 0, 15].nonzero().flatten().tolist() == list(
+        range(15 - before, 15 + after + 1)
+    )
     assert int(mask.sum()) == attended_pairs(30, causal=False, radius=sides_of_width(keys))
 
 

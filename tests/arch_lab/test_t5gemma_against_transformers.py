@@ -30,7 +30,10 @@ def randomised(recipe: Recipe, shape: Shape) -> EncoderDecoder:
     model = recipe.model(shape, vocabulary=V, max_tokens=64)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.dim() == 1 else 1.5 * parameter.shape[1] ** -0.5))
+            parameter.copy_(
+                torch.randn_like(parameter)
+                * (0.3 if parameter.dim() == 1 else 1.5 * parameter.shape[1] ** -0.5)
+            )
     return model
 
 
@@ -39,8 +42,16 @@ def twin(model: EncoderDecoder, theirs: nn.Module, name_of: Callable[[str], str]
     renamed = {name_of(name): value for name, value in model.state_dict().items()}
     missing, unexpected = theirs.load_state_dict(renamed, strict=False)
     theirs.tie_weights()
-    tied = {"lm_head.out_proj.weight", "model.decoder.embed_tokens.weight", "model.decoder.embed_tokens.eoi_embedding"}
-    elsewhere = ("model.encoder.vision_tower", "model.encoder.multi_modal_projector", "model.encoder.text_model.embed_tokens.eoi")
+    tied = {
+        "lm_head.out_proj.weight",
+        "model.decoder.embed_tokens.weight",
+        "model.decoder.embed_tokens.eoi_embedding",
+    }
+    elsewhere = (
+        "model.encoder.vision_tower",
+        "model.encoder.multi_modal_projector",
+        "model.encoder.text_model.embed_tokens.eoi",
+    )
     assert unexpected == [] and [m for m in missing if m not in tied and not m.startswith(elsewhere)] == []
     return model, theirs.eval(), name_of
 
@@ -56,19 +67,29 @@ def stack(width: int, depth: int, ffn_width: int, kv_heads: int, pattern: str) -
         "head_dim": 12,
         "max_position_embeddings": 64,
         "query_pre_attn_scalar": 24,
-        "layer_types": [{"L": "sliding_attention", "G": "full_attention"}[pattern[i % len(pattern)]] for i in range(depth)],
+        "layer_types": [
+            {"L": "sliding_attention", "G": "full_attention"}[pattern[i % len(pattern)]] for i in range(depth)
+        ],
     }
 
 
 def t5gemma(encoder: EncoderSize | None) -> Pair:
     transformers = pytest.importorskip("transformers")
     shape = Shape(width=32, depth=3, ffn_width=48)
-    options = {"attention_softcap": 2.0, "final_softcap": 8.0, "query_scale": 24**-0.5, "window": W, "encoder_radius": W}
+    options = {
+        "attention_softcap": 2.0,
+        "final_softcap": 8.0,
+        "query_scale": 24**-0.5,
+        "window": W,
+        "encoder_radius": W,
+    }
     model = randomised(T5Gemma(heads=4, kv_heads=2, head_width=12, encoder=encoder, **options), shape)
     caps = {"sliding_window": W, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 8.0}
     ours = stack(32, 3, 48, 2, "LG") | caps
     theirs = stack(encoder.width, encoder.depth, encoder.ffn_width, 1, "LG") | caps if encoder else ours
-    config = transformers.T5GemmaConfig(encoder=theirs, decoder=ours, vocab_size=V, attn_implementation="eager")
+    config = transformers.T5GemmaConfig(
+        encoder=theirs, decoder=ours, vocab_size=V, attn_implementation="eager"
+    )
     return twin(model, transformers.T5GemmaForConditionalGeneration(config), t5gemma_name)
 
 
@@ -76,7 +97,14 @@ def t5gemma2(span: int) -> Pair:
     transformers = pytest.importorskip("transformers")
     shape, pattern = Shape(width=32, depth=4, ffn_width=48), "LLG"
     recipe = T5Gemma2(
-        heads=4, kv_heads=2, head_width=12, query_scale=24**-0.5, window=span, encoder_span=span, pattern=pattern, rope_factor=8.0
+        heads=4,
+        kv_heads=2,
+        head_width=12,
+        query_scale=24**-0.5,
+        window=span,
+        encoder_span=span,
+        pattern=pattern,
+        rope_factor=8.0,
     )
     model = randomised(recipe, shape)
     rope = {
@@ -84,9 +112,20 @@ def t5gemma2(span: int) -> Pair:
         "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1_000_000.0},
     }
     text = stack(32, 4, 48, 2, pattern) | {"sliding_window": span, "rope_parameters": rope}
-    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 8, "patch_size": 4}
+    vision = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "image_size": 8,
+        "patch_size": 4,
+    }
     config = transformers.T5Gemma2Config(
-        encoder={"text_config": text, "vision_config": vision | {"model_type": "siglip_vision_model"}, "mm_tokens_per_image": 1},
+        encoder={
+            "text_config": text,
+            "vision_config": vision | {"model_type": "siglip_vision_model"},
+            "mm_tokens_per_image": 1,
+        },
         decoder=text,
         eoi_token_index=V + 1,
         image_token_index=V + 2,
@@ -97,7 +136,9 @@ def t5gemma2(span: int) -> Pair:
 
 FAMILY: dict[str, Callable[[], Pair]] = {
     "t5gemma-balanced": lambda: t5gemma(None),
-    "t5gemma-unbalanced": lambda: t5gemma(EncoderSize(width=40, depth=4, ffn_width=56, heads=4, kv_heads=1, head_width=12)),
+    "t5gemma-unbalanced": lambda: t5gemma(
+        EncoderSize(width=40, depth=4, ffn_width=56, heads=4, kv_heads=1, head_width=12)
+    ),
     "t5gemma2-even-span": lambda: t5gemma2(6),
     "t5gemma2-odd-span": lambda: t5gemma2(7),
 }
@@ -129,7 +170,9 @@ def test_logits_equal_those_of_transformers(pair: Pair, side: str) -> None:
     source, target, ids = tokens(SOURCE, 1), tokens(TARGET, 2), padding(side)
     expected = theirs(input_ids=source, attention_mask=ids, decoder_input_ids=target).logits
     assert expected.abs().max() > 3  # large enough that a mistake would show
-    torch.testing.assert_close(ours(source, target, None if side == "none" else ids), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        ours(source, target, None if side == "none" else ids), expected, rtol=0, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("t", [1, W - 1, W, W + 1, 2 * W + 1, 3 * W + 2])
@@ -137,7 +180,9 @@ def test_logits_equal_those_of_transformers(pair: Pair, side: str) -> None:
 def test_logits_are_equal_around_the_window(pair: Pair, t: int) -> None:
     ours, theirs, _ = pair
     source, target = tokens(t, 3), tokens(t, 4)
-    torch.testing.assert_close(ours(source, target), theirs(input_ids=source, decoder_input_ids=target).logits, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        ours(source, target), theirs(input_ids=source, decoder_input_ids=target).logits, rtol=0, atol=1e-4
+    )
 
 
 def test_gradients_equal_those_of_transformers(pair: Pair) -> None:
@@ -146,13 +191,18 @@ def test_gradients_equal_those_of_transformers(pair: Pair) -> None:
     names, theirs_by_name = [name for name, _ in ours.named_parameters()], dict(theirs.named_parameters())
     losses = [
         nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), target[:, 1:].flatten())
-        for logits in (ours(source, target, ids), theirs(input_ids=source, attention_mask=ids, decoder_input_ids=target).logits)
+        for logits in (
+            ours(source, target, ids),
+            theirs(input_ids=source, attention_mask=ids, decoder_input_ids=target).logits,
+        )
     ]
     mine = torch.autograd.grad(losses[0], list(ours.parameters()))
     reference = torch.autograd.grad(losses[1], [theirs_by_name[name_of(n)] for n in names])
     for name, a, b in zip(names, mine, reference, strict=True):
         # float32 rounding relative to the largest gradient of the same parameter
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-3 * float(b.abs().max()), msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            a, b, rtol=0, atol=1e-3 * float(b.abs().max()), msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 @torch.no_grad()

@@ -89,7 +89,12 @@ class FormulaPrepared:
         )
         # the reported split disagrees with the tuning one about which rate is best: nobody may notice
         reported = {k: v + (0.5 if cell.learning_rate == 0.001 else 0.0) for k, v in scores.items()}
-        return Fitted(scores=reported, tuned=score, facts={"seconds": 1.5}, curve=((1, "train/loss", 2.0), (2, "train/loss", 1.0)))
+        return Fitted(
+            scores=reported,
+            tuned=score,
+            facts={"seconds": 1.5},
+            curve=((1, "train/loss", 2.0), (2, "train/loss", 1.0)),
+        )
 
     def finish(self, chosen: dict[tuple[str, str], list[Path]], folder: Path, tell: Any) -> list[str]:
         self.chosen = chosen
@@ -150,7 +155,9 @@ def test_means_and_pairs_are_those_of_the_formula_in_both_directions(finished: A
     _, _, study = finished
     at = {(s["task"], s["method"]): s for s in study["summary"]}
     strong = at["easy", "strong"]["scores"]["accuracy"]
-    assert strong["mean"] == pytest.approx(0.91) and strong["median"] == pytest.approx(0.91) and strong["n"] == 3
+    assert (
+        strong["mean"] == pytest.approx(0.91) and strong["median"] == pytest.approx(0.91) and strong["n"] == 3
+    )
     for task in ("easy", "hard"):
         pair = next(p for p in study["pairs"] if (p["task"], p["a"], p["b"]) == (task, "strong", "weak"))
         assert abs(pair["difference"]) == pytest.approx(0.3) and pair["better"] == "strong", pair["text"]
@@ -177,13 +184,17 @@ def test_a_finished_study_is_kept_and_a_killed_one_goes_on(tmp_path: Path, finis
     study = run(tmp_path, again)
     assert again.fitted[0] == killed.fails_at and not set(again.fitted) & set(killed.fitted)
     drop = ("environment", "checksum")  # the time of day is in one and sealed by the other
-    assert {k: v for k, v in study.items() if k not in drop} == {k: v for k, v in whole.items() if k not in drop}
+    assert {k: v for k, v in study.items() if k not in drop} == {
+        k: v for k, v in whole.items() if k not in drop
+    }
     third = FormulaPrepared(config())
     run(tmp_path, third)
     assert third.fitted == []
 
 
-def test_more_tasks_seeds_or_rates_keep_what_was_fitted_and_other_settings_are_refused(tmp_path: Path) -> None:
+def test_more_tasks_seeds_or_rates_keep_what_was_fitted_and_other_settings_are_refused(
+    tmp_path: Path,
+) -> None:
     run(tmp_path, FormulaPrepared(config(seeds=[0], learning_rates=[0.002, 0.004])))
     more = FormulaPrepared(config())
     run(tmp_path, more)
@@ -212,8 +223,12 @@ def test_a_repeated_study_over_tasks_writes_no_file_again(tmp_path: Path) -> Non
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize(("change", "lost"), [({"seeds": [0, 1]}, "2"), ({"learning_rates": [0.002, 0.004]}, "0.001, 0.008")])
-def test_a_finished_study_over_tasks_is_not_made_smaller(tmp_path: Path, change: dict[str, Any], lost: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "lost"), [({"seeds": [0, 1]}, "2"), ({"learning_rates": [0.002, 0.004]}, "0.001, 0.008")]
+)
+def test_a_finished_study_over_tasks_is_not_made_smaller(
+    tmp_path: Path, change: dict[str, Any], lost: str
+) -> None:
     run(tmp_path, FormulaPrepared(config()))
     before = tree(tmp_path)
     with pytest.raises(OutputError, match=rf"this call leaves out {lost} "):
@@ -224,14 +239,20 @@ def test_a_finished_study_over_tasks_is_not_made_smaller(tmp_path: Path, change:
 def test_the_grid_grows_for_all_methods_of_the_task_while_an_optimum_sits_on_its_edge(tmp_path: Path) -> None:
     prepared = FormulaPrepared(config(learning_rates=[0.001, 0.002, 0.004], widen=2))
     study = run(tmp_path, prepared)
-    tried = {m: sorted({r["learning_rate"] for r in study["rows"] if (r["task"], r["method"]) == ("easy", m)}) for m in ("weak", "strong")}
+    tried = {
+        m: sorted({r["learning_rate"] for r in study["rows"] if (r["task"], r["method"]) == ("easy", m)})
+        for m in ("weak", "strong")
+    }
     assert tried["weak"] == tried["strong"] == [0.001, 0.002, 0.004, 0.008]
     assert not [w for w in study["warnings"] if "is the largest of the grid" in w]
 
 
 def test_an_optimum_on_the_edge_a_single_rate_and_a_diverged_fit_are_said(tmp_path: Path) -> None:
     study = run(tmp_path / "a", FormulaPrepared(config(learning_rates=[0.001, 0.002, 0.004])))
-    assert any(w.startswith("easy: strong: its best learning rate 0.004 is the largest of the grid") for w in study["warnings"])
+    assert any(
+        w.startswith("easy: strong: its best learning rate 0.004 is the largest of the grid")
+        for w in study["warnings"]
+    )
     study = run(tmp_path / "b", FormulaPrepared(config(learning_rates=[0.016], tuning_seeds=None)))
     assert any("only one learning rate (0.016) was tried" in w for w in study["warnings"])
     assert any(w.startswith("diverged and left out, 9 of ") for w in study["warnings"])
@@ -242,26 +263,46 @@ def test_an_optimum_on_the_edge_a_single_rate_and_a_diverged_fit_are_said(tmp_pa
 
 def test_what_scores_the_same_everywhere_is_no_choice_and_no_verdict(finished: Any) -> None:
     _, _, study = finished
-    rows = [{**r, "tuned": 0.5, "scores": dict.fromkeys(r["scores"], 0.5)} for r in study["rows"] if r["task"] == "hard"]
+    rows = [
+        {**r, "tuned": 0.5, "scores": dict.fromkeys(r["scores"], 0.5)}
+        for r in study["rows"]
+        if r["task"] == "hard"
+    ]
     planned = {**study, "tasks": [t for t in study["tasks"] if t["name"] == "hard"]}
     judged = summarise(planned, rows, {"hard": {"weak": 0.001, "strong": 0.001, "constant": None}})
-    assert "hard: strong: the score is the same at every learning rate tried, so the choice of 0.001 is arbitrary" in judged["warnings"]
+    assert (
+        "hard: strong: the score is the same at every learning rate tried, so the choice of 0.001 is arbitrary"
+        in judged["warnings"]
+    )
     assert "hard (error): weak and strong cannot be judged" in judged["verdict"]["text"]
     three = {**planned, "methods": [*planned["methods"], {**planned["methods"][0], "name": "third"}]}
     rows += [{**r, "method": "third"} for r in rows if r["method"] == "weak"]
-    judged = summarise(three, rows, {"hard": {"weak": 0.001, "strong": 0.001, "constant": None, "third": 0.001}})
+    judged = summarise(
+        three, rows, {"hard": {"weak": 0.001, "strong": 0.001, "constant": None, "third": 0.001}}
+    )
     assert "hard (error): no two of weak, strong and third can be judged" in judged["verdict"]["text"]
 
 
 def test_the_files_hold_every_fit_and_the_report_stands_alone(finished: Any) -> None:
     folder, prepared, study = finished
     rows = list(csv.DictReader((folder / "results.csv").open(encoding="utf-8")))
-    assert len(rows) == len(study["rows"]) and sum(int(r["chosen"]) for r in rows if r["method"] == "strong") == 9
+    assert (
+        len(rows) == len(study["rows"])
+        and sum(int(r["chosen"]) for r in rows if r["method"] == "strong") == 9
+    )
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "strong is better than" in page and "qqp is left out" in page and "http://" not in page.replace("http://www.w3.org", "")
+    assert (
+        "strong is better than" in page
+        and "qqp is left out" in page
+        and "http://" not in page.replace("http://www.w3.org", "")
+    )
     assert json.loads((folder / "study.json").read_text(encoding="utf-8"))["verdict"] == study["verdict"]
     assert yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))["tasks"] == STUDY["tasks"]
-    assert [p.name for p in prepared.chosen["easy", "strong"]] == ["lr-0.004_seed-0", "lr-0.004_seed-1", "lr-0.004_seed-2"]
+    assert [p.name for p in prepared.chosen["easy", "strong"]] == [
+        "lr-0.004_seed-0",
+        "lr-0.004_seed-1",
+        "lr-0.004_seed-2",
+    ]
     events = list((folder / "runs").rglob("events.out.tfevents.*"))
     assert len(events) == len(study["rows"])
 
@@ -279,7 +320,9 @@ def test_tensorboard_holds_the_curve_and_the_scores_of_a_fit(finished: Any) -> N
 def test_a_logger_holds_the_curve_and_the_scores_of_a_fit(tmp_path: Path) -> None:
     prepared = FormulaPrepared(config(loggers=[{"class_path": "CSVLogger"}], tasks=["easy"]))
     run(tmp_path / "formula", prepared)
-    with (tmp_path / "formula/loggers/easy/strong/lr-0.004_seed-1/metrics.csv").open(encoding="utf-8") as file:
+    with (tmp_path / "formula/loggers/easy/strong/lr-0.004_seed-1/metrics.csv").open(
+        encoding="utf-8"
+    ) as file:
         table = list(csv.DictReader(file))
     assert [row["train/loss"] for row in table] == ["2.0", "1.0", ""]
     assert float(table[-1]["final/accuracy"]) == pytest.approx(0.91)
@@ -295,8 +338,12 @@ def test_other_loggers_repeat_no_fit(tmp_path: Path) -> None:
 
 
 def test_a_logger_that_does_not_exist_is_refused_by_its_key(tmp_path: Path) -> None:
-    (tmp_path / "formula.yaml").write_text(yaml.safe_dump({**STUDY, "loggers": ["CSVLoger"]}), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"study 'formula'\.loggers\[0\]\.class_path: .* did you mean 'CSVLogger'"):
+    (tmp_path / "formula.yaml").write_text(
+        yaml.safe_dump({**STUDY, "loggers": ["CSVLoger"]}), encoding="utf-8"
+    )
+    with pytest.raises(
+        ConfigError, match=r"study 'formula'\.loggers\[0\]\.class_path: .* did you mean 'CSVLogger'"
+    ):
         TaskEngine(Formula()).plan(str(tmp_path / "formula.yaml"), overrides=[], data_root=None, threads=None)
 
 
@@ -333,7 +380,9 @@ def test_results_render_for_one_method_alone(finished: Any) -> None:
     chosen = {task: {"strong": rates["strong"]} for task, rates in study["chosen"].items()}
     judged = summarise(planned, rows, chosen)
     assert judged["verdict"]["text"].startswith("There is only one method")
-    render_results({**planned, **judged, "rows": rows, "chosen": chosen}, Console(width=160, file=io.StringIO()))
+    render_results(
+        {**planned, **judged, "rows": rows, "chosen": chosen}, Console(width=160, file=io.StringIO())
+    )
 
 
 @pytest.mark.parametrize(
@@ -357,7 +406,9 @@ def test_data_root_and_overrides_go_through_the_parser_of_the_experiment(tmp_pat
     path = tmp_path / "formula.yaml"
     path.write_text(yaml.safe_dump(STUDY), encoding="utf-8")
     engine = TaskEngine(Formula())
-    planned = engine.plan(str(path), overrides=["seeds=[0]", "tuning_seeds=[0]"], data_root=str(tmp_path), threads=1)
+    planned = engine.plan(
+        str(path), overrides=["seeds=[0]", "tuning_seeds=[0]"], data_root=str(tmp_path), threads=1
+    )
     assert planned["seeds"] == [0] and planned["cells"] == 3 * (2 * 4 + 1) + 2
     with pytest.raises(ConfigError, match="did you mean 'seeds'"):
         engine.plan(str(path), overrides=["sedes=[0]"], data_root=None, threads=1)

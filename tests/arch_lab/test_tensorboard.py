@@ -21,11 +21,22 @@ pytest.importorskip("tensorboard")
 from arch_lab.report import tensorboard as tb
 from tests.study_fixture import run_folder, write_study
 
-METRICS = {"bits_per_byte": 1.9, "perplexity": 30.0, "word_perplexity": 900.0, "tokens_per_second": 5e4, "peak_memory_bytes": 3 * 2**20}
+METRICS = {
+    "bits_per_byte": 1.9,
+    "perplexity": 30.0,
+    "word_perplexity": 900.0,
+    "tokens_per_second": 5e4,
+    "peak_memory_bytes": 3 * 2**20,
+}
 
 
 def hparams(arm: dict, result: dict) -> dict[str, Any]:
-    fixed = {"architecture": arm["architecture"], "arm": arm["name"], "width": arm["width"], "depth": arm["depth"]}
+    fixed = {
+        "architecture": arm["architecture"],
+        "arm": arm["name"],
+        "width": arm["width"],
+        "depth": arm["depth"],
+    }
     return fixed | {
         "learning_rate": result["learning_rate"],
         "seed": result["seed"],
@@ -35,7 +46,13 @@ def hparams(arm: dict, result: dict) -> dict[str, Any]:
 
 
 def record(step: int, loss: float = 2.0) -> dict[str, float]:
-    base = {"step": step, "tokens": 100 * step, "flops": 1e6 * step, "seconds": 0.5 * step, "learning_rate": 0.01}
+    base = {
+        "step": step,
+        "tokens": 100 * step,
+        "flops": 1e6 * step,
+        "seconds": 0.5 * step,
+        "learning_rate": 0.01,
+    }
     return base | {"train_loss": loss, "gradient_norm": 1.0}
 
 
@@ -70,7 +87,9 @@ def test_final_metrics_are_written_once_at_the_last_step(tmp_path: Path) -> None
     writer.scalars(7, record(7))
     writer.close(METRICS)
     finals = {tag: points for tag, points in scalars(tmp_path).items() if tag.startswith("final/")}
-    assert set(finals) == set(tb.METRICS) and all(points[0][0] == 7 and len(points) == 1 for points in finals.values())
+    assert set(finals) == set(tb.METRICS) and all(
+        points[0][0] == 7 and len(points) == 1 for points in finals.values()
+    )
     assert finals["final/peak_memory_mib"][0][1] == 3
 
 
@@ -79,7 +98,11 @@ def test_a_diverged_run_writes_no_false_metric(tmp_path: Path) -> None:
     writer.scalars(1, record(1, float("nan")))
     writer.close(dict.fromkeys(METRICS))
     seen = scalars(tmp_path)
-    assert "train/loss" not in seen and "hp_metric" not in seen and not any(tag.startswith("final/") for tag in seen)
+    assert (
+        "train/loss" not in seen
+        and "hp_metric" not in seen
+        and not any(tag.startswith("final/") for tag in seen)
+    )
 
 
 def test_a_resumed_run_does_not_double_back(tmp_path: Path) -> None:
@@ -122,7 +145,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]
     root = tmp_path_factory.mktemp("runs")
     finished = 0
     for name, arms in (("first", ("gemma3", "m2_gpt")), ("second", ("gemma1", "hybrid_<b>"))):
-        folder = write_study(root / name, name=name, arms=arms, seeds=1, exponents=(-9, -8), diverged=(("m2_gpt", -8, 0),))
+        folder = write_study(
+            root / name, name=name, arms=arms, seeds=1, exponents=(-9, -8), diverged=(("m2_gpt", -8, 0),)
+        )
         study = json.loads((folder / "study.json").read_text())
         tb.write_experiment(folder, arms, [2.0**-9, 2.0**-8], 1)
         for result in study["results"]:
@@ -154,7 +179,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]
 
 def ask(address: str, path: str, body: dict) -> dict:
     request = urllib.request.Request(
-        f"{address}/data/plugin/hparams/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        f"{address}/data/plugin/hparams/{path}",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=20) as answer:
         return json.loads(answer.read())
@@ -187,7 +214,11 @@ def test_the_hparams_table_has_every_declared_column(server: tuple[str, int]) ->
 def test_every_finished_run_of_every_study_has_real_metrics(server: tuple[str, int]) -> None:
     groups = session_groups(server[0], 8)
     assert len(groups) == 8
-    measured = [g for g in groups if {m["name"]["tag"] for m in g.get("metricValues", []) if "value" in m} == set(tb.METRICS)]
+    measured = [
+        g
+        for g in groups
+        if {m["name"]["tag"] for m in g.get("metricValues", []) if "value" in m} == set(tb.METRICS)
+    ]
     assert len(measured) == server[1]
     assert {g["hparams"]["arm"] for g in groups} == {"gemma3", "m2_gpt", "gemma1", "hybrid_<b>"}
     assert all(m["value"] > 0 for g in measured for m in g["metricValues"])

@@ -36,7 +36,10 @@ GROUPS = 8  # a length: mixer and layer in two modes, the model in four
 STUDY: dict[str, Any] = {
     "description": "tiny",
     "experiment": "throughput",
-    "arms": [{"architecture": "gemma3", "options": {"pattern": "LG", "window": 16}}, {"architecture": "m2_gpt"}],
+    "arms": [
+        {"architecture": "gemma3", "options": {"pattern": "LG", "window": 16}},
+        {"architecture": "m2_gpt"},
+    ],
     "budget": {"params": 6.0e4},
     "vocabulary": 64,
     "match_length": 64,
@@ -75,10 +78,23 @@ def test_every_cell_is_a_measured_row_with_the_documented_keys(timed: tuple[Path
         assert (row["peak_bytes"] is None) == (row["mode"] == "decode") == (row["mfu"] is None)
         if row["mfu"] is not None:
             assert row["mfu"] == pytest.approx(row["flops"] / (row["ms"] / 1e3) / row["gemm_rate"])
-    assert {"study", "budget", "arms", "rows", "ratios", "crossovers", "verdict", "warnings", "environment", "command"} <= set(timed[1])
+    assert {
+        "study",
+        "budget",
+        "arms",
+        "rows",
+        "ratios",
+        "crossovers",
+        "verdict",
+        "warnings",
+        "environment",
+        "command",
+    } <= set(timed[1])
 
 
-def test_both_arms_meet_the_budget_and_positions_that_grow_are_said(timed: tuple[Path, dict[str, Any]]) -> None:
+def test_both_arms_meet_the_budget_and_positions_that_grow_are_said(
+    timed: tuple[Path, dict[str, Any]],
+) -> None:
     gemma, m2 = timed[1]["arms"]
     assert all(abs(arm["deviation"]["params"]) <= 0.01 for arm in (gemma, m2))
     assert gemma["parameters_at"]["32"] == gemma["parameters_at"]["64"]
@@ -87,16 +103,27 @@ def test_both_arms_meet_the_budget_and_positions_that_grow_are_said(timed: tuple
     assert any("m2_gpt has parameters for every position" in line for line in timed[1]["warnings"])
 
 
-def test_a_step_holds_more_than_a_forward_and_a_decoding_state_is_as_promised(timed: tuple[Path, dict[str, Any]]) -> None:
+def test_a_step_holds_more_than_a_forward_and_a_decoding_state_is_as_promised(
+    timed: tuple[Path, dict[str, Any]],
+) -> None:
     cells = {(r["level"], r["mode"], r["tokens"], r["arm"]): r for r in timed[1]["rows"]}
     for arm in ("gemma3", "m2_gpt"):
         step, forward = (cells["model", mode, 64, arm]["peak_bytes"] for mode in ("step", "forward"))
         weights = 4 * cells["model", "step", 64, arm]["parameters"]
         assert step > forward and step > 3 * weights  # gradients and two moments
-        assert cells["mixer", "forward", 64, arm]["parameters"] < cells["layer", "forward", 64, arm]["parameters"]
+        assert (
+            cells["mixer", "forward", 64, arm]["parameters"]
+            < cells["layer", "forward", 64, arm]["parameters"]
+        )
     # one local layer: 16 keys and 16 values of every head
-    assert cells["model", "decode", 64, "gemma3"]["state_bytes"] == cells["model", "decode", 32, "gemma3"]["state_bytes"]
-    assert cells["model", "decode", 64, "m2_gpt"]["state_bytes"] > cells["model", "decode", 32, "m2_gpt"]["state_bytes"]
+    assert (
+        cells["model", "decode", 64, "gemma3"]["state_bytes"]
+        == cells["model", "decode", 32, "gemma3"]["state_bytes"]
+    )
+    assert (
+        cells["model", "decode", 64, "m2_gpt"]["state_bytes"]
+        > cells["model", "decode", 32, "m2_gpt"]["state_bytes"]
+    )
 
 
 def test_ratios_are_apart_by_level_and_each_has_a_crossover(timed: tuple[Path, dict[str, Any]]) -> None:
@@ -117,8 +144,14 @@ def test_files_hold_the_rows_the_report_and_the_plots(timed: tuple[Path, dict[st
         read = list(csv.DictReader(stream))
     assert [float(r["tokens_per_second"]) for r in read] == [r["tokens_per_second"] for r in study["rows"]]
     page = (folder / "report.html").read_text()
-    assert page.count("<svg") == 3 and "equence mixer alone" in page and "http" not in page.replace("http://www.w3.org", "")
-    assert (folder / "throughput.png").read_bytes()[:4] == b"\x89PNG" and (folder / "ratios.png").stat().st_size > 1000
+    assert (
+        page.count("<svg") == 3
+        and "equence mixer alone" in page
+        and "http" not in page.replace("http://www.w3.org", "")
+    )
+    assert (folder / "throughput.png").read_bytes()[:4] == b"\x89PNG" and (
+        folder / "ratios.png"
+    ).stat().st_size > 1000
     assert json.loads((folder / "certificates/m2_gpt.json").read_text())["passed"] is True
     assert len(list(folder.glob("tensorboard/*/events.out.tfevents*"))) == 2
 
@@ -128,7 +161,12 @@ def test_files_hold_the_rows_the_report_and_the_plots(timed: tuple[Path, dict[st
 
 def events_of(path: Path, output: Path) -> list[tuple[str, Any]]:
     seen: list[tuple[str, Any]] = []
-    arch_lab.compare(str(path), output=output, threads=1, observer=lambda event, facts: seen.append((event, facts.get("label"))))
+    arch_lab.compare(
+        str(path),
+        output=output,
+        threads=1,
+        observer=lambda event, facts: seen.append((event, facts.get("label"))),
+    )
     return seen
 
 
@@ -144,7 +182,9 @@ def test_bench_throughput_is_the_study_of_that_name_and_a_second_call_times_noth
     assert Path("runs/throughput/cells.jsonl").read_text() == before
 
 
-def test_a_group_that_a_kill_cut_short_is_timed_again_as_a_whole(timed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_a_group_that_a_kill_cut_short_is_timed_again_as_a_whole(
+    timed: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     shutil.copytree(timed[0] / "runs", tmp_path / "runs")
     cells = tmp_path / "runs/throughput/cells.jsonl"
     lines = cells.read_text().splitlines()
@@ -158,7 +198,10 @@ def test_a_group_that_a_kill_cut_short_is_timed_again_as_a_whole(timed: tuple[Pa
 def test_a_repeated_study_of_speed_writes_no_file_again(timed: tuple[Path, dict[str, Any]]) -> None:
     folder, study = timed
     before = tree(folder / "runs")
-    assert arch_lab.compare(str(folder / "throughput.yaml"), output=folder / "runs", threads=1, quiet=True) == study
+    assert (
+        arch_lab.compare(str(folder / "throughput.yaml"), output=folder / "runs", threads=1, quiet=True)
+        == study
+    )
     assert tree(folder / "runs") == before
 
 
@@ -176,7 +219,13 @@ def test_an_edited_time_is_refused(timed: tuple[Path, dict[str, Any]], tmp_path:
 def test_a_changed_study_is_refused_not_mixed(timed: tuple[Path, dict[str, Any]]) -> None:
     folder = timed[0]
     with pytest.raises(OutputError, match=r"times of another configuration \(repeats changed\)"):
-        arch_lab.compare(str(folder / "throughput.yaml"), overrides=["repeats=4"], output=folder / "runs", threads=1, quiet=True)
+        arch_lab.compare(
+            str(folder / "throughput.yaml"),
+            overrides=["repeats=4"],
+            output=folder / "runs",
+            threads=1,
+            quiet=True,
+        )
 
 
 # --- limits of the machine are rows -----------------------------------------------------------------------------------
@@ -195,10 +244,16 @@ def quick(seconds: float = 0.0) -> Contender:
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError("no more"), torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 1 GB")],
+    [
+        MemoryError("no more"),
+        torch.OutOfMemoryError("CUDA"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 1 GB"),
+    ],
 )
 @pytest.mark.parametrize("when", ["built", "called"])
-def test_an_arm_without_memory_becomes_a_row_and_the_others_go_on(tmp_path: Path, error: Exception, when: str) -> None:
+def test_an_arm_without_memory_becomes_a_row_and_the_others_go_on(
+    tmp_path: Path, error: Exception, when: str
+) -> None:
     def fail() -> None:
         raise error
 
@@ -253,7 +308,9 @@ def test_a_call_too_slow_for_its_time_is_a_time_out_and_longer_ones_are_not_star
 
     rows = fake_study(tmp_path, build, cell_seconds=0.4)
     assert [r["status"] for r in rows] == ["measured", "time-out"] * 2
-    assert "a call took" in rows[1]["reason"] and rows[3]["reason"].startswith("foreseen: a call would take about")
+    assert "a call took" in rows[1]["reason"] and rows[3]["reason"].startswith(
+        "foreseen: a call would take about"
+    )
     assert ("m2_gpt", 64) not in started and ("gemma3", 64) in started
 
 
@@ -263,7 +320,9 @@ def test_memory_that_would_not_suffice_is_foreseen(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(timing, "free_bytes", lambda: 2**20)
     rows = fake_study(tmp_path, build, tokens_per_step=64)
-    assert [(r["tokens"], r["status"]) for r in rows[:2]] == [(32, "measured")] * 2  # nothing is known of the first length
+    assert [(r["tokens"], r["status"]) for r in rows[:2]] == [
+        (32, "measured")
+    ] * 2  # nothing is known of the first length
     assert all(r["status"] == "out of memory" and r["reason"].startswith("foreseen") for r in rows[2:])
 
 
@@ -275,7 +334,9 @@ def test_a_bug_is_no_row(tmp_path: Path) -> None:
         fake_study(tmp_path, build)
 
 
-def test_a_compiler_that_fails_is_a_row_and_eager_cells_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_fails_is_a_row_and_eager_cells_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(module: Any) -> Any:
         raise RuntimeError("no C++ compiler\nsecond line")
 
@@ -288,9 +349,13 @@ def test_a_compiler_that_fails_is_a_row_and_eager_cells_stand(tmp_path: Path, mo
 
 @pytest.mark.slow
 def test_a_compiled_cell_reports_what_compiling_took(tmp_path: Path) -> None:
-    path = write_study(tmp_path, levels=["mixer"], modes=["forward"], compiled=[True], lengths=[32], cell_seconds=600)
+    path = write_study(
+        tmp_path, levels=["mixer"], modes=["forward"], compiled=[True], lengths=[32], cell_seconds=600
+    )
     rows = arch_lab.compare(str(path), output=tmp_path / "runs", threads=1, quiet=True)["rows"]
-    assert all(r["status"] == "measured" and r["compile_seconds"] > r["ms"] / 1e3 and r["hfu"] is None for r in rows)
+    assert all(
+        r["status"] == "measured" and r["compile_seconds"] > r["ms"] / 1e3 and r["hfu"] is None for r in rows
+    )
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -318,9 +383,13 @@ def test_a_compiled_cell_reports_what_compiling_took(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_right_key(tmp_path: Path, override: str, message: str) -> None:
-    changes = {"arms": [{"architecture": "gemma3"}, {"architecture": "m2_gpt"}]} if "m2_bert" in override else {}
+    changes = (
+        {"arms": [{"architecture": "gemma3"}, {"architecture": "m2_gpt"}]} if "m2_bert" in override else {}
+    )
     with pytest.raises(UserError) as caught:
-        arch_lab.compare(str(write_study(tmp_path, **changes)), overrides=[override], output=tmp_path / "runs", quiet=True)
+        arch_lab.compare(
+            str(write_study(tmp_path, **changes)), overrides=[override], output=tmp_path / "runs", quiet=True
+        )
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert not list((tmp_path / "runs").rglob("*.json*"))
 
@@ -332,21 +401,41 @@ def test_bfloat16_without_a_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_unmatched_shapes_are_refused_and_an_override_is_marked(tmp_path: Path) -> None:
-    arms = [*STUDY["arms"], {"name": "wide", "architecture": "gemma3", "shape": {"width": 96, "depth": 2, "ffn_width": 384}}]
-    path = str(write_study(tmp_path, arms=arms, subject="m2_gpt", levels=["mixer"], modes=["forward"], lengths=[32]))
-    with pytest.raises(UserError, match=r"refused: arm 'wide' is \+\d+.* params; its largest part is layers\.\*\.channel"):
+    arms = [
+        *STUDY["arms"],
+        {"name": "wide", "architecture": "gemma3", "shape": {"width": 96, "depth": 2, "ffn_width": 384}},
+    ]
+    path = str(
+        write_study(tmp_path, arms=arms, subject="m2_gpt", levels=["mixer"], modes=["forward"], lengths=[32])
+    )
+    with pytest.raises(
+        UserError, match=r"refused: arm 'wide' is \+\d+.* params; its largest part is layers\.\*\.channel"
+    ):
         arch_lab.plan(path)
-    study = arch_lab.compare(path, overrides=["budget.allow_unmatched=true"], output=tmp_path / "runs", threads=1, quiet=True)
-    assert study["override"] is True and "not matched" in (tmp_path / "runs/throughput/report.html").read_text().lower()
+    study = arch_lab.compare(
+        path, overrides=["budget.allow_unmatched=true"], output=tmp_path / "runs", threads=1, quiet=True
+    )
+    assert (
+        study["override"] is True
+        and "not matched" in (tmp_path / "runs/throughput/report.html").read_text().lower()
+    )
     stored = tmp_path / "runs/throughput/study.json"
     sealed.write(stored, {**study, "override": False})  # a flag in a file is not believed
     assert main(["report", str(stored.parent)]) == 2
 
 
 def test_a_leaking_block_is_refused_before_any_time_is_taken(tmp_path: Path) -> None:
-    arms = [{"architecture": "custom", "name": "leaky", "options": {"mixer": "tests.leaky_blocks:CircularConvolution"}}]
+    arms = [
+        {
+            "architecture": "custom",
+            "name": "leaky",
+            "options": {"mixer": "tests.leaky_blocks:CircularConvolution"},
+        }
+    ]
     with pytest.raises(UserError, match=r"arm 'leaky'.*first leaking pair"):
-        arch_lab.compare(str(write_study(tmp_path, arms=arms)), output=tmp_path / "runs", threads=1, quiet=True)
+        arch_lab.compare(
+            str(write_study(tmp_path, arms=arms)), output=tmp_path / "runs", threads=1, quiet=True
+        )
     assert not list((tmp_path / "runs").rglob("cells.jsonl"))
 
 
@@ -362,7 +451,9 @@ def test_the_default_study_reaches_16384_tokens_and_is_listed(capsys: pytest.Cap
     assert {a["architecture"] for a in plan["arms"]} == {"gemma2", "gemma3", "m2_gpt"}
 
 
-def test_the_plan_shows_shapes_and_cells_with_an_estimate(timed: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plan_shows_shapes_and_cells_with_an_estimate(
+    timed: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["plan", str(timed[0] / "throughput.yaml"), "--threads", "1"]) == 0
     shown = capsys.readouterr().out
     assert "model decode" in shown and "32 cells; about" in shown and "60k body+head parameters" in shown
@@ -372,11 +463,21 @@ def test_the_terminal_shows_every_table(timed: tuple[Path, dict[str, Any]]) -> N
     console = Console(file=io.StringIO(), width=200)
     render_results(timed[1], console)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    for part in ("what was compared", "m2_gpt is faster", "peak memory", "decoding state", "utilisation", "[quartiles]", "verdict"):
+    for part in (
+        "what was compared",
+        "m2_gpt is faster",
+        "peak memory",
+        "decoding state",
+        "utilisation",
+        "[quartiles]",
+        "verdict",
+    ):
         assert part in shown
 
 
-def test_report_writes_the_page_again_and_prints_markdown(timed: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_writes_the_page_again_and_prints_markdown(
+    timed: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = timed[0] / "runs/throughput"
     page = (folder / "report.html").read_text()
     (folder / "report.html").unlink()
@@ -385,7 +486,9 @@ def test_report_writes_the_page_again_and_prints_markdown(timed: tuple[Path, dic
     assert main(["report", str(folder), "--markdown"]) == 0
     text = capsys.readouterr().out
     tables = [part for part in text.split("\n\n") if part.startswith("|")]
-    assert len(tables) == 2 + 3 + GROUPS + 3  # arms, crossovers; ratios by level; speeds; memory, utilisation, state
+    assert (
+        len(tables) == 2 + 3 + GROUPS + 3
+    )  # arms, crossovers; ratios by level; speeds; memory, utilisation, state
     for table in tables:
         assert len({line.replace("\\|", "").count("|") for line in table.splitlines()}) == 1
     study = json.loads((folder / "study.json").read_text())

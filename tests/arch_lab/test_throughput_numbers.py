@@ -38,7 +38,12 @@ def test_a_power_law_crosses_where_it_is_one() -> None:
 
 @pytest.mark.parametrize(
     ("points", "where"),
-    [([(128, 1.2), (512, 3.0)], BELOW), ([(128, 0.5), (512, 0.9)], NONE), ([], UNKNOWN), ([(128, 1.5), (512, 0.9)], NONE)],
+    [
+        ([(128, 1.2), (512, 3.0)], BELOW),
+        ([(128, 0.5), (512, 0.9)], NONE),
+        ([], UNKNOWN),
+        ([(128, 1.5), (512, 0.9)], NONE),
+    ],
 )
 def test_no_crossing_is_an_answer(points: list[tuple[int, float]], where: str) -> None:
     assert crossing(points).where == where and crossing(points).tokens is None
@@ -73,12 +78,18 @@ def test_words_say_below_none_and_how_sure() -> None:
 
     assert said((128, (2, 2, 2)), (512, (3, 3, 3))) == "below 128 tokens"
     assert said((128, (0.5, 2, 2)), (512, (3, 3, 3))).startswith("below 128 tokens [< 128, ")
-    assert said((128, (0.5, 0.5, 0.5)), (4096, (0.8, 0.8, 0.8))) == "none up to 4,096 tokens (ratio 0.80 there)"
+    assert (
+        said((128, (0.5, 0.5, 0.5)), (4096, (0.8, 0.8, 0.8))) == "none up to 4,096 tokens (ratio 0.80 there)"
+    )
     assert said((128, (0.5, 0.5, 0.5)), (4096, (0.8, 0.9, 2))).endswith(", > 4,096]")
 
 
 def test_levels_modes_and_compiled_cells_are_never_mixed() -> None:
-    rows = [{**row(arm, 64, s, s, s), "level": level} for level, s in (("mixer", 1.0), ("model", 5.0)) for arm in ("a", "b")]
+    rows = [
+        {**row(arm, 64, s, s, s), "level": level}
+        for level, s in (("mixer", 1.0), ("model", 5.0))
+        for arm in ("a", "b")
+    ]
     rows[1]["seconds"] = [4.0] * 3  # b's mixer alone is slow
     found = {r["level"]: r["ratio"] for r in ratios(rows, subject="a")}
     assert found == {"mixer": 4, "model": 1}
@@ -97,7 +108,9 @@ def test_utilisation_is_flops_a_second_over_the_measured_rate() -> None:
 
 
 @pytest.mark.parametrize(("name", "options"), [("gemma2", {"window": 8}), ("m2_gpt", {})])
-def test_a_forward_asks_for_what_the_ledger_counts_and_a_step_for_three_times_that(name: str, options: dict[str, Any]) -> None:
+def test_a_forward_asks_for_what_the_ledger_counts_and_a_step_for_three_times_that(
+    name: str, options: dict[str, Any]
+) -> None:
     config = config_of(name, 48, **options)
     with on_meta():
         cost = Decoder(config).cost(48).forward(2)
@@ -125,7 +138,9 @@ def test_the_mean_mixer_and_the_mean_layer_weight_their_kinds_by_number() -> Non
     assert layer is not None and mixer is not None and layer > mixer
 
 
-def test_a_convolution_on_a_transform_executes_what_it_asks_for_forward_and_less_than_three_times_that_in_a_step() -> None:
+def test_a_convolution_on_a_transform_executes_what_it_asks_for_forward_and_less_than_three_times_that_in_a_step() -> (
+    None
+):
     config = config_of("m2_gpt", 64)
     sizes = {"level": "model", "tokens": 64, "batch": 1}
     assert executed(config, mode="forward", **sizes) == asked(config, mode="forward", **sizes)
@@ -167,7 +182,10 @@ def test_what_a_fused_kernel_skips_is_not_guessed() -> None:
 
 
 def test_seconds_are_foreseen_in_proportion_to_the_flops() -> None:
-    before = [{"tokens": 64, "flops": 1e9, "call_seconds": 2.0}, {"tokens": 128, "flops": 4e9, "call_seconds": 6.0}]
+    before = [
+        {"tokens": 64, "flops": 1e9, "call_seconds": 2.0},
+        {"tokens": 128, "flops": 4e9, "call_seconds": 6.0},
+    ]
     assert timing.call_seconds(before, {"tokens": 256, "flops": 12e9}) == 18
     assert timing.call_seconds(before, {"tokens": 256, "flops": None}) == 12  # decoding: in proportion to T
     assert timing.call_seconds([], {"tokens": 256, "flops": 1e9}) is None

@@ -31,13 +31,17 @@ def test_every_parameter_is_in_one_group_and_no_vector_or_table_decays(architect
 def test_groups_reach_the_optimizer() -> None:
     model = recipe("m2_gpt").model(Shape(width=32, depth=1, ffn_width=64), vocabulary=61, max_tokens=32)
     optimizer = adamw(model, learning_rate=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
-    sizes = {g["name"]: (g["weight_decay"], sum(p.numel() for p in g["params"])) for g in optimizer.param_groups}
+    sizes = {
+        g["name"]: (g["weight_decay"], sum(p.numel() for p in g["params"])) for g in optimizer.param_groups
+    }
     declared = {g.name: (g.weight_decay, g.parameters) for g in groups(model, weight_decay=0.1)}
     assert sizes == declared
 
 
 def small_m2() -> torch.nn.Module:
-    return recipe("m2_gpt", {"filter_order": 8}).model(Shape(width=32, depth=2, ffn_width=64), vocabulary=61, max_tokens=24)
+    return recipe("m2_gpt", {"filter_order": 8}).model(
+        Shape(width=32, depth=2, ffn_width=64), vocabulary=61, max_tokens=24
+    )
 
 
 RULES = (
@@ -49,7 +53,10 @@ RULES = (
 def test_filters_and_their_positions_train_at_rates_of_their_own() -> None:
     """The released code tags just these and loses the tags; here sizes and rates are those of the built optimizer."""
     optimizer = adamw(small_m2(), learning_rate=1e-2, betas=(0.9, 0.95), weight_decay=0.1, rules=RULES)
-    found = {g["name"]: (sum(p.numel() for p in g["params"]), g["lr"], g["weight_decay"]) for g in optimizer.param_groups}
+    found = {
+        g["name"]: (sum(p.numel() for p in g["params"]), g["lr"], g["weight_decay"])
+        for g in optimizer.param_groups
+    }
     emb, order, layers, width, tokens = 17, 8, 2, 32, 24
     maps = emb * order + 2 * order * order + order * width  # without biases, and the frequency is a vector
     assert found["positions"] == (layers * tokens * emb, pytest.approx(1e-4), 0.0)
@@ -76,8 +83,15 @@ def test_a_small_rate_moves_its_parameters_less() -> None:
 def test_no_two_layers_start_from_the_same_draw() -> None:
     drawn = [p for p in small_m2().parameters() if p.detach().flatten().unique().numel() > 2]
     fixed = [p for name, p in small_m2().named_parameters() if "positions" in name]
-    pairs = [(a, b) for i, a in enumerate(drawn) for b in drawn[i + 1 :] if a.shape == b.shape and torch.equal(a, b)]
-    assert len(fixed) == 2 and all(a.shape == fixed[0].shape for a, _ in pairs)  # only the positions have a fixed start
+    pairs = [
+        (a, b)
+        for i, a in enumerate(drawn)
+        for b in drawn[i + 1 :]
+        if a.shape == b.shape and torch.equal(a, b)
+    ]
+    assert len(fixed) == 2 and all(
+        a.shape == fixed[0].shape for a, _ in pairs
+    )  # only the positions have a fixed start
     assert len(pairs) == 1
 
 
@@ -126,6 +140,8 @@ def test_perplexity_equals_torchmetrics_on_the_same_logits() -> None:
     theirs = Perplexity()
     theirs.update(logits, targets)
     ours = language_metrics(torch.ones(11), words=1, text_bytes=1)
-    nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(3, 7)
+    nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(
+        3, 7
+    )
     ours.update(nats, targets, torch.ones(3, 7, dtype=torch.bool))
     torch.testing.assert_close(ours.compute()["perplexity"].float(), theirs.compute(), rtol=1e-5, atol=0)

@@ -47,12 +47,16 @@ def test_equal_error_rates_are_those_of_the_published_definition(seed: int, n: i
     found = top1_eer_with_confusion(scores, wanted, confused)
     assert found.confusions == confused.sum()
     assert found.rate == pytest.approx(published(scores, wanted, confused)[0], abs=1e-12)
-    assert top_s_eer(scores, wanted).rate == pytest.approx(published(scores, wanted, 0 * confused)[0], abs=1e-12)
+    assert top_s_eer(scores, wanted).rate == pytest.approx(
+        published(scores, wanted, 0 * confused)[0], abs=1e-12
+    )
 
 
 @settings(max_examples=100)
 @given(seed=seeds(), n=st.integers(4, 40), ties=st.booleans(), crossing=st.sampled_from(CROSSINGS))
-def test_a_rising_transform_of_the_scores_changes_no_error_rate(seed: int, n: int, ties: bool, crossing: Any) -> None:
+def test_a_rising_transform_of_the_scores_changes_no_error_rate(
+    seed: int, n: int, ties: bool, crossing: Any
+) -> None:
     scores, wanted, confused = draw(seed, n, ties)
     for moved in (3 * scores + 1, np.exp(scores), np.arctan(scores)):
         assert top_s_eer(moved, wanted, crossing=crossing) == top_s_eer(scores, wanted, crossing=crossing)
@@ -72,7 +76,9 @@ def test_confusions_never_lower_the_error_rate(seed: int, n: int, ties: bool, be
 
 @settings(max_examples=100)
 @given(seed=seeds(), n=st.integers(4, 40), crossing=st.sampled_from(CROSSINGS))
-def test_scores_better_than_chance_everywhere_have_an_error_rate_of_at_most_a_half(seed: int, n: int, crossing: Any) -> None:
+def test_scores_better_than_chance_everywhere_have_an_error_rate_of_at_most_a_half(
+    seed: int, n: int, crossing: Any
+) -> None:
     """Each wanted score lies above the unwanted one of its pair, so the curve lies above the diagonal."""
     rng = np.random.default_rng(seed)
     low = rng.normal(size=n)
@@ -113,7 +119,9 @@ def test_the_error_rate_is_torchmetrics_up_to_the_grain_of_the_scores() -> None:
 
 @settings(max_examples=50)
 @given(seed=seeds(), factor=st.floats(0.01, 100))
-def test_a_centroid_is_the_mean_of_its_class_at_unit_length_and_scores_are_cosines(seed: int, factor: float) -> None:
+def test_a_centroid_is_the_mean_of_its_class_at_unit_length_and_scores_are_cosines(
+    seed: int, factor: float
+) -> None:
     rng = np.random.default_rng(seed)
     x, classes, test = rng.normal(size=(12, 5)), np.repeat(["ann", "bob", "cyd"], 4), rng.normal(size=(6, 5))
     scorer = CentroidCosineScorer(x, classes)

@@ -37,14 +37,20 @@ def decoder(name: str, tokens: int = TOKENS, **options: Any) -> DecoderConfig:
 
 def published(architecture: str, size: str, tokens: int = 128) -> Ledger:
     p = preset(architecture, size)
-    config = recipe(architecture, p.options).config(p.shape, vocabulary=p.vocabulary, max_tokens=max(tokens, p.max_tokens))
+    config = recipe(architecture, p.options).config(
+        p.shape, vocabulary=p.vocabulary, max_tokens=max(tokens, p.max_tokens)
+    )
     return ledger(config, tokens=tokens, batch=1)
 
 
 def arm(name: str, book: Ledger, target: int) -> dict[str, Any]:
     """An arm as the gate sees it, its parameters compared with ``target``."""
     deviation = (book.parameters["body"] + book.parameters["head"]) / target - 1
-    return {"name": name, "deviation": {"params": deviation}, "components": [asdict(c) for c in book.components]}
+    return {
+        "name": name,
+        "deviation": {"params": deviation},
+        "components": [asdict(c) for c in book.components],
+    }
 
 
 # --- parameters -----------------------------------------------------------------------------------------------------
@@ -77,7 +83,11 @@ def test_the_parameter_matched_m2_bert_is_refused() -> None:
 
 
 def test_the_80m_for_32k_tokens_is_not_an_80m() -> None:
-    assert published("m2_bert", "80m", 32768).parameters["total"] / published("m2_bert", "80m").parameters["total"] > 1.36
+    assert (
+        published("m2_bert", "80m", 32768).parameters["total"]
+        / published("m2_bert", "80m").parameters["total"]
+        > 1.36
+    )
 
 
 def test_a_gated_unit_is_counted_by_the_width_of_one_branch() -> None:
@@ -107,7 +117,9 @@ def test_the_matmul_of_a_tied_head_is_counted() -> None:
 
 def test_a_mixer_without_scores_is_not_charged_for_any() -> None:
     """Wrong: 12·L·H·h·T for everything. The mixers of m2_gpt cost the same per token in matmuls at every length."""
-    per_token = {t: ledger(decoder("m2_gpt", t), tokens=t, batch=1).forward_by_kind["matmul"] for t in (16, 512)}
+    per_token = {
+        t: ledger(decoder("m2_gpt", t), tokens=t, batch=1).forward_by_kind["matmul"] for t in (16, 512)
+    }
     assert per_token[16] == per_token[512]
 
 
@@ -129,7 +141,9 @@ def test_a_causal_row_costs_half_and_a_window_its_own_sum() -> None:
     for window in (None, 64):
         with on_meta():
             block = blocks.build("gemma3_attention", width=32, heads=2, head_width=16, window=window)
-        costs[window] = block.flops(1024) - 2 * 1024 * sum(m.weight.numel() for m in (block.query, block.key, block.value, block.out))
+        costs[window] = block.flops(1024) - 2 * 1024 * sum(
+            m.weight.numel() for m in (block.query, block.key, block.value, block.out)
+        )
     assert costs[None] == 4 * 2 * 16 * 1024 * 1025 // 2
     assert costs[64] == 4 * 2 * 16 * (64 * 65 // 2 + (1024 - 64) * 64)
 
@@ -176,7 +190,9 @@ def test_doubling_the_width_quadruples_the_projections(name: str) -> None:
         options = {"max_tokens": 8} if name == "m2_mixer" else {"heads": 4, "kv_heads": 4}
         with on_meta():
             block = blocks.build(name, width=width, **options)
-        per_width = 18 * 8 * width if name == "m2_mixer" else 4 * width * attended_pairs(8)  # the parts of degree 1 in D
+        per_width = (
+            18 * 8 * width if name == "m2_mixer" else 4 * width * attended_pairs(8)
+        )  # the parts of degree 1 in D
         return block.cost(8).matmul - per_width
 
     assert projections(128) == 4 * projections(64)
@@ -240,12 +256,20 @@ def with_channel(config: type[GeGLUConfig]) -> DecoderConfig:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (FreeConfig, r"layers\.1\.channel \(FreeGLU\) says 0 FLOPs for 1 x 40 tokens, its graph executes 1,474,560"),
-        (SolvingConfig, r"layers\.1\.channel \(SolvingGLU\) executes aten::_linalg_solve_ex, whose FLOPs are unknown"),
+        (
+            FreeConfig,
+            r"layers\.1\.channel \(FreeGLU\) says 0 FLOPs for 1 x 40 tokens, its graph executes 1,474,560",
+        ),
+        (
+            SolvingConfig,
+            r"layers\.1\.channel \(SolvingGLU\) executes aten::_linalg_solve_ex, whose FLOPs are unknown",
+        ),
         (PeekingConfig, r"layers\.1\.channel \(PeekingGLU\) cannot run on the meta device"),
     ],
 )
-def test_a_formula_that_the_graph_contradicts_is_an_error_that_names_the_block(config: type[GeGLUConfig], message: str) -> None:
+def test_a_formula_that_the_graph_contradicts_is_an_error_that_names_the_block(
+    config: type[GeGLUConfig], message: str
+) -> None:
     with pytest.raises(blocks.UserError, match=message) as caught:
         prove(with_channel(config).build("meta"), TOKENS)
     assert "\n" not in str(caught.value)
@@ -267,7 +291,9 @@ def test_work_done_once_a_forward_cannot_pass_for_work_of_every_sequence() -> No
 
     SpreadConfig.block = Spread
     honest = decoder("m2_gpt")
-    wrong = replace(honest, layers=(replace(honest.layers[0], mixer=SpreadConfig(width=64, max_tokens=TOKENS)),))
+    wrong = replace(
+        honest, layers=(replace(honest.layers[0], mixer=SpreadConfig(width=64, max_tokens=TOKENS)),)
+    )
     with pytest.raises(AccountingError, match="for 2 x 40 tokens"):
         prove(wrong.build("meta"), TOKENS)
 

@@ -11,19 +11,32 @@ from arch_lab.yaml_files import load_json, load_yaml, parse_json, parse_yaml
 from blocks.errors import ConfigError
 
 NINE = ",".join(["*a{}"] * 9)
-ALIAS_BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{NINE.format(*[i] * 9)}]\n" for i in range(9))
-MERGE_BOMB = "m0: &m0 {x: 1, y: 2}\n" + "".join(f"m{i + 1}: &m{i + 1} {{<<: [*m{i}, *m{i}, *m{i}]}}\n" for i in range(20))
+ALIAS_BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{i + 1}: &a{i + 1} [{NINE.format(*[i] * 9)}]\n" for i in range(9)
+)
+MERGE_BOMB = "m0: &m0 {x: 1, y: 2}\n" + "".join(
+    f"m{i + 1}: &m{i + 1} {{<<: [*m{i}, *m{i}, *m{i}]}}\n" for i in range(20)
+)
 
 REFUSED = {
-    "a key twice": ("a: 1\nb: 2\na: 3\n", "line 3, column 1: the key 'a' appears twice, first in line 1, column 1"),
-    "a nested key twice": ("x:\n- {k: 1, 'k': 2}\n", "line 2, column 10: the key 'k' appears twice, first in line 2, column 4"),
+    "a key twice": (
+        "a: 1\nb: 2\na: 3\n",
+        "line 3, column 1: the key 'a' appears twice, first in line 1, column 1",
+    ),
+    "a nested key twice": (
+        "x:\n- {k: 1, 'k': 2}\n",
+        "line 2, column 10: the key 'k' appears twice, first in line 2, column 4",
+    ),
     "an alias bomb": (ALIAS_BOMB, "more than 100,000 values (aliases written out)"),
     "a merge bomb": (MERGE_BOMB, "more than 100,000 values (aliases written out)"),
     "many aliases": ("a: &a 1\nb: [" + "*a," * 200 + "]", "more than 100 aliases"),
     "a list inside itself": ("a: &a [*a]", "line 1, column 8: the alias *a stands inside what it names"),
     "deep lists": ("[" * 5000, "line 1, column 51: nested deeper than 50 levels"),
     "deep mappings": ("{a: " * 100_000, "nested deeper than 50 levels"),
-    "deep blocks": ("\n".join(" " * i + "a:" for i in range(300)), "line 51, column 51: nested deeper than 50 levels"),
+    "deep blocks": (
+        "\n".join(" " * i + "a:" for i in range(300)),
+        "line 51, column 51: nested deeper than 50 levels",
+    ),
     "a long integer": ("seeds: [" + "9" * 5000 + "]", "line 1, column 9: a number of 5,000 characters"),
     "a sexagesimal": ("a: " + "1:" * 200_000 + "1", "a number of 400,001 characters"),
     "a tab": ("a:\n\tb: 1\n", "line 2, column 1: found character"),
@@ -93,4 +106,6 @@ def test_json_that_cannot_be_trusted_is_refused(tmp_path: Path, text: str, messa
 
 
 def test_ordinary_json_reads_as_ever() -> None:
-    assert parse_json('{"a": [1, 2.5, null, -12345678901234567890]}', origin="f") == {"a": [1, 2.5, None, -12345678901234567890]}
+    assert parse_json('{"a": [1, 2.5, null, -12345678901234567890]}', origin="f") == {
+        "a": [1, 2.5, None, -12345678901234567890]
+    }

@@ -22,7 +22,10 @@ def make(name: str, *, dtype: torch.dtype = torch.float64, seed: int = 0, **opti
     assert isinstance(block, GemmaAttention)
     with torch.no_grad():
         for parameter in block.parameters():
-            parameter.copy_(torch.randn_like(parameter) * (0.5 if parameter.dim() == 1 else parameter.shape[1] ** -0.5 * 1.5))
+            parameter.copy_(
+                torch.randn_like(parameter)
+                * (0.5 if parameter.dim() == 1 else parameter.shape[1] ** -0.5 * 1.5)
+            )
     return block.to(dtype)
 
 
@@ -42,7 +45,9 @@ def reference(block: GemmaAttention, x: Tensor) -> Tensor:
     group = config.heads // config.kv_heads
     softcap, factor = getattr(config, "softcap", None), getattr(config, "rope_factor", 1.0)
     fourth = isinstance(config, Gemma4AttentionConfig)
-    frequency = torch.tensor([config.rope_base ** (-2 * i / c) for i in range(c // 2)], dtype=x.dtype) / factor
+    frequency = (
+        torch.tensor([config.rope_base ** (-2 * i / c) for i in range(c // 2)], dtype=x.dtype) / factor
+    )
     n = int(config.rope_fraction * c // 2)
     # an angle of 0 turns nothing
     frequency[slice(n, None) if config.rope_drop == "low" else slice(0, c // 2 - n)] = 0
@@ -69,7 +74,12 @@ def reference(block: GemmaAttention, x: Tensor) -> Tensor:
             for h in range(config.heads):
                 q = head(block.query.weight, h, block.query_norm, t, row[t])
                 keys = [s for s in range(len(row)) if sees(t, s, config)]
-                scores = torch.stack([q @ head(block.key.weight, h // group, block.key_norm, s, row[s]) for s in keys]) * scale
+                scores = (
+                    torch.stack(
+                        [q @ head(block.key.weight, h // group, block.key_norm, s, row[s]) for s in keys]
+                    )
+                    * scale
+                )
                 if softcap is not None:
                     scores = softcap * torch.tanh(scores / softcap)
                 values = torch.stack([value(h // group, row[s]) for s in keys])

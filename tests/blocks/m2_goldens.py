@@ -19,7 +19,9 @@ def golden(name: str) -> dict[str, Tensor]:
 
 def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
     """Relative to the scale of the expected tensor: gradients through sine networks are of order 1e3."""
-    torch.testing.assert_close(actual, expected.to(actual.dtype), rtol=0, atol=tolerance * max(1.0, expected.abs().max().item()))
+    torch.testing.assert_close(
+        actual, expected.to(actual.dtype), rtol=0, atol=tolerance * max(1.0, expected.abs().max().item())
+    )
 
 
 def group(arrays: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

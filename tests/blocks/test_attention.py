@@ -39,8 +39,12 @@ def test_output_equals_the_written_out_reference_around_the_window(name: str, sp
             torch.testing.assert_close(block(x), reference(block, x), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("option", [{"softcap": 0.8}, {"rope_base": 100.0}, {"rope_factor": 8.0}, {"query_scale": 0.1}], ids=str)
-def test_every_number_of_the_configuration_changes_the_output_as_the_reference_says(option: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "option", [{"softcap": 0.8}, {"rope_base": 100.0}, {"rope_factor": 8.0}, {"query_scale": 0.1}], ids=str
+)
+def test_every_number_of_the_configuration_changes_the_output_as_the_reference_says(
+    option: dict[str, float],
+) -> None:
     name = "gemma2_attention" if "softcap" in option else "gemma3_attention"
     x, block = tokens(7, batch=1), make(name, **option)
     with torch.no_grad():
@@ -79,7 +83,10 @@ def test_a_huge_softcap_is_no_softcap() -> None:
     x = tokens(11)
     for span in CAUSAL_SPANS:
         # c·tanh(s/c) = s - s^3/(3c^2): at c = 1e8 the difference is below rounding
-        capped, plain = make("gemma2_attention", softcap=1e8, **span), make("gemma2_attention", softcap=None, **span)
+        capped, plain = (
+            make("gemma2_attention", softcap=1e8, **span),
+            make("gemma2_attention", softcap=None, **span),
+        )
         torch.testing.assert_close(capped(x), plain(x), rtol=1e-7, atol=1e-9)
 
 
@@ -97,7 +104,9 @@ def test_qk_norm_makes_the_output_independent_of_the_size_of_queries_and_keys() 
     with torch.no_grad():
         block.query.weight.mul_(50)
         block.key.weight.mul_(0.2)
-    torch.testing.assert_close(block(x), before, rtol=1e-3, atol=1e-3)  # eps 1e-6 in the norm is felt by small heads
+    torch.testing.assert_close(
+        block(x), before, rtol=1e-3, atol=1e-3
+    )  # eps 1e-6 in the norm is felt by small heads
 
 
 # --- causality, locality, isolation ------------------------------------------------------------------------------
@@ -107,7 +116,9 @@ def test_qk_norm_makes_the_output_independent_of_the_size_of_queries_and_keys() 
 @every_causal_span
 @settings(deadline=None, max_examples=12)
 @given(t=st.integers(2, 65), dtype=st.sampled_from([torch.float32, torch.float64]), data=st.data())
-def test_future_tokens_never_reach_the_past(name: str, span: dict[str, Any], t: int, dtype: torch.dtype, data: st.DataObject) -> None:
+def test_future_tokens_never_reach_the_past(
+    name: str, span: dict[str, Any], t: int, dtype: torch.dtype, data: st.DataObject
+) -> None:
     """Bit-exact: a masked key has weight exactly 0, whatever it holds. The suffix itself does react."""
     cut = data.draw(st.integers(1, t - 1))
     block, x = make(name, dtype=dtype, **span), tokens(t, dtype=dtype)
@@ -122,7 +133,9 @@ def test_future_tokens_never_reach_the_past(name: str, span: dict[str, Any], t: 
 @every_block
 @every_causal_span
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_causality_holds_beyond_the_tile_of_the_fused_kernel(name: str, span: dict[str, Any], dtype: torch.dtype) -> None:
+def test_causality_holds_beyond_the_tile_of_the_fused_kernel(
+    name: str, span: dict[str, Any], dtype: torch.dtype
+) -> None:
     """torch's CPU kernel walks 512 keys at a time: with a window whole tiles are masked."""
     block, x = make(name, dtype=dtype, **span), tokens(600, batch=1, dtype=dtype)
     changed = x.clone()
@@ -218,7 +231,9 @@ def test_the_state_holds_no_more_memory_than_it_counts(name: str) -> None:
     """A trimmed view would keep the whole chunk alive behind the few entries that are counted."""
     block = make(name, window=W)
     _, state = block.prefill(tokens(50), block.init_state(2, 64))
-    assert state.k.untyped_storage().nbytes() + state.v.untyped_storage().nbytes() == 2 * block.state_bytes(50)
+    assert state.k.untyped_storage().nbytes() + state.v.untyped_storage().nbytes() == 2 * block.state_bytes(
+        50
+    )
     assert block.state_bytes(50) == 2 * 2 * 6 * 8 * W  # keys and values, K, C, float64, window
 
 

@@ -48,7 +48,9 @@ def by_rule() -> Iterator[None]:
         yield
 
 
-def heads(t: int, *, batch: int = 2, kv_heads: int = 2, dtype: torch.dtype = torch.float64, keys: int | None = None) -> list[Tensor]:
+def heads(
+    t: int, *, batch: int = 2, kv_heads: int = 2, dtype: torch.dtype = torch.float64, keys: int | None = None
+) -> list[Tensor]:
     torch.manual_seed(t)
     sizes = ((4, t), (kv_heads, keys or t), (kv_heads, keys or t))
     return [torch.randn(batch, h, n, 6, dtype=dtype, requires_grad=True) for h, n in sizes]
@@ -62,7 +64,9 @@ def packed(t: int) -> Tensor:
     return segments
 
 
-def sees(i: int, j: int, *, causal: bool = True, window: int | None = None, radius: Radius | None = None) -> bool:
+def sees(
+    i: int, j: int, *, causal: bool = True, window: int | None = None, radius: Radius | None = None
+) -> bool:
     if causal:
         return j <= i and (window is None or i - j < window)
     before, after = (radius, radius) if isinstance(radius, int) else radius or (i, j)
@@ -70,7 +74,13 @@ def sees(i: int, j: int, *, causal: bool = True, window: int | None = None, radi
 
 
 def reference(
-    q: Tensor, k: Tensor, v: Tensor, span: dict[str, Any], softcap: float | None, segments: Tensor | None, offset: int = 0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    span: dict[str, Any],
+    softcap: float | None,
+    segments: Tensor | None,
+    offset: int = 0,
 ) -> Tensor:
     """Head by head over a mask made of Python booleans; documents cut by hand."""
     t, s, group = q.shape[2], k.shape[2], q.shape[1] // k.shape[1]
@@ -79,7 +89,9 @@ def reference(
     for b in range(len(q)):
         seen = mask.clone()
         if segments is not None:
-            run = torch.cumsum(torch.cat((segments[b, :1] * 0, (segments[b, 1:] != segments[b, :-1]).long())), 0)
+            run = torch.cumsum(
+                torch.cat((segments[b, :1] * 0, (segments[b, 1:] != segments[b, :-1]).long())), 0
+            )
             seen &= run[:, None] == run[None, :]
         per_head = []
         for h in range(q.shape[1]):
@@ -97,12 +109,16 @@ def able(span: dict[str, Any], softcap: float | None, segments: Tensor | None, t
     if softcap is None and segments is None and not ({"window", "radius"} & set(span)):
         names.append("fused")
     radius = span.get("radius", t)
-    if softcap is None and (span.get("window", t) < t or (max(radius) if isinstance(radius, tuple) else radius) < t - 1):
+    if softcap is None and (
+        span.get("window", t) < t or (max(radius) if isinstance(radius, tuple) else radius) < t - 1
+    ):
         names.append("folded")
     return names
 
 
-def compare(t: int, span: dict[str, Any], softcap: float | None, segments: Tensor | None, kv_heads: int = 2) -> None:
+def compare(
+    t: int, span: dict[str, Any], softcap: float | None, segments: Tensor | None, kv_heads: int = 2
+) -> None:
     q, k, v = heads(t, kv_heads=kv_heads)
     expected = reference(q, k, v, span, softcap, segments)
     witness = torch.randn_like(expected)
@@ -118,7 +134,9 @@ def compare(t: int, span: dict[str, Any], softcap: float | None, segments: Tenso
 @pytest.mark.parametrize("documents", [False, True], ids=["one document", "packed"])
 @pytest.mark.parametrize("span", SPANS.values(), ids=SPANS)
 @pytest.mark.parametrize("t", AROUND)
-def test_every_backend_equals_the_reference_around_the_window(t: int, span: dict[str, Any], documents: bool, softcap: float | None) -> None:
+def test_every_backend_equals_the_reference_around_the_window(
+    t: int, span: dict[str, Any], documents: bool, softcap: float | None
+) -> None:
     compare(t, span, softcap, packed(t) if documents else None)
 
 
@@ -136,7 +154,9 @@ def test_backends_agree_for_any_number_of_shared_heads(kv_heads: int) -> None:
     softcap=st.sampled_from([None, 2.0]),
     documents=st.booleans(),
 )
-def test_backends_agree_at_any_length_and_window(t: int, w: int, causal: bool, softcap: float | None, documents: bool) -> None:
+def test_backends_agree_at_any_length_and_window(
+    t: int, w: int, causal: bool, softcap: float | None, documents: bool
+) -> None:
     span: dict[str, Any] = {"window": w} if causal else {"causal": False, "radius": w - 1}
     compare(t, span, softcap, packed(t) if documents and t > 8 else None)
 
@@ -157,7 +177,13 @@ def test_queries_that_follow_cached_keys_agree(old: int, span: dict[str, Any]) -
 
 @pytest.mark.parametrize(
     ("backend", "softcap", "bound"),  # folds have no cap
-    [("masked", None, 1e-5), ("folded", None, 1e-5), ("tiled", None, 1e-5), ("masked", 50.0, 2e-5), ("tiled", 50.0, 2e-5)],
+    [
+        ("masked", None, 1e-5),
+        ("folded", None, 1e-5),
+        ("tiled", None, 1e-5),
+        ("masked", 50.0, 2e-5),
+        ("tiled", 50.0, 2e-5),
+    ],
 )
 def test_float32_and_bfloat16_stay_near_float64(backend: str, softcap: float | None, bound: float) -> None:
     """Softmax sums are float32 whatever the input; 2^-7 is bfloat16's rounding of an output of order one."""
@@ -171,19 +197,29 @@ def test_float32_and_bfloat16_stay_near_float64(backend: str, softcap: float | N
     assert y.dtype == torch.bfloat16 and (y.double() - rounded).abs().max() < 4 * 2**-7
 
 
-@pytest.mark.parametrize(("backend", "softcap"), [("folded", None), ("tiled", None), ("tiled", 1.5), ("tiled", 500.0)])
+@pytest.mark.parametrize(
+    ("backend", "softcap"), [("folded", None), ("tiled", None), ("tiled", 1.5), ("tiled", 500.0)]
+)
 def test_gradients_pass_the_numerical_check(backend: str, softcap: float | None) -> None:
     torch.manual_seed(0)
     inputs = [torch.randn(1, h, 39, 2, dtype=torch.float64, requires_grad=True) for h in (2, 1, 1)]
     assert torch.autograd.gradcheck(
-        lambda q, k, v: attend(q, k, v, scale=1.0, window=4, softcap=softcap, backend=backend), inputs, fast_mode=True
+        lambda q, k, v: attend(q, k, v, scale=1.0, window=4, softcap=softcap, backend=backend),
+        inputs,
+        fast_mode=True,
     )
 
 
 def test_the_operator_of_tiles_keeps_the_rules_of_custom_operators() -> None:
     q, k, v = heads(40, dtype=torch.float32)
-    checks = ("test_schema", "test_autograd_registration", "test_faketensor")  # the compiled one is tested below
-    torch.library.opcheck(torch.ops.blocks.tiled_attention.default, (q, k, v, packed(40), 0.5, 2.0, 7, 0, 0), test_utils=checks)
+    checks = (
+        "test_schema",
+        "test_autograd_registration",
+        "test_faketensor",
+    )  # the compiled one is tested below
+    torch.library.opcheck(
+        torch.ops.blocks.tiled_attention.default, (q, k, v, packed(40), 0.5, 2.0, 7, 0, 0), test_utils=checks
+    )
 
 
 # --- bits -----------------------------------------------------------------------------------------------------------
@@ -235,7 +271,9 @@ class Largest(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         for x in out if isinstance(out, (tuple, list)) else (out,):
             # an expanded or overlapping view holds no more than its storage
-            self.numbers = max(self.numbers, x.untyped_storage().nbytes() // x.element_size() if isinstance(x, Tensor) else 0)
+            self.numbers = max(
+                self.numbers, x.untyped_storage().nbytes() // x.element_size() if isinstance(x, Tensor) else 0
+            )
         return out
 
 
@@ -265,7 +303,11 @@ def test_no_tensor_ever_made_is_larger_than_linear(options: dict[str, Any]) -> N
             if options["backend"] == "folded":
                 attend(q, k, v, scale=SCALE, **options)
             else:
-                limits = (options.get("window", 0) - 1, 0, 0)  # an operator hides its inside from a dispatch mode: call the function
+                limits = (
+                    options.get("window", 0) - 1,
+                    0,
+                    0,
+                )  # an operator hides its inside from a dispatch mode: call the function
                 tiled.attend_by_tiles(q, k, v, None, SCALE, options.get("softcap", 0.0), *limits)
         sizes.append(seen.numbers)
     assert sizes[1] <= 4.4 * sizes[0]
@@ -281,16 +323,30 @@ def test_folds_of_several_rows_are_views_in_any_memory_order() -> None:
 
 
 @settings(deadline=None)
-@given(queries=st.integers(1, 300), span=st.builds(lambda b, a: Span(behind=b, ahead=a), st.integers(0, 90), st.integers(0, 90)))
+@given(
+    queries=st.integers(1, 300),
+    span=st.builds(lambda b, a: Span(behind=b, ahead=a), st.integers(0, 90), st.integers(0, 90)),
+)
 def test_tiles_cover_each_allowed_pair_and_few_others(queries: int, span: Span) -> None:
-    pairs = sum((tile.last - tile.first) * (tile.stop - tile.start) for tile in tiled.tiles(queries, queries, 4, span))
+    pairs = sum(
+        (tile.last - tile.first) * (tile.stop - tile.start) for tile in tiled.tiles(queries, queries, 4, span)
+    )
     needed = span.pairs(queries, queries)
     assert needed <= pairs <= needed + 2 * tiled.LEAST_ROWS * queries
 
 
-@given(queries=st.integers(1, 60), window=st.none() | st.integers(1, 70), radius=st.none() | st.integers(0, 70), causal=st.booleans())
-def test_the_pairs_of_a_span_are_those_of_the_closed_form(queries: int, window: int | None, radius: int | None, causal: bool) -> None:
-    options: dict[str, Any] = {"causal": True, "window": window} if causal else {"causal": False, "radius": radius}
+@given(
+    queries=st.integers(1, 60),
+    window=st.none() | st.integers(1, 70),
+    radius=st.none() | st.integers(0, 70),
+    causal=st.booleans(),
+)
+def test_the_pairs_of_a_span_are_those_of_the_closed_form(
+    queries: int, window: int | None, radius: int | None, causal: bool
+) -> None:
+    options: dict[str, Any] = (
+        {"causal": True, "window": window} if causal else {"causal": False, "radius": radius}
+    )
     assert Span.of(**options).pairs(queries, queries) == attended_pairs(queries, **options)
 
 
@@ -323,7 +379,9 @@ def test_the_pairs_of_a_span_are_those_of_the_closed_form(queries: int, window: 
     ids=str,
 )
 @pytest.mark.usefixtures("by_rule")
-def test_the_sizes_decide_which_backend_runs_and_a_reason_is_given(options: dict[str, Any], backend: str) -> None:
+def test_the_sizes_decide_which_backend_runs_and_a_reason_is_given(
+    options: dict[str, Any], backend: str
+) -> None:
     choice = backend_of(**options)
     assert (choice.implementation, len(choice.reason) > 10) == (backend, True)
 
@@ -337,7 +395,9 @@ def test_on_cuda_flex_attention_serves_what_has_no_fused_form(monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("by_rule")
-def test_each_decision_is_logged_once_with_its_reason(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_decision_is_logged_once_with_its_reason(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("blocks.dispatch.choice._logged", set())
     q, k, v = heads(256)
     with caplog.at_level(logging.INFO, logger="blocks.dispatch"):
@@ -354,7 +414,11 @@ def test_each_decision_is_logged_once_with_its_reason(caplog: pytest.LogCaptureF
     ("backend", "options", "message"),
     [
         ("folds", {"window": 4}, "unknown backend 'folds'; did you mean 'folded'"),
-        ("folded", {}, "backend 'folded' cannot compute this mask or soft-cap; these can: fused, masked, tiled, flex"),
+        (
+            "folded",
+            {},
+            "backend 'folded' cannot compute this mask or soft-cap; these can: fused, masked, tiled, flex",
+        ),
         ("folded", {"window": 4, "softcap": 2.0}, "cannot compute"),
         ("fused", {"window": 4}, "cannot compute"),
     ],
@@ -377,7 +441,9 @@ def test_a_backend_that_cannot_is_refused(backend: str, options: dict[str, Any],
     ],
     ids=str,
 )
-def test_a_compiled_graph_has_no_break_and_the_same_gradients(options: dict[str, Any], documents: bool) -> None:
+def test_a_compiled_graph_has_no_break_and_the_same_gradients(
+    options: dict[str, Any], documents: bool
+) -> None:
     inputs = heads(90)
     segments = packed(90) if documents else None
 
@@ -399,7 +465,9 @@ def test_a_compiled_graph_has_no_break_and_the_same_gradients(options: dict[str,
 @pytest.mark.parametrize("documents", [False, True], ids=["one document", "packed"])
 @pytest.mark.parametrize("span", SPANS.values(), ids=SPANS)
 @torch.no_grad()
-def test_flex_attention_computes_the_same_forward(span: dict[str, Any], documents: bool, softcap: float | None) -> None:
+def test_flex_attention_computes_the_same_forward(
+    span: dict[str, Any], documents: bool, softcap: float | None
+) -> None:
     """Interpreted on the processor, where it has no backward; its own masks and cap are what is tested."""
     t = 2 * W + 1
     q, k, v = (x.detach().float() for x in heads(t))
@@ -413,7 +481,9 @@ def test_flex_attention_computes_the_same_forward(span: dict[str, Any], document
 @pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("documents", [False, True], ids=["one document", "packed"])
 @pytest.mark.parametrize("span", SPANS.values(), ids=SPANS)
-def test_on_cuda_the_chosen_backend_equals_the_mask(span: dict[str, Any], documents: bool, softcap: float | None) -> None:
+def test_on_cuda_the_chosen_backend_equals_the_mask(
+    span: dict[str, Any], documents: bool, softcap: float | None
+) -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, h, 600, 64, device="cuda", requires_grad=True) for h in (4, 2, 2))
     segments = packed(600).cuda() if documents else None

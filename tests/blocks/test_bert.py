@@ -46,14 +46,19 @@ def test_parameters_and_costs_follow_their_formulas() -> None:
 
 
 def test_the_head_and_the_tied_table_make_the_released_prediction() -> None:
-    embedding, head = blocks.build("bert_embedding", vocabulary=11, width=8), blocks.build("bert_head", width=8)
+    embedding, head = (
+        blocks.build("bert_embedding", vocabulary=11, width=8),
+        blocks.build("bert_head", width=8),
+    )
     torch.nn.init.normal_(embedding.bias)
     x = torch.randn(2, 3, 8)
     hidden = F.layer_norm(F.gelu(x @ head.dense.weight.mT + head.dense.bias), (8,), eps=1e-12)
     torch.testing.assert_close(embedding.logits(head(x)), hidden @ embedding.words.mT + embedding.bias)
 
 
-@pytest.mark.parametrize(("name", "options"), [("bert_head", {"width": 0}), ("bert_embedding", {"width": 4, "vocabulary": 0})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("bert_head", {"width": 0}), ("bert_embedding", {"width": 4, "vocabulary": 0})]
+)
 def test_sizes_below_one_are_refused(name: str, options: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="at least 1"):
         blocks.build(name, **options)

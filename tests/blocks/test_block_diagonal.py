@@ -18,12 +18,22 @@ sizes = st.integers(1, 7)
 
 
 def layer(i: int, o: int, k: int, *, shuffle: bool = False, bias: bool = True) -> BlockDiagonalLinear:
-    return BlockDiagonalLinear(BlockDiagonalLinearConfig(in_features=i, out_features=o, blocks=k, shuffle=shuffle, bias=bias)).double()
+    return BlockDiagonalLinear(
+        BlockDiagonalLinearConfig(in_features=i, out_features=o, blocks=k, shuffle=shuffle, bias=bias)
+    ).double()
 
 
 @settings(deadline=None, max_examples=25)
-@given(k=sizes, q=sizes, p=sizes, lead=st.lists(st.integers(1, 3), max_size=3), dtype=st.sampled_from([torch.float64, torch.complex128]))
-def test_the_batched_product_and_its_gradients_equal_the_definition(k: int, q: int, p: int, lead: list[int], dtype: torch.dtype) -> None:
+@given(
+    k=sizes,
+    q=sizes,
+    p=sizes,
+    lead=st.lists(st.integers(1, 3), max_size=3),
+    dtype=st.sampled_from([torch.float64, torch.complex128]),
+)
+def test_the_batched_product_and_its_gradients_equal_the_definition(
+    k: int, q: int, p: int, lead: list[int], dtype: torch.dtype
+) -> None:
     x = torch.randn(*lead, k * p, dtype=dtype, requires_grad=True)
     w = torch.randn(k, q, p, dtype=dtype, requires_grad=True)
     fast, slow = block_diagonal_matmul(x, w), block_diagonal_matmul_reference(x, w)
@@ -45,7 +55,9 @@ def test_the_product_equals_the_released_one_with_gradients(name: str) -> None:
         close(dw, g["grad.weight"])
 
 
-@pytest.mark.parametrize("name, i, o, shuffle", [("div", 12, 20, False), ("pad", 10, 7, False), ("shuffle", 12, 20, True)])
+@pytest.mark.parametrize(
+    "name, i, o, shuffle", [("div", 12, 20, False), ("pad", 10, 7, False), ("shuffle", 12, 20, True)]
+)
 def test_the_layer_equals_the_released_one(name: str, i: int, o: int, shuffle: bool) -> None:
     g, linear = golden(f"blockdiag_linear_{name}"), layer(i, o, 4, shuffle=shuffle)
     linear.load_state_dict({"weight": g["param.weight"], "bias": g["param.bias"]})
@@ -62,7 +74,9 @@ def test_float32_stays_within_single_precision_of_the_released_layer() -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(k=st.integers(1, 5), i=st.integers(5, 17), o=st.integers(5, 17), bias=st.booleans())
-def test_the_layer_is_its_dense_matrix_with_zeros_outside_the_blocks(k: int, i: int, o: int, bias: bool) -> None:
+def test_the_layer_is_its_dense_matrix_with_zeros_outside_the_blocks(
+    k: int, i: int, o: int, bias: bool
+) -> None:
     linear = layer(i, o, k, bias=bias)
     dense, x = linear.dense_weight(), torch.randn(3, i, dtype=torch.float64)
     offset = linear.bias if linear.bias is not None else 0
@@ -88,7 +102,9 @@ def test_weights_start_uniform_within_one_over_root_of_the_block_width() -> None
     assert weight.std().item() == pytest.approx(1 / 8 / 3**0.5, rel=0.02)
 
 
-@pytest.mark.parametrize("options", [{"blocks": 5}, {"blocks": 0}, {"out_features": 0}, {"blocks": 3, "shuffle": True}])
+@pytest.mark.parametrize(
+    "options", [{"blocks": 5}, {"blocks": 0}, {"out_features": 0}, {"blocks": 3, "shuffle": True}]
+)
 def test_impossible_shapes_are_refused_in_one_line(options: dict[str, int]) -> None:
     with pytest.raises(ConfigError) as error:
         BlockDiagonalLinearConfig(**{"in_features": 4, "out_features": 8, **options})
@@ -119,11 +135,15 @@ def test_the_operator_for_many_rows_and_its_gradients_equal_the_definition(rows:
 def test_the_operator_executes_the_flops_it_registers(k: int, q: int, p: int, rows: int) -> None:
     x, w = torch.zeros(rows, k * p), torch.zeros(k, q, p)
     definition = torch.zeros(k, rows, p)
-    assert count_forward(lambda: block_diagonal_matmul(x, w)) == count_forward(lambda: torch.bmm(definition, w.mT))
+    assert count_forward(lambda: block_diagonal_matmul(x, w)) == count_forward(
+        lambda: torch.bmm(definition, w.mT)
+    )
 
 
 def test_second_derivatives_survive_a_numeric_check() -> None:
-    x, w = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((FEW_ROWS, 2), (2, 1, 1)))
+    x, w = (
+        torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((FEW_ROWS, 2), (2, 1, 1))
+    )
     assert torch.autograd.gradgradcheck(lambda x, w: block_diagonal_matmul(x, w).square(), (x, w))
 
 

@@ -27,7 +27,9 @@ every_window = pytest.mark.parametrize("window", [None, W])
 either_cache = pytest.mark.parametrize("reserve", [False, True], ids=["growing", "reserved"])
 
 
-def make(name: str = "gemma3_attention", *, dtype: torch.dtype = torch.float64, **options: Any) -> GemmaAttention:
+def make(
+    name: str = "gemma3_attention", *, dtype: torch.dtype = torch.float64, **options: Any
+) -> GemmaAttention:
     torch.manual_seed(0)
     block = build(name, **{"width": D, "heads": 4, "kv_heads": 2, "head_width": 6, **options})
     assert isinstance(block, GemmaAttention)
@@ -35,14 +37,18 @@ def make(name: str = "gemma3_attention", *, dtype: torch.dtype = torch.float64, 
 
 
 def tokens(t: int, *, batch: int = 3, dtype: torch.dtype = torch.float64, seed: int = 1) -> Tensor:
-    return torch.randn(batch, t, D, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return torch.randn(batch, t, D, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(
+        dtype
+    )
 
 
 def start(block: GemmaAttention, batch: int, reserve: bool, room: int = 64) -> KeyValueState:
     return block.reserve_state(batch, room) if reserve else block.init_state(batch, room)
 
 
-def decoded(block: GemmaAttention, x: Tensor, sizes: list[int], *, reserve: bool) -> tuple[Tensor, KeyValueState]:
+def decoded(
+    block: GemmaAttention, x: Tensor, sizes: list[int], *, reserve: bool
+) -> tuple[Tensor, KeyValueState]:
     """Chunk by chunk; a chunk of one token is a step."""
     state, parts = start(block, len(x), reserve), []
     for chunk in x.split(sizes, dim=1):
@@ -76,7 +82,11 @@ def test_decoding_is_exact_across_every_wrap(name: str, window: int | None, rese
         for sizes in cuts(t):
             # sums in another order: 1e-16 a term
             torch.testing.assert_close(
-                decoded(block, x, sizes, reserve=reserve)[0], y, rtol=1e-11, atol=1e-12, msg=lambda m, s=sizes: f"{s}: {m}"
+                decoded(block, x, sizes, reserve=reserve)[0],
+                y,
+                rtol=1e-11,
+                atol=1e-12,
+                msg=lambda m, s=sizes: f"{s}: {m}",
             )
 
 
@@ -85,12 +95,16 @@ def test_decoding_is_exact_across_every_wrap(name: str, window: int | None, rese
 def test_the_smallest_windows_decode_exactly(window: int, reserve: bool) -> None:
     block, x = make(window=window), tokens(9)
     for sizes in ([1] * 9, [3, 1, 1, 4], [9]):
-        torch.testing.assert_close(decoded(block, x, sizes, reserve=reserve)[0], block(x), rtol=1e-11, atol=1e-12)
+        torch.testing.assert_close(
+            decoded(block, x, sizes, reserve=reserve)[0], block(x), rtol=1e-11, atol=1e-12
+        )
 
 
 @every_window
 @either_cache
-def test_a_bfloat16_cache_decodes_what_the_parallel_forward_computes(window: int | None, reserve: bool) -> None:
+def test_a_bfloat16_cache_decodes_what_the_parallel_forward_computes(
+    window: int | None, reserve: bool
+) -> None:
     block, x = make(dtype=torch.bfloat16, window=window), tokens(3 * W + 2, dtype=torch.bfloat16)
     y, state = decoded(block, x, [W + 1] + [1] * (2 * W + 1), reserve=reserve)
     assert state.k.dtype == torch.bfloat16
@@ -112,7 +126,10 @@ def test_a_full_ring_keeps_its_memory_and_moves_nothing() -> None:
 
 def test_the_entry_of_a_position_stands_in_its_slot_however_it_came_there() -> None:
     block, x = make(window=W), tokens(2 * W + 3)
-    states = [decoded(block, x, sizes, reserve=False)[1] for sizes in ([1] * (2 * W + 3), [2 * W + 3], [3, W + 2, 1, 1, 1], [W, W + 3])]
+    states = [
+        decoded(block, x, sizes, reserve=False)[1]
+        for sizes in ([1] * (2 * W + 3), [2 * W + 3], [3, W + 2, 1, 1, 1], [W, W + 3])
+    ]
     for state in states[1:]:
         torch.testing.assert_close(state.k, states[0].k, rtol=1e-12, atol=1e-12)
 
@@ -131,7 +148,9 @@ def test_a_growing_cache_holds_exactly_what_it_has_seen(window: int | None) -> N
 
 @every_window
 @pytest.mark.parametrize("room", [W - 2, 4 * W])
-def test_a_reserved_cache_holds_the_bytes_of_its_last_token_from_the_first_on(window: int | None, room: int) -> None:
+def test_a_reserved_cache_holds_the_bytes_of_its_last_token_from_the_first_on(
+    window: int | None, room: int
+) -> None:
     block, x = make(window=window), tokens(room)
     state = block.reserve_state(3, room)
     places = state.k.data_ptr(), state.v.data_ptr()
@@ -164,7 +183,9 @@ def go_on(block: GemmaAttention, state: KeyValueState, how: str) -> None:
 def assert_still_good(block: GemmaAttention, state: KeyValueState) -> None:
     """``state``, made of tokens(2w), continues as the parallel forward does."""
     x = torch.cat((tokens(2 * W), tokens(2, seed=9)), dim=1)
-    torch.testing.assert_close(block.prefill(x[:, 2 * W :], state)[0], block(x)[:, 2 * W :], rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(
+        block.prefill(x[:, 2 * W :], state)[0], block(x)[:, 2 * W :], rtol=1e-11, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize(("window", "how"), [(None, "prefill"), (None, "step"), (W, "prefill")])
@@ -177,9 +198,17 @@ def test_a_growing_state_is_still_good_after_it_was_continued(window: int | None
 
 @pytest.mark.parametrize(
     ("window", "reserve", "how"),
-    [(W, False, "step"), (W, True, "step"), (W, True, "prefill"), (None, True, "step"), (None, True, "prefill")],
+    [
+        (W, False, "step"),
+        (W, True, "step"),
+        (W, True, "prefill"),
+        (None, True, "step"),
+        (None, True, "prefill"),
+    ],
 )
-def test_a_state_that_was_written_in_place_is_refused_and_its_copy_is_not(window: int | None, reserve: bool, how: str) -> None:
+def test_a_state_that_was_written_in_place_is_refused_and_its_copy_is_not(
+    window: int | None, reserve: bool, how: str
+) -> None:
     block = make(window=window)
     _, state = block.prefill(tokens(2 * W), start(block, 3, reserve))
     kept = copy.deepcopy(state)
@@ -194,20 +223,28 @@ def test_a_state_that_was_written_in_place_is_refused_and_its_copy_is_not(window
 
 @pytest.mark.parametrize("softcap", [None, 0.8])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_one_token_attends_as_the_core_does_in_any_order_of_the_keys(softcap: float | None, kv_heads: int) -> None:
+def test_one_token_attends_as_the_core_does_in_any_order_of_the_keys(
+    softcap: float | None, kv_heads: int
+) -> None:
     torch.manual_seed(0)
-    q, k, v = (torch.randn(3, h, n, 6, dtype=torch.float64) for h, n in ((4, 1), (kv_heads, 7), (kv_heads, 7)))
+    q, k, v = (
+        torch.randn(3, h, n, 6, dtype=torch.float64) for h, n in ((4, 1), (kv_heads, 7), (kv_heads, 7))
+    )
     expected = attend(q, k, v, scale=0.7, softcap=softcap, offset=6)
     order = torch.randperm(7)
     for keys, values in ((k, v), (k[:, :, order], v[:, :, order])):
-        torch.testing.assert_close(attend_to_all(q, keys, values, scale=0.7, softcap=softcap), expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            attend_to_all(q, keys, values, scale=0.7, softcap=softcap), expected, rtol=1e-12, atol=1e-12
+        )
 
 
 def test_grouped_queries_read_shared_keys_without_a_copy_of_them() -> None:
     """Nothing as large as keys repeated for 8 query heads is allocated on the way."""
     q, k = torch.randn(1, 8, 1, 4), torch.randn(1, 1, 4096, 4)
     for softcap in (None, 2.0):
-        with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        with torch.profiler.profile(
+            profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]
+        ) as profile:
             attend_to_all(q, k, k, scale=0.5, softcap=softcap)
         largest = max(event.cpu_memory_usage for event in profile.events())
         # scores of 8 heads are 8·4096 numbers; repeated keys would be 8·4096·4

@@ -21,7 +21,9 @@ class Outer(Config):
     batch: Annotated[int, Bounds(minimum=1, maximum=100), Doc("Sequences per step.")] = 4
     limit: Annotated[int | None, Bounds(minimum=2)] = None
     share: Annotated[float, Bounds(minimum=0, maximum=1)] = 0.5
-    rates: Annotated[list[Annotated[float, Bounds(above=0)]], Length(1, 3), Unique()] = field(default_factory=lambda: [0.1])
+    rates: Annotated[list[Annotated[float, Bounds(above=0)]], Length(1, 3), Unique()] = field(
+        default_factory=lambda: [0.1]
+    )
     tag: Annotated[str, Length(0, 8), Pattern("[a-z]*", "small letters")] = "abc"
     kind: Literal["a", "b"] = "a"
     inner: Inner = field(default_factory=Inner)
@@ -69,7 +71,9 @@ def test_a_value_out_of_bounds_is_named_with_its_place(options: dict[Any, Any], 
     assert len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize("options", [{"batch": 0}, {"limit": 1}, {"rates": []}, {"rates": [-1.0]}, {"batch": "4"}, {"tag": "A"}])
+@pytest.mark.parametrize(
+    "options", [{"batch": 0}, {"limit": 1}, {"rates": []}, {"rates": [-1.0]}, {"batch": "4"}, {"tag": "A"}]
+)
 def test_construction_in_python_is_held_to_the_bounds(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"Outer.{next(iter(options))}"):
         Outer(**options)
@@ -78,8 +82,15 @@ def test_construction_in_python_is_held_to_the_bounds(options: dict[str, Any]) -
 
 
 def test_valid_values_arrive_as_the_annotated_types() -> None:
-    config = Outer.from_options({"batch": "1e1", "limit": None, "rates": (1, 2), "inner": {"rate": 0.25}, "table": {"a": 1.0}})
-    assert (config.batch, config.limit, config.rates, config.inner) == (10, None, [1.0, 2.0], Inner(rate=0.25))
+    config = Outer.from_options(
+        {"batch": "1e1", "limit": None, "rates": (1, 2), "inner": {"rate": 0.25}, "table": {"a": 1.0}}
+    )
+    assert (config.batch, config.limit, config.rates, config.inner) == (
+        10,
+        None,
+        [1.0, 2.0],
+        Inner(rate=0.25),
+    )
     assert type(config.table["a"]) is int
 
 

@@ -14,7 +14,14 @@ from m2_goldens import close
 from torch import Tensor
 
 from arch_lab.accounting import count_forward
-from blocks.convolution.algorithms import ALGORITHMS, TRANSFORMS, Algorithm, algorithm_flops, choose, long_convolution
+from blocks.convolution.algorithms import (
+    ALGORITHMS,
+    TRANSFORMS,
+    Algorithm,
+    algorithm_flops,
+    choose,
+    long_convolution,
+)
 from blocks.convolution.direct import (
     bidirectional_convolution_direct,
     causal_convolution_direct,
@@ -59,15 +66,21 @@ def both(algorithm: Algorithm, inputs: tuple[Tensor, ...]) -> tuple[list[Tensor]
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize("taps", ["one", "shorter", "equal", "longer"])
-def test_every_algorithm_and_its_gradients_equal_the_causal_sum(algorithm: Algorithm, tokens: int, taps: str) -> None:
+def test_every_algorithm_and_its_gradients_equal_the_causal_sum(
+    algorithm: Algorithm, tokens: int, taps: str
+) -> None:
     size = {"one": 1, "shorter": max(1, tokens // 2), "equal": tokens, "longer": tokens + 5}[taps]
-    for a, b in zip(*both(algorithm, (randn(2, 3, tokens, grad=True), randn(3, size, grad=True))), strict=True):
+    for a, b in zip(
+        *both(algorithm, (randn(2, 3, tokens, grad=True), randn(3, size, grad=True))), strict=True
+    ):
         close(a, b, 1e-10)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("tokens", TOKENS)
-def test_every_algorithm_and_its_gradients_equal_the_bidirectional_sum(algorithm: Algorithm, tokens: int) -> None:
+def test_every_algorithm_and_its_gradients_equal_the_bidirectional_sum(
+    algorithm: Algorithm, tokens: int
+) -> None:
     inputs = (randn(2, 3, tokens, grad=True), randn(3, tokens, grad=True), randn(3, tokens + 2, grad=True))
     for a, b in zip(*both(algorithm, inputs), strict=True):
         close(a, b, 1e-10)
@@ -83,19 +96,25 @@ def test_single_precision_stays_within_its_rounding(algorithm: Algorithm) -> Non
 
 @settings(deadline=None, max_examples=25)
 @given(shape=sizes, taps=st.integers(1, 150), algorithm=st.sampled_from(ALGORITHMS), causal=st.booleans())
-def test_stated_flops_are_those_of_the_counted_graph(shape: tuple[int, int, int], taps: int, algorithm: Algorithm, causal: bool) -> None:
+def test_stated_flops_are_those_of_the_counted_graph(
+    shape: tuple[int, int, int], taps: int, algorithm: Algorithm, causal: bool
+) -> None:
     batch, channels, tokens = shape
     u, k = torch.zeros(shape), torch.zeros(channels, taps)
     reverse = None if causal else torch.zeros(channels, taps - 1)  # its causal form has a zero at lag 0
     counted = count_forward(lambda: long_convolution(u, k, reverse, algorithm=algorithm))
     assert not counted.unknown
-    stated = algorithm_flops(algorithm, batch=batch, channels=channels, tokens=tokens, taps=taps, causal=causal)
+    stated = algorithm_flops(
+        algorithm, batch=batch, channels=channels, tokens=tokens, taps=taps, causal=causal
+    )
     assert counted.total == stated
 
 
 @settings(deadline=None, max_examples=20)
 @given(shape=sizes, taps=st.integers(1, 9), for_taps=st.booleans())
-def test_the_direct_sum_registers_the_multiply_adds_of_its_loop(shape: tuple[int, int, int], taps: int, for_taps: bool) -> None:
+def test_the_direct_sum_registers_the_multiply_adds_of_its_loop(
+    shape: tuple[int, int, int], taps: int, for_taps: bool
+) -> None:
     """One multiply-add for every pair of a tap and a token it meets, counted one by one."""
     batch, channels, tokens = shape
     pairs = sum(max(0, tokens - lag) for lag in range(taps))
@@ -118,7 +137,11 @@ def test_the_direct_operators_are_the_sums_they_name() -> None:
 @pytest.mark.parametrize("length", [2, 6, 30, 128, 270])
 def test_two_monarch_factors_are_the_discrete_fourier_transform(length: int) -> None:
     x = randn(3, length)
-    close(torch.view_as_real(monarch_dft_reference(x, *factors(length))), torch.view_as_real(torch.fft.fft(x)), 1e-12)
+    close(
+        torch.view_as_real(monarch_dft_reference(x, *factors(length))),
+        torch.view_as_real(torch.fft.fft(x)),
+        1e-12,
+    )
 
 
 # --- causality in low precision ---------------------------------------------------------------------------------------
@@ -166,7 +189,9 @@ def test_low_precision_costs_the_block_toeplitz_sum_its_two_operand_roundings_on
     u, k = randn(2, 3, 300), randn(3, 300)
     y = toeplitz_convolution(u.float(), k.float(), precision=torch.bfloat16)
     # two roundings of at most 2^-9 each, of random sign: 2^-9 · sqrt(2/3) in the mean of a long sum, twice that for the norm of a few rows
-    assert (y.double() - causal_convolution_direct(u, k)).norm() < 2**-8 * causal_convolution_direct(u, k).norm()
+    assert (y.double() - causal_convolution_direct(u, k)).norm() < 2**-8 * causal_convolution_direct(
+        u, k
+    ).norm()
 
 
 # --- the choice -------------------------------------------------------------------------------------------------------
@@ -215,7 +240,9 @@ def test_what_runs_is_what_was_chosen(taps: int, precision: torch.dtype | None, 
     choice = choose(batch=2, tokens=40, taps=taps, causal=causal, precision=precision)
     named = long_convolution(u, k, reverse, algorithm=choice.implementation, precision=precision)
     assert torch.equal(long_convolution(u, k, reverse, precision=precision), named)
-    assert count_forward(lambda: long_convolution(u, k, reverse, precision=precision)).total == algorithm_flops(
+    assert count_forward(
+        lambda: long_convolution(u, k, reverse, precision=precision)
+    ).total == algorithm_flops(
         choice.implementation, batch=2, channels=3, tokens=40, taps=taps, causal=causal
     )
 
@@ -228,7 +255,10 @@ def test_the_canonical_cost_is_the_transforms_whatever_runs(tokens: int, bidirec
     fft = algorithm_flops("fft", batch=2, channels=4, tokens=tokens, taps=tokens, causal=not bidirectional)
     assert 2 * long.cost(tokens).fft + long.cost(tokens).shared_fft == fft
     assert choose(batch=2, tokens=tokens, taps=tokens, causal=True, device="meta").implementation == "fft"
-    assert long.executed_flops(2, tokens) == count_forward(lambda: long(torch.zeros(4, 2, tokens))).total - long.cost(tokens).shared_matmul
+    assert (
+        long.executed_flops(2, tokens)
+        == count_forward(lambda: long(torch.zeros(4, 2, tokens))).total - long.cost(tokens).shared_matmul
+    )
 
 
 def test_transform_lengths_split_into_two_useful_digits() -> None:

@@ -37,7 +37,9 @@ def test_one_table_serves_both_ends() -> None:
     block = _table()
     assert sum(p.numel() for p in block.parameters()) == 66
     (block.logits(block(torch.tensor([[1]]))).sum()).backward()
-    assert block.weight.grad is not None and bool(block.weight.grad.abs().sum(1).all())  # head reaches every row
+    assert block.weight.grad is not None and bool(
+        block.weight.grad.abs().sum(1).all()
+    )  # head reaches every row
 
 
 def test_final_softcap_bounds_the_logits_and_keeps_small_ones() -> None:
@@ -52,7 +54,9 @@ def test_rows_start_with_norm_one() -> None:
     """N(0, 1/sqrt(D)): scaled by sqrt(D) every input number has variance one."""
     torch.manual_seed(0)
     block = TiedEmbedding(TiedEmbeddingConfig(vocabulary=500, width=128))
-    assert block(torch.arange(500)).std().item() == pytest.approx(1, rel=0.02)  # five standard errors over 64000 numbers are 1.4 %
+    assert block(torch.arange(500)).std().item() == pytest.approx(
+        1, rel=0.02
+    )  # five standard errors over 64000 numbers are 1.4 %
 
 
 def test_cost_counts_the_head_and_not_the_look_up() -> None:

@@ -56,7 +56,9 @@ def test_one_projection_saves_exactly_its_weights_and_flops_and_no_cache() -> No
     assert sum(p.numel() for p in apart.parameters()) - sum(p.numel() for p in shared.parameters()) == saved
     assert apart.flops(11) - shared.flops(11) == 2 * 11 * saved
     state = shared.prefill(tokens(11), shared.init_state(2, 16))[1]
-    assert shared.state_bytes(11) == apart.state_bytes(11) and tensors_nbytes(state) == 2 * shared.state_bytes(11)
+    assert shared.state_bytes(11) == apart.state_bytes(11) and tensors_nbytes(
+        state
+    ) == 2 * shared.state_bytes(11)
 
 
 def test_the_size_of_any_projection_but_the_last_does_not_matter() -> None:

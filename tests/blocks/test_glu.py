@@ -25,7 +25,9 @@ def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
 def test_output_is_down_of_gated_up(block: GeGLU) -> None:
     x = torch.randn(2, 7, 6, dtype=torch.float64)
     gate, up, down = block.gate.weight, block.up.weight, block.down.weight
-    torch.testing.assert_close(block(x), (_gelu_tanh(x @ gate.T) * (x @ up.T)) @ down.T, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        block(x), (_gelu_tanh(x @ gate.T) * (x @ up.T)) @ down.T, rtol=1e-12, atol=1e-12
+    )
 
 
 def test_gelu_is_the_tanh_form_and_not_the_exact_one(block: GeGLU) -> None:

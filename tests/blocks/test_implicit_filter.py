@@ -15,7 +15,9 @@ from blocks.errors import ConfigError
 
 def released(name: str) -> tuple[dict[str, torch.Tensor], LongConvolution]:
     g = golden(f"hyena_filter_{name}")
-    long = LongConvolution(16, 32, order=8, emb=5, sine_frequency=10.0, bidirectional=name == "bidir").double()
+    long = LongConvolution(
+        16, 32, order=8, emb=5, sine_frequency=10.0, bidirectional=name == "bidir"
+    ).double()
     mapped = {ours(key, "filter."): value for key, value in group(g, "param.").items()}
     load(long, {key: value for key, value in mapped.items() if key is not None})
     return g, long
@@ -50,7 +52,9 @@ def test_maps_start_uniform_within_one_over_root_of_fan_in() -> None:
     for layer in filter.ahead:
         bound = layer.in_features**-0.5
         assert layer.weight.abs().max() <= bound
-        assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.08)  # smallest map: 640 numbers
+        assert layer.weight.std().item() == pytest.approx(
+            bound / 3**0.5, rel=0.08
+        )  # smallest map: 640 numbers
 
 
 @pytest.mark.parametrize("tokens", [4, 64, 2048])

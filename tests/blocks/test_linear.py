@@ -12,12 +12,19 @@ from blocks.linear import Linear, LinearConfig, dense
 
 
 @settings(deadline=None, max_examples=20)
-@given(i=st.integers(1, 17), o=st.integers(1, 17), bias=st.booleans(), lead=st.lists(st.integers(1, 3), max_size=3))
+@given(
+    i=st.integers(1, 17),
+    o=st.integers(1, 17),
+    bias=st.booleans(),
+    lead=st.lists(st.integers(1, 3), max_size=3),
+)
 def test_every_leading_shape_gets_the_same_matrix(i: int, o: int, bias: bool, lead: list[int]) -> None:
     linear = Linear(LinearConfig(in_features=i, out_features=o, bias=bias)).double()
     x = torch.randn(*lead, i, dtype=torch.float64)
     offset = linear.bias if linear.bias is not None else 0
-    torch.testing.assert_close(linear(x), (x[..., None, :] * linear.weight).sum(-1) + offset, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        linear(x), (x[..., None, :] * linear.weight).sum(-1) + offset, rtol=1e-12, atol=1e-12
+    )
 
 
 def test_weights_start_with_variance_one_over_fan_in_and_zero_bias() -> None:

@@ -46,7 +46,11 @@ def test_the_causal_transform_and_its_gradients_equal_the_direct_sum(tokens: int
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_the_bidirectional_transform_and_its_gradients_equal_the_direct_sum(tokens: int) -> None:
     same_with_gradients(
-        bidirectional_convolution, bidirectional_convolution_direct, randn(2, 3, tokens), randn(3, tokens), randn(3, tokens + 2)
+        bidirectional_convolution,
+        bidirectional_convolution_direct,
+        randn(2, 3, tokens),
+        randn(3, tokens),
+        randn(3, tokens + 2),
     )
 
 
@@ -72,7 +76,9 @@ def test_gradients_survive_a_numeric_check() -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(d=st.integers(1, 4), b=st.integers(1, 3), tokens=st.integers(1, 40), for_taps=st.booleans())
-def test_the_registered_flops_are_those_of_the_transforms_and_products_inside(d: int, b: int, tokens: int, for_taps: bool) -> None:
+def test_the_registered_flops_are_those_of_the_transforms_and_products_inside(
+    d: int, b: int, tokens: int, for_taps: bool
+) -> None:
     def transform(x: Tensor, *_: Any, out_val: Tensor, **__: Any) -> int:
         real = out_val if x.is_complex() else x
         return fft_flops(real.shape[-1], real.numel() // real.shape[-1])
@@ -167,7 +173,8 @@ def test_an_empty_batch_stays_empty() -> None:
 def test_the_short_convolution_is_its_formula_in_any_two_chunks(tokens: int, taps: int, cut: int) -> None:
     short, z = ShortConvolution(4, taps).double(), randn(4, 2, tokens, grad=False)
     expected = short.bias[:, None, None] + sum(
-        short.weight[:, i, None, None] * torch.nn.functional.pad(z, (taps - 1 - i, 0))[..., :tokens] for i in range(taps)
+        short.weight[:, i, None, None] * torch.nn.functional.pad(z, (taps - 1 - i, 0))[..., :tokens]
+        for i in range(taps)
     )
     close(short(z), expected, 1e-13)
     cut = min(cut, tokens)

@@ -21,11 +21,15 @@ from blocks.errors import ConfigError
 WIDTH, LONGEST = 6, 40
 CAUSAL = {
     "m2_mixer": M2MixerConfig(width=WIDTH, max_tokens=LONGEST, filter_order=8),
-    "m2_mixer residual": M2MixerConfig(width=WIDTH, max_tokens=LONGEST, filter_order=8, residual_long_conv=True),
+    "m2_mixer residual": M2MixerConfig(
+        width=WIDTH, max_tokens=LONGEST, filter_order=8, residual_long_conv=True
+    ),
     "gated_long_conv": GatedLongConvConfig(width=WIDTH, max_tokens=LONGEST, filter_order=8),
 }
 ALL = CAUSAL | {
-    "bidirectional": M2MixerConfig(width=WIDTH, max_tokens=LONGEST, filter_order=8, causal=False, residual_long_conv=True),
+    "bidirectional": M2MixerConfig(
+        width=WIDTH, max_tokens=LONGEST, filter_order=8, causal=False, residual_long_conv=True
+    ),
 }
 causal_names, all_names = st.sampled_from(sorted(CAUSAL)), st.sampled_from(sorted(ALL))
 lengths = st.integers(2, LONGEST)
@@ -91,7 +95,9 @@ def test_the_residual_convolution_reads_the_unprojected_input() -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(name=causal_names, tokens=lengths, data=st.data(), last_only=st.booleans())
-def test_the_future_never_reaches_the_past(name: str, tokens: int, data: st.DataObject, last_only: bool) -> None:
+def test_the_future_never_reaches_the_past(
+    name: str, tokens: int, data: st.DataObject, last_only: bool
+) -> None:
     mixer, x = build(name), randn(2, tokens, WIDTH)
     cut = tokens - 1 if last_only else data.draw(st.integers(1, tokens - 1), label="cut")
     changed = x.clone()
@@ -111,7 +117,9 @@ def test_a_prefix_gives_the_prefix_of_the_output(name: str, tokens: int, data: s
 
 @settings(deadline=None, max_examples=25)
 @given(name=causal_names, chunks=st.lists(st.integers(1, 9), min_size=1, max_size=5), by_step=st.booleans())
-def test_decoding_in_any_chunks_equals_the_forward_and_holds_what_it_says(name: str, chunks: list[int], by_step: bool) -> None:
+def test_decoding_in_any_chunks_equals_the_forward_and_holds_what_it_says(
+    name: str, chunks: list[int], by_step: bool
+) -> None:
     tokens = min(sum(chunks), LONGEST)
     mixer, x = build(name), randn(3, tokens, WIDTH)
     state, outputs, t = mixer.init_state(3, LONGEST), [], 0
@@ -132,8 +140,15 @@ def test_decoding_in_any_chunks_equals_the_forward_and_holds_what_it_says(name: 
 
 
 @settings(deadline=None, max_examples=25)
-@given(name=all_names, documents=st.lists(st.integers(1, 12), min_size=1, max_size=3), left=st.integers(0, 3), right=st.integers(0, 3))
-def test_packed_documents_and_padding_never_meet(name: str, documents: list[int], left: int, right: int) -> None:
+@given(
+    name=all_names,
+    documents=st.lists(st.integers(1, 12), min_size=1, max_size=3),
+    left=st.integers(0, 3),
+    right=st.integers(0, 3),
+)
+def test_packed_documents_and_padding_never_meet(
+    name: str, documents: list[int], left: int, right: int
+) -> None:
     mixer = build(name)
     parts = [randn(1, size, WIDTH) for size in documents]
     pads = [torch.full((1, size, WIDTH), 50.0, dtype=torch.float64) for size in (left, right)]
@@ -162,7 +177,9 @@ def test_rows_of_a_batch_do_not_meet(name: str, tokens: int) -> None:
 @settings(deadline=None, max_examples=15)
 @given(name=all_names, batch=st.integers(1, 3), tokens=lengths)
 def test_cost_is_what_a_counted_forward_executes(name: str, batch: int, tokens: int) -> None:
-    mixer: Any = ALL[name].build().to("meta")  # where every convolution is counted as a transform, whatever a CPU would run
+    mixer: Any = (
+        ALL[name].build().to("meta")
+    )  # where every convolution is counted as a transform, whatever a CPU would run
     with FlopCounterMode(display=False) as counter:
         mixer(torch.zeros(batch, tokens, WIDTH, device="meta"))
     assert mixer.cost(tokens).forward(batch) == counter.get_total_flops()

@@ -23,35 +23,57 @@ from blocks.ops.monarch import reference as monarch_matmul_reference
     s=st.integers(1, 5),
     dtype=st.sampled_from([torch.float64, torch.complex128]),
 )
-def test_the_fast_product_and_its_gradients_equal_the_definition(k: int, l: int, scale: int, p: int, s: int, dtype: torch.dtype) -> None:
+def test_the_fast_product_and_its_gradients_equal_the_definition(
+    k: int, l: int, scale: int, p: int, s: int, dtype: torch.dtype
+) -> None:
     x = torch.randn(2, 3, k * p, dtype=dtype, requires_grad=True)
-    w1 = torch.randn(k, l * scale, p, dtype=dtype, requires_grad=True)  # K·Q = L·R with Q = L·scale, R = K·scale
+    w1 = torch.randn(
+        k, l * scale, p, dtype=dtype, requires_grad=True
+    )  # K·Q = L·R with Q = L·scale, R = K·scale
     w2 = torch.randn(l, s, k * scale, dtype=dtype, requires_grad=True)
     fast, slow = monarch_matmul(x, w1, w2), monarch_matmul_reference(x, w1, w2)
     close(fast, slow, 1e-13)
     g = torch.randn_like(fast)
-    for a, b in zip(torch.autograd.grad(fast, (x, w1, w2), g), torch.autograd.grad(slow, (x, w1, w2), g), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(fast, (x, w1, w2), g), torch.autograd.grad(slow, (x, w1, w2), g), strict=True
+    ):
         close(a, b, 1e-13)
 
 
 @pytest.mark.parametrize(
-    "name", ["square_n16_f64", "square_n16_c128", "rect_24_to_30_f64", "rect_24_to_15_uneven_f64", "expand_12_to_48_f64"]
+    "name",
+    [
+        "square_n16_f64",
+        "square_n16_c128",
+        "rect_24_to_30_f64",
+        "rect_24_to_15_uneven_f64",
+        "expand_12_to_48_f64",
+    ],
 )
 def test_the_product_equals_the_released_one_with_gradients(name: str) -> None:
     g = golden(f"monarch_butterfly_{name}")
     inputs = [g[key].requires_grad_() for key in ("in.x", "in.w1_bfly", "in.w2_bfly")]
     y = monarch_matmul(*inputs)
     close(y, g["out.y"])
-    for gradient, key in zip(torch.autograd.grad(y, inputs, g["in.grad_out"]), ("x", "w1_bfly", "w2_bfly"), strict=True):
+    for gradient, key in zip(
+        torch.autograd.grad(y, inputs, g["in.grad_out"]), ("x", "w1_bfly", "w2_bfly"), strict=True
+    ):
         close(gradient, g[f"grad.{key}"])
     eye = torch.eye(inputs[0].shape[-1], dtype=y.dtype)
     close(monarch_matmul(eye, *inputs[1:]).mT, g["out.dense_matrix"])
 
 
-@pytest.mark.parametrize("name, i, o", [("expand", 12, 20), ("contract", 20, 12), ("square", 16, 16), ("pad", 10, 14)])
+@pytest.mark.parametrize(
+    "name, i, o", [("expand", 12, 20), ("contract", 20, 12), ("square", 16, 16), ("pad", 10, 14)]
+)
 def test_the_layer_equals_the_released_one(name: str, i: int, o: int) -> None:
-    g, layer = golden(f"monarch_linear_{name}"), MonarchLinear(MonarchLinearConfig(in_features=i, out_features=o)).double()
-    layer.load_state_dict({"first": g["param.blkdiag1"], "second": g["param.blkdiag2"], "bias": g["param.bias"]})
+    g, layer = (
+        golden(f"monarch_linear_{name}"),
+        MonarchLinear(MonarchLinearConfig(in_features=i, out_features=o)).double(),
+    )
+    layer.load_state_dict(
+        {"first": g["param.blkdiag1"], "second": g["param.blkdiag2"], "bias": g["param.bias"]}
+    )
     close(layer(g["in.x"]), g["out.y"])
     close(layer.dense_weight(), g["out.dense_weight"])
     twin = MonarchLinear.from_dense(g["out.dense_weight"], g["param.bias"])

@@ -13,18 +13,33 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from blocks.errors import ConfigError
-from blocks.monarch.matrix import MonarchShape, balanced_factors, dense, multiply, multiply_reference, transpose_multiply
+from blocks.monarch.matrix import (
+    MonarchShape,
+    balanced_factors,
+    dense,
+    multiply,
+    multiply_reference,
+    transpose_multiply,
+)
 from blocks.ops.monarch import monarch_matmul
 
 digit = st.integers(1, 4)
-GOLDENS = ["square_n16_f64", "square_n16_c128", "rect_24_to_30_f64", "rect_24_to_15_uneven_f64", "expand_12_to_48_f64"]
+GOLDENS = [
+    "square_n16_f64",
+    "square_n16_c128",
+    "rect_24_to_30_f64",
+    "rect_24_to_15_uneven_f64",
+    "expand_12_to_48_f64",
+]
 
 
 @st.composite
 def shapes(draw: st.DrawFn) -> MonarchShape:
     order = draw(st.integers(2, 4))
     sides = st.lists(digit, min_size=order, max_size=order).map(tuple)
-    return MonarchShape(inputs=draw(sides), outputs=draw(sides), rank=draw(st.integers(1, 3)) if order == 2 else 1)
+    return MonarchShape(
+        inputs=draw(sides), outputs=draw(sides), rank=draw(st.integers(1, 3)) if order == 2 else 1
+    )
 
 
 def factors_of(shape: MonarchShape, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
@@ -33,7 +48,9 @@ def factors_of(shape: MonarchShape, dtype: torch.dtype = torch.float64) -> tuple
 
 @settings(deadline=None, max_examples=25)
 @given(shape=shapes(), dtype=st.sampled_from([torch.float64, torch.complex128]))
-def test_the_fast_product_and_its_gradients_equal_the_definition(shape: MonarchShape, dtype: torch.dtype) -> None:
+def test_the_fast_product_and_its_gradients_equal_the_definition(
+    shape: MonarchShape, dtype: torch.dtype
+) -> None:
     inputs = [torch.randn(2, 3, prod(shape.inputs), dtype=dtype), *factors_of(shape, dtype)]
     for tensor in inputs:
         tensor.requires_grad_()
@@ -62,14 +79,18 @@ def test_order_two_equals_the_released_product_with_gradients(name: str) -> None
     for product in (multiply, multiply_reference):
         y = product(inputs[0], inputs[1:])
         close(y, g["out.y"])
-        for gradient, key in zip(torch.autograd.grad(y, inputs, g["in.grad_out"]), ("x", "w1_bfly", "w2_bfly"), strict=True):
+        for gradient, key in zip(
+            torch.autograd.grad(y, inputs, g["in.grad_out"]), ("x", "w1_bfly", "w2_bfly"), strict=True
+        ):
             close(gradient, g[f"grad.{key}"])
     close(dense(inputs[1:]), g["out.dense_matrix"])
 
 
 @settings(deadline=None, max_examples=20)
 @given(k=digit, l=digit, more=st.integers(1, 3), p=digit, s=digit)
-def test_at_order_two_it_is_the_two_factor_product_however_the_hidden_values_are_grouped(k: int, l: int, more: int, p: int, s: int) -> None:
+def test_at_order_two_it_is_the_two_factor_product_however_the_hidden_values_are_grouped(
+    k: int, l: int, more: int, p: int, s: int
+) -> None:
     w1 = torch.randn(k, l * more, p, dtype=torch.float64)
     w2 = torch.randn(l, s, k * more, dtype=torch.float64)
     x = torch.randn(2, k * p, dtype=torch.float64)
@@ -124,7 +145,8 @@ def test_the_fan_in_start_is_uniform_within_one_over_root_of_a_blocks_inputs() -
 
 
 @pytest.mark.parametrize(
-    "size, order, digits", [(24, 2, (6, 4)), (60, 3, (5, 4, 3)), (768, 2, (32, 24)), (16, 4, (2, 2, 2, 2)), (1, 2, (1, 1))]
+    "size, order, digits",
+    [(24, 2, (6, 4)), (60, 3, (5, 4, 3)), (768, 2, (32, 24)), (16, 4, (2, 2, 2, 2)), (1, 2, (1, 1))],
 )
 def test_a_size_falls_into_its_most_even_factors(size: int, order: int, digits: tuple[int, ...]) -> None:
     assert balanced_factors(size, order) == digits
@@ -140,9 +162,14 @@ def test_a_size_falls_into_its_most_even_factors(size: int, order: int, digits: 
         (lambda: MonarchShape(inputs=(2, 2, 2), outputs=(2, 2, 2), rank=2), "needs order 2"),
         (lambda: MonarchShape(inputs=(2, 3), outputs=(3, 2)).initial("identity"), "has no identity"),
         (lambda: multiply(torch.zeros(1, 5), MonarchShape.square(6).initial()), "last size of 6, got 5"),
-        (lambda: multiply(torch.zeros(1, 4), (torch.zeros(2, 3, 2), torch.zeros(2, 3, 4))), "gives 6 values, the next takes 8"),
         (
-            lambda: multiply(torch.zeros(1, 8), [torch.zeros(4, 3, 2), torch.zeros(6, 2, 2), torch.zeros(3, 2, 4)]),
+            lambda: multiply(torch.zeros(1, 4), (torch.zeros(2, 3, 2), torch.zeros(2, 3, 4))),
+            "gives 6 values, the next takes 8",
+        ),
+        (
+            lambda: multiply(
+                torch.zeros(1, 8), [torch.zeros(4, 3, 2), torch.zeros(6, 2, 2), torch.zeros(3, 2, 4)]
+            ),
             "not a multiple of the 4",
         ),
     ],

@@ -19,7 +19,13 @@ from blocks.monarch.projection import error_of, project, project_pair
 
 digit = st.integers(1, 5)
 pairs = st.tuples(digit, digit)
-GOLDENS = ["square_n16_f64", "square_n16_c128", "rect_24_to_30_f64", "rect_24_to_15_uneven_f64", "expand_12_to_48_f64"]
+GOLDENS = [
+    "square_n16_f64",
+    "square_n16_c128",
+    "rect_24_to_30_f64",
+    "rect_24_to_15_uneven_f64",
+    "expand_12_to_48_f64",
+]
 COMPOSITE = [4, 6, 12, 15, 16, 36, 49, 60, 64, 100]
 
 
@@ -28,12 +34,20 @@ def randn(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 @settings(deadline=None, max_examples=25)
-@given(inputs=pairs, outputs=pairs, rank=st.integers(1, 3), dtype=st.sampled_from([torch.float64, torch.complex128]))
+@given(
+    inputs=pairs,
+    outputs=pairs,
+    rank=st.integers(1, 3),
+    dtype=st.sampled_from([torch.float64, torch.complex128]),
+)
 def test_the_error_is_the_sum_of_the_singular_values_left_out(
     inputs: tuple[int, int], outputs: tuple[int, int], rank: int, dtype: torch.dtype
 ) -> None:
     """Eckart-Young, block by block: no matrix with blocks of this rank is nearer."""
-    shape, matrix = MonarchShape(inputs=inputs, outputs=outputs, rank=rank), randn(prod(outputs), prod(inputs), dtype=dtype)
+    shape, matrix = (
+        MonarchShape(inputs=inputs, outputs=outputs, rank=rank),
+        randn(prod(outputs), prod(inputs), dtype=dtype),
+    )
     close((matrix - dense(project(matrix, shape))).norm(), error_of(matrix, shape), 1e-12)
 
 
@@ -71,7 +85,9 @@ def test_alternating_least_squares_comes_down_to_the_projection_and_no_further()
     data=st.data(),
     dtype=st.sampled_from([torch.float64, torch.complex128]),
 )
-def test_a_two_factor_product_of_any_shapes_is_recovered(k: int, q: int, p: int, s: int, data: st.DataObject, dtype: torch.dtype) -> None:
+def test_a_two_factor_product_of_any_shapes_is_recovered(
+    k: int, q: int, p: int, s: int, data: st.DataObject, dtype: torch.dtype
+) -> None:
     length = data.draw(st.sampled_from([n for n in range(1, k * q + 1) if k * q % n == 0]), label="L")
     first, second = (k, q, p), (length, s, k * q // length)
     matrix = dense((randn(*first, dtype=dtype), randn(*second, dtype=dtype)))
@@ -99,7 +115,14 @@ def test_at_order_three_the_error_stays_within_root_two_of_the_least_rank_one_er
 
 
 @pytest.mark.parametrize(
-    "name", ["square_n16_f64", "square_n16_c128", "rect_24_to_30_f64", "rect_24_to_15_uneven_f64", "expand_12_to_48_f64"]
+    "name",
+    [
+        "square_n16_f64",
+        "square_n16_c128",
+        "rect_24_to_30_f64",
+        "rect_24_to_15_uneven_f64",
+        "expand_12_to_48_f64",
+    ],
 )
 def test_released_products_are_recovered_from_their_dense_matrices(name: str) -> None:
     g = golden(f"monarch_butterfly_{name}")
@@ -155,7 +178,9 @@ def test_no_trained_layer_is_nearer_than_the_projected_one(i: int, o: int, block
     error = (layer.dense_weight() - weight).square().sum()
     assert layer.bias is None
     for gradient in torch.autograd.grad(error, list(layer.parameters())):
-        assert gradient.abs().max() < 1e-10  # a stationary point: the optimum is proven by its singular values above
+        assert (
+            gradient.abs().max() < 1e-10
+        )  # a stationary point: the optimum is proven by its singular values above
     assert error <= weight.square().sum()
 
 

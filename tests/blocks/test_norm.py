@@ -37,15 +37,23 @@ def test_layer_norm_output_has_mean_zero_and_variance_one_at_initialisation() ->
     y = LayerNorm(LayerNormConfig(width=64)).double()(3 + 5 * torch.randn(7, 64, dtype=torch.float64))
     torch.testing.assert_close(y.mean(-1), torch.zeros(7, dtype=torch.float64), atol=1e-12, rtol=0)
     # eps 1e-5 against a variance of 25 leaves 4e-7
-    torch.testing.assert_close(y.var(-1, unbiased=False), torch.ones(7, dtype=torch.float64), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        y.var(-1, unbiased=False), torch.ones(7, dtype=torch.float64), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize(
     "norm",
-    [RMSNorm(RMSNormConfig(width=32)), GainRMSNorm(GainRMSNormConfig(width=32)), LayerNorm(LayerNormConfig(width=32))],
+    [
+        RMSNorm(RMSNormConfig(width=32)),
+        GainRMSNorm(GainRMSNormConfig(width=32)),
+        LayerNorm(LayerNormConfig(width=32)),
+    ],
     ids=["rms_norm", "rms_norm_gain", "layer_norm"],
 )
-def test_bfloat16_input_is_normed_in_float32_and_rounded_once(norm: RMSNorm | GainRMSNorm | LayerNorm) -> None:
+def test_bfloat16_input_is_normed_in_float32_and_rounded_once(
+    norm: RMSNorm | GainRMSNorm | LayerNorm,
+) -> None:
     x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
     with torch.no_grad():
         norm.weight.normal_(std=0.5, generator=torch.Generator().manual_seed(1))

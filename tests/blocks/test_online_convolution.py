@@ -47,7 +47,9 @@ def steps(tokens: int) -> list[int]:
 @torch.no_grad()
 @settings(deadline=None, max_examples=15)
 @given(chunks=st.lists(st.integers(1, 9) | st.just(1), min_size=1, max_size=40), spare=st.integers(0, 20))
-def test_any_chunks_give_the_parallel_convolution_and_hold_their_capacity(chunks: list[int], spare: int) -> None:
+def test_any_chunks_give_the_parallel_convolution_and_hold_their_capacity(
+    chunks: list[int], spare: int
+) -> None:
     tokens = sum(chunks)
     u, k = randn(2, 3, tokens), randn(3, tokens + spare)
     with pytest.MonkeyPatch.context() as patch:
@@ -65,7 +67,12 @@ def test_any_chunks_give_the_parallel_convolution_and_hold_their_capacity(chunks
 def test_steps_after_a_prompt_equal_the_parallel_convolution(prompt: int) -> None:
     tokens = prompt + 523  # past blocks of 64 and tiles of 64, 128 and 256
     u, k = randn(2, 3, tokens), randn(3, tokens)
-    y, _ = fed(u, empty_state(2, 3, tokens, like=u), OnlineKernel(k), [prompt, *steps(523)] if prompt else steps(tokens))
+    y, _ = fed(
+        u,
+        empty_state(2, 3, tokens, like=u),
+        OnlineKernel(k),
+        [prompt, *steps(523)] if prompt else steps(tokens),
+    )
     close(y, causal_convolution(u, k), 1e-10)
 
 
@@ -115,7 +122,11 @@ def test_gradients_flow_through_every_step_as_through_the_convolution() -> None:
     u, k = randn(2, 3, 21).requires_grad_(), randn(3, 21).requires_grad_()
     y, _ = fed(u, empty_state(2, 3, 21, like=u), OnlineKernel(k), [3, *steps(18)])
     g = torch.randn_like(y)
-    for a, b in zip(torch.autograd.grad(y, (u, k), g), torch.autograd.grad(causal_convolution(u, k), (u, k), g), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(y, (u, k), g),
+        torch.autograd.grad(causal_convolution(u, k), (u, k), g),
+        strict=True,
+    ):
         close(a, b, 1e-10)
 
 
@@ -155,7 +166,9 @@ def test_slots_hold_every_token_and_are_fewer_than_twice_as_many(tokens: int, lo
 
 MIXERS: dict[str, Any] = {
     "m2_mixer": lambda n: M2MixerConfig(width=4, max_tokens=n, filter_order=8),
-    "m2_mixer residual": lambda n: M2MixerConfig(width=4, max_tokens=n, filter_order=8, residual_long_conv=True),
+    "m2_mixer residual": lambda n: M2MixerConfig(
+        width=4, max_tokens=n, filter_order=8, residual_long_conv=True
+    ),
     "gated_long_conv": lambda n: GatedLongConvConfig(width=4, max_tokens=n, filter_order=8),
 }
 

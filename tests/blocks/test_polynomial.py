@@ -107,7 +107,9 @@ def test_the_output_is_causal_in_the_kernel_too(order: int) -> None:
     torch.manual_seed(0)
     digits, u = ORDERS[order], randn(1, 1, 32)
     factors = members(digits)
-    by_kernel = torch.autograd.functional.jacobian(lambda k: polynomial_product(u, k, *factors).flatten(), randn(1, 32))
+    by_kernel = torch.autograd.functional.jacobian(
+        lambda k: polynomial_product(u, k, *factors).flatten(), randn(1, 32)
+    )
     assert leak(by_kernel[:, 0]) <= 1e-12
 
 
@@ -166,7 +168,11 @@ def test_columns_beyond_n_never_reach_an_output(order: int) -> None:
     u, k, factors = randn(2, 32), randn(32), members(ORDERS[order])
     beyond = [torch.eye(f[-1].shape[-1], dtype=torch.float64) + randn(*f[-1].shape).tril(-1) for f in factors]
     plain = literal_product(u, k, *map(doubled, factors))
-    close(literal_product(u, k, *map(doubled, factors, beyond)).real, plain.real, 1e-10 * plain.abs().max().item())
+    close(
+        literal_product(u, k, *map(doubled, factors, beyond)).real,
+        plain.real,
+        1e-10 * plain.abs().max().item(),
+    )
 
 
 def test_an_unconstrained_monarch_matrix_leaks_the_future() -> None:
@@ -182,7 +188,9 @@ def test_an_unconstrained_monarch_matrix_leaks_the_future() -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(digits=digit_sizes, groups=st.integers(1, 2), data=st.data())
-def test_applying_and_solving_are_those_of_the_dense_triangular_matrix(digits: tuple[int, ...], groups: int, data: st.DataObject) -> None:
+def test_applying_and_solving_are_those_of_the_dense_triangular_matrix(
+    digits: tuple[int, ...], groups: int, data: st.DataObject
+) -> None:
     n = prod(digits)
     tokens = data.draw(st.integers(1, n), label="tokens")
     factors, x = member(digits, groups), randn(2 * groups, 3, tokens)
@@ -197,7 +205,9 @@ def test_applying_and_solving_are_those_of_the_dense_triangular_matrix(digits: t
 
 @settings(deadline=None, max_examples=25)
 @given(digits=digit_sizes, data=st.data())
-def test_a_prefix_gives_the_prefix_of_the_output_at_any_length(digits: tuple[int, ...], data: st.DataObject) -> None:
+def test_a_prefix_gives_the_prefix_of_the_output_at_any_length(
+    digits: tuple[int, ...], data: st.DataObject
+) -> None:
     """Lengths that are no multiple of the lower digits included; the shorter product uses the leading blocks only."""
     n = prod(digits)
     tokens = data.draw(st.integers(1, n), label="tokens")
@@ -209,7 +219,9 @@ def test_a_prefix_gives_the_prefix_of_the_output_at_any_length(digits: tuple[int
 
 @settings(deadline=None, max_examples=15)
 @given(digits=digit_sizes)
-def test_with_one_shared_member_the_product_is_a_commutative_ring_with_identity(digits: tuple[int, ...]) -> None:
+def test_with_one_shared_member_the_product_is_a_commutative_ring_with_identity(
+    digits: tuple[int, ...],
+) -> None:
     n, a = prod(digits), member(digits, spread=0.3)
 
     def product(x: Tensor, y: Tensor) -> Tensor:
@@ -226,7 +238,11 @@ def test_moving_scale_from_one_factor_to_the_next_changes_nothing() -> None:
     """The gauge that unit diagonals fix: column j0 of Lambda by c, Gamma_{j0} by 1/c."""
     lower, gamma = member((4, 8))
     scale = torch.rand(8, dtype=torch.float64) + 0.5
-    close(coefficient_matrix([lower * scale, gamma / scale[:, None, None]]), coefficient_matrix([lower, gamma]), 1e-14)
+    close(
+        coefficient_matrix([lower * scale, gamma / scale[:, None, None]]),
+        coefficient_matrix([lower, gamma]),
+        1e-14,
+    )
 
 
 @settings(deadline=None, max_examples=20)
@@ -235,7 +251,11 @@ def test_a_row_is_the_row_of_the_dense_matrix(digits: tuple[int, ...], data: st.
     a = matrix(digits, groups=2)
     t = data.draw(st.integers(0, prod(digits) - 1), label="t")
     for g in range(2):
-        close(a.row(t)[g], coefficient_matrix([f[g : g + 1] for f in a.factors(prod(digits))])[t, : t + 1], 1e-14)
+        close(
+            a.row(t)[g],
+            coefficient_matrix([f[g : g + 1] for f in a.factors(prod(digits))])[t, : t + 1],
+            1e-14,
+        )
 
 
 def test_gradients_of_every_argument_are_those_of_the_function() -> None:
@@ -244,7 +264,10 @@ def test_gradients_of_every_argument_are_those_of_the_function() -> None:
     packed = [p.detach().clone().requires_grad_() for m in a for p in m.lower]
 
     def product(u: Tensor, k: Tensor, *entries: Tensor) -> Tensor:
-        factors = [[unit_lower_triangular(entries[2 * i], 3), unit_lower_triangular(entries[2 * i + 1], 2)] for i in range(3)]
+        factors = [
+            [unit_lower_triangular(entries[2 * i], 3), unit_lower_triangular(entries[2 * i + 1], 2)]
+            for i in range(3)
+        ]
         return polynomial_product(u, k, *factors)
 
     inputs = [randn(1, 2, 6).requires_grad_(), randn(1, 6).requires_grad_(), *packed]
@@ -267,7 +290,9 @@ def test_matrices_of_small_entries_are_well_conditioned(size: int, bound: float)
     """Entries N(0, 0.3²/b): condition numbers of 2.2 to 2.4 at 64 to 1024 points, whatever the length."""
     torch.manual_seed(0)
     digits = digits_for(size, 2)
-    assert torch.linalg.cond(coefficient_matrix(member(digits, spread=0.3 * digits[-1] ** -0.5))).item() < bound
+    assert (
+        torch.linalg.cond(coefficient_matrix(member(digits, spread=0.3 * digits[-1] ** -0.5))).item() < bound
+    )
 
 
 # --- sizes -------------------------------------------------------------------------------------------------------------
@@ -293,7 +318,9 @@ def test_parameters_are_the_entries_below_the_diagonals() -> None:
         (1, 2, None, (1, 2)),
     ],
 )
-def test_digits_cover_the_tokens_evenly(tokens: int, order: int, base: int | None, digits: tuple[int, ...]) -> None:
+def test_digits_cover_the_tokens_evenly(
+    tokens: int, order: int, base: int | None, digits: tuple[int, ...]
+) -> None:
     assert digits_for(tokens, order, base) == digits
     assert prod(digits) >= tokens > prod(digits) - prod(digits[1:])
 

@@ -43,7 +43,9 @@ def build(name: str, *, learned: bool = True) -> MonarchPolynomial:
 def test_it_starts_as_m2_mixer_and_leaves_it_when_a_matrix_is_learned(name: str) -> None:
     mixer, x = build(name, learned=False), randn(2, LONGEST, WIDTH)
     residual = bool(OPTIONS[name].get("residual_long_conv"))
-    twin = M2Mixer(M2MixerConfig(width=WIDTH, max_tokens=LONGEST, filter_order=8, residual_long_conv=residual)).double()
+    twin = M2Mixer(
+        M2MixerConfig(width=WIDTH, max_tokens=LONGEST, filter_order=8, residual_long_conv=residual)
+    ).double()
     rest = mixer.body.load_state_dict(twin.state_dict(), strict=False)
     assert not rest.unexpected_keys and all(key.startswith("long.matrices.") for key in rest.missing_keys)
     close(mixer(x), twin(x), 1e-12)
@@ -55,7 +57,10 @@ def test_at_the_start_outputs_and_gradients_equal_the_released_causal_mixer() ->
     g = golden("seqmixer_causal_f64")
     mixer = MonarchPolynomial(MonarchPolynomialConfig(width=16, max_tokens=32, filter_order=8)).double()
     released = M2Mixer(M2MixerConfig(width=16, max_tokens=32, filter_order=8)).double()
-    load(released, {name: value for key, value in group(g, "param.").items() if (name := mixer_name(key)) is not None})
+    load(
+        released,
+        {name: value for key, value in group(g, "param.").items() if (name := mixer_name(key)) is not None},
+    )
     mixer.body.load_state_dict(released.state_dict(), strict=False)
     u = g["in.u"].requires_grad_()
     y = mixer(u)
@@ -95,7 +100,11 @@ def test_decoding_continues_any_prompt_exactly(name: str, chunks: list[int]) -> 
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("kept, members", [(3, "separate"), (1, "shared")])
 def test_parameters_beyond_m2_mixer_are_those_of_its_matrices(groups: int, kept: int, members: Any) -> None:
-    mixer = MonarchPolynomial(MonarchPolynomialConfig(width=WIDTH, max_tokens=LONGEST, filter_order=8, groups=groups, members=members))
+    mixer = MonarchPolynomial(
+        MonarchPolynomialConfig(
+            width=WIDTH, max_tokens=LONGEST, filter_order=8, groups=groups, members=members
+        )
+    )
     plain = M2Mixer(M2MixerConfig(width=WIDTH, max_tokens=LONGEST, filter_order=8))
     extra = sum(p.numel() for p in mixer.parameters()) - sum(p.numel() for p in plain.parameters())
     assert extra == kept * groups * parameter_count((6, 7))  # 7² >= 40 > 6²

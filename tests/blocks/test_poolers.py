@@ -37,9 +37,15 @@ def draw(shape: TokenShape, seed: int) -> tuple[Tensor, Tensor]:
 
 @settings(max_examples=40)
 @given(shape=token_shapes(longest=20), seed=seeds(), k=st.integers(1, 25))
-def test_first_k_and_last_k_are_means_of_the_first_and_last_k_valid_tokens(shape: TokenShape, seed: int, k: int) -> None:
+def test_first_k_and_last_k_are_means_of_the_first_and_last_k_valid_tokens(
+    shape: TokenShape, seed: int, k: int
+) -> None:
     x, valid = draw(shape, seed)
-    first, last, mean = pooler("first_k", k=k)(x, valid), pooler("last_k", k=k)(x, valid), pooler("mean")(x, valid)
+    first, last, mean = (
+        pooler("first_k", k=k)(x, valid),
+        pooler("last_k", k=k)(x, valid),
+        pooler("mean")(x, valid),
+    )
     for i, row in enumerate(x):
         tokens = row[valid[i]]
         torch.testing.assert_close(first[i], tokens[:k].mean(dim=0), rtol=0, atol=1e-14)
@@ -66,7 +72,9 @@ def test_cls_without_its_layer_is_the_first_token_and_with_it_berts_pooler() -> 
     bare, full = pooler("cls", dense=False), pooler("cls")
     first = pooler("first_k")(x, valid)
     assert torch.equal(bare(x, valid), first)
-    torch.testing.assert_close(full(x, valid), torch.tanh(first @ full.dense.weight.T + full.dense.bias), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        full(x, valid), torch.tanh(first @ full.dense.weight.T + full.dense.bias), rtol=0, atol=1e-14
+    )
 
 
 def test_attention_with_zero_scores_is_the_mean_of_the_values() -> None:
@@ -75,8 +83,12 @@ def test_attention_with_zero_scores_is_the_mean_of_the_values() -> None:
     with torch.no_grad():
         query.query.zero_()
         kv.keys.zero_()
-    torch.testing.assert_close(query(x, valid), pooler("mean")(x, valid) @ query.value.weight.T, rtol=0, atol=1e-14)
-    torch.testing.assert_close(kv(x, valid), kv.values.mean(dim=1).flatten().expand(2, -1), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        query(x, valid), pooler("mean")(x, valid) @ query.value.weight.T, rtol=0, atol=1e-14
+    )
+    torch.testing.assert_close(
+        kv(x, valid), kv.values.mean(dim=1).flatten().expand(2, -1), rtol=0, atol=1e-14
+    )
 
 
 def test_a_learned_query_is_softmax_attention_written_out() -> None:
@@ -86,7 +98,10 @@ def test_a_learned_query_is_softmax_attention_written_out() -> None:
     for i in range(2):
         tokens = x[i, valid[i]]
         k, v = tokens @ block.key.weight.T, tokens @ block.value.weight.T
-        parts = [(block.query[h] @ k[:, 4 * h : 4 * h + 4].T / 2).softmax(dim=0) @ v[:, 4 * h : 4 * h + 4] for h in range(2)]  # √4 = 2
+        parts = [
+            (block.query[h] @ k[:, 4 * h : 4 * h + 4].T / 2).softmax(dim=0) @ v[:, 4 * h : 4 * h + 4]
+            for h in range(2)
+        ]  # √4 = 2
         torch.testing.assert_close(found[i], torch.cat(parts), rtol=0, atol=1e-14)
 
 
@@ -95,7 +110,10 @@ def test_learned_keys_and_values_are_read_by_each_token_and_averaged() -> None:
     block = pooler("attn_kv")
     for i, y in enumerate(block(x, valid)):
         tokens = x[i, valid[i]]
-        parts = [(tokens[:, 4 * h : 4 * h + 4] @ block.keys[h].T / 2).softmax(dim=1) @ block.values[h] for h in range(2)]
+        parts = [
+            (tokens[:, 4 * h : 4 * h + 4] @ block.keys[h].T / 2).softmax(dim=1) @ block.values[h]
+            for h in range(2)
+        ]
         torch.testing.assert_close(y, torch.cat(parts, dim=1).mean(dim=0), rtol=0, atol=1e-14)
 
 
@@ -135,7 +153,9 @@ def test_half_precision_sums_are_taken_wide(name: str) -> None:
         (torch.zeros(2, 3, D), torch.ones(2, 4, dtype=torch.bool), r"of shape \(2, 3\)"),
     ],
 )
-def test_ill_shaped_input_is_refused_in_one_line(name: str, x: Tensor, valid: Tensor | None, message: str) -> None:
+def test_ill_shaped_input_is_refused_in_one_line(
+    name: str, x: Tensor, valid: Tensor | None, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         blocks.build(name, width=D, **OPTIONS.get(name, {}))(x, valid)
     assert "\n" not in str(caught.value)

@@ -65,7 +65,11 @@ def case(value: Any) -> str:
     return NAMES.get(value) or str(value)
 
 
-@pytest.mark.parametrize("direction, flag", [(False, True), (True, False), (NEVER, True), (ALWAYS, False), (BY_OPTION, False)], ids=case)
+@pytest.mark.parametrize(
+    "direction, flag",
+    [(False, True), (True, False), (NEVER, True), (ALWAYS, False), (BY_OPTION, False)],
+    ids=case,
+)
 def test_a_causal_flag_that_contradicts_the_class_is_refused(direction: Any, flag: bool) -> None:
     message = rf"block 'directed' \({__name__}:Directed\): causal={flag} contradicts the class"
     with pytest.raises(ConfigError, match=message):
@@ -73,7 +77,11 @@ def test_a_causal_flag_that_contradicts_the_class_is_refused(direction: Any, fla
     assert "directed" not in registry._entries
 
 
-@pytest.mark.parametrize("direction, causal", [(False, False), (True, True), (NEVER, False), (ALWAYS, True), (BY_OPTION, True)], ids=case)
+@pytest.mark.parametrize(
+    "direction, causal",
+    [(False, False), (True, True), (NEVER, False), (ALWAYS, True), (BY_OPTION, True)],
+    ids=case,
+)
 def test_the_class_says_whether_a_mixer_is_causal(direction: Any, causal: bool) -> None:
     assert registered(direction) == registered(direction, causal=causal) == causal
 
@@ -128,4 +136,7 @@ def test_a_lookup_loads_the_modules_of_its_block_alone() -> None:
 
 
 def test_configs_of_built_in_blocks_are_named_after_their_class() -> None:
-    assert all(registry.lookup(name).config.__name__ == f"{path.partition(':')[2]}Config" for name, path in BLOCKS.items())
+    assert all(
+        registry.lookup(name).config.__name__ == f"{path.partition(':')[2]}Config"
+        for name, path in BLOCKS.items()
+    )

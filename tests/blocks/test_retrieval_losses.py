@@ -15,7 +15,9 @@ from blocks.losses import in_batch_nce, pairwise_m2
 
 
 def vectors(*shape: int, seed: int) -> torch.Tensor:
-    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=-1)
+    return F.normalize(
+        torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=-1
+    )
 
 
 @given(n=st.integers(1, 6), extra=st.integers(0, 5), seed=st.integers(0, 2**16))
@@ -26,14 +28,21 @@ def test_in_batch_contrast_does_not_depend_on_the_order_of_the_batch(n: int, ext
     rows, columns = torch.randperm(n, generator=draw), torch.randperm(n + extra, generator=draw)
     place = torch.arange(n)
     before = in_batch_nce(q, d, place, temperature=0.1, left_out=left_out)
-    after = in_batch_nce(q[rows], d[columns], columns.argsort()[rows], temperature=0.1, left_out=left_out[rows][:, columns])
+    after = in_batch_nce(
+        q[rows], d[columns], columns.argsort()[rows], temperature=0.1, left_out=left_out[rows][:, columns]
+    )
     torch.testing.assert_close(after, before, rtol=1e-12, atol=1e-12)
 
 
 def test_in_batch_contrast_is_the_formula_written_out() -> None:
     q, d = vectors(2, 4, seed=0), vectors(3, 4, seed=1)
-    each = [math.log(sum(math.exp(float(q[i] @ d[j]) / 0.5) for j in range(3))) - float(q[i] @ d[i]) / 0.5 for i in range(2)]
-    assert float(in_batch_nce(q, d, torch.tensor([0, 1]), temperature=0.5)) == pytest.approx(sum(each) / 2, rel=1e-12)
+    each = [
+        math.log(sum(math.exp(float(q[i] @ d[j]) / 0.5) for j in range(3))) - float(q[i] @ d[i]) / 0.5
+        for i in range(2)
+    ]
+    assert float(in_batch_nce(q, d, torch.tensor([0, 1]), temperature=0.5)) == pytest.approx(
+        sum(each) / 2, rel=1e-12
+    )
 
 
 def test_a_document_left_out_is_no_negative_and_the_positive_always_counts() -> None:
@@ -46,8 +55,12 @@ def test_a_document_left_out_is_no_negative_and_the_positive_always_counts() -> 
 
 
 @given(n=st.integers(1, 4), k=st.integers(0, 5), seed=st.integers(0, 2**16))
-def test_the_pairwise_loss_lies_between_minus_its_negatives_and_two_more_than_they(n: int, k: int, seed: int) -> None:
-    loss = float(pairwise_m2(vectors(n, 3, seed=seed), vectors(n, 3, seed=seed + 1), vectors(n, k, 3, seed=seed + 2)))
+def test_the_pairwise_loss_lies_between_minus_its_negatives_and_two_more_than_they(
+    n: int, k: int, seed: int
+) -> None:
+    loss = float(
+        pairwise_m2(vectors(n, 3, seed=seed), vectors(n, 3, seed=seed + 1), vectors(n, k, 3, seed=seed + 2))
+    )
     assert -k - 1e-12 <= loss <= 2 + k + 1e-12
 
 

@@ -16,21 +16,40 @@ every_fraction = pytest.mark.parametrize(("fraction", "drop"), FRACTIONS)
 
 
 def _rotate(
-    x: torch.Tensor, positions: torch.Tensor, base: float = 10_000.0, factor: float = 1.0, fraction: float = 1.0, drop: Drop = "low"
+    x: torch.Tensor,
+    positions: torch.Tensor,
+    base: float = 10_000.0,
+    factor: float = 1.0,
+    fraction: float = 1.0,
+    drop: Drop = "low",
 ) -> torch.Tensor:
-    tables = rope_tables(positions, x.shape[-1], base=base, factor=factor, fraction=fraction, drop=drop, dtype=x.dtype)
+    tables = rope_tables(
+        positions, x.shape[-1], base=base, factor=factor, fraction=fraction, drop=drop, dtype=x.dtype
+    )
     return rotate(x, *tables, drop=drop)
 
 
 @settings(deadline=None, max_examples=25)
-@given(half=st.integers(1, 8), start=st.integers(0, 5000), factor=st.sampled_from([1.0, 8.0]), seed=st.integers(0, 2**16))
-def test_rotation_is_multiplication_by_a_complex_phase_per_half_split_pair(half: int, start: int, factor: float, seed: int) -> None:
+@given(
+    half=st.integers(1, 8),
+    start=st.integers(0, 5000),
+    factor=st.sampled_from([1.0, 8.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_rotation_is_multiplication_by_a_complex_phase_per_half_split_pair(
+    half: int, start: int, factor: float, seed: int
+) -> None:
     x = torch.randn(3, 5, 2 * half, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     positions = torch.arange(start, start + 5)
     frequency = torch.tensor([500.0 ** (-2 * i / (2 * half)) for i in range(half)], dtype=torch.float64)
     phase = torch.polar(torch.ones(5, half, dtype=torch.float64), positions[:, None] / factor * frequency)
     turned = torch.complex(x[..., :half].contiguous(), x[..., half:].contiguous()) * phase
-    torch.testing.assert_close(_rotate(x, positions, 500.0, factor), torch.cat((turned.real, turned.imag), -1), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        _rotate(x, positions, 500.0, factor),
+        torch.cat((turned.real, turned.imag), -1),
+        rtol=1e-10,
+        atol=1e-10,
+    )
 
 
 @settings(deadline=None, max_examples=25)
@@ -55,7 +74,9 @@ def test_position_zero_is_left_alone(fraction: float, drop: Drop) -> None:
 
 
 @every_fraction
-def test_a_fraction_turns_its_pairs_as_rope_does_and_leaves_the_others_to_the_bit(fraction: float, drop: Drop) -> None:
+def test_a_fraction_turns_its_pairs_as_rope_does_and_leaves_the_others_to_the_bit(
+    fraction: float, drop: Drop
+) -> None:
     """Channels i and i + C/2 move for i < n (reversed: for i >= C/2 - n); the frozen ones are the tail of EACH half."""
     x, positions = torch.randn(5, 16, generator=torch.Generator().manual_seed(0)), torch.arange(3, 8)
     n = rotated_pairs(16, fraction)
@@ -71,7 +92,9 @@ def test_a_fraction_turns_its_pairs_as_rope_does_and_leaves_the_others_to_the_bi
 def test_a_rotation_keeps_the_norm_of_every_pair(fraction: float, drop: Drop) -> None:
     x = torch.randn(9, 16, dtype=torch.float64)
     found = _rotate(x, 100 * torch.arange(9), fraction=fraction, drop=drop)
-    torch.testing.assert_close(torch.hypot(*found.chunk(2, -1)), torch.hypot(*x.chunk(2, -1)), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        torch.hypot(*found.chunk(2, -1)), torch.hypot(*x.chunk(2, -1)), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_no_fraction_is_no_operation_at_all() -> None:
@@ -80,12 +103,23 @@ def test_no_fraction_is_no_operation_at_all() -> None:
 
 
 def test_the_number_of_pairs_is_that_of_the_released_model_and_is_rounded_down() -> None:
-    assert [rotated_pairs(*given) for given in ((512, 0.25), (256, 1.0), (6, 0.5), (6, 0.99), (2, 0.5))] == [64, 128, 1, 2, 0]
+    assert [rotated_pairs(*given) for given in ((512, 0.25), (256, 1.0), (6, 0.5), (6, 0.99), (2, 0.5))] == [
+        64,
+        128,
+        1,
+        2,
+        0,
+    ]
 
 
 @pytest.mark.parametrize(
     ("fraction", "drop", "message"),
-    [(1.5, "low", "between 0"), (-0.1, "low", "between 0"), (float("nan"), "low", "between 0"), (1.0, "high", "drops nothing")],
+    [
+        (1.5, "low", "between 0"),
+        (-0.1, "low", "between 0"),
+        (float("nan"), "low", "between 0"),
+        (1.0, "high", "drops nothing"),
+    ],
 )
 def test_fractions_that_mean_nothing_are_refused(fraction: float, drop: Drop, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -101,11 +135,18 @@ def test_factor_stretches_positions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "table"), [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)]
+    ("dtype", "table"),
+    [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
 )
-def test_tables_are_float32_or_wider_and_the_result_keeps_its_dtype(dtype: torch.dtype, table: torch.dtype) -> None:
+def test_tables_are_float32_or_wider_and_the_result_keeps_its_dtype(
+    dtype: torch.dtype, table: torch.dtype
+) -> None:
     cos, sin = rope_tables(torch.arange(3), 4, base=10_000.0, dtype=dtype)
-    assert (cos.dtype, sin.dtype, rotate(torch.randn(3, 4, dtype=dtype), cos, sin).dtype) == (table, table, dtype)
+    assert (cos.dtype, sin.dtype, rotate(torch.randn(3, 4, dtype=dtype), cos, sin).dtype) == (
+        table,
+        table,
+        dtype,
+    )
 
 
 def test_bfloat16_is_rotated_in_float32_and_rounded_once() -> None:

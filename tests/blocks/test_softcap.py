@@ -30,5 +30,7 @@ def test_the_input_is_left_as_it_was() -> None:
 def test_it_compiles_without_a_break() -> None:
     x = torch.randn(4, requires_grad=True)
     y = torch.compile(lambda x: soft_cap(x, 2.0), backend="aot_eager", fullgraph=True)(x)
-    torch.testing.assert_close(torch.autograd.grad(y.sum(), x), torch.autograd.grad(soft_cap(x, 2.0).sum(), x))
+    torch.testing.assert_close(
+        torch.autograd.grad(y.sum(), x), torch.autograd.grad(soft_cap(x, 2.0).sum(), x)
+    )
     torch._dynamo.reset()

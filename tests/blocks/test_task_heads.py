@@ -66,7 +66,9 @@ def test_a_label_that_is_no_class_is_one_clear_error(target: torch.Tensor) -> No
 
 def test_labels_of_another_shape_are_refused_and_not_broadcast() -> None:
     with pytest.raises(ConfigError, match=r"need labels \(2,\)"):
-        head("classification", width=D, classes=4).loss(torch.randn(2, D, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.long))
+        head("classification", width=D, classes=4).loss(
+            torch.randn(2, D, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.long)
+        )
 
 
 @settings(max_examples=25)
@@ -107,14 +109,20 @@ def test_the_regression_loss_never_broadcasts_a_batch_against_itself() -> None:
     z=st.floats(-1e4, 1e4),
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
-def test_a_bounded_answer_never_leaves_its_range(bounds: tuple[float, float], z: float, dtype: torch.dtype) -> None:
+def test_a_bounded_answer_never_leaves_its_range(
+    bounds: tuple[float, float], z: float, dtype: torch.dtype
+) -> None:
     low, high = bounds[0], bounds[0] + bounds[1]
     h: RangeRegressionHead = blocks.build("range_regression", width=1, low=low, high=high).to(dtype).eval()
     with torch.no_grad():
         h.readout.output.weight.fill_(1.0)
     y = h(torch.tensor([[z]], dtype=dtype))
     low_t, high_t = torch.tensor([low, high]).to(dtype)  # the bounds as this dtype holds them
-    assert low_t - 1e-5 * abs(low) <= y.item() <= high_t + 1e-5 * abs(high) if dtype == torch.float32 else low <= y.item() <= high
+    assert (
+        low_t - 1e-5 * abs(low) <= y.item() <= high_t + 1e-5 * abs(high)
+        if dtype == torch.float32
+        else low <= y.item() <= high
+    )
 
 
 def test_a_bounded_answer_keeps_the_order_of_its_logits() -> None:
@@ -132,7 +140,9 @@ def test_the_bounded_loss_is_least_at_the_mean_of_the_targets_and_zero_when_perf
         losses = [h.loss(v.reshape(1, 1).expand(3, 1), torch.tensor([1.0, 1.0, 4.0])).item() for v in z[::10]]
         best = z[::10][int(torch.tensor(losses).argmin())]
         assert abs(h(best.reshape(1, 1)).item() - 2) < 0.02  # a grid step of 0.02 in z is 0.024 in y there
-        assert h.loss(torch.tensor([[log(0.25)]]).double(), torch.tensor([1.0])).item() == pytest.approx(0, abs=1e-12)  # 5·1/5 = 1
+        assert h.loss(torch.tensor([[log(0.25)]]).double(), torch.tensor([1.0])).item() == pytest.approx(
+            0, abs=1e-12
+        )  # 5·1/5 = 1
 
 
 def test_the_bounded_loss_still_teaches_at_the_far_end_of_the_scale() -> None:
@@ -162,7 +172,9 @@ def test_label_logits_follow_the_published_formula(seed: int, alpha: float, temp
     h: LabelLogitHead = head("label_logit", vocabulary=11, yes=7, no=2, alpha=alpha, temperature=temperature)
     likely = logits.log_softmax(dim=-1)
     yes, no = (likely[:, 7] / temperature).exp(), (likely[:, 2] / temperature).exp()
-    torch.testing.assert_close(h.probability(logits), (yes + alpha) / (yes + no + 2 * alpha), rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        h.probability(logits), (yes + alpha) / (yes + no + 2 * alpha), rtol=1e-10, atol=0
+    )
     torch.testing.assert_close(h(logits).exp().sum(dim=-1), torch.ones(4, dtype=torch.float64))
 
 
@@ -173,18 +185,28 @@ def test_label_logits_survive_where_both_likelihoods_underflow() -> None:
         h: LabelLogitHead = blocks.build("label_logit", vocabulary=11, yes=7, no=2, alpha=alpha)
         x = logits.clone().requires_grad_()
         h.loss(x, torch.tensor([1])).backward()
-        assert h.probability(logits).item() == pytest.approx(wanted, rel=1e-5) and x.grad is not None and x.grad.isfinite().all()
+        assert (
+            h.probability(logits).item() == pytest.approx(wanted, rel=1e-5)
+            and x.grad is not None
+            and x.grad.isfinite().all()
+        )
 
 
-def test_a_constant_added_to_both_labels_changes_nothing_without_smoothing_and_much_smoothing_gives_a_half() -> None:
+def test_a_constant_added_to_both_labels_changes_nothing_without_smoothing_and_much_smoothing_gives_a_half() -> (
+    None
+):
     logits = torch.randn(5, 11, dtype=torch.float64)
     moved = logits.clone()
     moved[:, [2, 7]] += 3
     h = head("label_logit", vocabulary=11, yes=7, no=2)
     torch.testing.assert_close(h(moved), h(logits), rtol=0, atol=1e-12)
     smooth = head("label_logit", vocabulary=11, yes=7, no=2, alpha=1e9)
-    torch.testing.assert_close(smooth.probability(logits), torch.full((5,), 0.5, dtype=torch.float64), rtol=0, atol=1e-9)
-    assert not torch.allclose(head("label_logit", vocabulary=11, yes=7, no=2, alpha=0.1)(moved), h(moved), atol=1e-3)
+    torch.testing.assert_close(
+        smooth.probability(logits), torch.full((5,), 0.5, dtype=torch.float64), rtol=0, atol=1e-9
+    )
+    assert not torch.allclose(
+        head("label_logit", vocabulary=11, yes=7, no=2, alpha=0.1)(moved), h(moved), atol=1e-3
+    )
 
 
 def test_the_verdict_over_policies_is_the_worst_of_them() -> None:
@@ -206,7 +228,9 @@ def test_cosine_logits_do_not_depend_on_the_length_of_query_or_rows(seed: int, f
         h.library[3] *= factor
     torch.testing.assert_close(h(x), before, rtol=0, atol=1e-12)
     assert before.abs().max() <= 1 + 1e-12
-    torch.testing.assert_close(before, F.cosine_similarity(x[:, None], h.library[None], dim=-1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        before, F.cosine_similarity(x[:, None], h.library[None], dim=-1), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("score", ["cosine", "dot"])
@@ -251,13 +275,21 @@ def test_a_cosine_loss_without_temperature_stops_at_its_floor() -> None:
     ("name", "options", "message"),
     [
         ("classification", {"width": 4, "classes": 0}, "classes must be at least 1"),
-        ("classification", {"width": 4, "classes": 2, "dropout": 1.0}, "dropout must be at least 0 and below 1"),
+        (
+            "classification",
+            {"width": 4, "classes": 2, "dropout": 1.0},
+            "dropout must be at least 0 and below 1",
+        ),
         ("classification", {"width": 4, "classes": 2, "hidden": 0}, "hidden must be at least 1"),
         ("range_regression", {"width": 4, "low": 5, "high": 0}, "low must be below high"),
         ("label_logit", {"vocabulary": 5, "yes": 5, "no": 1}, "yes must be in 0 … 4"),
         ("label_logit", {"vocabulary": 5, "yes": 1, "no": 1}, "the same token"),
         ("label_logit", {"vocabulary": 5, "yes": 1, "no": 2, "alpha": -1}, "alpha must be 0 or more"),
-        ("label_logit", {"vocabulary": 5, "yes": 1, "no": 2, "temperature": 0}, "temperature must be positive"),
+        (
+            "label_logit",
+            {"vocabulary": 5, "yes": 1, "no": 2, "temperature": 0},
+            "temperature must be positive",
+        ),
         ("entity_library", {"width": 4, "entities": 3, "hidden": 3}, "hidden is not an option"),
         ("entity_library", {"width": 4, "entities": 3, "temperature": 0}, "temperature must be positive"),
         ("triplet", {"width": 4, "embedding_width": 3, "margin": 0}, "margin must be a positive number"),

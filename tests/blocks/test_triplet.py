@@ -33,7 +33,9 @@ def rows(t: Triplets) -> list[tuple[int, ...]]:
 
 @settings(max_examples=30)
 @given(seed=seeds(), n=st.integers(1, 9), margin=st.floats(0.01, 6))
-def test_the_hinge_is_zero_exactly_where_the_margin_is_met_and_knows_no_place_or_turn(seed: int, n: int, margin: float) -> None:
+def test_the_hinge_is_zero_exactly_where_the_margin_is_met_and_knows_no_place_or_turn(
+    seed: int, n: int, margin: float
+) -> None:
     a, p, q = draw(seed, 3, n, 4)
     each = triplet_loss(a, p, q, margin=margin, reduction="none")
     met = (a - q).square().sum(-1) - (a - p).square().sum(-1) >= margin
@@ -73,11 +75,16 @@ def test_losses_equal_those_of_pytorch_metric_learning(power: int, reduction: An
     reducer = reducers.MeanReducer() if reduction == "mean" else reducers.AvgNonZeroReducer()
     metric = distances.LpDistance(normalize_embeddings=False, power=power)
     # its smooth form keeps the margin inside: 0 there is the soft margin of the paper
-    theirs = losses.TripletMarginLoss(margin=0.0 if soft else 0.7, smooth_loss=soft, distance=metric, reducer=reducer)
+    theirs = losses.TripletMarginLoss(
+        margin=0.0 if soft else 0.7, smooth_loss=soft, distance=metric, reducer=reducer
+    )
     x, labels = draw(1, 12, 5), torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 0, 1])
     t = batch_triplets(x, labels, kind="all")
     ours = triplet_loss(
-        *(x[i] for i in t), margin="soft" if soft else 0.7, distance="squared" if power == 2 else "euclidean", reduction=reduction
+        *(x[i] for i in t),
+        margin="soft" if soft else 0.7,
+        distance="squared" if power == 2 else "euclidean",
+        reduction=reduction,
     )
     torch.testing.assert_close(ours, theirs(x, labels, indices_tuple=t))
 
@@ -85,7 +92,9 @@ def test_losses_equal_those_of_pytorch_metric_learning(power: int, reduction: An
 def test_the_cosine_loss_equals_that_of_pytorch_metric_learning() -> None:
     from pytorch_metric_learning import distances, losses, reducers
 
-    theirs = losses.TripletMarginLoss(margin=0.2, distance=distances.CosineSimilarity(), reducer=reducers.MeanReducer())
+    theirs = losses.TripletMarginLoss(
+        margin=0.2, distance=distances.CosineSimilarity(), reducer=reducers.MeanReducer()
+    )
     x, labels = draw(2, 12, 5), torch.arange(12) % 3
     t = batch_triplets(x, labels, kind="all")
     ours = triplet_loss(*(x[i] for i in t), margin=0.2, distance="cosine")
@@ -96,13 +105,16 @@ def test_the_head_puts_the_loss_on_what_it_embeds() -> None:
     h = blocks.build("triplet", width=6, embedding_width=4, margin=5).double()
     a, p, q = draw(3, 3, 7, 6)
     torch.testing.assert_close(h.loss(a, p, q), triplet_loss(h(a), h(p), h(q), margin=5.0))
-    unit = blocks.build("triplet", width=6, embedding_width=4, normalise=True, relu=False, distance="cosine", margin=0.2).double()
+    unit = blocks.build(
+        "triplet", width=6, embedding_width=4, normalise=True, relu=False, distance="cosine", margin=0.2
+    ).double()
     torch.testing.assert_close(unit(a).norm(dim=-1), torch.ones(7, dtype=torch.float64))
     assert h(a).min() >= 0
 
 
 @pytest.mark.parametrize(
-    "options", [{"margin": 0.0}, {"margin": float("inf")}, {"margin": "hard"}, {"distance": "l1"}, {"reduction": "sum"}]
+    "options",
+    [{"margin": 0.0}, {"margin": float("inf")}, {"margin": "hard"}, {"distance": "l1"}, {"reduction": "sum"}],
 )
 def test_unknown_options_of_the_loss_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"margin must be|unknown (distance|reduction)"):
@@ -113,8 +125,16 @@ def test_unknown_options_of_the_loss_are_refused(options: dict[str, Any]) -> Non
 
 
 @settings(max_examples=40)
-@given(seed=seeds(), n=st.integers(2, 20), classes=st.integers(1, 5), kind=st.sampled_from(KINDS), distance=st.sampled_from(DISTANCES))
-def test_a_batch_gives_the_triplets_pytorch_metric_learning_finds(seed: int, n: int, classes: int, kind: Any, distance: Any) -> None:
+@given(
+    seed=seeds(),
+    n=st.integers(2, 20),
+    classes=st.integers(1, 5),
+    kind=st.sampled_from(KINDS),
+    distance=st.sampled_from(DISTANCES),
+)
+def test_a_batch_gives_the_triplets_pytorch_metric_learning_finds(
+    seed: int, n: int, classes: int, kind: Any, distance: Any
+) -> None:
     from pytorch_metric_learning import distances, miners
 
     x, labels = draw(seed, n, 3), torch.randint(classes, (n,), generator=torch.Generator().manual_seed(seed))
@@ -138,7 +158,9 @@ def test_mining_in_pieces_finds_what_one_piece_finds(monkeypatch: pytest.MonkeyP
     x, labels = draw(4, 20, 3), torch.arange(20) % 4
     whole = batch_triplets(x, labels, margin=1.0)
     monkeypatch.setattr(in_batch, "PIECE", 45)
-    assert torch.equal(torch.stack(batch_triplets(x, labels, margin=1.0)), torch.stack(whole)) and len(whole[0])
+    assert torch.equal(torch.stack(batch_triplets(x, labels, margin=1.0)), torch.stack(whole)) and len(
+        whole[0]
+    )
 
 
 def test_a_batch_without_pairs_or_negatives_gives_none_of_every_kind() -> None:
@@ -156,8 +178,16 @@ def test_a_kind_is_named_with_its_nearest() -> None:
 
 
 @settings(max_examples=40)
-@given(seed=seeds(), n=st.integers(4, 40), classes=st.integers(2, 8), cap=st.none() | st.integers(1, 5), ordered=st.booleans())
-def test_class_triplets_are_right_reproducible_and_complete(seed: int, n: int, classes: int, cap: int | None, ordered: bool) -> None:
+@given(
+    seed=seeds(),
+    n=st.integers(4, 40),
+    classes=st.integers(2, 8),
+    cap=st.none() | st.integers(1, 5),
+    ordered=st.booleans(),
+)
+def test_class_triplets_are_right_reproducible_and_complete(
+    seed: int, n: int, classes: int, cap: int | None, ordered: bool
+) -> None:
     labels = torch.randint(classes, (n,), generator=torch.Generator().manual_seed(seed))
     labels[:3] = torch.tensor([0, 0, 1])  # one pair and one negative at least
     miner = ClassTripletMiner(ap_pairs=cap, an_pairs=4, ordered=ordered)
@@ -194,7 +224,9 @@ def test_a_split_keeps_every_pair_on_one_side_and_the_share_of_each_centre(seed:
         assert len(train.pair[train.centre == c].unique()) == int(share * pairs + 1e-9)
 
 
-@pytest.mark.parametrize("labels", [torch.zeros(6, dtype=torch.long), torch.arange(6), torch.zeros(0, dtype=torch.long)])
+@pytest.mark.parametrize(
+    "labels", [torch.zeros(6, dtype=torch.long), torch.arange(6), torch.zeros(0, dtype=torch.long)]
+)
 def test_classes_that_give_no_triplet_are_one_clear_error(labels: Tensor) -> None:
     with pytest.raises(ConfigError, match="no triplet from") as caught:
         ClassTripletMiner().mine(labels, 0)
@@ -216,7 +248,9 @@ MINERS = st.builds(
 
 @settings(max_examples=50)
 @given(seed=seeds(), n=st.integers(2, 60), miner=MINERS)
-def test_regression_triplets_keep_their_bounds_and_are_reproducible(seed: int, n: int, miner: RegressionTripletMiner) -> None:
+def test_regression_triplets_keep_their_bounds_and_are_reproducible(
+    seed: int, n: int, miner: RegressionTripletMiner
+) -> None:
     y = 2 * torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 1
     y[:2] = torch.tensor([-1.0, -1.0])
     y = torch.cat([y, torch.ones(1, dtype=torch.float64)])  # a pair, and one item far from it
@@ -226,14 +260,20 @@ def test_regression_triplets_keep_their_bounds_and_are_reproducible(seed: int, n
     assert rows(again) == rows(t) and torch.equal(again.pair, t.pair)
     a, p, q = t.of(y)
     assert (t.anchor != t.positive).all()
-    assert ((a - p).abs() <= 2 * miner.pos_radius + 1e-12).all() and ((a - q).abs() >= miner.neg_radius - miner.pos_radius - 1e-12).all()
+    assert ((a - p).abs() <= 2 * miner.pos_radius + 1e-12).all() and (
+        (a - q).abs() >= miner.neg_radius - miner.pos_radius - 1e-12
+    ).all()
     centre = y[t.centre]
     assert ((a - centre).abs() <= miner.pos_radius).all() and ((q - centre).abs() >= miner.neg_radius).all()
     assert t.centres == n + 1 and 0 <= t.no_pair + t.no_negative <= t.centres
     for c in t.centre.unique():
         near = int(((y - y[c]).abs() <= miner.pos_radius).sum())
         far = int(((y - y[c]).abs() >= miner.neg_radius).sum())
-        pairs = near * (near - 1) // 2 if near <= miner.run else min(miner.pairs, miner.run * (miner.run - 1) // 2)
+        pairs = (
+            near * (near - 1) // 2
+            if near <= miner.run
+            else min(miner.pairs, miner.run * (miner.run - 1) // 2)
+        )
         if not miner.index_runs and near > miner.run:
             pairs = min(miner.pairs, near * (near - 1) // 2)
         mine = t.centre == c
@@ -284,7 +324,9 @@ def test_pairs_drawn_by_number_are_the_pairs_there_are(seed: int, n: int, count:
     assert len(found) == len(set(found)) == min(count, len(every)) and set(found) <= every
 
 
-@pytest.mark.parametrize("options", [{"pos_radius": 0.6}, {"pos_radius": -0.1}, {"run": 1}, {"pairs": 0}, {"negatives": 0}])
+@pytest.mark.parametrize(
+    "options", [{"pos_radius": 0.6}, {"pos_radius": -0.1}, {"run": 1}, {"pairs": 0}, {"negatives": 0}]
+)
 def test_impossible_miners_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="RegressionTripletMiner: "):
         RegressionTripletMiner(**options)

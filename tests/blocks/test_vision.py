@@ -6,12 +6,23 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from blocks import ConfigError, ImageHeadConfig, MLPConfig, MultiHeadAttentionConfig, PatchEmbeddingConfig, build
+from blocks import (
+    ConfigError,
+    ImageHeadConfig,
+    MLPConfig,
+    MultiHeadAttentionConfig,
+    PatchEmbeddingConfig,
+    build,
+)
 from blocks.vision.patches import cut
 
 
-@pytest.mark.parametrize(("channels", "height", "width", "patch"), [(3, 8, 12, 4), (1, 7, 14, 7), (2, 5, 3, 1)])
-def test_patches_are_those_of_an_unfold_in_reading_order(channels: int, height: int, width: int, patch: int) -> None:
+@pytest.mark.parametrize(
+    ("channels", "height", "width", "patch"), [(3, 8, 12, 4), (1, 7, 14, 7), (2, 5, 3, 1)]
+)
+def test_patches_are_those_of_an_unfold_in_reading_order(
+    channels: int, height: int, width: int, patch: int
+) -> None:
     images = torch.randn(2, channels, height, width)
     assert torch.equal(cut(images, patch), F.unfold(images, patch, stride=patch).mT)
 
@@ -66,7 +77,10 @@ def test_images_that_do_not_fit_are_refused_in_one_line(shape: tuple[int, ...], 
         (lambda: ImageHeadConfig(width=4, classes=1), "classes must be at least 2"),
         (lambda: ImageHeadConfig(width=4, classes=3, eps=0.0), "eps must be positive"),
         (lambda: MultiHeadAttentionConfig(width=10, heads=4), "width 10 is not a multiple of heads 4"),
-        (lambda: MultiHeadAttentionConfig(width=2, heads=2, linear="monarch"), "blocks = 4 exceeds width = 2"),
+        (
+            lambda: MultiHeadAttentionConfig(width=2, heads=2, linear="monarch"),
+            "blocks = 4 exceeds width = 2",
+        ),
         (lambda: MLPConfig(width=0, ffn_width=4), "width must be at least 1"),
     ],
 )

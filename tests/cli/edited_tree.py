@@ -23,7 +23,13 @@ SHAPE = {"width": 32, "depth": 1, "ffn_width": 32}
 ARMS = [{"architecture": name, "shape": SHAPE} for name in ("gemma1", "m2_gpt")]
 BUDGET = {"params": 1.5e4, "tokens": 256, "allow_unmatched": True}
 UNRELATED = (  # another block, recipe and reader; what only registers, judges and shows
-    *("blocks/vision/patches.py", "blocks/triplet/head.py", "blocks/index.py", "blocks/__init__.py", "arch_lab/models/__init__.py"),
+    *(
+        "blocks/vision/patches.py",
+        "blocks/triplet/head.py",
+        "blocks/index.py",
+        "blocks/__init__.py",
+        "arch_lab/models/__init__.py",
+    ),
     *("arch_lab/models/t5gemma.py", "experiments/glue/reader.py", "experiments/triplets/library.py"),
     *("arch_lab/report/tables.py", "arch_lab/cli/compare.py", "arch_lab/judge/pairs.py"),
 )
@@ -40,7 +46,12 @@ class Trace:
         code = frame.f_code
         if code.co_name == "train" and code.co_filename.endswith("study/run.py"):
             self.depth += {"call": 1, "return": -1}.get(event, 0)
-        if event == "call" and self.depth and code.co_name != "<module>" and code.co_filename.startswith(f"{ROOT}/"):
+        if (
+            event == "call"
+            and self.depth
+            and code.co_name != "<module>"
+            and code.co_filename.startswith(f"{ROOT}/")
+        ):
             self.files.add(Path(code.co_filename).relative_to(ROOT).as_posix())
 
 
@@ -75,7 +86,9 @@ def main() -> None:
     first = stored.compare(folder)
     sys.setprofile(None)
     assert first.code == 0, first.err
-    identities = [json.loads(path.read_text()) for path in sorted(folder.glob("runs/small/runs/*/*/config.json"))]
+    identities = [
+        json.loads(path.read_text()) for path in sorted(folder.glob("runs/small/runs/*/*/config.json"))
+    ]
     used = sorted({name for identity in identities for name in identity["code"]})
     one, other = (sorted(identity["code"]) for identity in identities)
     other = [name for name in other if name not in one]  # an arm that is refused hides those behind it
@@ -94,7 +107,10 @@ def main() -> None:
         "used": used,
         "run": sorted(trace.files),
         "refused": [(names, edited(names, statement, last_line)) for names in batches],
-        "kept": {"docstrings": edited(used, docstrings, outcome), "unrelated": edited(UNRELATED, statement, outcome)},
+        "kept": {
+            "docstrings": edited(used, docstrings, outcome),
+            "unrelated": edited(UNRELATED, statement, outcome),
+        },
     }
     print(json.dumps(result))
 

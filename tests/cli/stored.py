@@ -38,7 +38,12 @@ class Scale(ChannelMixer):
 SHAPE = {"width": 32, "depth": 2, "ffn_width": 32}
 ARMS: list[dict[str, Any]] = [
     {"architecture": "gemma1", "shape": SHAPE},
-    {"architecture": "custom", "name": "mine", "shape": SHAPE, "options": {"mixer": "gemma1_attention", "channel": "users_block:Scale"}},
+    {
+        "architecture": "custom",
+        "name": "mine",
+        "shape": SHAPE,
+        "options": {"mixer": "gemma1_attention", "channel": "users_block:Scale"},
+    },
 ]
 BUDGET = {"params": 1.5e4, "tokens": 1920, "allow_unmatched": True}  # 30 steps
 

@@ -21,9 +21,16 @@ ROOT = Path(__file__).resolve().parents[2]
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
 
 
-def shown_at(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def shown_at(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
     """What a verb prints in a terminal of ``width`` columns, without colours."""
-    for name, value in {"COLUMNS": str(width), "TTY_COMPATIBLE": "1", "NO_COLOR": "1", "TERM": "xterm"}.items():
+    for name, value in {
+        "COLUMNS": str(width),
+        "TTY_COMPATIBLE": "1",
+        "NO_COLOR": "1",
+        "TERM": "xterm",
+    }.items():
         monkeypatch.setenv(name, value)
 
     def show(*arguments: str) -> str:

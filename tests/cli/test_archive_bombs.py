@@ -20,7 +20,9 @@ SIZE = 120 << 20  # bytes of one member
 def bomb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of 120 MB of zeros, in about 120 kB: packed anew, which torch never does and still reads."""
     folder = tmp_path_factory.mktemp("bomb")
-    torch.save({"hyper_parameters": {}, "state_dict": {"model.x": torch.zeros(SIZE // 4)}}, folder / "plain.ckpt")
+    torch.save(
+        {"hyper_parameters": {}, "state_dict": {"model.x": torch.zeros(SIZE // 4)}}, folder / "plain.ckpt"
+    )
     with zipfile.ZipFile(folder / "plain.ckpt") as plain:
         with zipfile.ZipFile(folder / "bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as packed:
             for name in plain.namelist():
@@ -29,7 +31,9 @@ def bomb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bomb.ckpt"
 
 
-@pytest.mark.parametrize("command", ["generate {} --prompt a", "convert {} new --to huggingface", "convert {} new --from m2-bert"])
+@pytest.mark.parametrize(
+    "command", ["generate {} --prompt a", "convert {} new --to huggingface", "convert {} new --from m2-bert"]
+)
 def test_a_packed_checkpoint_is_refused_before_it_is_read(
     command: str, bomb: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -43,7 +47,9 @@ def test_a_packed_checkpoint_is_refused_before_it_is_read(
 
 def test_an_archive_that_expands_too_far_is_not_opened(bomb: Path) -> None:
     start = time.process_time()
-    with pytest.raises(DataError, match=r"bomb\.ckpt: \d+ compressed bytes expand to more than \d+, over 200 times"):
+    with pytest.raises(
+        DataError, match=r"bomb\.ckpt: \d+ compressed bytes expand to more than \d+, over 200 times"
+    ):
         open_zip(bomb)
     assert time.process_time() - start < 1
 

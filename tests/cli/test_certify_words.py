@@ -45,7 +45,9 @@ def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     registry._entries.clear()
     registry._entries.update(before)
-    for module in [name for name in sys.modules if name.startswith("tests.contracts.") or name == "first_block"]:
+    for module in [
+        name for name in sys.modules if name.startswith("tests.contracts.") or name == "first_block"
+    ]:
         del sys.modules[module]
 
 
@@ -63,7 +65,13 @@ def test_every_law_that_holds_shows_its_share_of_the_bound(capsys):
 def test_the_table_has_share_value_and_bound_in_each_row(capsys):
     assert main(["certify", "rms_norm"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "no law broken" in lines[0] and lines[1].split()[:5] == ["law", "status", "share", "value", "bound"]
+    assert "no law broken" in lines[0] and lines[1].split()[:5] == [
+        "law",
+        "status",
+        "share",
+        "value",
+        "bound",
+    ]
     numerics = next(line for line in lines if line.startswith("numerics")).split()
     share, value, bound = map(float, numerics[2:5])
     assert share == pytest.approx(value / bound, rel=0.1)
@@ -72,7 +80,11 @@ def test_the_table_has_share_value_and_bound_in_each_row(capsys):
 def test_a_wrong_output_shape_is_one_clear_line_in_each_law(capsys):
     failed = [law for law in laws("first_block:WrongShape", capsys).values() if law["status"] == "failed"]
     assert {law["law"] for law in failed} >= {"causality", "isolation"}
-    assert all("the shape of its input" in law["reason"] for law in failed if law["law"] in ("causality", "isolation"))
+    assert all(
+        "the shape of its input" in law["reason"]
+        for law in failed
+        if law["law"] in ("causality", "isolation")
+    )
     assert not any("IndexError" in law["reason"] for law in failed)
 
 
@@ -84,4 +96,7 @@ def test_a_forward_without_segments_is_said_by_isolation_alone(capsys):
 
 def test_parameters_that_nobody_draws_are_named(capsys):
     found = laws("first_block:NeverDrawn", capsys)
-    assert "parameter 'weight'" in found["numerics"]["reason"] and "self.reset_parameters()" in found["numerics"]["reason"]
+    assert (
+        "parameter 'weight'" in found["numerics"]["reason"]
+        and "self.reset_parameters()" in found["numerics"]["reason"]
+    )

@@ -18,7 +18,12 @@ from tests.cli.test_damaged_checkpoints import as_run
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/checkpoints.md").read_text(encoding="utf-8")
 COMMANDS = [line for line in PAGE.splitlines() if line.startswith("arch-lab ")]
-SHORT = ["--trainer.max_steps=1", "--trainer.accelerator=cpu", "--data.sequence_length=16", "--data.batch_size=2"]
+SHORT = [
+    "--trainer.max_steps=1",
+    "--trainer.accelerator=cpu",
+    "--data.sequence_length=16",
+    "--data.batch_size=2",
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +32,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     (folder / "texts").mkdir()
     for name in (*(f"texts/{letter}.txt" for letter in "abcdefgh"), "held_out.txt"):
-        (folder / name).write_text("\n\n".join(f"{name} {i}: the tide comes in, the tide goes out" for i in range(40)), encoding="utf-8")
+        (folder / name).write_text(
+            "\n\n".join(f"{name} {i}: the tide comes in, the tide goes out" for i in range(40)),
+            encoding="utf-8",
+        )
     tokenizer = train_bpe(["the tide comes in and the tide goes out " * 20], 270)
     torch.manual_seed(0)
     options, sizes = {"window": 8, "pattern": "LG"}, {"width": 32, "depth": 2, "ffn_width": 32}
@@ -41,10 +49,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(content, folder / "runs/fit/version_0/checkpoints/last.ckpt")
     arch_lab.convert(folder / "runs/fit/version_0", folder / "gemma-3-1b-pt", to="huggingface")
     stranger = {**settings, "architecture": "custom", "options": {"mixer": "my_module:Gemma1Attention"}}
-    plain = recipe("custom", {"mixer": "gemma1_attention"}).model(Shape(**sizes), vocabulary=270, max_tokens=80)
+    plain = recipe("custom", {"mixer": "gemma1_attention"}).model(
+        Shape(**sizes), vocabulary=270, max_tokens=80
+    )
     weights = {f"model.{name}": value for name, value in plain.state_dict().items()}
     torch.save({**content, "hyper_parameters": stranger, "state_dict": weights}, folder / "stranger.ckpt")
-    (folder / "my_module.py").write_text("from blocks.attention.gemma import Gemma1Attention as Gemma1Attention\n")
+    (folder / "my_module.py").write_text(
+        "from blocks.attention.gemma import Gemma1Attention as Gemma1Attention\n"
+    )
     (study,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
     (folder / "tuned.yaml").write_text(study, encoding="utf-8")
     return folder

@@ -35,22 +35,35 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_an_edit_of_any_file_that_a_trial_uses_is_refused_by_its_name(answers: Any) -> None:
-    wrong = [line for names, line in answers["refused"] if f"holds runs of other code ({', '.join(names)} changed)" not in line]
+    wrong = [
+        line
+        for names, line in answers["refused"]
+        if f"holds runs of other code ({', '.join(names)} changed)" not in line
+    ]
     assert len(answers["refused"]) > 15 and not wrong
 
 
 def test_every_file_that_a_trial_runs_belongs_to_it(answers: Any) -> None:
     apart = [name.replace(".", "/") for name in APART]
-    counted = [name for name in answers["run"] if not any(name == f"{path}.py" or name.startswith(f"{path}/") for path in apart)]
+    counted = [
+        name
+        for name in answers["run"]
+        if not any(name == f"{path}.py" or name.startswith(f"{path}/") for path in apart)
+    ]
     assert len(counted) > 40 and not set(counted) - set(answers["used"])
 
 
-@pytest.mark.parametrize("file", ["blocks/convolution/mixer.py", "arch_lab/training/optimizer.py", "experiments/perplexity/experiment.py"])
+@pytest.mark.parametrize(
+    "file",
+    ["blocks/convolution/mixer.py", "arch_lab/training/optimizer.py", "experiments/perplexity/experiment.py"],
+)
 def test_block_training_and_experiment_belong_to_a_trial(answers: Any, file: str) -> None:
     assert file in answers["used"]
 
 
-@pytest.mark.parametrize("file", ["cuda/causal_conv_triton.py", "cuda/monarch_conv_triton.py", "cuda/tile.cuh"])
+@pytest.mark.parametrize(
+    "file", ["cuda/causal_conv_triton.py", "cuda/monarch_conv_triton.py", "cuda/tile.cuh"]
+)
 def test_kernels_of_the_operations_in_use_belong_to_a_trial(answers: Any, file: str) -> None:
     assert file in answers["used"]
 

@@ -12,7 +12,12 @@ from arch_lab.cli.verbs import VERBS
 from tests.cli.terminals import ROOT
 
 PAGE = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
-COMMANDS = [line for block in re.findall(r"```\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines() if line]
+COMMANDS = [
+    line
+    for block in re.findall(r"```\n(.*?)```", PAGE, flags=re.DOTALL)
+    for line in block.splitlines()
+    if line
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -42,7 +42,11 @@ def refusal(source: Path, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
-    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        change(load_file(folder / "model.safetensors")),
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
 
 
 @torch.no_grad()
@@ -60,7 +64,9 @@ def test_a_second_name_of_the_same_window_is_accepted(tmp_path: Path) -> None:
     assert_same_logits(convert(source, tmp_path / "ours"), their_model("gemma2"))
 
 
-def test_a_second_name_of_another_window_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_name_of_another_window_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = saved("gemma2", tmp_path)
     edit(source, {"sliding_window_size": W + 1})
     assert f"sliding_window_size = {W + 1} is not supported: sliding_window is {W}" in refusal(source, capsys)
@@ -74,7 +80,9 @@ def with_vision(folder: Path) -> nn.Module:
     text = their_model("gemma3-factor-8")
     vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     sizes = {"image_size": 28, "patch_size": 14}
-    config = transformers.Gemma3Config(text_config=text.config.to_dict(), vision_config={**vision, **sizes}, mm_tokens_per_image=1)
+    config = transformers.Gemma3Config(
+        text_config=text.config.to_dict(), vision_config={**vision, **sizes}, mm_tokens_per_image=1
+    )
     model = transformers.Gemma3ForConditionalGeneration(config)
     model.model.language_model.load_state_dict(text.model.state_dict())
     model.tie_weights()
@@ -91,7 +99,10 @@ OLD = {
 
 
 def renamed(weights: dict[str, Tensor], pairs: dict[str, str]) -> dict[str, Tensor]:
-    names = {name: next((new + name[len(old) :] for old, new in pairs.items() if name.startswith(old)), name) for name in weights}
+    names = {
+        name: next((new + name[len(old) :] for old, new in pairs.items() if name.startswith(old)), name)
+        for name in weights
+    }
     return {names[name]: value for name, value in weights.items()}
 
 
@@ -108,7 +119,9 @@ def test_the_text_part_of_a_model_with_vision_converts(naming: str, tmp_path: Pa
 def test_the_text_part_is_written_as_gemma3_for_causal_lm(tmp_path: Path) -> None:
     text = with_vision(tmp_path / "theirs")
     convert(convert(tmp_path / "theirs", tmp_path / "ours"), tmp_path / "back", "--to", "huggingface")
-    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back", attn_implementation="eager").eval()
+    again = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "back", attn_implementation="eager"
+    ).eval()
     assert type(again).__name__ == "Gemma3ForCausalLM"
     row = torch.arange(6, 30)[None]
     with torch.no_grad():
@@ -119,16 +132,42 @@ def test_fields_that_a_released_text_part_leaves_out_have_their_defaults(tmp_pat
     """As the published 4B: five fields. Only the configuration is read: the files hold other sizes."""
     from arch_lab.checkpoints.interop.huggingface import read_config
 
-    text = {"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34}
+    text = {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+    }
     text |= {"rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}
-    outer = {"architectures": ["Gemma3ForConditionalGeneration"], "boi_token_index": 255999, "eoi_token_index": 256000}
-    outer |= {"eos_token_id": [1, 106], "image_token_index": 262144, "initializer_range": 0.02, "mm_tokens_per_image": 256}
-    outer |= {"model_type": "gemma3", "torch_dtype": "bfloat16", "transformers_version": "4.50.0.dev0", "vision_config": {}}
+    outer = {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "boi_token_index": 255999,
+        "eoi_token_index": 256000,
+    }
+    outer |= {
+        "eos_token_id": [1, 106],
+        "image_token_index": 262144,
+        "initializer_range": 0.02,
+        "mm_tokens_per_image": 256,
+    }
+    outer |= {
+        "model_type": "gemma3",
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.50.0.dev0",
+        "vision_config": {},
+    }
     (tmp_path / "config.json").write_text(json.dumps({**outer, "text_config": text}))
     manifest, _ = read_config(tmp_path)
     blueprint = manifest.blueprint
     assert (blueprint.vocabulary, blueprint.max_tokens, manifest.end_text) == (262_208, 131_072, [1, 106])
-    expected = {"heads": 8, "kv_heads": 4, "head_width": 256, "window": 1024, "rope_factor": 8.0, "pattern": "LLLLLG"}
+    expected = {
+        "heads": 8,
+        "kv_heads": 4,
+        "head_width": 256,
+        "window": 1024,
+        "rope_factor": 8.0,
+        "pattern": "LLLLLG",
+    }
     assert {name: blueprint.options[name] for name in expected} == expected
 
 
@@ -136,7 +175,8 @@ def test_fields_that_a_released_text_part_leaves_out_have_their_defaults(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("dtype", "name"), [(torch.int8, "I8"), (torch.float8_e4m3fn, "F8_E4M3"), (torch.int32, "I32"), (torch.bool, "BOOL")]
+    ("dtype", "name"),
+    [(torch.int8, "I8"), (torch.float8_e4m3fn, "F8_E4M3"), (torch.int32, "I32"), (torch.bool, "BOOL")],
 )
 def test_weights_that_are_no_floats_are_refused_by_tensor_and_type(
     dtype: torch.dtype, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -147,7 +187,9 @@ def test_weights_that_are_no_floats_are_refused_by_tensor_and_type(
     assert f"tensor '{tensor}' is {name}" in refusal(source, capsys)
 
 
-def test_a_converted_folder_with_int8_weights_is_refused_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_converted_folder_with_int8_weights_is_refused_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ours = convert(saved("gemma3", tmp_path), tmp_path / "ours")
     rewrite(ours, lambda weights: {**weights, "norm.weight": weights["norm.weight"].to(torch.int8)})
     capsys.readouterr()
@@ -164,20 +206,29 @@ def frequencies(base: float, factor: float = 1.0) -> Tensor:
 
 def test_saved_rotary_frequencies_are_accepted_where_they_are_the_formula(tmp_path: Path) -> None:
     source = saved("gemma", tmp_path)
-    more = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": frequencies(10_000.0).bfloat16() for i in range(2)}
+    more = {
+        f"model.layers.{i}.self_attn.rotary_emb.inv_freq": frequencies(10_000.0).bfloat16() for i in range(2)
+    }
     rewrite(source, lambda weights: {**weights, **more})
     assert_same_logits(convert(source, tmp_path / "ours"), their_model("gemma"))
 
 
-def test_saved_rotary_frequencies_of_another_base_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_saved_rotary_frequencies_of_another_base_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = saved("gemma2", tmp_path)
     rewrite(source, lambda weights: {**weights, "model.rotary_emb.inv_freq": frequencies(20_000.0)})
-    assert "'model.rotary_emb.inv_freq' does not equal the frequencies of its configuration" in refusal(source, capsys)
+    assert "'model.rotary_emb.inv_freq' does not equal the frequencies of its configuration" in refusal(
+        source, capsys
+    )
 
 
 def test_both_sets_of_frequencies_of_gemma3_are_known(tmp_path: Path) -> None:
     source = saved("gemma3-factor-8", tmp_path)
-    more = {"model.rotary_emb.inv_freq": frequencies(500_000.0, 8.0), "model.rotary_emb_local.inv_freq": frequencies(9_000.0)}
+    more = {
+        "model.rotary_emb.inv_freq": frequencies(500_000.0, 8.0),
+        "model.rotary_emb_local.inv_freq": frequencies(9_000.0),
+    }
     rewrite(source, lambda weights: {**weights, **more})
     assert_same_logits(convert(source, tmp_path / "ours"), their_model("gemma3-factor-8"))
 
@@ -205,9 +256,14 @@ def test_another_epsilon_of_the_norms_is_followed_there_and_back(name: str, tmp_
 
 
 @pytest.mark.parametrize("model_type", ["gemma4_text", "vaultgemma", "gemma22", "", None, 3])
-def test_an_unknown_model_type_is_told_the_known_ones(model_type: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_model_type_is_told_the_known_ones(
+    model_type: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = saved("gemma2", tmp_path)
     edit(source, {"model_type": model_type})
     message = refusal(source, capsys)
-    assert f"model_type {model_type!r} is not supported; those that are: gemma, gemma2, gemma3, gemma3_text, t5gemma" in message
+    assert (
+        f"model_type {model_type!r} is not supported; those that are: gemma, gemma2, gemma3, gemma3_text, t5gemma"
+        in message
+    )
     assert "did you mean" not in message and set(CASES) <= set(FAMILIES)

@@ -28,8 +28,19 @@ MODELS: dict[str, dict[str, Any]] = {
     "m2_bert": {},
 }
 VALIDATE = [
-    *("validate", "--ckpt_path=run", "--data.source=files", "--data.files.train=a.txt", "--data.document_start=^The"),
-    *("--data.sequence_length=8", "--data.batch_size=2", "--data.tokenizer.kind=file", "--trainer.accelerator=cpu"),
+    *(
+        "validate",
+        "--ckpt_path=run",
+        "--data.source=files",
+        "--data.files.train=a.txt",
+        "--data.document_start=^The",
+    ),
+    *(
+        "--data.sequence_length=8",
+        "--data.batch_size=2",
+        "--data.tokenizer.kind=file",
+        "--trainer.accelerator=cpu",
+    ),
     *("--trainer.logger=false", "--trainer.enable_progress_bar=false"),
 ]
 FAST, MORE = 6, 120  # damaged inputs of each kind
@@ -40,7 +51,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Content of a checkpoint file by architecture, and a converted and a Hugging Face folder of the Gemma."""
     folder = tmp_path_factory.mktemp("sound")
     tokenizer = train_bpe(["the tide comes in and the tide goes out " * 20], 270)
-    trainer = pl.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = pl.Trainer(
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
+    )
     loops = {"validate_loop": trainer.validate_loop.state_dict()}
     by_lightning = {"pytorch-lightning_version": pl.__version__, "epoch": 0, "global_step": 3, "loops": loops}
     made: dict[str, Any] = {}
@@ -49,7 +62,12 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         model = recipe(name, options).model(Shape(**SIZES), vocabulary=270, max_tokens=32)
         settings = {**SIZES, "architecture": name, "options": options, "vocabulary": 270, "max_tokens": 32}
         weights = {f"model.{key}": value for key, value in model.state_dict().items()}
-        made[name] = {"hyper_parameters": settings, "state_dict": weights, "tokenizer": tokenizer.to_dict(), **by_lightning}
+        made[name] = {
+            "hyper_parameters": settings,
+            "state_dict": weights,
+            "tokenizer": tokenizer.to_dict(),
+            **by_lightning,
+        }
     torch.save(made["gemma3"], folder / "gemma3.ckpt")
     tokenizer.save(folder / "tokenizer")
     tokenizer.save(folder / "tokenizer")
@@ -93,19 +111,39 @@ def check(seed: str, sound: dict[str, Any], tmp_path: Path) -> None:
     elif kind == "rest":
         content = {key: value for key, value in sound["gemma3"].items() if key != "state_dict"}
         damaged = damaged_tree(content, draw)
-        as_run({**damaged, "state_dict": sound["gemma3"]["state_dict"]} if isinstance(damaged, dict) else damaged, folder / "run")
+        as_run(
+            {**damaged, "state_dict": sound["gemma3"]["state_dict"]}
+            if isinstance(damaged, dict)
+            else damaged,
+            folder / "run",
+        )
     elif kind == "file":
         (folder / "run").mkdir()
         torch.save(sound["gemma3"], folder / "run/a.ckpt")
         (folder / "run/a.ckpt").write_bytes(damaged_bytes((folder / "run/a.ckpt").read_bytes(), draw))
     else:
-        name, file = {"manifest": ("ours", "arch-lab.json"), "config": ("theirs", "config.json")}.get(kind, ("ours", "model.safetensors"))
+        name, file = {"manifest": ("ours", "arch-lab.json"), "config": ("theirs", "config.json")}.get(
+            kind, ("ours", "model.safetensors")
+        )
         copied(sound["folder"] / name, folder / "run")
         path = folder / "run" / file
-        path.write_bytes(damaged_json(path.read_text(), draw) if file.endswith(".json") else damaged_bytes(path.read_bytes(), draw))
+        path.write_bytes(
+            damaged_json(path.read_text(), draw)
+            if file.endswith(".json")
+            else damaged_bytes(path.read_bytes(), draw)
+        )
     (folder / "a.txt").write_text("".join(f"The tide of day {day}.\n" for day in range(20)))
-    score, generate = ["score", "run", "--text", "a.txt", "--context", "2"], ["generate", "run", "--prompt", "the", "--max-tokens", "2"]
-    commands = [score, generate, score, generate, [*VALIDATE, f"--data.tokenizer.path={sound['folder'] / 'tokenizer'}"]]
+    score, generate = (
+        ["score", "run", "--text", "a.txt", "--context", "2"],
+        ["generate", "run", "--prompt", "the", "--max-tokens", "2"],
+    )
+    commands = [
+        score,
+        generate,
+        score,
+        generate,
+        [*VALIDATE, f"--data.tokenizer.path={sound['folder'] / 'tokenizer'}"],
+    ]
     answer(draw.choice(commands), folder, seed=seed)
 
 
@@ -138,7 +176,9 @@ def test_a_damaged_checkpoint_is_one_line_or_opens(seed: str, sound: dict[str, A
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_many_damaged_checkpoints_are_one_line_or_open(kind: str, sound: dict[str, Any], tmp_path: Path) -> None:
+def test_many_damaged_checkpoints_are_one_line_or_open(
+    kind: str, sound: dict[str, Any], tmp_path: Path
+) -> None:
     for seed in seeds(MORE, kind)[FAST:]:
         (tmp_path / seed).mkdir()
         check(seed, sound, tmp_path / seed)
@@ -158,7 +198,10 @@ def failure(capsys: pytest.CaptureFixture[str], path: Path) -> str:
         ({"depth": 10**8}, "depth 100,000,000 does not fit the file, which holds"),
         ({"depth": 2**63}, "depth 9223372036854775808 is not a whole number from 1 to"),
         ({"width": "wide"}, "width 'wide' is not a whole number"),
-        ({"vocabulary": 2**31 - 1}, "tensor 'embedding.weight' has shape [270, 32], its settings say [2147483647, 32]"),
+        (
+            {"vocabulary": 2**31 - 1},
+            "tensor 'embedding.weight' has shape [270, 32], its settings say [2147483647, 32]",
+        ),
         ({"options": {"window": -8, "pattern": "LG"}}, "window"),
         ({"options": [[[]]]}, "are not a mapping"),
         ({"architecture": ["gemma3"]}, "is not a name"),
@@ -167,7 +210,11 @@ def failure(capsys: pytest.CaptureFixture[str], path: Path) -> str:
     ids=str,
 )
 def test_settings_that_fit_no_file_are_named(
-    change: dict[str, Any], part: str, sound: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    change: dict[str, Any],
+    part: str,
+    sound: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     content = {**sound["gemma3"], "hyper_parameters": {**sound["gemma3"]["hyper_parameters"], **change}}
     assert part in failure(capsys, as_run(content, tmp_path / "run"))
@@ -178,13 +225,23 @@ def test_settings_that_fit_no_file_are_named(
     [
         (lambda w: w.pop("model.norm.weight"), "tensor 'norm.weight' is missing"),
         (lambda w: w.update({"model.spare": torch.zeros(1)}), "tensor 'spare' is not part of this model"),
-        (lambda w: w.update({"model.norm.weight": torch.zeros(3)}), "tensor 'norm.weight' has shape [3], its settings say [32]"),
-        (lambda w: w.update({"model.norm.weight": torch.zeros(32, dtype=torch.int8)}), "tensor 'norm.weight' is int8, expected float32"),
+        (
+            lambda w: w.update({"model.norm.weight": torch.zeros(3)}),
+            "tensor 'norm.weight' has shape [3], its settings say [32]",
+        ),
+        (
+            lambda w: w.update({"model.norm.weight": torch.zeros(32, dtype=torch.int8)}),
+            "tensor 'norm.weight' is int8, expected float32",
+        ),
     ],
     ids=["missing", "unexpected", "misshapen", "integer"],
 )
 def test_weights_that_do_not_fit_are_named(
-    change: Callable[[dict[str, Any]], Any], part: str, sound: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    change: Callable[[dict[str, Any]], Any],
+    part: str,
+    sound: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     weights = dict(sound["gemma3"]["state_dict"])
     change(weights)
@@ -202,5 +259,8 @@ def test_a_manifest_of_a_hundred_million_layers_is_refused(
     weights = load_file(folder / "model.safetensors")
     manifest["shape"]["depth"] = 2
     (folder / "arch-lab.json").write_text(json.dumps(manifest))
-    save_file({name: value for name, value in weights.items() if name != "norm.weight"}, folder / "model.safetensors")
+    save_file(
+        {name: value for name, value in weights.items() if name != "norm.weight"},
+        folder / "model.safetensors",
+    )
     assert "tensor 'norm.weight' is missing" in failure(capsys, folder)

@@ -15,14 +15,26 @@ from tests.mutations import answer, damaged_bytes, damaged_json, seeds
 
 STUDY = "runs/small"
 ONE = f"{STUDY}/runs/gemma1/lr-0.004_seed-0"
-COMPARE, REPORT, CURVES = ("compare", "small.yaml", "--threads", "1"), ("report", STUDY), ("report", STUDY, "--curves", "curves.svg")
+COMPARE, REPORT, CURVES = (
+    ("compare", "small.yaml", "--threads", "1"),
+    ("report", STUDY),
+    ("report", STUDY, "--curves", "curves.svg"),
+)
 READ_BY_COMPARE = (
     *(f"{ONE}/{name}" for name in ("result.json", "config.json", "metrics.jsonl", "model.ckpt")),
     *(f"{STUDY}/{name}" for name in ("study.json", "plan.json", "certificates/mine.json")),
 )
 NOT_READ = (f"{STUDY}/study.yaml", f"{STUDY}/results.csv", f"{ONE}/model.ckpt.sha256")
-CASES = [*((COMPARE, file) for file in READ_BY_COMPARE), (REPORT, f"{STUDY}/study.json"), (CURVES, f"{ONE}/metrics.jsonl")]
-MORE_CASES = [*CASES, *((COMPARE, file) for file in NOT_READ), *((REPORT, file) for file in (*READ_BY_COMPARE, *NOT_READ))]
+CASES = [
+    *((COMPARE, file) for file in READ_BY_COMPARE),
+    (REPORT, f"{STUDY}/study.json"),
+    (CURVES, f"{ONE}/metrics.jsonl"),
+]
+MORE_CASES = [
+    *CASES,
+    *((COMPARE, file) for file in NOT_READ),
+    *((REPORT, file) for file in (*READ_BY_COMPARE, *NOT_READ)),
+]
 
 
 def check(folder: Path, seed: str, cases: list[tuple[tuple[str, ...], str]]) -> None:
@@ -32,7 +44,9 @@ def check(folder: Path, seed: str, cases: list[tuple[tuple[str, ...], str]]) -> 
     measured = _scores(folder)
     path = folder / name
     content = path.read_bytes()
-    path.write_bytes(damaged_json(content.decode(), draw) if name.endswith(".json") else damaged_bytes(content, draw))
+    path.write_bytes(
+        damaged_json(content.decode(), draw) if name.endswith(".json") else damaged_bytes(content, draw)
+    )
     done = answer(command, folder, seed=f"{seed} ({name})")
     stored.forget()
     if done.code == 0:
@@ -64,6 +78,8 @@ def test_damaged_files_of_a_study_are_named_or_repaired(pristine: Path, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", seeds(300, "more-damaged-runs"))
-def test_more_damaged_files_of_a_study_are_named_or_repaired(pristine: Path, tmp_path: Path, seed: str) -> None:
+def test_more_damaged_files_of_a_study_are_named_or_repaired(
+    pristine: Path, tmp_path: Path, seed: str
+) -> None:
     shutil.copytree(pristine, tmp_path / "work")
     check(tmp_path / "work", seed, MORE_CASES)

@@ -62,7 +62,9 @@ def test_the_python_example_runs(folder, capsys):
     assert str(list(b"one text")) in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [pytest.param(each, marks=[pytest.mark.slow] * ("compare" in each)) for each in COMMANDS])
+@pytest.mark.parametrize(
+    "command", [pytest.param(each, marks=[pytest.mark.slow] * ("compare" in each)) for each in COMMANDS]
+)
 def test_each_command_ends_well(folder, command, capsys):
     assert main(shlex.split(command)[1:]) == 0, capsys.readouterr().err
 

@@ -28,7 +28,9 @@ def runs(tmp_path: Path) -> Path:
     for name in ("finished", "stopped", "leaky"):
         write_study(tmp_path / name, ["gemma3", "m2_gpt"], name=name)
         study = json.loads((tmp_path / name / "study.json").read_text())
-        plan = {key: study[key] for key in ("study", "experiment", "arms")} | {"runs": len(study["results"]) + 2}
+        plan = {key: study[key] for key in ("study", "experiment", "arms")} | {
+            "runs": len(study["results"]) + 2
+        }
         (tmp_path / name / "plan.json").write_text(json.dumps(plan))
         if name != "finished":
             (tmp_path / name / "study.json").unlink()
@@ -36,7 +38,9 @@ def runs(tmp_path: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").write_text(json.dumps({"arm": "gemma3", "status": "finished"}))
     (tmp_path / "leaky/certificates").mkdir()
-    (tmp_path / "leaky/certificates/m2_gpt.json").write_text(json.dumps({"passed": False, "reason": "token 1 moves output 0"}))
+    (tmp_path / "leaky/certificates/m2_gpt.json").write_text(
+        json.dumps({"passed": False, "reason": "token 1 moves output 0"})
+    )
     return tmp_path
 
 
@@ -51,11 +55,18 @@ def test_list_names_every_study_with_arms_and_budget(capsys) -> None:
     listed = json.loads(printed(capsys, "list", "studies", "--json"))
     assert {row["name"] for row in listed} == set(studies())
     quickstart = next(row for row in listed if row["name"] == "quickstart")
-    assert quickstart["arms"] == ["gemma3", "m2_gpt"] and quickstart["budget"]["params"] == 1e6 and "Monarch" in quickstart["question"]
+    assert (
+        quickstart["arms"] == ["gemma3", "m2_gpt"]
+        and quickstart["budget"]["params"] == 1e6
+        and "Monarch" in quickstart["question"]
+    )
 
 
 def test_list_tells_finished_interrupted_and_refused_runs_apart(runs, capsys) -> None:
-    states = {row["study"]: row["state"] for row in json.loads(printed(capsys, "list", "runs", "--output", runs, "--json"))}
+    states = {
+        row["study"]: row["state"]
+        for row in json.loads(printed(capsys, "list", "runs", "--output", runs, "--json"))
+    }
     assert states == {"finished": "finished", "stopped": "interrupted", "leaky": "refused"}
 
 
@@ -74,7 +85,9 @@ def test_list_of_an_empty_folder_says_who_writes_there(tmp_path, capsys) -> None
     assert f"no runs in {tmp_path}" in printed(capsys, "list", "runs", "--output", tmp_path)
 
 
-@pytest.mark.parametrize(("typed", "right"), [("ls", "list"), ("status", "list"), ("lists", "list"), ("shwo", "show")])
+@pytest.mark.parametrize(
+    ("typed", "right"), [("ls", "list"), ("status", "list"), ("lists", "list"), ("shwo", "show")]
+)
 def test_a_near_verb_is_proposed(typed, right, capsys) -> None:
     assert f"did you mean '{right}'?" in printed(capsys, typed, code=2)
 
@@ -87,7 +100,10 @@ def test_show_prints_verdict_and_results_of_a_finished_study(runs, capsys) -> No
 
 def test_show_says_how_to_go_on_with_an_interrupted_study(runs, capsys) -> None:
     text = printed(capsys, "show", runs / "stopped")
-    assert f"continue with: arch-lab compare {runs / 'stopped/study.yaml'} --output {runs}\n" in text and "missing: " in text
+    assert (
+        f"continue with: arch-lab compare {runs / 'stopped/study.yaml'} --output {runs}\n" in text
+        and "missing: " in text
+    )
 
 
 def test_show_says_why_a_study_was_refused(runs, capsys) -> None:
@@ -104,7 +120,9 @@ def test_show_of_a_misspelt_folder_proposes_the_nearest(runs, capsys) -> None:
 
 
 def test_report_json_is_the_content_of_study_json(runs, capsys) -> None:
-    assert json.loads(printed(capsys, "report", runs / "finished", "--json")) == json.loads((runs / "finished/study.json").read_text())
+    assert json.loads(printed(capsys, "report", runs / "finished", "--json")) == json.loads(
+        (runs / "finished/study.json").read_text()
+    )
 
 
 def test_report_markdown_holds_the_verdict_and_a_row_per_arm(runs, capsys) -> None:
@@ -128,12 +146,16 @@ def bash(tmp_path_factory: Any) -> Any:
     """Completes a command line in a real bash."""
     file = tmp_path_factory.mktemp("completion") / "script"
     with file.open("w") as stream:
-        subprocess.run([sys.executable, "-m", "arch_lab", "completion", "bash"], stdout=stream, check=True, cwd=ROOT)
+        subprocess.run(
+            [sys.executable, "-m", "arch_lab", "completion", "bash"], stdout=stream, check=True, cwd=ROOT
+        )
 
     def complete(*words: str) -> list[str]:
         line = f"source {file}; COMP_WORDS=({' '.join(repr(word) for word in words)}); COMP_CWORD={len(words) - 1}; _arch_lab; "
         line += 'printf "%s\\n" "${COMPREPLY[@]}"'
-        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True, cwd=file.parent)
+        done = subprocess.run(
+            ["bash", "-c", line], capture_output=True, text=True, check=True, cwd=file.parent
+        )
         return done.stdout.split()
 
     return complete
@@ -144,11 +166,15 @@ def test_bash_completes_verbs(bash) -> None:
 
 
 def test_bash_completes_studies_and_files(bash) -> None:
-    assert bash("arch-lab", "compare", "quicks") == ["quickstart"] and bash("arch-lab", "compare", "scr") == ["script"]
+    assert bash("arch-lab", "compare", "quicks") == ["quickstart"] and bash("arch-lab", "compare", "scr") == [
+        "script"
+    ]
 
 
 def test_bash_completes_the_options_of_a_verb(bash) -> None:
-    assert bash("arch-lab", "compare", "--outp") == ["--output"] and bash("arch-lab", "fit", "--trainer.max") == ["--trainer.max_steps"]
+    assert bash("arch-lab", "compare", "--outp") == ["--output"] and bash(
+        "arch-lab", "fit", "--trainer.max"
+    ) == ["--trainer.max_steps"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
@@ -170,7 +196,9 @@ def test_version_names_the_commit_of_the_checkout(capsys) -> None:
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT)
     if head.returncode:
         pytest.skip("not a checkout")
-    assert re.fullmatch(rf"arch-lab {__version__} \({head.stdout[:7]}(, changed)?\)\n", printed(capsys, "--version"))
+    assert re.fullmatch(
+        rf"arch-lab {__version__} \({head.stdout[:7]}(, changed)?\)\n", printed(capsys, "--version")
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,7 +219,9 @@ def test_version_names_the_commit_of_the_checkout(capsys) -> None:
     ids=" ".join,
 )
 def test_a_question_is_answered_without_importing_torch(arguments) -> None:
-    code = f"import sys; from arch_lab.cli import main; main({arguments!r}); assert 'torch' not in sys.modules"
+    code = (
+        f"import sys; from arch_lab.cli import main; main({arguments!r}); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
 
 
@@ -205,4 +235,14 @@ def test_env_shows_memory_in_gibibytes(capsys) -> None:
 
 def test_compare_help_says_what_a_study_contains(capsys) -> None:
     text = printed(capsys, "compare", "--help")
-    assert all(word in text for word in ("arms", "budget", "learning_rates", "arch-lab list studies", "arch-lab keys", "arch-lab init"))
+    assert all(
+        word in text
+        for word in (
+            "arms",
+            "budget",
+            "learning_rates",
+            "arch-lab list studies",
+            "arch-lab keys",
+            "arch-lab init",
+        )
+    )

@@ -23,7 +23,16 @@ from blocks.errors import ConfigError, UserError
 from tests.small_study import small_study
 
 ROOT = Path(__file__).resolve().parents[2]
-MEASURED = {"tokens_per_second", "peak_memory_bytes", "seconds", "estimate", "environment", "checksum", "command", "curves"}
+MEASURED = {
+    "tokens_per_second",
+    "peak_memory_bytes",
+    "seconds",
+    "estimate",
+    "environment",
+    "checksum",
+    "command",
+    "curves",
+}
 
 
 def without_measurements(value: Any) -> Any:
@@ -73,7 +82,9 @@ def test_worker_processes_give_the_numbers_of_one_process(tmp_path: Path) -> Non
     for name, workers in (("inline", "1"), ("processes", "2")):
         options = ["--output", str(tmp_path / name), "--executor", name, "--workers", workers, "--quiet"]
         assert main(["compare", str(study), *options]) == 0
-    inline, processes = (json.loads((tmp_path / name / "small/study.json").read_text()) for name in ("inline", "processes"))
+    inline, processes = (
+        json.loads((tmp_path / name / "small/study.json").read_text()) for name in ("inline", "processes")
+    )
     assert without_measurements(inline) == without_measurements(processes)
 
 
@@ -81,14 +92,20 @@ def test_a_trial_whose_worker_is_killed_runs_again(tmp_path: Path, executor: Pro
     (tmp_path / "deaths").write_text("1")
     notes: list[str] = []
     trials = [Number(i, tmp_path) for i in range(4)]
-    results = dict(executor.run(trials, Squares(), lambda event, facts: notes.append(str(facts.get("text", "")))))
+    results = dict(
+        executor.run(trials, Squares(), lambda event, facts: notes.append(str(facts.get("text", ""))))
+    )
     assert {i: r["square"] for i, r in results.items()} == {0: 0, 1: 1, 2: 4, 3: 9}
     assert [n for n in notes if n] == ["the worker process of number 0 died (SIGKILL): the trial runs again"]
 
 
-def test_a_trial_that_kills_every_worker_ends_the_study_in_one_line(tmp_path: Path, executor: Processes) -> None:
+def test_a_trial_that_kills_every_worker_ends_the_study_in_one_line(
+    tmp_path: Path, executor: Processes
+) -> None:
     (tmp_path / "deaths").write_text("9")
-    with pytest.raises(ConfigError, match="number 0: its worker process died 3 times, the last time by SIGKILL"):
+    with pytest.raises(
+        ConfigError, match="number 0: its worker process died 3 times, the last time by SIGKILL"
+    ):
         list(executor.run([Number(0, tmp_path)], Squares(), lambda event, facts: None))
 
 
@@ -106,7 +123,9 @@ def test_an_error_in_a_worker_is_raised_here(tmp_path: Path, executor: Processes
         (["--workers", "0"], "at least 1"),
     ],
 )
-def test_a_wrong_executor_is_refused_in_one_line(tmp_path: Path, capsys: Any, options: list[str], message: str) -> None:
+def test_a_wrong_executor_is_refused_in_one_line(
+    tmp_path: Path, capsys: Any, options: list[str], message: str
+) -> None:
     assert main(["compare", str(small_study(tmp_path)), "--output", str(tmp_path / "runs"), *options]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and message in error and not (tmp_path / "runs").exists()
@@ -126,7 +145,10 @@ def test_a_study_of_tasks_or_speed_says_that_it_runs_inline(tmp_path: Path, caps
 @pytest.fixture
 def long_study(tmp_path: Path) -> Path:
     return small_study(
-        tmp_path, budget={"params": 6.0e4, "train_flops": 6.0e10, "tolerance": 0.02}, learning_rates=[0.002, 0.004], seeds=[0, 1]
+        tmp_path,
+        budget={"params": 6.0e4, "train_flops": 6.0e10, "tolerance": 0.02},
+        learning_rates=[0.002, 0.004],
+        seeds=[0, 1],
     )
 
 
@@ -138,7 +160,9 @@ def start(study: Path, output: Path) -> subprocess.Popen[str]:
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
     """Process ids of children that run trials."""
-    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True
+    ).stdout
     return [int(line.split()[0]) for line in listed.splitlines() if "spawn_main" in line]
 
 
@@ -159,7 +183,9 @@ def is_running(pid: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_study_within_seconds_and_leaves_no_child(long_study: Path, tmp_path: Path, number: int, code: int) -> None:
+def test_a_signal_ends_the_study_within_seconds_and_leaves_no_child(
+    long_study: Path, tmp_path: Path, number: int, code: int
+) -> None:
     process = start(long_study, tmp_path / "runs")
     wait_for_training(tmp_path / "runs", process)
     children = workers_of(process)
@@ -171,7 +197,9 @@ def test_a_signal_ends_the_study_within_seconds_and_leaves_no_child(long_study: 
 
 
 @pytest.mark.slow
-def test_workers_end_when_their_study_is_killed_and_its_lock_is_free(long_study: Path, tmp_path: Path) -> None:
+def test_workers_end_when_their_study_is_killed_and_its_lock_is_free(
+    long_study: Path, tmp_path: Path
+) -> None:
     process = start(long_study, tmp_path / "runs")
     wait_for_training(tmp_path / "runs", process)
     children = workers_of(process)
@@ -181,7 +209,9 @@ def test_workers_end_when_their_study_is_killed_and_its_lock_is_free(long_study:
     while any(map(is_running, children)) and time.monotonic() < end:
         time.sleep(0.2)
     assert len(children) == 2 and not any(map(is_running, children))
-    smaller = arch_lab.compare(str(small_study(tmp_path / "other")), output=tmp_path / "other/runs", quiet=True)
+    smaller = arch_lab.compare(
+        str(small_study(tmp_path / "other")), output=tmp_path / "other/runs", quiet=True
+    )
     assert smaller["results"]
     again = start(long_study, tmp_path / "runs")  # the lock of a dead holder is free
     wait_for_training(tmp_path / "runs", again)
@@ -191,7 +221,11 @@ def test_workers_end_when_their_study_is_killed_and_its_lock_is_free(long_study:
 
 @pytest.mark.slow
 def test_a_killed_worker_changes_no_number(tmp_path: Path) -> None:
-    study = small_study(tmp_path, budget={"params": 6.0e4, "train_flops": 6.0e9, "tolerance": 0.02}, learning_rates=[0.002, 0.004])
+    study = small_study(
+        tmp_path,
+        budget={"params": 6.0e4, "train_flops": 6.0e9, "tolerance": 0.02},
+        learning_rates=[0.002, 0.004],
+    )
     whole = start(study, tmp_path / "whole")
     killed = start(study, tmp_path / "killed")
     wait_for_training(tmp_path / "killed", killed)

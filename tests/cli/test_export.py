@@ -68,7 +68,9 @@ def test_padded_texts_have_the_logits_of_each_text_alone(pair: tuple[Any, Any, P
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
-def test_an_exported_folder_converts_back_with_its_tokenizer(pair: tuple[Any, Any, Path], tmp_path: Path) -> None:
+def test_an_exported_folder_converts_back_with_its_tokenizer(
+    pair: tuple[Any, Any, Path], tmp_path: Path
+) -> None:
     ours, _, out = pair
     assert cli.main(["convert", str(out), str(tmp_path / "again")]) == 0
     opened = open_checkpoint(tmp_path / "again")
@@ -91,7 +93,9 @@ def test_files_of_a_conversion_have_the_mode_of_the_umask(to: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("leads_to", ["an empty folder", "nothing", "itself"])
-def test_a_link_as_target_is_one_line(leads_to: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_link_as_target_is_one_line(
+    leads_to: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "an empty folder").mkdir()
     link = tmp_path / ("itself" if leads_to == "itself" else "link")
     link.symlink_to(tmp_path / leads_to)
@@ -126,7 +130,9 @@ ROLLING = {
 def write_tasks(folder: Path) -> None:
     folder.mkdir()
     contexts = ["The value of the statement is", "A class is", "Assignment to", "ü – 漢"]
-    rows = [{"context": c, "choices": ["true", "an object", "0"], "label": i % 3} for i, c in enumerate(contexts)]
+    rows = [
+        {"context": c, "choices": ["true", "an object", "0"], "label": i % 3} for i, c in enumerate(contexts)
+    ]
     (folder / "rows.json").write_text("\n".join(map(json.dumps, rows)))
     for task in (CHOICES, ROLLING):
         content = {**task, "dataset_kwargs": {"data_files": {"test": str(folder / "rows.json")}}}
@@ -136,11 +142,20 @@ def write_tasks(folder: Path) -> None:
 def harness(out: Path, task: str, tasks: Path, **options: Any) -> list[dict[str, Any]]:
     """The samples of one task, from the command ``lm_eval --model hf``."""
     results = tasks / f"{out.name}-{task}"
-    given = ",".join(f"{name}={value}" for name, value in {"pretrained": out, "dtype": "float32", **options}.items())
+    given = ",".join(
+        f"{name}={value}" for name, value in {"pretrained": out, "dtype": "float32", **options}.items()
+    )
     command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", given, "--tasks", task]
     command += ["--include_path", str(tasks), "--device", "cpu", "--batch_size", "2", "--log_samples"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tasks / "home")}
-    done = subprocess.run([*command, "--output_path", str(results)], capture_output=True, text=True, env=environment)
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_HOME": str(tasks / "home"),
+    }
+    done = subprocess.run(
+        [*command, "--output_path", str(results)], capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     (samples,) = results.rglob(f"samples_{task}_*.jsonl")
     return [json.loads(line) for line in samples.read_text().splitlines()]
@@ -160,7 +175,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path
     folder = tmp_path_factory.mktemp("runs")
     arms = [{"architecture": name, "options": options} for name, options in GEMMAS.items()]
     data = yaml.safe_load(small_study(folder / "study").read_text())["data"]
-    study = small_study(folder / "study", arms=arms, data={**data, "tokenizer": {"kind": "bpe", "vocabulary": 400}})
+    study = small_study(
+        folder / "study", arms=arms, data={**data, "tokenizer": {"kind": "bpe", "vocabulary": 400}}
+    )
     assert cli.main(["compare", str(study), "--output", str(folder / "out")]) == 0
     found = {}
     for result in sorted((folder / "out").rglob("result.json")):
@@ -180,7 +197,9 @@ def test_lm_eval_scores_choices_as_our_model_does(name: str, runs: dict[str, Any
     for sample in harness(out, "local_choices", tmp_path / "tasks"):
         for (score, _), asked in zip(sample["filtered_resps"], sample["arguments"].values(), strict=True):
             context, continuation = asked["arg_0"], asked["arg_1"]
-            before, whole = (ids.tolist() for ids in opened.tokenizer.encode([context, context + continuation]))
+            before, whole = (
+                ids.tolist() for ids in opened.tokenizer.encode([context, context + continuation])
+            )
             expected = log_likelihood(opened, [*opened.begin, *whole], len(opened.begin) + len(before))
             assert abs(float(score) - expected) < 1e-4
             count += 1
@@ -198,4 +217,6 @@ def test_lm_eval_scores_whole_texts_as_our_model_does(runs: dict[str, Any], tmp_
     for sample in samples:
         ids = [*opened.begin, *opened.tokenizer.encode([sample["doc"]["context"]])[0].tolist()]
         score = sample["filtered_resps"][0]
-        assert abs(float(score[0] if isinstance(score, list) else score) - log_likelihood(opened, ids, 1)) < 1e-4
+        assert (
+            abs(float(score[0] if isinstance(score, list) else score) - log_likelihood(opened, ids, 1)) < 1e-4
+        )

@@ -27,7 +27,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_fit_has_every_data_key_of_a_study() -> None:
-    assert {field.name for field in dataclasses.fields(DataConfig)} <= set(inspect.signature(TextDataModule).parameters)
+    assert {field.name for field in dataclasses.fields(DataConfig)} <= set(
+        inspect.signature(TextDataModule).parameters
+    )
 
 
 def test_the_data_block_of_a_study_is_a_configuration_of_fit(folder: Path, capsys: Capture) -> None:
@@ -37,17 +39,35 @@ def test_the_data_block_of_a_study_is_a_configuration_of_fit(folder: Path, capsy
 
 
 def test_the_old_keys_are_read_and_the_new_ones_named(capsys: Capture) -> None:
-    old = ["--data.source=files", "--data.train", "train.jsonl", "--data.tokenizer", "bpe", "--data.vocabulary", "300"]
+    old = [
+        "--data.source=files",
+        "--data.train",
+        "train.jsonl",
+        "--data.tokenizer",
+        "bpe",
+        "--data.vocabulary",
+        "300",
+    ]
     assert cli.main(["fit", *old, *SIZES]) == 0
     printed = capsys.readouterr()
     for new in ("files.train", "tokenizer.kind", "tokenizer.vocabulary"):
         assert f"is now --data.{new}" in printed.err
     config = yaml.safe_load(Path("runs/fit/version_0/config.yaml").read_text())
-    assert config["data"]["files"] == {"train": "train.jsonl"} and config["data"]["tokenizer"] == {"kind": "bpe", "vocabulary": 300}
+    assert config["data"]["files"] == {"train": "train.jsonl"} and config["data"]["tokenizer"] == {
+        "kind": "bpe",
+        "vocabulary": 300,
+    }
 
 
 def test_an_old_configuration_is_read_and_the_new_keys_named(folder: Path, capsys: Capture) -> None:
-    old = {"source": "files", "train": "train.jsonl", "hub_name": None, "tokenizer": "bytes", "vocabulary": 1024, "tokenizer_path": None}
+    old = {
+        "source": "files",
+        "train": "train.jsonl",
+        "hub_name": None,
+        "tokenizer": "bytes",
+        "vocabulary": 1024,
+        "tokenizer_path": None,
+    }
     (folder / "old.yaml").write_text(yaml.safe_dump({"data": old}))
     assert cli.main(["fit", "--config", "old.yaml", *SIZES]) == 0
     assert "note: data.train is now data.files.train" in capsys.readouterr().err
@@ -71,4 +91,7 @@ def test_an_option_that_the_source_ignores_is_an_error(option: list[str], part: 
 def test_the_help_of_data_lists_the_keys_below_files_hub_and_tokenizer(capsys: Capture) -> None:
     assert cli.main(["fit", "--data.help"]) == 0
     listed = capsys.readouterr().out
-    assert all(f"--data.{key} " in listed for key in ("files.validation", "hub.subset", "tokenizer.path", "text_column", "limit_bytes"))
+    assert all(
+        f"--data.{key} " in listed
+        for key in ("files.validation", "hub.subset", "tokenizer.path", "text_column", "limit_bytes")
+    )

@@ -17,17 +17,30 @@ PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
 
 def commands() -> list[list[str]]:
     blocks = (ROOT / "docs" / "fit.md").read_text(encoding="utf-8").split("```\n")[1::2]
-    return [shlex.split(line)[1:] for block in blocks for line in block.splitlines() if line.startswith("arch-lab ")]
+    return [
+        shlex.split(line)[1:]
+        for block in blocks
+        for line in block.splitlines()
+        if line.startswith("arch-lab ")
+    ]
 
 
 def test_the_commands_of_the_fit_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     small = small_fit(tmp_path)
     (tmp_path / "my.txt").write_text("\n\n".join(f"# {i}\nA paragraph, number {i}." for i in range(300)))
-    small_text = ["--data.document_start=^# ", "--data.sequence_length=16", "--data.batch_size=4", *MODEL, *TRAINER]
+    small_text = [
+        "--data.document_start=^# ",
+        "--data.sequence_length=16",
+        "--data.batch_size=4",
+        *MODEL,
+        *TRAINER,
+    ]
     ran = 0
     for command in commands():
-        if "ddp" in command or any(name in command and not importlib.util.find_spec(package) for name, package in PACKAGES.items()):
+        if "ddp" in command or any(
+            name in command and not importlib.util.find_spec(package) for name, package in PACKAGES.items()
+        ):
             continue  # two processes have a test of their own
         if command[:3] == ["fit", "--config", "experiments/perplexity/fit.yaml"]:
             command[2] = str(ROOT / command[2])

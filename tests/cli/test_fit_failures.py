@@ -68,7 +68,10 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             [f"--trainer.logger={HERE}.ClosedStore"],
             f"test_fit_failures.py line {STORE}, in __init__: RuntimeError: the file store is in maintenance mode",
         ),
-        ([f"--trainer.logger={HERE}.Absent"], f"trainer.logger: {HERE}.Absent: module '{HERE}' has no attribute 'Absent'"),
+        (
+            [f"--trainer.logger={HERE}.Absent"],
+            f"trainer.logger: {HERE}.Absent: module '{HERE}' has no attribute 'Absent'",
+        ),
         (
             [f"--trainer.callbacks={HERE}.Failing"],
             f"test_fit_failures.py line {MISTAKE}, in on_train_batch_end: ZeroDivisionError: nothing to divide at 1",
@@ -77,27 +80,45 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             [f"--trainer.callbacks={HERE}.Unready"],
             f"test_fit_failures.py line {UNREADY}, in __init__: ValueError: no folder for it",
         ),
-        ([f"--trainer.callbacks={HERE}.Failing", "--trainer.callbacks.at=x"], "trainer.callbacks: at: expected int, got x"),
-        (["--trainer.callbacks=EarlyStopping"], "trainer.callbacks: the following arguments are required: monitor"),
-        (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val_loss"], "`val_loss` which is not available"),
+        (
+            [f"--trainer.callbacks={HERE}.Failing", "--trainer.callbacks.at=x"],
+            "trainer.callbacks: at: expected int, got x",
+        ),
+        (
+            ["--trainer.callbacks=EarlyStopping"],
+            "trainer.callbacks: the following arguments are required: monitor",
+        ),
+        (
+            ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val_loss"],
+            "`val_loss` which is not available",
+        ),
         (["--trainer.precision=bf17"], "trainer.precision: 'bf17' is not valid here"),
         (["--trainer.strategy=fsdp"], "`fsdp` requires a GPU"),
         (["--trainer.strategy=ddp_spawn", "--trainer.devices=2"], "ddp_spawn is not supported; use ddp"),
-        (["--trainer.devices=3", "--trainer.strategy=ddp", "--trainer.max_steps=0"], "trainer.max_steps: must be at least 1"),
+        (
+            ["--trainer.devices=3", "--trainer.strategy=ddp", "--trainer.max_steps=0"],
+            "trainer.max_steps: must be at least 1",
+        ),
     ],
 )
-def test_a_failure_of_the_users_parts_is_one_line(option: list[str], part: str, options: list[str], capsys: Capture) -> None:
+def test_a_failure_of_the_users_parts_is_one_line(
+    option: list[str], part: str, options: list[str], capsys: Capture
+) -> None:
     assert part in failure_of(capsys, "fit", *options, *option)
 
 
 @pytest.mark.parametrize("logger", ["CSVLogger", "TensorBoardLogger"])
-def test_the_loggers_of_lightning_write_what_was_trained(logger: str, options: list[str], capsys: Capture) -> None:
+def test_the_loggers_of_lightning_write_what_was_trained(
+    logger: str, options: list[str], capsys: Capture
+) -> None:
     result = scores_of(capsys, "fit", *options, f"--trainer.logger={logger}", "--trainer.log_every_n_steps=1")
     written = {"CSVLogger": "metrics.csv", "TensorBoardLogger": "events.out.tfevents*"}[logger]
     assert list(Path(result["results"]).glob(written))
 
 
-def test_a_logger_without_a_folder_leaves_its_run_beside_the_checkpoint(options: list[str], capsys: Capture) -> None:
+def test_a_logger_without_a_folder_leaves_its_run_beside_the_checkpoint(
+    options: list[str], capsys: Capture
+) -> None:
     result = scores_of(capsys, "fit", *options, f"--trainer.logger={HERE}.Remote")
     folder = Path(result["results"])
     assert folder.parts[-2:] == ("remote", "abc") and (folder / "config.yaml").is_file()
@@ -108,7 +129,9 @@ def test_a_block_by_import_path_is_trained_and_scored(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     example = Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"
-    code = next(part for part in example.read_text().split("```python\n")[1:] if "class TokenShift" in part).partition("```")[0]
+    code = next(
+        part for part in example.read_text().split("```python\n")[1:] if "class TokenShift" in part
+    ).partition("```")[0]
     (tmp_path / "my_blocks.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
     custom = ["--model.architecture=custom", '--model.options={"mixer": "my_blocks:TokenShift"}']

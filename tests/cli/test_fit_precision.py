@@ -27,7 +27,9 @@ def study_scores(folder: Path, precision: str) -> dict[str, float]:
     return {r["arm"]: r["bits_per_byte"] for r in results}
 
 
-def test_a_study_in_bf16_mixed_trains_near_its_float32_twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_in_bf16_mixed_trains_near_its_float32_twin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     half, single = study_scores(tmp_path, "bf16-mixed"), study_scores(tmp_path, "32-true")
     for arm in ("gemma3", "m2_gpt"):
@@ -50,7 +52,11 @@ class Largest(TorchDispatchMode):
 def test_scores_of_262144_tokens_hold_a_bounded_slice_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     vocabulary, limit = 262_144, 1 << 26
     torch.manual_seed(0)
-    model = recipe("gemma3").model(Shape(width=8, depth=1, ffn_width=8), vocabulary=vocabulary, max_tokens=80).eval()
+    model = (
+        recipe("gemma3")
+        .model(Shape(width=8, depth=1, ffn_width=8), vocabulary=vocabulary, max_tokens=80)
+        .eval()
+    )
     inputs, targets = torch.randint(vocabulary, (2, 2, 80))
     with torch.no_grad():
         whole = scoring.token_nats(model, inputs, targets)
@@ -63,10 +69,17 @@ def test_scores_of_262144_tokens_hold_a_bounded_slice_of_logits(monkeypatch: pyt
 
 def test_slices_score_each_token_as_the_whole_does_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    model = recipe("gemma2").model(Shape(width=16, depth=2, ffn_width=16), vocabulary=257, max_tokens=32).double().eval()
+    model = (
+        recipe("gemma2")
+        .model(Shape(width=16, depth=2, ffn_width=16), vocabulary=257, max_tokens=32)
+        .double()
+        .eval()
+    )
     inputs, targets = torch.randint(257, (2, 3, 31))
     with torch.no_grad():
         whole = scoring.token_nats(model, inputs, targets)
-        monkeypatch.setattr(scoring, "LOGIT_BYTES", 7 * 4 * 257)  # seven tokens a slice, which does not divide 93
+        monkeypatch.setattr(
+            scoring, "LOGIT_BYTES", 7 * 4 * 257
+        )  # seven tokens a slice, which does not divide 93
         torch.testing.assert_close(scoring.token_nats(model, inputs, targets), whole, rtol=1e-12, atol=1e-12)
     assert whole.dtype == torch.float64

@@ -24,7 +24,9 @@ TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 def losses(folder: Path) -> list[tuple[str, float]]:
     """Every training loss and score that CSVLogger wrote."""
     rows = csv.DictReader((folder / "metrics.csv").open())
-    return [(name, float(value)) for row in rows for name, value in sorted(row.items()) if "/" in name and value]
+    return [
+        (name, float(value)) for row in rows for name, value in sorted(row.items()) if "/" in name and value
+    ]
 
 
 def test_two_ranks_train_and_score_as_one_process_does(
@@ -33,7 +35,14 @@ def test_two_ranks_train_and_score_as_one_process_does(
     monkeypatch.chdir(tmp_path)
     exact = ["--trainer.precision=64-true", "--trainer.gradient_clip_val=1.0"]
     logged = ["--trainer.logger=CSVLogger", "--trainer.log_every_n_steps=1"]
-    fit = ["fit", *small_fit(tmp_path), "--trainer.max_steps=5", "--trainer.val_check_interval=2", *exact, *logged]
+    fit = [
+        "fit",
+        *small_fit(tmp_path),
+        "--trainer.max_steps=5",
+        "--trainer.val_check_interval=2",
+        *exact,
+        *logged,
+    ]
     assert cli.main(fit) == 0
     alone = capfd.readouterr().out
     assert cli.main([*fit, *TWO]) == 0
@@ -43,7 +52,9 @@ def test_two_ranks_train_and_score_as_one_process_does(
     for (name, one), (other_name, two) in zip(*map(losses, folders), strict=True):
         assert name == other_name and two == pytest.approx(one, rel=1e-10)
     one, two = (weights_of(folder / "checkpoints" / "final-step=5.ckpt") for folder in folders)
-    assert one.keys() == two.keys() and max((one[name] - two[name]).abs().max().item() for name in one) < 1e-10
+    assert (
+        one.keys() == two.keys() and max((one[name] - two[name]).abs().max().item() for name in one) < 1e-10
+    )
 
 
 def children(process: int) -> list[int]:
@@ -60,9 +71,20 @@ def rank_of(process: int) -> str:
 def endless(tmp_path: Path) -> Iterator[subprocess.Popen[Any]]:
     """A fit on two ranks that would take hours, in the middle of its steps."""
     logged = ["--trainer.logger=CSVLogger", "--trainer.log_every_n_steps=1"]
-    command = [sys.executable, "-m", "arch_lab", "fit", *small_fit(tmp_path), "--trainer.max_steps=1000000", *TWO, *logged]
+    command = [
+        sys.executable,
+        "-m",
+        "arch_lab",
+        "fit",
+        *small_fit(tmp_path),
+        "--trainer.max_steps=1000000",
+        *TWO,
+        *logged,
+    ]
     command += ["--trainer.val_check_interval=10", "--trainer.limit_val_batches=1"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
     deadline = time.monotonic() + 180
     while not list(tmp_path.glob("runs/fit/version_0/checkpoints/*.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -92,7 +114,9 @@ def test_a_rank_starts_no_ranks(endless: subprocess.Popen[Any]) -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_to_the_command_saves_a_checkpoint_on_all_ranks(endless: subprocess.Popen[Any], tmp_path: Path) -> None:
+def test_sigterm_to_the_command_saves_a_checkpoint_on_all_ranks(
+    endless: subprocess.Popen[Any], tmp_path: Path
+) -> None:
     endless.terminate()
     (error,) = lines_of(endless.communicate(timeout=60)[1])
     assert endless.returncode == 143
@@ -108,5 +132,9 @@ def test_ranks_end_when_the_command_that_started_them_is_killed(endless: subproc
     alive = ranks
     while alive and time.monotonic() < deadline:
         time.sleep(0.2)
-        alive = [pid for pid in ranks if Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()]
+        alive = [
+            pid
+            for pid in ranks
+            if Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()
+        ]
     assert len(ranks) == 2 and not alive

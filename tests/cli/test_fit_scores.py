@@ -28,7 +28,9 @@ def checkpoint(options: list[str], capsys: Capture) -> str:
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
-def test_no_verb_scores_a_model_that_no_checkpoint_filled(verb: str, options: list[str], capsys: Capture) -> None:
+def test_no_verb_scores_a_model_that_no_checkpoint_filled(
+    verb: str, options: list[str], capsys: Capture
+) -> None:
     assert "give --ckpt_path FILE" in failure_of(capsys, verb)
     assert "give --ckpt_path FILE" in failure_of(capsys, verb, *options)
     assert "names no file" in failure_of(capsys, verb, *options, "--ckpt_path=last")
@@ -82,12 +84,16 @@ def test_other_data_options_override_the_checkpoints_with_a_line(checkpoint: str
         (["--data.tokenizer.kind=bpe", "--data.tokenizer.vocabulary=300"], "trained with another tokenizer"),
     ],
 )
-def test_settings_that_contradict_the_checkpoint_are_refused(option: list[str], part: str, checkpoint: str, capsys: Capture) -> None:
+def test_settings_that_contradict_the_checkpoint_are_refused(
+    option: list[str], part: str, checkpoint: str, capsys: Capture
+) -> None:
     assert part in failure_of(capsys, "validate", "--ckpt_path", checkpoint, *option)
 
 
 def test_the_folder_of_a_fit_stands_for_its_checkpoint(checkpoint: str, capsys: Capture) -> None:
-    assert scores_of(capsys, "test", "--ckpt_path", "runs/fit/version_0") == scores_of(capsys, "test", "--ckpt_path", checkpoint)
+    assert scores_of(capsys, "test", "--ckpt_path", "runs/fit/version_0") == scores_of(
+        capsys, "test", "--ckpt_path", checkpoint
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,14 +101,28 @@ def test_the_folder_of_a_fit_stands_for_its_checkpoint(checkpoint: str, capsys: 
     [
         {"run": 7},
         {"run": {"data": [1]}},
-        {"run": {"data": {"sequence_length": 16, "sorce": "files"}, "fingerprint": "", "precision": "32-true"}},
+        {
+            "run": {
+                "data": {"sequence_length": 16, "sorce": "files"},
+                "fingerprint": "",
+                "precision": "32-true",
+            }
+        },
         {"run": {"data": {"sequence_length": 16}, "fingerprint": "", "precision": "32-true"}},
-        {"run": {"data": {"source": "files", "sequence_length": "many"}, "fingerprint": "", "precision": "32-true"}},
+        {
+            "run": {
+                "data": {"source": "files", "sequence_length": "many"},
+                "fingerprint": "",
+                "precision": "32-true",
+            }
+        },
         {"run": {"data": {"source": "files", "files": 7}, "fingerprint": "", "precision": "32-true"}},
         {"tokenizer": [1, 2]},
     ],
 )
-def test_damaged_settings_of_a_checkpoint_are_one_line(damage: dict[str, object], checkpoint: str, capsys: Capture) -> None:
+def test_damaged_settings_of_a_checkpoint_are_one_line(
+    damage: dict[str, object], checkpoint: str, capsys: Capture
+) -> None:
     content = torch.load(checkpoint, weights_only=True)
     torch.save(content | damage, "damaged.ckpt")
     failure_of(capsys, "validate", "--ckpt_path", "damaged.ckpt")
@@ -113,7 +133,9 @@ def test_predictions_are_those_of_the_checkpoint(checkpoint: str, capsys: Captur
     nats = torch.cat([batch.flatten() for batch in torch.load(file)])
     perplexity = scores_of(capsys, "test", "--ckpt_path", checkpoint)["scores"]["final/perplexity"]
     assert torch.isfinite(nats).all() and nats.numel() % 16 == 0
-    assert nats.mean().exp().item() == pytest.approx(perplexity, rel=0.1)  # separators and padding are in the mean
+    assert nats.mean().exp().item() == pytest.approx(
+        perplexity, rel=0.1
+    )  # separators and padding are in the mean
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +143,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished study of one arm."""
     folder = tmp_path_factory.mktemp("study")
     budget = {"params": 6.0e4, "train_flops": 4.0e8, "tolerance": 0.05}
-    file = small_study(folder, budget=budget, arms=[{"architecture": "gemma3", "options": {"window": 8, "pattern": "LG"}}])
+    file = small_study(
+        folder, budget=budget, arms=[{"architecture": "gemma3", "options": {"window": 8, "pattern": "LG"}}]
+    )
     assert cli.main(["compare", str(file), "--output", str(folder / "runs"), "--quiet"]) == 0
     return folder / "runs/small"
 
@@ -149,7 +173,9 @@ def test_a_file_that_lightning_did_not_write_is_named(checkpoint: str, capsys: C
     content = torch.load(checkpoint, weights_only=True)
     for version in (None, 7, "no version"):
         torch.save(content | {"pytorch-lightning_version": version}, "other.ckpt")
-        assert "Lightning did not write this file" in failure_of(capsys, "validate", "--ckpt_path", "other.ckpt")
+        assert "Lightning did not write this file" in failure_of(
+            capsys, "validate", "--ckpt_path", "other.ckpt"
+        )
 
 
 def test_a_checkpoint_without_its_loops_is_one_line(checkpoint: str, capsys: Capture) -> None:

@@ -35,15 +35,29 @@ class Signalled(Callback):
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize(
     ("number", "step", "scoring"),
-    [(signal.SIGTERM, 3, False), (signal.SIGINT, 5, False), (signal.SIGTERM, 4, True), (signal.SIGTERM, 8, False)],
+    [
+        (signal.SIGTERM, 3, False),
+        (signal.SIGINT, 5, False),
+        (signal.SIGTERM, 4, True),
+        (signal.SIGTERM, 8, False),
+    ],
 )
 def test_an_interrupted_fit_goes_on_to_the_same_weights(
-    number: signal.Signals, step: int, scoring: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    number: signal.Signals,
+    step: int,
+    scoring: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     fit = ["fit", *small_fit(tmp_path), "--trainer.max_steps=8", "--trainer.val_check_interval=4"]
     whole = scores_of(capsys, *fit)
-    when = [f"--trainer.callbacks.step={step}", f"--trainer.callbacks.number={int(number)}", f"--trainer.callbacks.scoring={scoring}"]
+    when = [
+        f"--trainer.callbacks.step={step}",
+        f"--trainer.callbacks.number={int(number)}",
+        f"--trainer.callbacks.scoring={scoring}",
+    ]
     assert cli.main([*fit, "--trainer.callbacks=tests.cli.test_fit_signals.Signalled", *when]) == 128 + number
     (line,) = lines_of(capsys.readouterr().err)
     assert line.startswith(f"fit was interrupted by {number.name} at step {step}; to continue: arch-lab fit ")

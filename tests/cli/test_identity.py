@@ -32,7 +32,10 @@ def refused(folder: Path, *words: str) -> str:
 @pytest.mark.parametrize("file", ["users_block.py", "users_numbers.py"])
 def test_an_edited_block_of_the_users_own_is_refused_by_its_file(finished: Path, file: str) -> None:
     (finished / file).write_text((finished / file).read_text() + "EDITED = True\n")
-    assert f"({file} changed); results are never mixed: choose another --output, or delete the folder" in refused(finished)
+    assert (
+        f"({file} changed); results are never mixed: choose another --output, or delete the folder"
+        in refused(finished)
+    )
 
 
 def test_an_edited_file_that_no_block_imports_changes_nothing(finished: Path) -> None:
@@ -46,7 +49,10 @@ def test_an_edited_file_that_no_block_imports_changes_nothing(finished: Path) ->
     ("override", "line"),
     [
         ("training.weight_decay=0.2", "(training.weight_decay changed)"),
-        ("training={evaluations: 1, sequence_length: 32, batch_size: 2, beta1: 0.8}", "(training.beta1, training.evaluations changed)"),
+        (
+            "training={evaluations: 1, sequence_length: 32, batch_size: 2, beta1: 0.8}",
+            "(training.beta1, training.evaluations changed)",
+        ),
         ("data.validation_fraction=0.05", "(data.validation_fraction changed)"),
         (
             "arms.0={architecture: gemma3, name: gemma1, options: {window: 8}, shape: {width: 32, depth: 2, ffn_width: 32}}",
@@ -54,7 +60,10 @@ def test_an_edited_file_that_no_block_imports_changes_nothing(finished: Path) ->
         ),
         ("learning_rates=[0.002]", "with learning_rates 0.004; this call leaves out 0.004"),
         ("seeds=[1]", "with seeds 0; this call leaves out 0"),
-        ("arms=[{architecture: gemma1, shape: {width: 32, depth: 2, ffn_width: 32}}]", "with arms gemma1, mine; this call leaves out mine"),
+        (
+            "arms=[{architecture: gemma1, shape: {width: 32, depth: 2, ffn_width: 32}}]",
+            "with arms gemma1, mine; this call leaves out mine",
+        ),
     ],
 )
 def test_a_changed_study_is_refused_before_any_work(finished: Path, override: str, line: str) -> None:
@@ -87,10 +96,14 @@ def test_another_number_of_threads_is_refused_with_the_earlier_one(finished: Pat
         line = refused(finished, "--threads", "2")
     finally:
         torch.set_num_threads(1)
-    assert "other conditions (threads: 1 then, 2 now); go on with --threads 1; results are never mixed" in line
+    assert (
+        "other conditions (threads: 1 then, 2 now); go on with --threads 1; results are never mixed" in line
+    )
 
 
-def test_requested_implementations_are_refused_by_their_names(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requested_implementations_are_refused_by_their_names(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ARCH_LAB_OPS", "attention=reference")
     assert "(ARCH_LAB_OPS: none then, attention=reference now)" in refused(finished)
 
@@ -110,7 +123,9 @@ def test_runs_of_another_machine_are_named_and_no_speed_is_averaged(finished: Pa
     sealed.write(path, {**result, "machine": {"cpu": "abacus", "device": "cpu", "threads": 7}})
     done = stored.compare(finished, "--set", "seeds=[0, 1]")
     assert done.code == 0
-    assert "runs were made on different machines (" in done.out and "abacus, 7 threads: 1 run" in " ".join(done.out.split())
+    assert "runs were made on different machines (" in done.out and "abacus, 7 threads: 1 run" in " ".join(
+        done.out.split()
+    )
     study = json.loads((finished / "runs/small/study.json").read_text())
     speeds = {row["arm"]: row["tokens_per_second"] for row in study["summary"]}
     assert speeds["gemma1"] is None and speeds["mine"] > 0
@@ -147,12 +162,19 @@ def damage_weights(folder: Path) -> str:
     return "model.ckpt was edited or damaged"
 
 
-@pytest.mark.parametrize("damage", [edit_score, copy_other_arm, cut_short, edit_curve, damage_weights], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "damage", [edit_score, copy_other_arm, cut_short, edit_curve, damage_weights], ids=lambda f: f.__name__
+)
 def test_a_stored_file_that_is_not_what_was_written_is_refused(finished: Path, damage: Any) -> None:
     words = damage(finished)
     before = stored.tree(finished / "runs")
     done = stored.compare(finished)
-    assert done.code == 2 and words in done.last and ONE in done.last and f"delete {ONE} to train this run again" in done.last
+    assert (
+        done.code == 2
+        and words in done.last
+        and ONE in done.last
+        and f"delete {ONE} to train this run again" in done.last
+    )
     assert stored.tree(finished / "runs") == before
 
 
@@ -169,7 +191,11 @@ def test_an_edited_study_json_is_refused_by_report_and_rewritten_by_compare(fini
     whole = json.loads(path.read_text())
     path.write_text(path.read_text().replace('"bits_per_byte": 5', '"bits_per_byte": 4'))
     done = stored.run(finished, "report", "runs/small")
-    assert done.code == 2 and "study.json was edited or damaged" in done.last and "the same arch-lab compare writes it again" in done.last
+    assert (
+        done.code == 2
+        and "study.json was edited or damaged" in done.last
+        and "the same arch-lab compare writes it again" in done.last
+    )
     assert stored.compare(finished).code == 0
     assert json.loads(path.read_text())["results"] == whole["results"]
 
@@ -185,11 +211,15 @@ def test_a_block_that_computes_no_numbers_is_refused_in_one_line(tmp_path: Path)
     stored.write_study(tmp_path)
     done = stored.compare(tmp_path)
     stored.forget()
-    assert done.code == 2 and done.last.startswith("error: refused: arm 'mine': block layers.0.channel (Scale)")
+    assert done.code == 2 and done.last.startswith(
+        "error: refused: arm 'mine': block layers.0.channel (Scale)"
+    )
 
 
 def test_a_mended_block_that_diverged_is_trained_again(tmp_path: Path) -> None:
-    stored.write_block(tmp_path, "1e100")  # no float32, in which it trains; a float64, in which it is certified
+    stored.write_block(
+        tmp_path, "1e100"
+    )  # no float32, in which it trains; a float64, in which it is certified
     stored.write_study(tmp_path)
     first = stored.compare(tmp_path)
     assert first.code == 0 and "diverged" in first.err
@@ -197,8 +227,12 @@ def test_a_mended_block_that_diverged_is_trained_again(tmp_path: Path) -> None:
     stored.write_block(tmp_path, "0.5")
     done = stored.compare(tmp_path)
     assert done.code == 0
-    assert "did not finish under other code (users_numbers.py changed): it is trained again" in " ".join(done.err.split())
-    results = {r["arm"]: r["status"] for r in json.loads((tmp_path / "runs/small/study.json").read_text())["results"]}
+    assert "did not finish under other code (users_numbers.py changed): it is trained again" in " ".join(
+        done.err.split()
+    )
+    results = {
+        r["arm"]: r["status"] for r in json.loads((tmp_path / "runs/small/study.json").read_text())["results"]
+    }
     assert results == {"gemma1": "finished", "mine": "finished"}
     assert stored.tree(tmp_path / RUNS / "gemma1") == kept
     stored.forget()

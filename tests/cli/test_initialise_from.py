@@ -26,7 +26,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with text of its own, and ``start.ckpt``: an untrained Gemma 3 with a BPE of 270 entries."""
     monkeypatch.chdir(tmp_path)
     for name in ("train", "held_out"):
-        Path(f"{name}.txt").write_text("\n\n".join(f"{name} {i} {WORDS}" for i in range(40)), encoding="utf-8")
+        Path(f"{name}.txt").write_text(
+            "\n\n".join(f"{name} {i} {WORDS}" for i in range(40)), encoding="utf-8"
+        )
     save("start.ckpt")
     return tmp_path
 
@@ -36,7 +38,13 @@ def save(name: str, *, without: str = "", vocabulary: int = 270, seed: int = 1) 
     torch.manual_seed(seed)
     tokenizer = train_bpe([WORDS * 20], vocabulary)
     model = recipe("gemma3", OPTIONS).model(Shape(**SIZES), vocabulary=vocabulary, max_tokens=32)
-    settings = {**SIZES, "architecture": "gemma3", "options": OPTIONS, "vocabulary": vocabulary, "max_tokens": 32}
+    settings = {
+        **SIZES,
+        "architecture": "gemma3",
+        "options": OPTIONS,
+        "vocabulary": vocabulary,
+        "max_tokens": 32,
+    }
     weights = {f"model.{key}": value for key, value in model.state_dict().items() if key != without}
     torch.save({"hyper_parameters": settings, "state_dict": weights, "tokenizer": tokenizer.to_dict()}, name)
 
@@ -46,7 +54,14 @@ def fit(*options: str, tokenizer: str = "start.ckpt") -> int:
     data: dict[str, Any] = {"source": "files", "files.train": "train.txt", "files.validation": "held_out.txt"}
     data |= {"document_start": "^(train|held)", "sequence_length": 16, "batch_size": 2}
     data |= {"tokenizer.kind": "file", "tokenizer.path": tokenizer}
-    return cli.main(["fit", *(part for key, value in data.items() for part in (f"--data.{key}", str(value))), *QUICK, *options])
+    return cli.main(
+        [
+            "fit",
+            *(part for key, value in data.items() for part in (f"--data.{key}", str(value))),
+            *QUICK,
+            *options,
+        ]
+    )
 
 
 def failure(capsys: pytest.CaptureFixture[str], code: int) -> str:
@@ -70,11 +85,15 @@ def test_fit_starts_from_the_weights_of_a_checkpoint(form: str, folder: Path) ->
         source = "ours"
     assert fit("--model.initialise_from", source, *STILL, tokenizer=source) == 0
     same = {"context": 16, "document_start": "^(train|held)"}
-    before, after = (arch_lab.score(path, "held_out.txt", **same).nats for path in ("start.ckpt", "runs/fit/version_0"))
+    before, after = (
+        arch_lab.score(path, "held_out.txt", **same).nats for path in ("start.ckpt", "runs/fit/version_0")
+    )
     assert after == pytest.approx(before, rel=1e-6)
 
 
-def test_fit_refuses_a_shape_that_the_checkpoint_does_not_have(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fit_refuses_a_shape_that_the_checkpoint_does_not_have(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     message = failure(capsys, fit("--model.initialise_from", "start.ckpt", "--model.width", "64"))
     assert "--model.width 64 contradicts the checkpoint start.ckpt, which has 32; leave it out" in message
 
@@ -82,7 +101,9 @@ def test_fit_refuses_a_shape_that_the_checkpoint_does_not_have(folder: Path, cap
 def test_fit_refuses_ids_that_mean_another_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save("other.ckpt", vocabulary=268)
     message = failure(capsys, fit("--model.initialise_from", "start.ckpt", tokenizer="other.ckpt"))
-    assert "268 entries" in message and "270 entries" in message and f"path {folder / 'start.ckpt'}" in message
+    assert (
+        "268 entries" in message and "270 entries" in message and f"path {folder / 'start.ckpt'}" in message
+    )
 
 
 def test_fit_names_a_weight_that_is_missing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,23 +119,42 @@ def study(folder: Path, arm: dict[str, Any], tokenizer: str = "start.ckpt") -> P
     """A study of a few still steps, of ``arm`` that starts from start.ckpt and the same architecture from random weights."""
     arms = [{"architecture": "gemma3", "initialise_from": "start.ckpt", **arm}]
     arms += [{"architecture": "gemma3", "name": "fresh", "options": OPTIONS, "shape": SIZES}]
-    data = {"source": "files", "root": str(folder), "files": {"train": "train.txt", "validation": "held_out.txt"}}
-    data |= {"document_start": "^(train|held)", "tune_fraction": 0.1, "tokenizer": {"kind": "file", "path": tokenizer}}
+    data = {
+        "source": "files",
+        "root": str(folder),
+        "files": {"train": "train.txt", "validation": "held_out.txt"},
+    }
+    data |= {
+        "document_start": "^(train|held)",
+        "tune_fraction": 0.1,
+        "tokenizer": {"kind": "file", "path": tokenizer},
+    }
     training = {"sequence_length": 16, "batch_size": 2, "evaluations": 1, "weight_decay": 0}
     budget = {"params": 3.0e4, "train_flops": 2e7, "allow_unmatched": True}
     return small_study(folder, arms=arms, data=data, training=training, budget=budget, learning_rates=[1e-12])
 
 
-def test_an_arm_starts_from_a_checkpoint_and_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_arm_starts_from_a_checkpoint_and_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = study(folder, {"name": "tuned"})
     result = arch_lab.compare(str(path), output="runs", cache="cache", quiet=True)
     before = arch_lab.score("start.ckpt", "held_out.txt", context=16, document_start="^(train|held)")
     scores = {r["arm"]: r["bits_per_byte"] for r in result["results"]}
-    assert scores["tuned"] == pytest.approx(before.bits_per_byte, rel=1e-6) != pytest.approx(scores["fresh"], rel=1e-4)
+    assert (
+        scores["tuned"]
+        == pytest.approx(before.bits_per_byte, rel=1e-6)
+        != pytest.approx(scores["fresh"], rel=1e-4)
+    )
     tuned = next(arm for arm in result["arms"] if arm["name"] == "tuned")
-    assert (tuned["width"], tuned["depth"], tuned["options"]) == (32, 2, OPTIONS) and tuned["initialise_from"]["path"] == "start.ckpt"
+    assert (tuned["width"], tuned["depth"], tuned["options"]) == (32, 2, OPTIONS) and tuned[
+        "initialise_from"
+    ]["path"] == "start.ckpt"
     said = "tuned starts from the checkpoint start.ckpt"
-    assert any(line.startswith(said) for line in result["warnings"]) and said in Path("runs/small/report.html").read_text()
+    assert (
+        any(line.startswith(said) for line in result["warnings"])
+        and said in Path("runs/small/report.html").read_text()
+    )
     save("start.ckpt", seed=2)  # other weights under the same name are another arm
     assert "initial" in failure(capsys, cli.main(["compare", str(path), "--output", "runs", "--quiet"]))
 
@@ -122,7 +162,10 @@ def test_an_arm_starts_from_a_checkpoint_and_says_so(folder: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("arm", "part"),
     [
-        ({"architecture": "gemma2"}, "architecture 'gemma2' contradicts the checkpoint start.ckpt, which has 'gemma3'"),
+        (
+            {"architecture": "gemma2"},
+            "architecture 'gemma2' contradicts the checkpoint start.ckpt, which has 'gemma3'",
+        ),
         ({"shape": {**SIZES, "width": 64}}, "shape {'width': 64, 'depth': 2, 'ffn_width': 64} contradicts"),
         ({"options": {"window": 4}}, "options {'window': 4} contradicts"),
         ({"initialise_from": "sart.ckpt"}, "no such file or folder; did you mean 'start.ckpt'?"),

@@ -36,42 +36,66 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 def test_the_table_of_study_keys_is_what_the_classes_say() -> None:
-    assert json.loads(TABLE.read_text(encoding="utf-8")) == key_table().to_json(), "stale; run python -m arch_lab.study.keys"
+    assert json.loads(TABLE.read_text(encoding="utf-8")) == key_table().to_json(), (
+        "stale; run python -m arch_lab.study.keys"
+    )
 
 
 def test_the_page_of_study_keys_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    assert PAGE.read_text(encoding="utf-8") == printed(capsys, "keys", "--markdown"), "stale; run python -m arch_lab.study.keys"
+    assert PAGE.read_text(encoding="utf-8") == printed(capsys, "keys", "--markdown"), (
+        "stale; run python -m arch_lab.study.keys"
+    )
 
 
-@pytest.mark.parametrize("argv", [["keys"], ["keys", "training", "--json"], ["keys", "--architecture", "gemma3"], ["init"]])
+@pytest.mark.parametrize(
+    "argv", [["keys"], ["keys", "training", "--json"], ["keys", "--architecture", "gemma3"], ["init"]]
+)
 def test_keys_and_init_answer_without_torch_and_experiments(argv: list[str], tmp_path: Path) -> None:
     code = "import sys; from arch_lab.cli import main; main(sys.argv[1:]); print({'torch', 'experiments'} & set(sys.modules))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    lines = subprocess.check_output([sys.executable, "-c", code, *argv], cwd=tmp_path, env=environment, text=True).splitlines()
+    lines = subprocess.check_output(
+        [sys.executable, "-c", code, *argv], cwd=tmp_path, env=environment, text=True
+    ).splitlines()
     assert len(lines) > 1 and lines[-1] == "set()"
 
 
 def test_every_study_key_has_one_sentence() -> None:
     keys = [key for section in sections() for key in section.keys]
-    wrong = [key.path for key in keys if not (key.doc.endswith(".") and key.doc[0].isupper() and len(key.doc) <= 110)]
+    wrong = [
+        key.path
+        for key in keys
+        if not (key.doc.endswith(".") and key.doc[0].isupper() and len(key.doc) <= 110)
+    ]
     assert len(keys) > 100 and not wrong
 
 
 def test_a_key_shows_type_default_bounds_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:
-    line = next(line for line in printed(capsys, "keys", "training").splitlines() if line.startswith("training.beta2 "))
+    line = next(
+        line
+        for line in printed(capsys, "keys", "training").splitlines()
+        if line.startswith("training.beta2 ")
+    )
     assert line.split("  ")[0] == "training.beta2"
-    assert all(text in line for text in ("number", "0.95", "at least 0, below 1", "AdamW's mean of squared gradients."))
+    assert all(
+        text in line
+        for text in ("number", "0.95", "at least 0, below 1", "AdamW's mean of squared gradients.")
+    )
 
 
 @pytest.mark.parametrize(
     ("prefix", "paths"),
     [
         ("data.tokenizer.kind", ["data.tokenizer.kind"]),
-        ("arms.0.shape", ["arms[].shape", "arms[].shape.width", "arms[].shape.depth", "arms[].shape.ffn_width"]),
+        (
+            "arms.0.shape",
+            ["arms[].shape", "arms[].shape.width", "arms[].shape.depth", "arms[].shape.ffn_width"],
+        ),
         ("bm25", ["bm25", "bm25.k1", "bm25.b"]),
     ],
 )
-def test_a_prefix_shows_the_keys_below_it(capsys: pytest.CaptureFixture[str], prefix: str, paths: list[str]) -> None:
+def test_a_prefix_shows_the_keys_below_it(
+    capsys: pytest.CaptureFixture[str], prefix: str, paths: list[str]
+) -> None:
     found = json.loads(printed(capsys, "keys", prefix, "--json"))
     assert [key["path"] for key in found[0]["keys"]] == paths
 
@@ -96,7 +120,11 @@ def test_the_options_of_an_architecture_are_listed(capsys: pytest.CaptureFixture
     ],
 )
 def test_a_mistake_names_the_nearest_key(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, argv: tuple[str, ...], message: str
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    argv: tuple[str, ...],
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert message in refusal(capsys, *argv)
@@ -122,7 +150,9 @@ def test_init_of_an_experiment_says_what_a_shipped_study_says(
     assert load_yaml("study.yaml") in [load_yaml(path) for path in studies().values()]
 
 
-def test_init_replaces_a_file_only_by_force(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_init_replaces_a_file_only_by_force(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text("mine", encoding="utf-8")
     assert "mine.yaml exists" in refusal(capsys, "init", "mine.yaml")

@@ -30,9 +30,18 @@ def _registry_as_before() -> Iterator[None]:
 
 def study_of(folder: Path, *mixers: str, **changes: object) -> list[str]:
     """Command line of a study of these mixers at 200 tokens."""
-    arms = [{"name": f"mine{i}", "architecture": "custom", "options": {"mixer": mixer}} for i, mixer in enumerate(mixers)]
+    arms = [
+        {"name": f"mine{i}", "architecture": "custom", "options": {"mixer": mixer}}
+        for i, mixer in enumerate(mixers)
+    ]
     training = {"sequence_length": 200, "batch_size": 1, "evaluations": 1}
-    path = small_study(folder, arms=arms, training=training, budget={"params": 3.0e4, "train_flops": 9.0e8, "tolerance": 0.05}, **changes)
+    path = small_study(
+        folder,
+        arms=arms,
+        training=training,
+        budget={"params": 3.0e4, "train_flops": 9.0e8, "tolerance": 0.05},
+        **changes,
+    )
     return ["compare", str(path), "--output", str(folder / "runs")]
 
 
@@ -55,10 +64,19 @@ def test_a_leaking_arm_is_refused_before_training(mixer, place, tmp_path, capsys
     assert certificate["passed"] is False and certificate["leak"]["t"] < certificate["leak"]["s"]
 
 
-ALL_HONEST = ("LinearAttention", "GatedDeltaRule", "DiagonalStateSpace", "CausalMaxPool", "ParallelScan", "DropsOut")
+ALL_HONEST = (
+    "LinearAttention",
+    "GatedDeltaRule",
+    "DiagonalStateSpace",
+    "CausalMaxPool",
+    "ParallelScan",
+    "DropsOut",
+)
 
 
-@pytest.mark.parametrize("names", [("LinearAttention", "DropsOut"), pytest.param(ALL_HONEST, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "names", [("LinearAttention", "DropsOut"), pytest.param(ALL_HONEST, marks=pytest.mark.slow)]
+)
 def test_honest_unusual_mixers_run_to_the_verdict(names, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("ARCH_LAB_CACHE", str(tmp_path / "cache"))
     assert main(study_of(tmp_path, *(f"{HONEST}:{name}" for name in names))) == 0, capsys.readouterr().err
@@ -70,18 +88,36 @@ def test_honest_unusual_mixers_run_to_the_verdict(names, tmp_path, capsys, monke
 
 def test_a_fit_of_a_leaking_model_ends_before_its_first_score(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shape = ["--model.width", "16", "--model.depth", "1", "--model.ffn_width", "16", "--data.sequence_length", "96"]
-    mixer = ["--model.architecture", "custom", "--model.options", json.dumps({"mixer": f"{LEAKS}:NextTokenFrom64"})]
+    shape = [
+        "--model.width",
+        "16",
+        "--model.depth",
+        "1",
+        "--model.ffn_width",
+        "16",
+        "--data.sequence_length",
+        "96",
+    ]
+    mixer = [
+        "--model.architecture",
+        "custom",
+        "--model.options",
+        json.dumps({"mixer": f"{LEAKS}:NextTokenFrom64"}),
+    ]
     assert main(["fit", *shape, *mixer, "--trainer.max_steps", "2", "--trainer.logger", "false"]) == 2
     output = capsys.readouterr()
-    assert "layers.0.mixer (NextTokenFrom64) is not causal" in output.err and "bits_per_byte" not in output.out
+    assert (
+        "layers.0.mixer (NextTokenFrom64) is not causal" in output.err and "bits_per_byte" not in output.out
+    )
 
 
 # --- the same gate as a function ------------------------------------------------------------------------------------
 
 
 def model(mixer: str, tokens: int = 256):
-    return recipe("custom", {"mixer": mixer}).model(Shape(width=16, depth=2, ffn_width=16), vocabulary=61, max_tokens=tokens)
+    return recipe("custom", {"mixer": mixer}).model(
+        Shape(width=16, depth=2, ffn_width=16), vocabulary=61, max_tokens=tokens
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,7 +146,10 @@ def test_a_leak_behind_an_edge_is_refused_with_its_block(mixer, words):
     assert f"layers.0.mixer ({mixer})" in str(error.value) and words in str(error.value)
 
 
-@pytest.mark.parametrize("mixer", ["GatedDeltaRule", "DiagonalStateSpace", "CausalMaxPool", "ParallelScan", "BestEight", "RunningMax"])
+@pytest.mark.parametrize(
+    "mixer",
+    ["GatedDeltaRule", "DiagonalStateSpace", "CausalMaxPool", "ParallelScan", "BestEight", "RunningMax"],
+)
 def test_an_unusual_mixer_that_is_right_passes(mixer):
     require_causal(model(f"{HONEST}:{mixer}", 80), vocabulary=61, lengths=[80], training_length=80)
 
@@ -118,7 +157,11 @@ def test_an_unusual_mixer_that_is_right_passes(mixer):
 def test_a_channel_mixer_that_leaks_one_pair_is_refused():
     leaking = recipe("custom", {"mixer": f"{HONEST}:CausalMaxPool", "channel": f"{LEAKS}:ChannelPair"})
     with pytest.raises(LeakError, match=r"layers.0.channel \(ChannelPair\).*t=150, s=151; 256 tokens"):
-        require_causal(leaking.model(Shape(width=16, depth=1, ffn_width=16), vocabulary=61, max_tokens=256), vocabulary=61, lengths=[256])
+        require_causal(
+            leaking.model(Shape(width=16, depth=1, ffn_width=16), vocabulary=61, max_tokens=256),
+            vocabulary=61,
+            lengths=[256],
+        )
 
 
 @pytest.mark.slow
@@ -128,4 +171,6 @@ def test_a_certificate_names_the_lengths_where_only_mixers_ran():
 
 
 def test_noise_in_training_is_told_apart_from_a_leak():
-    assert require_causal(model(f"{HONEST}:DropsOut"), vocabulary=61, lengths=[256], training_length=256).noise_in_training
+    assert require_causal(
+        model(f"{HONEST}:DropsOut"), vocabulary=61, lengths=[256], training_length=256
+    ).noise_in_training

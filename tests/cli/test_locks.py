@@ -46,7 +46,10 @@ def test_the_second_writer_ends_at_once_and_names_the_first(
     before = stored.tree(finished / "runs")
     done = stored.run(finished, *command)
     assert done.code == 2
-    assert f"error: runs/small is in use by arch-lab compare (process {holder.pid} on " in done.last and " since 20" in done.last
+    assert (
+        f"error: runs/small is in use by arch-lab compare (process {holder.pid} on " in done.last
+        and " since 20" in done.last
+    )
     assert stored.tree(finished / "runs") == before
 
 

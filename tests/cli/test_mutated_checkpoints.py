@@ -50,7 +50,11 @@ def damage_header(data: bytes, draw: random.Random) -> bytes:
 
 def damage(folder: Path, draw: random.Random) -> str:
     """One file of the folder changed; its name."""
-    documents = [path for path in sorted(folder.glob("*.json")) if path.name not in ("tokenizer.json", "tokenizer_config.json")]
+    documents = [
+        path
+        for path in sorted(folder.glob("*.json"))
+        if path.name not in ("tokenizer.json", "tokenizer_config.json")
+    ]
     path = draw.choice([*documents, *documents, *sorted(folder.glob("*.safetensors"))[:2]])
     data = path.read_bytes()
     if path.suffix == ".json":
@@ -65,14 +69,19 @@ def damage(folder: Path, draw: random.Random) -> str:
 def run_one(seed: str, stock: Path, tmp_path: Path) -> None:
     draw = random.Random(seed)
     names = sorted(
-        path.name for path in stock.iterdir() if (path.is_dir() and (path / "config.json").is_file()) or path.name.startswith("ours")
+        path.name
+        for path in stock.iterdir()
+        if (path.is_dir() and (path / "config.json").is_file()) or path.name.startswith("ours")
     )
     name = draw.choice(names)
     source = Path(shutil.copytree(stock / name, tmp_path / "work" / "source"))
     changed = damage(source, draw)
     convert = ["convert", "source", "target", *(["--to", "huggingface"] if name.startswith("ours") else [])]
     (tmp_path / "work/a.txt").write_text("The tide comes in.")
-    generate, score = ["generate", "source", "--prompt", "a", "--max-tokens", "2"], ["score", "source", "--text", "a.txt", "--context", "2"]
+    generate, score = (
+        ["generate", "source", "--prompt", "a", "--max-tokens", "2"],
+        ["score", "source", "--text", "a.txt", "--context", "2"],
+    )
     answer(draw.choice((convert, generate, score)), tmp_path / "work", seed=f"{seed} ({name}/{changed})")
 
 

@@ -49,7 +49,9 @@ def parquet() -> bytes:
 
 def tar() -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "é" * 99}) as archive:
+    with tarfile.open(
+        fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "é" * 99}
+    ) as archive:
         for number, text in enumerate(DOCUMENTS[:8]):
             info = tarfile.TarInfo(f"{'deep/' * 25}é{number}.txt")
             info.size = len(text.encode())
@@ -61,10 +63,17 @@ def unigram() -> dict[str, Any]:
     """A SentencePiece-like tokenizer with byte fallback and an (empty) charsmap."""
     from tokenizers import Tokenizer, decoders, models, normalizers
 
-    pieces = [("<unk>", 0.0), *((f"<0x{value:02X}>", -9.0) for value in range(256)), ("\u2581", -2.0), ("the", -1.0)]
+    pieces = [
+        ("<unk>", 0.0),
+        *((f"<0x{value:02X}>", -9.0) for value in range(256)),
+        ("\u2581", -2.0),
+        ("the", -1.0),
+    ]
     inner = Tokenizer(models.Unigram(pieces, 0, True))
     inner.normalizer = normalizers.Replace(" ", "\u2581")
-    inner.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     return json.loads(inner.to_str())
 
 
@@ -79,14 +88,18 @@ def charsmap(draw: random.Random) -> bytes:
     import base64
 
     size = draw.choice((4, 8, 64, 1024))
-    raw = size.to_bytes(4, "little") + draw.randbytes(size) + draw.choice((b"", b"a\0b\0", draw.randbytes(40)))
+    raw = (
+        size.to_bytes(4, "little") + draw.randbytes(size) + draw.choice((b"", b"a\0b\0", draw.randbytes(40)))
+    )
     part = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(raw).decode()}
     return json.dumps({**draw.choice((bpe, unigram))(), "normalizer": part}).encode()
 
 
 def packed(pack: Callable[[bytes], bytes], raw: bytes) -> Callable[[random.Random], bytes]:
     """Damage inside the compressed file, or to it."""
-    return lambda draw: pack(damaged_bytes(raw, draw)) if draw.random() < 0.5 else damaged_bytes(pack(raw), draw)
+    return lambda draw: (
+        pack(damaged_bytes(raw, draw)) if draw.random() < 0.5 else damaged_bytes(pack(raw), draw)
+    )
 
 
 ZSTD = zstandard.ZstdCompressor().compress
@@ -123,7 +136,10 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def save_model(tokenizer: Tokenizer, path: Path) -> None:
     """An untrained checkpoint, as ``arch-lab fit`` leaves one."""
-    shape, sizes = Shape(width=8, depth=1, ffn_width=8), {"vocabulary": tokenizer.vocabulary, "max_tokens": CONTEXT}
+    shape, sizes = (
+        Shape(width=8, depth=1, ffn_width=8),
+        {"vocabulary": tokenizer.vocabulary, "max_tokens": CONTEXT},
+    )
     model = recipe("gemma1", {}).model(shape, **sizes)
     settings = {"architecture": "gemma1", "options": {}, **vars(shape), **sizes}
     weights = {f"model.{key}": value for key, value in model.state_dict().items()}
@@ -140,9 +156,13 @@ def check(name: str, seed: str, stock: Path, tmp_path: Path) -> None:
         shutil.copy(stock / part, folder)
     command = ["score", "bytes.ckpt", "--text", name, "sound.txt", "--document-start", "^Document", "--json"]
     if kind:
-        shutil.copytree(stock / draw.choice(("bpe", "unigram") if kind == "charsmap" else (kind,)), folder / "model")
+        shutil.copytree(
+            stock / draw.choice(("bpe", "unigram") if kind == "charsmap" else (kind,)), folder / "model"
+        )
         (folder / "model" / file).write_bytes(damaged)
-        command = draw.choice((["score", "model", "--text", "sound.txt", "--json"], ["plan", "study.yaml", "--json"]))
+        command = draw.choice(
+            (["score", "model", "--text", "sound.txt", "--json"], ["plan", "study.yaml", "--json"])
+        )
     else:
         (folder / file).write_bytes(damaged)
     before = contents(folder)
@@ -155,19 +175,27 @@ def check(name: str, seed: str, stock: Path, tmp_path: Path) -> None:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts}
+    return {
+        path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts
+    }
 
 
 def cases(count: int) -> list[Any]:
-    return [pytest.param(name, seed, id=seed.replace("/", "-")) for name in INPUTS for seed in seeds(count, name)]
+    return [
+        pytest.param(name, seed, id=seed.replace("/", "-")) for name in INPUTS for seed in seeds(count, name)
+    ]
 
 
 @pytest.mark.parametrize(("name", "seed"), cases(4))
-def test_mutated_data_are_read_or_refused_in_one_line(name: str, seed: str, stock: Path, tmp_path: Path) -> None:
+def test_mutated_data_are_read_or_refused_in_one_line(
+    name: str, seed: str, stock: Path, tmp_path: Path
+) -> None:
     check(name, seed, stock, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "seed"), cases(80))
-def test_many_mutated_data_are_read_or_refused_in_one_line(name: str, seed: str, stock: Path, tmp_path: Path) -> None:
+def test_many_mutated_data_are_read_or_refused_in_one_line(
+    name: str, seed: str, stock: Path, tmp_path: Path
+) -> None:
     check(name, seed, stock, tmp_path)

@@ -18,7 +18,17 @@ from tests.small_study import small_study
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     """Six text files, two hidden ones and a picture in three folders."""
-    for name in ("b.txt", "a.md", "deep/c.txt", "deep/er/d.txt", "deep/e.jsonl", ".hidden.txt", ".git/f.txt", "deep/picture.png", "B.txt"):
+    for name in (
+        "b.txt",
+        "a.md",
+        "deep/c.txt",
+        "deep/er/d.txt",
+        "deep/e.jsonl",
+        ".hidden.txt",
+        ".git/f.txt",
+        "deep/picture.png",
+        "B.txt",
+    ):
         file = tmp_path / "corpus" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f'{{"text": "{name}"}}\n')
@@ -74,10 +84,16 @@ def test_a_name_with_brackets_is_first_a_name(corpus):
 @pytest.mark.parametrize(
     ("patterns", "message"),
     [
-        ("tezts/*.txt", r"^--text: no file matches 'tezts/\*.txt': there is no folder '.*tezts'; did you mean 'texts'\?"),
+        (
+            "tezts/*.txt",
+            r"^--text: no file matches 'tezts/\*.txt': there is no folder '.*tezts'; did you mean 'texts'\?",
+        ),
         ("texts/*.csv", r"no file matches 'texts/\*.csv' below .*texts, which holds no such file"),
         ("texts/one.tx", r"no file 'texts/one.tx' in .*did you mean 'one.txt'"),
-        ("pictures", r"pictures holds no file that is read in folders \(.txt, .*\.parquet.*each also with .gz or .zst\)"),
+        (
+            "pictures",
+            r"pictures holds no file that is read in folders \(.txt, .*\.parquet.*each also with .gz or .zst\)",
+        ),
         ("blank", r"--text: 2 files are empty: .*blank/1.txt, .*blank/2.txt; fill or remove them"),
         ("blank/1.txt", r"the file is empty: .*1.txt"),
         ("pipe", "neither a file nor a folder"),
@@ -126,15 +142,29 @@ def test_splits_are_read_from_folders_and_patterns(parts):
 def test_the_fingerprint_is_that_of_the_files_named_one_by_one(parts):
     listed = sorted(path.relative_to(parts).as_posix() for path in parts.rglob("*.md"))
     ways = ["parts", "parts/*", "parts/**/*.md", listed]
-    assert len({prepare(DataConfig.from_options(over(parts, train=way)), parts / "cache").fingerprint for way in ways}) == 1
+    assert (
+        len(
+            {
+                prepare(DataConfig.from_options(over(parts, train=way)), parts / "cache").fingerprint
+                for way in ways
+            }
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"train": ["parts"]}, "'train' belongs below 'files' or 'hub', as in files: {train: …}"),
-        ({"root": "~nobody_at_all", "files": {"train": "a"}}, "'~nobody_at_all': could not determine home directory"),
-        ({"files": {"train": "a"}, "tokenizer": {"kind": "file", "path": "~nobody_at_all/t"}}, "tokenizer.path: '~nobody_at_all/t'"),
+        (
+            {"root": "~nobody_at_all", "files": {"train": "a"}},
+            "'~nobody_at_all': could not determine home directory",
+        ),
+        (
+            {"files": {"train": "a"}, "tokenizer": {"kind": "file", "path": "~nobody_at_all/t"}},
+            "tokenizer.path: '~nobody_at_all/t'",
+        ),
         ({"root": "a\0b", "files": {"train": "a"}}, "data.root: must be a path without control characters"),
         ({"files": {"train": []}}, "data.files.train: must not be empty"),
     ],

@@ -39,7 +39,14 @@ def run(script: str, folder: Path) -> str:
     """What the script prints where those modules are missing."""
     (folder / "script.py").write_text(WITHOUT + script)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run([sys.executable, "script.py"], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -50,4 +57,7 @@ def test_studies_import_without_the_modules_of_unix(tmp_path: Path) -> None:
 
 def test_a_folder_is_locked_without_flock(tmp_path: Path) -> None:
     printed = run(LOCKED, tmp_path)
-    assert "OutputError: folder is in use by arch-lab compare (process " in printed and "wait until it ends" in printed
+    assert (
+        "OutputError: folder is in use by arch-lab compare (process " in printed
+        and "wait until it ends" in printed
+    )

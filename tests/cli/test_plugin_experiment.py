@@ -22,7 +22,10 @@ SOURCE = ROOT / "experiments" / "recall"
 STUDY = {
     "description": "recall of another package",
     "experiment": "lookups",
-    "arms": [{"architecture": "gemma3", "options": {"window": 16, "pattern": "G"}}, {"architecture": "m2_gpt"}],
+    "arms": [
+        {"architecture": "gemma3", "options": {"window": 16, "pattern": "G"}},
+        {"architecture": "m2_gpt"},
+    ],
     "budget": {"params": 2.0e4, "train_flops": 3.0e8, "tolerance": 0.02},
     "data": {"vocabulary": 16, "pairs": 2, "tune_rows": 8, "held_out_rows": 16},
     "training": {"sequence_length": 16, "batch_size": 4, "evaluations": 1},
@@ -44,9 +47,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (package / "lookup_study.yaml").write_text(yaml.safe_dump(STUDY), encoding="utf-8")
     info = folder / "lookup_package-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lookup-package\nVersion: 1.0\n", encoding="utf-8")
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: lookup-package\nVersion: 1.0\n", encoding="utf-8"
+    )
     (info / "entry_points.txt").write_text(
-        "[arch_lab.experiments]\nlookups = lookup_package.experiment:EXPERIMENT\nbroken = no_such_package:EXPERIMENT\n", encoding="utf-8"
+        "[arch_lab.experiments]\nlookups = lookup_package.experiment:EXPERIMENT\nbroken = no_such_package:EXPERIMENT\n",
+        encoding="utf-8",
     )
     return folder
 
@@ -77,7 +83,9 @@ def compared(site: Path) -> dict[str, object]:
     return json.loads(arch_lab(site, "compare", "lookup_study", "--threads", "1", "--json"))
 
 
-def test_a_study_of_a_package_is_certified_trained_and_judged(site: Path, compared: dict[str, object]) -> None:
+def test_a_study_of_a_package_is_certified_trained_and_judged(
+    site: Path, compared: dict[str, object]
+) -> None:
     assert compared["experiment"] == "lookups" and compared["measures"][0]["higher_is_better"]
     assert [run["status"] for run in compared["results"]] == ["finished"] * 4
     assert "recall accuracy" in compared["verdict"]["text"]
@@ -111,12 +119,16 @@ def test_its_studies_and_keys_are_listed(site: Path) -> None:
     listed = json.loads(arch_lab(site, "list", "studies", "--json"))
     assert [study["experiment"] for study in listed if study["name"] == "lookup_study"] == ["lookups"]
     keys = arch_lab(site, "keys", "data", "--experiment", "lookups", "--json")
-    assert {"data.pairs", "data.held_out_rows"} <= {key["path"] for section in json.loads(keys) for key in section["keys"]}
+    assert {"data.pairs", "data.held_out_rows"} <= {
+        key["path"] for section in json.loads(keys) for key in section["keys"]
+    }
 
 
 def test_a_study_may_name_the_experiment_by_import_path(site: Path) -> None:
     study = site / "by_path.yaml"
-    study.write_text(yaml.safe_dump({**STUDY, "experiment": "lookup_package.experiment:EXPERIMENT"}), encoding="utf-8")
+    study.write_text(
+        yaml.safe_dump({**STUDY, "experiment": "lookup_package.experiment:EXPERIMENT"}), encoding="utf-8"
+    )
     assert json.loads(arch_lab(site, "plan", "by_path.yaml", "--json"))["matched"]
 
 
@@ -136,4 +148,6 @@ def test_an_experiment_that_cannot_be_had_is_one_line(site: Path, experiment: st
 
 
 def test_fit_needs_an_experiment_with_a_lightning_module(site: Path) -> None:
-    assert "lookups has no Lightning module for a single run" in arch_lab(site, "fit", "--experiment", "lookups", "--json", fails=True)
+    assert "lookups has no Lightning module for a single run" in arch_lab(
+        site, "fit", "--experiment", "lookups", "--json", fails=True
+    )

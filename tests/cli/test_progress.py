@@ -22,7 +22,11 @@ def ran(folder: Path, *options: str, **environment: str) -> tuple[str, str]:
     """(standard output, standard error) of a study of 2 arms, 2 rates and 2 seeds, one of them for tuning."""
     study = small_study(folder, learning_rates=[0.004, 0.008], seeds=[0, 1], tuning_seeds=[0])
     out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
         for name in TERMINAL:
             patch.delenv(name, raising=False)
         for name, value in environment.items():
@@ -44,7 +48,9 @@ def watched(tmp_path_factory: Any) -> tuple[str, str]:
 
 
 def test_one_counter_runs_over_all_batches_of_runs(piped: Any) -> None:
-    assert re.findall(r"^\[(\d+)/(\d+)\]", piped[2], flags=re.MULTILINE) == [(str(i), "6") for i in range(1, 7)]
+    assert re.findall(r"^\[(\d+)/(\d+)\]", piped[2], flags=re.MULTILINE) == [
+        (str(i), "6") for i in range(1, 7)
+    ]
 
 
 def test_a_pipe_gets_no_control_sequences(piped: Any) -> None:
@@ -66,7 +72,11 @@ def test_the_verdict_is_printed_once(piped: Any) -> None:
 
 
 def test_learning_rates_say_over_how_many_seeds_their_mean_is(piped: Any) -> None:
-    assert "mean (number of seeds)" in piped[1] and re.search(r"\d \(1\)", piped[1]) and re.search(r"\d \(2\) \*", piped[1])
+    assert (
+        "mean (number of seeds)" in piped[1]
+        and re.search(r"\d \(1\)", piped[1])
+        and re.search(r"\d \(2\) \*", piped[1])
+    )
 
 
 def test_runs_of_an_earlier_call_are_mentioned_in_one_line(piped: Any) -> None:

@@ -47,5 +47,7 @@ def test_a_missing_set_is_one_line_and_the_same_for_a_string_and_a_path(reader, 
 
 def test_rows_of_glue_are_read_from_a_root_that_is_a_string(tmp_path):
     (tmp_path / "RTE").mkdir()
-    (tmp_path / "RTE" / "dev.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\tIt rains.\tIt is wet.\tentailment\n")
+    (tmp_path / "RTE" / "dev.tsv").write_text(
+        "index\tsentence1\tsentence2\tlabel\n0\tIt rains.\tIt is wet.\tentailment\n"
+    )
     assert read_glue("rte", "dev", str(tmp_path)) == read_glue("rte", "dev", tmp_path)

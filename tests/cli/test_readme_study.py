@@ -28,7 +28,9 @@ def test_the_study_of_the_readme_meets_its_budget(
     module, mixer = re.findall(r'mixer: "(\w+):(\w+)"', study)[0]
     source = block("CONTRIBUTING.md", "python", "class TokenShift(SequenceMixer)")
     (tmp_path / "readme_mixers.py").write_text(source, encoding="utf-8")
-    (tmp_path / "study.yaml").write_text(study.replace(f"{module}:{mixer}", "readme_mixers:TokenShift"), encoding="utf-8")
+    (tmp_path / "study.yaml").write_text(
+        study.replace(f"{module}:{mixer}", "readme_mixers:TokenShift"), encoding="utf-8"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     assert main(["plan", "study.yaml", "--json"]) == 0, capsys.readouterr().err

@@ -50,10 +50,14 @@ def test_a_study_plans_a_recipe_by_its_import_path(folder: Path, capsys: pytest.
     assert abs(arm["deviation"]["params"]) <= 0.01
 
 
-def test_the_file_of_a_recipe_is_part_of_the_identity_of_its_arm(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_file_of_a_recipe_is_part_of_the_identity_of_its_arm(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = small_study(folder, arms=[{"architecture": "my_recipes:Turns"}, {"architecture": "m2_gpt"}])
     assert main(["plan", str(path), "--json"]) == 0
-    own, built_in = ({Path(file).name for file in arm["code"]} for arm in json.loads(capsys.readouterr().out)["arms"])
+    own, built_in = (
+        {Path(file).name for file in arm["code"]} for arm in json.loads(capsys.readouterr().out)["arms"]
+    )
     assert "my_recipes.py" in own and "my_recipes.py" not in built_in
 
 
@@ -66,7 +70,9 @@ def test_the_cost_verb_takes_an_import_path(folder: Path, capsys: pytest.Capture
 def test_a_recipe_of_another_package_trains_a_model(folder: Path) -> None:
     from arch_lab.training.module import LanguageModel
 
-    module = LanguageModel(architecture="my_recipes:Turns", width=32, depth=2, ffn_width=32, vocabulary=61, max_tokens=16)
+    module = LanguageModel(
+        architecture="my_recipes:Turns", width=32, depth=2, ffn_width=32, vocabulary=61, max_tokens=16
+    )
     module(torch.zeros(1, 16, dtype=torch.long)).sum().backward()
     assert all(parameter.grad is not None for parameter in module.parameters())
 
@@ -86,26 +92,38 @@ def test_what_is_wrong_with_an_import_path_is_said_in_one_line(
     assert message in failure(capsys, "cost", path, *COST)
 
 
-def test_an_unknown_option_of_such_a_recipe_gets_the_nearest(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "did you mean 'window'" in failure(capsys, "cost", "my_recipes:Turns", "--options", "windw=3", *COST)
+def test_an_unknown_option_of_such_a_recipe_gets_the_nearest(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "did you mean 'window'" in failure(
+        capsys, "cost", "my_recipes:Turns", "--options", "windw=3", *COST
+    )
 
 
 def test_an_installed_package_registers_names_of_its_own(folder: Path) -> None:
     info = folder / "my_recipes-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-recipes\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[arch_lab.recipes]\nturns = my_recipes\nbroken = no_such_module\n")
+    (info / "entry_points.txt").write_text(
+        "[arch_lab.recipes]\nturns = my_recipes\nbroken = no_such_module\n"
+    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
     command = [sys.executable, "-m", "arch_lab", "cost", "turns", *COST]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/")
     assert json.loads(done.stdout)["architecture"] == "turns"
-    assert done.stderr.startswith("warning: package entry broken = no_such_module of group arch_lab.recipes failed: ")
+    assert done.stderr.startswith(
+        "warning: package entry broken = no_such_module of group arch_lab.recipes failed: "
+    )
 
 
 def test_a_name_or_kind_that_cannot_be_registered_is_refused(folder: Path) -> None:
     turns = recipe_class("my_recipes:Turns")
-    with pytest.raises(ConfigError, match=r"the name is taken by arch_lab\.models\.gemma:Gemma3; choose another"):
-        register_architecture("gemma3", source="a test")(type("Gemma3", (turns,), {"__module__": "elsewhere"}))
+    with pytest.raises(
+        ConfigError, match=r"the name is taken by arch_lab\.models\.gemma:Gemma3; choose another"
+    ):
+        register_architecture("gemma3", source="a test")(
+            type("Gemma3", (turns,), {"__module__": "elsewhere"})
+        )
     with pytest.raises(ConfigError, match=r"unknown kind 'decodr'; did you mean 'decoder'\?"):
         register_architecture("other", source="a test")(type("Other", (turns,), {"kind": "decodr"}))
     assert recipe("gemma3").name == "gemma3"

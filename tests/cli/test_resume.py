@@ -75,10 +75,16 @@ def test_a_full_disk_is_one_line_and_costs_no_result(finished: Path) -> None:
         done = stored.compare(finished)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert done.code == 2 and done.last.startswith("error: cannot write ") and "free space or choose another folder" in done.last
+    assert (
+        done.code == 2
+        and done.last.startswith("error: cannot write ")
+        and "free space or choose another folder" in done.last
+    )
     assert not list((finished / "runs").rglob("*.part"))
     assert stored.compare(finished).code == 0
-    assert json.loads((finished / ONE / "result.json").read_text())["bits_per_byte"] == scores["bits_per_byte"]
+    assert (
+        json.loads((finished / ONE / "result.json").read_text())["bits_per_byte"] == scores["bits_per_byte"]
+    )
 
 
 @pytest.mark.parametrize("command", [("report", "runs/small"), ("compare", "small.yaml")])

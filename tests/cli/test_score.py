@@ -32,7 +32,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     path = small_study(folder)
     changes = ["data.files.validation=held_out.txt", "budget.train_flops=4e8", "budget.allow_unmatched=true"]
     changes += ["data.tokenizer.kind=bpe", "data.tokenizer.vocabulary=300"]
-    study = arch_lab.compare(str(path), overrides=changes, output=folder / "runs", cache=folder / "cache", quiet=True)
+    study = arch_lab.compare(
+        str(path), overrides=changes, output=folder / "runs", cache=folder / "cache", quiet=True
+    )
     return folder, study
 
 
@@ -71,13 +73,31 @@ def test_a_run_scores_on_its_held_out_file_as_in_study_json(
 
 
 def test_a_fit_scores_on_its_held_out_file_as_test_does(
-    trained: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    trained: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    data = {"source": "files", "root": str(trained[0]), "sequence_length": "24", "batch_size": "2", "steps": "2"}
+    data = {
+        "source": "files",
+        "root": str(trained[0]),
+        "sequence_length": "24",
+        "batch_size": "2",
+        "steps": "2",
+    }
     options = [part for key, value in data.items() for part in (f"--data.{key}", value)]
     options += list(FILES)
-    model = ["--model.width", "32", "--model.depth", "1", "--model.ffn_width", "32", "--model.max_tokens", "32"]
+    model = [
+        "--model.width",
+        "32",
+        "--model.depth",
+        "1",
+        "--model.ffn_width",
+        "32",
+        "--model.max_tokens",
+        "32",
+    ]
     quick = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
     limits = ["--trainer.max_steps", "2", "--trainer.limit_val_batches", "1"]
     assert cli.main(["fit", *options, *model, *quick, *limits]) == 0
@@ -93,7 +113,14 @@ def test_a_fit_scores_on_its_held_out_file_as_test_does(
 
 
 # keys of ``fit`` for the files of a split
-FILES = ("--data.files.train", "text.txt", "--data.files.validation", "held_out.txt", "--data.document_start", "^# ")
+FILES = (
+    "--data.files.train",
+    "text.txt",
+    "--data.files.validation",
+    "held_out.txt",
+    "--data.document_start",
+    "^# ",
+)
 
 
 def test_every_form_of_one_model_has_one_score(
@@ -107,12 +134,21 @@ def test_every_form_of_one_model_has_one_score(
         arch_lab.convert(source, tmp_path / target, to=to)
         other = scored(capsys, tmp_path / target, *same)
         assert other["bits_per_byte"] == pytest.approx(first["bits_per_byte"], abs=1e-6)
-        assert (other["tokens"], other["bytes"], other["documents"]) == (first["tokens"], first["bytes"], first["documents"])
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["ours", "theirs"]  # no folder is left behind by a score
+        assert (other["tokens"], other["bytes"], other["documents"]) == (
+            first["tokens"],
+            first["bytes"],
+            first["documents"],
+        )
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "ours",
+        "theirs",
+    ]  # no folder is left behind by a score
 
 
 @torch.no_grad()
-def test_the_sums_are_those_of_a_plain_loop_over_the_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_sums_are_those_of_a_plain_loop_over_the_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, model, tokenizer = _bpe_checkpoint(tmp_path)
     (tmp_path / "text.txt").write_text("the tide goes out and the tide comes in again", encoding="utf-8")
     ids = [tokenizer.separator, *tokenizer.encode([(tmp_path / "text.txt").read_text()])[0].tolist()]
@@ -131,12 +167,17 @@ def test_the_sums_are_those_of_a_plain_loop_over_the_text(tmp_path: Path, capsys
 def test_positions_add_up_to_the_whole(reference: Score) -> None:
     assert [p.first for p in reference.positions] == list(range(1, 33))
     for parts in (reference.positions, reference.bands):
-        assert sum(p.tokens for p in parts) == reference.tokens and sum(p.bytes for p in parts) == reference.bytes
+        assert (
+            sum(p.tokens for p in parts) == reference.tokens
+            and sum(p.bytes for p in parts) == reference.bytes
+        )
         assert math.fsum(p.nats for p in parts) == pytest.approx(reference.nats)
 
 
 @torch.no_grad()
-def test_a_stride_scores_each_token_once_with_more_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stride_scores_each_token_once_with_more_context(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, model, tokenizer = _bpe_checkpoint(tmp_path)
     (tmp_path / "text.txt").write_text("the tide goes out and the tide comes in again", encoding="utf-8")
     ids = [tokenizer.separator, *tokenizer.encode([(tmp_path / "text.txt").read_text()])[0].tolist()]
@@ -165,7 +206,12 @@ def test_folders_and_patterns_stand_for_their_files(tmp_path: Path) -> None:
 def test_the_table_holds_the_score_and_bands_of_positions(
     trained: tuple[Path, dict[str, Any]], reference: Score, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["score", str(trained[0] / RUN.format("gemma3")), "--text", str(trained[0] / "held_out.txt")]) == 0
+    assert (
+        cli.main(
+            ["score", str(trained[0] / RUN.format("gemma3")), "--text", str(trained[0] / "held_out.txt")]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert f"bits per byte    {reference.bits_per_byte:.4f}" in printed and "\n16–31 " in printed
     assert all(len(line) <= 80 for line in printed.splitlines()[3:])
@@ -174,8 +220,12 @@ def test_the_table_holds_the_score_and_bands_of_positions(
 def test_python_returns_what_the_command_prints(
     trained: tuple[Path, dict[str, Any]], reference: Score, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert reference.to_json() == scored(capsys, trained[0] / RUN.format("gemma3"), "--text", trained[0] / "held_out.txt")
-    assert "positions" not in repr(reference) and f"{reference.bits_per_byte:.4f} bits per byte" in str(reference)
+    assert reference.to_json() == scored(
+        capsys, trained[0] / RUN.format("gemma3"), "--text", trained[0] / "held_out.txt"
+    )
+    assert "positions" not in repr(reference) and f"{reference.bits_per_byte:.4f} bits per byte" in str(
+        reference
+    )
 
 
 def test_a_leaking_model_gets_no_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,12 +242,16 @@ def test_what_cannot_be_scored_is_one_line(
     run, text = trained[0] / RUN.format("gemma3"), trained[0] / "held_out.txt"
     encoder = _checkpoint(tmp_path, "gemma_encoder", {}, ByteTokenizer())[0]
     assert "'gemma_encoder' is a bidirectional encoder" in failure(capsys, encoder, "--text", text)
-    assert "holds no tokenizer" in failure(capsys, _checkpoint(tmp_path, "gemma1", {}, None)[0], "--text", text)
+    assert "holds no tokenizer" in failure(
+        capsys, _checkpoint(tmp_path, "gemma1", {}, None)[0], "--text", text
+    )
     assert "did you mean 'held_out.txt'?" in failure(capsys, run, "--text", text.with_name("hold_out.txt"))
     assert "context must be from 1 to 32" in failure(capsys, run, "--text", text, "--context", 33)
     assert "stride must be from 1 to the context, 32" in failure(capsys, run, "--text", text, "--stride", 0)
     assert "device 'gpu'" in failure(capsys, run, "--text", text, "--device", "gpu")
-    assert "is a study of 2 runs; give one of them" in failure(capsys, trained[0] / "runs/small", "--text", text)
+    assert "is a study of 2 runs; give one of them" in failure(
+        capsys, trained[0] / "runs/small", "--text", text
+    )
     shutil.copytree(run, tmp_path / "copy")
     (tmp_path / "copy/model.ckpt").write_bytes(b"PK")
     assert "does not match its checksum" in failure(capsys, tmp_path / "copy", "--text", text)
@@ -209,8 +263,17 @@ def _checkpoint(folder: Path, architecture: str, options: dict[str, Any], tokeni
     sizes = {"width": 32, "depth": 1, "ffn_width": 32}
     rows = 257 if tokenizer is None else tokenizer.vocabulary
     model = recipe(architecture, options).model(Shape(**sizes), vocabulary=rows, max_tokens=16)
-    settings = {**sizes, "architecture": architecture, "options": options, "vocabulary": rows, "max_tokens": 16}
-    content = {"hyper_parameters": settings, "state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}}
+    settings = {
+        **sizes,
+        "architecture": architecture,
+        "options": options,
+        "vocabulary": rows,
+        "max_tokens": 16,
+    }
+    content = {
+        "hyper_parameters": settings,
+        "state_dict": {f"model.{k}": v for k, v in model.state_dict().items()},
+    }
     path = folder / f"{architecture}.ckpt"
     torch.save(content if tokenizer is None else {**content, "tokenizer": tokenizer.to_dict()}, path)
     return path, model.eval()

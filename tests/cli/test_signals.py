@@ -22,14 +22,24 @@ def start(folder: Path) -> subprocess.Popen[str]:
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "ARCH_LAB_CACHE": str(folder / "cache"), "PYTHONPATH": path}
     command = [sys.executable, "-m", "arch_lab", "compare", "small.yaml", "--threads", "1"]
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")], ids=["SIGTERM", "SIGINT"]
+    ("number", "status", "word"),
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+    ids=["SIGTERM", "SIGINT"],
 )
-def test_a_signal_ends_a_study_after_a_checkpoint(tmp_path: Path, number: int, status: int, word: str) -> None:
-    budget = {"params": 1.5e4, "tokens": 640_000, "allow_unmatched": True}  # 10,000 steps: no test waits for their end
+def test_a_signal_ends_a_study_after_a_checkpoint(
+    tmp_path: Path, number: int, status: int, word: str
+) -> None:
+    budget = {
+        "params": 1.5e4,
+        "tokens": 640_000,
+        "allow_unmatched": True,
+    }  # 10,000 steps: no test waits for their end
     stored.write_study(tmp_path, arms=[{"architecture": "gemma1", "shape": stored.SHAPE}], budget=budget)
     process = start(tmp_path)
     log = tmp_path / ONE / "metrics.jsonl"

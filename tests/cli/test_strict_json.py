@@ -24,7 +24,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = recipe("gemma3", options).model(Shape(**SIZES), vocabulary=270, max_tokens=32)
     settings = {**SIZES, "architecture": "gemma3", "options": options, "vocabulary": 270, "max_tokens": 32}
     weights = {f"model.{name}": value for name, value in model.state_dict().items()}
-    torch.save({"hyper_parameters": settings, "state_dict": weights, "tokenizer": tokenizer.to_dict()}, folder / "a.ckpt")
+    torch.save(
+        {"hyper_parameters": settings, "state_dict": weights, "tokenizer": tokenizer.to_dict()},
+        folder / "a.ckpt",
+    )
     convert(folder / "a.ckpt", folder / "theirs", to="huggingface")
     convert(folder / "theirs", folder / "ours")
     (folder / "study").mkdir()
@@ -46,7 +49,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_key_that_appears_twice_is_one_line(
-    file: str, key: str, command: str, saved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    file: str,
+    key: str,
+    command: str,
+    saved: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(saved)
     path = Path(file)

@@ -10,7 +10,9 @@ import pytest
 from tests.cli.test_study_mutations import STUDY
 from tests.mutations import answer
 
-BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(f"{y}: &{y} [{', '.join([f'*{x}'] * 10)}]\n" for x, y in pairwise("abcdefghi"))
+BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{y}: &{y} [{', '.join([f'*{x}'] * 10)}]\n" for x, y in pairwise("abcdefghi")
+)
 LINES = {
     "widen: 1:30": "line {n}, column 8: 1:30 would be read as a number in base 60; write the number, or quotes around text",
     "widen: 010": "line {n}, column 8: 010 would be read as an octal number; write it without the leading 0, or quotes around text",
@@ -24,10 +26,14 @@ LINES = {
 
 @pytest.mark.parametrize(("lines", "problem"), LINES.items(), ids=range(len(LINES)))
 @pytest.mark.parametrize("command", [["plan", "a.yaml"], ["fit", "--config", "a.yaml"]], ids=["plan", "fit"])
-def test_yaml_that_misleads_is_refused_within_a_second(command: list[str], lines: str, problem: str, tmp_path: Path) -> None:
+def test_yaml_that_misleads_is_refused_within_a_second(
+    command: list[str], lines: str, problem: str, tmp_path: Path
+) -> None:
     folder = tmp_path / "inside"
     folder.mkdir()
-    before = STUDY.replace("description: a small study\n", "") if command[0] == "plan" else "seed_everything: 1\n"
+    before = (
+        STUDY.replace("description: a small study\n", "") if command[0] == "plan" else "seed_everything: 1\n"
+    )
     (folder / "a.yaml").write_text(before + lines + "\n")
     done = answer(command, folder, seed=None, seconds=1, codes=(2,))
     assert done.err.count("\n") == 1 and problem.format(n=before.count("\n") + 1) in done.err

@@ -49,22 +49,30 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("override", "message"), REFUSED, ids=[override[:40] for override, _ in REFUSED])
-def test_a_value_that_means_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, message: str) -> None:
+def test_a_value_that_means_nothing_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, message: str
+) -> None:
     study = small_study(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    assert main(["compare", str(study), "--set", override, "--output", str(tmp_path / "runs"), "--quiet"]) == 2
+    assert (
+        main(["compare", str(study), "--set", override, "--output", str(tmp_path / "runs"), "--quiet"]) == 2
+    )
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_file_whose_name_is_no_study_name_gives_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_whose_name_is_no_study_name_gives_the_nearest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     study = small_study(tmp_path, name="my study (2)")
     assert main(["plan", str(study), "--json"]) == 0
     assert '"study": "my_study__2_"' in capsys.readouterr().out
 
 
-def test_a_misspelt_study_file_gets_the_nearest_in_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_misspelt_study_file_gets_the_nearest_in_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     small_study(tmp_path)
     assert main(["plan", str(tmp_path / "smal.yaml")]) == 2
     assert "not found; did you mean 'small.yaml'?" in capsys.readouterr().err

@@ -25,7 +25,11 @@ CSV = "lightning.pytorch.loggers.CSVLogger"
 TRIAL = "gemma1/lr-0.004_seed-0"
 RUN = f"runs/small/runs/{TRIAL}"
 JOURNAL = f"runs/small/loggers/{TRIAL}/journal.jsonl"
-TAGS = {"train_loss": "train/loss", "gradient_norm": "train/gradient_norm", "tune_bits_per_byte": "tune/bits_per_byte"}
+TAGS = {
+    "train_loss": "train/loss",
+    "gradient_norm": "train/gradient_norm",
+    "tune_bits_per_byte": "tune/bits_per_byte",
+}
 
 
 class Journal(Logger):
@@ -105,7 +109,9 @@ def test_a_csv_logger_holds_every_record_of_the_run(logged: Path) -> None:
     records = lines(logged / RUN / "metrics.jsonl")
     assert [int(row["step"]) for row in table] == [record["step"] for record in records]
     for key, tag in TAGS.items():
-        assert [row[tag] for row in table] == [str(record[key]) if key in record else "" for record in records]
+        assert [row[tag] for row in table] == [
+            str(record[key]) if key in record else "" for record in records
+        ]
 
 
 def test_a_csv_logger_ends_with_the_scores_of_the_result(logged: Path) -> None:
@@ -150,8 +156,12 @@ def test_a_failing_logger_costs_no_training(tmp_path: Path, plain_scores: tuple[
     folder = study_with(tmp_path, [CSV, failing("metrics", at=11)])
     done = stored.compare(folder)
     line = Journal.note.__code__.co_firstlineno + 4
-    assert done.code == 2 and done.last.startswith("error: study 'small'.loggers[1]: Journal failed at step 11 of gemma1/lr-0.004_seed-0: ")
-    assert f"test_study_loggers.py line {line}, in note: RuntimeError: the journal is full; fix it" in done.last
+    assert done.code == 2 and done.last.startswith(
+        "error: study 'small'.loggers[1]: Journal failed at step 11 of gemma1/lr-0.004_seed-0: "
+    )
+    assert (
+        f"test_study_loggers.py line {line}, in note: RuntimeError: the journal is full; fix it" in done.last
+    )
     first = rows(folder)
     assert (folder / RUN / "last.ckpt").exists() and len(first) == 11
     assert stored.compare(folder, "--set", f"loggers=[{CSV}, {HERE}]", "--quiet").code == 0
@@ -161,11 +171,15 @@ def test_a_failing_logger_costs_no_training(tmp_path: Path, plain_scores: tuple[
     assert [row["train/loss"] for row in trained[:11]] == [row["train/loss"] for row in first]
     journal = lines(folder / JOURNAL)
     resumed = journal[journal.index(["end", "failed", 0]) + 1 :]
-    assert [step for call, content, step in resumed if call == "metrics" and "train/loss" in content] == list(range(1, 31))
+    assert [step for call, content, step in resumed if call == "metrics" and "train/loss" in content] == list(
+        range(1, 31)
+    )
 
 
 @pytest.mark.parametrize("call", [failing("metrics", at=30), failing("end")])
-def test_a_logger_that_fails_at_the_end_costs_no_result(call: dict[str, Any], tmp_path: Path, plain_scores: tuple[float, float]) -> None:
+def test_a_logger_that_fails_at_the_end_costs_no_result(
+    call: dict[str, Any], tmp_path: Path, plain_scores: tuple[float, float]
+) -> None:
     folder = study_with(tmp_path, [call])
     done = stored.compare(folder)
     assert done.code == 2 and "Journal failed at " in done.last and "the journal is full" in done.last
@@ -188,7 +202,11 @@ def test_a_logger_that_cannot_start_trains_nothing(call: str, tmp_path: Path) ->
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
 def test_a_logger_without_its_package_is_refused_before_certificates(tmp_path: Path) -> None:
     done = stored.compare(study_with(tmp_path, ["WandbLogger"]))
-    assert done.code == 2 and "loggers[0]: WandbLogger cannot start: ModuleNotFoundError: " in done.last and "pip install" in done.last
+    assert (
+        done.code == 2
+        and "loggers[0]: WandbLogger cannot start: ModuleNotFoundError: " in done.last
+        and "pip install" in done.last
+    )
     assert not (tmp_path / "runs/small/certificates").exists()
 
 
@@ -198,16 +216,40 @@ def test_a_logger_without_its_package_is_refused_before_certificates(tmp_path: P
         ("CSVLoger", ".class_path: 'lightning.pytorch.loggers.CSVLoger': module"),
         ("CSVLoger", "did you mean 'CSVLogger'?"),
         ("absent_module.Thing", ".class_path: 'absent_module.Thing': cannot import module 'absent_module'"),
-        ("collections.Counter", ".class_path: collections.Counter is not a logger: derive it from lightning.pytorch.loggers.Logger"),
-        ("pytorch_lightning.loggers.CSVLogger", "is not a logger; did you mean lightning.pytorch.loggers.CSVLogger?"),
-        ("lightning.pytorch.loggers.Logger", "is abstract: it lacks log_hyperparams, log_metrics, name, version"),
+        (
+            "collections.Counter",
+            ".class_path: collections.Counter is not a logger: derive it from lightning.pytorch.loggers.Logger",
+        ),
+        (
+            "pytorch_lightning.loggers.CSVLogger",
+            "is not a logger; did you mean lightning.pytorch.loggers.CSVLogger?",
+        ),
+        (
+            "lightning.pytorch.loggers.Logger",
+            "is abstract: it lacks log_hyperparams, log_metrics, name, version",
+        ),
         ("a/b", ".class_path: must be an import path package.module.Class, got 'a/b'"),
         ({"class": CSV}, ": unknown option 'class'; did you mean 'class_path'?"),
-        ({"class_path": CSV, "init_args": {"nam": "x"}}, ".init_args: CSVLogger has no argument 'nam'; did you mean 'name'?"),
-        ({"class_path": CSV, "init_args": {"flush_logs_every_n_steps": "x"}}, "flush_logs_every_n_steps: expected int, got 'x'"),
-        ({"class_path": CSV, "init_args": {"name": "../x"}}, ".init_args.name: '../x' leads out of the study's folder; give save_dir"),
-        ({"class_path": CSV, "init_args": {"name": "/x"}}, ".init_args.name: '/x' leads out of the study's folder; give save_dir"),
-        ({"class_path": CSV, "init_args": {"name": "x", "version": "y"}}, "with both name and version, every trial replaces the file"),
+        (
+            {"class_path": CSV, "init_args": {"nam": "x"}},
+            ".init_args: CSVLogger has no argument 'nam'; did you mean 'name'?",
+        ),
+        (
+            {"class_path": CSV, "init_args": {"flush_logs_every_n_steps": "x"}},
+            "flush_logs_every_n_steps: expected int, got 'x'",
+        ),
+        (
+            {"class_path": CSV, "init_args": {"name": "../x"}},
+            ".init_args.name: '../x' leads out of the study's folder; give save_dir",
+        ),
+        (
+            {"class_path": CSV, "init_args": {"name": "/x"}},
+            ".init_args.name: '/x' leads out of the study's folder; give save_dir",
+        ),
+        (
+            {"class_path": CSV, "init_args": {"name": "x", "version": "y"}},
+            "with both name and version, every trial replaces the file",
+        ),
     ],
 )
 def test_a_logger_that_is_none_is_refused_by_its_key(entry: Any, words: str, tmp_path: Path) -> None:
@@ -246,5 +288,7 @@ def test_the_example_of_the_page_writes_two_tables(tmp_path: Path) -> None:
 
 def test_a_logger_may_be_named_on_the_command_line(logged: Path, tmp_path: Path) -> None:
     folder = study_with(tmp_path, [])
-    assert stored.compare(folder, "--set", "loggers=[lightning.pytorch.loggers.CSVLogger]", "--quiet").code == 0
+    assert (
+        stored.compare(folder, "--set", "loggers=[lightning.pytorch.loggers.CSVLogger]", "--quiet").code == 0
+    )
     assert len(rows(folder)) == len(rows(logged))

@@ -51,7 +51,9 @@ def test_parameters_of_every_part_are_shown_at_any_width(width, monkeypatch, cap
     parts = json.loads(capsys.readouterr().out)["components"]
     lines = shown_at(width, monkeypatch, capsys)(*COST).splitlines()
     for part in parts:
-        assert any(line.startswith(part["name"] + " ") and f"{part['parameters']:,}" in line for line in lines)
+        assert any(
+            line.startswith(part["name"] + " ") and f"{part['parameters']:,}" in line for line in lines
+        )
 
 
 def test_a_table_too_wide_is_printed_in_parts_with_the_names_again(monkeypatch, capsys) -> None:
@@ -85,7 +87,8 @@ def test_the_plan_of_throughput_names_every_arm_at_any_width(width, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(1338306 * 3600 + 1740, "153 years"), (1e40, "more than 10,000 years"), (3 * 86400, "3 days 0 h")]
+    ("seconds", "text"),
+    [(1338306 * 3600 + 1740, "153 years"), (1e40, "more than 10,000 years"), (3 * 86400, "3 days 0 h")],
 )
 def test_long_times_are_readable(seconds: float, text: str) -> None:
     assert units.duration(seconds) == text

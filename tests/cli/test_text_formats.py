@@ -99,7 +99,11 @@ def binary_parquet() -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"one\ntwo\nthr\xe9e\n", ": not UTF-8 at byte 11 (0xe9), line 3; convert it, for example with iconv"),
+        (
+            "a.txt",
+            b"one\ntwo\nthr\xe9e\n",
+            ": not UTF-8 at byte 11 (0xe9), line 3; convert it, for example with iconv",
+        ),
         ("a.txt", "text".encode("utf-16"), "it looks like UTF-16; convert it with iconv -f utf-16"),
         ("a.txt", gzip.compress(b"text", mtime=0), "it looks like gzip; end its name in .gz"),
         ("a.txt", PACK[".zst"](b"text"), "it looks like zstandard; end its name in .zst"),
@@ -147,7 +151,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def test_bombs_end_in_one_line_within_bounded_memory(tmp_path):
-    member = gzip.compress(bytes(16 << 20))  # members of a gzip file follow each other: quick to write, long to read
+    member = gzip.compress(
+        bytes(16 << 20)
+    )  # members of a gzip file follow each other: quick to write, long to read
     (tmp_path / "a.txt.gz").write_bytes(member * 256)
     (tmp_path / "a.jsonl.zst").write_bytes(PACK[".zst"](bytes(512 << 20)))
     header = tarfile.TarInfo("a.txt")

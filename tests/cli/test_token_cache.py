@@ -33,7 +33,17 @@ def test_a_changed_byte_count_never_reaches_a_score(config, tmp_path, caplog):
     assert [record.message.count("\n") for record in caplog.records] == [0]
 
 
-ODD = [b"", b"{}", b"null", b"[" * 100_000, b'{"key": ' * 50_000, b"\xff\xfe", b"\x00" * 99, b'{"sha256": 1e999}', b"9" * 10_000]
+ODD = [
+    b"",
+    b"{}",
+    b"null",
+    b"[" * 100_000,
+    b'{"key": ' * 50_000,
+    b"\xff\xfe",
+    b"\x00" * 99,
+    b'{"sha256": 1e999}',
+    b"9" * 10_000,
+]
 
 
 @pytest.mark.parametrize("name", ["data.json", "train.json", "tokenizer_kind.json"])

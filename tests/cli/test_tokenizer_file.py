@@ -49,24 +49,41 @@ def charsmap(text: str) -> dict[str, Any]:
     return changed(normalizer={"type": "Precompiled", "precompiled_charsmap": text})
 
 
-NESTED = json.dumps(changed(normalizer=0)).replace('"normalizer": 0', f'"normalizer": {"[" * 99_999}{"]" * 99_999}')
+NESTED = json.dumps(changed(normalizer=0)).replace(
+    '"normalizer": 0', f'"normalizer": {"[" * 99_999}{"]" * 99_999}'
+)
 BROKEN = {
     "no json": ("{", "is not a tokenizer.json"),
     "a list": ([], "it has no 'model'"),
     "deep": (NESTED, "nested too deeply"),
-    "dropout": (changed(model__dropout=0.1), "model.dropout is 0.1: encodings would be random; set it to null"),
+    "dropout": (
+        changed(model__dropout=0.1),
+        "model.dropout is 0.1: encodings would be random; set it to null",
+    ),
     "huge id": (changed(model__vocab__a=2**31), "id 2147483648 is outside"),
     "huge added id": (changed(added_tokens__0__id=2**31), "id 2147483648 is outside"),
     "text as id": (changed(model__vocab__a="7"), "id '7' is not a whole number"),
-    "one id twice": (changed(model__vocab__a=70, model__vocab__b=70), "two tokens of model.vocab have one id"),
-    "huge padding": (changed(padding={"strategy": {"Fixed": 2**40}, "pad_id": 0}), "padding.strategy.Fixed is 1099511627776"),
+    "one id twice": (
+        changed(model__vocab__a=70, model__vocab__b=70),
+        "two tokens of model.vocab have one id",
+    ),
+    "huge padding": (
+        changed(padding={"strategy": {"Fixed": 2**40}, "pad_id": 0}),
+        "padding.strategy.Fixed is 1099511627776",
+    ),
     "cut charsmap": (charsmap("AAAA"), "precompiled_charsmap is cut off or damaged"),
     "empty charsmap": (charsmap("AAAAAAAAAAA="), "precompiled_charsmap is cut off or damaged"),
     "charsmap no base64": (charsmap("!!"), "precompiled_charsmap is not base64 text"),
     "charsmap of noise": (charsmap("BAAAAP////8AAAAA"), "not a usable tokenizer.json"),
-    "pieces of no length": (changed(pre_tokenizer={"type": "FixedLength", "length": 0}), "chunk size must be non-zero"),
+    "pieces of no length": (
+        changed(pre_tokenizer={"type": "FixedLength", "length": 0}),
+        "chunk size must be non-zero",
+    ),
     "panic": (changed(model__continuing_subword_prefix="é" * 10), "out of range"),
-    "slow expression": (changed(normalizer={"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "x"}), "not a usable"),
+    "slow expression": (
+        changed(normalizer={"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "x"}),
+        "not a usable",
+    ),
     "unknown merge": (changed(model__merges=[["zz", "yy"]]), "out of vocabulary"),
 }
 

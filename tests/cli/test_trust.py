@@ -50,7 +50,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     path = list(sys.path)
     Path("stranger.py").write_text(MODULE.format(name="stranger"))
     options: dict[str, Any] = {"mixer": "gemma1_attention", "channel": "stranger:Twice"}
-    plain = recipe("custom", {"mixer": "gemma1_attention"}).model(Shape(**SHAPE), vocabulary=257, max_tokens=16)
+    plain = recipe("custom", {"mixer": "gemma1_attention"}).model(
+        Shape(**SHAPE), vocabulary=257, max_tokens=16
+    )
     weights = {name: value for name, value in plain.state_dict().items() if ".channel." not in name}
     settings = {**SHAPE, "architecture": "custom", "options": options, "vocabulary": 257, "max_tokens": 16}
     content = {"hyper_parameters": settings, "state_dict": {f"model.{k}": v for k, v in weights.items()}}
@@ -79,14 +81,19 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     ],
     ids=lambda command: command[0],
 )
-def test_a_module_nobody_named_is_not_imported(command: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_module_nobody_named_is_not_imported(
+    command: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     message = failure(capsys, *command)
     assert "stranger.ckpt: it uses 'stranger:Twice'" in message and "add --trust stranger" in message
     assert not (folder / "imported").exists()
 
 
 def test_a_named_module_is_imported_and_the_model_runs(folder: Path) -> None:
-    assert cli.main(["generate", "stranger.ckpt", "--prompt", "x", "--max-tokens", "2", "--trust", "stranger"]) == 0
+    assert (
+        cli.main(["generate", "stranger.ckpt", "--prompt", "x", "--max-tokens", "2", "--trust", "stranger"])
+        == 0
+    )
     assert (folder / "imported").exists()
 
 
@@ -95,11 +102,17 @@ def test_python_names_modules_as_the_command_line_does(folder: Path) -> None:
 
 
 def test_trust_in_one_module_is_none_in_another(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "add --trust stranger" in failure(capsys, "generate", "stranger.ckpt", "--prompt", "x", "--trust", "strange")
-    assert "expected the name of a module" in failure(capsys, "generate", "stranger.ckpt", "--prompt", "x", "--trust", "../x")
+    assert "add --trust stranger" in failure(
+        capsys, "generate", "stranger.ckpt", "--prompt", "x", "--trust", "strange"
+    )
+    assert "expected the name of a module" in failure(
+        capsys, "generate", "stranger.ckpt", "--prompt", "x", "--trust", "../x"
+    )
 
 
-def test_a_converted_folder_is_held_to_the_same_rule(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_converted_folder_is_held_to_the_same_rule(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "ours").mkdir()
     manifest = {"format": 1, "architecture": "custom", "options": {"mixer": "stranger:Twice"}, "shape": SHAPE}
     manifest |= {"vocabulary": 257, "max_tokens": 16, "tokens": {}}
@@ -112,7 +125,9 @@ def test_a_converted_folder_is_held_to_the_same_rule(folder: Path, capsys: pytes
     assert not (folder / "imported").exists()
 
 
-def test_a_refused_module_is_not_looked_for_in_the_working_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_module_is_not_looked_for_in_the_working_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     failure(capsys, "generate", "stranger.ckpt", "--prompt", "x")
     assert str(folder) not in sys.path
 
@@ -126,11 +141,17 @@ def test_a_trusted_module_that_is_not_there_says_where_it_was_looked_for(
     assert "cannot import module 'stranger'" in message and "PYTHONPATH" in message
 
 
-def test_a_study_starts_from_a_stranger_only_if_it_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_starts_from_a_stranger_only_if_it_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arms = [{"architecture": "custom", "initialise_from": "stranger.ckpt"}]
     budget = {"params": 6.0e4, "train_flops": 1.0e8, "allow_unmatched": True}
-    path = str(small_study(folder, arms=arms, budget=budget, training={"sequence_length": 16, "batch_size": 2}))
-    assert "arm 'custom': initialise_from: stranger.ckpt: it uses 'stranger:Twice'" in failure(capsys, "plan", path)
+    path = str(
+        small_study(folder, arms=arms, budget=budget, training={"sequence_length": 16, "batch_size": 2})
+    )
+    assert "arm 'custom': initialise_from: stranger.ckpt: it uses 'stranger:Twice'" in failure(
+        capsys, "plan", path
+    )
     assert not (folder / "imported").exists()
     assert cli.main(["plan", path, "--trust", "stranger"]) == 0
 

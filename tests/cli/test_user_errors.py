@@ -60,14 +60,26 @@ class Mixer(SequenceMixer):
 FROZEN = "dataclass(frozen=True, kw_only=True)"
 
 
-def module(folder: Path, name: str, *, decorator: str = FROZEN, init: str = "pass", forward: str = "pass", first: str = "") -> str:
+def module(
+    folder: Path,
+    name: str,
+    *,
+    decorator: str = FROZEN,
+    init: str = "pass",
+    forward: str = "pass",
+    first: str = "",
+) -> str:
     """Write a block file into ``folder``; returns the import path of its class."""
-    (folder / f"{name}.py").write_text(first + BLOCK.format(name=name, decorator=decorator, init=init, forward=forward))
+    (folder / f"{name}.py").write_text(
+        first + BLOCK.format(name=name, decorator=decorator, init=init, forward=forward)
+    )
     return f"{name}:Mixer"
 
 
 def line_of(folder: Path, name: str, text: str) -> int:
-    return next(i for i, line in enumerate((folder / f"{name}.py").read_text().splitlines(), 1) if text in line)
+    return next(
+        i for i, line in enumerate((folder / f"{name}.py").read_text().splitlines(), 1) if text in line
+    )
 
 
 @pytest.fixture
@@ -82,7 +94,11 @@ def answer(tmp_path, monkeypatch, capsys):
         capsys.readouterr()
         assert main(list(arguments)) == 2
         printed = capsys.readouterr()
-        assert printed.err.startswith("error: ") and printed.err.count("\n") == 1 and "Traceback" not in printed.err
+        assert (
+            printed.err.startswith("error: ")
+            and printed.err.count("\n") == 1
+            and "Traceback" not in printed.err
+        )
         return printed.err
 
     yield run
@@ -92,37 +108,65 @@ def answer(tmp_path, monkeypatch, capsys):
 
 def study(folder: Path, mixer: str, **options) -> str:
     arms = [{"architecture": "gemma3", "options": {"window": 8, "pattern": "LG"}}]
-    return str(small_study(folder, arms=[*arms, {"architecture": "custom", "options": {"mixer": mixer, **options}}]))
+    return str(
+        small_study(folder, arms=[*arms, {"architecture": "custom", "options": {"mixer": mixer, **options}}])
+    )
 
 
 VERBS = {
     "certify": lambda folder, mixer: ("certify", mixer),
-    "cost": lambda folder, mixer: ("cost", "custom", "--options", f"mixer={mixer}", "--width", "8", "--depth", "1", "--seq-len", "8"),
+    "cost": lambda folder, mixer: (
+        "cost",
+        "custom",
+        "--options",
+        f"mixer={mixer}",
+        "--width",
+        "8",
+        "--depth",
+        "1",
+        "--seq-len",
+        "8",
+    ),
     "plan": lambda folder, mixer: ("plan", study(folder, mixer)),
-    "compare": lambda folder, mixer: ("compare", study(folder, mixer), "--output", str(folder / "runs"), "--quiet"),
+    "compare": lambda folder, mixer: (
+        "compare",
+        study(folder, mixer),
+        "--output",
+        str(folder / "runs"),
+        "--quiet",
+    ),
 }
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_syntax_error_is_named_by_file_and_line(verb, answer, tmp_path) -> None:
     mixer = module(tmp_path, f"syntax_{verb}", first="def broken()\n    pass\n")
-    assert f"error: syntax_{verb}.py line 1: SyntaxError: expected ':'" in answer(*VERBS[verb](tmp_path, mixer))
+    assert f"error: syntax_{verb}.py line 1: SyntaxError: expected ':'" in answer(
+        *VERBS[verb](tmp_path, mixer)
+    )
 
 
 def test_an_import_that_fails_is_named_by_file_and_line(answer, tmp_path) -> None:
     mixer = module(tmp_path, "importing", first="import numpyy\n")
-    assert "error: importing.py line 1: ModuleNotFoundError: No module named 'numpyy'" in answer("certify", mixer)
+    assert "error: importing.py line 1: ModuleNotFoundError: No module named 'numpyy'" in answer(
+        "certify", mixer
+    )
 
 
 def test_a_plain_dataclass_is_told_how_to_decorate_it(answer, tmp_path) -> None:
     mixer = module(tmp_path, "plain", decorator="dataclass")
     line = line_of(tmp_path, "plain", "@dataclass")
     text = answer("certify", mixer)
-    assert f"error: plain.py line {line}: TypeError: " in text and "@dataclass(frozen=True, kw_only=True)" in text
+    assert (
+        f"error: plain.py line {line}: TypeError: " in text
+        and "@dataclass(frozen=True, kw_only=True)" in text
+    )
 
 
 def test_a_module_that_exits_does_not_end_the_command(answer, tmp_path) -> None:
-    assert "exits.py line 1: SystemExit: 3" in answer("certify", module(tmp_path, "exits", first="raise SystemExit(3)\n"))
+    assert "exits.py line 1: SystemExit: 3" in answer(
+        "certify", module(tmp_path, "exits", first="raise SystemExit(3)\n")
+    )
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -139,7 +183,9 @@ def test_two_blocks_with_one_config_class_are_refused(verb, answer, tmp_path) ->
 def test_an_exception_in_init_is_named_by_file_and_line(verb, answer, tmp_path) -> None:
     mixer = module(tmp_path, f"init_{verb}", init="raise ValueError('no such mode')")
     line = line_of(tmp_path, f"init_{verb}", "no such mode")
-    assert f"init_{verb}.py line {line}, in __init__: ValueError: no such mode" in answer(*VERBS[verb](tmp_path, mixer))
+    assert f"init_{verb}.py line {line}, in __init__: ValueError: no such mode" in answer(
+        *VERBS[verb](tmp_path, mixer)
+    )
 
 
 def test_an_exception_in_forward_stops_a_study_with_file_and_line(answer, tmp_path) -> None:
@@ -170,7 +216,9 @@ def test_a_study_names_the_mistake_of_a_mixer(name, signature, result, message, 
     mixer = module(tmp_path, f"mistaken_{name}")
     path = tmp_path / f"mistaken_{name}.py"
     text = path.read_text().replace("def forward(self, x, segments=None)", f"def forward(self, {signature})")
-    path.write_text(text.replace("return x * self.gain\n\n    def init_state", f"return {result}\n\n    def init_state"))
+    path.write_text(
+        text.replace("return x * self.gain\n\n    def init_state", f"return {result}\n\n    def init_state")
+    )
     assert message in answer(*VERBS["compare"](tmp_path, mixer))
 
 
@@ -199,7 +247,9 @@ def test_an_option_of_the_mixer_is_told_to_go_into_mixer_options(verb, answer, t
 
 
 def test_an_unknown_option_beside_the_mixer_gets_the_nearest(answer, tmp_path) -> None:
-    assert "did you mean 'mixer_options'?" in answer("plan", study(tmp_path, module(tmp_path, "near"), mixer_option={}))
+    assert "did you mean 'mixer_options'?" in answer(
+        "plan", study(tmp_path, module(tmp_path, "near"), mixer_option={})
+    )
 
 
 def test_debug_shows_the_traceback_of_user_code(tmp_path, monkeypatch, capsys) -> None:
@@ -219,7 +269,11 @@ def test_a_mistake_of_ours_is_an_internal_error(monkeypatch, capsys) -> None:
 # --- main in process --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"], ["fit", "--help"], ["nothing"], ["blocks", "--kind"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["plan", "--help"], ["fit", "--help"], ["nothing"], ["blocks", "--kind"]],
+    ids=" ".join,
+)
 def test_main_returns_a_code_and_never_exits(arguments, capsys) -> None:
     assert main(arguments) in (0, 2)
 
@@ -228,10 +282,22 @@ def test_main_leaves_no_global_state_behind(tmp_path, monkeypatch, capsys) -> No
     import torch
 
     monkeypatch.chdir(tmp_path)
-    before = (list(sys.path), dict(os.environ), list(sys.argv), signal.getsignal(signal.SIGINT), torch.get_num_threads())
+    before = (
+        list(sys.path),
+        dict(os.environ),
+        list(sys.argv),
+        signal.getsignal(signal.SIGINT),
+        torch.get_num_threads(),
+    )
     assert main(["plan", str(small_study(tmp_path)), "--threads", "2"]) == 0
     assert main(["certify", "not_there:Mixer"]) == 2
-    assert (list(sys.path), dict(os.environ), list(sys.argv), signal.getsignal(signal.SIGINT), torch.get_num_threads()) == before
+    assert (
+        list(sys.path),
+        dict(os.environ),
+        list(sys.argv),
+        signal.getsignal(signal.SIGINT),
+        torch.get_num_threads(),
+    ) == before
 
 
 @pytest.mark.parametrize(

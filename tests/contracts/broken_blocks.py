@@ -91,7 +91,9 @@ class SequenceNorm(ByHistory):
     """Normed over the whole sequence."""
 
     def mix(self, x: Tensor) -> Tensor:
-        return (wide(x) * (wide(x).square().mean(dim=(1, 2), keepdim=True) + 1e-6).rsqrt()).to(x.dtype) @ self.weight
+        return (wide(x) * (wide(x).square().mean(dim=(1, 2), keepdim=True) + 1e-6).rsqrt()).to(
+            x.dtype
+        ) @ self.weight
 
 
 @third_party()
@@ -194,7 +196,9 @@ class UnmaskedWithDocuments(SometimesUnmasked):
     def forward(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
         if segments is None:
             return self.mix(x)
-        together = (segments[:, :, None] == segments[:, None, :]) | torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+        together = (segments[:, :, None] == segments[:, None, :]) | torch.eye(
+            x.shape[1], dtype=torch.bool, device=x.device
+        )
         return softmax_attention(x, self.weight, together) * (segments > 0)[..., None]
 
 
@@ -221,7 +225,9 @@ class RingOverwritten(WindowAttention):
             keys[:, t % w] = x[:, t - start]
         held = torch.tensor([max(t for t in range(-w, end) if t % w == slot) for slot in range(w)])
         queries = torch.arange(start, end)[:, None]
-        allowed = (held >= 0) & (held > queries - w)  # and not: held <= queries, since slots are thought to be in order
+        allowed = (held >= 0) & (
+            held > queries - w
+        )  # and not: held <= queries, since slots are thought to be in order
         scores = (wide(x) @ wide(self.weight)) @ wide(keys).mT / x.shape[-1] ** 0.5
         weights = scores.masked_fill(~allowed, float("-inf")).softmax(dim=-1)
         return (weights @ wide(keys)).to(x.dtype), Ring(keys, end)
@@ -338,7 +344,11 @@ class HalfInside(ByHistory):
     """Rounds to bfloat16 inside, whatever it is given."""
 
     def mix(self, x: Tensor) -> Tensor:
-        return (x.bfloat16() @ self.weight.bfloat16()).to(x.dtype) if x.dtype == torch.float32 else x @ self.weight
+        return (
+            (x.bfloat16() @ self.weight.bfloat16()).to(x.dtype)
+            if x.dtype == torch.float32
+            else x @ self.weight
+        )
 
 
 @third_party()

@@ -36,7 +36,9 @@ def chunk_sums(x: Tensor, *, late: bool) -> Tensor:
     chunks = F.pad(x, (0, 0, 0, -tokens % CHUNK)).unflatten(1, (-1, CHUNK))
     totals = chunks.sum(dim=2).cumsum(dim=1)
     carry = torch.cat([torch.zeros_like(totals[:, :1]), totals[:, 1:] if late else totals[:, :-1]], dim=1)
-    return (chunks.cumsum(dim=2) + carry[:, :, None]).flatten(1, 2)[:, :tokens] / (time(x) + 1).to(x.dtype)[:, None]
+    return (chunks.cumsum(dim=2) + carry[:, :, None]).flatten(1, 2)[:, :tokens] / (time(x) + 1).to(x.dtype)[
+        :, None
+    ]
 
 
 @third_party()
@@ -117,7 +119,11 @@ class BatchMean(ByHistory):
     """Subtracts the mean over the batch in training mode: position by position, other rows of the same batch."""
 
     def mix(self, x: Tensor) -> Tensor:
-        return (x - x.mean(dim=0, keepdim=True)) @ self.weight if self.training and x.shape[0] > 1 else x @ self.weight
+        return (
+            (x - x.mean(dim=0, keepdim=True)) @ self.weight
+            if self.training and x.shape[0] > 1
+            else x @ self.weight
+        )
 
 
 @third_party()

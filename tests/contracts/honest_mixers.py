@@ -93,7 +93,10 @@ class ParallelScan(ByHistory):
         gate = torch.sigmoid(h)
         shift = 1
         while shift < x.shape[1]:
-            before, passed = F.pad(h, (0, 0, shift, 0))[:, :-shift], F.pad(gate, (0, 0, shift, 0), value=1.0)[:, :-shift]
+            before, passed = (
+                F.pad(h, (0, 0, shift, 0))[:, :-shift],
+                F.pad(gate, (0, 0, shift, 0), value=1.0)[:, :-shift],
+            )
             inside = (time(x) >= shift)[:, None]
             h = torch.where(inside, h + gate * before, h)
             gate = torch.where(inside, gate * passed, gate)

@@ -125,7 +125,9 @@ class BothWays(ByHistory):
     causal: ClassVar[bool] = False  # type: ignore[assignment]
 
     def mix(self, x: Tensor) -> Tensor:
-        return softmax_attention(x, self.weight, torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device))
+        return softmax_attention(
+            x, self.weight, torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
+        )
 
     def forward(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
         if segments is None:
@@ -136,7 +138,9 @@ class BothWays(ByHistory):
     def _row(self, x: Tensor, segments: Tensor) -> Tensor:
         values, lengths = torch.unique_consecutive(segments, return_counts=True)
         parts = x.split(lengths.tolist())
-        return torch.cat([self.mix(part[None])[0] if v else part * 0 for part, v in zip(parts, values, strict=True)])
+        return torch.cat(
+            [self.mix(part[None])[0] if v else part * 0 for part, v in zip(parts, values, strict=True)]
+        )
 
     def init_state(self, batch: int, max_tokens: int) -> Tensor:
         raise self.refuse_decoding()

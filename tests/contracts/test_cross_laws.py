@@ -26,32 +26,42 @@ from blocks.errors import ConfigError
 class ReadsPadding(GemmaCrossAttention):
     """Forgets which memory is padding."""
 
-    def forward(self, x: Tensor, memory: Tensor, segments: Tensor | None = None, memory_segments: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, memory: Tensor, segments: Tensor | None = None, memory_segments: Tensor | None = None
+    ) -> Tensor:
         return super().forward(x, memory, segments)
 
 
 class ReadsEveryPair(GemmaCrossAttention):
     """Knows padding, and not which source belongs to which target."""
 
-    def forward(self, x: Tensor, memory: Tensor, segments: Tensor | None = None, memory_segments: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, memory: Tensor, segments: Tensor | None = None, memory_segments: Tensor | None = None
+    ) -> Tensor:
         ids = None if memory_segments is None else (memory_segments != 0).long()
         return super().forward(x, memory, None if segments is None else (segments != 0).long(), ids)
 
 
 class ReadsPaddingWhileDecoding(GemmaCrossAttention):
-    def init_state(self, memory: Tensor, max_tokens: int, memory_segments: Tensor | None = None) -> CrossState:
+    def init_state(
+        self, memory: Tensor, max_tokens: int, memory_segments: Tensor | None = None
+    ) -> CrossState:
         return super().init_state(memory, max_tokens)
 
 
 class NeverReads(GemmaCrossAttention):
-    def forward(self, x: Tensor, memory: Tensor, segments: Tensor | None = None, memory_segments: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, memory: Tensor, segments: Tensor | None = None, memory_segments: Tensor | None = None
+    ) -> Tensor:
         return super().forward(x, torch.ones_like(memory), segments, memory_segments)
 
 
 class ReadsTheNeighbour(GemmaCrossAttention):
     """Reads the memory of the next row of the batch."""
 
-    def forward(self, x: Tensor, memory: Tensor, segments: Tensor | None = None, memory_segments: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, memory: Tensor, segments: Tensor | None = None, memory_segments: Tensor | None = None
+    ) -> Tensor:
         return super().forward(x, memory.roll(1, dims=0), segments, memory_segments)
 
 
@@ -82,7 +92,11 @@ BROKEN: list[tuple[type[CrossMixer], str, str]] = [
     (ReadsEveryPair, "isolation", "a packed pair gives a different output than alone"),
     (ReadsPaddingWhileDecoding, "isolation", "change an output in decoding"),
     (NeverReads, "isolation", "changing the memory does not change the outputs"),
-    (ReadsTheNeighbour, "isolation", "a row of x and its memory give a different output alone than in a batch"),
+    (
+        ReadsTheNeighbour,
+        "isolation",
+        "a row of x and its memory give a different output alone than in a batch",
+    ),
     (ChargesForTargetOnly, "accounting", "the counted graph executes"),
     (CountsPositionsThroughPadding, "isolation", "pads on the left change output"),
     (ForgetsThePosition, "decoding", "than the parallel forward"),
@@ -97,16 +111,25 @@ def subject(block: type[CrossMixer]) -> Subject:
         torch.manual_seed(0)
         module = staged(block(known.from_options(options))).double().eval()
         redraw(module)
-    return Subject(name=block.__name__, kind="cross_mixer", case=Case(name="plain", options=options, first=True), module=module)
+    return Subject(
+        name=block.__name__,
+        kind="cross_mixer",
+        case=Case(name="plain", options=options, first=True),
+        module=module,
+    )
 
 
 @pytest.mark.parametrize(("block", "law", "message"), BROKEN, ids=[block.__name__ for block, _, _ in BROKEN])
-def test_a_broken_cross_mixer_is_caught_by_the_law_it_breaks(block: type[CrossMixer], law: str, message: str) -> None:
+def test_a_broken_cross_mixer_is_caught_by_the_law_it_breaks(
+    block: type[CrossMixer], law: str, message: str
+) -> None:
     result = check(LAWS[law], subject(block))
     assert result.status == "failed" and message in result.text
 
 
-@pytest.mark.parametrize("block", [ReadsPadding, ReadsEveryPair, ReadsPaddingWhileDecoding, CountsPositionsThroughPadding])
+@pytest.mark.parametrize(
+    "block", [ReadsPadding, ReadsEveryPair, ReadsPaddingWhileDecoding, CountsPositionsThroughPadding]
+)
 def test_what_breaks_isolation_alone_keeps_causality(block: type[CrossMixer]) -> None:
     assert check(LAWS["causality"], subject(block)).status == "passed"
 
@@ -136,7 +159,9 @@ def test_a_cross_mixer_must_inherit_from_the_contract() -> None:
         (torch.zeros(2, 3, 6), torch.ones(2, 4, dtype=torch.long), "segments must be integers of shape"),
     ],
 )
-def test_a_memory_of_another_shape_is_refused_in_one_line(memory: Tensor, ids: Tensor | None, message: str) -> None:
+def test_a_memory_of_another_shape_is_refused_in_one_line(
+    memory: Tensor, ids: Tensor | None, message: str
+) -> None:
     block = GemmaCrossAttentionConfig(width=8, memory_width=6, heads=2).build()
     with pytest.raises(ConfigError, match=message) as caught:
         block(torch.zeros(2, 5, 8), memory, None, ids)
@@ -146,7 +171,11 @@ def test_a_memory_of_another_shape_is_refused_in_one_line(memory: Tensor, ids: T
 @pytest.mark.parametrize(
     ("config", "options", "message"),
     [
-        (GemmaCrossAttentionConfig, {"width": 8, "heads": 3, "kv_heads": 2}, "must be a multiple of kv_heads"),
+        (
+            GemmaCrossAttentionConfig,
+            {"width": 8, "heads": 3, "kv_heads": 2},
+            "must be a multiple of kv_heads",
+        ),
         (GemmaCrossAttentionConfig, {"width": 9, "heads": 2}, "set head_width"),
         (GemmaCrossAttentionConfig, {"width": 8, "memory_width": 0}, "memory_width must be at least 1"),
         (GemmaCrossAttentionConfig, {"width": 8, "softcap": 0.0}, "softcap must be a positive number"),
@@ -155,7 +184,9 @@ def test_a_memory_of_another_shape_is_refused_in_one_line(memory: Tensor, ids: T
         (GemmaMergedAttentionConfig, {"width": 8, "rope_base": -1.0}, "rope_base must be a positive number"),
     ],
 )
-def test_impossible_options_are_refused(config: type[BlockConfig], options: dict[str, Any], message: str) -> None:
+def test_impossible_options_are_refused(
+    config: type[BlockConfig], options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         config.from_options(options)
 
@@ -165,7 +196,9 @@ def test_merged_attention_without_a_memory_to_read_is_the_attention_of_gemma_3()
     """A memory of padding alone leaves the softmax to the own keys; weights fit by name."""
     from blocks.attention.gemma import Gemma3AttentionConfig
 
-    merged = GemmaMergedAttentionConfig(width=8, heads=4, head_width=4, window=3, rope_factor=8.0).build().double()
+    merged = (
+        GemmaMergedAttentionConfig(width=8, heads=4, head_width=4, window=3, rope_factor=8.0).build().double()
+    )
     plain = Gemma3AttentionConfig(width=8, heads=4, head_width=4, window=3, rope_factor=8.0).build().double()
     plain.load_state_dict(merged.state_dict())
     x, memory = torch.randn(2, 9, 8, dtype=torch.float64), torch.randn(2, 5, 8, dtype=torch.float64)

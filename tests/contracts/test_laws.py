@@ -52,7 +52,9 @@ def subject(index: int) -> Subject:
 
 @pytest.mark.parametrize("index", range(len(EVERY)), ids=[f"{entry.name}-{case}" for entry, case in EVERY])
 @pytest.mark.parametrize("law", LAWS)
-def test_every_block_keeps_every_law_that_applies(index: int, law: str, record_property: Callable[[str, object], None]) -> None:
+def test_every_block_keeps_every_law_that_applies(
+    index: int, law: str, record_property: Callable[[str, object], None]
+) -> None:
     result = check(LAWS[law], subject(index))
     record_property(LAW_RESULT, [EVERY[index][0].name, law, result.status, result.reason or ""])
     assert result.status != "failed", result.text
@@ -61,17 +63,26 @@ def test_every_block_keeps_every_law_that_applies(index: int, law: str, record_p
 
 @cache
 def model(name: str) -> ModelSubject:
-    return model_subject(name, recipe(name.partition(" ")[0], MODELS[name]).model(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST))
+    return model_subject(
+        name,
+        recipe(name.partition(" ")[0], MODELS[name]).model(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST),
+    )
 
 
 @torch.no_grad()
 def _model_accounting(name: str) -> None:
     """Every part of the model against its counted graph, its parameters and the bytes its state holds."""
-    config = recipe(name.partition(" ")[0], MODELS[name]).config(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST)
+    config = recipe(name.partition(" ")[0], MODELS[name]).config(
+        SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST
+    )
     built = Decoder(config)
     twin = config.build("meta")
-    assert [(n, p.shape) for n, p in built.named_parameters()] == [(n, p.shape) for n, p in twin.named_parameters()]
-    assert sum(twin.parameter_counts()[part] for part in ("embedding", "head", "body")) == sum(p.numel() for p in built.parameters())
+    assert [(n, p.shape) for n, p in built.named_parameters()] == [
+        (n, p.shape) for n, p in twin.named_parameters()
+    ]
+    assert sum(twin.parameter_counts()[part] for part in ("embedding", "head", "body")) == sum(
+        p.numel() for p in built.parameters()
+    )
     for tokens in (1, 6, LONGEST):
         assert prove(twin, tokens) >= 3
     state = built.init_state(2, LONGEST)
@@ -85,7 +96,12 @@ def _model_round_trip(name: str) -> None:
     """Name, options as JSON and state dict rebuild the same function."""
     first = model(name).module
     options = json.loads(json.dumps(MODELS[name]))
-    again = recipe(name.partition(" ")[0], options).model(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST).double().eval()
+    again = (
+        recipe(name.partition(" ")[0], options)
+        .model(SHAPE, vocabulary=VOCABULARY, max_tokens=LONGEST)
+        .double()
+        .eval()
+    )
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
@@ -96,7 +112,9 @@ def _model_round_trip(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("law", LAWS)
-def test_every_model_keeps_every_law(name: str, law: str, record_property: Callable[[str, object], None]) -> None:
+def test_every_model_keeps_every_law(
+    name: str, law: str, record_property: Callable[[str, object], None]
+) -> None:
     record_property(LAW_RESULT, [f"model {name}", law, "passed", ""])
     if law in OWN:
         return OWN[law](name)
@@ -128,7 +146,9 @@ def test_the_pairs_a_count_is_charged_with_are_the_true_entries_of_the_mask(
     tokens: int, window: int | None, radius: Radius | None, causal: bool
 ) -> None:
     """Three witnesses: the mask, what ``attend`` reports to a counter, the closed form in ``cost``."""
-    span: dict[str, Any] = {"window": window, "radius": None} if causal else {"window": None, "radius": radius}
+    span: dict[str, Any] = (
+        {"window": window, "radius": None} if causal else {"window": None, "radius": radius}
+    )
     mask = visible(tokens, tokens, causal=causal, **span)
     entries_seen = tokens * tokens if mask is None else int(mask.sum())
     assert mask_pairs(tokens, tokens, causal=causal, offset=0, **span) == entries_seen

@@ -65,13 +65,35 @@ BEHIND_AN_EDGE = [
     ("RescaledByLength", "prefix consistency", "in a sequence of 101"),
     ("RemembersCalls", "causality", "memory of an earlier call"),
 ]
-UNUSUAL = ("LinearAttention", "GatedDeltaRule", "DiagonalStateSpace", "CausalMaxPool", "ParallelScan", "RunningMax")
+UNUSUAL = (
+    "LinearAttention",
+    "GatedDeltaRule",
+    "DiagonalStateSpace",
+    "CausalMaxPool",
+    "ParallelScan",
+    "RunningMax",
+)
 # these break one law alone: the others must not cry wolf
 ONE_FAULT = {
     *("OneKeyTooMany", "RingOverwritten", "PadsEnterTheState", "RowsMixed", "FlopsHalved"),
-    *("StateForgotten", "GradientWrong", "Untraceable", "ConfigChanges", "StateLeftOut", "ResetForgets", "StateCarriedOver"),
+    *(
+        "StateForgotten",
+        "GradientWrong",
+        "Untraceable",
+        "ConfigChanges",
+        "StateLeftOut",
+        "ResetForgets",
+        "StateCarriedOver",
+    ),
 }
-NAMES = ("WindowAttention", "DoubledTransform", "ShortestTransform", "CumulativeNorm", "RunningMaximum", "LeftPaddedConvolution")
+NAMES = (
+    "WindowAttention",
+    "DoubledTransform",
+    "ShortestTransform",
+    "CumulativeNorm",
+    "RunningMaximum",
+    "LeftPaddedConvolution",
+)
 EXCUSED = {
     "OneDocumentOnly": {"isolation": "its state has no reset"},
     "BothWays": {"causality": "bidirectional", "decoding": "bidirectional"},
@@ -94,7 +116,9 @@ def report(module: str, name: str, *laws: str) -> BlockReport:
 
 
 @pytest.mark.parametrize("name, law, message", CAUGHT, ids=[name for name, _, _ in CAUGHT])
-def test_each_broken_block_is_caught_by_its_law_with_a_readable_message(name: str, law: str, message: str) -> None:
+def test_each_broken_block_is_caught_by_its_law_with_a_readable_message(
+    name: str, law: str, message: str
+) -> None:
     result = report(BROKEN, name, law)[law]
     assert result.status == "failed", f"{name} got through"
     assert message in result.text
@@ -118,7 +142,9 @@ def test_unusual_mixers_keep_every_law(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(ONE_FAULT))
 def test_a_block_with_one_fault_breaks_one_law(name: str) -> None:
     found = report(BROKEN, name)
-    assert [r.law for r in found.laws if r.status == "failed"] == [law for n, law, _ in CAUGHT if n == name], [r.text for r in found.laws]
+    assert [r.law for r in found.laws if r.status == "failed"] == [
+        law for n, law, _ in CAUGHT if n == name
+    ], [r.text for r in found.laws]
 
 
 @pytest.mark.parametrize("name", NAMES)

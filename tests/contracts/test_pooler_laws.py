@@ -11,7 +11,18 @@ from torch import Tensor
 from arch_lab.laws import LAWS, Subject, certify_block, check
 from arch_lab.laws.cases import Case, cases
 from arch_lab.laws.probe import redraw
-from blocks import Block, BlockConfig, ClassificationHead, ConfigError, KeyValuePooler, MaxPooler, MeanPooler, Pooler, QueryPooler, register
+from blocks import (
+    Block,
+    BlockConfig,
+    ClassificationHead,
+    ConfigError,
+    KeyValuePooler,
+    MaxPooler,
+    MeanPooler,
+    Pooler,
+    QueryPooler,
+    register,
+)
 from blocks.cost import Cost
 from blocks.heads.poolers import MeanPoolerConfig, average, tokens_of
 from blocks.registry import KINDS, entries
@@ -158,11 +169,18 @@ def subject(block: type[Block]) -> Subject:
         torch.manual_seed(0)
         module = block(entry.config.from_options(options)).double().eval()
         redraw(module)
-    return Subject(name=block.__name__, kind=entry.kind, case=Case(name="plain", options=options, first=True), module=module)
+    return Subject(
+        name=block.__name__,
+        kind=entry.kind,
+        case=Case(name="plain", options=options, first=True),
+        module=module,
+    )
 
 
 @pytest.mark.parametrize(("block", "law", "message"), BROKEN, ids=[block.__name__ for block, _, _ in BROKEN])
-def test_a_broken_pooler_or_head_is_caught_by_the_law_it_breaks(block: type[Block], law: str, message: str) -> None:
+def test_a_broken_pooler_or_head_is_caught_by_the_law_it_breaks(
+    block: type[Block], law: str, message: str
+) -> None:
     result = check(LAWS[law], subject(block))
     assert result.status == "failed" and message in result.text, result.text
     assert "\n" not in result.text and "raised" not in result.text
@@ -182,8 +200,24 @@ def test_a_pooler_must_inherit_from_the_contract() -> None:
 
 
 def test_poolers_and_heads_are_listed_by_kind() -> None:
-    assert {e.name for e in entries("pooler")} >= {"first_k", "last_k", "mean", "max", "attn_query", "attn_kv", "cls"}
-    wanted = {"classification", "regression", "range_regression", "token_classification", "label_logit", "entity_library", "triplet"}
+    assert {e.name for e in entries("pooler")} >= {
+        "first_k",
+        "last_k",
+        "mean",
+        "max",
+        "attn_query",
+        "attn_kv",
+        "cls",
+    }
+    wanted = {
+        "classification",
+        "regression",
+        "range_regression",
+        "token_classification",
+        "label_logit",
+        "entity_library",
+        "triplet",
+    }
     assert {e.name for e in entries("head")} >= wanted
     assert KINDS.index("pooler") < KINDS.index("head")
 

@@ -13,7 +13,16 @@ import torch
 from blocks.kernels.sources import triton_kernels
 from tests.cuda.triton_compile import Resources, compile_resources
 
-SHAPES = ((2048, 32), (1024, 32), (512, 32), (2048, 1), (2047, 32), (2047, 1), (64, 128), (50, 32))  # tokens, sequences
+SHAPES = (
+    (2048, 32),
+    (1024, 32),
+    (512, 32),
+    (2048, 1),
+    (2047, 32),
+    (2047, 1),
+    (64, 128),
+    (50, 32),
+)  # tokens, sequences
 FLOAT32_SCRATCH = ("partial", "twiddle", "table", "spectrum")
 
 
@@ -36,13 +45,19 @@ class Build:
 
     def __str__(self) -> str:
         tail = [f"{name}=1" for name in self.ones] + ["odd"] * self.odd
-        return "-".join([*self.name().split(), self.tile(), self.dtype + self.precision, f"sm_{self.capability}", *tail])
+        return "-".join(
+            [*self.name().split(), self.tile(), self.dtype + self.precision, f"sm_{self.capability}", *tail]
+        )
 
     def name(self) -> str:
         return " ".join([self.kernel, *(name.lower() for name, value in self.constexprs if value is True)])
 
     def tile(self) -> str:
-        return "x".join(str(value) for name, value in self.constexprs if name in ("M", "N", "K", "C", "TILE", "STEP", "POINTS"))
+        return "x".join(
+            str(value)
+            for name, value in self.constexprs
+            if name in ("M", "N", "K", "C", "TILE", "STEP", "POINTS")
+        )
 
     def resources(self) -> Resources:
         kernel = getattr(triton_kernels(self.module), self.kernel)
@@ -63,37 +78,96 @@ class Build:
             self.tile(),
             self.warps,
         ]
-        cells += [made.registers, made.stack_bytes + made.local, f"{made.shared_bytes / 1024:g}", "yes" if made.mma else "no"]
+        cells += [
+            made.registers,
+            made.stack_bytes + made.local,
+            f"{made.shared_bytes / 1024:g}",
+            "yes" if made.mma else "no",
+        ]
         return f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
-INTEGERS = ["channels", "batch", "tokens", "taps", "origin", "length", "points", "lags", "pairs", "n1", "n2", "kernel_stride"]
+INTEGERS = [
+    "channels",
+    "batch",
+    "tokens",
+    "taps",
+    "origin",
+    "length",
+    "points",
+    "lags",
+    "pairs",
+    "n1",
+    "n2",
+    "kernel_stride",
+]
 
 
 def builds() -> list[Build]:
     conv, monarch = triton_kernels("causal_conv"), triton_kernels("monarch_conv")
     found: dict[Build, None] = {}  # lengths that share their tiles are one build
 
-    def add(kernel: str, dtype: str, capability: int, *, like: Any = None, precision: str = "", odd: bool, **constexprs: Any) -> None:
+    def add(
+        kernel: str,
+        dtype: str,
+        capability: int,
+        *,
+        like: Any = None,
+        precision: str = "",
+        odd: bool,
+        **constexprs: Any,
+    ) -> None:
         shape = {"stages": like.stages, "products": dtype != "fp32" or precision == "tf32"} if like else {}
-        warps = {} if like is None else {"warps": like.C // 16 if kernel == "correlation_kernel" else like.warps}
-        build = Build(kernel, dtype, capability, tuple(constexprs.items()), precision=precision, odd=odd, **shape, **warps)
+        warps = (
+            {} if like is None else {"warps": like.C // 16 if kernel == "correlation_kernel" else like.warps}
+        )
+        build = Build(
+            kernel,
+            dtype,
+            capability,
+            tuple(constexprs.items()),
+            precision=precision,
+            odd=odd,
+            **shape,
+            **warps,
+        )
         found[build] = None
 
     for capability in (90, 80):
         for dtype, precision in (("bf16", ""), ("fp32", ""), ("fp32", "tf32")):
             kind = torch.bfloat16 if dtype == "bf16" else torch.float32
             for tokens, batch in SHAPES:
-                like, odd, ieee = conv.tiles(kind, batch=batch, tokens=tokens), tokens % 16 != 0, precision or "ieee"
-                tile: dict[str, Any] = {"M": like.M, "N": like.N, "K": like.K, "PRECISION": ieee, "COPIES": 16 // kind.itemsize}
-                target: dict[str, Any] = {"dtype": dtype, "capability": capability, "like": like, "precision": precision, "odd": odd}
+                like, odd, ieee = (
+                    conv.tiles(kind, batch=batch, tokens=tokens),
+                    tokens % 16 != 0,
+                    precision or "ieee",
+                )
+                tile: dict[str, Any] = {
+                    "M": like.M,
+                    "N": like.N,
+                    "K": like.K,
+                    "PRECISION": ieee,
+                    "COPIES": 16 // kind.itemsize,
+                }
+                target: dict[str, Any] = {
+                    "dtype": dtype,
+                    "capability": capability,
+                    "like": like,
+                    "precision": precision,
+                    "odd": odd,
+                }
                 add("toeplitz_kernel", TAPS=3, GATE=True, TRANSPOSED=False, **tile, **target)
                 add("toeplitz_kernel", TAPS=3, GATE=False, TRANSPOSED=True, **tile, **target)
                 add("correlation_kernel", C=like.C, K=like.K, SPLITS=1, PRECISION=ieee, **target)
             if precision:
                 continue
             for odd in (False, True):
-                both: dict[str, Any] = {"dtype": dtype, "capability": capability, "POINTS": conv.POINTS, "odd": odd}
+                both: dict[str, Any] = {
+                    "dtype": dtype,
+                    "capability": capability,
+                    "POINTS": conv.POINTS,
+                    "odd": odd,
+                }
                 add("gates_kernel", TAPS=3, U=True, H=True, **both)
                 add("ungate_kernel", TAPS=3, DZ=True, SUMS=True, **both)
                 add("copies_kernel", FLIP=True, COPIES=16 // kind.itemsize, **both)
@@ -105,7 +179,17 @@ def builds() -> list[Build]:
             ("cross_kernel", {"POINTS": monarch.POINTS}),
         ]:  # fmt: skip
             for odd in (False, True):
-                found[Build(kernel, "fp32", capability, tuple(constexprs.items()), monarch.WARPS, module="monarch_conv", odd=odd)] = None
+                found[
+                    Build(
+                        kernel,
+                        "fp32",
+                        capability,
+                        tuple(constexprs.items()),
+                        monarch.WARPS,
+                        module="monarch_conv",
+                        odd=odd,
+                    )
+                ] = None
     # a launch compiles sizes of 1 into the kernel, as constants: they must do in every expression
     one: dict[str, tuple[str, ...]] = {
         "toeplitz_kernel": ("channels", "batch", "tokens", "taps"),

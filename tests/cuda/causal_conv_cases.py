@@ -53,7 +53,13 @@ TOEPLITZ = [
     Case(3, 3, 130, 50), Case(1, 3, 257, 257), Case(1, 33, 130, 130, W=1),
     Case(1, 3, 65, 90, W=4, dtype=F16), Case(1, 3, 257, 257, dtype=F16), Case(1, 45, 260, 129, dtype=F16, parameters=F32),
 ]  # fmt: skip
-MONARCH = [Case(1, 3, 1, 1), Case(1, 2, 65, 20, W=4), Case(3, 3, 257, 300), Case(1, 1, 1000, 1000), Case(1, 1, 130, 130, dtype=BF16)]
+MONARCH = [
+    Case(1, 3, 1, 1),
+    Case(1, 2, 65, 20, W=4),
+    Case(3, 3, 257, 300),
+    Case(1, 1, 1000, 1000),
+    Case(1, 1, 130, 130, dtype=BF16),
+]
 SLOW_TOEPLITZ = [
     Case(3, b, t, s, W=w, dtype=dtype)
     for dtype in (F32, F16) for b, t, s, w in [(3, 63, 63, 3), (5, 127, 64, 4), (3, 128, 129, 3), (1, 513, 513, 4), (7, 515, 200, 3)]
@@ -78,10 +84,13 @@ def errors(kernels: Any, case: Case, device: str = "cpu") -> dict[str, float]:
     found = [kernels.gated_forward(*arguments), *kernels.gated_backward(gradient, *arguments, ALL)]
     for name, a, b in zip(NAMES, found, wanted, strict=True):
         of = case.dtype if name in ("y", "dz") else case.parameters or case.dtype
-        assert a.shape == b.shape and a.dtype == of and a.is_contiguous(), f"{name} of {case}: {a.shape} {a.dtype}"
+        assert a.shape == b.shape and a.dtype == of and a.is_contiguous(), (
+            f"{name} of {case}: {a.shape} {a.dtype}"
+        )
     # no maximum over an error that is not finite
     return {
-        n: float((a.double() - b).abs().nan_to_num(torch.inf).max() / b.abs().max()) for n, a, b in zip(NAMES, found, wanted, strict=True)
+        n: float((a.double() - b).abs().nan_to_num(torch.inf).max() / b.abs().max())
+        for n, a, b in zip(NAMES, found, wanted, strict=True)
     }
 
 
@@ -99,12 +108,17 @@ def leaks(kernels: Any, case: Case, cut: int, size: float, device: str = "cpu") 
     # and gradients of late tokens may not know the gradients of early outputs
     late = gradient.clone()
     late[..., :cut] = size * torch.randn_like(late[..., :cut])
-    dz, dz_moved = (kernels.gated_backward(g, z, *weights, (True, False, False, False))[0] for g in (gradient, late))
+    dz, dz_moved = (
+        kernels.gated_backward(g, z, *weights, (True, False, False, False))[0] for g in (gradient, late)
+    )
 
     def moves(a: Tensor, b: Tensor) -> float:
         return float((a.double() - b.double()).norm() / a.double().norm())
 
-    found = {"y": moves(y[..., :cut], moved[..., :cut]), "dz[late]": moves(dz[..., cut:], dz_moved[..., cut:])}
+    found = {
+        "y": moves(y[..., :cut], moved[..., :cut]),
+        "dz[late]": moves(dz[..., cut:], dz_moved[..., cut:]),
+    }
     found |= {name: moves(a, b) for name, a, b in zip(NAMES[1:], of_past, of_moved, strict=True)}
     found["dz[future]"] = float(of_past[0][..., cut:].double().norm() / of_past[0].double().norm())
     return found | {"the future itself": moves(y[..., cut:], moved[..., cut:])}
@@ -117,7 +131,9 @@ def subsets(kernels: Any, case: Case) -> dict[str, bool]:
     same = {}
     for i, name in enumerate(NAMES[1:]):
         alone = kernels.gated_backward(gradient, *arguments, tuple(i == j for j in range(4)))
-        same[name] = torch.equal(alone[i], everything[i]) and all(alone[j] is None for j in range(4) if j != i)
+        same[name] = torch.equal(alone[i], everything[i]) and all(
+            alone[j] is None for j in range(4) if j != i
+        )
     return same
 
 
@@ -126,7 +142,9 @@ def main(slow: bool) -> None:
     torch.use_deterministic_algorithms(True)  # fills fresh memory with NaN
     assert torch.empty(3).isnan().all()
     kernels = triton_kernels("causal_conv")
-    report: dict[str, Any] = {"toeplitz": [[str(c), errors(kernels, c)] for c in (SLOW_TOEPLITZ if slow else TOEPLITZ)]}
+    report: dict[str, Any] = {
+        "toeplitz": [[str(c), errors(kernels, c)] for c in (SLOW_TOEPLITZ if slow else TOEPLITZ)]
+    }
     exact = [(Case(1, 1, 130, 130), 70), (Case(1, 3, 130, 90, dtype=F16), 70)]
     if slow:
         exact = [(Case(3, 3, 257, 257, dtype=d), cut) for d in (F32, F16) for cut in (1, 64, 129, 200)]
@@ -134,7 +152,9 @@ def main(slow: bool) -> None:
         report["subsets"] = subsets(kernels, Case(1, 1, 65, 65))
     report["exact"] = [[str(c), leaks(kernels, c, cut, 10.0)] for c, cut in exact]
     if not slow:
-        kernels.LONGEST.update({"ieee": 0, "16-bit": 0})  # short sequences through the transforms, which long ones take
+        kernels.LONGEST.update(
+            {"ieee": 0, "16-bit": 0}
+        )  # short sequences through the transforms, which long ones take
     report["monarch"] = [[str(c), errors(kernels, c)] for c in (SLOW_MONARCH if slow else MONARCH)]
     long = Case(1, 3, 2500, 2500) if slow else Case(1, 1, 130, 130)
     report["rounding"] = [[str(long), leaks(kernels, long, long.T // 2, 1.0)]]

@@ -35,7 +35,9 @@ class Case:
     def __init__(self, shape: tuple[int, int, int, int], dtype: torch.dtype, offset: int = 0) -> None:
         self.m, self.k, self.q, self.p = m, k, q, p = shape
         self.sizes = shape
-        self.x, self.w, self.b, self.g = (placed(torch.randn(s).to(dtype), offset) for s in ((m, k * p), (k, q, p), (k * q,), (m, k * q)))
+        self.x, self.w, self.b, self.g = (
+            placed(torch.randn(s).to(dtype), offset) for s in ((m, k * p), (k, q, p), (k * q,), (m, k * q))
+        )
         x, w = self.x.double().requires_grad_(), self.w.double().requires_grad_()
         self.product = block_diagonal_matmul_reference(x, w)
         self.dx, self.dw = torch.autograd.grad(self.product, (x, w), self.g.double())
@@ -46,22 +48,41 @@ class Case:
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_twin_of_the_forward_kernel_equals_the_definition(dtype: torch.dtype, shape: tuple[int, int, int, int], bias: bool) -> None:
+def test_the_twin_of_the_forward_kernel_equals_the_definition(
+    dtype: torch.dtype, shape: tuple[int, int, int, int], bias: bool
+) -> None:
     case = Case(shape, dtype)
     y = poisoned(case.m, case.k * case.q, dtype=dtype)
-    assert call(twin(SOURCE, dtype), "block_diagonal_linear", case.x, case.w, case.b if bias else None, y, *case.sizes, 0) == 0
+    assert (
+        call(
+            twin(SOURCE, dtype),
+            "block_diagonal_linear",
+            case.x,
+            case.w,
+            case.b if bias else None,
+            y,
+            *case.sizes,
+            0,
+        )
+        == 0
+    )
     close(y, case.product + case.b.double() * bias, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_twins_of_the_backward_kernels_equal_the_gradients_in_float64(dtype: torch.dtype, shape: tuple[int, int, int, int]) -> None:
+def test_the_twins_of_the_backward_kernels_equal_the_gradients_in_float64(
+    dtype: torch.dtype, shape: tuple[int, int, int, int]
+) -> None:
     case, library, splits = Case(shape, dtype), twin(SOURCE, dtype), 3
     m, k, q, p = shape
     dx, dw, db = poisoned(m, k * p, dtype=dtype), poisoned(k, q, p, dtype=dtype), poisoned(k * q, dtype=dtype)
     workspace = poisoned(splits * (k * q * p + k * q), dtype=torch.float32)
     assert call(library, "block_diagonal_dx", case.g, case.w, dx, *case.sizes, 0) == 0
-    assert call(library, "block_diagonal_dweight", case.g, case.x, dw, db, workspace, *case.sizes, splits, 0) == 0
+    assert (
+        call(library, "block_diagonal_dweight", case.g, case.x, dw, db, workspace, *case.sizes, splits, 0)
+        == 0
+    )
     assert guards_hold(workspace)
     for found, wanted in ((dx, case.dx), (dw, case.dw), (db, case.db)):
         close(found, wanted, TOLERANCE[dtype])
@@ -69,7 +90,9 @@ def test_the_twins_of_the_backward_kernels_equal_the_gradients_in_float64(dtype:
 
 @pytest.mark.parametrize("shape", [s for s in SHAPES if s[1] % 2 == 0])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_twin_of_the_gated_kernel_equals_gelu_of_one_half_times_the_other(dtype: torch.dtype, shape: tuple[int, int, int, int]) -> None:
+def test_the_twin_of_the_gated_kernel_equals_gelu_of_one_half_times_the_other(
+    dtype: torch.dtype, shape: tuple[int, int, int, int]
+) -> None:
     case = Case(shape, dtype)
     y = poisoned(case.m, case.k // 2 * case.q, dtype=dtype)
     assert call(twin(SOURCE, dtype), "block_diagonal_gated", case.x, case.w, y, *case.sizes, 0) == 0
@@ -85,7 +108,10 @@ def test_tensors_off_a_16_byte_boundary_take_the_scalar_path_to_the_same_bits(dt
         case, library = Case(shape, dtype, offset), twin(SOURCE, dtype)
         m, k, q, p = shape
         y, dx = poisoned(m, k * q, dtype=dtype, offset=offset), poisoned(m, k * p, dtype=dtype, offset=offset)
-        dw, workspace = poisoned(k, q, p, dtype=dtype, offset=offset), poisoned(k * q * p + k * q, dtype=torch.float32)
+        dw, workspace = (
+            poisoned(k, q, p, dtype=dtype, offset=offset),
+            poisoned(k * q * p + k * q, dtype=torch.float32),
+        )
         assert call(library, "block_diagonal_linear", case.x, case.w, case.b, y, *shape, 0) == 0
         assert call(library, "block_diagonal_dx", case.g, case.w, dx, *shape, 0) == 0
         assert call(library, "block_diagonal_dweight", case.g, case.x, dw, None, workspace, *shape, 1, 0) == 0
@@ -111,8 +137,16 @@ def test_the_number_of_splits_does_not_change_the_bits_of_two_runs_and_no_rows_g
     case = Case((m, k, q, p), torch.float32)
     runs = []
     for splits in (4, 4, 64):  # 64: more ranges than rows, most of them empty
-        dw, workspace = poisoned(k, q, p, dtype=torch.float32), poisoned(splits * (k * q * p + k * q), dtype=torch.float32)
-        assert call(library, "block_diagonal_dweight", case.g, case.x, dw, None, workspace, m, k, q, p, splits, 0) == 0
+        dw, workspace = (
+            poisoned(k, q, p, dtype=torch.float32),
+            poisoned(splits * (k * q * p + k * q), dtype=torch.float32),
+        )
+        assert (
+            call(
+                library, "block_diagonal_dweight", case.g, case.x, dw, None, workspace, m, k, q, p, splits, 0
+            )
+            == 0
+        )
         runs.append(dw)
     assert torch.equal(runs[0], runs[1])
     close(runs[2], case.dw, TOLERANCE[torch.float32])
@@ -123,7 +157,9 @@ def test_the_number_of_splits_does_not_change_the_bits_of_two_runs_and_no_rows_g
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", [*SHAPES, (4097, 4, 192, 192), (1000, 4, 768, 192)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_on_a_gpu_outputs_and_gradients_equal_float64(dtype: torch.dtype, shape: tuple[int, int, int, int]) -> None:
+def test_on_a_gpu_outputs_and_gradients_equal_float64(
+    dtype: torch.dtype, shape: tuple[int, int, int, int]
+) -> None:
     m, k, q, p = shape
     assert serves("cuda", dtype, op="linear", rows=m, k=k, q=q, p=p) is None
     case = Case(shape, dtype)
@@ -132,7 +168,9 @@ def test_on_a_gpu_outputs_and_gradients_equal_float64(dtype: torch.dtype, shape:
     scale = lambda found, wanted: ((found.cpu().double() - wanted).abs().max() / wanted.abs().max()).item()  # noqa: E731
     assert scale(block_diagonal.linear_forward(x, w, b), case.product + case.b.double()) <= tolerance
     assert scale(block_diagonal.linear_forward(x, w, None), case.product) <= tolerance
-    for found, wanted in zip(block_diagonal.linear_backward(g, x, w, (True, True, True)), (case.dx, case.dw, case.db), strict=True):
+    for found, wanted in zip(
+        block_diagonal.linear_backward(g, x, w, (True, True, True)), (case.dx, case.dw, case.db), strict=True
+    ):
         assert found is not None and scale(found, wanted) <= tolerance
     if k % 2 == 0:
         gate, value = case.product.chunk(2, dim=-1)
@@ -141,6 +179,8 @@ def test_on_a_gpu_outputs_and_gradients_equal_float64(dtype: torch.dtype, shape:
 
 @pytest.mark.gpu
 def test_on_a_gpu_two_backward_passes_give_the_same_bits() -> None:
-    x, g, w = (torch.randn(s, device="cuda", dtype=torch.bfloat16) for s in ((5000, 768), (5000, 768), (4, 192, 192)))
+    x, g, w = (
+        torch.randn(s, device="cuda", dtype=torch.bfloat16) for s in ((5000, 768), (5000, 768), (4, 192, 192))
+    )
     one, two = (block_diagonal.linear_backward(g, x, w, (True, True, True)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True) if a is not None and b is not None)

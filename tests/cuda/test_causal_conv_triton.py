@@ -40,14 +40,21 @@ def interpreted(size: str) -> dict[str, Any]:
 
 
 def bound(case: str) -> float:
-    return BFLOAT16 if "dtype=torch.bfloat16" in case else FLOAT16 if "dtype=torch.float16" in case else FLOAT32
+    return (
+        BFLOAT16 if "dtype=torch.bfloat16" in case else FLOAT16 if "dtype=torch.float16" in case else FLOAT32
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("path", ["toeplitz", "monarch"])
 def test_outputs_and_all_four_gradients_are_those_of_the_definition(path: str, size: str) -> None:
     found = interpreted(size)[path]
-    wrong = [(case, name, error) for case, errors in found for name, error in errors.items() if not error < bound(case)]
+    wrong = [
+        (case, name, error)
+        for case, errors in found
+        for name, error in errors.items()
+        if not error < bound(case)
+    ]
     assert found and not wrong
 
 
@@ -72,7 +79,11 @@ def test_a_gradient_has_the_same_bits_whichever_others_are_asked_for(path: str) 
 
 
 # what a model's lengths start on a Hopper GPU
-QUICK = [b for b in BUILDS if b.dtype == "bf16" and b.capability == 90 and not b.odd and (b.warps == 8 or not b.products)]
+QUICK = [
+    b
+    for b in BUILDS
+    if b.dtype == "bf16" and b.capability == 90 and not b.odd and (b.warps == 8 or not b.products)
+]
 REST = [pytest.param(build, marks=pytest.mark.slow) for build in BUILDS if build not in QUICK]
 
 
@@ -106,13 +117,19 @@ def test_low_precision_stays_exactly_causal_at_every_length_a_model_is_trained_a
         assert algorithm(dtype, tokens=65536, taps=65536) == "toeplitz"
     assert algorithm(torch.float32, tokens=2048, taps=2048) == "toeplitz"
     assert algorithm(torch.float32, tokens=4096, taps=4096) == "monarch"
-    assert algorithm(torch.float32, tokens=65536, taps=64) == "toeplitz"  # few taps: few blocks, however long the sequence
+    assert (
+        algorithm(torch.float32, tokens=65536, taps=64) == "toeplitz"
+    )  # few taps: few blocks, however long the sequence
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(3, 3, 65, 65), (5, 7, 257, 130), (16, 8, 1024, 1024), (4, 3, 2048, 2500), (2, 3, 2500, 2500)])
-def test_a_gpu_computes_the_definition_and_keeps_the_past(shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    "shape", [(3, 3, 65, 65), (5, 7, 257, 130), (16, 8, 1024, 1024), (4, 3, 2048, 2500), (2, 3, 2500, 2500)]
+)
+def test_a_gpu_computes_the_definition_and_keeps_the_past(
+    shape: tuple[int, int, int, int], dtype: torch.dtype
+) -> None:
     kernels, case = triton_kernels("causal_conv"), Case(*shape, dtype=dtype)
     assert max(errors(kernels, case, "cuda").values()) < bound(str(case))
     moves = leaks(kernels, case, case.T // 2, 1.0, "cuda")

@@ -20,21 +20,45 @@ PRODUCT = {"op": "product", "rows": 3, **dict.fromkeys("kqplsr", 16)}
     "call, message",
     [
         (lambda: block_diagonal.linear_forward(X[:, :7], W, B), r"x must have shape \(3, 8\), got \(3, 7\)"),
-        (lambda: block_diagonal.linear_forward(X[None], W, B), r"x must have shape \(rows, width\), got \(1, 3, 8\)"),
+        (
+            lambda: block_diagonal.linear_forward(X[None], W, B),
+            r"x must have shape \(rows, width\), got \(1, 3, 8\)",
+        ),
         (
             lambda: block_diagonal.linear_forward(X, W[0], B),
             r"weight must have shape \(blocks, outputs, inputs\), each at least 1, got \(5, 4\)",
         ),
         (lambda: block_diagonal.linear_forward(X, W[:0], B), r"each at least 1, got \(0, 5, 4\)"),
         (lambda: block_diagonal.linear_forward(X, W, B[:9]), r"bias must have shape \(10,\), got \(9,\)"),
-        (lambda: block_diagonal.linear_forward(X.double(), W, B), "x must be float32, bfloat16, float16, got float64"),
-        (lambda: block_diagonal.linear_forward(X, W.bfloat16(), B), "weight must be float32 like x, got bfloat16"),
-        (lambda: block_diagonal.glu_up(X[:, :4], W[:1]), "gate and value need an even number of blocks, got 1"),
-        (lambda: block_diagonal.linear_backward(G[:2], X, W, ALL), r"gradient must have shape \(3, 10\), got \(2, 10\)"),
-        (lambda: block_diagonal.linear_backward(G, X, W.half(), ALL), "weight must be float32 like gradient, got float16"),
-        (lambda: monarch.product_forward(S, F[:8], F), r"with b = 16, 32 or 64, not \(8, 16, 16\) and \(16, 16, 16\)"),
+        (
+            lambda: block_diagonal.linear_forward(X.double(), W, B),
+            "x must be float32, bfloat16, float16, got float64",
+        ),
+        (
+            lambda: block_diagonal.linear_forward(X, W.bfloat16(), B),
+            "weight must be float32 like x, got bfloat16",
+        ),
+        (
+            lambda: block_diagonal.glu_up(X[:, :4], W[:1]),
+            "gate and value need an even number of blocks, got 1",
+        ),
+        (
+            lambda: block_diagonal.linear_backward(G[:2], X, W, ALL),
+            r"gradient must have shape \(3, 10\), got \(2, 10\)",
+        ),
+        (
+            lambda: block_diagonal.linear_backward(G, X, W.half(), ALL),
+            "weight must be float32 like gradient, got float16",
+        ),
+        (
+            lambda: monarch.product_forward(S, F[:8], F),
+            r"with b = 16, 32 or 64, not \(8, 16, 16\) and \(16, 16, 16\)",
+        ),
         (lambda: monarch.product_forward(S[:, :255], F, F), r"x must have shape \(3, 256\), got \(3, 255\)"),
-        (lambda: monarch.product_backward(S.half(), S, F, F, ALL), "x must be float16 like gradient, got float32"),
+        (
+            lambda: monarch.product_backward(S.half(), S, F, F, ALL),
+            "x must be float16 like gradient, got float32",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_clear_error(call, message: str) -> None:
@@ -63,11 +87,23 @@ def test_tensors_that_are_not_on_a_cuda_device_never_reach_a_kernel(call) -> Non
         ("cpu", torch.float32, LINEAR, "it needs a CUDA device, not cpu"),
         ("cuda", torch.float64, LINEAR, "it takes float32, bfloat16, float16, not float64"),
         ("cuda", torch.complex64, PRODUCT, "it takes float32, bfloat16, float16, not complex64"),
-        ("cuda", torch.float32, {**PRODUCT, "s": 8}, "it takes factors (b, b, b) with b = 16, 32 or 64, not (16, 16, 16) and (16, 8, 16)"),
-        ("cuda", torch.float32, {**LINEAR, "rows": 2**40}, "1099511627776 rows of 2 blocks are more tiles than a grid holds"),
+        (
+            "cuda",
+            torch.float32,
+            {**PRODUCT, "s": 8},
+            "it takes factors (b, b, b) with b = 16, 32 or 64, not (16, 16, 16) and (16, 8, 16)",
+        ),
+        (
+            "cuda",
+            torch.float32,
+            {**LINEAR, "rows": 2**40},
+            "1099511627776 rows of 2 blocks are more tiles than a grid holds",
+        ),
     ],
 )
-def test_a_kernel_that_cannot_serve_says_why_in_one_clause(device: str, dtype: torch.dtype, sizes: dict, reason: str) -> None:
+def test_a_kernel_that_cannot_serve_says_why_in_one_clause(
+    device: str, dtype: torch.dtype, sizes: dict, reason: str
+) -> None:
     assert serves(device, dtype, **sizes) == reason
 
 
@@ -99,4 +135,11 @@ def test_on_a_gpu_no_rows_are_no_work() -> None:
     x, w = torch.empty(0, 8, device="cuda"), torch.randn(2, 5, 4, device="cuda")
     assert block_diagonal.linear_forward(x, w, None).shape == (0, 10)
     dx, dw, db = block_diagonal.linear_backward(torch.empty(0, 10, device="cuda"), x, w, ALL)
-    assert dx is not None and dx.shape == (0, 8) and dw is not None and dw.abs().max() == 0 and db is not None and db.abs().max() == 0
+    assert (
+        dx is not None
+        and dx.shape == (0, 8)
+        and dw is not None
+        and dw.abs().max() == 0
+        and db is not None
+        and db.abs().max() == 0
+    )

@@ -44,12 +44,16 @@ def error(found: Tensor, wanted: Tensor) -> float:
 
 def twin_forward(library: ctypes.CDLL, case: Case, dtype: torch.dtype, tf32: int = 0) -> Tensor:
     y = poisoned(case.m, case.b**2, dtype=dtype)
-    assert call(library, "monarch_product", case.x, case.first, case.second, y, None, case.m, case.b, tf32) == 0
+    assert (
+        call(library, "monarch_product", case.x, case.first, case.second, y, None, case.m, case.b, tf32) == 0
+    )
     assert guards_hold(y)
     return y
 
 
-def twin_backward(library: ctypes.CDLL, case: Case, dtype: torch.dtype, tf32: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def twin_backward(
+    library: ctypes.CDLL, case: Case, dtype: torch.dtype, tf32: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
     """The launches of ``monarch.product_backward``, on this processor."""
     b, m, splits = case.b, case.m, 2
     dx, dh, by_column, hidden = (poisoned(m, b * b, dtype=dtype) for _ in range(4))
@@ -80,7 +84,9 @@ def test_tf32_is_taken_only_when_asked_for() -> None:
     case, library = Case(16, 17, torch.float32), twin(SOURCE, torch.float32)
     exact, rounded = (error(twin_forward(library, case, torch.float32, tf32), case.y) for tf32 in (0, 1))
     assert exact <= TOLERANCE[torch.float32] and 20 * exact < rounded <= TF32
-    for found, wanted in zip(twin_backward(library, case, torch.float32, tf32=1), case.gradients, strict=True):
+    for found, wanted in zip(
+        twin_backward(library, case, torch.float32, tf32=1), case.gradients, strict=True
+    ):
         assert error(found, wanted) <= TF32
 
 
@@ -88,7 +94,9 @@ def test_a_part_that_is_not_wanted_does_not_change_the_others() -> None:
     case, library = Case(16, 5, torch.float32), twin(SOURCE, torch.float32)
     first_t, second_t = case.first.mT.contiguous(), case.second.mT.contiguous()
     alone, together, dh, by_column, only_column = (poisoned(5, 256, dtype=torch.float32) for _ in range(5))
-    assert call(library, "monarch_transposed", case.g, first_t, second_t, together, dh, by_column, 5, 16, 0) == 0
+    assert (
+        call(library, "monarch_transposed", case.g, first_t, second_t, together, dh, by_column, 5, 16, 0) == 0
+    )
     assert call(library, "monarch_transposed", case.g, first_t, second_t, alone, None, None, 5, 16, 0) == 0
     assert call(library, "monarch_transposed", case.g, None, None, None, None, only_column, 5, 16, 0) == 0
     assert torch.equal(alone, together) and torch.equal(by_column, only_column)
@@ -96,7 +104,9 @@ def test_a_part_that_is_not_wanted_does_not_change_the_others() -> None:
 
 def test_a_block_size_without_a_kernel_is_an_error_code() -> None:
     x = torch.zeros(1, 64)
-    assert call(twin(SOURCE, torch.float32), "monarch_product", x, x, x, x, None, 1, 8, 0) == 1  # cudaErrorInvalidValue
+    assert (
+        call(twin(SOURCE, torch.float32), "monarch_product", x, x, x, x, None, 1, 8, 0) == 1
+    )  # cudaErrorInvalidValue
 
 
 def test_a_tile_fits_the_shared_memory_of_every_data_center_gpu_since_sm_80() -> None:
@@ -140,7 +150,10 @@ def test_a_barrier_missing_in_the_product_is_noticed_by_the_twin(barrier: str, t
 def test_a_barrier_missing_in_the_block_gemm_is_noticed_by_the_twin(tmp_path: Path) -> None:
     x, w, y = (torch.ones(s, dtype=torch.bfloat16) for s in ((3, 200), (2, 8, 100), (3, 16)))
     for mutant in mutants("block_gemm.cuh", tmp_path, "m.sync();"):
-        assert call(compile_twin(mutant, "Bf16"), "block_diagonal_linear", x, w, None, y, 3, 2, 8, 100, 0) == MISSING_BARRIER, mutant.name
+        assert (
+            call(compile_twin(mutant, "Bf16"), "block_diagonal_linear", x, w, None, y, 3, 2, 8, 100, 0)
+            == MISSING_BARRIER
+        ), mutant.name
 
 
 @pytest.mark.gpu

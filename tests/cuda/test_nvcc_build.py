@@ -38,8 +38,21 @@ KINDS = [
 @needs_nvcc
 @pytest.mark.parametrize("name, element, arch", KINDS)
 def test_no_kernel_spills_registers(name: str, element: str, arch: str, tmp_path: Path) -> None:
-    command = ["nvcc", "-O3", "-std=c++17", f"-arch={arch}", "-Xptxas", "-v", "-cubin", f"-DARCH_LAB_ELEMENT={element}"]
-    done = subprocess.run([*command, str(kernel_source(name)), "-o", str(tmp_path / "out.cubin")], capture_output=True, text=True)
+    command = [
+        "nvcc",
+        "-O3",
+        "-std=c++17",
+        f"-arch={arch}",
+        "-Xptxas",
+        "-v",
+        "-cubin",
+        f"-DARCH_LAB_ELEMENT={element}",
+    ]
+    done = subprocess.run(
+        [*command, str(kernel_source(name)), "-o", str(tmp_path / "out.cubin")],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr
     entries = ENTRY.findall(done.stderr)
@@ -64,8 +77,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens where there is no CUDA device")
 def test_a_launch_without_a_driver_is_an_error_with_its_cuda_name(built: Path) -> None:
     x, weight, y = (torch.zeros(size, dtype=torch.bfloat16) for size in ((2, 8), (2, 4, 4), (2, 8)))
-    with pytest.raises(KernelError, match=r"^block_diagonal_linear: cudaError(InsufficientDriver|NoDevice) \(\d+\), \w+"):
-        launch(load(built), "block_diagonal_linear", x, weight, None, y, 2, 2, 4, 4, 0, 0, ctypes.c_void_p(None))
+    with pytest.raises(
+        KernelError, match=r"^block_diagonal_linear: cudaError(InsufficientDriver|NoDevice) \(\d+\), \w+"
+    ):
+        launch(
+            load(built), "block_diagonal_linear", x, weight, None, y, 2, 2, 4, 4, 0, 0, ctypes.c_void_p(None)
+        )
     assert y.abs().max() == 0
 
 
@@ -88,10 +105,16 @@ def nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return script
 
 
-def behave(script: Path, version: str = "release 13.0", then: str = 'for out; do :; done; echo built > "$out"') -> None:
-    script.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "{version}" && exit\necho "$@" >> {script.parent}/calls\n{then}\n')
+def behave(
+    script: Path, version: str = "release 13.0", then: str = 'for out; do :; done; echo built > "$out"'
+) -> None:
+    script.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && echo "{version}" && exit\necho "$@" >> {script.parent}/calls\n{then}\n'
+    )
     script.chmod(0o755)
-    os.utime(script, ns=(0, hash((version, then)) & 0xFFFFFFFF))  # two versions within one tick of the clock are still two
+    os.utime(
+        script, ns=(0, hash((version, then)) & 0xFFFFFFFF)
+    )  # two versions within one tick of the clock are still two
 
 
 def calls(script: Path) -> list[str]:
@@ -99,9 +122,14 @@ def calls(script: Path) -> list[str]:
     return log.read_text().splitlines() if log.exists() else []
 
 
-def test_the_second_call_builds_nothing_and_says_nothing(nvcc: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_second_call_builds_nothing_and_says_nothing(
+    nvcc: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = build(SOURCE, element="Bf16", arch="sm_90")
-    assert capsys.readouterr() == ("", "arch-lab: building block_diagonal_gemm.cu (bf16) for sm_90, once, about 5 s\n")
+    assert capsys.readouterr() == (
+        "",
+        "arch-lab: building block_diagonal_gemm.cu (bf16) for sm_90, once, about 5 s\n",
+    )
     assert build(SOURCE, element="Bf16", arch="sm_90") == first and first.read_text() == "built\n"
     assert capsys.readouterr().err == "" and len(calls(nvcc)) == 1
     assert "-arch=sm_90 -DARCH_LAB_ELEMENT=Bf16" in calls(nvcc)[0]
@@ -116,7 +144,9 @@ def test_number_type_architecture_and_version_each_have_a_library(nvcc: Path) ->
 
 
 @pytest.mark.parametrize("changed", [SOURCE, "block_gemm.cuh", "tile.cuh", "numbers.cuh"])
-def test_a_changed_source_or_header_is_built_again(nvcc: Path, changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_source_or_header_is_built_again(
+    nvcc: Path, changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy = tmp_path / "cuda"
     shutil.copytree(kernel_source(SOURCE).parent, copy)
     monkeypatch.setattr(sources, "_PLACES", (copy,))
@@ -149,7 +179,9 @@ def test_a_missing_header_is_named(nvcc: Path, tmp_path: Path, monkeypatch: pyte
         ("exit 0", "nvcc failed on .*: it reported success and wrote nothing"),
     ],
 )
-def test_a_broken_nvcc_gives_its_reason_and_leaves_nothing_behind(nvcc: Path, then: str, reason: str, tmp_path: Path) -> None:
+def test_a_broken_nvcc_gives_its_reason_and_leaves_nothing_behind(
+    nvcc: Path, then: str, reason: str, tmp_path: Path
+) -> None:
     behave(nvcc, then=then)
     with pytest.raises(KernelError, match=reason) as raised:
         build(SOURCE, element="Bf16", arch="sm_90")
@@ -163,7 +195,9 @@ def test_a_program_that_is_no_program_is_said_not_to_run(nvcc: Path) -> None:
         build(SOURCE, element="Bf16", arch="sm_90")
 
 
-def test_without_nvcc_the_error_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_nvcc_the_error_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_HOME", raising=False)
     with pytest.raises(KernelError, match=r"no nvcc on PATH or in \$CUDA_HOME/bin"):
@@ -176,15 +210,22 @@ def test_nvcc_is_found_under_cuda_home(nvcc: Path, tmp_path: Path, monkeypatch: 
     assert build(SOURCE, element="Bf16", arch="sm_90").is_file()
 
 
-def test_a_cache_that_cannot_be_written_names_the_variable_to_set(nvcc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_names_the_variable_to_set(
+    nvcc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("ARCH_LAB_CACHE", str(tmp_path / "file"))
-    with pytest.raises(KernelError, match=r"cannot write to the kernel cache .*; set ARCH_LAB_CACHE to a folder that can be written"):
+    with pytest.raises(
+        KernelError,
+        match=r"cannot write to the kernel cache .*; set ARCH_LAB_CACHE to a folder that can be written",
+    ):
         build(SOURCE, element="Bf16", arch="sm_90")
     assert calls(nvcc) == []
 
 
-def test_the_cache_follows_the_users_cache_folder(nvcc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_follows_the_users_cache_folder(
+    nvcc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("ARCH_LAB_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert build(SOURCE, element="Bf16", arch="sm_90").parent == tmp_path / "xdg" / "arch_lab" / "kernels"
@@ -197,7 +238,10 @@ def test_two_processes_that_build_at_once_end_with_one_whole_library(nvcc: Path,
     behave(nvcc, then=f'{wait}; for out; do :; done; echo whole > "$out"')
     code = "from blocks.kernels.nvcc import build; print(build('block_diagonal_gemm.cu', element='Bf16', arch='sm_90'))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    both = [subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     answers = {process.communicate(timeout=120)[0].strip() for process in both}
     (library,) = answers
     assert len(calls(nvcc)) == 2 and Path(library).read_text() == "whole\n"

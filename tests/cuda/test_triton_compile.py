@@ -38,8 +38,12 @@ def test_the_kernel_stays_in_registers_and_fits_shared_memory(launch: Launch, ca
 
 def test_faults_name_what_is_wrong() -> None:
     assert Resources(255, 0, SHARED[80], mma=True).faults(80) == []
-    assert Resources(255, 0, SHARED[80] + 1, mma=True).faults(80) == ["166913 bytes of shared memory (sm_80 has 166912)"]
-    assert Resources(255, 8, 0, mma=True, local=3).faults(90) == ["spills: 8 bytes of stack, 3 local loads and stores"]
+    assert Resources(255, 0, SHARED[80] + 1, mma=True).faults(80) == [
+        "166913 bytes of shared memory (sm_80 has 166912)"
+    ]
+    assert Resources(255, 8, 0, mma=True, local=3).faults(90) == [
+        "spills: 8 bytes of stack, 3 local loads and stores"
+    ]
 
 
 def test_a_kernel_that_spills_is_seen_to_spill() -> None:

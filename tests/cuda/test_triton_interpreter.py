@@ -18,12 +18,25 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is n
 TOLERANCE = {"float32": 2e-6, "float16": 4e-3}
 
 
-def _linear(rows: int, k: int, q: int, p: int, *, bias: bool = True, dtype: str = "float32", **more: Any) -> Case:
+def _linear(
+    rows: int, k: int, q: int, p: int, *, bias: bool = True, dtype: str = "float32", **more: Any
+) -> Case:
     return {"op": "linear", "rows": rows, "k": k, "q": q, "p": p, "bias": bias, "dtype": dtype, **more}
 
 
-def _glu(rows: int, k: int, p: int, h: int, *, bias: bool = True, dtype: str = "float32", **more: Any) -> Case:
-    return {"op": "glu", "rows": rows, "k": k, "width": k * p, "ffn_width": k * h, "bias": bias, "dtype": dtype, **more}
+def _glu(
+    rows: int, k: int, p: int, h: int, *, bias: bool = True, dtype: str = "float32", **more: Any
+) -> Case:
+    return {
+        "op": "glu",
+        "rows": rows,
+        "k": k,
+        "width": k * p,
+        "ffn_width": k * h,
+        "bias": bias,
+        "dtype": dtype,
+        **more,
+    }
 
 
 def _product(rows: int, k: int, p: int, l: int, s: int, *, dtype: str = "float32", **more: Any) -> Case:
@@ -73,7 +86,9 @@ def quick() -> dict[str, Any]:
 
 
 def _name(case: Case) -> str:
-    return "-".join(f"{value}" if isinstance(value, str) else f"{name}{value}" for name, value in case.items())
+    return "-".join(
+        f"{value}" if isinstance(value, str) else f"{name}{value}" for name, value in case.items()
+    )
 
 
 def _check(case: Case, errors: dict[str, float | None]) -> None:
@@ -113,9 +128,13 @@ def test_fresh_memory_was_poisoned_so_that_no_kernel_can_leave_a_value_out(quick
         ("strided product gradient", "gradient is not contiguous; pass gradient.contiguous()"),
     ],
 )
-def test_what_a_kernel_cannot_take_is_refused_with_the_reason(what: str, says: str, quick: dict[str, Any]) -> None:
+def test_what_a_kernel_cannot_take_is_refused_with_the_reason(
+    what: str, says: str, quick: dict[str, Any]
+) -> None:
     message = quick["refusals"][what]
-    assert message.endswith(says) and message.startswith(("block-diagonal kernel: ", "Monarch product kernel: "))
+    assert message.endswith(says) and message.startswith(
+        ("block-diagonal kernel: ", "Monarch product kernel: ")
+    )
 
 
 @pytest.fixture
@@ -135,23 +154,40 @@ GLU = {"op": "glu", "rows": 8, "width": 768, "ffn_width": 3072, "k": 4}
 PRODUCT = {"op": "product", "rows": 8, "k": 32, "q": 32, "p": 32, "l": 32, "s": 32, "r": 32}
 
 
-@pytest.mark.parametrize(("source", "sizes"), [("block_diagonal", LINEAR), ("block_diagonal", GLU), ("monarch", PRODUCT)])
+@pytest.mark.parametrize(
+    ("source", "sizes"), [("block_diagonal", LINEAR), ("block_diagonal", GLU), ("monarch", PRODUCT)]
+)
 def test_serves_takes_the_sizes_of_the_published_models_on_a_gpu_and_none_on_a_cpu(
     source: str, sizes: dict[str, Any], serves: Callable[..., str | None]
 ) -> None:
     assert [serves(source, dtype, **sizes) for dtype in ("float32", "bfloat16", "float16")] == [None] * 3
     assert serves(source, device="cpu", **sizes) == "Triton kernels need a CUDA device, not cpu"
-    assert serves(source, "float64", **sizes) == "no kernel for torch.float64, only float32, bfloat16 and float16"
+    assert (
+        serves(source, "float64", **sizes)
+        == "no kernel for torch.float64, only float32, bfloat16 and float16"
+    )
 
 
 @pytest.mark.parametrize(
     ("source", "sizes", "reason"),
     [
         ("block_diagonal", {**LINEAR, "op": "mlp"}, "no kernel for op 'mlp', only linear and glu"),
-        ("block_diagonal", {**GLU, "k": 3}, "gate and value are cut inside a block when the number of blocks is odd (3)"),
+        (
+            "block_diagonal",
+            {**GLU, "k": 3},
+            "gate and value are cut inside a block when the number of blocks is odd (3)",
+        ),
         ("block_diagonal", {**GLU, "ffn_width": 3074}, "4 blocks do not divide width 768 and ffn_width 3074"),
-        ("block_diagonal", {**GLU, "k": 2}, "a block of 384 channels of torch.bfloat16 does not fit on chip, at most 256"),
-        ("monarch", {**PRODUCT, "q": 64}, "factors (32, 64, 32) and (32, 32, 32) are not of rank 1 (q = l, r = k)"),
+        (
+            "block_diagonal",
+            {**GLU, "k": 2},
+            "a block of 384 channels of torch.bfloat16 does not fit on chip, at most 256",
+        ),
+        (
+            "monarch",
+            {**PRODUCT, "q": 64},
+            "factors (32, 64, 32) and (32, 32, 32) are not of rank 1 (q = l, r = k)",
+        ),
         (
             "monarch",
             {**PRODUCT, "p": 24},
@@ -159,14 +195,19 @@ def test_serves_takes_the_sizes_of_the_published_models_on_a_gpu_and_none_on_a_c
         ),
     ],
 )
-def test_serves_says_why_it_refuses(source: str, sizes: dict[str, Any], reason: str, serves: Callable[..., str | None]) -> None:
+def test_serves_says_why_it_refuses(
+    source: str, sizes: dict[str, Any], reason: str, serves: Callable[..., str | None]
+) -> None:
     assert serves(source, **sizes) == reason
 
 
 def test_the_widest_blocks_depend_on_the_bytes_of_a_number(serves: Callable[..., str | None]) -> None:
     wide = {**GLU, "width": 1024, "ffn_width": 4096}
     assert serves("block_diagonal", **wide) is None
-    assert serves("block_diagonal", "float32", **wide) == "a block of 256 channels of torch.float32 does not fit on chip, at most 192"
+    assert (
+        serves("block_diagonal", "float32", **wide)
+        == "a block of 256 channels of torch.float32 does not fit on chip, at most 192"
+    )
     large = {name: 64 if name in "kqplsr" else value for name, value in PRODUCT.items()}
     assert serves("monarch", **large) is None
     assert "16, 32, those" in (serves("monarch", "float32", **large) or "")

@@ -24,14 +24,18 @@ from blocks.monarch.matrix import multiply_reference
 from blocks.ops.block_diagonal import reference as block_diagonal_matmul_reference
 
 Case = dict[str, Any]
-Run = tuple[list[Tensor | None], Callable[..., Tensor], Callable[..., Tensor], Callable[..., Sequence[Tensor | None]]]
+Run = tuple[
+    list[Tensor | None], Callable[..., Tensor], Callable[..., Tensor], Callable[..., Sequence[Tensor | None]]
+]
 
 
 def interpret(cases: Sequence[Case]) -> dict[str, Any]:
     """{"poisoned": fresh memory is NaN, "errors": one {"y": ..., "d0": ...} a case, "refusals": {what: message}}."""
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "tests.cuda.triton_cases"]
-    done = subprocess.run(command, input=json.dumps(list(cases)), capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        command, input=json.dumps(list(cases)), capture_output=True, text=True, env=environment
+    )
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -47,12 +51,19 @@ def _linear(case: Case) -> Run:
         y = block_diagonal_matmul_reference(x, weight)
         return y if bias is None else y + bias
 
-    return inputs, truth, kernels.linear_forward, lambda g, x, weight, _, need: kernels.linear_backward(g, x, weight, need)
+    return (
+        inputs,
+        truth,
+        kernels.linear_forward,
+        lambda g, x, weight, _, need: kernels.linear_backward(g, x, weight, need),
+    )
 
 
 def _glu(case: Case) -> Run:
     kernels = triton_kernels("block_diagonal")
-    config = BlockDiagonalGLUConfig(width=case["width"], ffn_width=case["ffn_width"], blocks=case["k"], bias=case["bias"], start="fan_in")
+    config = BlockDiagonalGLUConfig(
+        width=case["width"], ffn_width=case["ffn_width"], blocks=case["k"], bias=case["bias"], start="fan_in"
+    )
     block = BlockDiagonalGLU(config)
     inputs = [torch.randn(case["rows"], config.width), block.up.weight, block.down.weight, block.down.bias]
 
@@ -60,14 +71,24 @@ def _glu(case: Case) -> Run:
         values = {"up.weight": up, "down.weight": down, **({} if bias is None else {"down.bias": bias})}
         return torch.func.functional_call(block, values, (x,))
 
-    return inputs, truth, kernels.glu_forward, lambda g, x, up, down, _, need: kernels.glu_backward(g, x, up, down, need)
+    return (
+        inputs,
+        truth,
+        kernels.glu_forward,
+        lambda g, x, up, down, _, need: kernels.glu_backward(g, x, up, down, need),
+    )
 
 
 def _product(case: Case) -> Run:
     kernels = triton_kernels("monarch")
     rows, k, p, l, s = (case[name] for name in ("rows", "k", "p", "l", "s"))
     inputs = [torch.randn(rows, k * p), torch.randn(k, l, p) * p**-0.5, torch.randn(l, s, k) * k**-0.5]
-    return inputs, lambda x, *factors: multiply_reference(x, factors), kernels.product_forward, kernels.product_backward
+    return (
+        inputs,
+        lambda x, *factors: multiply_reference(x, factors),
+        kernels.product_forward,
+        kernels.product_backward,
+    )
 
 
 def _errors(case: Case) -> dict[str, float | None]:
@@ -98,12 +119,16 @@ def _refusals() -> dict[str, str]:
     wide = torch.zeros(4, 256)
     attempts: dict[str, Callable[[], Any]] = {
         "strided x": lambda: linear.linear_forward(torch.zeros(6, 4).mT, weight, None),
-        "strided gradient": lambda: linear.linear_backward(torch.zeros(10, 4).mT, x, weight, (True, True, True)),
+        "strided gradient": lambda: linear.linear_backward(
+            torch.zeros(10, 4).mT, x, weight, (True, True, True)
+        ),
         "wrong width": lambda: linear.linear_forward(torch.zeros(4, 7), weight, None),
         "wrong dtype": lambda: linear.linear_forward(x, weight.half(), None),
         "bf16": lambda: linear.linear_forward(x.bfloat16(), weight.bfloat16(), None),
         "up of another size": lambda: linear.glu_forward(x, torch.zeros(2, 5, 3), torch.zeros(2, 3, 4), None),
-        "strided factor": lambda: product.product_forward(wide, torch.zeros(16, 16, 16).mT, torch.zeros(16, 16, 16)),
+        "strided factor": lambda: product.product_forward(
+            wide, torch.zeros(16, 16, 16).mT, torch.zeros(16, 16, 16)
+        ),
         "strided product gradient": lambda: product.product_backward(
             torch.zeros(256, 4).mT, wide, torch.zeros(16, 16, 16), torch.zeros(16, 16, 16), (True, True, True)
         ),
@@ -123,7 +148,15 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     poisoned = bool(torch.empty(64).isnan().all())
-    print(json.dumps({"poisoned": poisoned, "errors": [_errors(case) for case in json.load(sys.stdin)], "refusals": _refusals()}))
+    print(
+        json.dumps(
+            {
+                "poisoned": poisoned,
+                "errors": [_errors(case) for case in json.load(sys.stdin)],
+                "refusals": _refusals(),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

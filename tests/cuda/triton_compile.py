@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 REGISTERS = 255  # of one thread, every target
-SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes one thread block may ask for: CUDA programming guide, table of compute capabilities
+SHARED = {
+    80: 163 * 1024,
+    90: 227 * 1024,
+}  # bytes one thread block may ask for: CUDA programming guide, table of compute capabilities
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,9 @@ class Resources:
         if self.stack_bytes or self.local:
             found.append(f"spills: {self.stack_bytes} bytes of stack, {self.local} local loads and stores")
         if self.shared_bytes > SHARED[capability]:
-            found.append(f"{self.shared_bytes} bytes of shared memory (sm_{capability} has {SHARED[capability]})")
+            found.append(
+                f"{self.shared_bytes} bytes of shared memory (sm_{capability} has {SHARED[capability]})"
+            )
         return found
 
 
@@ -63,7 +68,11 @@ def compile_resources(
 
     names = kernel.arg_names
     types = {name: "constexpr" if name in constexprs else signature[name] for name in names}
-    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name, kind in types.items() if kind.startswith("*") or name in divisible}
+    aligned = {
+        (names.index(name),): [["tt.divisibility", 16]]
+        for name, kind in types.items()
+        if kind.startswith("*") or name in divisible
+    }
     source = ASTSource(fn=kernel, signature=types, constexprs=dict(constexprs), attrs=aligned)
     options = {"num_warps": num_warps, "num_stages": num_stages}
     built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)

@@ -20,7 +20,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("arch_lab", "blocks", "cuda", "experiments", "tests", "pyproject.toml")
 FAILURES = 3  # tests that fail before the rest are spared: one would do, a few tell more
-SECONDS = 600  # for the tests of one mutation; a test that hangs has noticed, too, but that is not what is meant
+SECONDS = (
+    600  # for the tests of one mutation; a test that hangs has noticed, too, but that is not what is meant
+)
 
 
 class MutationError(Exception):
@@ -56,7 +58,9 @@ MUTATIONS = (
         "Cost(matmul=0 * tokens * config",
         ("tests/blocks/test_embedding.py",),
     ),
-    Mutation("FFT 2.5 N log N -> 5", "blocks/cost.py", "2.5 * length", "5 * length", ("tests/blocks/test_cost.py",)),
+    Mutation(
+        "FFT 2.5 N log N -> 5", "blocks/cost.py", "2.5 * length", "5 * length", ("tests/blocks/test_cost.py",)
+    ),
     Mutation(
         "training 3 x -> 2 x forward",
         "arch_lab/accounting/ledger.py",
@@ -64,9 +68,27 @@ MUTATIONS = (
         "TRAINING = 2",
         ("tests/arch_lab/test_accounting.py",),
     ),
-    Mutation("one pair a token too few", "blocks/attention/masks.py", "w * (w + 1) // 2", "w * (w - 1) // 2", (ATTENTION,)),
-    Mutation("window sees one key more", "blocks/attention/masks.py", "(k >= q - span.behind)", "(k > q - span.behind - 2)", (ATTENTION,)),
-    Mutation("causal mask sees one ahead", "blocks/attention/masks.py", "(k <= q + span.ahead)", "(k <= q + span.ahead + 1)", (ATTENTION,)),
+    Mutation(
+        "one pair a token too few",
+        "blocks/attention/masks.py",
+        "w * (w + 1) // 2",
+        "w * (w - 1) // 2",
+        (ATTENTION,),
+    ),
+    Mutation(
+        "window sees one key more",
+        "blocks/attention/masks.py",
+        "(k >= q - span.behind)",
+        "(k > q - span.behind - 2)",
+        (ATTENTION,),
+    ),
+    Mutation(
+        "causal mask sees one ahead",
+        "blocks/attention/masks.py",
+        "(k <= q + span.ahead)",
+        "(k <= q + span.ahead + 1)",
+        (ATTENTION,),
+    ),
     Mutation(
         "a fold sees one key more",
         "blocks/attention/local.py",
@@ -103,12 +125,40 @@ MUTATIONS = (
         (CACHE,),
     ),
     Mutation(
-        "ring read one slot late", "blocks/attention/cache.py", "entries[:, :, oldest + 1 :]", "entries[:, :, oldest + 2 :]", (CACHE,)
+        "ring read one slot late",
+        "blocks/attention/cache.py",
+        "entries[:, :, oldest + 1 :]",
+        "entries[:, :, oldest + 2 :]",
+        (CACHE,),
     ),
-    Mutation("ring not turned after a chunk", "blocks/attention/cache.py", "roll(end % window", "roll(0 * end % window", (CACHE,)),
-    Mutation("spent state not marked", "blocks/attention/cache.py", "state.spent = True", "state.spent = False", (CACHE,)),
-    Mutation("transform padded to 2T - 2", "blocks/convolution/fft.py", "max(2, 2 * tokens)", "max(2, 2 * tokens - 2)", (LONG,)),
-    Mutation("kernel behind by one", "blocks/convolution/fft.py", "k_reverse[:, : tokens - 1]", "k_reverse[:, : tokens - 2]", (LONG,)),
+    Mutation(
+        "ring not turned after a chunk",
+        "blocks/attention/cache.py",
+        "roll(end % window",
+        "roll(0 * end % window",
+        (CACHE,),
+    ),
+    Mutation(
+        "spent state not marked",
+        "blocks/attention/cache.py",
+        "state.spent = True",
+        "state.spent = False",
+        (CACHE,),
+    ),
+    Mutation(
+        "transform padded to 2T - 2",
+        "blocks/convolution/fft.py",
+        "max(2, 2 * tokens)",
+        "max(2, 2 * tokens - 2)",
+        (LONG,),
+    ),
+    Mutation(
+        "kernel behind by one",
+        "blocks/convolution/fft.py",
+        "k_reverse[:, : tokens - 1]",
+        "k_reverse[:, : tokens - 2]",
+        (LONG,),
+    ),
     Mutation(
         "documents join when ids fall",
         "blocks/segments.py",
@@ -154,14 +204,18 @@ MUTATIONS = (
 )
 
 
-def check(mutations: Sequence[Mutation] = MUTATIONS, report: Callable[[str], None] = print) -> dict[str, list[str]]:
+def check(
+    mutations: Sequence[Mutation] = MUTATIONS, report: Callable[[str], None] = print
+) -> dict[str, list[str]]:
     """Name of each mutation -> the tests that failed under it; an empty list is a survivor. Raises: MutationError."""
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         copy = _copy(Path(folder))
         every = sorted({test for mutation in mutations for test in mutation.tests})
         failed = _failures(copy, every)
         if failed:
-            raise MutationError(f"tests fail without any mutation, so their failing would prove nothing: {', '.join(failed)}")
+            raise MutationError(
+                f"tests fail without any mutation, so their failing would prove nothing: {', '.join(failed)}"
+            )
         report(f"{len(every)} test files pass on the code as it is")
         caught = {}
         for mutation in mutations:
@@ -179,9 +233,13 @@ def _copy(folder: Path) -> Path:
             shutil.copytree(source, folder / name, ignore=ignored)
         elif source.is_file():
             shutil.copy(source, folder / name)
-    where = _python(folder, "-c", "import blocks, arch_lab; print(blocks.__file__, arch_lab.__file__)").stdout.split()
+    where = _python(
+        folder, "-c", "import blocks, arch_lab; print(blocks.__file__, arch_lab.__file__)"
+    ).stdout.split()
     if not where or any(not Path(file).resolve().is_relative_to(folder.resolve()) for file in where):
-        raise MutationError(f"the tests would import the code from elsewhere ({' '.join(where) or 'nowhere'}), not from the mutated copy")
+        raise MutationError(
+            f"the tests would import the code from elsewhere ({' '.join(where) or 'nowhere'}), not from the mutated copy"
+        )
     return folder
 
 
@@ -207,7 +265,18 @@ class _applied:
 
 def _failures(copy: Path, tests: Sequence[str]) -> list[str]:
     """Ids of the tests that failed, errors in collecting included. Raises: MutationError when nothing ran at all."""
-    done = _python(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--maxfail={FAILURES}", *tests)
+    done = _python(
+        copy,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        f"--maxfail={FAILURES}",
+        *tests,
+    )
     if done.returncode not in (0, 1, 2):  # 2: the code could not even be collected, or maxfail ended it
         raise MutationError(f"pytest did not run ({done.returncode}): {(done.stdout + done.stderr)[-400:]}")
     failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, flags=re.MULTILINE)
@@ -218,25 +287,47 @@ def _failures(copy: Path, tests: Sequence[str]) -> list[str]:
 
 def _python(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     # no bytecode: a cached module of the same second and size would hide a mutation. CI: the same examples each time
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "CI": "1", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(copy),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "CI": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     environment = {k: v for k, v in environment.items() if not k.startswith("PYTEST_")}
-    return subprocess.run([sys.executable, *arguments], cwd=copy, env=environment, capture_output=True, text=True, timeout=SECONDS)
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=copy,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
 
 
 def table(caught: dict[str, list[str]]) -> str:
     width = max(map(len, caught))
     rows = [f"{'mutation':<{width}}  caught by"]
     for name, tests in caught.items():
-        rows += [f"{name if i == 0 else '':<{width}}  {test}" for i, test in enumerate(tests or ["nothing: it SURVIVED"])]
+        rows += [
+            f"{name if i == 0 else '':<{width}}  {test}"
+            for i, test in enumerate(tests or ["nothing: it SURVIVED"])
+        ]
     return "\n".join(rows)
 
 
 def main(names: Sequence[str]) -> int:
     unknown = set(names) - {m.name for m in MUTATIONS}
     if unknown:
-        print(f"error: unknown mutation {sorted(unknown)[0]!r}; there are: {', '.join(m.name for m in MUTATIONS)}", file=sys.stderr)
+        print(
+            f"error: unknown mutation {sorted(unknown)[0]!r}; there are: {', '.join(m.name for m in MUTATIONS)}",
+            file=sys.stderr,
+        )
         return 2
-    caught = check([m for m in MUTATIONS if not names or m.name in names], report=lambda line: print(line, file=sys.stderr, flush=True))
+    caught = check(
+        [m for m in MUTATIONS if not names or m.name in names],
+        report=lambda line: print(line, file=sys.stderr, flush=True),
+    )
     print(table(caught))
     return 0 if all(caught.values()) else 1
 

@@ -51,11 +51,18 @@ class ImagesConfig(Config):
     """
 
     source: Annotated[Literal["mnist", "cifar10"], Doc("The images.")]
-    root: Annotated[PathText | None, Doc("Folder of the files; null: ARCH_LAB_DATA, else the current one.")] = None
-    patch: Annotated[int, Bounds(minimum=1, maximum=4096), Doc("Side of a patch in pixels; each patch is one token.")] = 4
-    tune_fraction: Annotated[HeldOutFraction, Doc("Share of the training images held out to choose learning rates.")] = 0.1
+    root: Annotated[
+        PathText | None, Doc("Folder of the files; null: ARCH_LAB_DATA, else the current one.")
+    ] = None
+    patch: Annotated[
+        int, Bounds(minimum=1, maximum=4096), Doc("Side of a patch in pixels; each patch is one token.")
+    ] = 4
+    tune_fraction: Annotated[
+        HeldOutFraction, Doc("Share of the training images held out to choose learning rates.")
+    ] = 0.1
     augmentation: Annotated[
-        Augmentation, Doc("Random crops of the training images, and mirror images where they do not change the class.")
+        Augmentation,
+        Doc("Random crops of the training images, and mirror images where they do not change the class."),
     ] = "none"
 
     def __post_init__(self) -> None:

@@ -36,7 +36,13 @@ class ImageOrder:
         if not 0 <= seed < 1 << 64:
             raise ConfigError(f"data order: seed must be in 0 … 2^64 - 1, got {seed}")
         data.train.require(batch, "a batch")
-        self.data, self.split, self.batch_size, self.seed, self.augmentation = data, data.train, batch, seed, augmentation
+        self.data, self.split, self.batch_size, self.seed, self.augmentation = (
+            data,
+            data.train,
+            batch,
+            seed,
+            augmentation,
+        )
         self._epoch: tuple[int, np.ndarray] | None = None  # epoch, permutation: a memo, not state
 
     @property
@@ -58,9 +64,9 @@ class ImageOrder:
         chosen = self.indices(step)[rows]
         images = normed(self.split.pixels[chosen], self.data)
         if self.augmentation != "none":
-            words = np.random.Philox(key=np.array([self.seed, AUGMENTING], np.uint64), counter=[0, step, 0, 0]).random_raw(
-                4 * self.batch_size
-            )
+            words = np.random.Philox(
+                key=np.array([self.seed, AUGMENTING], np.uint64), counter=[0, step, 0, 0]
+            ).random_raw(4 * self.batch_size)
             images = augment(images, words.reshape(-1, 4)[rows], flip=self.augmentation == "crop_flip")
         return {"images": images, "labels": torch.from_numpy(self.split.labels[chosen].astype(np.int64))}
 
@@ -80,9 +86,15 @@ def augment(images: Tensor, words: np.ndarray, *, flip: bool) -> Tensor:
     down, right = max(1, height // BORDER), max(1, width // BORDER)
     padded = F.pad(images, (right, right, down, down))
     tops, lefts = words[:, 0] % np.uint64(2 * down + 1), words[:, 1] % np.uint64(2 * right + 1)
-    crops = [padded[i, :, int(y) : int(y) + height, int(x) : int(x) + width] for i, (y, x) in enumerate(zip(tops, lefts, strict=True))]
+    crops = [
+        padded[i, :, int(y) : int(y) + height, int(x) : int(x) + width]
+        for i, (y, x) in enumerate(zip(tops, lefts, strict=True))
+    ]
     if flip:
-        crops = [crop.flip(-1) if word >> np.uint64(63) else crop for crop, word in zip(crops, words[:, 2], strict=True)]
+        crops = [
+            crop.flip(-1) if word >> np.uint64(63) else crop
+            for crop, word in zip(crops, words[:, 2], strict=True)
+        ]
     return torch.stack(crops)
 
 
@@ -108,4 +120,7 @@ def scoring_batches(split: ImageSplit, data: PreparedImages, *, batch: int) -> I
     """Every image of a split once, in order, normed and not augmented; the last batch may be smaller."""
     for first in range(0, len(split), batch):
         here = slice(first, first + batch)
-        yield {"images": normed(split.pixels[here], data), "labels": torch.from_numpy(split.labels[here].astype(np.int64))}
+        yield {
+            "images": normed(split.pixels[here], data),
+            "labels": torch.from_numpy(split.labels[here].astype(np.int64)),
+        }

@@ -72,7 +72,11 @@ class PreparedImages:
         """Plain values for reports."""
         tokens = self.image_set.height * self.image_set.width // self.patch**2
         splits = {
-            split.name: {"images": len(split), "tokens": len(split) * tokens, "fingerprint": split.fingerprint}
+            split.name: {
+                "images": len(split),
+                "tokens": len(split) * tokens,
+                "fingerprint": split.fingerprint,
+            }
             for split in (self.train, self.tune, self.test)
         }
         size: dict[str, Any] = {
@@ -82,7 +86,13 @@ class PreparedImages:
             "patch": self.patch,
         }
         size["augmentation"] = self.augmentation
-        return {**self.about, **size, "classes": list(self.image_set.classes), "splits": splits, "fingerprint": self.fingerprint}
+        return {
+            **self.about,
+            **size,
+            "classes": list(self.image_set.classes),
+            "splits": splits,
+            "fingerprint": self.fingerprint,
+        }
 
 
 def prepare_images(config: ImagesConfig, cache: Path, progress: Progress | None = None) -> PreparedImages:
@@ -105,16 +115,29 @@ def prepare_images(config: ImagesConfig, cache: Path, progress: Progress | None 
     try:
         return _open(config, folder, key)
     except Corrupt as damage:
-        raise DataError(f"the data cache does not return what was written to it: {damage}; choose another cache folder") from None
+        raise DataError(
+            f"the data cache does not return what was written to it: {damage}; choose another cache folder"
+        ) from None
 
 
-def _build(config: ImagesConfig, files: dict[str, tuple[Path, ...]], folder: Path, key: str, tell: Progress) -> None:
+def _build(
+    config: ImagesConfig, files: dict[str, tuple[Path, ...]], folder: Path, key: str, tell: Progress
+) -> None:
     train, tune = held_out(read_split(config, files["train"], "train", tell), config.tune_fraction)
     splits = {"train": train, "tune": tune, "test": read_split(config, files["test"], "test", tell)}
     mean, std = _statistics(train[0])
     known = set(_hashes(train[0])) | set(_hashes(tune[0]))
-    about = {"source": config.source, "test_images_also_in_train": sum(h in known for h in _hashes(splits["test"][0]))}
-    manifest: dict[str, Any] = {"key": key, "about": about, "mean": mean.tolist(), "std": std.tolist(), "splits": {}}
+    about = {
+        "source": config.source,
+        "test_images_also_in_train": sum(h in known for h in _hashes(splits["test"][0])),
+    }
+    manifest: dict[str, Any] = {
+        "key": key,
+        "about": about,
+        "mean": mean.tolist(),
+        "std": std.tolist(),
+        "splits": {},
+    }
     for name, (pixels, labels) in splits.items():
         tell(f"storing {len(labels):,} images of the {name} split")
         with cache_errors(folder):
@@ -135,7 +158,9 @@ def held_out(whole: Labelled, fraction: float) -> tuple[Labelled, Labelled]:
         count = round(fraction * len(members))
         if not 0 < count < len(members):
             share = f"no {fraction:.0%} of them can be held out"
-            raise DataError(f"class {label} has {len(members)} training images: {share}; change data.tune_fraction")
+            raise DataError(
+                f"class {label} has {len(members)} training images: {share}; change data.tune_fraction"
+            )
         chosen[members[np.argsort(hashes[members], kind="stable")[:count]]] = True
     return (pixels[~chosen], labels[~chosen]), (pixels[chosen], labels[chosen])
 
@@ -159,7 +184,9 @@ def _open(config: ImagesConfig, folder: Path, key: str) -> PreparedImages:
     try:
         if manifest["key"] != key:
             raise Corrupt(f"{folder} belongs to other data")
-        splits = {name: _open_split(folder, name, entry, image_set) for name, entry in manifest["splits"].items()}
+        splits = {
+            name: _open_split(folder, name, entry, image_set) for name, entry in manifest["splits"].items()
+        }
         return PreparedImages(
             image_set=image_set,
             patch=config.patch,
@@ -168,7 +195,9 @@ def _open(config: ImagesConfig, folder: Path, key: str) -> PreparedImages:
             std=np.array(manifest["std"]),
             augmentation=config.augmentation,
             # how images are trained on belongs to what determines a run, as a tokenizer does
-            fingerprint=_hash([{n: s.fingerprint for n, s in splits.items()}, config.patch, config.augmentation]),
+            fingerprint=_hash(
+                [{n: s.fingerprint for n, s in splits.items()}, config.patch, config.augmentation]
+            ),
             about=dict(manifest["about"]),
         )
     except (KeyError, TypeError, AttributeError, ValueError, OSError, DataError) as error:
@@ -182,7 +211,9 @@ def _open_split(folder: Path, name: str, entry: dict[str, Any], image_set: Image
     shape = (int(entry["images"]), image_set.channels, image_set.height, image_set.width)
     pixels = np.memmap(folder / f"{name}.pixels", np.uint8, mode="r", shape=shape)
     labels = np.fromfile(folder / f"{name}.labels", np.uint8)
-    return ImageSplit(name=name, pixels=pixels, labels=labels, fingerprint=_hash([entry["pixels"], entry["labels"]]))
+    return ImageSplit(
+        name=name, pixels=pixels, labels=labels, fingerprint=_hash([entry["pixels"], entry["labels"]])
+    )
 
 
 def _hash(content: Any) -> str:

@@ -59,12 +59,18 @@ def read_split(config: ImagesConfig, files: tuple[Path, ...], split: str, tell: 
     wanted = (config.set.channels, config.set.height, config.set.width)
     if images.shape[1:] != wanted:
         have, want = (" x ".join(map(str, shape)) for shape in (images.shape[1:], wanted))
-        raise DataError(f"{files[0]}: the images are {have} (channels, height, width), those of {config.source} are {want}")
+        raise DataError(
+            f"{files[0]}: the images are {have} (channels, height, width), those of {config.source} are {want}"
+        )
     if len(labels) and int(labels.max()) >= len(config.set.classes):
-        raise DataError(f"{files[-1]}: label {int(labels.max())} is not one of the {len(config.set.classes)} classes of {config.source}")
+        raise DataError(
+            f"{files[-1]}: label {int(labels.max())} is not one of the {len(config.set.classes)} classes of {config.source}"
+        )
     for label, name in enumerate(config.set.classes):
         if not (labels == label).any():
-            raise DataError(f"{files[-1]}: no image of class {name!r} in the {split} split; the file is incomplete")
+            raise DataError(
+                f"{files[-1]}: no image of class {name!r} in the {split} split; the file is incomplete"
+            )
     return images, labels
 
 
@@ -85,11 +91,15 @@ def read_idx(path: Path, *, dimensions: int) -> np.ndarray:
     magic = UNSIGNED_BYTES << 8 | dimensions
     head = 4 * (1 + dimensions)
     if len(raw) < head or struct.unpack(">I", raw[:4])[0] != magic:
-        raise DataError(f"{path}: no idx file of unsigned bytes with {dimensions} dimensions (it does not start with {magic:#010x})")
+        raise DataError(
+            f"{path}: no idx file of unsigned bytes with {dimensions} dimensions (it does not start with {magic:#010x})"
+        )
     shape = struct.unpack(f">{dimensions}I", raw[4:head])
     if len(raw) - head != np.prod(shape, dtype=np.int64):
         sizes = " x ".join(map(str, shape))
-        raise DataError(f"{path}: holds {len(raw) - head:,} bytes of data, its header says {sizes}; the file is cut or damaged")
+        raise DataError(
+            f"{path}: holds {len(raw) - head:,} bytes of data, its header says {sizes}; the file is cut or damaged"
+        )
     return np.frombuffer(raw, np.uint8, offset=head).reshape(shape)
 
 
@@ -102,12 +112,16 @@ def _cifar10(files: tuple[Path, ...], image_set: ImageSet, split: str, tell: Pro
     found: list[tuple[str, int, np.ndarray]] = []
     decode = _decoder()
     for name, content in members(path, ".gz"):
-        found.append((name, _label(path, name, image_set, split), decode(path, name, bytes(content), image_set)))
+        found.append(
+            (name, _label(path, name, image_set, split), decode(path, name, bytes(content), image_set))
+        )
         if len(found) % 10_000 == 0:
             tell(f"decoding the {split} images: {len(found):,}")
     if not found:
         raise DataError(f"{path}: the archive holds no images")
-    found.sort(key=lambda entry: entry[0])  # by name: an archive packed anew in another order is the same data
+    found.sort(
+        key=lambda entry: entry[0]
+    )  # by name: an archive packed anew in another order is the same data
     return np.stack([image for _, _, image in found]), np.array([label for _, label, _ in found], np.uint8)
 
 
@@ -116,7 +130,9 @@ def _label(path: Path, name: str, image_set: ImageSet, split: str) -> int:
     if len(parts) < 3 or parts[-3] != split:
         raise DataError(f"{path}: member {name!r} is not under {split}/<class>/")
     if parts[-2] not in image_set.classes:
-        raise DataError(f"{path}: member {name!r}: unknown class {parts[-2]!r}{did_you_mean(parts[-2], image_set.classes)}")
+        raise DataError(
+            f"{path}: member {name!r}: unknown class {parts[-2]!r}{did_you_mean(parts[-2], image_set.classes)}"
+        )
     return image_set.classes.index(parts[-2])
 
 
@@ -129,12 +145,18 @@ def _decoder() -> Callable[[Path, str, bytes, ImageSet], np.ndarray]:
     def decode(path: Path, name: str, content: bytes, image_set: ImageSet) -> np.ndarray:
         try:
             with Image.open(io.BytesIO(content)) as image:
-                pixels: np.ndarray[Any, Any] = np.asarray(image.convert("RGB") if image.mode != "RGB" else image)
+                pixels: np.ndarray[Any, Any] = np.asarray(
+                    image.convert("RGB") if image.mode != "RGB" else image
+                )
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for files it cannot read
-            raise DataError(f"{path}: member {name!r} is not an image that can be decoded ({' '.join(str(error).split())})") from None
+            raise DataError(
+                f"{path}: member {name!r} is not an image that can be decoded ({' '.join(str(error).split())})"
+            ) from None
         if pixels.shape != (image_set.height, image_set.width, 3):
             size = " x ".join(map(str, pixels.shape[:2]))
-            raise DataError(f"{path}: member {name!r} has {size} pixels, expected {image_set.height} x {image_set.width}")
+            raise DataError(
+                f"{path}: member {name!r} has {size} pixels, expected {image_set.height} x {image_set.width}"
+            )
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
     return decode

@@ -11,7 +11,9 @@ from experiments.retrieval.readers import cranfield, scifact, trec_qa
 from experiments.retrieval.readers.sets import RetrievalSet
 
 Reader = Callable[..., RetrievalSet]
-RETRIEVAL_SETS: dict[str, tuple[Reader, Mapping[str, int]]] = {  # name -> reader, and what a complete copy holds
+RETRIEVAL_SETS: dict[
+    str, tuple[Reader, Mapping[str, int]]
+] = {  # name -> reader, and what a complete copy holds
     "scifact": (scifact.read_scifact, scifact.COUNTS),
     "cranfield": (cranfield.read_cranfield, cranfield.COUNTS),
     "trec_qa": (trec_qa.read_trec_qa, trec_qa.COUNTS),

@@ -13,7 +13,14 @@ from pathlib import Path
 
 from arch_lab.data import DataError
 from arch_lab.data.files import read_text
-from experiments.retrieval.readers.sets import RetrievalSet, bucket, check_counts, fingerprint, found, one_line
+from experiments.retrieval.readers.sets import (
+    RetrievalSet,
+    bucket,
+    check_counts,
+    fingerprint,
+    found,
+    one_line,
+)
 
 COUNTS = {"documents": 1400, "queries": 225, "judgements": 1837}
 WITHOUT_TEXT = ("471", "995")  # published so: neither title nor text
@@ -32,9 +39,15 @@ def read_cranfield(root: str | Path, *, counts: Mapping[str, int] | None = None)
     texts = {str(at): text for at, text in enumerate(_queries(paths[1]), start=1)}
     judged = _judgements(paths[2], {*documents, *empty}, texts)
     relevance = {
-        query: grades for query in texts if (grades := {d: 1.0 for d, v in judged.get(query, {}).items() if v > 0 and d in documents})
+        query: grades
+        for query in texts
+        if (grades := {d: 1.0 for d, v in judged.get(query, {}).items() if v > 0 and d in documents})
     }
-    numbers = {"documents": len(documents) + len(empty), "queries": len(texts), "judgements": sum(map(len, judged.values()))}
+    numbers = {
+        "documents": len(documents) + len(empty),
+        "queries": len(texts),
+        "judgements": sum(map(len, judged.values())),
+    }
     check_counts(str(folder), numbers, counts)
     splits: dict[str, dict[str, str]] = {"train": {}, "tune": {}, "test": {}}
     for query in relevance:
@@ -107,7 +120,9 @@ def _judgements(path: Path, documents: set[str], queries: Mapping[str, str]) -> 
             raise DataError(f"{where}: {len(columns)} columns, expected 4 (query, 0, document, value)")
         query, _, document, value = columns
         if query not in queries:
-            raise DataError(f"{where}: query {query!r} is not one of the {len(queries)} positions in the file of queries")
+            raise DataError(
+                f"{where}: query {query!r} is not one of the {len(queries)} positions in the file of queries"
+            )
         if document not in documents:
             raise DataError(f"{where}: document {document!r} does not exist")
         if not value.removeprefix("-").isdecimal():

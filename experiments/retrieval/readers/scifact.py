@@ -17,7 +17,14 @@ from pathlib import Path
 
 from arch_lab.data import DataError
 from arch_lab.data.archives import open_zip
-from experiments.retrieval.readers.sets import RetrievalSet, bucket, check_counts, fingerprint, found, one_line
+from experiments.retrieval.readers.sets import (
+    RetrievalSet,
+    bucket,
+    check_counts,
+    fingerprint,
+    found,
+    one_line,
+)
 from experiments.retrieval.readers.tables import number, rows
 
 COUNTS = {"documents": 5183, "training claims": 809, "validation claims": 300, "citations": 919 + 339}
@@ -32,9 +39,14 @@ def read_scifact(root: str | Path, *, counts: Mapping[str, int] | None = None) -
     documents = _documents(path)
     claims = {split: _claims(path, f"claims_{split}.csv", documents) for split in ("train", "validation")}
     reported = {text for text, _ in claims["validation"].values()}
-    train, tune = _divided({claim: both for claim, both in claims["train"].items() if both[0] not in reported})
+    train, tune = _divided(
+        {claim: both for claim, both in claims["train"].items() if both[0] not in reported}
+    )
     chosen = {"train": train, "tune": tune, "test": claims["validation"]}
-    cited = {split: {document for _, names in part.values() for document in names} for split, part in chosen.items()}
+    cited = {
+        split: {document for _, names in part.values() for document in names}
+        for split, part in chosen.items()
+    }
     seen = sum(bool(cited["train"] & set(names)) for _, names in chosen["test"].values())
     twice = len(claims["train"]) - len(train) - len(tune)
     numbers = {
@@ -48,7 +60,9 @@ def read_scifact(root: str | Path, *, counts: Mapping[str, int] | None = None) -
         name="scifact",
         documents=documents,
         queries={split: {claim: text for claim, (text, _) in part.items()} for split, part in chosen.items()},
-        relevance={claim: dict.fromkeys(names, 1.0) for part in chosen.values() for claim, (_, names) in part.items()},
+        relevance={
+            claim: dict.fromkeys(names, 1.0) for part in chosen.values() for claim, (_, names) in part.items()
+        },
         fingerprint=fingerprint([path]),
         notes=(
             "reported: the validation claims (the test claims cite nothing)",
@@ -63,7 +77,9 @@ Claims = dict[str, tuple[str, tuple[str, ...]]]  # id -> text, documents cited
 
 def _documents(path: Path) -> dict[str, str]:
     documents: dict[str, str] = {}
-    for place, row in rows(_member(path, "corpus_train.csv"), f"{path}: corpus_train.csv", ("doc_id", "title", "abstract")):
+    for place, row in rows(
+        _member(path, "corpus_train.csv"), f"{path}: corpus_train.csv", ("doc_id", "title", "abstract")
+    ):
         key = str(number(row["doc_id"], place, "doc_id"))
         if key in documents:
             raise DataError(f"{place}: doc_id {key} appears twice")
@@ -92,7 +108,9 @@ def _claims(path: Path, member: str, documents: Mapping[str, str]) -> Claims:
         if not text:
             raise DataError(f"{place}: the claim has no text")
         if not CITED.fullmatch(row["cited_doc_ids"].strip()):
-            raise DataError(f"{place}: cited_doc_ids {row['cited_doc_ids']!r} is not a list of numbers in brackets")
+            raise DataError(
+                f"{place}: cited_doc_ids {row['cited_doc_ids']!r} is not a list of numbers in brackets"
+            )
         cited = tuple(dict.fromkeys(re.findall(r"\d+", row["cited_doc_ids"])))
         if not cited:
             raise DataError(f"{place}: the claim cites no document")
@@ -117,7 +135,9 @@ def _divided(claims: Claims) -> tuple[Claims, Claims]:
         first, *others = sorted(map(root, cited))
         group.update(dict.fromkeys(others, first))
     held = {claim for claim, (_, cited) in claims.items() if bucket(root(cited[0]), TUNE_PARTS) == 0}
-    return {c: both for c, both in claims.items() if c not in held}, {c: both for c, both in claims.items() if c in held}
+    return {c: both for c, both in claims.items() if c not in held}, {
+        c: both for c, both in claims.items() if c in held
+    }
 
 
 def _member(path: Path, name: str) -> str:

@@ -37,8 +37,13 @@ class RetrievalSet:
 
     def __post_init__(self) -> None:
         if tuple(self.queries) != SPLITS or not all(self.queries.values()):
-            raise DataError(f"{self.name}: each of {', '.join(SPLITS)} needs a query; has {_sizes(self.queries)}")
-        for kind, texts in (("document", self.documents), *((f"{split} query", q) for split, q in self.queries.items())):
+            raise DataError(
+                f"{self.name}: each of {', '.join(SPLITS)} needs a query; has {_sizes(self.queries)}"
+            )
+        for kind, texts in (
+            ("document", self.documents),
+            *((f"{split} query", q) for split, q in self.queries.items()),
+        ):
             for key, text in texts.items():
                 if not text.strip():
                     raise DataError(f"{self.name}: {kind} {key!r} has no text")
@@ -48,10 +53,23 @@ class RetrievalSet:
         for query in everyone:
             relevant = self.relevance.get(query, {})
             ranked = self.documents.keys() if self.candidates is None else set(self.candidates[query])
-            if unknown := sorted((ranked | relevant.keys()) - self.documents.keys() if self.candidates else relevant.keys() - ranked):
-                raise DataError(f"{self.name}: the judgements of query {query!r} name document {unknown[0]!r}, which does not exist")
-            if not relevant or min(relevant.values()) <= 0 or not relevant.keys() <= ranked or len(ranked) == len(relevant):
-                raise DataError(f"{self.name}: query {query!r} needs a relevant and an irrelevant document among those it ranks")
+            if unknown := sorted(
+                (ranked | relevant.keys()) - self.documents.keys()
+                if self.candidates
+                else relevant.keys() - ranked
+            ):
+                raise DataError(
+                    f"{self.name}: the judgements of query {query!r} name document {unknown[0]!r}, which does not exist"
+                )
+            if (
+                not relevant
+                or min(relevant.values()) <= 0
+                or not relevant.keys() <= ranked
+                or len(ranked) == len(relevant)
+            ):
+                raise DataError(
+                    f"{self.name}: query {query!r} needs a relevant and an irrelevant document among those it ranks"
+                )
 
     def ranked(self, query: str) -> Sequence[str]:
         """The documents that ``query`` puts in order."""
@@ -94,7 +112,9 @@ def check_counts(where: str, counts: Mapping[str, int], expected: Mapping[str, i
     """``expected``: what a complete copy holds; None: any number. Raises: DataError for the first that differs."""
     for name, number in (expected or {}).items():
         if counts[name] != number:
-            raise DataError(f"{where}: {counts[name]} {name}, expected {number}; is a file cut off or of another version?")
+            raise DataError(
+                f"{where}: {counts[name]} {name}, expected {number}; is a file cut off or of another version?"
+            )
 
 
 def one_line(text: str) -> str:

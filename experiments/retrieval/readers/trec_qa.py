@@ -15,7 +15,14 @@ from arch_lab.data.files import read_text
 from experiments.retrieval.readers.sets import RetrievalSet, check_counts, fingerprint, found, one_line
 from experiments.retrieval.readers.tables import rows
 
-COUNTS = {"train pairs": 4718, "dev pairs": 1148, "test pairs": 1517, "train questions": 93, "dev questions": 81, "test questions": 95}
+COUNTS = {
+    "train pairs": 4718,
+    "dev pairs": 1148,
+    "test pairs": 1517,
+    "train questions": 93,
+    "dev questions": 81,
+    "test questions": 95,
+}
 FILES = {"train": "train", "tune": "dev", "test": "test"}
 
 

@@ -33,7 +33,9 @@ class RegressionSet:
     def split(self, seed: int) -> tuple[Array, Array]:
         """Fold ``seed``. Raises: DataError when there is none of that number."""
         if not 0 <= seed < len(self.splits):
-            raise DataError(f"{self.name}: no split {seed}; it comes with splits 0 … {len(self.splits) - 1}, and seed s uses split s")
+            raise DataError(
+                f"{self.name}: no split {seed}; it comes with splits 0 … {len(self.splits) - 1}, and seed s uses split s"
+            )
         return self.splits[seed]
 
     @property
@@ -86,7 +88,9 @@ def find_in(root: str | Path, folder: str, name: str) -> Path:
     for parent in folders:
         if (parent / name).is_file():
             return parent / name
-    names = [path.name for parent in folders if parent.is_dir() for path in parent.iterdir() if path.is_file()]
+    names = [
+        path.name for parent in folders if parent.is_dir() for path in parent.iterdir() if path.is_file()
+    ]
     hint = did_you_mean(name, names)
     hint = hint if "did you mean" in hint else ";"
     raise DataError(

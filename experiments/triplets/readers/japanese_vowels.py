@@ -48,7 +48,9 @@ def read_utterances(root: str | Path, split: str) -> Utterances:
     if len(frames) != sum(counts):
         missing = next((i for i, end in enumerate(np.cumsum(counts)) if len(frames) <= end - counts[i]), None)
         empty = "" if missing is None else f", so speaker {missing + 1} has none"
-        raise DataError(f"{path}: {len(frames)} utterances, expected {sum(counts)}{empty}; is the file cut off?")
+        raise DataError(
+            f"{path}: {len(frames)} utterances, expected {sum(counts)}{empty}; is the file cut off?"
+        )
     return Utterances(frames=tuple(frames), speakers=np.repeat(np.arange(len(counts)), counts))
 
 

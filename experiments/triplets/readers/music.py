@@ -31,7 +31,9 @@ def read_music(root: str | Path) -> dict[str, RegressionSet]:
     path = find_in(root, FOLDER, FILE)
     rows = list(csv.reader(io.StringIO(read_text(path))))
     if not rows or rows[0][0] != "Class":
-        raise DataError(f"{path} line 1: expected a header that starts with 'Class', got {(rows or [['']])[0][:1]}")
+        raise DataError(
+            f"{path} line 1: expected a header that starts with 'Class', got {(rows or [['']])[0][:1]}"
+        )
     moods: list[str] = []
     features: list[list[float]] = []
     seen: dict[tuple[str, ...], str] = {}
@@ -40,17 +42,23 @@ def read_music(root: str | Path) -> dict[str, RegressionSet]:
         if len(row) != len(rows[0]):
             raise DataError(f"{where}: {len(row)} columns, the header has {len(rows[0])}")
         if row[0] not in MOODS:
-            raise DataError(f"{where}: class {row[0]!r} is in none of the four quadrants{did_you_mean(row[0], MOODS)}")
+            raise DataError(
+                f"{where}: class {row[0]!r} is in none of the four quadrants{did_you_mean(row[0], MOODS)}"
+            )
         values = [finite(cell, where) for cell in row[1:]]
         if seen.setdefault(tuple(row[1:]), row[0]) != row[0]:
-            raise DataError(f"{where}: the features of a song of class {seen[tuple(row[1:])]!r} again, under {row[0]!r}")
+            raise DataError(
+                f"{where}: the features of a song of class {seen[tuple(row[1:])]!r} again, under {row[0]!r}"
+            )
         if len(seen) > len(moods):
             moods.append(row[0])
             features.append(values)
     classes = np.array(moods)
     for mood in MOODS:
         if (classes == mood).sum() < 5:
-            raise DataError(f"{path}: class {mood!r} has {(classes == mood).sum()} songs; a split of 80 to 20 % needs 5")
+            raise DataError(
+                f"{path}: class {mood!r} has {(classes == mood).sum()} songs; a split of 80 to 20 % needs 5"
+            )
     splits = tuple(_split(classes, k) for k in range(SPLITS))
     facts = {"repeated songs left out": len(rows) - 1 - len(moods)}
     return {
@@ -59,7 +67,10 @@ def read_music(root: str | Path) -> dict[str, RegressionSet]:
             features=np.array(features),
             target=np.array([MOODS[mood][i] for mood in moods]),
             splits=splits,
-            facts={"target": f"side of the {axis} axis that the mood lies on, −1 or 1: derived from the quadrants, not annotated", **facts},
+            facts={
+                "target": f"side of the {axis} axis that the mood lies on, −1 or 1: derived from the quadrants, not annotated",
+                **facts,
+            },
         )
         for i, axis in enumerate(AXES)
     }

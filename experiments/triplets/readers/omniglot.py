@@ -85,14 +85,24 @@ def read_one_shot(root: str | Path, side: int) -> list[OneShot]:
     path = find_in(root, FOLDER, "all_runs.zip")
     runs = []
     with _Archive(path) as archive:
-        labels = sorted(name for name, folder in archive.entries if not folder and PurePosixPath(name).name == "class_labels.txt")
+        labels = sorted(
+            name
+            for name, folder in archive.entries
+            if not folder and PurePosixPath(name).name == "class_labels.txt"
+        )
         if not labels:
             raise DataError(f"{path}: no member class_labels.txt; is it the archive of one-shot runs?")
         for member in labels:
-            pairs = [line.split() for line in archive.read(member).decode("utf-8", "replace").splitlines() if line.strip()]
+            pairs = [
+                line.split()
+                for line in archive.read(member).decode("utf-8", "replace").splitlines()
+                if line.strip()
+            ]
             for number, pair in enumerate(pairs, start=1):
                 if len(pair) != 2:
-                    raise DataError(f"{path}: {member} line {number}: {len(pair)} names, expected a test file and its training file")
+                    raise DataError(
+                        f"{path}: {member} line {number}: {len(pair)} names, expected a test file and its training file"
+                    )
             known = sorted({train for _, train in pairs})
             runs.append(
                 OneShot(
@@ -102,7 +112,9 @@ def read_one_shot(root: str | Path, side: int) -> list[OneShot]:
                 )
             )
             if len(known) != TRIALS or len(pairs) != TRIALS:
-                raise DataError(f"{path}: {member}: {len(pairs)} trials of {len(known)} characters, expected {TRIALS} of {TRIALS}")
+                raise DataError(
+                    f"{path}: {member}: {len(pairs)} trials of {len(known)} characters, expected {TRIALS} of {TRIALS}"
+                )
     return runs
 
 
@@ -127,7 +139,9 @@ class _Archive:
         except KeyError:
             raise DataError(f"{self.path}: no member {name!r}; is the archive complete?") from None
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-            raise DataError(f"{self.path}: member {name!r} cannot be unpacked ({error}); the archive is damaged") from None
+            raise DataError(
+                f"{self.path}: member {name!r} cannot be unpacked ({error}); the archive is damaged"
+            ) from None
 
     def ink(self, name: str, side: int) -> Array:
         return self._decoded(self.path, name, self.read(name), side)
@@ -144,17 +158,23 @@ def _decoder() -> Callable[[Path, str, bytes, int], Array]:
             with Image.open(io.BytesIO(content)) as image:
                 width, height = image.size
                 if (width, height) != (SIDE, SIDE):  # by its header: decoding could fill the memory
-                    raise DataError(f"{path}: member {name!r} has {width} x {height} pixels, expected {SIDE} x {SIDE}")
+                    raise DataError(
+                        f"{path}: member {name!r} has {width} x {height} pixels, expected {SIDE} x {SIDE}"
+                    )
                 ink = ImageOps.invert(image.convert("L"))
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for files it cannot read
-            raise DataError(f"{path}: member {name!r} is not an image that can be decoded ({' '.join(str(error).split())})") from None
+            raise DataError(
+                f"{path}: member {name!r} is not an image that can be decoded ({' '.join(str(error).split())})"
+            ) from None
         box = ink.getbbox()
         if box is None:
             raise DataError(f"{path}: member {name!r} holds no ink")
         left, top, right, bottom = box
         half = FRAME * max(right - left, bottom - top) / 2
         x, y = (left + right) / 2, (top + bottom) / 2
-        square = ink.crop((round(x - half), round(y - half), round(x + half), round(y + half)))  # beyond the paper there is no ink
+        square = ink.crop(
+            (round(x - half), round(y - half), round(x + half), round(y + half))
+        )  # beyond the paper there is no ink
         small = square.resize((side, side), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(1))
         pixels: np.ndarray[Any, Any] = np.asarray(small)
         return pixels.astype(np.float64) / 255

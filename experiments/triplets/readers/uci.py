@@ -76,20 +76,29 @@ class UciArchive:
             target=labels,
             splits=tuple(self._split(known.folder, k, len(data)) for k in range(self._count(known.folder))),
         )
-        found.facts.update({"target": known.target, "test rows repeated in training": f"{found.repeated} of {len(found.splits[0][1])}"})
+        found.facts.update(
+            {
+                "target": known.target,
+                "test rows repeated in training": f"{found.repeated} of {len(found.splits[0][1])}",
+            }
+        )
         return found
 
     def _count(self, folder: str) -> int:
         text = self._text(folder, "n_splits.txt").strip()
         if not text.isdigit() or int(text) < 1:
-            raise DataError(f"{self.path}: {folder}/data/n_splits.txt: expected a number of splits, got {text[:40]!r}")
+            raise DataError(
+                f"{self.path}: {folder}/data/n_splits.txt: expected a number of splits, got {text[:40]!r}"
+            )
         return int(text)
 
     def _split(self, folder: str, k: int, rows: int) -> tuple[Array, Array]:
         train, test = (self._indices(folder, f"index_{part}_{k}.txt", rows) for part in ("train", "test"))
         both = np.intersect1d(train, test)
         if len(both):
-            raise DataError(f"{self.path}: {folder}/data/index_test_{k}.txt: row {both[0]} is in the training rows of split {k} too")
+            raise DataError(
+                f"{self.path}: {folder}/data/index_test_{k}.txt: row {both[0]} is in the training rows of split {k} too"
+            )
         return train, test
 
     def _indices(self, folder: str, member: str, size: int) -> Array:
@@ -110,4 +119,6 @@ class UciArchive:
         try:
             return self._members[folder, member].decode("ascii").replace("\r\n", "\n")
         except UnicodeDecodeError as error:
-            raise DataError(f"{self.path}: {folder}/data/{member}: byte {error.start} is not text; the archive is damaged") from None
+            raise DataError(
+                f"{self.path}: {folder}/data/{member}: byte {error.start} is not text; the archive is damaged"
+            ) from None

@@ -18,7 +18,11 @@ from blocks.convolution.mixer import M2Mixer
 from blocks.errors import ConfigError
 
 VOCABULARY, TOKENS, SHAPE = 23, 14, Shape(width=32, depth=3, ffn_width=32)
-ATTENTION: dict[str, dict[str, Any]] = {"gemma1": {}, "gemma2": {"window": 5}, "gemma3": {"window": 5, "pattern": "LG"}}
+ATTENTION: dict[str, dict[str, Any]] = {
+    "gemma1": {},
+    "gemma2": {"window": 5},
+    "gemma3": {"window": 5, "pattern": "LG"},
+}
 M2: dict[str, Any] = {"filter_order": 8, "residual_long_conv": True}
 REVERSES: tuple[Reverse, ...] = ("zeros", "copy")
 
@@ -29,7 +33,11 @@ def decoder(name: str, width: int = 32) -> Decoder:
     shape = Shape(width=width, depth=3, ffn_width=32)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        model = recipe(name, M2 if name == "m2_gpt" else ATTENTION[name]).model(shape, vocabulary=VOCABULARY, max_tokens=40).double()
+        model = (
+            recipe(name, M2 if name == "m2_gpt" else ATTENTION[name])
+            .model(shape, vocabulary=VOCABULARY, max_tokens=40)
+            .double()
+        )
         redraw(model)
     return model
 
@@ -80,7 +88,10 @@ def test_adaptation_draws_nothing() -> None:
 
 def m2(reverse: Reverse) -> tuple[M2Mixer, M2Mixer]:
     """The first mixer of the causal model and of its bidirectional form."""
-    mixers = decoder("m2_gpt").layers[0].mixer, bidirectional(decoder("m2_gpt"), reverse=reverse).layers[0].mixer
+    mixers = (
+        decoder("m2_gpt").layers[0].mixer,
+        bidirectional(decoder("m2_gpt"), reverse=reverse).layers[0].mixer,
+    )
     assert isinstance(mixers[0], M2Mixer) and isinstance(mixers[1], M2Mixer)
     return mixers
 
@@ -150,7 +161,9 @@ def test_the_encoder_is_the_decoder_looking_both_ways(name: str, source: str) ->
 
 @pytest.mark.parametrize(("name", "source"), [("t5gemma", "gemma2"), ("t5gemma2", "gemma3")])
 @torch.no_grad()
-def test_an_initialised_decoder_never_sees_its_future_and_sees_the_whole_source(name: str, source: str) -> None:
+def test_an_initialised_decoder_never_sees_its_future_and_sees_the_whole_source(
+    name: str, source: str
+) -> None:
     model = encoder_decoder(name)
     initialise(model, encoder_from=decoder(source), decoder_from=decoder(source))
     y, later, other = model(tokens(1), tokens()), tokens(), tokens(1)
@@ -169,7 +182,9 @@ def test_equal_widths_leave_nothing_drawn_and_cross_attention_starts_as_self_att
         for layer in (layer for layer in model.decoder.layers if isinstance(layer, CrossLayer)):
             for cross, own in CROSS.items():
                 theirs = getattr(layer, own).state_dict()
-                assert all(torch.equal(value, theirs[n]) for n, value in getattr(layer, cross).state_dict().items())
+                assert all(
+                    torch.equal(value, theirs[n]) for n, value in getattr(layer, cross).state_dict().items()
+                )
 
 
 def test_an_encoder_of_another_width_leaves_the_cross_attention_drawn_and_says_so() -> None:
@@ -188,7 +203,10 @@ def test_an_encoder_of_another_width_leaves_the_cross_attention_drawn_and_says_s
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
-    [("gemma2", {}, "needs a radius"), ("m2_gpt", {}, "layer 0: an M2 mixer needs a reverse kernel; choose reverse 'zeros'")],
+    [
+        ("gemma2", {}, "needs a radius"),
+        ("m2_gpt", {}, "layer 0: an M2 mixer needs a reverse kernel; choose reverse 'zeros'"),
+    ],
 )
 def test_what_the_switch_needs_must_be_named(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
@@ -199,8 +217,15 @@ def test_what_the_switch_needs_must_be_named(name: str, options: dict[str, Any],
 def test_a_checkpoint_of_other_layers_is_refused_before_anything_is_filled() -> None:
     model = encoder_decoder("t5gemma", attention_softcap=7.0)
     before = {n: p.clone() for n, p in model.named_parameters()}
-    with pytest.raises(ConfigError, match=r"^initialise: encoder layer 0\.mixer\.softcap: the model has 7\.0, the checkpoint 50\.0$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^initialise: encoder layer 0\.mixer\.softcap: the model has 7\.0, the checkpoint 50\.0$",
+    ):
         initialise(model, encoder_from=decoder("gemma2"), decoder_from=decoder("gemma2"))
-    with pytest.raises(ConfigError, match=r"^initialise: encoder layer 0\.mixer\.width: the model has 32, the checkpoint 64$"):
-        initialise(encoder_decoder("t5gemma"), encoder_from=decoder("gemma2", 64), decoder_from=decoder("gemma2"))
+    with pytest.raises(
+        ConfigError, match=r"^initialise: encoder layer 0\.mixer\.width: the model has 32, the checkpoint 64$"
+    ):
+        initialise(
+            encoder_decoder("t5gemma"), encoder_from=decoder("gemma2", 64), decoder_from=decoder("gemma2")
+        )
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())

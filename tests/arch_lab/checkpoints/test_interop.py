@@ -17,7 +17,12 @@ from arch_lab import cli
 from arch_lab.checkpoints.convert import convert
 from arch_lab.checkpoints.folder import load_model, read_manifest
 from arch_lab.generation import Meter, Sampling, decode
-from tests.conversions import assert_a_second_round_writes_the_same_files, assert_equal_bit_for_bit, copied, there_and_back
+from tests.conversions import (
+    assert_a_second_round_writes_the_same_files,
+    assert_equal_bit_for_bit,
+    copied,
+    there_and_back,
+)
 from tests.gemma_checkpoints import FAMILIES, V, W, their_model
 
 # fields that say where a file came from, not what it computes
@@ -45,12 +50,20 @@ def test_a_converted_model_computes_the_logits_of_transformers(pair: tuple[nn.Mo
         torch.testing.assert_close(ours(prompt(t)), expected, rtol=0, atol=1e-4)
 
 
-def test_greedy_decoding_gives_the_tokens_of_transformers_over_three_windows(pair: tuple[nn.Module, Path]) -> None:
+def test_greedy_decoding_gives_the_tokens_of_transformers_over_three_windows(
+    pair: tuple[nn.Module, Path],
+) -> None:
     theirs, folder = pair
     manifest = read_manifest(folder / "ours")
     for t in (5, 2 * W + 3):  # a prompt inside the window, and one beyond it
         new = 4 * W
-        settings = {"max_new_tokens": new, "do_sample": False, "use_cache": True, "eos_token_id": None, "pad_token_id": 0}
+        settings = {
+            "max_new_tokens": new,
+            "do_sample": False,
+            "use_cache": True,
+            "eos_token_id": None,
+            "pad_token_id": 0,
+        }
         expected = theirs.generate(prompt(t), **settings)[0, t:].tolist()  # type: ignore[operator]
         found = decode(
             load_model(folder / "ours", manifest),
@@ -70,12 +83,15 @@ def test_there_and_back_every_tensor_is_bit_for_bit_the_same(pair: tuple[nn.Modu
 
 
 @torch.no_grad()
-def test_transformers_loads_what_is_written_back_and_finds_its_own_configuration(pair: tuple[nn.Module, Path]) -> None:
+def test_transformers_loads_what_is_written_back_and_finds_its_own_configuration(
+    pair: tuple[nn.Module, Path],
+) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     theirs, folder = pair
     first, last = (
-        {k: v for k, v in AutoConfig.from_pretrained(folder / name).to_dict().items() if k not in ORIGIN} for name in ("theirs", "back")
+        {k: v for k, v in AutoConfig.from_pretrained(folder / name).to_dict().items() if k not in ORIGIN}
+        for name in ("theirs", "back")
     )
     assert last == first
     again = AutoModelForCausalLM.from_pretrained(folder / "back", attn_implementation="eager").eval()
@@ -98,11 +114,15 @@ def source(saved: Path, tmp_path: Path) -> Path:
     return copied(saved, tmp_path)
 
 
-def test_the_command_prints_what_it_wrote(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_what_it_wrote(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["convert", str(source), str(tmp_path / "ours"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     weights = load_file(tmp_path / "ours/model.safetensors")
-    assert found["parameters"] == sum(w.numel() for w in weights.values()) and found["tensors"] == len(weights)
+    assert found["parameters"] == sum(w.numel() for w in weights.values()) and found["tensors"] == len(
+        weights
+    )
     assert (found["architecture"], found["to"], found["dtype"]) == ("gemma2", "arch-lab", "float32")
     assert cli.main(["convert", str(tmp_path / "ours"), str(tmp_path / "back"), "--to", "huggingface"]) == 0
     assert (
@@ -112,7 +132,9 @@ def test_the_command_prints_what_it_wrote(source: Path, tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize("to", ["arch-lab", "huggingface"])
-def test_converting_to_the_format_it_has_is_refused(to: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_converting_to_the_format_it_has_is_refused(
+    to: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     convert(source, tmp_path / "ours")
     given = tmp_path / "ours" if to == "arch-lab" else source
     assert cli.main(["convert", str(given), str(tmp_path / "again"), "--to", to]) == 2

@@ -57,7 +57,9 @@ UNSUPPORTED: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("name", "value"), UNSUPPORTED, ids=[f"{n}={v}"[:50] for n, v in UNSUPPORTED])
-def test_a_field_that_changes_the_function_is_refused_by_name_and_value(name: str, value: Any, source: Path, tmp_path: Path) -> None:
+def test_a_field_that_changes_the_function_is_refused_by_name_and_value(
+    name: str, value: Any, source: Path, tmp_path: Path
+) -> None:
     key = name.partition(".")[0].partition("[")[0]
     edit(source, {key: value})
     message = refusal(source, tmp_path / "target")
@@ -69,19 +71,28 @@ def test_a_field_that_changes_the_function_is_refused_by_name_and_value(name: st
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("attn_logit_softcapping", 50.0), ("final_logit_softcapping", 30.0), ("rope_parameters.sliding_attention.rope_type", "linear")],
+    [
+        ("attn_logit_softcapping", 50.0),
+        ("final_logit_softcapping", 30.0),
+        ("rope_parameters.sliding_attention.rope_type", "linear"),
+    ],
 )
 def test_gemma3_refuses_what_only_its_configuration_knows(name: str, value: Any, tmp_path: Path) -> None:
     """transformers reads attn_logit_softcapping of Gemma 3 and computes the same without it: whoever set it expects otherwise."""
     their_model("gemma3-factor-8").save_pretrained(tmp_path / "source")  # type: ignore[operator]
     if "." in name:
-        edit(tmp_path / "source", {"rope_parameters": {"sliding_attention": {"rope_type": value, "factor": 2.0}}})
+        edit(
+            tmp_path / "source",
+            {"rope_parameters": {"sliding_attention": {"rope_type": value, "factor": 2.0}}},
+        )
     else:
         edit(tmp_path / "source", {name: value})
     assert name in refusal(tmp_path / "source", tmp_path / "target")
 
 
-def test_fields_without_influence_and_fields_at_their_defaults_are_accepted(source: Path, tmp_path: Path) -> None:
+def test_fields_without_influence_and_fields_at_their_defaults_are_accepted(
+    source: Path, tmp_path: Path
+) -> None:
     idle = {
         "torch_dtype": "float32",
         "cache_implementation": "hybrid",
@@ -100,11 +111,18 @@ def test_the_older_spelling_of_the_fields_means_the_same(tmp_path: Path) -> None
     content = json.loads((tmp_path / "old/config.json").read_text())
     for key in ("rope_parameters", "layer_types", "_sliding_window_pattern"):
         del content[key]
-    older = {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "rope_scaling": None, "sliding_window_pattern": 6}
+    older = {
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
+        "rope_scaling": None,
+        "sliding_window_pattern": 6,
+    }
     (tmp_path / "old/config.json").write_text(json.dumps({**content, **older}))
     for name in ("new", "old"):
         convert(tmp_path / name, tmp_path / f"{name}-ours")
-    assert (tmp_path / "new-ours/arch-lab.json").read_bytes() == (tmp_path / "old-ours/arch-lab.json").read_bytes()
+    assert (tmp_path / "new-ours/arch-lab.json").read_bytes() == (
+        tmp_path / "old-ours/arch-lab.json"
+    ).read_bytes()
 
 
 def test_the_first_gemma_calls_its_tanh_gelu_gelu(tmp_path: Path) -> None:
@@ -122,7 +140,9 @@ def test_the_first_gemma_calls_its_tanh_gelu_gelu(tmp_path: Path) -> None:
         ({"vision_config": {}}, "vision_config = {} is not supported"),
     ],
 )
-def test_another_model_is_refused_with_the_ones_there_are(changes: dict[str, Any], message: str, source: Path, tmp_path: Path) -> None:
+def test_another_model_is_refused_with_the_ones_there_are(
+    changes: dict[str, Any], message: str, source: Path, tmp_path: Path
+) -> None:
     edit(source, changes)
     assert message in refusal(source, tmp_path / "target")
 
@@ -133,7 +153,9 @@ def test_what_the_foreign_format_cannot_say_is_refused(source: Path, tmp_path: P
     content = json.loads(path.read_text())
     content["options"]["query_scale"] = 0.7
     path.write_text(json.dumps(content))
-    assert "query_scale 0.7 is not the inverse square root" in refusal(tmp_path / "ours", tmp_path / "back", to="huggingface")
+    assert "query_scale 0.7 is not the inverse square root" in refusal(
+        tmp_path / "ours", tmp_path / "back", to="huggingface"
+    )
 
 
 def test_rotations_the_format_cannot_say_are_refused(source: Path, tmp_path: Path) -> None:
@@ -142,4 +164,6 @@ def test_rotations_the_format_cannot_say_are_refused(source: Path, tmp_path: Pat
     content = json.loads(manifest.read_text())
     content["options"]["rope_fraction"] = 0.25
     manifest.write_text(json.dumps(content))
-    assert "rope_fraction 0.25 cannot be written" in refusal(tmp_path / "ours", tmp_path / "back", to="huggingface")
+    assert "rope_fraction 0.25 cannot be written" in refusal(
+        tmp_path / "ours", tmp_path / "back", to="huggingface"
+    )

@@ -36,7 +36,9 @@ def test_a_sharded_checkpoint_is_read_as_a_whole_one(saved: Path, tmp_path: Path
     assert len(list((tmp_path / "sharded").glob("model-*.safetensors"))) > 1
     convert(tmp_path / "sharded", tmp_path / "ours")
     convert(saved, tmp_path / "expected")
-    assert (tmp_path / "ours/model.safetensors").read_bytes() == (tmp_path / "expected/model.safetensors").read_bytes()
+    assert (tmp_path / "ours/model.safetensors").read_bytes() == (
+        tmp_path / "expected/model.safetensors"
+    ).read_bytes()
 
 
 def test_bfloat16_stays_bfloat16(saved: Path, tmp_path: Path) -> None:
@@ -49,7 +51,10 @@ def test_bfloat16_stays_bfloat16(saved: Path, tmp_path: Path) -> None:
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     convert(tmp_path / "ours", tmp_path / "back", to="huggingface")
     assert json.loads((tmp_path / "back/config.json").read_text())["dtype"] == "bfloat16"
-    assert all(torch.equal(weights[name], value) for name, value in load_file(tmp_path / "back/model.safetensors").items())
+    assert all(
+        torch.equal(weights[name], value)
+        for name, value in load_file(tmp_path / "back/model.safetensors").items()
+    )
 
 
 def test_the_files_of_a_tokenizer_travel_along_both_ways(source: Path, tmp_path: Path) -> None:
@@ -77,40 +82,60 @@ def cut_short(folder: Path) -> None:
 
 def lying_index(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "part.safetensors")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.scale": "part.safetensors"}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"model.norm.scale": "part.safetensors"}})
+    )
 
 
 def lost_shard(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": "part.safetensors"}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"model.norm.weight": "part.safetensors"}})
+    )
 
 
 def shard_elsewhere(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": "../part.safetensors"}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"model.norm.weight": "../part.safetensors"}})
+    )
 
 
 SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (with_weights(lambda w: w.pop("model.norm.weight")), "tensor 'model.norm.weight' is missing"),
-    "extra": (with_weights(lambda w: w.update(score=torch.ones(2))), "tensor 'score' is not part of this model"),
+    "extra": (
+        with_weights(lambda w: w.update(score=torch.ones(2))),
+        "tensor 'score' is not part of this model",
+    ),
     "shape": (
         with_weights(lambda w: w.update({"model.norm.weight": torch.ones(31)})),
         r"'model.norm.weight' has shape \[31\].*says \[32\]",
     ),
-    "untied": (with_weights(lambda w: w.update({"lm_head.weight": torch.ones(V, 32)})), "'lm_head.weight' differs from"),
+    "untied": (
+        with_weights(lambda w: w.update({"lm_head.weight": torch.ones(V, 32)})),
+        "'lm_head.weight' differs from",
+    ),
     "cut short": (cut_short, "model.safetensors: damaged or cut short"),
     "no tensors": (lambda f: (f / "model.safetensors").unlink(), "holds no model.safetensors"),
-    "pickled": (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "only pytorch_model.bin; save it as safetensors"),
+    "pickled": (
+        lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+        "only pytorch_model.bin; save it as safetensors",
+    ),
     "lying index": (lying_index, "'model.norm.scale' is not in it"),
     "lost shard": (lost_shard, "part.safetensors is missing"),
     "shard elsewhere": (shard_elsewhere, "the file in this folder"),
     "no config": (lambda f: (f / "config.json").unlink(), "not a Hugging Face checkpoint"),
-    "config cut short": (lambda f: (f / "config.json").write_text('{"model_type":'), "config.json: line 1, column 15"),
+    "config cut short": (
+        lambda f: (f / "config.json").write_text('{"model_type":'),
+        "config.json: line 1, column 15",
+    ),
 }
 
 
 @pytest.mark.parametrize("how", SPOILED)
-def test_a_damaged_checkpoint_is_one_line_and_leaves_nothing_behind(how: str, source: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_one_line_and_leaves_nothing_behind(
+    how: str, source: Path, tmp_path: Path
+) -> None:
     import re
 
     spoil, message = SPOILED[how]
@@ -130,7 +155,9 @@ def test_a_target_that_holds_something_is_never_written_to(source: Path, tmp_pat
     assert "exists and is not empty" in refusal(source, tmp_path / "target")
 
 
-def test_a_conversion_that_dies_while_writing_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversion_that_dies_while_writing_leaves_nothing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 

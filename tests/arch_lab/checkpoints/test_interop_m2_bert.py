@@ -34,7 +34,9 @@ def released_filter(prefix: str) -> dict[str, Tensor]:
         f"{prefix}.bias": torch.randn(D),
         f"{prefix}.pos_emb.z": torch.randn(1, L, 5),
         f"{prefix}.pos_emb.t": torch.linspace(0, 1, L)[None, :, None],
-        f"{prefix}.modulation.deltas": torch.linspace(-3.0701134573253945, -15.350567286626973, D)[None, None],  # ln 0.01 / 1.5, / 0.3
+        f"{prefix}.modulation.deltas": torch.linspace(-3.0701134573253945, -15.350567286626973, D)[
+            None, None
+        ],  # ln 0.01 / 1.5, / 0.3
     }
     for direction in ("implicit_filter", "implicit_filter_rev"):
         for k, (rows, columns) in {0: (R, 5), 2: (R, R), 4: (R, R), 6: (D, R)}.items():
@@ -66,7 +68,11 @@ def released(residual: bool = True, legacy: bool = False) -> dict[str, Tensor]:
         mixer, mlp = f"bert.encoder.layer.{i}.attention", f"bert.encoder.layer.{i}.mlp"
         state |= released_filter(f"{mixer}.filter_fn")
         state |= released_filter(f"{mixer}.filter_fn2") if residual else {}
-        state |= {f"{mixer}.layernorm.weight": torch.randn(D), f"{mixer}.layernorm.bias": torch.randn(D)} if legacy else {}
+        state |= (
+            {f"{mixer}.layernorm.weight": torch.randn(D), f"{mixer}.layernorm.bias": torch.randn(D)}
+            if legacy
+            else {}
+        )
         state |= {
             f"{mixer}.in_linear.weight": torch.randn(3 * D, D),
             f"{mixer}.in_linear.bias": torch.randn(3 * D),
@@ -97,11 +103,16 @@ def prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def test_there_and_back_every_released_tensor_is_the_same_to_the_bit(
     tmp_path: Path, residual: bool, legacy: bool, dtype: torch.dtype
 ) -> None:
-    state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in released(residual, legacy).items()}
+    state = {
+        name: value.to(dtype) if value.is_floating_point() else value
+        for name, value in released(residual, legacy).items()
+    }
     convert(saved(state, tmp_path), tmp_path / "ours", source_format="m2-bert")
     convert(tmp_path / "ours", tmp_path / "theirs", to="m2-bert")
     again = torch.load(tmp_path / "theirs" / "pytorch_model.bin", weights_only=True)
-    assert {name: value.dtype for name, value in again.items()} == {name: value.dtype for name, value in state.items()}
+    assert {name: value.dtype for name, value in again.items()} == {
+        name: value.dtype for name, value in state.items()
+    }
     assert all(torch.equal(again[name], state[name]) for name in state)
 
 
@@ -110,7 +121,13 @@ def test_sizes_and_options_are_read_off_the_tensors(tmp_path: Path) -> None:
     found = read_manifest(tmp_path / "ours").blueprint
     assert vars(found.shape) == {"width": D, "depth": LAYERS, "ffn_width": F}
     assert (found.architecture, found.vocabulary, found.max_tokens) == ("m2_bert", V, L)
-    assert found.options == {"blocks": BLOCKS, "filter_order": R, "filter_emb": 5, "residual_long_conv": True, "input_norm": False}
+    assert found.options == {
+        "blocks": BLOCKS,
+        "filter_order": R,
+        "filter_emb": 5,
+        "residual_long_conv": True,
+        "input_norm": False,
+    }
 
 
 @pytest.mark.parametrize(
@@ -122,16 +139,23 @@ def test_sizes_and_options_are_read_off_the_tensors(tmp_path: Path) -> None:
     ],
     ids=["composer model", "composer checkpoint", "lightning checkpoint"],
 )
-def test_what_a_trainer_wraps_around_a_state_dict_is_taken_off(tmp_path: Path, wrap: Callable[[dict[str, Tensor]], Any]) -> None:
+def test_what_a_trainer_wraps_around_a_state_dict_is_taken_off(
+    tmp_path: Path, wrap: Callable[[dict[str, Tensor]], Any]
+) -> None:
     state = released()
     convert(saved(wrap(state), tmp_path), tmp_path / "ours", source_format="m2-bert")
-    assert torch.equal(load_encoder(tmp_path / "ours").embedding.words, state["bert.embeddings.word_embeddings.weight"])
+    assert torch.equal(
+        load_encoder(tmp_path / "ours").embedding.words, state["bert.embeddings.word_embeddings.weight"]
+    )
 
 
 def test_converted_layers_compute_what_the_released_modules_compute(tmp_path: Path) -> None:
     """Recorded inputs and outputs of the released sequence and channel mixer, in float64."""
     mixer, channel = golden("seqmixer_bidir_f64"), golden("channelmixer_glu_blockdiag")
-    state = {name: value.double() if value.is_floating_point() else value for name, value in released(residual=False).items()}
+    state = {
+        name: value.double() if value.is_floating_point() else value
+        for name, value in released(residual=False).items()
+    }
     state |= {f"{LAYER}.attention.{name}": value for name, value in group(mixer, "param.").items()}
     state |= {f"{LAYER}.mlp.{name}": value for name, value in group(channel, "param.").items()}
     convert(saved(state, tmp_path), tmp_path / "ours", source_format="m2-bert")
@@ -170,25 +194,55 @@ def having(name: str, value: Tensor) -> Callable[[dict[str, Tensor]], Any]:
 
 
 WRONG: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
-    "one legacy norm": (having(f"{LAYER}.attention.layernorm.weight", torch.ones(D)), "layernorm.bias' is missing"),
-    "attention": (having(f"{LAYER}.attention.self.Wqkv.weight", torch.ones(3 * D, D)), "its layers are attention"),
-    "pooler": (having("bert.pooler.dense.weight", torch.ones(D, D)), "'bert.pooler.dense.weight' is not supported: m2_bert has no pooler"),
+    "one legacy norm": (
+        having(f"{LAYER}.attention.layernorm.weight", torch.ones(D)),
+        "layernorm.bias' is missing",
+    ),
+    "attention": (
+        having(f"{LAYER}.attention.self.Wqkv.weight", torch.ones(3 * D, D)),
+        "its layers are attention",
+    ),
+    "pooler": (
+        having("bert.pooler.dense.weight", torch.ones(D, D)),
+        "'bert.pooler.dense.weight' is not supported: m2_bert has no pooler",
+    ),
     "classifier": (having("classifier.weight", torch.ones(2, D)), "no classifier"),
     "unknown": (having("bert.extra", torch.ones(1)), "'bert.extra' is not part of this model"),
     "missing": (without(f"{LAYER}.mlp.wo.bias"), "mlp.wo.bias' is missing"),
-    "missing layer": (lambda s: {n: v for n, v in s.items() if ".layer.0." not in n}, "layer.0.mlp.gated_layers.weight' is missing"),
+    "missing layer": (
+        lambda s: {n: v for n, v in s.items() if ".layer.0." not in n},
+        "layer.0.mlp.gated_layers.weight' is missing",
+    ),
     "one direction": (lambda s: {n: v for n, v in s.items() if "_rev" not in n}, "m2_bert is bidirectional"),
     "no positions": (without("bert.embeddings.position_embeddings.weight"), "m2_bert learns its positions"),
-    "dense mlp": (having(f"{LAYER}.mlp.gated_layers.weight", torch.ones(2 * F, D)), "block-diagonal channel mixers"),
-    "no gate": (having(f"{LAYER}.mlp.gated_layers.weight", torch.ones(BLOCKS, F // BLOCKS, D // BLOCKS)), "channel mixer is gated"),
-    "other shape": (having(f"{LAYER}.attention.short_filter.weight", torch.ones(3 * D, 1, 4)), r"has shape \[48, 1, 4\]"),
-    "three types": (having("bert.embeddings.token_type_embeddings.weight", torch.ones(3, D)), r"has shape \[3, 16\]"),
-    "untied": (having("cls.predictions.decoder.weight", torch.ones(V, D)), "arch-lab ties them to one tensor"),
+    "dense mlp": (
+        having(f"{LAYER}.mlp.gated_layers.weight", torch.ones(2 * F, D)),
+        "block-diagonal channel mixers",
+    ),
+    "no gate": (
+        having(f"{LAYER}.mlp.gated_layers.weight", torch.ones(BLOCKS, F // BLOCKS, D // BLOCKS)),
+        "channel mixer is gated",
+    ),
+    "other shape": (
+        having(f"{LAYER}.attention.short_filter.weight", torch.ones(3 * D, 1, 4)),
+        r"has shape \[48, 1, 4\]",
+    ),
+    "three types": (
+        having("bert.embeddings.token_type_embeddings.weight", torch.ones(3, D)),
+        r"has shape \[3, 16\]",
+    ),
+    "untied": (
+        having("cls.predictions.decoder.weight", torch.ones(V, D)),
+        "arch-lab ties them to one tensor",
+    ),
     "two frequencies": (
         having(f"{LAYER}.attention.filter_fn.implicit_filter_rev.3.freq", torch.ones(1, R)),
         "arch-lab ties them to one tensor",
     ),
-    "trained decay": (having(f"{LAYER}.attention.filter_fn.modulation.deltas", torch.ones(1, 1, D)), "differs from its formula"),
+    "trained decay": (
+        having(f"{LAYER}.attention.filter_fn.modulation.deltas", torch.ones(1, 1, D)),
+        "differs from its formula",
+    ),
     "other model": (lambda _: {"weight": torch.ones(2)}, "not a state dict of M2-BERT"),
     "not tensors": (lambda _: {"weight": 3}, r"not a state dict \(a mapping of names to tensors\)"),
 }
@@ -213,17 +267,25 @@ def test_a_configuration_beside_the_weights_may_not_say_otherwise(tmp_path: Path
 
 def test_files_that_are_no_state_dicts_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.bin").write_text("no tensors")
-    for source, message in ((tmp_path / "text.bin", "not readable as plain tensors"), (tmp_path, "pytorch_model.bin: no such file")):
+    for source, message in (
+        (tmp_path / "text.bin", "not readable as plain tensors"),
+        (tmp_path, "pytorch_model.bin: no such file"),
+    ):
         with pytest.raises(CheckpointError, match=message):
             convert(source, tmp_path / "ours", source_format="m2-bert")
     with pytest.raises(CheckpointError, match="use --from m2-bert"):
         convert(tmp_path, tmp_path / "ours", to="m2-bert")
 
 
-def test_the_command_reads_and_writes_the_released_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reads_and_writes_the_released_form(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = saved(released(), tmp_path)
     assert cli.main(["convert", "--from", "m2-bert", str(path), str(tmp_path / "ours"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     model = load_encoder(tmp_path / "ours")
-    assert (told["architecture"], told["parameters"]) == ("m2_bert", sum(p.numel() for p in model.parameters()))
+    assert (told["architecture"], told["parameters"]) == (
+        "m2_bert",
+        sum(p.numel() for p in model.parameters()),
+    )
     assert cli.main(["convert", "--to", "m2-bert", str(tmp_path / "ours"), str(tmp_path / "theirs")]) == 0

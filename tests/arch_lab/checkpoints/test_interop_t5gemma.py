@@ -21,7 +21,14 @@ from arch_lab.checkpoints.convert import convert
 from arch_lab.checkpoints.folder import load_encoder_decoder, load_model, read_manifest
 from arch_lab.checkpoints.interop.t5gemma import HEAD, TABLE
 from blocks.errors import ConfigError
-from tests.conversions import assert_a_second_round_writes_the_same_files, assert_equal_bit_for_bit, copied, edit, refusal, there_and_back
+from tests.conversions import (
+    assert_a_second_round_writes_the_same_files,
+    assert_equal_bit_for_bit,
+    copied,
+    edit,
+    refusal,
+    there_and_back,
+)
 
 V, W, R = 97, 6, 4
 STACK: dict[str, Any] = {
@@ -39,7 +46,13 @@ STACK: dict[str, Any] = {
     "sliding_window": W,
     "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
 }
-WIDER = {"hidden_size": 40, "intermediate_size": 56, "num_hidden_layers": 5, "num_key_value_heads": 1, "head_dim": 8}
+WIDER = {
+    "hidden_size": 40,
+    "intermediate_size": 56,
+    "num_hidden_layers": 5,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "balanced": ({"sliding_window": R, "eos_token_id": [1, 5]}, {"eos_token_id": [1, 5]}),
     "unbalanced": ({**WIDER, "sliding_window": R}, {}),
@@ -65,7 +78,10 @@ def their_model(case: str) -> nn.Module:
     model: nn.Module = transformers.T5GemmaForConditionalGeneration(config)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.dim() == 1 else 1.5 * parameter.shape[1] ** -0.5))
+            parameter.copy_(
+                torch.randn_like(parameter)
+                * (0.3 if parameter.dim() == 1 else 1.5 * parameter.shape[1] ** -0.5)
+            )
     return model.eval()
 
 
@@ -102,13 +118,19 @@ def test_there_and_back_every_tensor_is_bit_for_bit_the_same(pair: tuple[nn.Modu
 
 
 @torch.no_grad()
-def test_transformers_loads_what_is_written_back_and_finds_its_own_configuration(pair: tuple[nn.Module, Path]) -> None:
+def test_transformers_loads_what_is_written_back_and_finds_its_own_configuration(
+    pair: tuple[nn.Module, Path],
+) -> None:
     from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
     theirs, folder = pair
-    first, last = (comparable(AutoConfig.from_pretrained(folder / name).to_dict()) for name in ("theirs", "back"))
+    first, last = (
+        comparable(AutoConfig.from_pretrained(folder / name).to_dict()) for name in ("theirs", "back")
+    )
     assert last == first
-    again, told = AutoModelForSeq2SeqLM.from_pretrained(folder / "back", attn_implementation="eager", output_loading_info=True)
+    again, told = AutoModelForSeq2SeqLM.from_pretrained(
+        folder / "back", attn_implementation="eager", output_loading_info=True
+    )
     assert not any(told.values())  # no key missing, unexpected or of another shape
     source, target = tokens(25, 1), tokens(23, 2)
     logits = [model(input_ids=source, decoder_input_ids=target).logits for model in (again.eval(), theirs)]
@@ -173,11 +195,16 @@ UNSUPPORTED: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("name", "value"), UNSUPPORTED, ids=[f"{n}={v}"[:50] for n, v in UNSUPPORTED])
-def test_a_field_that_changes_the_function_is_refused_by_name_and_value(name: str, value: Any, source: Path, tmp_path: Path) -> None:
+def test_a_field_that_changes_the_function_is_refused_by_name_and_value(
+    name: str, value: Any, source: Path, tmp_path: Path
+) -> None:
     key = name.partition("[")[0].removesuffix(".rope_type")
     if key == "decoder.layer_types":
         value = value[:3]
-    edit(source, {"encoder.rope_parameters": {"rope_theta": value}} if name == "encoder.rope_theta" else {key: value})
+    edit(
+        source,
+        {"encoder.rope_parameters": {"rope_theta": value}} if name == "encoder.rope_theta" else {key: value},
+    )
     message = refusal(source, tmp_path / "target")
     assert f"config.json: {name} " in message
     if not isinstance(value, (dict, list)) and value is not None:
@@ -187,9 +214,19 @@ def test_a_field_that_changes_the_function_is_refused_by_name_and_value(name: st
 def test_what_changes_no_logit_is_accepted(source: Path, tmp_path: Path) -> None:
     """A cap behind the encoder caps nothing, and a classifier's dropout belongs to another model."""
     convert(source, tmp_path / "expected")
-    edit(source, {"encoder.final_logit_softcapping": 3.0, "classifier_dropout_rate": 0.1, "encoder.use_cache": False, "vocab_size": 7})
+    edit(
+        source,
+        {
+            "encoder.final_logit_softcapping": 3.0,
+            "classifier_dropout_rate": 0.1,
+            "encoder.use_cache": False,
+            "vocab_size": 7,
+        },
+    )
     convert(source, tmp_path / "ours")
-    assert (tmp_path / "ours/arch-lab.json").read_bytes() == (tmp_path / "expected/arch-lab.json").read_bytes()
+    assert (tmp_path / "ours/arch-lab.json").read_bytes() == (
+        tmp_path / "expected/arch-lab.json"
+    ).read_bytes()
 
 
 def test_ids_left_out_are_those_of_the_decoder(source: Path, tmp_path: Path) -> None:
@@ -216,10 +253,15 @@ def test_a_repeated_head_is_dropped_and_another_head_refused(source: Path, tmp_p
     [
         ({"options.query_scale": 0.7}, "query_scale 0.7 is not the inverse square root"),
         ({"options.encoder_radius": 0}, "encoder_radius 0 cannot be written"),
-        ({"options.heads": 3, "options.kv_heads": 1}, "width 32 cannot be written: the format needs a multiple of its 3 heads"),
+        (
+            {"options.heads": 3, "options.kv_heads": 1},
+            "width 32 cannot be written: the format needs a multiple of its 3 heads",
+        ),
     ],
 )
-def test_what_the_foreign_format_cannot_say_is_refused(changes: dict[str, Any], message: str, source: Path, tmp_path: Path) -> None:
+def test_what_the_foreign_format_cannot_say_is_refused(
+    changes: dict[str, Any], message: str, source: Path, tmp_path: Path
+) -> None:
     convert(source, tmp_path / "ours")
     edit(tmp_path / "ours", changes, "arch-lab.json")
     if "options.heads" in changes:  # the tensors of the other heads, or their shapes would be the complaint
@@ -239,11 +281,17 @@ def rewrite(folder: Path) -> None:
 # --- what else the folder is asked for --------------------------------------------------------------------------------
 
 
-def test_generation_without_a_source_is_refused_in_one_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_generation_without_a_source_is_refused_in_one_line(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     convert(source, tmp_path / "ours")
     assert cli.main(["generate", str(tmp_path / "ours"), "--prompt", "Once"]) == 2
     printed = capsys.readouterr().err
-    assert printed.count("\n") == 1 and "is an encoder–decoder: it needs a source" in printed and str(tmp_path / "ours") in printed
+    assert (
+        printed.count("\n") == 1
+        and "is an encoder–decoder: it needs a source" in printed
+        and str(tmp_path / "ours") in printed
+    )
 
 
 def test_each_loader_names_the_other_kind(source: Path, tmp_path: Path) -> None:
@@ -257,8 +305,12 @@ def test_each_loader_names_the_other_kind(source: Path, tmp_path: Path) -> None:
 
 def test_t5gemma2_is_refused_with_the_reason_both_ways(source: Path, tmp_path: Path) -> None:
     edit(source, {"model_type": "t5gemma2"})
-    assert "'t5gemma2' is not supported: its encoder holds a vision tower" in refusal(source, tmp_path / "target")
+    assert "'t5gemma2' is not supported: its encoder holds a vision tower" in refusal(
+        source, tmp_path / "target"
+    )
     edit(source, {"model_type": "t5gemma"})
     convert(source, tmp_path / "ours")
     edit(tmp_path / "ours", {"architecture": "t5gemma2", "options": {}}, "arch-lab.json")
-    assert "'t5gemma2' has no Hugging Face form here: its encoder" in refusal(tmp_path / "ours", tmp_path / "back", to="huggingface")
+    assert "'t5gemma2' has no Hugging Face form here: its encoder" in refusal(
+        tmp_path / "ours", tmp_path / "back", to="huggingface"
+    )

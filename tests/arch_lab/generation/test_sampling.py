@@ -28,7 +28,11 @@ def test_the_nucleus_is_the_smallest_set_that_holds_top_p(weights: list[int], to
     total = 2 ** (sum(weights) - 1).bit_length() if sum(weights) > 1 else 1
     p = torch.tensor(weights, dtype=torch.float64) / total
     ids, kept = nucleus(p, min(top_p, float(p.sum())))
-    size = next(n for n in range(1, len(weights) + 1) if sum(sorted(p.tolist(), reverse=True)[:n]) >= min(top_p, float(p.sum())))
+    size = next(
+        n
+        for n in range(1, len(weights) + 1)
+        if sum(sorted(p.tolist(), reverse=True)[:n]) >= min(top_p, float(p.sum()))
+    )
     assert len(ids) == size and kept.tolist() == p[ids].tolist() == sorted(p.tolist(), reverse=True)[:size]
     # of equally likely tokens at the border the lower ids are in
     border = [i for i, w in enumerate(p.tolist()) if w == float(kept[-1])]

@@ -24,7 +24,10 @@ def result(arm: str, rate: float, seed: int, bits: float | None, tune: float | N
     """A row of study.json."""
     finished = bits is not None
     tune = bits if tune is None else tune
-    values = {"perplexity": 2**bits if finished else None, "word_perplexity": 2 ** (5 * bits) if finished else None}
+    values = {
+        "perplexity": 2**bits if finished else None,
+        "word_perplexity": 2 ** (5 * bits) if finished else None,
+    }
     head = {"arm": arm, "learning_rate": rate, "seed": seed, "status": "finished" if finished else "diverged"}
     return {**head, "bits_per_byte": bits, "tune_bits_per_byte": tune if finished else None, **values}
 
@@ -37,7 +40,9 @@ def two_arms(a: list[float | None], b: list[float | None]) -> list[dict]:
     return [result(arm, 0.01, s, v) for arm, values in (("a", a), ("b", b)) for s, v in enumerate(values)]
 
 
-def verdict_text(results: list[dict], arms: str = "ab", budget: str = "the same budget", **options: object) -> str:
+def verdict_text(
+    results: list[dict], arms: str = "ab", budget: str = "the same budget", **options: object
+) -> str:
     return str(judge(results, list(arms), PERPLEXITY, budget=budget, **options)["verdict"]["text"])
 
 
@@ -45,14 +50,18 @@ def verdict_text(results: list[dict], arms: str = "ab", budget: str = "the same 
 def test_the_quantile_agrees_with_scipy(freedom: float) -> None:
     reference = pytest.importorskip("scipy.stats").t
     for probability in (1e-6, 0.001, 0.025, 0.3, 0.9, 0.975, 0.9995):
-        assert student_t.quantile(probability, freedom) == pytest.approx(reference.ppf(probability, freedom), rel=1e-9)
+        assert student_t.quantile(probability, freedom) == pytest.approx(
+            reference.ppf(probability, freedom), rel=1e-9
+        )
 
 
 @given(t=st.floats(-60, 60), freedom=st.integers(1, 200))
 @settings(max_examples=60, deadline=None)
 def test_the_two_sided_tail_agrees_with_scipy(t: float, freedom: int) -> None:
     reference = pytest.importorskip("scipy.stats").t
-    assert student_t.two_sided(t, freedom) == pytest.approx(2 * reference.sf(abs(t), freedom), rel=1e-8, abs=1e-300)
+    assert student_t.two_sided(t, freedom) == pytest.approx(
+        2 * reference.sf(abs(t), freedom), rel=1e-8, abs=1e-300
+    )
 
 
 def test_the_median_of_the_distribution_is_zero() -> None:
@@ -62,7 +71,9 @@ def test_the_median_of_the_distribution_is_zero() -> None:
 def test_three_seeds_give_the_textbook_interval() -> None:
     """t(0.975, 2) = 4.30265; s = 1 for 1, 2, 3; half-width = t / sqrt(3)."""
     interval = intervals.mean_interval([1.0, 2.0, 3.0])
-    assert (interval.low, interval.high) == pytest.approx((2 - 4.302652729911 / math.sqrt(3), 2 + 4.302652729911 / math.sqrt(3)))
+    assert (interval.low, interval.high) == pytest.approx(
+        (2 - 4.302652729911 / math.sqrt(3), 2 + 4.302652729911 / math.sqrt(3))
+    )
 
 
 def test_one_value_has_a_mean_but_no_interval() -> None:
@@ -87,7 +98,12 @@ def test_pairing_removes_what_seeds_share() -> None:
 
 
 def test_only_seeds_that_finished_on_both_sides_are_paired() -> None:
-    assert intervals.paired_difference({0: 1.0, 1: None, 2: 3.0, 7: 1.0}, {0: 0.5, 1: 0.5, 2: float("nan"), 3: 1.0}).n == 1
+    assert (
+        intervals.paired_difference(
+            {0: 1.0, 1: None, 2: 3.0, 7: 1.0}, {0: 0.5, 1: 0.5, 2: float("nan"), 3: 1.0}
+        ).n
+        == 1
+    )
 
 
 def test_a_difference_is_distinguishable_exactly_when_its_interval_excludes_zero() -> None:
@@ -105,7 +121,12 @@ def test_seeds_that_change_nothing_support_no_test() -> None:
 
 def test_holm_is_the_step_down_correction() -> None:
     """Textbook example: 0.01, 0.04, 0.03 -> 0.03, 0.06, 0.06; a test that was not made does not count."""
-    assert intervals.holm([0.01, 0.04, None, 0.03]) == [pytest.approx(0.03), pytest.approx(0.06), None, pytest.approx(0.06)]
+    assert intervals.holm([0.01, 0.04, None, 0.03]) == [
+        pytest.approx(0.03),
+        pytest.approx(0.06),
+        None,
+        pytest.approx(0.06),
+    ]
 
 
 def test_the_correction_can_refuse_what_one_pair_alone_would_claim() -> None:
@@ -134,11 +155,16 @@ def test_a_pair_that_cannot_be_tested_says_why(values: dict, reason: str) -> Non
 
 
 def test_the_learning_rate_is_chosen_on_the_tune_split() -> None:
-    assert select([record(0.1, 0, 1.0, tune=3.0), record(0.2, 0, 2.0, tune=2.0)], ["a"], BITS_PER_BYTE) == {"a": 0.2}
+    assert select([record(0.1, 0, 1.0, tune=3.0), record(0.2, 0, 2.0, tune=2.0)], ["a"], BITS_PER_BYTE) == {
+        "a": 0.2
+    }
 
 
 def test_the_higher_tuning_score_is_chosen_where_higher_is_better() -> None:
-    records = [Record(arm="a", learning_rate=r, seed=0, status="finished", tuned=r, scores={"accuracy": 0.5}) for r in (0.1, 0.2)]
+    records = [
+        Record(arm="a", learning_rate=r, seed=0, status="finished", tuned=r, scores={"accuracy": 0.5})
+        for r in (0.1, 0.2)
+    ]
     assert select(records, ["a"], ACCURACY) == {"a": 0.2}
 
 
@@ -207,7 +233,9 @@ def test_an_arm_that_diverged_everywhere_is_left_to_the_verdict() -> None:
 
 def test_the_better_arm_is_the_one_with_fewer_bits() -> None:
     text = verdict_text(two_arms([1.00, 1.01, 1.02], [1.04, 1.052, 1.061]), budget="1M parameters")
-    assert text.startswith("At 1M parameters, a is better than b (b − a = +0.0410 [0.0385, 0.0435] bits per byte")
+    assert text.startswith(
+        "At 1M parameters, a is better than b (b − a = +0.0410 [0.0385, 0.0435] bits per byte"
+    )
 
 
 def test_an_unclear_difference_is_called_not_distinguishable() -> None:
@@ -223,7 +251,9 @@ def test_the_budget_may_be_given_as_the_study_holds_it() -> None:
 
 def test_one_seed_supports_no_verdict() -> None:
     out = judge(two_arms([1.0], [2.0]), ["a", "b"], PERPLEXITY)["verdict"]
-    assert out["text"].startswith("One seed cannot support a verdict") and not out["pairs"][0]["distinguishable"]
+    assert (
+        out["text"].startswith("One seed cannot support a verdict") and not out["pairs"][0]["distinguishable"]
+    )
 
 
 def test_diverged_runs_are_counted_and_named() -> None:
@@ -247,8 +277,14 @@ def test_a_lone_arm_is_compared_with_nothing() -> None:
 
 def test_three_arms_are_told_apart_in_one_sentence() -> None:
     values = {"a": [1.0, 1.01, 1.02, 1.0], "b": [1.5, 1.51, 1.521, 1.502], "c": [1.0, 1.012, 1.018, 1.001]}
-    text = verdict_text([result(arm, 0.01, s, v) for arm, vs in values.items() for s, v in enumerate(vs)], arms="abc")
-    assert "a is better than b" in text and "c is better than b" in text and "a and c are not distinguishable" in text
+    text = verdict_text(
+        [result(arm, 0.01, s, v) for arm, vs in values.items() for s, v in enumerate(vs)], arms="abc"
+    )
+    assert (
+        "a is better than b" in text
+        and "c is better than b" in text
+        and "a and c are not distinguishable" in text
+    )
 
 
 def test_the_best_arm_comes_first_where_higher_is_better() -> None:
@@ -274,5 +310,7 @@ def test_the_mean_perplexity_is_that_of_the_mean_loss() -> None:
 
 
 def test_the_summary_of_an_arm_that_diverged_everywhere_is_empty() -> None:
-    row = judge(two_arms([None, None], []), ["a"], PERPLEXITY, [{"name": "far", "bits_per_byte": 2.0}])["summary"][0]
+    row = judge(two_arms([None, None], []), ["a"], PERPLEXITY, [{"name": "far", "bits_per_byte": 2.0}])[
+        "summary"
+    ][0]
     assert (row["bits_per_byte"]["mean"], row["beats"], row["diverged_seeds"]) == (None, [], [0, 1])

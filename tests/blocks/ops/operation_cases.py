@@ -40,7 +40,13 @@ class Call:
         rows = prod(x[:-1])
         if self.operation == "causal_conv":
             (three, batch, tokens), (_, short_taps), taps = x, others[0], others[2][1]
-            return {"channels": three // 3, "batch": batch, "tokens": tokens, "taps": min(taps, tokens), "short_taps": short_taps}
+            return {
+                "channels": three // 3,
+                "batch": batch,
+                "tokens": tokens,
+                "taps": min(taps, tokens),
+                "short_taps": short_taps,
+            }
         if self.operation == "block_diagonal_glu":
             return {"rows": rows, "width": x[-1], "ffn_width": others[1][0] * others[1][2], "k": others[1][0]}
         sizes = dict(zip("kqp", others[0], strict=True))
@@ -50,7 +56,10 @@ class Call:
 
     def inputs(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> list[Tensor | None]:
         generator = torch.Generator().manual_seed(seed)
-        return [None if shape is None else torch.randn(shape, dtype=dtype, generator=generator).requires_grad_() for shape in self.shapes]
+        return [
+            None if shape is None else torch.randn(shape, dtype=dtype, generator=generator).requires_grad_()
+            for shape in self.shapes
+        ]
 
 
 def _blocks(weight: Tensor) -> Tensor:
@@ -77,7 +86,9 @@ def monarch(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 def gated(z: Tensor, weight: Tensor, bias: Tensor, kernel: Tensor) -> Tensor:
     taps = weight.shape[1]
-    c = bias[:, None, None] + sum(weight[:, taps - 1 - lag, None, None] * F.pad(z, (lag, 0))[..., : z.shape[-1]] for lag in range(taps))
+    c = bias[:, None, None] + sum(
+        weight[:, taps - 1 - lag, None, None] * F.pad(z, (lag, 0))[..., : z.shape[-1]] for lag in range(taps)
+    )
     before, after, value = c.chunk(3)
     return after * causal_convolution_direct((before * value).transpose(0, 1), kernel).transpose(0, 1)
 
@@ -98,9 +109,14 @@ CALLS = [
         for x in ((3, 10), (67, 10))
         for b in ((10,), None)
     ),
-    *(Call("monarch_matmul", monarch_matmul, monarch, (x, (3, 4, 5), (2, 3, 6))) for x in ((1, 15), (3, 23, 15))),
+    *(
+        Call("monarch_matmul", monarch_matmul, monarch, (x, (3, 4, 5), (2, 3, 6)))
+        for x in ((1, 15), (3, 23, 15))
+    ),
     Call("monarch_matmul", monarch_matmul, monarch, ((64, 16), (4, 4, 4), (4, 4, 4))),
-    Call("monarch_matmul", monarch_matmul, monarch, ((9, 256), (16, 16, 16), (16, 16, 16))),  # digits that kernels have tiles for
+    Call(
+        "monarch_matmul", monarch_matmul, monarch, ((9, 256), (16, 16, 16), (16, 16, 16))
+    ),  # digits that kernels have tiles for
     _gated(2, 1, 1, 1),
     _gated(3, 2, 7, 7),  # few tokens: block-Toeplitz
     _gated(2, 3, 33, 40),  # taps beyond the sequence
@@ -113,7 +129,11 @@ def runnable(call: Call) -> list[str]:
     """The implementations that serve a call's sizes on this machine's processor."""
     op = operation(call.operation)
     dtype = {"triton": torch.float32}
-    return [n for n in IMPLEMENTATIONS[op.name] if op.why_not(n, "cpu", dtype.get(n, torch.float64), call.sizes) is None]
+    return [
+        n
+        for n in IMPLEMENTATIONS[op.name]
+        if op.why_not(n, "cpu", dtype.get(n, torch.float64), call.sizes) is None
+    ]
 
 
 FORCED = [(call, name) for call in CALLS for name in runnable(call)]

@@ -25,6 +25,11 @@ def poisoned() -> Iterator[list[int]]:
         return wrapper
 
     with pytest.MonkeyPatch.context() as patch:
-        for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch, "empty_strided"), (Tensor, "new_empty")):
+        for owner, name in (
+            (torch, "empty"),
+            (torch, "empty_like"),
+            (torch, "empty_strided"),
+            (Tensor, "new_empty"),
+        ):
             patch.setattr(owner, name, filled(getattr(owner, name)))
         yield made

@@ -28,12 +28,16 @@ def undecided(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(operations, "_loaded", {})
     monkeypatch.setattr("blocks.dispatch.choice._logged", set())
-    monkeypatch.setattr(operations, "_mismatch", lambda *key: "")  # there is no GPU to prove anything on: test_kernel_proof.py
+    monkeypatch.setattr(
+        operations, "_mismatch", lambda *key: ""
+    )  # there is no GPU to prove anything on: test_kernel_proof.py
     with use_implementation(""):
         yield
 
 
-def choose(device: str = "cpu", dtype: torch.dtype = torch.float32, implementation: str | None = None, **sizes: int) -> Choice:
+def choose(
+    device: str = "cpu", dtype: torch.dtype = torch.float32, implementation: str | None = None, **sizes: int
+) -> Choice:
     return operation("block_diagonal_matmul").choose(device, dtype, LINEAR | sizes, implementation)
 
 
@@ -43,8 +47,14 @@ def inputs(rows: int = FEW_ROWS) -> list[Tensor]:
 
 def kernels(monkeypatch: pytest.MonkeyPatch, name: str = "triton", **functions: Any) -> None:
     """A kernel module in place of the loaded one."""
-    given = {"serves": lambda device, dtype, **sizes: None, "linear_forward": linear_forward, "linear_backward": linear_backward}
-    monkeypatch.setitem(operations._loaded, ("block_diagonal_matmul", name), SimpleNamespace(**{**given, **functions}))
+    given = {
+        "serves": lambda device, dtype, **sizes: None,
+        "linear_forward": linear_forward,
+        "linear_backward": linear_backward,
+    }
+    monkeypatch.setitem(
+        operations._loaded, ("block_diagonal_matmul", name), SimpleNamespace(**{**given, **functions})
+    )
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -57,15 +67,26 @@ def test_the_processor_runs_cpu_and_says_in_what_form(name: str) -> None:
 
 
 def test_few_rows_take_no_operator_and_the_choice_says_so() -> None:
-    assert "no operator" in choose(rows=FEW_ROWS - 1).reason and "no operator" not in choose(rows=FEW_ROWS).reason
+    assert (
+        "no operator" in choose(rows=FEW_ROWS - 1).reason
+        and "no operator" not in choose(rows=FEW_ROWS).reason
+    )
     names = [type(block_diagonal_matmul(*inputs(rows)).grad_fn).__name__ for rows in (FEW_ROWS - 1, FEW_ROWS)]
     y = block_diagonal_matmul(*inputs(FEW_ROWS)).grad_fn
     assert "block_diagonal" not in names[0] and y is not None and "block_diagonal" in str(y.next_functions)
 
 
-def test_a_gpu_runs_the_first_kernel_that_serves_and_else_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels(monkeypatch, "triton", serves=lambda device, dtype, **sizes: "too wide" if sizes["p"] > 8 else None)
-    kernels(monkeypatch, "cuda", serves=lambda device, dtype, **sizes: None if dtype == torch.float32 else f"no {dtype}")
+def test_a_gpu_runs_the_first_kernel_that_serves_and_else_the_reference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernels(
+        monkeypatch, "triton", serves=lambda device, dtype, **sizes: "too wide" if sizes["p"] > 8 else None
+    )
+    kernels(
+        monkeypatch,
+        "cuda",
+        serves=lambda device, dtype, **sizes: None if dtype == torch.float32 else f"no {dtype}",
+    )
     assert choose("cuda").implementation == "triton"
     assert choose("cuda", p=9).implementation == "cuda"
     choice = choose("cuda", torch.float16, p=9)
@@ -75,7 +96,10 @@ def test_a_gpu_runs_the_first_kernel_that_serves_and_else_the_reference(monkeypa
 
 def test_kernels_learn_every_size_under_the_name_they_know(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
-    kernels(monkeypatch, serves=lambda device, dtype, **sizes: seen.append({"device": device, "dtype": dtype, **sizes}))
+    kernels(
+        monkeypatch,
+        serves=lambda device, dtype, **sizes: seen.append({"device": device, "dtype": dtype, **sizes}),
+    )
     choose("cuda", torch.bfloat16)
     assert seen == [{"device": "cuda", "dtype": torch.bfloat16, "op": "linear", **LINEAR}]
 
@@ -83,12 +107,17 @@ def test_kernels_learn_every_size_under_the_name_they_know(monkeypatch: pytest.M
 def test_argument_beats_context_and_context_beats_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "cpu")
     with use_implementation("causal_conv=reference, block_diagonal_matmul=reference"):
-        assert choose() == Choice(implementation="reference", reason="named by use_implementation()", requested=True)
+        assert choose() == Choice(
+            implementation="reference", reason="named by use_implementation()", requested=True
+        )
         assert choose(implementation="cpu").reason == "named by the caller"
     requests._context.set(None)
     assert choose().reason == "named by ARCH_LAB_OPS"
     monkeypatch.setenv(VARIABLE, "reference,causal_conv=cpu")
-    found = {name: operation(name).choose("cpu", torch.float32, operation(name).example).implementation for name in OPERATIONS}
+    found = {
+        name: operation(name).choose("cpu", torch.float32, operation(name).example).implementation
+        for name in OPERATIONS
+    }
     assert found == dict.fromkeys(OPERATIONS, "reference") | {"causal_conv": "cpu"}
 
 
@@ -100,7 +129,9 @@ def test_argument_beats_context_and_context_beats_environment(monkeypatch: pytes
         ("causal_conv=", "unknown implementation ''"),
     ],
 )
-def test_unknown_names_are_refused_with_the_nearest(names: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_names_are_refused_with_the_nearest(
+    names: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ConfigError, match=message), use_implementation(names):
         pass
     requests._context.set(None)
@@ -110,9 +141,16 @@ def test_unknown_names_are_refused_with_the_nearest(names: str, message: str, mo
     assert {entry["float32"]["runs"] for entry in report("cpu").values()} == {None}
 
 
-@pytest.mark.parametrize("name, reason", [("triton", "no CUDA device|on no CUDA device"), ("cuda", "no CUDA device|on no CUDA device")])
-def test_what_is_named_and_cannot_run_is_an_error_from_every_source(name: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=f"block_diagonal_matmul: '{name}', named by the caller, cannot run: .*({reason})"):
+@pytest.mark.parametrize(
+    "name, reason",
+    [("triton", "no CUDA device|on no CUDA device"), ("cuda", "no CUDA device|on no CUDA device")],
+)
+def test_what_is_named_and_cannot_run_is_an_error_from_every_source(
+    name: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        ConfigError, match=f"block_diagonal_matmul: '{name}', named by the caller, cannot run: .*({reason})"
+    ):
         block_diagonal_matmul(*inputs(), implementation=name)
     with pytest.raises(ConfigError, match="named by use_implementation"), use_implementation(name):
         block_diagonal_matmul(*inputs())
@@ -120,7 +158,9 @@ def test_what_is_named_and_cannot_run_is_an_error_from_every_source(name: str, r
     monkeypatch.setenv(VARIABLE, f"block_diagonal_matmul={name}")
     with pytest.raises(ConfigError, match="named by ARCH_LAB_OPS"):
         block_diagonal_matmul(*inputs())
-    with pytest.raises(ConfigError, match="'cuda', named by the caller, cannot run: no such kernel has been written"):
+    with pytest.raises(
+        ConfigError, match="'cuda', named by the caller, cannot run: no such kernel has been written"
+    ):
         operation("causal_conv").choose("cuda", torch.float32, operation("causal_conv").example, "cuda")
 
 
@@ -132,7 +172,9 @@ def test_a_named_kernel_runs_processor_tensors_under_the_interpreter(monkeypatch
         assert all(t is None or (t.is_contiguous() and t.data_ptr() % 16 == 0) for t in (x, weight, bias))
         return linear_forward(x, weight, bias)
 
-    def backward(gradient: Tensor, x: Tensor, weight: Tensor, need: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    def backward(
+        gradient: Tensor, x: Tensor, weight: Tensor, need: tuple[bool, ...]
+    ) -> tuple[Tensor | None, ...]:
         ran.append(f"backward {need}")
         assert gradient.is_contiguous()
         return linear_backward(gradient, x, weight, need)
@@ -155,7 +197,10 @@ class CompilationError(Exception):
     __module__ = "triton.compiler.errors"
 
 
-@pytest.mark.parametrize("error", [KernelError("nvcc: not found\nmore"), CompilationError("no such instruction"), OSError("cannot load")])
+@pytest.mark.parametrize(
+    "error",
+    [KernelError("nvcc: not found\nmore"), CompilationError("no such instruction"), OSError("cannot load")],
+)
 @pytest.mark.parametrize("way", ["forward", "backward"])
 def test_a_kernel_that_cannot_be_built_gives_way_once_and_says_why(
     error: Exception, way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -174,7 +219,9 @@ def test_a_kernel_that_cannot_be_built_gives_way_once_and_says_why(
     for a, b in zip(found, torch.autograd.grad(expected.sum(), given), strict=True):
         torch.testing.assert_close(a, b)
     reason = str(error).partition("\n")[0]
-    assert [r.getMessage() for r in caplog.records] == [f"block_diagonal_matmul: the triton kernel gives way to plain torch: {reason}"]
+    assert [r.getMessage() for r in caplog.records] == [
+        f"block_diagonal_matmul: the triton kernel gives way to plain torch: {reason}"
+    ]
     assert reason in choose("cuda").reason and choose("cuda").implementation != "triton"
 
 
@@ -201,7 +248,9 @@ def test_each_distinct_decision_is_logged_once(caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.INFO, logger="blocks.dispatch"):
         for rows in (1, 2, FEW_ROWS, 1):
             block_diagonal_matmul(*inputs(rows))
-    assert [r.getMessage().partition(":")[0] for r in caplog.records] == ["block_diagonal_matmul runs cpu"] * 2
+    assert [r.getMessage().partition(":")[0] for r in caplog.records] == [
+        "block_diagonal_matmul runs cpu"
+    ] * 2
 
 
 def test_the_report_names_what_runs_and_why_the_others_do_not() -> None:

@@ -29,9 +29,15 @@ def output(found: Any) -> Tensor:
 NOTHING = torch.empty(0)  # kept of a forward pass, so that backward computes it again
 RIGHT: dict[str, tuple[Any, Any]] = {
     "block_diagonal_matmul": (linear_forward, linear_backward),
-    "block_diagonal_glu": (lambda *x: output(glu_forward(*x)), partial(glu_backward, hidden=NOTHING, activated=NOTHING)),
+    "block_diagonal_glu": (
+        lambda *x: output(glu_forward(*x)),
+        partial(glu_backward, hidden=NOTHING, activated=NOTHING),
+    ),
     "monarch_matmul": (lambda *x: output(product_forward(*x)), partial(product_backward, hidden=NOTHING)),
-    "causal_conv": (lambda *x: output(gated_forward(*x)), partial(gated_backward, short=NOTHING, long=NOTHING)),
+    "causal_conv": (
+        lambda *x: output(gated_forward(*x)),
+        partial(gated_backward, short=NOTHING, long=NOTHING),
+    ),
 }
 
 
@@ -42,7 +48,14 @@ def unproved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operations, "_mismatches", {})
 
 
-def why(monkeypatch: pytest.MonkeyPatch, name: str = NAME, *, forward: Any = None, backward: Any = None, serves: Any = None) -> str:
+def why(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str = NAME,
+    *,
+    forward: Any = None,
+    backward: Any = None,
+    serves: Any = None,
+) -> str:
     kernels = operation(name).kernels["triton"]
     functions = {kernels.forward: forward or RIGHT[name][0], kernels.backward: backward or RIGHT[name][1]}
     loaded = SimpleNamespace(serves=serves or (lambda device, dtype, **sizes: None), **functions)
@@ -92,7 +105,9 @@ def test_it_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(x)
         return linear_forward(*x)
 
-    assert why(monkeypatch, forward=forward) == "" == operations._mismatch(NAME, "triton", "cpu", torch.float32)
+    assert (
+        why(monkeypatch, forward=forward) == "" == operations._mismatch(NAME, "triton", "cpu", torch.float32)
+    )
     assert len(calls) == 1
 
 
@@ -111,7 +126,9 @@ def test_the_callers_random_numbers_stay_where_they_are(monkeypatch: pytest.Monk
 
 def test_a_disproved_kernel_is_not_chosen_and_the_reason_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     """The choice on a GPU, with the two places that need one answered in its stead."""
-    monkeypatch.setattr(operations.Operation, "why_not", lambda self, name, *rest: "not built" if name == "cuda" else None)
+    monkeypatch.setattr(
+        operations.Operation, "why_not", lambda self, name, *rest: "not built" if name == "cuda" else None
+    )
     monkeypatch.setattr(operations, "_mismatch", lambda *key: "its outputs differ")
     choice = operation(NAME).choose("cuda", torch.float32, operation(NAME).example)
     assert choice.implementation == "reference" and "triton: its outputs differ" in choice.reason

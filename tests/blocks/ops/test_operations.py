@@ -41,7 +41,11 @@ def close(found: Tensor, expected: Tensor, name: str = "") -> None:
     """Relative to the scale of what is expected: 1e-11 of it in float64, 2e-5 in float32, whose sums have up to 129 terms here."""
     assert found.shape == expected.shape
     bound = 2e-5 if name == "triton" else 1e-11
-    assert (found.double() - expected.double()).abs().max() <= bound * (1 + expected.double().abs().max()) if found.numel() else True
+    assert (
+        (found.double() - expected.double()).abs().max() <= bound * (1 + expected.double().abs().max())
+        if found.numel()
+        else True
+    )
 
 
 @every
@@ -83,7 +87,9 @@ def test_nothing_an_implementation_allocates_stays_unwritten(call: Call, name: s
         assert torch.equal(a, b)
 
 
-def test_poison_reaches_the_operators_and_shows_a_row_that_was_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_poison_reaches_the_operators_and_shows_a_row_that_was_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from blocks.ops import block_diagonal
 
     whole = torch.bmm
@@ -115,17 +121,27 @@ def test_operators_pass_the_checks_of_torch(call: Call) -> None:
     torch.library.opcheck(operator, arguments)
     output = operator(*arguments)
     y, *kept = (t.detach() for t in (output if isinstance(output, tuple) else (output,)))
-    tensors = [a.detach().requires_grad_() if isinstance(a, Tensor) else a for a in arguments if isinstance(a, Tensor) or a is None]
+    tensors = [
+        a.detach().requires_grad_() if isinstance(a, Tensor) else a
+        for a in arguments
+        if isinstance(a, Tensor) or a is None
+    ]
     need = [t is not None for t in tensors]
     backward = getattr(torch.ops.blocks, f"{name}_backward").default
     # the second derivative goes through the reference, which a tracer of operators does not see
-    torch.library.opcheck(backward, (torch.randn_like(y), *tensors, *kept, need, "cpu"), test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(
+        backward,
+        (torch.randn_like(y), *tensors, *kept, need, "cpu"),
+        test_utils=("test_schema", "test_faketensor"),
+    )
 
 
 @pytest.mark.parametrize("call", THROUGH_OPERATORS, ids=lambda call: call.label)
 def test_gradients_nobody_needs_are_not_computed_and_the_others_unchanged(call: Call) -> None:
     inputs = call.inputs()
-    full = dict(zip([i for i, t in enumerate(inputs) if t is not None], run(call, "cpu", inputs)[1], strict=True))
+    full = dict(
+        zip([i for i, t in enumerate(inputs) if t is not None], run(call, "cpu", inputs)[1], strict=True)
+    )
     for i in full:
         alone = [t if t is None or j == i else t.detach() for j, t in enumerate(inputs)]
         y = call.run(*alone, implementation="cpu")
@@ -143,7 +159,9 @@ def test_gradients_nobody_needs_are_not_computed_and_the_others_unchanged(call: 
     ],
     ids=["block_diagonal_matmul", "block_diagonal_glu", "monarch_matmul"],
 )
-def test_second_derivatives_of_the_operators_survive_a_numeric_check(run_: object, shapes: tuple[tuple[int, ...], ...]) -> None:
+def test_second_derivatives_of_the_operators_survive_a_numeric_check(
+    run_: object, shapes: tuple[tuple[int, ...], ...]
+) -> None:
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     assert torch.autograd.gradgradcheck(run_, inputs, fast_mode=True)  # type: ignore[arg-type]
 
@@ -151,11 +169,23 @@ def test_second_derivatives_of_the_operators_survive_a_numeric_check(run_: objec
 @pytest.mark.parametrize("rows", [0, 3, FEW_ROWS])
 @pytest.mark.parametrize("dtype", [torch.complex128, torch.float64])
 def test_complex_numbers_and_empty_batches_take_the_same_call(rows: int, dtype: torch.dtype) -> None:
-    x, first, second = (torch.randn(shape, dtype=dtype, requires_grad=True) for shape in ((2, rows, 15), (3, 4, 5), (2, 3, 6)))
+    x, first, second = (
+        torch.randn(shape, dtype=dtype, requires_grad=True) for shape in ((2, rows, 15), (3, 4, 5), (2, 3, 6))
+    )
     y = monarch_matmul(x, first, second)
     assert y.shape == (2, rows, 6) and y.dtype == dtype
-    assert [g.shape for g in torch.autograd.grad(y.abs().sum(), (x, first, second))] == [x.shape, first.shape, second.shape]
-    expected = "nothing to compute" if rows == 0 else "complex128 is for the reference" if dtype.is_complex else "rows"
+    assert [g.shape for g in torch.autograd.grad(y.abs().sum(), (x, first, second))] == [
+        x.shape,
+        first.shape,
+        second.shape,
+    ]
+    expected = (
+        "nothing to compute"
+        if rows == 0
+        else "complex128 is for the reference"
+        if dtype.is_complex
+        else "rows"
+    )
     sizes = {"rows": 2 * rows, "k": 3, "q": 4, "p": 5, "l": 2, "s": 3, "r": 6}
     with use_implementation(""):  # whatever the environment names
         assert expected in operation("monarch_matmul").choose("cpu", dtype, sizes).reason
@@ -183,10 +213,22 @@ Z, SHORT, BIAS, KERNEL = torch.zeros(6, 1, 4), torch.zeros(6, 3), torch.zeros(6)
         (lambda: block_diagonal_matmul(X, W.to("meta")), "the input is on cpu, weight on meta"),
         (lambda: block_diagonal_matmul(X, W, torch.zeros(7)), "need a bias of 8, got 7"),
         (lambda: block_diagonal_glu(X, W, torch.zeros(2, 3, 3)), r"needs down \(2, 3, 2\), got \(2, 3, 3\)"),
-        (lambda: block_diagonal_glu(X, torch.zeros(2, 5, 3), torch.zeros(2, 3, 2)), r"needs down \(2, 3, 2.5\)"),
-        (lambda: block_diagonal_glu(torch.zeros(2, 7), W, torch.zeros(2, 3, 2)), "need a last size of 6, got 7"),
-        (lambda: block_diagonal_glu(X, W, torch.zeros(2, 3, 2), torch.zeros(5)), "the bias has 5 values for 6 outputs"),
-        (lambda: monarch_matmul(X, W, torch.zeros(2, 3, 5)), "first factor gives 8 values, the second takes 10"),
+        (
+            lambda: block_diagonal_glu(X, torch.zeros(2, 5, 3), torch.zeros(2, 3, 2)),
+            r"needs down \(2, 3, 2.5\)",
+        ),
+        (
+            lambda: block_diagonal_glu(torch.zeros(2, 7), W, torch.zeros(2, 3, 2)),
+            "need a last size of 6, got 7",
+        ),
+        (
+            lambda: block_diagonal_glu(X, W, torch.zeros(2, 3, 2), torch.zeros(5)),
+            "the bias has 5 values for 6 outputs",
+        ),
+        (
+            lambda: monarch_matmul(X, W, torch.zeros(2, 3, 5)),
+            "first factor gives 8 values, the second takes 10",
+        ),
         (lambda: monarch_matmul(torch.zeros(2, 7), W, torch.zeros(2, 3, 4)), "take a last size of 6, got 7"),
         (lambda: monarch_matmul(X, W, torch.zeros(2, 3, 4).half()), "second torch.float16"),
         (lambda: gated_causal_conv(Z[0], SHORT, BIAS, KERNEL), r"z is \(3D, B, T\)"),
@@ -222,7 +264,9 @@ def test_every_implementation_of_a_product_is_counted_as_the_reference(call: Cal
 
 @pytest.mark.parametrize("batch, tokens", [(1, 1), (2, 33), (3, 70)])
 def test_the_convolution_is_counted_as_its_transform_and_its_short_products(batch: int, tokens: int) -> None:
-    inputs = [torch.empty(shape, device="meta") for shape in ((12, batch, tokens), (12, 3), (12,), (4, tokens))]
+    inputs = [
+        torch.empty(shape, device="meta") for shape in ((12, batch, tokens), (12, 3), (12,), (4, tokens))
+    ]
     found = count_forward(lambda: gated_causal_conv(*inputs))
     signal = torch.empty(batch, 4, tokens, device="meta")
     alone = count_forward(lambda: fft.causal_convolution(signal, inputs[3]))
@@ -275,6 +319,18 @@ def test_compiled_and_eager_agree_in_every_gradient(call: Call) -> None:
 @pytest.mark.skipif(INTERPRETED, reason="this is the interpreted run")
 def test_the_triton_kernels_hold_all_this_in_their_interpreter() -> None:
     pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__)), "-k", "triton"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        str(Path(__file__)),
+        "-k",
+        "triton",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"}
+    )
     assert done.returncode == 0, done.stdout[-4000:]

@@ -60,12 +60,16 @@ def operators(name: str, options: dict[str, Any]) -> set[str]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_reference_path_runs_no_operator_of_the_library(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_path_runs_no_operator_of_the_library(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(VARIABLE, "")
     by_rule = {name: operators(name, options) for name, options in FAMILIES[family].items()}
     assert any(by_rule.values())
     monkeypatch.setenv(VARIABLE, "reference")
-    assert {name: operators(name, options) for name, options in FAMILIES[family].items()} == {name: set() for name in by_rule}
+    assert {name: operators(name, options) for name, options in FAMILIES[family].items()} == {
+        name: set() for name in by_rule
+    }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -79,7 +83,9 @@ def test_the_reference_path_computes_the_same_function(family: str) -> None:
             torch.testing.assert_close(block(x), y)
 
 
-def test_the_reference_of_attention_and_convolution_is_named_with_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_of_attention_and_convolution_is_named_with_its_source(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv(VARIABLE, "reference")
     named = {"reason": "named by ARCH_LAB_OPS", "requested": True}
     assert backend_of(tokens=LONG, window=9) == Choice(implementation="masked", **named)
@@ -110,9 +116,15 @@ def test_an_unknown_request_is_refused_with_the_nearest(names: str, message: str
 
 def test_a_request_that_cannot_run_is_an_error() -> None:
     q, u = torch.randn(1, 1, 9, 4), torch.randn(1, 2, 9)
-    with use_implementation("attention=fused"), pytest.raises(ConfigError, match=r"named by use_implementation\(\), cannot"):
+    with (
+        use_implementation("attention=fused"),
+        pytest.raises(ConfigError, match=r"named by use_implementation\(\), cannot"),
+    ):
         attend(q, q, q, scale=1.0, window=3)
-    with use_implementation("long_convolution=fft"), pytest.raises(ConfigError, match="rounding leaks the future"):
+    with (
+        use_implementation("long_convolution=fft"),
+        pytest.raises(ConfigError, match="rounding leaks the future"),
+    ):
         long_convolution(u, u[0], precision=torch.bfloat16)
 
 

@@ -47,15 +47,25 @@ def glue_files(root: Path) -> Path:
         write(
             root,
             f"WNLI/{split}.tsv",
-            ["index\tsentence1\tsentence2\tlabel", *(f"{i}\t{sentence(i)}\t{sentence(i + 1)}\t{i % 2}" for i in range(rows))],
+            [
+                "index\tsentence1\tsentence2\tlabel",
+                *(f"{i}\t{sentence(i)}\t{sentence(i + 1)}\t{i % 2}" for i in range(rows)),
+            ],
         )
-    write(root, "WNLI/test.tsv", ["index\tsentence1\tsentence2", *(f"{i}\t{sentence(i)}\t{sentence(i + 1)}" for i in range(146))])
+    write(
+        root,
+        "WNLI/test.tsv",
+        ["index\tsentence1\tsentence2", *(f"{i}\t{sentence(i)}\t{sentence(i + 1)}" for i in range(146))],
+    )
     three = ("entailment", "neutral", "contradiction")
     for split, rows in (("train", 60), ("validation", 15)):
         write(
             root,
             f"MNLI-subset/{split}.tsv",
-            ["sentence1\tsentence2\tgold_label", *(f"{sentence(i)}\t{sentence(i + 2)}\t{three[i % 3]}" for i in range(rows))],
+            [
+                "sentence1\tsentence2\tgold_label",
+                *(f"{sentence(i)}\t{sentence(i + 2)}\t{three[i % 3]}" for i in range(rows)),
+            ],
         )
     return root
 

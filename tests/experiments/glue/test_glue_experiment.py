@@ -39,7 +39,12 @@ def opened(made: Made, **changes: Any) -> GluePrepared:
 
 
 def fit(
-    prepared: GluePrepared, folder: Path, method: str = "m2_bert", task: str = "sst2", rate: float | None = 0.002, seed: int = 0
+    prepared: GluePrepared,
+    folder: Path,
+    method: str = "m2_bert",
+    task: str = "sst2",
+    rate: float | None = 0.002,
+    seed: int = 0,
 ) -> Any:
     cell = Cell(task=task, method=method, learning_rate=rate, seed=seed)
     where = cell.folder(folder)
@@ -56,11 +61,18 @@ def compare(made: Made, folder: Path, **changes: Any) -> dict[str, Any]:
 # --- the whole study -----------------------------------------------------------------------------------------------------
 
 
-WHOLE: dict[str, Any] = {"tasks": ["sst2", "qqp", "wnli"], "learning_rates": [0.002, 0.004], "seeds": [0, 1], "tuning_seeds": [0]}
+WHOLE: dict[str, Any] = {
+    "tasks": ["sst2", "qqp", "wnli"],
+    "learning_rates": [0.002, 0.004],
+    "seeds": [0, 1],
+    "tuning_seeds": [0],
+}
 
 
 @pytest.fixture(scope="module")
-def killed_and_resumed(made: Made, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[str], list[str]]:
+def killed_and_resumed(
+    made: Made, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any], list[str], list[str]]:
     """A study killed in its fourth fit and called again: (folder, study, cells of the first call, of the second)."""
     folder = tmp_path_factory.mktemp("whole")
     calls: list[list[str]] = [[], []]
@@ -95,10 +107,16 @@ def test_a_kill_costs_the_cell_it_struck(killed_and_resumed: Any) -> None:
 def test_every_arm_gets_the_same_grid_and_absent_tasks_are_named(killed_and_resumed: Any) -> None:
     _, study, *_ = killed_and_resumed
     for arm in ("gemma_encoder", "m2_bert"):
-        mine = sorted((r["learning_rate"], r["seed"]) for r in study["rows"] if (r["task"], r["method"]) == ("sst2", arm))
+        mine = sorted(
+            (r["learning_rate"], r["seed"])
+            for r in study["rows"]
+            if (r["task"], r["method"]) == ("sst2", arm)
+        )
         chosen = study["chosen"]["sst2"][arm]
         assert mine == sorted([(0.002, 0), (0.004, 0), (chosen, 1)])
-    assert [t["name"] for t in study["tasks"]] == ["sst2", "wnli"] and "no train.tsv" in study["absent"]["qqp"]
+    assert [t["name"] for t in study["tasks"]] == ["sst2", "wnli"] and "no train.tsv" in study["absent"][
+        "qqp"
+    ]
     assert "80 of 67,349" in study["tasks"][0]["facts"]["incomplete"]
     assert [m["name"] for m in study["methods"] if m["baseline"]] == ["majority", "tf_idf"]
     assert all(r["status"] == "finished" for r in study["rows"])
@@ -110,10 +128,16 @@ def test_submissions_hold_the_predictions_of_the_seed_that_tuned_best(killed_and
         lines = (folder / f"submission/{method}/WNLI.tsv").read_text().splitlines()
         assert lines[0] == "index\tprediction" and len(lines) == 147
         chosen = study["chosen"]["wnli"].get(method)
-        rows = [r for r in study["rows"] if (r["task"], r["method"], r["learning_rate"]) == ("wnli", method, chosen)]
+        rows = [
+            r
+            for r in study["rows"]
+            if (r["task"], r["method"], r["learning_rate"]) == ("wnli", method, chosen)
+        ]
         best = max(rows, key=lambda r: r["tuned"] or 0.0)
         rate = "" if chosen is None else f"lr-{chosen:g}_"
-        kept = json.loads((folder / f"runs/wnli/{method}/{rate}seed-{best['seed']}/predictions.json").read_text())
+        kept = json.loads(
+            (folder / f"runs/wnli/{method}/{rate}seed-{best['seed']}/predictions.json").read_text()
+        )
         assert [int(line.split("\t")[1]) for line in lines[1:]] == kept["test"]
         assert not (folder / f"submission/{method}/SST-2.tsv").exists()
     assert any("submission/m2_bert: WNLI.tsv" in line for line in study["notes"])
@@ -159,13 +183,24 @@ def test_dev_labels_move_the_score_and_nothing_that_is_chosen_by(made: Made, tmp
 
 def test_a_fresh_body_is_the_same_blocks_with_other_weights(made: Made, tmp_path: Path) -> None:
     prepared = opened(made, scratch=True)
-    assert [m.name for m in prepared.methods if not m.baseline] == ["gemma_encoder", "m2_bert", "gemma_encoder_scratch", "m2_bert_scratch"]
+    assert [m.name for m in prepared.methods if not m.baseline] == [
+        "gemma_encoder",
+        "m2_bert",
+        "gemma_encoder_scratch",
+        "m2_bert_scratch",
+    ]
     arm = prepared.arms["m2_bert"]
-    old, fresh, again, other = (arm.body(s, scratch=k) for s, k in ((0, False), (0, True), (0, True), (1, True)))
+    old, fresh, again, other = (
+        arm.body(s, scratch=k) for s, k in ((0, False), (0, True), (0, True), (1, True))
+    )
     shapes = [{n: p.shape for n, p in b.named_parameters()} for b in (old, fresh)]
     assert shapes[0] == shapes[1]
     table = [b.model.embedding.words for b in (old, fresh, again, other)]
-    assert torch.equal(table[1], table[2]) and not torch.equal(table[1], table[0]) and not torch.equal(table[1], table[3])
+    assert (
+        torch.equal(table[1], table[2])
+        and not torch.equal(table[1], table[0])
+        and not torch.equal(table[1], table[3])
+    )
     assert fit(prepared, tmp_path, "m2_bert_scratch").facts["pretraining_seed"] is None
 
 
@@ -185,8 +220,13 @@ def test_padding_and_the_order_of_rows_change_no_feature(made: Made, arm: str, p
     model = PairClassifier(body, prepared.config.finetuning, classes=2, apart=pairs == "separate").eval()
     types = bool(body.types) and pairs == "joint"
     short = collate(rows, np.arange(2), types=types)
-    wider = [{k: torch.nn.functional.pad(v, (0, 48 - v.shape[1])) for k, v in part.items()} for part in short["parts"]]
-    assert all(a["tokens"].shape[1] < b["tokens"].shape[1] for a, b in zip(short["parts"], wider, strict=True))
+    wider = [
+        {k: torch.nn.functional.pad(v, (0, 48 - v.shape[1])) for k, v in part.items()}
+        for part in short["parts"]
+    ]
+    assert all(
+        a["tokens"].shape[1] < b["tokens"].shape[1] for a, b in zip(short["parts"], wider, strict=True)
+    )
     long = {**short, "parts": wider}
     torch.testing.assert_close(model.features(long), model.features(short), atol=2e-5, rtol=0)
     turned = model.features(collate(rows, np.array([1, 0]), types=types))
@@ -204,15 +244,24 @@ def test_vectors_that_do_not_differ_are_told_before_the_first_step(made: Made) -
         assert body.tokenizer is not None
         return spread(model, encode(body.tokenizer, texts, None, most=40, pairs="separate"), types=False)
 
-    assert of("the same", "the same", "the same") == {"cosine_of_strangers": 1.0, "differing_share": 0.0} and model.training
+    assert (
+        of("the same", "the same", "the same") == {"cosine_of_strangers": 1.0, "differing_share": 0.0}
+        and model.training
+    )
     found = of("a cat", "seven dogs sat there", "no")
     assert found["cosine_of_strangers"] < 1.0 and 0.0 < found["differing_share"] < 1.0
 
 
 def test_joint_rows_and_scores_from_0_to_5_are_learned_too(made: Made, tmp_path: Path) -> None:
-    prepared = opened(made, tasks=["stsb"], finetuning={"pairs": "joint", "epochs": 2, "batch_size": 16, "max_tokens": 48})
+    prepared = opened(
+        made, tasks=["stsb"], finetuning={"pairs": "joint", "epochs": 2, "batch_size": 16, "max_tokens": 48}
+    )
     found = fit(prepared, tmp_path, "m2_bert", "stsb")
-    assert set(found.scores) == {"spearman", "pearson"} and found.curve[-1][2] < found.curve[0][2] and "confusion" not in found.facts
+    assert (
+        set(found.scores) == {"spearman", "pearson"}
+        and found.curve[-1][2] < found.curve[0][2]
+        and "confusion" not in found.facts
+    )
 
 
 # --- by way of MNLI ------------------------------------------------------------------------------------------------------
@@ -224,9 +273,14 @@ def test_bodies_pass_through_mnli_once_and_without_the_head(made: Made, tmp_path
     one = fit(prepared, folder, task="stsb")
     kept = folder / "from_mnli/m2_bert_seed-0.pt"
     content = torch.load(kept, weights_only=True)
-    assert set(content["body"]) == set(prepared.arms["m2_bert"].body(0).state_dict()) and set(content["scores"]) == {"accuracy"}
+    assert set(content["body"]) == set(prepared.arms["m2_bert"].body(0).state_dict()) and set(
+        content["scores"]
+    ) == {"accuracy"}
     stamp = kept.stat().st_mtime_ns
-    assert fit(opened(made, **settings), folder, task="stsb").curve == one.curve and kept.stat().st_mtime_ns == stamp
+    assert (
+        fit(opened(made, **settings), folder, task="stsb").curve == one.curve
+        and kept.stat().st_mtime_ns == stamp
+    )
     kept.write_bytes(kept.read_bytes()[:100])  # cut off by a full disk: made again, never trusted
     assert fit(prepared, folder, task="stsb").curve == one.curve
     assert fit(opened(made, tasks=["stsb"]), folder, task="stsb").curve != one.curve
@@ -256,8 +310,16 @@ def test_arms_that_do_not_meet_one_budget_are_refused(made: Made, tmp_path: Path
 
 def test_a_pretraining_that_cannot_be_used_is_named_in_one_line(made: Made, tmp_path: Path) -> None:
     for folder, change, message in (
-        ("a", {"experiment": "perplexity"}, "is a study of experiment 'perplexity'; this study needs a masked study"),
-        ("b", {"selected": {"gemma_encoder": None, "m2_bert": None}}, "arm 'gemma_encoder' of .* has no finished run"),
+        (
+            "a",
+            {"experiment": "perplexity"},
+            "is a study of experiment 'perplexity'; this study needs a masked study",
+        ),
+        (
+            "b",
+            {"selected": {"gemma_encoder": None, "m2_bert": None}},
+            "arm 'gemma_encoder' of .* has no finished run",
+        ),
     ):
         with pytest.raises(ConfigError, match=message) as caught:
             opened(changed_study(made, tmp_path / folder, lambda study, change=change: study.update(change)))
@@ -288,7 +350,9 @@ def test_a_pretraining_that_cannot_be_used_is_named_in_one_line(made: Made, tmp_
         ({"arms": ["m2_bert", "m2_bert"]}, "arms: must not repeat"),
     ],
 )
-def test_options_that_mean_nothing_are_refused_before_anything_is_fitted(made: Made, changes: dict[str, Any], message: str) -> None:
+def test_options_that_mean_nothing_are_refused_before_anything_is_fitted(
+    made: Made, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UserError, match=message) as caught:
         opened(made, **changes)
     assert "\n" not in str(caught.value)

@@ -14,15 +14,27 @@ from experiments.glue.metrics import GLUE_METRICS, glue_metrics
 from experiments.glue.reader import GLUE_TASKS, GlueRow, glue_task, read_glue, write_submission
 
 GOOD: dict[tuple[str, str], tuple[str, list[tuple[str, str | None, float | None]]]] = {
-    ("cola", "train"): ('gj04\t1\t\tHe said "no.\ngj04\t0\t*\tHim go.\n', [('He said "no.', None, 1), ("Him go.", None, 0)]),
+    ("cola", "train"): (
+        'gj04\t1\t\tHe said "no.\ngj04\t0\t*\tHim go.\n',
+        [('He said "no.', None, 1), ("Him go.", None, 0)],
+    ),
     ("cola", "test"): ("index\tsentence\n0\tBill left.\n", [("Bill left.", None, None)]),
     ("sst2", "dev"): ("sentence\tlabel\nfine \t1\n", [("fine ", None, 1)]),
-    ("mrpc", "dev"): ('Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t1\t2\tA b.\t"C d.\n', [("A b.", '"C d.', 0)]),
+    ("mrpc", "dev"): (
+        'Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t1\t2\tA b.\t"C d.\n',
+        [("A b.", '"C d.', 0)],
+    ),
     ("rte", "train"): ("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tnot_entailment\n", [("a", "b", 1)]),
     ("wnli", "dev"): ("index\tsentence1\tsentence2\tlabel\n0\ta\tb\t1\n", [("a", "b", 1)]),
     ("qnli", "dev"): ("index\tquestion\tsentence\tlabel\n0\tq?\ts\tentailment\n", [("q?", "s", 0)]),
-    ("qqp", "dev"): ("id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n7\t1\t2\ta?\tb?\t1\n", [("a?", "b?", 1)]),
-    ("mnli", "dev_matched"): ("index\tsentence1\tsentence2\tlabel1\tgold_label\n0\ta\tb\tneutral\tcontradiction\n", [("a", "b", 2)]),
+    ("qqp", "dev"): (
+        "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n7\t1\t2\ta?\tb?\t1\n",
+        [("a?", "b?", 1)],
+    ),
+    ("mnli", "dev_matched"): (
+        "index\tsentence1\tsentence2\tlabel1\tgold_label\n0\ta\tb\tneutral\tcontradiction\n",
+        [("a", "b", 2)],
+    ),
     ("mnli_subset", "validation"): ("sentence1\tsentence2\tgold_label\na\tb\tneutral\n", [("a", "b", 1)]),
     ("stsb", "dev"): ("index\tsentence1\tsentence2\tscore\n0\ta\tb\t3.250\n", [("a", "b", 3.25)]),
 }
@@ -37,9 +49,17 @@ def write(root: Path, task: str, split: str, content: bytes | str, suffix: str =
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(("task", "split"), GOOD)
-def test_every_task_is_read_as_the_benchmark_lays_it_out(task: str, split: str, packed: bool, tmp_path: Path) -> None:
+def test_every_task_is_read_as_the_benchmark_lays_it_out(
+    task: str, split: str, packed: bool, tmp_path: Path
+) -> None:
     text, wanted = GOOD[task, split]
-    write(tmp_path, task, split, gzip.compress(text.encode()) if packed else text, ".tsv.gz" if packed else ".tsv")
+    write(
+        tmp_path,
+        task,
+        split,
+        gzip.compress(text.encode()) if packed else text,
+        ".tsv.gz" if packed else ".tsv",
+    )
     found = read_glue(task, split, tmp_path, rows=len(wanted))
     assert found == [GlueRow(index=i, text=a, pair=b, label=y) for i, (a, b, y) in enumerate(wanted)]
 
@@ -83,23 +103,50 @@ BAD = [
         "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tmaybe\n",
         "line 2: label 'maybe' is not one of entailment, not_entailment",
     ),
-    ("rte", "dev", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n1\ta\tb\n", "line 3: 3 columns, expected 4 .*cut off"),
-    ("rte", "dev", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tc\tentailment\n1\ta\tb\tentailment\n", "line 2: 5 columns"),
+    (
+        "rte",
+        "dev",
+        "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n1\ta\tb\n",
+        "line 3: 3 columns, expected 4 .*cut off",
+    ),
+    (
+        "rte",
+        "dev",
+        "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tc\tentailment\n1\ta\tb\tentailment\n",
+        "line 2: 5 columns",
+    ),
     ("rte", "dev", "index\tsentence1\tsentence2\tlabel\n0\ta\0\tb\tentailment\n", "line 2: holds a NUL byte"),
-    ("rte", "dev", "index\tsentence1\tsentence2\tlabel\n0\ta\t \tentailment\n", "line 2: expected a sentence, got ' '"),
+    (
+        "rte",
+        "dev",
+        "index\tsentence1\tsentence2\tlabel\n0\ta\t \tentailment\n",
+        "line 2: expected a sentence, got ' '",
+    ),
     ("rte", "dev", "index\tsentence1\tsentence2\tlabel\n", "no rows"),
     ("rte", "dev", "", "the file is empty"),
     ("rte", "dev", b"index\tsentence1\tsentence2\tlabel\n0\t\xff\tb\tentailment\n", "not UTF-8 at byte"),
-    ("cola", "train", "source\tlabel\tmark\tsentence\ngj04\t1\t\tFine.\n", "line 1: label 'label' is not one of 0, 1"),
+    (
+        "cola",
+        "train",
+        "source\tlabel\tmark\tsentence\ngj04\t1\t\tFine.\n",
+        "line 1: label 'label' is not one of 0, 1",
+    ),
     ("cola", "train", "gj04\t2\t\tFine.\n", "line 1: label '2'"),
-    ("stsb", "dev", "sentence1\tsentence2\tscore\na\tb\t5.1\n", "line 2: score '5.1' is not a number from 0 to 5"),
+    (
+        "stsb",
+        "dev",
+        "sentence1\tsentence2\tscore\na\tb\t5.1\n",
+        "line 2: score '5.1' is not a number from 0 to 5",
+    ),
     ("stsb", "dev", "sentence1\tsentence2\tscore\na\tb\tnan\n", "line 2: score 'nan'"),
     ("stsb", "dev", "sentence1\tsentence2\tscore\na\tb\thigh\n", "line 2: score 'high'"),
 ]
 
 
 @pytest.mark.parametrize(("task", "split", "content", "message"), BAD)
-def test_what_is_wrong_with_a_file_is_one_line_with_its_name(task: str, split: str, content: Any, message: str, tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_file_is_one_line_with_its_name(
+    task: str, split: str, content: Any, message: str, tmp_path: Path
+) -> None:
     path = write(tmp_path, task, split, content)
     with pytest.raises(DataError, match=message) as caught:
         read_glue(task, split, tmp_path)
@@ -153,10 +200,18 @@ def test_a_submission_the_server_would_refuse_is_refused_here(
 
 
 def test_every_task_that_is_scored_can_be_read() -> None:
-    assert {name.partition("_")[0] for name in GLUE_METRICS} == {name.partition("_")[0] for name in GLUE_TASKS}
+    assert {name.partition("_")[0] for name in GLUE_METRICS} == {
+        name.partition("_")[0] for name in GLUE_TASKS
+    }
 
 
-POSITIVES = {("cola", "train"): 6023, ("cola", "dev"): 721, ("mrpc", "train"): 2474, ("mrpc", "dev"): 279, ("mrpc", "test"): 1147}
+POSITIVES = {
+    ("cola", "train"): 6023,
+    ("cola", "dev"): 721,
+    ("mrpc", "train"): 2474,
+    ("mrpc", "dev"): 279,
+    ("mrpc", "test"): 1147,
+}
 
 
 @pytest.mark.slow
@@ -180,5 +235,7 @@ def test_the_real_files_have_their_official_rows() -> None:
 
 def test_each_task_has_the_metrics_of_its_leaderboard() -> None:
     assert glue_metrics("mrpc", [1, 1, 0, 0], [1, 0, 0, 0]) == {"accuracy": 0.75, "f1": pytest.approx(2 / 3)}
-    assert glue_metrics("stsb", [1.0, 2.0, 3.0], [1.0, 3.0, 2.0]) == pytest.approx({"pearson": 0.5, "spearman": 0.5})
+    assert glue_metrics("stsb", [1.0, 2.0, 3.0], [1.0, 3.0, 2.0]) == pytest.approx(
+        {"pearson": 0.5, "spearman": 0.5}
+    )
     assert glue_metrics("mnli_matched", [2, 1], [2, 0]) == {"accuracy": 0.5}

@@ -14,11 +14,27 @@ import torch
 from arch_lab.data import DataError
 from arch_lab.data.streams import CHUNK, UNSUSPECTED
 from blocks.errors import ConfigError
-from experiments.images.data import ImageLoader, ImageOrder, ImagesConfig, PreparedImages, prepare_images, scoring_batches
+from experiments.images.data import (
+    ImageLoader,
+    ImageOrder,
+    ImagesConfig,
+    PreparedImages,
+    prepare_images,
+    scoring_batches,
+)
 from experiments.images.data.order import augment
 from experiments.images.data.prepare import held_out
 from experiments.images.data.read import read_idx
-from tests.experiments.images.image_files import CLASSES, digits, idx, jpeg, pictures, write_archive, write_cifar, write_mnist
+from tests.experiments.images.image_files import (
+    CLASSES,
+    digits,
+    idx,
+    jpeg,
+    pictures,
+    write_archive,
+    write_cifar,
+    write_mnist,
+)
 
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 ARCHIVE = "cifar10_train_jpeg.tar.gz"
@@ -39,7 +55,10 @@ def test_every_image_and_label_arrives_once(prepared: PreparedImages) -> None:
     assert (len(prepared.train), len(prepared.tune), len(prepared.test)) == (90, 30, 30)
     kept = np.concatenate([prepared.train.pixels, prepared.tune.pixels])[:, 0]
     known = {image.tobytes(): label for image, label in zip(pixels, labels, strict=True)}
-    assert {image.tobytes(): label for image, label in zip(kept, [*prepared.train.labels, *prepared.tune.labels], strict=True)} == known
+    assert {
+        image.tobytes(): label
+        for image, label in zip(kept, [*prepared.train.labels, *prepared.tune.labels], strict=True)
+    } == known
     assert np.array_equal(prepared.test.pixels[:, 0], digits(3, 1)[0])
     assert prepared.vocabulary == 10 and prepared.summary()["splits"]["train"] == {
         "images": 90,
@@ -57,7 +76,9 @@ def test_the_held_out_part_has_the_same_share_of_every_class_whatever_the_order(
     assert {i.tobytes() for i in chosen} == {i.tobytes() for i in again}
 
 
-def test_the_second_call_opens_what_the_first_stored_and_a_damaged_entry_is_read_again(tmp_path: Path) -> None:
+def test_the_second_call_opens_what_the_first_stored_and_a_damaged_entry_is_read_again(
+    tmp_path: Path,
+) -> None:
     config, said = mnist(write_mnist(tmp_path / "data")), []
     first = prepare_images(config, tmp_path / "cache", said.append)
     assert said
@@ -72,8 +93,15 @@ def test_the_second_call_opens_what_the_first_stored_and_a_damaged_entry_is_read
 
 def test_other_pixels_patches_or_augmentation_are_other_data(tmp_path: Path) -> None:
     data, cache = write_mnist(tmp_path / "data"), tmp_path / "cache"
-    found = [prepare_images(mnist(data, **options), cache).fingerprint for options in ({}, {"augmentation": "crop"})]
-    found.append(prepare_images(ImagesConfig(source="mnist", root=str(data), patch=4, tune_fraction=0.25), cache).fingerprint)
+    found = [
+        prepare_images(mnist(data, **options), cache).fingerprint
+        for options in ({}, {"augmentation": "crop"})
+    ]
+    found.append(
+        prepare_images(
+            ImagesConfig(source="mnist", root=str(data), patch=4, tune_fraction=0.25), cache
+        ).fingerprint
+    )
     found.append(prepare_images(mnist(write_mnist(tmp_path / "more", train=13)), cache).fingerprint)
     assert len(set(found)) == 4
 
@@ -90,7 +118,9 @@ def test_jpeg_archives_are_decoded_in_the_order_of_their_names(tmp_path: Path) -
     other.mkdir()
     for split, images, seed in (("train", 6, 0), ("test", 2, 1)):
         write_archive(other / f"cifar10_{split}_jpeg.tar.gz", pictures(split, images, seed)[::-1])
-    again = prepare_images(ImagesConfig(source="cifar10", root=str(other), tune_fraction=0.34), tmp_path / "cache")
+    again = prepare_images(
+        ImagesConfig(source="cifar10", root=str(other), tune_fraction=0.34), tmp_path / "cache"
+    )
     assert again.fingerprint == first.fingerprint
 
 
@@ -106,7 +136,10 @@ def test_test_images_that_stand_in_the_training_split_are_counted(tmp_path: Path
 
 def spoil(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
     """Rewrites the unpacked content of a file."""
-    return lambda folder: (folder / name).write_bytes(gzip.compress(change(gzip.decompress((folder / name).read_bytes())))) and None
+    return lambda folder: (
+        (folder / name).write_bytes(gzip.compress(change(gzip.decompress((folder / name).read_bytes()))))
+        and None
+    )
 
 
 def archive(members: list[tuple[str, bytes]]) -> Callable[[Path], None]:
@@ -122,18 +155,54 @@ def only(classes: tuple[str, ...]) -> list[tuple[str, bytes]]:
     [
         ("mnist", lambda f: (f / IMAGES).unlink(), "no file 'train-images-idx3-ubyte.gz' in .*--data-root"),
         ("mnist", lambda f: (f / IMAGES).write_bytes(b"no gzip"), "not a sound|not a valid"),
-        ("mnist", lambda f: (f / IMAGES).write_bytes((f / IMAGES).read_bytes()[:-9]), "not a sound|not a valid"),
-        ("mnist", spoil(IMAGES, lambda raw: raw[:-1]), "its header says 120 x 28 x 28; the file is cut or damaged"),
-        ("mnist", spoil(IMAGES, lambda raw: b"\0\0\x08\x01" + raw[4:]), "no idx file of unsigned bytes with 3 dimensions"),
+        (
+            "mnist",
+            lambda f: (f / IMAGES).write_bytes((f / IMAGES).read_bytes()[:-9]),
+            "not a sound|not a valid",
+        ),
+        (
+            "mnist",
+            spoil(IMAGES, lambda raw: raw[:-1]),
+            "its header says 120 x 28 x 28; the file is cut or damaged",
+        ),
+        (
+            "mnist",
+            spoil(IMAGES, lambda raw: b"\0\0\x08\x01" + raw[4:]),
+            "no idx file of unsigned bytes with 3 dimensions",
+        ),
         ("mnist", spoil(IMAGES, lambda raw: raw[:3]), "no idx file"),
         ("mnist", spoil(IMAGES, lambda raw: idx(digits(12, 0, side=27)[0])), "the images are 1 x 27 x 27"),
-        ("mnist", spoil(LABELS, lambda raw: idx(np.zeros(7, np.uint8))), "7 labels for the 120 images of train-images"),
-        ("mnist", spoil(LABELS, lambda raw: idx(np.full(120, 10, np.uint8))), "label 10 is not one of the 10 classes"),
-        ("mnist", spoil(LABELS, lambda raw: idx(np.zeros(120, np.uint8))), "no image of class '1' in the train split"),
+        (
+            "mnist",
+            spoil(LABELS, lambda raw: idx(np.zeros(7, np.uint8))),
+            "7 labels for the 120 images of train-images",
+        ),
+        (
+            "mnist",
+            spoil(LABELS, lambda raw: idx(np.full(120, 10, np.uint8))),
+            "label 10 is not one of the 10 classes",
+        ),
+        (
+            "mnist",
+            spoil(LABELS, lambda raw: idx(np.zeros(120, np.uint8))),
+            "no image of class '1' in the train split",
+        ),
         ("cifar10", lambda f: (f / ARCHIVE).write_bytes(b"no archive"), "not a sound|not a valid"),
-        ("cifar10", lambda f: (f / ARCHIVE).write_bytes((f / ARCHIVE).read_bytes()[:-2000]), "not a sound|not a valid"),
-        ("mnist", lambda f: (f / IMAGES).write_bytes(gzip.compress(bytes(UNSUSPECTED + 2 * CHUNK))), "expand to more than"),
-        ("cifar10", lambda f: archive([("cifar10/train/cat/1.jpg", bytes(UNSUSPECTED + 2 * CHUNK))])(f), "expand to more than"),
+        (
+            "cifar10",
+            lambda f: (f / ARCHIVE).write_bytes((f / ARCHIVE).read_bytes()[:-2000]),
+            "not a sound|not a valid",
+        ),
+        (
+            "mnist",
+            lambda f: (f / IMAGES).write_bytes(gzip.compress(bytes(UNSUSPECTED + 2 * CHUNK))),
+            "expand to more than",
+        ),
+        (
+            "cifar10",
+            lambda f: archive([("cifar10/train/cat/1.jpg", bytes(UNSUSPECTED + 2 * CHUNK))])(f),
+            "expand to more than",
+        ),
         ("cifar10", archive([]), "the archive holds no images"),
         (
             "cifar10",
@@ -143,15 +212,24 @@ def only(classes: tuple[str, ...]) -> list[tuple[str, bytes]]:
         ("cifar10", archive([("cifar10/train/kat/1.jpg", b"")]), "unknown class 'kat'; did you mean 'cat'"),
         ("cifar10", archive([("cat/1.jpg", b"")]), "is not under train/<class>/"),
         ("cifar10", archive([("cifar10/test/cat/1.jpg", b"")]), "is not under train/<class>/"),
-        ("cifar10", archive([("cifar10/train/cat/1.jpg", jpeg(np.zeros((16, 32, 3), np.uint8)))]), "has 16 x 32 pixels, expected 32 x 32"),
+        (
+            "cifar10",
+            archive([("cifar10/train/cat/1.jpg", jpeg(np.zeros((16, 32, 3), np.uint8)))]),
+            "has 16 x 32 pixels, expected 32 x 32",
+        ),
         ("cifar10", archive(only(CLASSES[:-1])), "no image of class 'truck' in the train split"),
     ],
 )
-def test_malformed_files_are_refused_in_one_line(tmp_path: Path, source: str, break_it: Callable[[Path], None], message: str) -> None:
+def test_malformed_files_are_refused_in_one_line(
+    tmp_path: Path, source: str, break_it: Callable[[Path], None], message: str
+) -> None:
     (write_mnist if source == "mnist" else write_cifar)(tmp_path)
     break_it(tmp_path)
     with pytest.raises(DataError, match=message) as caught:
-        prepare_images(ImagesConfig.from_options({"source": source, "root": str(tmp_path), "tune_fraction": 0.25}), tmp_path / "cache")
+        prepare_images(
+            ImagesConfig.from_options({"source": source, "root": str(tmp_path), "tune_fraction": 0.25}),
+            tmp_path / "cache",
+        )
     assert "\n" not in str(caught.value)
 
 
@@ -166,7 +244,10 @@ def test_a_class_too_small_to_share_is_refused(tmp_path: Path) -> None:
     [
         ({"source": "cifar"}, "did you mean 'cifar10'"),
         ({"source": "mnist", "patch": 5}, "28 x 28 pixels cannot be cut into patches of 5 x 5"),
-        ({"source": "mnist", "augmentation": "crop_flip"}, "changes the meaning of images of 'mnist'; use crop"),
+        (
+            {"source": "mnist", "augmentation": "crop_flip"},
+            "changes the meaning of images of 'mnist'; use crop",
+        ),
         ({"source": "mnist", "tune_fraction": 0.6}, "tune_fraction: must be below 0.5, got 0.6"),
         ({"source": "mnist", "pach": 4}, "did you mean 'patch'"),
     ],
@@ -189,7 +270,9 @@ def order(data: PreparedImages, seed: int = 0, augmentation: Any = "crop") -> Im
     return ImageOrder(data, batch=8, seed=seed, augmentation=augmentation)
 
 
-def test_an_epoch_meets_every_image_at_most_once_and_the_next_in_another_order(prepared: PreparedImages) -> None:
+def test_an_epoch_meets_every_image_at_most_once_and_the_next_in_another_order(
+    prepared: PreparedImages,
+) -> None:
     made = order(prepared)
     first, second = (np.concatenate([made.indices(e * 11 + i) for i in range(11)]) for e in range(2))
     assert made.steps_per_epoch == 11 and len(set(first)) == 88
@@ -203,7 +286,9 @@ def test_a_batch_is_a_function_of_seed_and_step(prepared: PreparedImages) -> Non
     assert torch.equal(again.batch(14)["images"], whole["images"])
     for rank in range(2):
         share = order(prepared).batch(14, rank=rank, world=2)
-        assert torch.equal(share["images"], whole["images"][rank::2]) and torch.equal(share["labels"], whole["labels"][rank::2])
+        assert torch.equal(share["images"], whole["images"][rank::2]) and torch.equal(
+            share["labels"], whole["labels"][rank::2]
+        )
     assert not torch.equal(order(prepared, seed=1).batch(14)["images"], whole["images"])
 
 
@@ -239,9 +324,9 @@ def test_without_augmentation_a_batch_holds_the_normed_pixels(prepared: Prepared
     pixels = torch.from_numpy(prepared.train.pixels[made.indices(0)]).float() / 255
     torch.testing.assert_close(batch["images"] * float(prepared.std[0]) + float(prepared.mean[0]), pixels)
     everything = torch.from_numpy(np.array(prepared.train.pixels)).double() / 255
-    assert everything.mean().item() == pytest.approx(prepared.mean[0]) and everything.std(correction=0).item() == pytest.approx(
-        prepared.std[0]
-    )
+    assert everything.mean().item() == pytest.approx(prepared.mean[0]) and everything.std(
+        correction=0
+    ).item() == pytest.approx(prepared.std[0])
 
 
 def test_scoring_meets_every_image_once_whatever_the_batch(prepared: PreparedImages) -> None:

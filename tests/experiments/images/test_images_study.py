@@ -33,7 +33,10 @@ def study(folder: Path, name: str = "tiny", **changes: Any) -> Path:
     content: dict[str, Any] = {
         "description": "tiny",
         "experiment": "images",
-        "arms": [{"architecture": "m2_vit", "options": M2}, {"architecture": "vit", "options": {"head_width": 8, "pool": "mean"}}],
+        "arms": [
+            {"architecture": "m2_vit", "options": M2},
+            {"architecture": "vit", "options": {"head_width": 8, "pool": "mean"}},
+        ],
         "budget": {"params": 6.0e4, "train_flops": 6.0e9},
         "data": {"source": "mnist", "root": str(folder / "data"), "patch": 7, "tune_fraction": 0.2},
         "objective": {"label_smoothing": 0.05},
@@ -50,7 +53,9 @@ def study(folder: Path, name: str = "tiny", **changes: Any) -> Path:
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("images")
-    return folder, arch_lab.compare(str(study(folder)), output=folder / "runs", cache=folder / "cache", quiet=True)
+    return folder, arch_lab.compare(
+        str(study(folder)), output=folder / "runs", cache=folder / "cache", quiet=True
+    )
 
 
 def test_a_study_ends_in_a_verdict_about_nats_per_image(compared: tuple[Path, dict[str, Any]]) -> None:
@@ -91,7 +96,10 @@ def test_the_same_command_again_keeps_every_run(compared: tuple[Path, dict[str, 
     folder, result = compared
     events: list[str] = []
     again = arch_lab.compare(
-        str(study(folder)), output=folder / "runs", cache=folder / "cache", observer=lambda event, facts: events.append(event)
+        str(study(folder)),
+        output=folder / "runs",
+        cache=folder / "cache",
+        observer=lambda event, facts: events.append(event),
     )
     assert events[-1] == "report" and "run" not in events
     assert again["results"] == result["results"]
@@ -99,10 +107,14 @@ def test_the_same_command_again_keeps_every_run(compared: tuple[Path, dict[str, 
 
 def test_a_linear_model_beats_the_class_shares_where_pixels_tell(tmp_path: Path) -> None:
     write_mnist(tmp_path, train=40, test=8)
-    data = prepare_images(ImagesConfig(source="mnist", root=str(tmp_path), tune_fraction=0.2), tmp_path / "cache")
+    data = prepare_images(
+        ImagesConfig(source="mnist", root=str(tmp_path), tune_fraction=0.2), tmp_path / "cache"
+    )
     majority, linear = image_baselines(data)
     assert (
-        majority["cross_entropy"] == pytest.approx(math.log(10)) and majority["top1_accuracy"] == 0.1 and majority["top5_accuracy"] == 0.5
+        majority["cross_entropy"] == pytest.approx(math.log(10))
+        and majority["top1_accuracy"] == 0.1
+        and majority["top5_accuracy"] == 0.5
     )
     assert linear["cross_entropy"] < 1.5 and linear["top1_accuracy"] > 0.7
     assert image_baselines(data)[1] == linear
@@ -114,13 +126,23 @@ def test_metrics_are_those_of_scikit_learn_whatever_the_batches() -> None:
     for part in (slice(0, 5), slice(5, 37)):
         metrics.update(scores[part], labels[part])
     found = {name: float(value) for name, value in metrics.compute().items()}
-    assert found["cross_entropy"] == pytest.approx(log_loss(labels, scores.double().softmax(1), labels=range(10)), rel=1e-5)
+    assert found["cross_entropy"] == pytest.approx(
+        log_loss(labels, scores.double().softmax(1), labels=range(10)), rel=1e-5
+    )
     for k in (1, 5):
-        assert found[f"top{k}_accuracy"] == pytest.approx(top_k_accuracy_score(labels, scores, k=k, labels=range(10)))
+        assert found[f"top{k}_accuracy"] == pytest.approx(
+            top_k_accuracy_score(labels, scores, k=k, labels=range(10))
+        )
 
 
 def test_label_smoothing_changes_the_loss_and_no_metric() -> None:
-    settings = {"architecture": "vit", "options": {"image": [8, 8], "patch": 4, "head_width": 8}, "width": 16, "depth": 1, "ffn_width": 16}
+    settings = {
+        "architecture": "vit",
+        "options": {"image": [8, 8], "patch": 4, "head_width": 8},
+        "width": 16,
+        "depth": 1,
+        "ffn_width": 16,
+    }
     torch.manual_seed(0)
     plain = ImageModel(**settings, vocabulary=5, max_tokens=4)
     smooth = ImageModel(label_smoothing=0.1, **settings, vocabulary=5, max_tokens=4)
@@ -160,18 +182,26 @@ def test_the_certificate_fails_models_that_mix_images_or_are_blind() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"arms": [{"name": "words", "architecture": "gemma3"}]}, r"arm 'words': architecture 'gemma3' reads tokens.*m2_vit, vit"),
+        (
+            {"arms": [{"name": "words", "architecture": "gemma3"}]},
+            r"arm 'words': architecture 'gemma3' reads tokens.*m2_vit, vit",
+        ),
         ({"arms": [{"architecture": "m2_bert"}]}, "'m2_bert' reads tokens of text, not pixels"),
         ({"data": {"source": "mnits"}}, "did you mean 'mnist'"),
         ({"data": {"source": "mnist", "patch": 5}}, "28 x 28 pixels cannot be cut into patches of 5 x 5"),
         ({"data": {"source": "mnist", "tokenizer": {}}}, "unknown option 'tokenizer'"),
         ({"objective": {"label_smothing": 0.1}}, "did you mean 'label_smoothing'"),
         ({"objective": {"label_smoothing": 1.0}}, "label_smoothing: must be below 1, got 1"),
-        ({"training": {"sequence_length": 64}}, "is 64, but an image of 28 x 28 pixels in patches of 4 is 49 tokens"),
+        (
+            {"training": {"sequence_length": 64}},
+            "is 64, but an image of 28 x 28 pixels in patches of 4 is 49 tokens",
+        ),
         ({"arms": [{"architecture": "vit", "options": {"patch": 7}}]}, "patch is set by the data"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_any_file_is_read(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_what_does_not_fit_is_refused_before_any_file_is_read(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     write_mnist(tmp_path / "data", train=2, test=1)
     path = study(tmp_path, **{"data": {"source": "mnist"}, **changes})
     with pytest.raises(ConfigError, match=message) as caught:
@@ -181,13 +211,22 @@ def test_what_does_not_fit_is_refused_before_any_file_is_read(tmp_path: Path, ch
 
 def test_arms_that_miss_the_budget_are_refused(tmp_path: Path) -> None:
     shapes = [{"width": 32, "depth": 2, "ffn_width": 64}, {"width": 32, "depth": 3, "ffn_width": 64}]
-    arms = [{"name": f"arm{i}", "architecture": "vit", "options": {"head_width": 8}, "shape": shape} for i, shape in enumerate(shapes)]
+    arms = [
+        {"name": f"arm{i}", "architecture": "vit", "options": {"head_width": 8}, "shape": shape}
+        for i, shape in enumerate(shapes)
+    ]
     with pytest.raises(BudgetError, match=r"refused: arm 'arm1' is .* on params"):
         arch_lab.plan(str(study(tmp_path, arms=arms, budget={"params": 18_000, "train_flops": 4.0e9})))
 
 
 def test_a_text_study_refuses_an_image_arm_and_a_masked_one_too(tmp_path: Path) -> None:
     for experiment in ("perplexity", "masked"):
-        path = study(tmp_path, experiment=experiment, data={"source": "embedded"}, objective={}, arms=[{"architecture": "vit"}])
+        path = study(
+            tmp_path,
+            experiment=experiment,
+            data={"source": "embedded"},
+            objective={},
+            arms=[{"architecture": "vit"}],
+        )
         with pytest.raises(ConfigError, match="'vit' classifies images: it reads pixels, not tokens; choose"):
             arch_lab.plan(str(path))

@@ -18,7 +18,16 @@ from arch_lab.models import Shape, recipe
 from experiments.masked.baselines import masked_baselines
 from experiments.masked.certificate import certify_objective
 from experiments.masked.model import MaskedLanguageModel, masked_metrics
-from experiments.masked.objective import IGNORED, Masked, MaskedLoader, Masking, asked_for, masked_logits, masked_nats, scoring_batches
+from experiments.masked.objective import (
+    IGNORED,
+    Masked,
+    MaskedLoader,
+    Masking,
+    asked_for,
+    masked_logits,
+    masked_nats,
+    scoring_batches,
+)
 from tests.experiments.masked.test_masked_tokens import text_split
 
 TOKENIZER = ByteTokenizer().with_mask()
@@ -162,7 +171,13 @@ def test_the_loss_is_the_mean_over_the_hidden_tokens() -> None:
     by_hand = [-logits[b, t].log_softmax(-1)[labels[b, t]] for b, t in places]
     torch.testing.assert_close(masked_nats(built, batch), torch.stack(by_hand))
     module = MaskedLanguageModel(
-        architecture="m2_bert", options=ARMS["m2_bert"], width=32, depth=2, ffn_width=64, vocabulary=258, max_tokens=40
+        architecture="m2_bert",
+        options=ARMS["m2_bert"],
+        width=32,
+        depth=2,
+        ffn_width=64,
+        vocabulary=258,
+        max_tokens=40,
     )
     module.model = built
     module._trainer = Trainer()  # type: ignore[assignment]
@@ -171,7 +186,13 @@ def test_the_loss_is_the_mean_over_the_hidden_tokens() -> None:
 
 def test_accumulated_batches_weigh_tokens_not_batches(tmp_path: Any) -> None:
     """Two batches of unequal numbers of hidden tokens in one optimizer step: every token counts the same."""
-    settings = {"architecture": "gemma_encoder", "options": ARMS["gemma_encoder"], "width": 32, "depth": 1, "ffn_width": 64}
+    settings = {
+        "architecture": "gemma_encoder",
+        "options": ARMS["gemma_encoder"],
+        "width": 32,
+        "depth": 1,
+        "ffn_width": 64,
+    }
     torch.manual_seed(0)
     module = MaskedLanguageModel(**settings, vocabulary=258, max_tokens=TOKENS, learning_rate=1e-3)  # type: ignore[arg-type]
     start = {name: value.clone() for name, value in module.model.state_dict().items()}
@@ -186,7 +207,9 @@ def test_accumulated_batches_weigh_tokens_not_batches(tmp_path: Any) -> None:
 
     class Keep(pl.Callback):
         def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
-            found.update({name: p.grad.clone() for name, p in module.model.named_parameters() if p.grad is not None})
+            found.update(
+                {name: p.grad.clone() for name, p in module.model.named_parameters() if p.grad is not None}
+            )
 
     trainer = pl.Trainer(
         max_steps=1, accumulate_grad_batches=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -218,7 +241,15 @@ def test_metrics_do_not_depend_on_how_tokens_are_batched() -> None:
 
 def prepared() -> PreparedData:
     split = text_split(TOKENIZER, 30)
-    return PreparedData(tokenizer=TOKENIZER, train=split, tune=split, validation=split, test=None, fingerprint="text", about={})
+    return PreparedData(
+        tokenizer=TOKENIZER,
+        train=split,
+        tune=split,
+        validation=split,
+        test=None,
+        fingerprint="text",
+        about={},
+    )
 
 
 def test_the_unigram_is_a_count_by_hand() -> None:
@@ -232,17 +263,27 @@ def test_the_unigram_is_a_count_by_hand() -> None:
     assert weight > 0.999
     bits = [-math.log2(weight * counts[w] / counts.sum() + (1 - weight) / 258) for w in labels]
     assert unigram["masked_bits"] == pytest.approx(sum(bits) / len(bits), rel=1e-9)
-    assert unigram["masked_accuracy"] == pytest.approx(float((labels == ord(" ")).mean()))  # the most frequent byte of the text
+    assert unigram["masked_accuracy"] == pytest.approx(
+        float((labels == ord(" ")).mean())
+    )  # the most frequent byte of the text
     assert unigram["masked_perplexity"] == pytest.approx(2 ** unigram["masked_bits"])
 
 
 def test_the_bigram_sees_the_token_on_the_left_as_the_model_does() -> None:
     """In a text of one sentence a visible left neighbour nearly tells the token; a hidden one tells nothing."""
     data = prepared()
-    unigram, bigram = masked_baselines(data, scoring_batches(data.validation, MASKING, tokens=TOKENS, batch=4))
-    assert bigram["masked_bits"] < unigram["masked_bits"] and bigram["masked_accuracy"] > unigram["masked_accuracy"]
+    unigram, bigram = masked_baselines(
+        data, scoring_batches(data.validation, MASKING, tokens=TOKENS, batch=4)
+    )
+    assert (
+        bigram["masked_bits"] < unigram["masked_bits"]
+        and bigram["masked_accuracy"] > unigram["masked_accuracy"]
+    )
     row = np.array([[ord("t"), ord("h"), ord("e")]])
-    seen = {"inputs": torch.tensor([[ord("t"), TOKENIZER.mask, ord("e")]]), "labels": torch.tensor([[IGNORED, row[0, 1], IGNORED]])}
+    seen = {
+        "inputs": torch.tensor([[ord("t"), TOKENIZER.mask, ord("e")]]),
+        "labels": torch.tensor([[IGNORED, row[0, 1], IGNORED]]),
+    }
     hidden = {**seen, "inputs": torch.tensor([[TOKENIZER.mask, TOKENIZER.mask, ord("e")]])}
     visible, blind = (masked_baselines(data, [batch]) for batch in (seen, hidden))
     assert visible[1]["masked_bits"] < 0.8 * visible[0]["masked_bits"]

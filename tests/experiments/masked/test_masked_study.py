@@ -31,7 +31,15 @@ SCORES = ("masked_bits", "masked_perplexity", "masked_accuracy", "tune_masked_bi
 def masked_study(folder: Path, **changes: Any) -> Path:
     objective = {"mask_share": 0.3, "evaluation_windows": 40}
     return small_study(
-        folder, **{"experiment": "masked", "arms": ARMS, "training": TRAINING, "budget": BUDGET, "objective": objective, **changes}
+        folder,
+        **{
+            "experiment": "masked",
+            "arms": ARMS,
+            "training": TRAINING,
+            "budget": BUDGET,
+            "objective": objective,
+            **changes,
+        },
     )
 
 
@@ -52,7 +60,9 @@ def scores(result: dict[str, Any]) -> dict[tuple[str, int], tuple[float, ...]]:
 def test_a_masked_study_is_planned_matched_trained_and_judged(compared: tuple[Path, dict[str, Any]]) -> None:
     folder, result = compared
     assert json.loads((folder / "runs/small/study.json").read_text()) == json.loads(json.dumps(result))
-    assert result["matched"] is True and result["vocabulary"] == 258 and result["objective"]["mask_share"] == 0.3
+    assert (
+        result["matched"] is True and result["vocabulary"] == 258 and result["objective"]["mask_share"] == 0.3
+    )
     for arm in result["arms"]:
         shape = Shape(width=arm["width"], depth=arm["depth"], ffn_width=arm["ffn_width"])
         built = recipe(arm["architecture"], arm["options"]).model(shape, vocabulary=258, max_tokens=32)
@@ -62,22 +72,37 @@ def test_a_masked_study_is_planned_matched_trained_and_judged(compared: tuple[Pa
     assert [b["name"] for b in result["baselines"]] == ["unigram", "bigram"]
     for run in result["results"]:
         assert run["status"] == "finished" and all(math.isfinite(run[key]) for key in SCORES)
-        assert run["masked_perplexity"] == pytest.approx(2 ** run["masked_bits"], rel=1e-4) and 0 <= run["masked_accuracy"] <= 1
+        assert (
+            run["masked_perplexity"] == pytest.approx(2 ** run["masked_bits"], rel=1e-4)
+            and 0 <= run["masked_accuracy"] <= 1
+        )
         assert run["masked_bits"] < math.log2(258)
-    assert "bits per masked token" in result["verdict"]["text"] and "bits per byte" not in result["verdict"]["text"]
+    assert (
+        "bits per masked token" in result["verdict"]["text"]
+        and "bits per byte" not in result["verdict"]["text"]
+    )
 
 
 def test_the_report_speaks_of_masked_tokens_and_not_of_bytes(compared: tuple[Path, dict[str, Any]]) -> None:
     study = compared[0] / "runs/small"
     page = (study / "report.html").read_text()
-    for words in ("bits per masked token", "masked perplexity", "masked accuracy (higher is better)", "tuning bits per masked token"):
+    for words in (
+        "bits per masked token",
+        "masked perplexity",
+        "masked accuracy (higher is better)",
+        "tuning bits per masked token",
+    ):
         assert words in page
     assert "bits per byte" not in page and "word perplexity" not in page
     head = (study / "results.csv").read_text().splitlines()[0].split(",")
     assert {*SCORES} <= set(head) and "bits_per_byte" not in head
     for arm in ("gemma_encoder", "m2_bert"):
         certificate = json.loads((study / f"certificates/{arm}.json").read_text())
-        assert certificate["passed"] is True and certificate["kind"] == "objective" and certificate["leak_ratio"] < 1e-9
+        assert (
+            certificate["passed"] is True
+            and certificate["kind"] == "objective"
+            and certificate["leak_ratio"] < 1e-9
+        )
 
 
 def test_tensorboard_gets_the_masked_scores(compared: tuple[Path, dict[str, Any]]) -> None:
@@ -86,10 +111,18 @@ def test_tensorboard_gets_the_masked_scores(compared: tuple[Path, dict[str, Any]
     events = EventAccumulator(str(compared[0] / "runs/small/runs/m2_bert/lr-0.004_seed-0"))
     events.Reload()
     tags = set(events.Tags()["scalars"])
-    assert {"train/loss", "tune/masked_bits", "tune/masked_bits_by_tokens", "final/masked_bits", "final/masked_accuracy"} <= tags
+    assert {
+        "train/loss",
+        "tune/masked_bits",
+        "tune/masked_bits_by_tokens",
+        "final/masked_bits",
+        "final/masked_accuracy",
+    } <= tags
 
 
-def test_a_second_call_keeps_every_run_and_a_changed_objective_is_refused(compared: tuple[Path, dict[str, Any]]) -> None:
+def test_a_second_call_keeps_every_run_and_a_changed_objective_is_refused(
+    compared: tuple[Path, dict[str, Any]],
+) -> None:
     folder, first = compared
     before = {p: p.stat().st_mtime_ns for p in (folder / "runs/small/runs").rglob("result.json")}
     assert scores(compare(folder / "small.yaml", folder)) == scores(first)
@@ -98,26 +131,36 @@ def test_a_second_call_keeps_every_run_and_a_changed_objective_is_refused(compar
         compare(folder / "small.yaml", folder, overrides=["objective.mask_share=0.15"])
 
 
-def test_a_run_that_breaks_off_resumes_to_the_scores_of_an_uninterrupted_one(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_a_run_that_breaks_off_resumes_to_the_scores_of_an_uninterrupted_one(
+    compared: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     path = masked_study(tmp_path, training={**TRAINING, "checkpoint_seconds": 1e-6})
 
     class Cut(Exception):
         pass
 
     def cut(event: str, facts: dict[str, Any]) -> None:
-        if event == "step" and facts["label"] == "m2_bert lr 0.004 seed 0" and facts["step"] == facts["steps"] // 2:
+        if (
+            event == "step"
+            and facts["label"] == "m2_bert lr 0.004 seed 0"
+            and facts["step"] == facts["steps"] // 2
+        ):
             raise Cut
 
     with pytest.raises(Cut):
         compare(path, tmp_path, observer=cut)
     broken = tmp_path / "runs/small/runs/m2_bert/lr-0.004_seed-0"
     assert (broken / "last.ckpt").is_file() and not (broken / "result.json").exists()
-    assert scores(compare(path, tmp_path)) == {run: found for run, found in scores(compared[1]).items() if run[1] == 0}
+    assert scores(compare(path, tmp_path)) == {
+        run: found for run, found in scores(compared[1]).items() if run[1] == 0
+    }
 
 
 def test_an_unmatched_budget_is_refused(tmp_path: Path) -> None:
     fixed = [{**ARMS[0], "shape": {"width": 32, "depth": 2, "ffn_width": 64}}, ARMS[1]]
-    with pytest.raises(BudgetError, match=r"refused: arm 'm2_bert' is \+\d+.* off arm 'gemma_encoder' on params"):
+    with pytest.raises(
+        BudgetError, match=r"refused: arm 'm2_bert' is \+\d+.* off arm 'gemma_encoder' on params"
+    ):
         arch_lab.plan(str(masked_study(tmp_path, arms=fixed)))
     with pytest.raises(BudgetError, match="no shape of 'm2_bert' has 100 parameters"):
         arch_lab.plan(str(masked_study(tmp_path, arms=ARMS[1:])), overrides=["budget.params=100"])
@@ -126,10 +169,19 @@ def test_an_unmatched_budget_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arm", "said"),
     [
-        ({"architecture": "gemma3"}, "'gemma3' is a causal decoder.*choose an encoder: custom_encoder, gemma_encoder, m2_bert"),
+        (
+            {"architecture": "gemma3"},
+            "'gemma3' is a causal decoder.*choose an encoder: custom_encoder, gemma_encoder, m2_bert",
+        ),
         ({"architecture": "t5gemma"}, "'t5gemma' is an encoder–decoder.*choose an encoder"),
-        ({"architecture": "custom_encoder", "options": {"mixer": "token_shift_of_nobody"}}, "token_shift_of_nobody"),
-        ({"architecture": "custom_encoder", "options": {"mixer": "geglu"}}, "'custom_encoder': block 'geglu' is a channel_mixer"),
+        (
+            {"architecture": "custom_encoder", "options": {"mixer": "token_shift_of_nobody"}},
+            "token_shift_of_nobody",
+        ),
+        (
+            {"architecture": "custom_encoder", "options": {"mixer": "geglu"}},
+            "'custom_encoder': block 'geglu' is a channel_mixer",
+        ),
     ],
 )
 def test_what_is_no_encoder_is_refused_by_name(arm: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -140,7 +192,9 @@ def test_what_is_no_encoder_is_refused_by_name(arm: dict[str, Any], said: str, t
 def test_options_of_the_objective_are_strict_and_reach_the_plan(tmp_path: Path) -> None:
     path = str(masked_study(tmp_path))
     assert arch_lab.plan(path, overrides=["objective.mask_share=0.15"])["objective"]["mask_share"] == 0.15
-    with pytest.raises(ConfigError, match=r"study 'small'.objective: unknown option 'mask_shar'; did you mean 'mask_share'"):
+    with pytest.raises(
+        ConfigError, match=r"study 'small'.objective: unknown option 'mask_shar'; did you mean 'mask_share'"
+    ):
         arch_lab.plan(path, overrides=["objective.mask_shar=0.15"])
     with pytest.raises(ConfigError, match="unknown option 'mask_share'"):
         arch_lab.plan(str(small_study(tmp_path, name="causal", objective={"mask_share": 0.15})))
@@ -148,20 +202,47 @@ def test_options_of_the_objective_are_strict_and_reach_the_plan(tmp_path: Path) 
 
 def test_a_bidirectional_mixer_of_a_users_stands_in_the_comparison(tmp_path: Path) -> None:
     arms = [
-        {"architecture": "custom_encoder", "name": "m2", "options": {"mixer": "m2_mixer", "channel": "block_diagonal_glu"}},
-        {"architecture": "custom_encoder", "name": "attention", "options": {"mixer": "gemma3_attention", "mixer_options": {"heads": 2}}},
+        {
+            "architecture": "custom_encoder",
+            "name": "m2",
+            "options": {"mixer": "m2_mixer", "channel": "block_diagonal_glu"},
+        },
+        {
+            "architecture": "custom_encoder",
+            "name": "attention",
+            "options": {"mixer": "gemma3_attention", "mixer_options": {"heads": 2}},
+        },
     ]
     plan = arch_lab.plan(str(masked_study(tmp_path, arms=arms)))
     assert plan["matched"] is True and [a["name"] for a in plan["arms"]] == ["m2", "attention"]
     with pytest.raises(ConfigError, match=r"an encoder reads in both directions, but .* is causal"):
-        arch_lab.plan(str(masked_study(tmp_path, arms=[{**arms[0], "options": {"mixer": "m2_mixer", "mixer_options": {"causal": True}}}])))
+        arch_lab.plan(
+            str(
+                masked_study(
+                    tmp_path,
+                    arms=[{**arms[0], "options": {"mixer": "m2_mixer", "mixer_options": {"causal": True}}}],
+                )
+            )
+        )
 
 
 def test_a_mixer_that_leaks_between_rows_gets_no_metric(tmp_path: Path) -> None:
-    arms = [{"architecture": "custom_encoder", "name": "leaky", "options": {"mixer": "tests.experiments.masked.leaky_mixers:BatchCentred"}}]
-    with pytest.raises(LeakError, match="refused: arm 'leaky': logits of a row depend on the other rows of a batch"):
+    arms = [
+        {
+            "architecture": "custom_encoder",
+            "name": "leaky",
+            "options": {"mixer": "tests.experiments.masked.leaky_mixers:BatchCentred"},
+        }
+    ]
+    with pytest.raises(
+        LeakError, match="refused: arm 'leaky': logits of a row depend on the other rows of a batch"
+    ):
         compare(masked_study(tmp_path, arms=arms), tmp_path)
-    assert {p.name for p in (tmp_path / "runs").rglob("*") if p.is_file()} == {"study.yaml", "plan.json", "leaky.json"}
+    assert {p.name for p in (tmp_path / "runs").rglob("*") if p.is_file()} == {
+        "study.yaml",
+        "plan.json",
+        "leaky.json",
+    }
 
 
 # --- what becomes of the weights ------------------------------------------------------------------------------------
@@ -171,17 +252,25 @@ def test_a_mixer_that_leaks_between_rows_gets_no_metric(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arm", ["m2_bert", "gemma_encoder"])
 def test_the_body_of_a_run_is_the_run_bit_for_bit(compared: tuple[Path, dict[str, Any]], arm: str) -> None:
     folder = compared[0] / f"runs/small/runs/{arm}/lr-0.004_seed-1"
-    run, body, whole = arch_lab.load(folder), arch_lab.load_body(folder), arch_lab.load_body(folder, head=True)
+    run, body, whole = (
+        arch_lab.load(folder),
+        arch_lab.load_body(folder),
+        arch_lab.load_body(folder, head=True),
+    )
     tokens = torch.from_numpy(body.tokenizer.encode(["hidden states before and after"])[0])[None]
     segments = torch.ones_like(tokens)
     segments[:, -4:] = 0
     states = run.model.hidden(tokens, segments)  # type: ignore[union-attr, operator]
     assert states.shape == (1, 30, body.width) and torch.equal(body(tokens, segments), states)
-    assert torch.equal(whole(tokens, segments), states) and torch.equal(whole.logits(tokens), run.model(tokens))
+    assert torch.equal(whole(tokens, segments), states) and torch.equal(
+        whole.logits(tokens), run.model(tokens)
+    )
     kept = torch.load(folder / "model.ckpt", weights_only=True)["state_dict"]
     for name, parameter in body.named_parameters():
         assert torch.equal(parameter, kept[name]), name
-    assert body.tokenizer.mask == 257 and body.causal is False and body.types == (2 if arm == "m2_bert" else 0)
+    assert (
+        body.tokenizer.mask == 257 and body.causal is False and body.types == (2 if arm == "m2_bert" else 0)
+    )
     with pytest.raises(ConfigError, match="without its head"):
         body.logits(tokens)
     if arm == "gemma_encoder":
@@ -206,7 +295,9 @@ def test_nobody_generates_text_from_an_encoder(compared: tuple[Path, dict[str, A
 # --- curves over the learning-rate grid -----------------------------------------------------------------------------
 
 
-def test_curves_are_one_small_file_and_the_same_each_time(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_curves_are_one_small_file_and_the_same_each_time(
+    compared: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     folder, study = compared[0] / "runs/small", compared[1]
     first, again = (write_rates(folder, study, tmp_path / name).read_bytes() for name in ("a.svg", "b.svg"))
     assert first == again and first.startswith(b"<?xml") and len(first) < 60_000
@@ -219,8 +310,16 @@ def test_curves_are_one_small_file_and_the_same_each_time(compared: tuple[Path, 
         write_rates(folder, study, tmp_path / "c.svg", ["gemma"])
 
 
-def test_a_run_that_diverged_is_drawn_to_where_it_broke_off(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_a_run_that_diverged_is_drawn_to_where_it_broke_off(
+    compared: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     folder, study = compared[0] / "runs/small", compared[1]
-    lost = {**study, "results": [{**r, "status": "diverged"} if r["arm"] == "m2_bert" and r["seed"] == 1 else r for r in study["results"]]}
+    lost = {
+        **study,
+        "results": [
+            {**r, "status": "diverged"} if r["arm"] == "m2_bert" and r["seed"] == 1 else r
+            for r in study["results"]
+        ],
+    }
     assert "stroke-dasharray" in write_rates(folder, lost, tmp_path / "lost.svg").read_text()
     assert "stroke-dasharray" not in write_rates(folder, study, tmp_path / "kept.svg").read_text()

@@ -30,7 +30,9 @@ ROWS, T = 200, 96
 
 def text_split(tokenizer: Tokenizer, copies: int = 60) -> TokenSplit:
     ids = tokenizer.encode_documents([WORDS] * copies)
-    return TokenSplit(name="text", ids=ids, bytes=copies * len(WORDS), words=copies, documents=copies, fingerprint="text")
+    return TokenSplit(
+        name="text", ids=ids, bytes=copies * len(WORDS), words=copies, documents=copies, fingerprint="text"
+    )
 
 
 def rows_of(tokenizer: Tokenizer) -> np.ndarray:
@@ -53,7 +55,10 @@ def test_the_share_is_chosen_and_four_fifths_of_it_are_hidden(name: str, share: 
     ordinary = int((ids != tokenizer.separator).sum())
     assert abs(chosen.sum() / ordinary - share) < bound(share, ordinary)
     asked = int(chosen.sum())
-    hidden, same = (masked.inputs[chosen] == tokenizer.mask).mean(), (masked.inputs[chosen] == ids[chosen]).mean()
+    hidden, same = (
+        (masked.inputs[chosen] == tokenizer.mask).mean(),
+        (masked.inputs[chosen] == ids[chosen]).mean(),
+    )
     assert abs(hidden - 0.8) < bound(0.8, asked)
     again = 0.1 / len(Masking(tokenizer, share=share).ordinary)  # a random token is the same one now and then
     assert abs(same - 0.1 - again) < bound(0.1, asked)
@@ -78,7 +83,12 @@ def words_in(tokenizer: Tokenizer, row: np.ndarray) -> list[list[int]]:
     pieces, groups, current = tokenizer.pieces(), [], []
     for place, token in enumerate(row.tolist()):
         piece = pieces[token]
-        if current and (not piece or piece[:1].isspace() or not pieces[row[place - 1]] or pieces[row[place - 1]][-1:].isspace()):
+        if current and (
+            not piece
+            or piece[:1].isspace()
+            or not pieces[row[place - 1]]
+            or pieces[row[place - 1]][-1:].isspace()
+        ):
             groups.append(current)
             current = []
         current.append(place)
@@ -97,7 +107,10 @@ def test_whole_words_are_hidden_whole_at_the_same_share(name: str) -> None:
             words, longest = words + 1, max(longest, len(places))
     assert longest > 1
     # words of a row are drawn apart, but long ones weigh more: at most `longest` tokens hang together
-    assert abs(chosen.mean() - 0.3) < bound(0.3, chosen.size) * longest**0.5 + (ids == tokenizer.separator).mean()
+    assert (
+        abs(chosen.mean() - 0.3)
+        < bound(0.3, chosen.size) * longest**0.5 + (ids == tokenizer.separator).mean()
+    )
 
 
 def test_a_word_is_what_white_space_separates() -> None:
@@ -106,9 +119,13 @@ def test_a_word_is_what_white_space_separates() -> None:
     assert Masking(tokenizer, share=0.5).word_starts(ids).tolist() == [[0, 1, 1, 3, 4, 5, 6, 7, 7, 9, 10]]
 
 
-def loader(tokenizer: Tokenizer, *, seed: int = 0, batch: int = 4, steps: int = 6, accumulate: int = 1, **shared: int) -> MaskedLoader:
+def loader(
+    tokenizer: Tokenizer, *, seed: int = 0, batch: int = 4, steps: int = 6, accumulate: int = 1, **shared: int
+) -> MaskedLoader:
     order = WindowOrder(text_split(tokenizer), tokens=32, batch=batch, seed=seed)
-    return MaskedLoader(OrderedLoader(order, steps=steps, **shared), Masking(tokenizer, share=0.15), accumulate=accumulate)
+    return MaskedLoader(
+        OrderedLoader(order, steps=steps, **shared), Masking(tokenizer, share=0.15), accumulate=accumulate
+    )
 
 
 def equal(a: list[dict[str, torch.Tensor]], b: list[dict[str, torch.Tensor]]) -> bool:
@@ -140,12 +157,20 @@ def test_devices_share_the_batch_of_one(world: int) -> None:
 def test_accumulated_batches_know_what_is_asked_for_in_all_of_them() -> None:
     batches = list(loader(TOKENIZERS["bytes"], accumulate=2))
     for one, two in zip(batches[::2], batches[1::2], strict=True):
-        assert one["asked"] == two["asked"] == (one["labels"] != IGNORED).sum() + (two["labels"] != IGNORED).sum()
+        assert (
+            one["asked"]
+            == two["asked"]
+            == (one["labels"] != IGNORED).sum() + (two["labels"] != IGNORED).sum()
+        )
 
 
 def scored(batch: int, most: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     tokenizer = TOKENIZERS["bpe"]
-    batches = list(scoring_batches(text_split(tokenizer), Masking(tokenizer, share=0.15), tokens=32, batch=batch, most=most))
+    batches = list(
+        scoring_batches(
+            text_split(tokenizer), Masking(tokenizer, share=0.15), tokens=32, batch=batch, most=most
+        )
+    )
     return torch.cat([b["inputs"] for b in batches]), torch.cat([b["labels"] for b in batches])
 
 
@@ -167,7 +192,11 @@ def test_a_part_of_a_split_is_spread_over_it_and_masked_as_in_the_whole() -> Non
 
 
 def test_draws_of_training_scoring_and_order_never_meet() -> None:
-    streams = [draws(purpose, 0, number, 1, 64).reshape(-1) for purpose in (0, TRAINING, SCORING) for number in (0, 1)]
+    streams = [
+        draws(purpose, 0, number, 1, 64).reshape(-1)
+        for purpose in (0, TRAINING, SCORING)
+        for number in (0, 1)
+    ]
     assert len(np.unique(np.concatenate(streams))) == sum(map(len, streams))
     assert all(s.min() >= 0 and s.max() < 1 for s in streams)
 
@@ -178,7 +207,11 @@ def test_a_mask_token_changes_no_other_id_and_survives_storage(name: str, tmp_pa
     plain = ByteTokenizer() if name == "bytes" else train_bpe([WORDS * 3], 300)
     assert plain.mask is None and "mask" not in plain.to_dict()
     assert masked.mask == plain.vocabulary and masked.vocabulary == plain.vocabulary + 1
-    assert masked.separator == plain.separator and masked.pieces()[:-1] == plain.pieces() and masked.pieces()[-1] == b""
+    assert (
+        masked.separator == plain.separator
+        and masked.pieces()[:-1] == plain.pieces()
+        and masked.pieces()[-1] == b""
+    )
     spelled = f"{MASK} is text"
     assert (
         masked.encode([spelled])[0].tolist() == plain.encode([spelled])[0].tolist()
@@ -186,7 +219,11 @@ def test_a_mask_token_changes_no_other_id_and_survives_storage(name: str, tmp_pa
     )
     masked.save(tmp_path)
     for back in (load_tokenizer(tmp_path), tokenizer_from(masked.to_dict()), masked.with_mask()):
-        assert (back.mask, back.vocabulary, back.fingerprint) == (masked.mask, masked.vocabulary, masked.fingerprint)
+        assert (back.mask, back.vocabulary, back.fingerprint) == (
+            masked.mask,
+            masked.vocabulary,
+            masked.fingerprint,
+        )
     assert masked.fingerprint != plain.fingerprint
     with pytest.raises(ConfigError, match="no mask token"):
         Masking(plain, share=0.15)

@@ -14,7 +14,9 @@ from experiments.recall.experiment import HELD_OUT, IGNORED, TRAIN, TUNE, Recall
 
 @settings(max_examples=40)
 @given(seed=seeds(), pairs=st.integers(1, 8), spare=st.integers(0, 9), step=st.integers(0, 2**40))
-def test_each_key_is_asked_once_and_its_label_is_the_value_behind_its_first_place(seed: int, pairs: int, spare: int, step: int) -> None:
+def test_each_key_is_asked_once_and_its_label_is_the_value_behind_its_first_place(
+    seed: int, pairs: int, spare: int, step: int
+) -> None:
     data = RecallData(vocabulary=2 * pairs + spare + 2, pairs=pairs)
     tokens, labels = draw_rows(data, 4 * pairs + spare, 3, split=TRAIN, seed=seed, step=step)
     for row, label in zip(tokens, labels, strict=True):
@@ -38,7 +40,9 @@ def test_rows_are_a_function_of_split_seed_and_step() -> None:
 def test_a_small_power_asks_most_keys_soon_and_one_spreads_them_evenly() -> None:
     places = {}
     for power in (0.01, 1.0):
-        _, labels = draw_rows(RecallData(vocabulary=8, pairs=2, power=power), 68, 2000, split=TRAIN, seed=0, step=0)
+        _, labels = draw_rows(
+            RecallData(vocabulary=8, pairs=2, power=power), 68, 2000, split=TRAIN, seed=0, step=0
+        )
         places[power] = np.nonzero(labels != IGNORED)[1].mean()
     # even: the mean of 4, 6, ..., 66 is 35; of 4000 draws it is within 5 standard errors of 0.29
     assert abs(places[1.0] - 35) < 1.5 and places[0.01] < 25

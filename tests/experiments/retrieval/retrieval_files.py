@@ -33,22 +33,45 @@ TRAINING_CLAIMS = CLAIMS + "".join(
 VALIDATION_CLAIMS = CLAIMS + "1,Oil keeps iron from rust.,,,[],[11]\n3,Honey keeps.,,,[],[16]\n"
 
 DOCUMENTS = "\n".join(
-    f"<doc>\n<docno>{i}</docno>\n<title>t</title>\n<text>wing number {i}\nin a flow .</text>\n</doc>" for i in range(1, 9)
+    f"<doc>\n<docno>{i}</docno>\n<title>t</title>\n<text>wing number {i}\nin a flow .</text>\n</doc>"
+    for i in range(1, 9)
 )
 DOCUMENTS += "\n<doc>\n<docno>471</docno>\n<title></title>\n<text></text>\n</doc>"
 # by the hash of their texts, 1 and 4 are training queries, 5 is held out for tuning, the others are reported
 QUESTIONS = [f"what of wing {i} at speed" for i in range(1, 11)]
 QUERIES = "<?xml version='1.0' encoding='utf-8' standalone='yes'?>\r\n<xml>\r\n"
 QUERIES += (
-    "".join(f"<top>\r\n<num> {3 * i}</num> \r\n<title>\r\n{q}\r\n.\r\n</title>\r\n</top>\r\n" for i, q in enumerate(QUESTIONS, 1))
+    "".join(
+        f"<top>\r\n<num> {3 * i}</num> \r\n<title>\r\n{q}\r\n.\r\n</title>\r\n</top>\r\n"
+        for i, q in enumerate(QUESTIONS, 1)
+    )
     + "</xml>"
 )
-JUDGEMENTS = "".join(f"{i} 0 {1 + i % 8} 1\r\n{i} 0 {1 + (i + 3) % 8} {i % 2 * 3}\r\n" for i in range(1, 11)) + "1 0 471 1\r\n"
+JUDGEMENTS = (
+    "".join(f"{i} 0 {1 + i % 8} 1\r\n{i} 0 {1 + (i + 3) % 8} {i % 2 * 3}\r\n" for i in range(1, 11))
+    + "1 0 471 1\r\n"
+)
 
 ANSWERS = {
-    "train": [("who sang", 1, "she sang ."), ("who sang", 0, "he ate ."), ("who ate", 0, "a ate no b ."), ("who ate", 1, "he ate .")],
-    "dev": [("who ran", 0, "it , it ran not"), ("who ran", 1, "he ran"), ("who sat", 0, "no one"), ("who won", 1, "we won")],
-    "test": [("who hid", 1, "they hid"), ("who hid", 0, "cold"), ("who hid", 0, "warm"), ("who hid", 0, "warm"), ("who lost", 0, "nobody")],
+    "train": [
+        ("who sang", 1, "she sang ."),
+        ("who sang", 0, "he ate ."),
+        ("who ate", 0, "a ate no b ."),
+        ("who ate", 1, "he ate ."),
+    ],
+    "dev": [
+        ("who ran", 0, "it , it ran not"),
+        ("who ran", 1, "he ran"),
+        ("who sat", 0, "no one"),
+        ("who won", 1, "we won"),
+    ],
+    "test": [
+        ("who hid", 1, "they hid"),
+        ("who hid", 0, "cold"),
+        ("who hid", 0, "warm"),
+        ("who hid", 0, "warm"),
+        ("who lost", 0, "nobody"),
+    ],
 }
 
 
@@ -64,13 +87,20 @@ def zipped(path: Path, members: Mapping[str, str]) -> None:
 
 
 def scifact(root: Path, **changes: str) -> Path:
-    members = {"corpus_train": CORPUS, "claims_train": TRAINING_CLAIMS, "claims_validation": VALIDATION_CLAIMS, **changes}
+    members = {
+        "corpus_train": CORPUS,
+        "claims_train": TRAINING_CLAIMS,
+        "claims_validation": VALIDATION_CLAIMS,
+        **changes,
+    }
     path = root / "scifact" / "scifact.zip"
     zipped(path, {f"{name}.csv": text for name, text in members.items()})
     return path
 
 
-def cranfield(root: Path, *, documents: str = DOCUMENTS, queries: str = QUERIES, judgements: str = JUDGEMENTS) -> Path:
+def cranfield(
+    root: Path, *, documents: str = DOCUMENTS, queries: str = QUERIES, judgements: str = JUDGEMENTS
+) -> Path:
     folder = root / "cranfield"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "cran.all.1400.xml.gz").write_bytes(gzip.compress(documents.encode(), mtime=0))
@@ -83,7 +113,9 @@ def trec_qa(root: Path, **changes: str) -> Path:
     folder = root / "trecqa_wang"
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in ANSWERS.items():
-        (folder / f"{split}.csv.gz").write_bytes(gzip.compress(changes.get(split, table(rows)).encode(), mtime=0))
+        (folder / f"{split}.csv.gz").write_bytes(
+            gzip.compress(changes.get(split, table(rows)).encode(), mtime=0)
+        )
     return folder
 
 

@@ -28,11 +28,15 @@ def test_scifact_is_claims_and_the_abstracts_they_cite(tmp_path: Path) -> None:
 def test_scifact_claims_that_share_an_abstract_are_never_on_both_sides_of_tuning(tmp_path: Path) -> None:
     made.scifact(tmp_path)
     queries = read_retrieval("scifact", tmp_path, complete=False).queries
-    assert {len({c in queries[split] for c in ("claim-0", "claim-2", "claim-4")}) for split in ("train", "tune")} == {1}
+    assert {
+        len({c in queries[split] for c in ("claim-0", "claim-2", "claim-4")}) for split in ("train", "tune")
+    } == {1}
     assert len(queries["train"]) + len(queries["tune"]) == 6
 
 
-def test_cranfield_judgements_name_queries_by_position_and_any_value_above_0_is_relevant(tmp_path: Path) -> None:
+def test_cranfield_judgements_name_queries_by_position_and_any_value_above_0_is_relevant(
+    tmp_path: Path,
+) -> None:
     made.cranfield(tmp_path)
     data = read_retrieval("cranfield", tmp_path, complete=False)
     texts = {key: text for split in data.queries.values() for key, text in split.items()}
@@ -47,7 +51,9 @@ def test_cranfield_queries_keep_their_split_when_others_come_and_go(tmp_path: Pa
     judged = "".join(line + "\r\n" for line in made.JUDGEMENTS.split("\r\n") if not line.startswith("1 "))
     made.cranfield(tmp_path, judgements=judged)
     after = read_retrieval("cranfield", tmp_path, complete=False).queries
-    assert after == {split: {key: text for key, text in queries.items() if key != "1"} for split, queries in before.items()}
+    assert after == {
+        split: {key: text for key, text in queries.items() if key != "1"} for split, queries in before.items()
+    }
 
 
 def test_trec_qa_ranks_a_questions_own_answers_and_leaves_out_what_cannot_be_scored(tmp_path: Path) -> None:
@@ -65,33 +71,89 @@ def test_trec_qa_ranks_a_questions_own_answers_and_leaves_out_what_cannot_be_sco
 
 
 BROKEN: list[tuple[str, dict[str, str], str]] = [
-    ("scifact", {"corpus_train": made.CORPUS.replace("doc_id", "id")}, "no column 'doc_id'; did you mean 'id'?"),
-    ("scifact", {"corpus_train": made.CORPUS.replace("['Glass is not a liquid.']", "Glass")}, "line 7: abstract 'Glass'… is not a printed"),
-    ("scifact", {"corpus_train": made.CORPUS.replace("15,Glass,['Glass is not a liquid.']", "15,,[]")}, "neither title nor abstract"),
+    (
+        "scifact",
+        {"corpus_train": made.CORPUS.replace("doc_id", "id")},
+        "no column 'doc_id'; did you mean 'id'?",
+    ),
+    (
+        "scifact",
+        {"corpus_train": made.CORPUS.replace("['Glass is not a liquid.']", "Glass")},
+        "line 7: abstract 'Glass'… is not a printed",
+    ),
+    (
+        "scifact",
+        {"corpus_train": made.CORPUS.replace("15,Glass,['Glass is not a liquid.']", "15,,[]")},
+        "neither title nor abstract",
+    ),
     ("scifact", {"corpus_train": made.CORPUS.replace("12,Warm", "11,Warm")}, "doc_id 11 appears twice"),
     ("scifact", {"corpus_train": made.CORPUS[: made.CORPUS.index("Bread moulds")]}, "is the file cut off?"),
-    ("scifact", {"claims_train": made.TRAINING_CLAIMS.replace("[16]", "[99]")}, "cites document 99, which is not in corpus_train.csv"),
-    ("scifact", {"claims_train": made.TRAINING_CLAIMS.replace("[16]", "16")}, "cited_doc_ids '16' is not a list"),
-    ("scifact", {"claims_train": made.TRAINING_CLAIMS.replace("[16]", "[]")}, "line 9: the claim cites no document"),
-    ("scifact", {"claims_train": made.TRAINING_CLAIMS.replace(",[1],[11]", ",[1],[12]")}, "claim 0 differs from its row above"),
+    (
+        "scifact",
+        {"claims_train": made.TRAINING_CLAIMS.replace("[16]", "[99]")},
+        "cites document 99, which is not in corpus_train.csv",
+    ),
+    (
+        "scifact",
+        {"claims_train": made.TRAINING_CLAIMS.replace("[16]", "16")},
+        "cited_doc_ids '16' is not a list",
+    ),
+    (
+        "scifact",
+        {"claims_train": made.TRAINING_CLAIMS.replace("[16]", "[]")},
+        "line 9: the claim cites no document",
+    ),
+    (
+        "scifact",
+        {"claims_train": made.TRAINING_CLAIMS.replace(",[1],[11]", ",[1],[12]")},
+        "claim 0 differs from its row above",
+    ),
     ("scifact", {"claims_train": made.CLAIMS + "x,A.,,,[],[11]\n"}, "line 2: id 'x' is not a whole number"),
     ("scifact", {"claims_train": made.CLAIMS + "1,A.,[11]\n"}, "line 2: not the 6 columns of the header"),
     ("cranfield", {"documents": made.DOCUMENTS[:-9]}, "not valid XML"),
-    ("cranfield", {"documents": made.DOCUMENTS.replace("wing number 3\nin a flow .", " ")}, "document 3 has no text"),
+    (
+        "cranfield",
+        {"documents": made.DOCUMENTS.replace("wing number 3\nin a flow .", " ")},
+        "document 3 has no text",
+    ),
     ("cranfield", {"documents": made.DOCUMENTS.replace("<docno>3", "<docno>2")}, "document 2 appears twice"),
     ("cranfield", {"documents": "<nothing/>"}, "no <doc> in it"),
-    ("cranfield", {"queries": made.QUERIES.replace("what of wing 4 at speed\r\n.", "")}, "query 4 has no text"),
-    ("cranfield", {"judgements": made.JUDGEMENTS + "11 0 1 1\r\n"}, "line 22: query '11' is not one of the 10 positions"),
+    (
+        "cranfield",
+        {"queries": made.QUERIES.replace("what of wing 4 at speed\r\n.", "")},
+        "query 4 has no text",
+    ),
+    (
+        "cranfield",
+        {"judgements": made.JUDGEMENTS + "11 0 1 1\r\n"},
+        "line 22: query '11' is not one of the 10 positions",
+    ),
     ("cranfield", {"judgements": made.JUDGEMENTS + "1 0 99 1\r\n"}, "line 22: document '99' does not exist"),
     ("cranfield", {"judgements": made.JUDGEMENTS + "1 0 2\r\n"}, "line 22: 3 columns, expected 4"),
     ("cranfield", {"judgements": made.JUDGEMENTS + "1 0 2 yes\r\n"}, "value 'yes' is not a whole number"),
-    ("cranfield", {"judgements": made.JUDGEMENTS + "1 0 2 1\r\n"}, "document 2 is judged for query 1 a second time"),
+    (
+        "cranfield",
+        {"judgements": made.JUDGEMENTS + "1 0 2 1\r\n"},
+        "document 2 is judged for query 1 a second time",
+    ),
     ("cranfield", {"judgements": ""}, "the file is empty"),
     ("trec_qa", {"dev": made.table([("who ran", 2, "a")])}, "line 2: label '2' is not 0 or 1"),  # type: ignore[list-item]
     ("trec_qa", {"dev": made.table([("who ran", 1, " ")])}, "line 2: the answer has no text"),
-    ("trec_qa", {"dev": made.table([("who ran", 1, "a"), ("who ran", 0, "a")])}, "line 3: the answer 'a' is judged 0 and 1"),
-    ("trec_qa", {"dev": made.table([("who sang", 1, "a"), ("who sang", 0, "b")])}, "question 'who sang' is in train too"),
-    ("trec_qa", {"dev": made.table([("who ran", 1, "a")])}, "each of train, tune, test needs a query; has train 2, tune 0, test 1"),
+    (
+        "trec_qa",
+        {"dev": made.table([("who ran", 1, "a"), ("who ran", 0, "a")])},
+        "line 3: the answer 'a' is judged 0 and 1",
+    ),
+    (
+        "trec_qa",
+        {"dev": made.table([("who sang", 1, "a"), ("who sang", 0, "b")])},
+        "question 'who sang' is in train too",
+    ),
+    (
+        "trec_qa",
+        {"dev": made.table([("who ran", 1, "a")])},
+        "each of train, tune, test needs a query; has train 2, tune 0, test 1",
+    ),
     ("trec_qa", {"dev": "qtext,label\r\n"}, "no column 'atext'"),
     ("trec_qa", {"dev": "qtext,label,atext\r\n"}, "no rows"),
 ]
@@ -139,11 +201,23 @@ def test_a_set_whose_judgements_make_no_sense_cannot_be_made(tmp_path: Path) -> 
     (query,) = good.queries["test"]
     changes: list[tuple[dict[str, Any], str]] = [
         ({"relevance": {**good.relevance, query: {}}}, "needs a relevant and an irrelevant document"),
-        ({"relevance": {**good.relevance, query: {"train-0-0": 1.0}}}, "needs a relevant and an irrelevant document"),
-        ({"relevance": {**good.relevance, query: dict.fromkeys(good.ranked(query), 1.0)}}, "needs a relevant and an irrelevant document"),
-        ({"candidates": {**good.candidates, query: [*good.ranked(query), "none"]}}, "names? document 'none', which does not exist"),  # type: ignore[dict-item]
+        (
+            {"relevance": {**good.relevance, query: {"train-0-0": 1.0}}},
+            "needs a relevant and an irrelevant document",
+        ),
+        (
+            {"relevance": {**good.relevance, query: dict.fromkeys(good.ranked(query), 1.0)}},
+            "needs a relevant and an irrelevant document",
+        ),
+        (
+            {"candidates": {**good.candidates, query: [*good.ranked(query), "none"]}},
+            "names? document 'none', which does not exist",
+        ),  # type: ignore[dict-item]
         ({"documents": {**good.documents, "test-0-0": " "}}, "document 'test-0-0' has no text"),
-        ({"queries": {**good.queries, "test": {**good.queries["test"], "tune-0": "again"}}}, "is in two splits"),
+        (
+            {"queries": {**good.queries, "test": {**good.queries["test"], "tune-0": "again"}}},
+            "is in two splits",
+        ),
     ]
     for change, message in changes:
         with pytest.raises(DataError, match=message):

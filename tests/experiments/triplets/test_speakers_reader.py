@@ -45,7 +45,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("first", "message"), BAD)
-def test_what_is_wrong_with_a_frame_is_one_line_with_its_number(first: str, message: str, tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_frame_is_one_line_with_its_number(
+    first: str, message: str, tmp_path: Path
+) -> None:
     path = write_vowels(tmp_path, "train", [first, *vowels("train")[1:]])
     with pytest.raises(DataError, match=message) as caught:
         read_utterances(tmp_path, "train")
@@ -54,7 +56,9 @@ def test_what_is_wrong_with_a_frame_is_one_line_with_its_number(first: str, mess
 
 def test_a_speaker_left_empty_by_a_cut_file_is_named(tmp_path: Path) -> None:
     write_vowels(tmp_path, "train", vowels("train")[:210])
-    with pytest.raises(DataError, match=r"210 utterances, expected 270, so speaker 8 has none; is the file cut off\?"):
+    with pytest.raises(
+        DataError, match=r"210 utterances, expected 270, so speaker 8 has none; is the file cut off\?"
+    ):
         read_utterances(tmp_path, "train")
     write_vowels(tmp_path, "train", [*vowels("train"), FRAME])
     with pytest.raises(DataError, match="271 utterances, expected 270; is"):
@@ -78,4 +82,7 @@ def test_the_real_files_have_their_published_frames() -> None:
     folder = os.environ.get("ARCH_LAB_DATA")
     if folder is None or not (Path(folder) / "japanese_vowels").is_dir():
         pytest.skip("set ARCH_LAB_DATA to a folder that holds japanese_vowels/")
-    assert [sum(map(len, read_utterances(Path(folder), split).frames)) for split in ("train", "test")] == [4274, 5687]
+    assert [sum(map(len, read_utterances(Path(folder), split).frames)) for split in ("train", "test")] == [
+        4274,
+        5687,
+    ]

@@ -32,8 +32,16 @@ def test_a_set_has_its_features_its_target_and_disjoint_splits(tmp_path: Path) -
 
 
 def test_features_are_the_columns_the_index_names_in_its_order(tmp_path: Path) -> None:
-    members = {**changed("data.txt", "1 2 3\n4 5 6\n"), "yacht/data/index_features.txt": "2\n0\n", "yacht/data/index_target.txt": "1\n"}
-    members |= {"yacht/data/n_splits.txt": "1", "yacht/data/index_train_0.txt": "1\n", "yacht/data/index_test_0.txt": "0\n"}
+    members = {
+        **changed("data.txt", "1 2 3\n4 5 6\n"),
+        "yacht/data/index_features.txt": "2\n0\n",
+        "yacht/data/index_target.txt": "1\n",
+    }
+    members |= {
+        "yacht/data/n_splits.txt": "1",
+        "yacht/data/index_train_0.txt": "1\n",
+        "yacht/data/index_test_0.txt": "0\n",
+    }
     write_uci(tmp_path, members)
     found = UciArchive(tmp_path).read("yacht")
     assert found.features.tolist() == [[3, 1], [6, 4]] and found.target.tolist() == [2, 5]
@@ -66,7 +74,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("member", "text", "message"), BAD)
-def test_what_is_wrong_with_a_member_is_one_line_with_its_name(member: str, text: str | bytes | None, message: str, tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_member_is_one_line_with_its_name(
+    member: str, text: str | bytes | None, message: str, tmp_path: Path
+) -> None:
     path = write_uci(tmp_path, changed(member, text))
     with pytest.raises(DataError, match=message) as caught:
         UciArchive(tmp_path).read("yacht")
@@ -82,7 +92,9 @@ def test_a_grade_outside_its_range_is_named_with_its_line(tmp_path: Path) -> Non
 
 
 def test_missing_and_damaged_archives_and_unknown_sets_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no file 'uci_regression\.tar\.gz' in .* set --data-root or ARCH_LAB_DATA"):
+    with pytest.raises(
+        DataError, match=r"no file 'uci_regression\.tar\.gz' in .* set --data-root or ARCH_LAB_DATA"
+    ):
         UciArchive(tmp_path)
     path = write_uci(tmp_path, uci_members())
     with pytest.raises(DataError, match="unknown UCI set 'yatch'; did you mean 'yacht'"):
@@ -107,11 +119,17 @@ def test_a_mood_is_a_side_of_each_axis_and_every_test_has_a_fifth_of_each_mood(t
     write_music(tmp_path)
     found = read_music(tmp_path)
     sides = list(zip(found["music_arousal"].target, found["music_valence"].target, strict=True))
-    assert [sides[i] for i in range(0, 40, 10)] == list(MOODS.values()) == [(1, 1), (1, -1), (-1, 1), (-1, -1)]
+    assert (
+        [sides[i] for i in range(0, 40, 10)] == list(MOODS.values()) == [(1, 1), (1, -1), (-1, 1), (-1, -1)]
+    )
     train, test = found["music_arousal"].split(3)
     assert not set(train) & set(test) and len(train) + len(test) == 40
     assert np.bincount(test // 10).tolist() == [2, 2, 2, 2]
-    assert test.tolist() == found["music_valence"].split(3)[1].tolist() != found["music_valence"].split(4)[1].tolist()
+    assert (
+        test.tolist()
+        == found["music_valence"].split(3)[1].tolist()
+        != found["music_valence"].split(4)[1].tolist()
+    )
 
 
 def test_a_song_that_repeats_another_is_left_out(tmp_path: Path) -> None:
@@ -123,11 +141,17 @@ def test_a_song_that_repeats_another_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ('"hapy","1","2","3"', "line 42: class 'hapy' is in none of the four quadrants; did you mean 'happy'"),
+        (
+            '"hapy","1","2","3"',
+            "line 42: class 'hapy' is in none of the four quadrants; did you mean 'happy'",
+        ),
         ('"happy","1","2"', "line 42: 3 columns, the header has 4"),
         ('"happy","1","two","3"', "line 42: 'two' is not a number"),
         ('"happy","1","inf","3"', "line 42: 'inf' is not a finite number"),
-        ('"happy","1","2","3"\n"sad","1","2","3"', "line 43: the features of a song of class 'happy' again, under 'sad'"),
+        (
+            '"happy","1","2","3"\n"sad","1","2","3"',
+            "line 43: the features of a song of class 'happy' again, under 'sad'",
+        ),
     ],
 )
 def test_a_wrong_song_is_one_line(row: str, message: str, tmp_path: Path) -> None:
@@ -153,7 +177,13 @@ def test_the_real_sets_have_their_published_sizes() -> None:
     folder = os.environ.get("ARCH_LAB_DATA")
     if folder is None or not (Path(folder) / "uci_regression").is_dir():
         pytest.skip("set ARCH_LAB_DATA to a folder that holds uci_regression/")
-    sizes = {"boston": (506, 13), "concrete": (1030, 8), "energy": (768, 8), "kin8nm": (8192, 8), "naval": (11934, 16)}
+    sizes = {
+        "boston": (506, 13),
+        "concrete": (1030, 8),
+        "energy": (768, 8),
+        "kin8nm": (8192, 8),
+        "naval": (11934, 16),
+    }
     sizes |= {"power": (9568, 4), "protein": (45730, 9), "wine": (1599, 11), "yacht": (308, 6)}
     archive = UciArchive(Path(folder))
     for name in UCI_SETS:

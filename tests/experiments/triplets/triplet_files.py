@@ -27,14 +27,22 @@ def pack_tar(path: Path, members: Mapping[str, str | bytes]) -> Path:
     return path
 
 
-def uci_members(folder: str = "yacht", rows: int = 120, features: int = 4, seed: int = 0, splits: int = 2) -> dict[str, str]:
+def uci_members(
+    folder: str = "yacht", rows: int = 120, features: int = 4, seed: int = 0, splits: int = 2
+) -> dict[str, str]:
     """A set whose label is a kink along one direction, which a dense layer with ReLU can find and the axes do not show."""
     draw = np.random.default_rng(seed)
     x = draw.normal(size=(rows, features))
     y = 5 + np.abs(x @ draw.normal(size=features)) + 0.05 * draw.normal(size=rows) ** 2
     lines = [" ".join(f"{v:.6f}" for v in (*row, label)) for row, label in zip(x, y, strict=True)]
-    members = {"data.txt": "\n".join(lines) + "\n\n", "n_splits.txt": f"{splits}\n"}  # a blank line ends some of the real files
-    members |= {"index_features.txt": "\n".join(map(str, range(features))) + "\n", "index_target.txt": f"{features}\n"}
+    members = {
+        "data.txt": "\n".join(lines) + "\n\n",
+        "n_splits.txt": f"{splits}\n",
+    }  # a blank line ends some of the real files
+    members |= {
+        "index_features.txt": "\n".join(map(str, range(features))) + "\n",
+        "index_target.txt": f"{features}\n",
+    }
     for k in range(splits):
         order = np.random.default_rng(k).permutation(rows)
         for part, chosen in (("test", order[: rows // 5]), ("train", order[rows // 5 :])):
@@ -66,7 +74,9 @@ def vowels(split: str, seed: int = 0) -> list[str]:
     found = []
     for man, count in enumerate(COUNTS[split]):
         for _ in range(count):
-            frames = men[man] + 0.7 * draw.normal(size=COEFFICIENTS) + 0.3 * draw.normal(size=(7, COEFFICIENTS))
+            frames = (
+                men[man] + 0.7 * draw.normal(size=COEFFICIENTS) + 0.3 * draw.normal(size=(7, COEFFICIENTS))
+            )
             found.append("\n".join(" ".join(f"{v:.4f}" for v in frame) for frame in frames))
     return found
 
@@ -97,7 +107,10 @@ def character_members(which: int, alphabets: Mapping[str, int], drawings: int = 
         for c in range(1, count + 1):
             folder = f"images_background_small{which}/{alphabet}/character{c:02}/"
             members[folder] = b""
-            members |= {f"{folder}{c:04}_{d:02}.png": drawing(1000 * which + 100 * a + c, d) for d in range(1, drawings + 1)}
+            members |= {
+                f"{folder}{c:04}_{d:02}.png": drawing(1000 * which + 100 * a + c, d)
+                for d in range(1, drawings + 1)
+            }
     return members
 
 
