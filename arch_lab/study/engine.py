@@ -22,13 +22,13 @@ from arch_lab.study import storage
 from arch_lab.study.code_identity import conditions
 from arch_lab.study.config import StudyConfig
 from arch_lab.study.environment import environment, gate_fingerprint, judge_fingerprint
-from arch_lab.study.executor import Executor, executor_for, spare_cores, threads_per_run
+from arch_lab.study.executor import Executor, executor_for, spare_cores
 from arch_lab.study.experiment import Certificate, Experiment, load_experiment, own_engine
 from arch_lab.study.identity import digest
 from arch_lab.study.initial import initial_warnings
 from arch_lab.study.judgement import judge
 from arch_lab.study.loggers import try_loggers
-from arch_lab.study.planning import build_plan, open_study, use_threads
+from arch_lab.study.planning import build_plan, open_study, threads_of_runs
 from arch_lab.study.spec import spec_of
 from blocks.errors import ConfigError
 
@@ -62,9 +62,10 @@ def compare(
 ) -> dict[str, Any]:
     """Run a study to its verdict (``arch-lab compare``); finished runs of an earlier call are kept.
 
-    ``executor``: ``inline`` (one run after the other, in this process; the default here), ``processes`` (``workers`` runs at a
-    time, each in a process of its own; by default as many as cores and memory allow) or ``auto``. With an executor, ``threads`` of
-    each run are 1 unless given, on a GPU what torch chooses. The same number of threads gives the same numbers with any executor.
+    ``executor``: ``inline`` (one run after the other, in this process; the default here), ``processes``
+    (``workers`` runs at a time, each in a process of its own; by default as many as cores and memory allow) or
+    ``auto``. ``threads``: CPU threads of each run, 1 by default. With the same number of threads the numbers do not
+    depend on the executor.
     Follows along in the terminal unless ``quiet`` or another ``observer`` is given.
     Returns: the content of ``<output>/<study>/study.json``.
     Raises: UserError subclasses, one line each, before anything trains wherever that is possible.
@@ -97,14 +98,14 @@ def compare(
         given |= {"executor": executor, "workers": workers}
         return followed(Terminal(), lambda terminal: compare(study, **given, observer=terminal))
     observer = observer or silent
-    use_threads(threads_per_run(threads, executor))
-    config = open_study(study, overrides, data_root)
-    folder = Path(output) / config.name
-    with files.folder_lock(folder, "arch-lab compare"):
-        planned = build_plan(config)
-        chosen = executor_for(planned, executor, workers)
-        command = command_of(study, overrides, data_root)
-        return _compare(config, planned, folder, Path(cache or cache_folder()), chosen, observer, command)
+    with threads_of_runs(threads):
+        config = open_study(study, overrides, data_root)
+        folder = Path(output) / config.name
+        with files.folder_lock(folder, "arch-lab compare"):
+            planned = build_plan(config)
+            chosen = executor_for(planned, executor, workers)
+            command = command_of(study, overrides, data_root)
+            return _compare(config, planned, folder, Path(cache or cache_folder()), chosen, observer, command)
 
 
 def _compare(

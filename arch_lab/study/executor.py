@@ -191,11 +191,6 @@ def executor_for(planned: Mapping[str, Any], name: str | None, workers: int | No
     )
 
 
-def threads_per_run(threads: int | None, executor: str | None) -> int | None:
-    """``threads`` where given; else 1 with an executor on a CPU, and None (what torch chooses) without, or on a GPU."""
-    return 1 if threads is None and executor is not None and not torch.cuda.is_available() else threads
-
-
 def available_cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,7 +7,8 @@ Legend: T sequence length, B sequences a step.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from fractions import Fraction
 from typing import Any
@@ -20,7 +21,7 @@ from arch_lab.judge.measures import to_json
 from arch_lab.models import Recipe, Shape, require_kind
 from arch_lab.study.code_identity import APART, LOADING, TRAINING, trial_code
 from arch_lab.study.config import Arm, StudyConfig, load_study
-from arch_lab.study.executor import executor_for, threads_per_run
+from arch_lab.study.executor import executor_for
 from arch_lab.study.experiment import OwnData, load_experiment, own_engine
 from arch_lab.study.initial import initial_facts, initial_warnings, with_initial
 from arch_lab.study.library import find_study
@@ -46,9 +47,9 @@ def plan(
     engine = own_engine(study, overrides)
     if engine is not None:
         return engine.plan(study, overrides=overrides or [], data_root=data_root, threads=threads)
-    use_threads(threads_per_run(threads, executor))
-    planned = build_plan(open_study(study, overrides, data_root))
-    return {**planned, "workers": executor_for(planned, executor, None).workers}
+    with threads_of_runs(threads):
+        planned = build_plan(open_study(study, overrides, data_root))
+        return {**planned, "workers": executor_for(planned, executor, None).workers}
 
 
 def open_study(study: str, overrides: list[str] | None, data_root: str | None) -> StudyConfig:
@@ -60,6 +61,20 @@ def open_study(study: str, overrides: list[str] | None, data_root: str | None) -
     config = replace(config, objective=asdict(options))
     check_loggers(config.loggers, f"study {config.name!r}.loggers")
     return experiment.resolve(config) if isinstance(experiment, OwnData) else config
+
+
+@contextmanager
+def threads_of_runs(threads: int | None) -> Iterator[None]:
+    """Inside, torch uses the threads of a run: ``threads`` where given; else 1 on a CPU, what torch chooses on a GPU.
+
+    The default is the same for every executor: the number of threads is part of a run's identity.
+    """
+    before = torch.get_num_threads()
+    use_threads(1 if threads is None and not torch.cuda.is_available() else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def use_threads(threads: int | None) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import arch_lab
 from arch_lab.cli import main
@@ -235,3 +236,15 @@ def test_a_killed_worker_changes_no_number(tmp_path: Path) -> None:
     assert "died (SIGKILL): the trial runs again" in out[killed][1]
     studies = [json.loads((tmp_path / name / "small/study.json").read_text()) for name in ("whole", "killed")]
     assert without_measurements(studies[0]) == without_measurements(studies[1])
+
+
+def test_a_study_leaves_the_threads_of_the_process_as_they_were(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        result = arch_lab.compare(str(small_study(tmp_path)), output=tmp_path / "runs", quiet=True)
+        assert torch.get_num_threads() == 3 and {row["machine"]["threads"] for row in result["results"]} == {
+            1
+        }
+    finally:
+        torch.set_num_threads(before)
