@@ -7,6 +7,7 @@ number of torch threads, and is a function of its specification alone.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from arch_lab.study.workers import Worker, wait_for_messages
+from arch_lab.study.workers import GRACE, Worker, wait_for_messages
 from blocks.errors import ConfigError, did_you_mean, shown
 
 Observer = Callable[[str, dict[str, Any]], None]
@@ -147,8 +148,9 @@ class Processes:
         """End all workers: each saves a checkpoint of its trial, if it does so within seconds."""
         for worker in self._alive:
             worker.terminate()
+        deadline = time.monotonic() + GRACE
         for worker in self._alive:
-            worker.end()
+            worker.end(max(0.0, deadline - time.monotonic()))
         self._alive.clear()
 
 

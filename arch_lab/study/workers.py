@@ -20,7 +20,7 @@ from blocks.errors import UserError
 from blocks.registry import trusted, trusting
 from blocks.user_code import describe, place
 
-GRACE = 3.5  # seconds for a checkpoint after SIGTERM, then SIGKILL
+GRACE = 3.0  # seconds for a checkpoint after SIGTERM, then SIGKILL
 STEP_SECONDS = 0.2  # between two reports of progress of a trial
 
 
@@ -68,7 +68,7 @@ class Worker:
         with contextlib.suppress(OSError, ValueError):
             self.process.terminate()
 
-    def end(self, seconds: float = GRACE) -> None:
+    def end(self, seconds: float) -> None:
         """Wait until the process is gone; after ``seconds`` it is killed."""
         self.process.join(seconds)
         if self.process.is_alive():

@@ -153,24 +153,30 @@ def long_study(tmp_path: Path) -> Path:
     )
 
 
+def hear_interrupts() -> None:
+    """A shell starts what runs in its background with Ctrl-C ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def start(study: Path, output: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "arch_lab", "compare", str(study), "--output", str(output)]
     command += ["--executor", "processes", "--workers", "2"]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, preexec_fn=hear_interrupts, **pipes)
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
     """Process ids of children that run trials."""
     listed = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True
     ).stdout
     return [int(line.split()[0]) for line in listed.splitlines() if "spawn_main" in line]
 
 
 def wait_for_training(output: Path, process: subprocess.Popen[str], seconds: float = 240.0) -> None:
-    """Until two runs have written records."""
+    """Until two workers run and two runs have written records."""
     end = time.monotonic() + seconds
-    while len(list(output.glob("small/runs/*/*/metrics.jsonl"))) < 2:
+    while len(workers_of(process)) < 2 or len(list(output.glob("small/runs/*/*/metrics.jsonl"))) < 2:
         assert process.poll() is None and time.monotonic() < end, process.communicate()
         time.sleep(0.2)
 
