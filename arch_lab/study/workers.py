@@ -20,7 +20,7 @@ from blocks.errors import UserError
 from blocks.registry import trusted, trusting
 from blocks.user_code import describe, place
 
-GRACE = 3.0  # seconds for a checkpoint after SIGTERM, then SIGKILL
+GRACE = 2.5  # seconds for a checkpoint after SIGTERM, then SIGKILL
 STEP_SECONDS = 0.2  # between two reports of progress of a trial
 
 
@@ -113,7 +113,9 @@ def work(connection: Connection, context: Any, threads: int, modules: tuple[str,
                     Message("run", {})
                 )  # time is counted from here, not from the start of the process
                 connection.send(Message("result", context.run(trial, _Reporter(connection))))
-    except (EOFError, KeyboardInterrupt, BrokenPipeError):
+    except KeyboardInterrupt:
+        os._exit(0)  # the checkpoint is written, and the user waits: no time for the interpreter's own end
+    except (EOFError, BrokenPipeError):
         pass
     except BaseException as error:
         with contextlib.suppress(OSError):

@@ -198,7 +198,8 @@ def test_a_signal_ends_the_study_within_seconds_and_leaves_no_child(
     children = workers_of(process)
     began = time.monotonic()
     process.send_signal(number)
-    assert process.wait(30) == code and time.monotonic() - began < 5
+    assert process.wait(30) == code
+    assert time.monotonic() - began < 8  # 2 on an idle machine; other tests run at the same time
     assert len(children) == 2 and not any(map(is_running, children))
     assert len(list((tmp_path / "runs").glob(f"small/runs/*/*/{CHECKPOINT}"))) == 2
 
