@@ -7,9 +7,11 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
+import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -46,7 +48,8 @@ class Worker:
         self.process = spawn.Process(
             target=work, args=(theirs, context, threads, tuple(trusted())), daemon=True
         )
-        self.process.start()
+        with without_main():
+            self.process.start()
         theirs.close()
         self.index: int | None = None
 
@@ -82,6 +85,17 @@ class Worker:
         if code is not None and code < 0:
             return signal.Signals(-code).name
         return f"exit code {code}"
+
+
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """Inside, a new process does not run the caller's script again: trials need nothing of it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def wait_for_messages(workers: Sequence[Worker]) -> Iterator[tuple[Worker, Message | None]]:

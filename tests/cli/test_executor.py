@@ -255,3 +255,18 @@ def test_a_study_leaves_the_threads_of_the_process_as_they_were(tmp_path: Path) 
         }
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_script_without_a_guard_can_use_worker_processes(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    study, output = str(small_study(tmp_path)), str(tmp_path / "runs")
+    call = f"arch_lab.compare({study!r}, output={output!r}, executor='processes', workers=1, quiet=True)"
+    script.write_text(f"import arch_lab\nprint('ran once')\n{call}\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stdout.count("ran once")) == (0, 1), done.stderr[-2000:]
