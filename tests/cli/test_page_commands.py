@@ -88,7 +88,7 @@ def test_the_certificate_call_of_its_page_passes_an_honest_model() -> None:
         Shape(width=16, depth=1, ffn_width=16), vocabulary=1024, max_tokens=256
     )
     code = fenced("docs/certificate.md", "python")
-    assert "require_causal(model" in code
+    assert "require_causal(" in code
     exec(code, {"model": model})
 
 
