@@ -22,13 +22,18 @@ from typing import Annotated, Any, Protocol, TypeVar, get_args, get_origin, get_
 
 from blocks.errors import ConfigError, UnknownOption, did_you_mean, shown
 
+Options = dict[str, Any]  # options of a user, from YAML, JSON or Python: checked by ``from_options``
+Hints = dict[str, Any]  # annotations by name of the field
 C = TypeVar("C", bound="Config")
 LARGEST = 2**63 - 1  # whole numbers fit 64 bits, as tensors and files hold them
 
 
 @runtime_checkable
 class Rule(Protocol):
-    """A condition on one value. ``problem`` is None where it does not apply or holds; ``words`` is for the reference of keys."""
+    """A condition on one value.
+
+    ``problem`` is None where it does not apply or holds; ``words`` is for the reference of keys.
+    """
 
     def problem(self, value: Any) -> str | None: ...
 
@@ -38,7 +43,10 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Bounds:
-    """Range of a number: ``minimum`` and ``maximum`` belong to it, ``above`` and ``below`` do not. NaN and infinities never do."""
+    """Range of a number: ``minimum`` and ``maximum`` belong to it, ``above`` and ``below`` do not.
+
+    NaN and infinities never do.
+    """
 
     minimum: float | None = None
     maximum: float | None = None
@@ -116,8 +124,11 @@ class Unique:
         if not isinstance(value, (list, tuple)):
             return None
         values: set[Any] = set()
-        twice = next((v for v in value if v in values or values.add(v)), None)  # type: ignore[func-returns-value]
-        return None if twice is None else f"must not repeat {shown(twice)}"
+        for entry in value:
+            if entry in values:
+                return f"must not repeat {shown(entry)}"
+            values.add(entry)
+        return None
 
 
 @dataclass(frozen=True)
@@ -138,9 +149,9 @@ class Config:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        own = cls.__dict__.get("__post_init__")
-        if own is not None:
-            cls.__post_init__ = _bounds_first(own)  # type: ignore[assignment,method-assign]
+        post_init = cls.__dict__.get("__post_init__")
+        if post_init is not None:
+            cls.__post_init__ = _bounds_first(post_init)  # type: ignore[assignment,method-assign]
 
     def __post_init__(self) -> None:
         # else a subclass has checked before it called this
@@ -148,7 +159,7 @@ class Config:
             check_bounds(self)
 
     @classmethod
-    def from_options(cls: type[C], options: dict[str, Any], *, where: str = "") -> C:
+    def from_options(cls: type[C], options: Options, *, where: str = "") -> C:
         """Strict construction from a mapping (YAML, JSON).
 
         Raises: ConfigError for an unknown key (with the nearest valid name), a missing one, a wrong type or a
@@ -172,12 +183,12 @@ class Config:
         return cls(**{key: coerce(value, hints[key], f"{where}.{key}") for key, value in options.items()})
 
 
-def _bounds_first(own: Callable[[Any], None]) -> Callable[[Any], None]:
-    @functools.wraps(own)
+def _bounds_first(post_init: Callable[[Any], None]) -> Callable[[Any], None]:
+    @functools.wraps(post_init)
     def __post_init__(self: Any) -> None:
         if type(self).__post_init__ is __post_init__:  # once an instance, however many bases have one
             check_bounds(self)
-        own(self)
+        post_init(self)
 
     return __post_init__
 
@@ -191,15 +202,15 @@ def check_bounds(config: Config) -> None:
         _walk(getattr(config, name), hint, (), f"{cls.__name__}.{name}", exact=True)
 
 
-def field_hints(cls: type[Config]) -> dict[str, Any]:
+def field_hints(cls: type[Config]) -> Hints:
     """Annotation of every field, rules included; Any where a name in it does not exist at run time."""
     return _fields_of(cls).hints
 
 
 @dataclass(frozen=True)
 class _Fields:
-    hints: dict[str, Any]
-    ruled: dict[str, Any]  # the hints that hold a rule: all that construction in Python looks at
+    hints: Hints
+    ruled: Hints  # the hints that hold a rule: all that construction in Python looks at
 
 
 _cache: dict[type, _Fields] = {}
@@ -223,8 +234,8 @@ def _fields_of(cls: type[Config]) -> _Fields:
     return entry
 
 
-def _hints_one_by_one(cls: type) -> dict[str, Any]:
-    hints: dict[str, Any] = {}
+def _hints_one_by_one(cls: type) -> Hints:
+    hints: Hints = {}
     for base in reversed(cls.__mro__):
         scope = dict(vars(sys.modules[base.__module__]))
         for name, hint in inspect.get_annotations(base).items():
@@ -242,14 +253,14 @@ def _has_rule(hint: Any) -> bool:
     return any(_has_rule(inner) for inner in get_args(hint))
 
 
-def coerce(value: Any, hint: Any, where: str) -> Any:
+def coerce(value: Any, hint: Any, location: str) -> Any:
     """``value`` as the annotated type: ints for whole floats (YAML's ``1e6``), tuples for lists; else
     ConfigError.
     """
-    return _walk(value, hint, (), where, exact=False)
+    return _walk(value, hint, (), location, exact=False)
 
 
-def _walk(value: Any, hint: Any, rules: Sequence[Rule], where: str, *, exact: bool) -> Any:
+def _walk(value: Any, hint: Any, rules: Sequence[Rule], location: str, *, exact: bool) -> Any:
     """``value`` as ``hint`` says, held to the rules around it. ``exact``: a Python caller's value, no text
     for a number.
     """
@@ -259,32 +270,36 @@ def _walk(value: Any, hint: Any, rules: Sequence[Rule], where: str, *, exact: bo
             value,
             arguments[0],
             [*rules, *(a for a in arguments[1:] if isinstance(a, Rule))],
-            where,
+            location,
             exact=exact,
         )
     if origin in (typing.Union, types.UnionType):
-        return _first_that_fits(value, arguments, rules, where, exact=exact)
+        return _first_that_fits(value, arguments, rules, location, exact=exact)
     if hint is int:
-        return _hold(_whole(value, where, exact=exact), [*rules, Bounds(-LARGEST, LARGEST)], where, value)
+        return _hold(
+            _whole(value, location, exact=exact), [*rules, Bounds(-LARGEST, LARGEST)], location, value
+        )
     if hint is float:
-        return _hold(_real(value, where, exact=exact), [*rules, Bounds()], where, value)
-    return _hold(_plain(value, hint, origin, arguments, where, exact=exact), rules, where, value)
+        return _hold(_real(value, location, exact=exact), [*rules, Bounds()], location, value)
+    return _hold(_plain(value, hint, origin, arguments, location, exact=exact), rules, location, value)
 
 
 def _first_that_fits(
-    value: Any, choices: Sequence[Any], rules: Sequence[Rule], where: str, *, exact: bool
+    value: Any, choices: Sequence[Any], rules: Sequence[Rule], location: str, *, exact: bool
 ) -> Any:
     if value is None and type(None) in choices:
         return None
     for choice in (c for c in choices if c is not type(None)):
         try:
-            return _walk(value, choice, rules, where, exact=exact)
+            return _walk(value, choice, rules, location, exact=exact)
         except ConfigError as error:
             last = error
     raise last
 
 
-def _plain(value: Any, hint: Any, origin: Any, arguments: Sequence[Any], where: str, *, exact: bool) -> Any:
+def _plain(
+    value: Any, hint: Any, origin: Any, arguments: Sequence[Any], location: str, *, exact: bool
+) -> Any:
     if hint is Any:
         return value
     if origin is typing.Literal:
@@ -296,56 +311,57 @@ def _plain(value: Any, hint: Any, origin: Any, arguments: Sequence[Any], where: 
         ):
             return value
         raise ConfigError(
-            f"{where}: {shown(value)} is not one of {', '.join(map(repr, arguments))}{_near(value, arguments)}"
+            f"{location}: {shown(value)} is not one of "
+            f"{', '.join(map(repr, arguments))}{_near(value, arguments)}"
         )
     if origin in (tuple, list):
         if isinstance(value, (list, tuple)):
             inner = arguments[0] if arguments else Any
-            return origin(_walk(v, inner, (), f"{where}[{i}]", exact=exact) for i, v in enumerate(value))
-        raise ConfigError(f"{where}: expected a list, got {shown(value)}")
+            return origin(_walk(v, inner, (), f"{location}[{i}]", exact=exact) for i, v in enumerate(value))
+        raise ConfigError(f"{location}: expected a list, got {shown(value)}")
     if origin is dict or hint is dict:
-        return _mapping(value, arguments, where, exact=exact)
+        return _mapping(value, arguments, location, exact=exact)
     if is_dataclass(hint) and isinstance(hint, type) and issubclass(hint, Config) and isinstance(value, dict):
-        return hint.from_options(value, where=where)
+        return hint.from_options(value, where=location)
     if isinstance(hint, type) and isinstance(value, hint):
         return value
-    raise ConfigError(f"{where}: expected {_kind(hint)}, got {shown(value)}")
+    raise ConfigError(f"{location}: expected {_kind(hint)}, got {shown(value)}")
 
 
-def _mapping(value: Any, arguments: Sequence[Any], where: str, *, exact: bool) -> dict[Any, Any]:
+def _mapping(value: Any, arguments: Sequence[Any], location: str, *, exact: bool) -> dict[Any, Any]:
     if not isinstance(value, dict):
-        raise ConfigError(f"{where}: expected a mapping, got {shown(value)}")
+        raise ConfigError(f"{location}: expected a mapping, got {shown(value)}")
     for key in value:
         if not isinstance(key, str):
-            raise ConfigError(f"{where}: expected text as key, got {shown(key)}")
+            raise ConfigError(f"{location}: expected text as key, got {shown(key)}")
     inner = arguments[1] if len(arguments) == 2 else Any
-    return {key: _walk(v, inner, (), f"{where}.{key}", exact=exact) for key, v in value.items()}
+    return {key: _walk(v, inner, (), f"{location}.{key}", exact=exact) for key, v in value.items()}
 
 
-def _hold(value: Any, rules: Sequence[Rule], where: str, original: Any) -> Any:
+def _hold(value: Any, rules: Sequence[Rule], location: str, original: Any) -> Any:
     for rule in rules:
         problem = rule.problem(value)
         if problem is not None:
-            raise ConfigError(f"{where}: {problem}, got {shown(original)}")
+            raise ConfigError(f"{location}: {problem}, got {shown(original)}")
     return value
 
 
-def _whole(value: Any, where: str, *, exact: bool) -> int:
+def _whole(value: Any, location: str, *, exact: bool) -> int:
     # YAML reads 1e6 as text and 1.0e6 as a float; both mean the integer somebody wrote
     number = _number(value, exact=exact)
     if isinstance(number, int) or (number is not None and number.is_integer()):
         return int(number)
-    raise ConfigError(f"{where}: expected a whole number, got {shown(value)}")
+    raise ConfigError(f"{location}: expected a whole number, got {shown(value)}")
 
 
-def _real(value: Any, where: str, *, exact: bool) -> float:
+def _real(value: Any, location: str, *, exact: bool) -> float:
     number = _number(value, exact=exact)
     if number is None:
-        raise ConfigError(f"{where}: expected a number, got {shown(value)}")
+        raise ConfigError(f"{location}: expected a number, got {shown(value)}")
     try:
         return float(number)
     except OverflowError:
-        raise ConfigError(f"{where}: must be finite, got {shown(value)}") from None
+        raise ConfigError(f"{location}: must be finite, got {shown(value)}") from None
 
 
 def _number(value: Any, *, exact: bool) -> float | int | None:

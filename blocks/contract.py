@@ -120,7 +120,7 @@ class SequenceMixer(Block):
 
 
 class CrossMixer(Block):
-    """A causal mixer of one sequence that also reads a second one, the memory: what an encoder made of its source.
+    """A causal mixer of one sequence that also reads the memory, an encoder's output.
 
     ``forward(x, memory, segments=None, memory_segments=None) -> y``: x and y (B, T, D), memory (B, S, M) with
     M = ``memory_width``; y[:, t] depends on x[:, :t+1] and on any of the memory. Ids as in SequenceMixer: 0
@@ -169,14 +169,19 @@ class CrossMixer(Block):
 
 
 class ChannelMixer(Block):
-    """Acts on each position alone: ``forward(x) -> y``, x and y (..., D). Causal and isolated by construction."""
+    """Acts on each position alone: ``forward(x) -> y``, x and y (..., D).
+
+    Causal and isolated by construction.
+    """
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor: ...
 
 
 class Pooler(Block):
-    """One vector a sequence: ``forward(x, valid=None) -> y``, x (B, T, D) with T >= 1, y (B, D), any floating dtype.
+    """One vector per sequence: ``forward(x, valid=None) -> y``.
+
+    Shape: x (B, T, D) with T >= 1 -> y (B, D), any floating dtype.
 
     ``valid`` (B, T) bool, True at tokens; None: every token. y depends on the valid tokens of its own row and
     on their order alone: what padding holds, on which side it stands and how much of it there is change

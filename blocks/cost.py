@@ -17,7 +17,9 @@ from math import ceil, log2
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Forward FLOPs of one sequence (``matmul``, ``fft``, ``elementwise``) and of one forward pass (``shared_*``)."""
+    """Forward FLOPs of one sequence (``matmul``, ``fft``, ``elementwise``) and of one forward pass
+    (``shared_*``).
+    """
 
     matmul: int = 0
     fft: int = 0

@@ -69,7 +69,8 @@ def triplet_loss(
         raise ConfigError(f"triplet loss: margin must be a positive number or 'soft', got {margin!r}")
     if not anchor.shape == positive.shape == negative.shape:
         raise ConfigError(
-            f"triplet loss: shapes differ: {tuple(anchor.shape)}, {tuple(positive.shape)}, {tuple(negative.shape)}"
+            f"triplet loss: shapes differ: {tuple(anchor.shape)}, {tuple(positive.shape)}, "
+            f"{tuple(negative.shape)}"
         )
     gap = distances(anchor, positive, distance) - distances(anchor, negative, distance)
     losses = F.softplus(gap) if margin == "soft" else F.relu(gap + margin)
@@ -115,7 +116,8 @@ def in_batch_nce(
     if left_out is not None:
         if left_out.dtype != torch.bool or left_out.shape != (n, m):
             raise ConfigError(
-                f"in-batch contrast: left_out must be bool of shape {(n, m)}, got {left_out.dtype} {tuple(left_out.shape)}"
+                f"in-batch contrast: left_out must be bool of shape {(n, m)}, "
+                f"got {left_out.dtype} {tuple(left_out.shape)}"
             )
         positives = F.one_hot(positive, m).bool()
         scores = scores.masked_fill(left_out & ~positives, float("-inf"))

@@ -93,7 +93,9 @@ class GainRMSNormConfig(RMSNormConfig):
     complexity="O(T)",
 )
 class GainRMSNorm(Block):
-    """Root-mean-square norm with gain w, starting at 1 (Gemma 4). Weight decay pulls it to 0, not to the plain norm.
+    """Root-mean-square norm with gain w, starting at 1 (Gemma 4).
+
+    Weight decay pulls it to 0, not to the plain norm.
 
     Shape, cost and errors as RMSNorm.
     """

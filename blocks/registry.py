@@ -20,6 +20,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from blocks.config import Options
 from blocks.contract import Block, BlockConfig, ChannelMixer, CrossMixer, Pooler, SequenceMixer
 from blocks.errors import ConfigError, did_you_mean
 from blocks.index import BLOCKS
@@ -38,7 +39,7 @@ KINDS: tuple[str, ...] = (
     "pooler",
     "head",
 )
-BASES: dict[str, Any] = {  # abstract classes, which mypy does not take for type[Block]
+BASES: dict[str, type] = {  # abstract classes, which mypy does not take for type[Block]
     "sequence_mixer": SequenceMixer,
     "cross_mixer": CrossMixer,
     "channel_mixer": ChannelMixer,
@@ -95,14 +96,15 @@ def register(
     """
 
     def add(cls: B) -> B:
-        who = f"block {name!r} ({_path(cls)})"
-        _check_name(who, name, cls)
-        _check_contract(who, kind, cls)
-        _check_owner(who, config, cls)
+        label = f"block {name!r} ({_path(cls)})"
+        _check_name(label, name, cls)
+        _check_contract(label, kind, cls)
+        _check_owner(label, config, cls)
         direction = _direction(cls, config)
         if causal is not None and direction not in (None, causal):
             raise ConfigError(
-                f"{who}: causal={causal} contradicts the class, which {_DIRECTIONS[direction]}; leave causal= out"
+                f"{label}: causal={causal} contradicts the class, which {_DIRECTIONS[direction]}; "
+                "leave causal= out"
             )
         allowed = next((flag for flag in (causal, direction) if flag is not None), True)
         entry = Entry(
@@ -121,29 +123,29 @@ def register(
     return add
 
 
-def _check_name(who: str, name: str, cls: type[Block]) -> None:
+def _check_name(label: str, name: str, cls: type[Block]) -> None:
     owner = _path(_entries[name].block) if name in _entries else BLOCKS.get(name)
     if owner not in (None, _path(cls)):
-        raise ConfigError(f"{who}: the name is taken by {owner}; choose another")
+        raise ConfigError(f"{label}: the name is taken by {owner}; choose another")
 
 
-def _check_contract(who: str, kind: str, cls: type[Block]) -> None:
+def _check_contract(label: str, kind: str, cls: type[Block]) -> None:
     if kind not in KINDS:
-        raise ConfigError(f"{who}: unknown kind {kind!r}{did_you_mean(kind, KINDS)}")
+        raise ConfigError(f"{label}: unknown kind {kind!r}{did_you_mean(kind, KINDS)}")
     missing = sorted(getattr(cls, "__abstractmethods__", ()))
     if missing:
-        raise ConfigError(f"{who}: does not define {', '.join(missing)}, which its contract requires")
+        raise ConfigError(f"{label}: does not define {', '.join(missing)}, which its contract requires")
     base = BASES.get(kind)
     if base is not None and not issubclass(cls, base):
-        raise ConfigError(f"{who}: a {kind} must inherit from blocks.{base.__name__}")
+        raise ConfigError(f"{label}: a {kind} must inherit from blocks.{base.__name__}")
 
 
-def _check_owner(who: str, config: type[BlockConfig], cls: type[Block]) -> None:
+def _check_owner(label: str, config: type[BlockConfig], cls: type[Block]) -> None:
     """A config builds one block: the last one registered would replace the others without a word."""
     owner = config.__dict__.get("block")
     if owner is not None and _path(owner) != _path(cls):
         advice = "give each block its own config class"
-        raise ConfigError(f"{who}: {config.__name__} already configures {_path(owner)}; {advice}")
+        raise ConfigError(f"{label}: {config.__name__} already configures {_path(owner)}; {advice}")
 
 
 _DIRECTIONS = {True: "is causal or can be", False: "never is"}
@@ -168,9 +170,7 @@ def _direction(cls: type[Block], config: type[BlockConfig]) -> bool | None:
         return None
 
 
-def _unbuilt(
-    cls: type[Block], config: type[BlockConfig], options: dict[str, Any], flag: bool | None
-) -> Block:
+def _unbuilt(cls: type[Block], config: type[BlockConfig], options: Options, flag: bool | None) -> Block:
     block, settings = object.__new__(cls), object.__new__(config)
     for option, value in (options if flag is None else options | {"causal": flag}).items():
         object.__setattr__(settings, option, value)
@@ -200,7 +200,9 @@ def _load_all() -> None:
 
 
 def load_entry_points(group: str) -> None:
-    """Import what installed packages declare for ``group``; a package that fails is a warning that names it."""
+    """Import what installed packages declare for ``group``; a package that fails is a warning that names
+    it.
+    """
     for point in entry_points(group=group):
         try:
             point.load()
@@ -322,9 +324,12 @@ def _imported(path: str, name: str) -> Any:
         raise
     except (Exception, SystemExit) as error:  # the user's own code
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
-            where = f"the current folder ({Path.cwd()}), PYTHONPATH ({os.environ.get('PYTHONPATH') or 'not set'}) and installed packages"
+            search_path = (
+                f"the current folder ({Path.cwd()}), PYTHONPATH "
+                f"({os.environ.get('PYTHONPATH') or 'not set'}) and installed packages"
+            )
             raise ConfigError(
-                f"{path!r}: cannot import module {name!r}: no {error.name!r} in {where}"
+                f"{path!r}: cannot import module {name!r}: no {error.name!r} in {search_path}"
             ) from None
         raise ConfigError(f"{describe(error)} (importing {path!r}; --debug shows the traceback)") from error
 

@@ -18,7 +18,8 @@ def check(segments: Tensor, x: Tensor, *, name: str = "segments") -> None:
     """Raises: ConfigError unless ``segments`` is an integer tensor of x's first two sizes."""
     if segments.shape != x.shape[:2] or segments.is_floating_point() or segments.dtype == torch.bool:
         raise ConfigError(
-            f"{name} must be integers of shape {tuple(x.shape[:2])}, got {segments.dtype} {tuple(segments.shape)}"
+            f"{name} must be integers of shape {tuple(x.shape[:2])}, got {segments.dtype} "
+            f"{tuple(segments.shape)}"
         )
 
 
@@ -70,7 +71,8 @@ def refuse_holes(segments: Tensor) -> None:
     if bool(returns.any()):
         row, token = returns.nonzero()[0].tolist()
         raise ConfigError(
-            f"segments: row {row} has padding inside document {int(segments[row, token])} (before token {token}); "
+            f"segments: row {row} has padding inside document {int(segments[row, token])} (before token "
+            f"{token}); "
             "give the documents different ids, or leave the padding out"
         )
 

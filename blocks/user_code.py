@@ -17,8 +17,12 @@ LIBRARIES = tuple(
     }
 )
 HINTS = {
-    "cannot inherit non-frozen dataclass from a frozen one": "decorate it with @dataclass(frozen=True, kw_only=True)",
-    "cannot inherit frozen dataclass from a non-frozen one": "its base must be frozen too: @dataclass(frozen=True, kw_only=True)",
+    "cannot inherit non-frozen dataclass from a frozen one": (
+        "decorate it with @dataclass(frozen=True, kw_only=True)"
+    ),
+    "cannot inherit frozen dataclass from a non-frozen one": (
+        "its base must be frozen too: @dataclass(frozen=True, kw_only=True)"
+    ),
     "follows default argument": "decorate it with @dataclass(frozen=True, kw_only=True)",
 }
 

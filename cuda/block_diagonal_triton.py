@@ -1,35 +1,47 @@
-"""Block-diagonal linear map and the gated unit made of two of them, forward and backward, in Triton. Not measured on a GPU.
+"""Block-diagonal linear map and the gated unit made of two of them, forward and backward, in Triton.
 
-Legend: M rows, K blocks, P inputs and Q outputs of one block; gated unit: D = K·P width, F = K·H ffn_width, H hidden values of one
-down-block. x (M, K·P), weight (K, Q, P), bias (K·Q,); up (K, 2H, P), down (K, P, H). All tensors contiguous and of one dtype.
+Not measured on a GPU.
+
+Legend: M rows, K blocks, P inputs and Q outputs of one block; gated unit: D = K·P width, F = K·H ffn_width, H
+hidden values of one down-block. x (M, K·P), weight (K, Q, P), bias (K·Q,); up (K, 2H, P), down (K, P, H). All
+tensors contiguous and of one dtype.
 
 Linear      y[k·Q + q] = sum_p weight[k, q, p] x[k·P + p] + bias
-  forward   one program a tile of BM rows x BO outputs of one block, the contraction in steps of BI. Tiles of the same rows follow each
-            other, so x comes from memory once and from L2 after that.
-  backward  two kernels. One pass, in which dx and dweight share the read of the gradient, needs the whole fp32 dweight of a block in
-            registers beside dx: 192 x 192 is padded to 256 x 256 = 256 registers a thread of 256 threads. So dx is the forward kernel with
-            the weight's strides exchanged, and dweight and dbias share a second kernel that splits the rows, writes fp32 partial sums and
-            adds them in a fixed order: no atomics, the same bits every run. The second read of the gradient (25 MB for 16K tokens of 768
-            in bf16) fits an L2 of 50 MB.
-  roof      a token: 2·K·P·Q FLOPs, 2·K·(P + Q) bytes in bf16, weights aside. Derived floors at 790 TFLOP/s and 4.3 TB/s, 4 blocks:
-            768 -> 768 0.72 ns (memory), 768 -> 3072 1.80 ns (memory), 2048 -> 2048 2.65 ns (compute); backward of 768 -> 768 1.43 ns.
+  forward   one program a tile of BM rows x BO outputs of one block, the contraction in steps of BI. Tiles of
+            the same rows follow each other, so x comes from memory once and from L2 after that.
+  backward  two kernels. One pass, in which dx and dweight share the read of the gradient, needs the whole
+            fp32 dweight of a block in registers beside dx: 192 x 192 is padded to 256 x 256 = 256 registers a
+            thread of 256 threads. So dx is the forward kernel with the weight's strides exchanged, and
+            dweight and dbias share a second kernel that splits the rows, writes fp32 partial sums and adds
+            them in a fixed order: no atomics, the same bits every run. The second read of the gradient (25 MB
+            for 16K tokens of 768 in bf16) fits an L2 of 50 MB.
+  roof      a token: 2·K·P·Q FLOPs, 2·K·(P + Q) bytes in bf16, weights aside. Derived floors at 790 TFLOP/s
+            and 4.3 TB/s, 4 blocks: 768 -> 768 0.72 ns (memory), 768 -> 3072 1.80 ns (memory), 2048 -> 2048
+            2.65 ns (compute); backward of 768 -> 768 1.43 ns.
 
-Gated unit  down(gelu(gate) · value) + bias, exact (erf) GELU, hidden = up(x), gate the first F of the 2F hidden channels, value the others
-  index     down-block j reads gate and value rows j·H .. (j+1)·H. An up-block holds 2H rows, so with an even K these are one half of the
-            up-blocks j//2 and K/2 + j//2: output block j depends on two blocks of x, whole, and down-blocks come in pairs that share them.
-  forward   one program a (BM rows, down-block j): both x-blocks stay on chip, hidden channels pass in steps of BH. Hidden values never
-            reach memory.
-  backward  they are recomputed, twice: the dx kernel owns (rows, pair of down-blocks) and both x-blocks' gradients; the weight kernel owns
-            (BH hidden channels of a down-block, split of rows) and the gradients of both weights. One kernel for both would have to add
-            dx with atomics. dbias is a column sum of the gradient by torch, which keeps the weight kernel within its registers.
-  roof      a token: 6·D·F/K FLOPs forward, 4·D bytes: 4.48 ns compute against 0.71 ns memory at D = 768, F = 3072 (derived), where
-            the unfused path moves 9.29 ns. Backward 22·D·F/K FLOPs with both recomputations.
-  tiles     a block's P channels are held as PA + PB, two powers of two: 192 = 128 + 64 wastes nothing, one tile of 256 a quarter.
+Gated unit  down(gelu(gate) · value) + bias, exact (erf) GELU, hidden = up(x), gate the first F of the 2F
+            hidden channels, value the others
+  index     down-block j reads gate and value rows j·H .. (j+1)·H. An up-block holds 2H rows, so with an even
+            K these are one half of the up-blocks j//2 and K/2 + j//2: output block j depends on two blocks of
+            x, whole, and down-blocks come in pairs that share them.
+  forward   one program a (BM rows, down-block j): both x-blocks stay on chip, hidden channels pass in steps
+            of BH. Hidden values never reach memory.
+  backward  they are recomputed, twice: the dx kernel owns (rows, pair of down-blocks) and both x-blocks'
+            gradients; the weight kernel owns (BH hidden channels of a down-block, split of rows) and the
+            gradients of both weights. One kernel for both would have to add dx with atomics. dbias is a
+            column sum of the gradient by torch, which keeps the weight kernel within its registers.
+  roof      a token: 6·D·F/K FLOPs forward, 4·D bytes: 4.48 ns compute against 0.71 ns memory at D = 768, F =
+            3072 (derived), where the unfused path moves 9.29 ns. Backward 22·D·F/K FLOPs with both
+            recomputations.
+  tiles     a block's P channels are held as PA + PB, two powers of two: 192 = 128 + 64 wastes nothing, one
+            tile of 256 a quarter.
 
-Precision: products accumulate in fp32, hidden values are rounded to the inputs' dtype before they are multiplied again, as the unfused
-path does. fp32 inputs use "tf32x3", three tf32 products whose dropped term is 2^-22, on tensor cores; the gated unit's weight kernel, where
-they spill, "ieee" without tensor cores; plain "tf32" (2^-11) only if torch.backends.cuda.matmul asks for it.
-Source: index maps of HazyResearch/m2, bert/src/mm/blockdiag_linear.py and bert/src/bert_layers.py. APIs of Triton 3.6 or older.
+Precision: products accumulate in fp32, hidden values are rounded to the inputs' dtype before they are
+multiplied again, as the unfused path does. fp32 inputs use "tf32x3", three tf32 products whose dropped term
+is 2^-22, on tensor cores; the gated unit's weight kernel, where they spill, "ieee" without tensor cores;
+plain "tf32" (2^-11) only if torch.backends.cuda.matmul asks for it.
+Source: index maps of HazyResearch/m2, bert/src/mm/blockdiag_linear.py and bert/src/bert_layers.py. APIs of
+Triton 3.6 or older.
 """
 
 from __future__ import annotations
@@ -61,11 +73,12 @@ def _load(pointer, i, j, end_i, end_j, STRIDE_I: tl.constexpr, STRIDE_J: tl.cons
 
 @triton.jit
 def _store(pointer, tile, i, j, end_i, end_j, STRIDE_I: tl.constexpr, STRIDE_J: tl.constexpr):
-    where = pointer + i[:, None] * STRIDE_I + j[None, :] * STRIDE_J
-    tl.store(where, tile.to(pointer.dtype.element_ty), mask=(i < end_i)[:, None] & (j < end_j)[None, :])
+    address = pointer + i[:, None] * STRIDE_I + j[None, :] * STRIDE_J
+    tl.store(address, tile.to(pointer.dtype.element_ty), mask=(i < end_i)[:, None] & (j < end_j)[None, :])
 
 
-# One block-diagonal map. x·weight of a block: I inputs, O outputs; WI and WO are the weight's strides along them.
+# One block-diagonal map. x·weight of a block: I inputs, O outputs; WI and WO are the weight's strides along
+# them.
 
 
 @triton.jit
@@ -147,14 +160,15 @@ def linear_weight_kernel(
         tl.store(dbias + (split * K + k) * Q + q, column, mask=q < Q)
 
 
-# The gated unit. Every block of P channels is two tiles: channels a (PA of them) and, unless PB is 0, channels b.
+# The gated unit. Every block of P channels is two tiles: channels a (PA of them) and, unless PB is 0,
+# channels b.
 
 
 @triton.jit
 def _gelu(z):
     """GELU and its derivative: z·Phi(z), Phi(z) + z·phi(z)."""
-    below = 0.5 * (1.0 + tl.erf(z * 0.7071067811865476))
-    return z * below, below + z * 0.3989422804014327 * tl.exp(-0.5 * z * z)
+    cdf = 0.5 * (1.0 + tl.erf(z * 0.7071067811865476))
+    return z * cdf, cdf + z * 0.3989422804014327 * tl.exp(-0.5 * z * z)
 
 
 @triton.jit
@@ -384,7 +398,9 @@ class Tiles(NamedTuple):
 
 
 def _tile(size: int, largest: int) -> int:
-    """A power of two from 16 to ``largest`` that covers ``size`` with little padding; a smaller tile has to save some to be taken."""
+    """A power of two from 16 to ``largest`` that covers ``size`` with little padding; a smaller tile has to
+    save some to be taken.
+    """
     return min((t for t in (128, 64, 32, 16) if t <= largest), key=lambda t: -(-size // t) * (t + 16))
 
 
@@ -394,10 +410,10 @@ def _rows(rows: int, largest: int) -> int:
 
 def _two_tiles(p: int) -> tuple[int, int]:
     """PA and PB: one power of two, or two that cover P channels with less padding."""
-    whole = max(16, triton.next_power_of_2(p))
-    half = whole // 2
-    rest = max(16, triton.next_power_of_2(max(p - half, 1)))
-    return (half, rest) if half >= 16 and half + rest < whole else (whole, 0)
+    single = max(16, triton.next_power_of_2(p))
+    half = single // 2
+    remainder = max(16, triton.next_power_of_2(max(p - half, 1)))
+    return (half, remainder) if half >= 16 and half + remainder < single else (single, 0)
 
 
 def linear_tiles(rows: int, inputs: int, outputs: int, itemsize: int) -> Tiles:
@@ -413,7 +429,10 @@ def linear_weight_tiles(rows: int, q: int, p: int, itemsize: int) -> Tiles:
 
 
 def glu_tiles(kind: str, rows: int, p: int, h: int, itemsize: int) -> Tiles:
-    """kind: "forward", "input" (gradient of x) or "weight". The largest tiles that spill neither on sm_80 nor on sm_90."""
+    """kind: "forward", "input" (gradient of x) or "weight".
+
+    The largest tiles that spill neither on sm_80 nor on sm_90.
+    """
     pa, pb = _two_tiles(p)
     if itemsize == 2:
         narrow = pa + pb <= 128
@@ -432,7 +451,10 @@ def glu_tiles(kind: str, rows: int, p: int, h: int, itemsize: int) -> Tiles:
 
 
 def serves(device_type: str, dtype: torch.dtype, **sizes: Any) -> str | None:
-    """None when the kernels take this, else why not. Sizes: op="linear", rows, k, q, p; or op="glu", rows, width, ffn_width, k."""
+    """None when the kernels take this, else why not.
+
+    Sizes: op="linear", rows, k, q, p; or op="glu", rows, width, ffn_width, k.
+    """
     interpreted = not isinstance(linear_kernel, triton.JITFunction)
     if device_type != "cuda" and not interpreted:
         return f"Triton kernels need a CUDA device, not {device_type}"
@@ -508,7 +530,10 @@ def glu_forward(x: Tensor, up: Tensor, down: Tensor, bias: Tensor | None) -> Ten
 def glu_backward(
     gradient: Tensor, x: Tensor, up: Tensor, down: Tensor, need: tuple[bool, bool, bool, bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of x, up, down and bias, those that ``need`` asks for; gradient (M, D). One kernel makes both weights' together."""
+    """Gradients of x, up, down and bias, those that ``need`` asks for; gradient (M, D).
+
+    One kernel makes both weights' together.
+    """
     k, p, h = _glu_sizes(x, up, down)
     _check(
         x.dtype,
@@ -540,7 +565,8 @@ def glu_backward(
         **sizes,
     )
     dup, ddown = (
-        part.sum(0).to(x.dtype) if wanted else None for part, wanted in zip(partial, need[1:3], strict=True)
+        gradient.sum(0).to(x.dtype) if needed else None
+        for gradient, needed in zip(partial, need[1:3], strict=True)
     )
     return dx, dup, ddown, dbias
 
@@ -588,7 +614,9 @@ def precision(dtype: torch.dtype, accurate: str = "tf32x3") -> str:
 
 
 def _split(x: Tensor, places: int, bm: int) -> tuple[int, int]:
-    """Into how many ranges of ``steps`` row tiles the rows are cut: two programs a multiprocessor, 4 tiles a range or more."""
+    """Into how many ranges of ``steps`` row tiles the rows are cut: two programs a multiprocessor, 4 tiles a
+    range or more.
+    """
     processors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 4
     row_tiles = triton.cdiv(len(x), bm)
     steps = max(4, triton.cdiv(row_tiles, max(1, 2 * processors // places)))
@@ -617,7 +645,9 @@ def _refuse(reason: str | None) -> None:
 
 
 def _check(dtype: torch.dtype, **tensors: tuple[Tensor | None, tuple[int, ...]]) -> None:
-    """Raises: ValueError for a tensor of another shape or dtype, or one whose memory is not contiguous: the kernels take raw pointers."""
+    """Raises: ValueError for a tensor of another shape or dtype, or one whose memory is not contiguous: the
+    kernels take raw pointers.
+    """
     for name, (tensor, shape) in tensors.items():
         if tensor is None:
             continue

@@ -1,24 +1,29 @@
-"""Gated causal long convolution: short convolution, both gates and a block-Toeplitz product, forward and backward.
+"""Gated causal long convolution: short convolution, both gates and a block-Toeplitz product, forward and
+backward.
 
-Not measured on a GPU. Computes y = gate_out · causal(kernel, gate_in · value), with (gate_in, gate_out, value) = short(z), and its
-gradients.
-Legend: D channels, B batch, T tokens, S taps of the kernel, W taps of the short convolution; u = gate_in · value, c = causal(kernel, u),
-g gradient of y, h = g · gate_out. Channel-major, time contiguous.
-Tiling: time is cut into chunks of M tokens; the N columns of a product are chunks times sequences of one channel. A program owns M x N
-outputs and walks over the blocks of K tokens that its chunks depend on: c = sum_j T_j u_j with T_j[r, s] = kernel[r - s + const], zero at
-negative lags. Its rows are windows of the kernel one lag apart, so 16 bytes' worth of shifted copies of the kernel make every row start
-aligned, and T_j arrives like any matrix. The transposed product (gradient of u) is the same walk forwards in time. Gradient of the kernel:
-per lag block m, P_m = sum over columns of h_i u_(i-m)ᵀ in C x C, then the sums along its diagonals.
-Launches: forward gates and product, the second gate behind it; backward gates, P, two products, and one pass down through gates
-and short convolution. u and h live for one call; nothing but the arguments is kept between forward and backward. No atomics: partial
-sums are written apart and added in one order, so the same bits every time.
-Causality: the future meets exact zeros only and padding is masked, not multiplied; no bit of the past moves, in any precision, forward or
-gradient (of finite numbers: zero times infinity is NaN).
-Precision: gates, short convolution and sums in float32; operands of products in z's type, float32 ones as IEEE products unless
-torch.backends.cuda.matmul.allow_tf32 asks for tf32.
-Roof (derived): 8 B a token and channel forward in 16 bits, of which these launches move 12; backward 14, moved 42. Work: T FLOPs a token
-and channel forward, 3·T backward, so beyond T of about 2000 (16-bit) arithmetic decides, and grows as T². Kernels beyond ``LONGEST`` go
-through transforms instead (monarch_conv_triton.py), which are causal to float32 rounding only.
+Not measured on a GPU. Computes y = gate_out · causal(kernel, gate_in · value), with (gate_in, gate_out,
+value) = short(z), and its gradients.
+Legend: D channels, B batch, T tokens, S taps of the kernel, W taps of the short convolution; u = gate_in ·
+value, c = causal(kernel, u), g gradient of y, h = g · gate_out. Channel-major, time contiguous.
+Tiling: time is cut into chunks of M tokens; the N columns of a product are chunks times sequences of one
+channel. A program owns M x N outputs and walks over the blocks of K tokens that its chunks depend on: c =
+sum_j T_j u_j with T_j[r, s] = kernel[r - s + const], zero at negative lags. Its rows are windows of the
+kernel one lag apart, so 16 bytes' worth of shifted copies of the kernel make every row start aligned, and T_j
+arrives like any matrix. The transposed product (gradient of u) is the same walk forwards in time. Gradient of
+the kernel: per lag block m, P_m = sum over columns of h_i u_(i-m)ᵀ in C x C, then the sums along its
+diagonals.
+Launches: forward gates and product, the second gate behind it; backward gates, P, two products, and one pass
+down through gates and short convolution. u and h live for one call; nothing but the arguments is kept between
+forward and backward. No atomics: partial sums are written apart and added in one order, so the same bits
+every time.
+Causality: the future meets exact zeros only and padding is masked, not multiplied; no bit of the past moves,
+in any precision, forward or gradient (of finite numbers: zero times infinity is NaN).
+Precision: gates, short convolution and sums in float32; operands of products in z's type, float32 ones as
+IEEE products unless torch.backends.cuda.matmul.allow_tf32 asks for tf32.
+Roof (derived): 8 B a token and channel forward in 16 bits, of which these launches move 12; backward 14,
+moved 42. Work: T FLOPs a token and channel forward, 3·T backward, so beyond T of about 2000 (16-bit)
+arithmetic decides, and grows as T². Kernels beyond ``LONGEST`` go through transforms instead
+(monarch_conv_triton.py), which are causal to float32 rounding only.
 """
 
 from __future__ import annotations
@@ -39,8 +44,9 @@ triton_kernels: Callable[[str], ModuleType] | None = (
 POINTS = 1024  # tokens of one program in the passes without products
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_SHORT_TAPS = 16  # unrolled
-# Longest kernel by block-Toeplitz. Derived, replace by a measurement: T FLOPs at half of 60, 395 or 790 TFLOP/s meet the transforms'
-# 32·sqrt(T) at half of 60 and 72 B at 4.3 TB/s near 1900, 50 000 and 190 000; here as powers of two
+# Longest kernel by block-Toeplitz. Derived, replace by a measurement: T FLOPs at half of 60, 395 or 790
+# TFLOP/s meet the transforms' 32·sqrt(T) at half of 60 and 72 B at 4.3 TB/s near 1900, 50 000 and 190 000;
+# here as powers of two
 LONGEST = {"ieee": 2048, "tf32": 32768, "16-bit": 131072}
 ENOUGH_PROGRAMS = (
     512  # below this the kernel gradient splits its columns, to fill a GPU of 132 multiprocessors
@@ -48,41 +54,44 @@ ENOUGH_PROGRAMS = (
 
 
 @triton.jit
-def _short(z, weight, bias, channel, at, t, tokens, mask, shift: tl.constexpr, TAPS: tl.constexpr):
-    """Short convolution of one channel at times t + shift, in float32; ``at`` holds the positions of t within the channel."""
+def _short(z, weight, bias, channel, position, t, tokens, mask, shift: tl.constexpr, TAPS: tl.constexpr):
+    """Short convolution of one channel at times t + shift, in float32; ``position``: t within the channel."""
     total = tl.zeros(t.shape, tl.float32) + tl.load(bias + channel).to(tl.float32)
     for i in tl.static_range(TAPS):
         total += tl.load(weight + channel * TAPS + i).to(tl.float32) * _token(
-            z, at, t, tokens, mask, shift + i - (TAPS - 1)
+            z, position, t, tokens, mask, shift + i - (TAPS - 1)
         )
     return total
 
 
 @triton.jit
-def _token(x, at, t, tokens, mask, shift: tl.constexpr):
-    """x at times t + shift, zero outside the sequence. One spelling for all uses: equal loads are then merged."""
-    return tl.load(x + at + shift, mask=mask & (t + shift >= 0) & (t + shift < tokens), other=0).to(
+def _token(x, position, t, tokens, mask, shift: tl.constexpr):
+    """x at times t + shift, zero outside the sequence.
+
+    One spelling for all uses: equal loads are then merged.
+    """
+    return tl.load(x + position + shift, mask=mask & (t + shift >= 0) & (t + shift < tokens), other=0).to(
         tl.float32
     )
 
 
 @triton.jit
-def gates_kernel(z, weight, bias, gradient, u, h, channels, tokens, points, TAPS: tl.constexpr, U: tl.constexpr, H: tl.constexpr,
-                 POINTS: tl.constexpr):  # fmt: skip
+def gates_kernel(z, weight, bias, gradient, u, h, channels, tokens, points, TAPS: tl.constexpr,
+                 U: tl.constexpr, H: tl.constexpr, POINTS: tl.constexpr):  # fmt: skip
     """u = gate_in · value when U, and h = gradient · gate_out when H (h may be gradient itself)."""
     d, stream = tl.program_id(1).to(tl.int64), tl.cast(points, tl.int64)
-    at = tl.program_id(0) * POINTS + tl.arange(0, POINTS)
-    mask, t = at < points, at % tokens
+    position = tl.program_id(0) * POINTS + tl.arange(0, POINTS)
+    mask, t = position < points, position % tokens
     if U:
-        before = _short(z + d * stream, weight, bias, d, at, t, tokens, mask, 0, TAPS)
+        gate_in = _short(z + d * stream, weight, bias, d, position, t, tokens, mask, 0, TAPS)
         last = 2 * channels + d
-        value = _short(z + last * stream, weight, bias, last, at, t, tokens, mask, 0, TAPS)
-        tl.store(u + d * stream + at, (before * value).to(u.dtype.element_ty), mask=mask)
+        value = _short(z + last * stream, weight, bias, last, position, t, tokens, mask, 0, TAPS)
+        tl.store(u + d * stream + position, (gate_in * value).to(u.dtype.element_ty), mask=mask)
     if H:
         middle = channels + d
-        after = _short(z + middle * stream, weight, bias, middle, at, t, tokens, mask, 0, TAPS)
-        g = tl.load(gradient + d * stream + at, mask=mask, other=0).to(tl.float32)
-        tl.store(h + d * stream + at, (g * after).to(h.dtype.element_ty), mask=mask)
+        gate_out = _short(z + middle * stream, weight, bias, middle, position, t, tokens, mask, 0, TAPS)
+        g = tl.load(gradient + d * stream + position, mask=mask, other=0).to(tl.float32)
+        tl.store(h + d * stream + position, (g * gate_out).to(h.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -109,10 +118,12 @@ def copies_kernel(
 
 
 @triton.jit
-def toeplitz_kernel(x, copies, z, weight, bias, out, channels, batch, tokens, taps, origin, length, TAPS: tl.constexpr, GATE: tl.constexpr,
-                    TRANSPOSED: tl.constexpr, COPIES: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
-                    PRECISION: tl.constexpr):  # fmt: skip
-    """out[t] = sum_lag kernel[lag] x[t - lag], or x[t + lag] when TRANSPOSED; times the after gate when GATE. taps <= tokens."""
+def toeplitz_kernel(x, copies, z, weight, bias, out, channels, batch, tokens, taps, origin, length,
+                    TAPS: tl.constexpr, GATE: tl.constexpr, TRANSPOSED: tl.constexpr, COPIES: tl.constexpr,
+                    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """out[t] = sum_lag kernel[lag] x[t - lag], or x[t + lag] when TRANSPOSED; times the after gate when GATE.
+    taps <= tokens.
+    """
     d, stream = tl.program_id(1).to(tl.int64), tl.cast(batch, tl.int64) * tokens
     chunks = tl.cdiv(tokens, M)
     tile = tl.program_id(0)
@@ -180,10 +191,13 @@ def _gated_store(
 ):
     """c (M, columns) times the gate of its tokens."""
     t = ((column // batch) * M)[None, :] + tl.arange(0, M)[:, None]
-    at, mask = ((column % batch) * tokens)[None, :] + t, (column < chunks * batch)[None, :] & (t < tokens)
+    position, mask = (
+        ((column % batch) * tokens)[None, :] + t,
+        (column < chunks * batch)[None, :] & (t < tokens),
+    )
     stream = tl.cast(batch, tl.int64) * tokens
-    gate = _short(z + channel * stream, weight, bias, channel, at, t, tokens, mask, 0, TAPS)
-    tl.store(out + at, (c * gate).to(out.dtype.element_ty), mask=mask)
+    gate = _short(z + channel * stream, weight, bias, channel, position, t, tokens, mask, 0, TAPS)
+    tl.store(out + position, (c * gate).to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -199,7 +213,9 @@ def correlation_kernel(
     SPLITS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Lag block m of sum_t h[t] u[t - lag]: diagonal sums of P_m, those of lags m·C + l and those of (m - 1)·C + l apart."""
+    """Lag block m of sum_t h[t] u[t - lag]: diagonal sums of P_m, those of lags m·C + l and those of (m -
+    1)·C + l apart.
+    """
     d, stream = tl.program_id(2).to(tl.int64), tl.cast(batch, tl.int64) * tokens
     m, split = tl.program_id(0), tl.program_id(1)
     columns = (tl.cdiv(tokens, C) - m) * batch
@@ -216,51 +232,57 @@ def correlation_kernel(
             u + d * stream + (row[:, None] + early), mask=valid[:, None] & (early < tokens), other=0
         )
         total = tl.dot(left, right, total, input_precision=PRECISION)
-    # row r moves left by s - r (mod C): column l of the result holds the products of lag l, and of lag l - C where l > r
+    # row r moves left by s - r (mod C): column l of the result holds the products of lag l, and of lag l - C
+    # where l > r
     skewed = tl.gather(total, (r[:, None] + C - r[None, :]) % C, axis=1)
-    here = r[:, None] >= r[None, :]
+    same_lag = r[:, None] >= r[None, :]
     to = partial + ((split * tl.num_programs(2) + d) * 2 * lags + m) * C + r
-    tl.store(to, tl.sum(tl.where(here, skewed, 0.0), axis=0))
-    tl.store(to + lags * C, tl.sum(tl.where(here, 0.0, skewed), axis=0))
+    tl.store(to, tl.sum(tl.where(same_lag, skewed, 0.0), axis=0))
+    tl.store(to + lags * C, tl.sum(tl.where(same_lag, 0.0, skewed), axis=0))
 
 
 @triton.jit
-def ungate_kernel(gradient, c, du, z, weight, bias, dz, partial, channels, tokens, points, TAPS: tl.constexpr, DZ: tl.constexpr,
-                  SUMS: tl.constexpr, POINTS: tl.constexpr):  # fmt: skip
-    """Down through the gates and the short convolution: dz, and this tile's share of the short weights' and biases' gradients."""
+def ungate_kernel(gradient, c, du, z, weight, bias, dz, partial, channels, tokens, points, TAPS: tl.constexpr,
+                  DZ: tl.constexpr, SUMS: tl.constexpr, POINTS: tl.constexpr):  # fmt: skip
+    """Down through the gates and the short convolution: dz, and this tile's share of the short weights' and
+    biases' gradients.
+    """
     d, stream = tl.program_id(1).to(tl.int64), tl.cast(points, tl.int64)
-    at = tl.program_id(0) * POINTS + tl.arange(0, POINTS)
-    mask, t = at < points, at % tokens
+    position = tl.program_id(0) * POINTS + tl.arange(0, POINTS)
+    mask, t = position < points, position % tokens
     last = 2 * channels + d
-    for part in tl.static_range(3):
-        channel = part * channels + d
+    for stream_index in tl.static_range(3):
+        channel = stream_index * channels + d
         signal = z + channel * stream
         total = tl.zeros((POINTS,), tl.float32)
         for shift in tl.static_range(TAPS):
-            if part == 1:
-                grad = _token(gradient + d * stream, at, t, tokens, mask, shift) * _token(
-                    c + d * stream, at, t, tokens, mask, shift
+            if stream_index == 1:
+                grad = _token(gradient + d * stream, position, t, tokens, mask, shift) * _token(
+                    c + d * stream, position, t, tokens, mask, shift
                 )
             else:
-                other = last if part == 0 else d
-                gate = _short(z + other * stream, weight, bias, other, at, t, tokens, mask, shift, TAPS)
-                grad = _token(du + d * stream, at, t, tokens, mask, shift) * gate
+                other = last if stream_index == 0 else d
+                gate = _short(z + other * stream, weight, bias, other, position, t, tokens, mask, shift, TAPS)
+                grad = _token(du + d * stream, position, t, tokens, mask, shift) * gate
             if DZ:
                 total += tl.load(weight + channel * TAPS + (TAPS - 1 - shift)).to(tl.float32) * grad
             if SUMS and shift == 0:
                 to = partial + (channel * tl.num_programs(0) + tl.program_id(0)) * (TAPS + 1)
                 for i in tl.static_range(TAPS):
                     tl.store(
-                        to + i, tl.sum(grad * _token(signal, at, t, tokens, mask, i - (TAPS - 1)), axis=0)
+                        to + i,
+                        tl.sum(grad * _token(signal, position, t, tokens, mask, i - (TAPS - 1)), axis=0),
                     )
                 tl.store(to + TAPS, tl.sum(grad, axis=0))
         if DZ:
-            tl.store(dz + channel * stream + at, total.to(dz.dtype.element_ty), mask=mask)
+            tl.store(dz + channel * stream + position, total.to(dz.dtype.element_ty), mask=mask)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
-    """What one program of a product holds: M tokens of N columns in steps of K; lag blocks of C in the kernel gradient."""
+    """What one program of a product holds: M tokens of N columns in steps of K; lag blocks of C in the kernel
+    gradient.
+    """
 
     M: int
     N: int
@@ -271,10 +293,13 @@ class Tiles:
 
 
 def tiles(dtype: torch.dtype, *, batch: int, tokens: int) -> Tiles:
-    """As large as registers allow, since a larger tile reads less for its products; no wider than there are columns."""
+    """As large as registers allow, since a larger tile reads less for its products; no wider than there are
+    columns.
+    """
     narrow = dtype != torch.float32
     m = 128 if narrow and tokens > 64 else 64
-    # rows that start anywhere are read two bytes at a time, and their addresses take the registers of half a tile
+    # rows that start anywhere are read two bytes at a time, and their addresses take the registers of half a
+    # tile
     widest = m if tokens % 16 == 0 else 64
     n = min(max(16, triton.next_power_of_2(batch * triton.cdiv(tokens, m))), widest)
     if not narrow and n == 32:
@@ -307,12 +332,17 @@ def serves(
     if channels > 65535:
         return f"the causal convolution kernels take at most 65535 channels, not {channels}"
     if batch * tokens >= 2**31 - 2**16:
-        return f"the causal convolution kernels count positions of a channel in 32 bits, {batch} x {tokens} are too many"
+        return (
+            "the causal convolution kernels count positions of a channel in 32 bits, "
+            f"{batch} x {tokens} are too many"
+        )
     return None
 
 
 def algorithm(dtype: torch.dtype, *, tokens: int, taps: int) -> str:
-    """What runs: "toeplitz", exactly causal, or "monarch", causal to float32 rounding, for kernels beyond the limit of z's type."""
+    """What runs: "toeplitz", exactly causal, or "monarch", causal to float32 rounding, for kernels beyond the
+    limit of z's type.
+    """
     return (
         "toeplitz"
         if min(tokens, taps) <= LONGEST[_precision() if dtype == torch.float32 else "16-bit"]
@@ -321,7 +351,9 @@ def algorithm(dtype: torch.dtype, *, tokens: int, taps: int) -> str:
 
 
 def gated_forward(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor) -> Tensor:
-    """y (D, B, T) of z (3D, B, T), short_weight (3D, W), short_bias (3D,), kernel (D, S): contiguous, on one device."""
+    """y (D, B, T) of z (3D, B, T), short_weight (3D, W), short_bias (3D,), kernel (D, S): contiguous, on one
+    device.
+    """
     short = (z, short_weight, short_bias)
     if algorithm(z.dtype, tokens=z.shape[-1], taps=kernel.shape[1]) == "toeplitz":
         return _toeplitz(_gate_in(*short), kernel, short)
@@ -358,7 +390,8 @@ def gated_backward(
     dz = torch.empty_like(z) if need[0] else None
     partial = z.new_empty((triple, programs, short_taps + 1), dtype=torch.float32) if of_sums else None
     ungate_kernel[(programs, channels)](
-        gradient, c, du, z, short_weight, short_bias, z if dz is None else dz, z if partial is None else partial, channels, tokens, points,
+        gradient, c, du, z, short_weight, short_bias,
+        z if dz is None else dz, z if partial is None else partial, channels, tokens, points,
         TAPS=short_taps, DZ=need[0], SUMS=of_sums, POINTS=POINTS,
     )  # fmt: skip
     sums = None if partial is None else partial.sum(1)
@@ -428,7 +461,9 @@ def _toeplitz(
     transposed: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The (transposed) product with x, gated when ``short`` holds z, weight and bias; into ``out``, which must not be x."""
+    """The (transposed) product with x, gated when ``short`` holds z, weight and bias; into ``out``, which
+    must not be x.
+    """
     channels, batch, tokens = x.shape
     out = torch.empty_like(x) if out is None else out
     z, weight, bias = (x, x, x) if short is None else short
@@ -454,7 +489,8 @@ def _toeplitz(
     )
     toeplitz_kernel[(triton.cdiv(batch * triton.cdiv(tokens, t.M), t.N), channels)](
         x, shifted, z, weight, bias, out, channels, batch, tokens, taps, origin, length,
-        TAPS=weight.shape[-1] if short else 1, GATE=short is not None, TRANSPOSED=transposed, COPIES=copies, M=t.M, N=t.N, K=t.K,
+        TAPS=weight.shape[-1] if short else 1, GATE=short is not None, TRANSPOSED=transposed,
+        COPIES=copies, M=t.M, N=t.N, K=t.K,
         PRECISION=_precision(), num_warps=t.warps, num_stages=t.stages,
     )  # fmt: skip
     return out
@@ -472,8 +508,8 @@ def _correlation(u: Tensor, h: Tensor, kernel: Tensor) -> Tensor:
         u, h, partial, batch, tokens, lags,
         C=t.C, K=t.K, SPLITS=splits, PRECISION=_precision(), num_warps=t.C // 16, num_stages=t.stages,
     )  # fmt: skip
-    here, before = partial.sum(0).unbind(1)
-    here[:, : -t.C] += before[:, t.C :]
+    lag_sums, wrapped_sums = partial.sum(0).unbind(1)
+    lag_sums[:, : -t.C] += wrapped_sums[:, t.C :]
     dkernel = kernel.new_zeros(kernel.shape)
-    dkernel[:, :taps] = here[:, :taps]
+    dkernel[:, :taps] = lag_sums[:, :taps]
     return dkernel

@@ -1,25 +1,34 @@
-"""Order-2 Monarch product, both factors and the permutation between them in one kernel, forward and backward, in Triton.
+"""Order-2 Monarch product, both factors and the permutation between them in one kernel, forward and backward,
+in Triton.
+
 Not measured on a GPU.
 
-Legend: M rows; first (K, Q, P), second (L, S, R) with Q = L and R = K (rank 1); x (M, K·P), y (M, S·L). a counts the K blocks of the first
-factor, b the L blocks of the second. All tensors contiguous and of one dtype.
+Legend: M rows; first (K, Q, P), second (L, S, R) with Q = L and R = K (rank 1); x (M, K·P), y (M, S·L). a
+counts the K blocks of the first factor, b the L blocks of the second. All tensors contiguous and of one
+dtype.
 
-    mid[m, a, b] = sum_i first[a, b, i] x[m, a·P + i]        y[m, s·L + b] = sum_a second[b, s, a] mid[m, a, b]
+    mid[m, a, b] = sum_i first[a, b, i] x[m, a·P + i]
+    y[m, s·L + b] = sum_a second[b, s, a] mid[m, a, b]
 
-tiling      one program a tile of BM rows and GB of the blocks b. It takes the blocks a in steps of GA: a batched product (GA, BM, P) x
-            (GA, P, GB), that tile turned from (GA, BM, GB) to (GB, BM, GA), a batched product with (GB, GA, S) onto the fp32 (GB, BM, S).
-permutation the turn is ``tl.permute`` of a 3-D tile, batch digit and column digit changing places: registers exchange values through shared
-            memory, hidden values never reach global memory.
-backward    dx is the same kernel run from the other side: the roles of the factors and all strides exchanged. Both weights' gradients come
-            from a second kernel that recomputes mid and its gradient for GA x GB digits and a split of the rows, writes fp32 partial sums
-            and adds them in a fixed order (no atomics, the same bits every run). fp32 digits of 32 take two passes, a factor each.
-roof        n = b², a token: 4·b³ FLOPs forward, 4·n bytes in bf16, weights 4·b³ bytes once: 0.24 / 0.95 / 3.83 ns for b = 16 / 32 / 64, all
-            memory-bound (derived at 790 TFLOP/s and 4.3 TB/s); backward 6·n bytes, 0.36 / 1.43 / 5.7 ns. What this tiling adds: x is read
-            L/GB times and every weight once a BM rows, both from L2: 10 KB a token at b = 32, where the floor counts 4 KB.
+tiling      one program a tile of BM rows and GB of the blocks b. It takes the blocks a in steps of GA: a
+            batched product (GA, BM, P) x (GA, P, GB), that tile turned from (GA, BM, GB) to (GB, BM, GA), a
+            batched product with (GB, GA, S) onto the fp32 (GB, BM, S).
+permutation the turn is ``tl.permute`` of a 3-D tile, batch digit and column digit changing places: registers
+            exchange values through shared memory, hidden values never reach global memory.
+backward    dx is the same kernel run from the other side: the roles of the factors and all strides exchanged.
+            Both weights' gradients come from a second kernel that recomputes mid and its gradient for GA x GB
+            digits and a split of the rows, writes fp32 partial sums and adds them in a fixed order (no
+            atomics, the same bits every run). fp32 digits of 32 take two passes, a factor each.
+roof        n = b², a token: 4·b³ FLOPs forward, 4·n bytes in bf16, weights 4·b³ bytes once: 0.24 / 0.95 /
+            3.83 ns for b = 16 / 32 / 64, all memory-bound (derived at 790 TFLOP/s and 4.3 TB/s); backward 6·n
+            bytes, 0.36 / 1.43 / 5.7 ns. What this tiling adds: x is read L/GB times and every weight once a
+            BM rows, both from L2: 10 KB a token at b = 32, where the floor counts 4 KB.
 
-Precision: products accumulate in fp32; mid is rounded to the inputs' dtype before the second product, as two separate products do.
-fp32 inputs use "tf32x3" (three tf32 products, dropped term 2^-22); plain "tf32" only if torch.backends.cuda.matmul asks for it.
-Source: arXiv 2204.00595; index map of HazyResearch/fly, src/ops/blockdiag_butterfly_multiply.py. APIs of Triton 3.6 or older.
+Precision: products accumulate in fp32; mid is rounded to the inputs' dtype before the second product, as two
+separate products do. fp32 inputs use "tf32x3" (three tf32 products, dropped term 2^-22); plain "tf32" only if
+torch.backends.cuda.matmul asks for it.
+Source: arXiv 2204.00595; index map of HazyResearch/fly, src/ops/blockdiag_butterfly_multiply.py. APIs of
+Triton 3.6 or older.
 """
 
 from __future__ import annotations
@@ -55,7 +64,8 @@ def product_kernel(
     I: tl.constexpr,
     B: tl.constexpr,  # digit that names a block of the second factor, and O, the digit it writes
     O: tl.constexpr,
-    XA: tl.constexpr,  # strides: X of x, F and S of the two factors, Y of y, each along the digit that follows
+    # strides: X of x, F and S of the two factors, Y of y, each along the digit that follows
+    XA: tl.constexpr,
     XI: tl.constexpr,
     FA: tl.constexpr,
     FB: tl.constexpr,
@@ -74,16 +84,20 @@ def product_kernel(
     start = (tl.program_id(0) // groups).to(tl.int64) * BM  # 64 bits here keep every other index in 32
     m, i, o = tl.arange(0, BM), tl.arange(0, I), tl.arange(0, O)
     b = tl.program_id(0) % groups * GB + tl.arange(0, GB)
-    inside = (m < M - start)[None, :, None]
+    valid_row = (m < M - start)[None, :, None]
     x += start * (A * I)
     total = tl.zeros((GB, BM, O), tl.float32)
     for step in range(0, A, GA):
         a = step + tl.arange(0, GA)
-        tile = tl.load(x + _cube(a, m, i, XA, A * I, XI), mask=inside, other=0.0)
+        tile = tl.load(x + _cube(a, m, i, XA, A * I, XI), mask=valid_row, other=0.0)
         mid = tl.dot(tile, tl.load(first + _cube(a, i, b, FA, FI, FB)), input_precision=PRECISION)
-        turned = tl.permute(mid.to(tile.dtype), (2, 1, 0))
-        total = tl.dot(turned, tl.load(second + _cube(b, a, o, SB, SA, SO)), total, input_precision=PRECISION)
-    tl.store(y + start * (B * O) + _cube(b, m, o, YB, B * O, YO), total.to(y.dtype.element_ty), mask=inside)
+        mid_by_block = tl.permute(mid.to(tile.dtype), (2, 1, 0))
+        total = tl.dot(
+            mid_by_block, tl.load(second + _cube(b, a, o, SB, SA, SO)), total, input_precision=PRECISION
+        )
+    tl.store(
+        y + start * (B * O) + _cube(b, m, o, YB, B * O, YO), total.to(y.dtype.element_ty), mask=valid_row
+    )
 
 
 @triton.jit
@@ -115,9 +129,9 @@ def product_weight_kernel(
     second_total = tl.zeros((GB, GA, S), tl.float32)
     for step in range(steps):
         start = (split * steps + step) * BM
-        inside = (m < M - start)[None, :, None]
-        tile = tl.load(x + start * (K * P) + _cube(a, m, i, P, K * P, 1), mask=inside, other=0.0)
-        g = tl.load(gradient + start * (S * L) + _cube(b, m, o, 1, S * L, L), mask=inside, other=0.0)
+        valid_row = (m < M - start)[None, :, None]
+        tile = tl.load(x + start * (K * P) + _cube(a, m, i, P, K * P, 1), mask=valid_row, other=0.0)
+        g = tl.load(gradient + start * (S * L) + _cube(b, m, o, 1, S * L, L), mask=valid_row, other=0.0)
         if FIRST:
             dmid = tl.dot(g, tl.load(second + _cube(b, o, a, S * K, K, 1)), input_precision=PRECISION).to(
                 tile.dtype
@@ -178,7 +192,9 @@ def product_strides(k: int, p: int, l: int, s: int) -> dict[str, int]:
 
 
 def transposed_strides(k: int, p: int, l: int, s: int) -> dict[str, int]:
-    """Those for gradient -> dx, which passes the second factor first: blocks b sum over s, blocks a write i."""
+    """Those for gradient -> dx, which passes the second factor first: blocks b sum over s, blocks a write
+    i.
+    """
     sizes = {"A": l, "I": s, "B": k, "O": p}
     return {
         **sizes,
@@ -211,7 +227,10 @@ def serves(device_type: str, dtype: torch.dtype, **sizes: Any) -> str | None:
         return f"factors ({k}, {q}, {p}) and ({l}, {s}, {r}) are not of rank 1 (q = l, r = k)"
     digits = DIGITS[dtype.itemsize]
     if not {k, p, l, s} <= set(digits):
-        return f"digits {k}, {p}, {l}, {s} are not all among {', '.join(map(str, digits))}, those whose tiles of {dtype} fit on chip"
+        return (
+            f"digits {k}, {p}, {l}, {s} are not all among {', '.join(map(str, digits))}, "
+            f"those whose tiles of {dtype} fit on chip"
+        )
     return None
 
 
@@ -231,39 +250,40 @@ def product_backward(
     # both factors in one pass over x and the gradient, unless their sums together would not fit
     passes = [need[1:]] if one_pass(p, s, x.element_size()) else [(need[1], False), (False, need[2])]
     dfirst, dsecond = None, None
-    for wanted in passes:
-        if any(wanted):
-            made = _weights(gradient, x, first, second, wanted)
+    for factors in passes:
+        if any(factors):
+            gradients = _weights(gradient, x, first, second, factors)
             dfirst, dsecond = (
-                new if new is not None else old for new, old in zip(made, (dfirst, dsecond), strict=True)
+                new if new is not None else old for new, old in zip(gradients, (dfirst, dsecond), strict=True)
             )
     return dx, dfirst, dsecond
 
 
 def _weights(
-    gradient: Tensor, x: Tensor, first: Tensor, second: Tensor, wanted: tuple[bool, bool]
+    gradient: Tensor, x: Tensor, first: Tensor, second: Tensor, needed: tuple[bool, bool]
 ) -> list[Tensor | None]:
     (k, l, p), s = first.shape, second.shape[1]
     tiles = product_weight_tiles(p, s, x.element_size())
     places = (k // GROUP) * (l // GROUP)
     splits, steps = _split(x, places, tiles.constants["BM"])
     partial = [
-        x.new_empty((splits, *f.shape), dtype=torch.float32) if made else None
-        for f, made in zip((first, second), wanted, strict=True)
+        x.new_empty((splits, *f.shape), dtype=torch.float32) if is_needed else None
+        for f, is_needed in zip((first, second), needed, strict=True)
     ]
     # a pointer that nothing is written to still has to be one of fp32
-    given = [
-        next(other for other in partial if other is not None) if part is None else part for part in partial
+    pointers = [
+        next(other for other in partial if other is not None) if pointer is None else pointer
+        for pointer in partial
     ]
     with torch.cuda.device_of(x):  # Triton starts kernels on the current device
         product_weight_kernel[places, splits](
-            *(gradient, x, first, second, *given, len(x), steps),
-            **{"K": k, "P": p, "L": l, "S": s, "FIRST": wanted[0], "SECOND": wanted[1], **tiles.constants},
+            *(gradient, x, first, second, *pointers, len(x), steps),
+            **{"K": k, "P": p, "L": l, "S": s, "FIRST": needed[0], "SECOND": needed[1], **tiles.constants},
             PRECISION=precision(x.dtype),
             num_warps=tiles.num_warps,
             num_stages=tiles.num_stages,
         )
-    return [None if part is None else part.sum(0).to(x.dtype) for part in partial]
+    return [None if gradient is None else gradient.sum(0).to(x.dtype) for gradient in partial]
 
 
 def _product(x: Tensor, first: Tensor, second: Tensor, outputs: int, sizes: dict[str, int]) -> Tensor:
@@ -294,7 +314,9 @@ def _rows(rows: int, largest: int) -> int:
 
 
 def _split(x: Tensor, places: int, bm: int) -> tuple[int, int]:
-    """Into how many ranges of ``steps`` row tiles the rows are cut: two programs a multiprocessor, 4 tiles a range or more."""
+    """Into how many ranges of ``steps`` row tiles the rows are cut: two programs a multiprocessor, 4 tiles a
+    range or more.
+    """
     processors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 4
     row_tiles = triton.cdiv(len(x), bm)
     steps = max(4, triton.cdiv(row_tiles, max(1, 2 * processors // places)))
@@ -314,7 +336,9 @@ def _refuse(reason: str | None) -> None:
 
 
 def _check(dtype: torch.dtype, **tensors: tuple[Tensor, tuple[int, ...]]) -> None:
-    """Raises: ValueError for a tensor of another shape or dtype, or one whose memory is not contiguous: the kernels take raw pointers."""
+    """Raises: ValueError for a tensor of another shape or dtype, or one whose memory is not contiguous: the
+    kernels take raw pointers.
+    """
     for name, (tensor, shape) in tensors.items():
         if tensor.shape != shape or tensor.dtype != dtype:
             _refuse(f"{name} must be {shape} of {dtype}, got {tuple(tensor.shape)} of {tensor.dtype}")

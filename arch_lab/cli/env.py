@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -74,7 +75,10 @@ def describe() -> dict[str, Any]:
         "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "packages": {name: v for name in PACKAGES if (v := _version(name))},
         OPERATIONS_VARIABLE: os.environ.get(OPERATIONS_VARIABLE),
-        "operations": report(),
+        "operations": {
+            name: {dtype: asdict(decision) for dtype, decision in by_dtype.items()}
+            for name, by_dtype in report().items()
+        },
     }
 
 

@@ -69,7 +69,10 @@ def backend_of(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Choice:
-    """What ``attend`` would run for these sizes; ``packed``: with segments. ``keys`` None: as many as tokens."""
+    """What ``attend`` would run for these sizes; ``packed``: with segments.
+
+    ``keys`` None: as many as tokens.
+    """
     return choose(
         tokens,
         tokens if keys is None else keys,
@@ -99,11 +102,11 @@ def choose(
     Raises: ConfigError when the requested one is unknown or cannot compute this attention.
     """
     span = span.within(queries, keys)
-    limited = span.behind is not None and span.ahead is not None
+    limited = span.lookback is not None and span.lookahead is not None
     fused = False
-    if softcap is None and not packed and span.behind is None:
+    if softcap is None and not packed and span.lookback is None:
         # is_causal aligns the first query with the first key: right only when there are as many of both
-        fused = span.ahead is None or (span.ahead == span.offset == 0 and queries == keys)
+        fused = span.lookahead is None or (span.lookahead == span.offset == 0 and queries == keys)
     source = ""
     if backend is None:
         backend, source = override("attention")
@@ -117,7 +120,7 @@ def choose(
         }
         return _requested(backend, able, source)
     if fused:
-        return NO_MASK if span.ahead is None else PLAIN_CAUSAL
+        return NO_MASK if span.lookahead is None else PLAIN_CAUSAL
     if queries <= FEW_QUERIES:
         return FEW_ROWS
     if flex_serves(head_width=head_width, dtype=dtype, device=device):
@@ -135,8 +138,8 @@ def choose(
 
 def folds_pay(keys: int, span: Span) -> bool:
     """For rows that are not long: when a fold computes less than 3/4 of the pairs of a dense mask."""
-    assert span.behind is not None and span.ahead is not None
-    reach = span.behind + span.ahead + 1
+    assert span.lookback is not None and span.lookahead is not None
+    reach = span.lookback + span.lookahead + 1
     return keys >= LONG or 4 * (reach + fold_rows(reach)) < 3 * keys
 
 

@@ -4,12 +4,14 @@ good.
 Legend: B batch, H query heads, K key/value heads, C head width, w window, t tokens so far, m new tokens, N
 reserved tokens.
 
-| cache    | layer  | entries held   | a state that has been continued                                                       |
-|----------|--------|----------------|---------------------------------------------------------------------------------------|
-| growing  | global | t              | still good: every continuation is a new tensor                                        |
-| growing  | local  | min(t, w)      | good after ``prefill``; spent by ``step`` once the ring is full: it writes in place   |
-| reserved | global | N, from the start         | spent: both write in place                                                 |
-| reserved | local  | min(N, w), from the start | spent: both write in place                                                 |
+| cache    | layer  | entries held              | a state that has been continued                      |
+|----------|--------|---------------------------|------------------------------------------------------|
+| growing  | global | t                         | still good: every continuation is a new tensor       |
+| growing  | local  | min(t, w)                 | good after ``prefill``; spent by ``step`` (*)        |
+| reserved | global | N, from the start         | spent: both write in place                           |
+| reserved | local  | min(N, w), from the start | spent: both write in place                           |
+
+(*) once the ring is full: it writes in place.
 
 A spent state is refused, never silently wrong; ``copy.deepcopy`` a state before branching from it.
 A full local cache is a true ring: the entry of position p stands in slot p mod w, so one step writes one slot
@@ -119,12 +121,14 @@ def attend_to_all(q: Tensor, k: Tensor, v: Tensor, *, scale: float, softcap: flo
 def _check(state: KeyValueState, new: int) -> None:
     if state.spent:
         raise ConfigError(
-            "decoding: this state was updated in place; use the returned state, or copy.deepcopy the state before the call"
+            "decoding: this state was updated in place; use the returned state, "
+            "or copy.deepcopy the state before the call"
         )
     limit = state.reserved
     if limit is not None and state.position + new > limit:
         raise ConfigError(
-            f"decoding: {state.position + new} tokens do not fit the {limit} this state was reserved for; reserve more"
+            f"decoding: {state.position + new} tokens do not fit the {limit} this state was reserved for; "
+            "reserve more"
         )
 
 
@@ -152,7 +156,10 @@ def _last(entries: Tensor, window: int | None, end: int) -> Tensor:
 
 
 def _written(state: KeyValueState, k: Tensor, v: Tensor) -> KeyValueState:
-    """In place: the last of the new entries that there is room for, each in its slot. Marks ``state`` spent."""
+    """In place: the last of the new entries that there is room for, each in its slot.
+
+    Marks ``state`` spent.
+    """
     slots, end = state.k.shape[2], state.position + k.shape[2]
     first = max(state.position, end - slots)
     if end - first == 1:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -34,7 +33,10 @@ ROWS = 512  # queries per piece when a mask is counted: a piece of a long row st
 
 
 class AttentionRecorder:
-    """The counter of FLOPs, None unless one is set. One thread only: torch.compile cannot trace a ContextVar."""
+    """The counter of FLOPs, None unless one is set.
+
+    One thread only: torch.compile cannot trace a ContextVar.
+    """
 
     def __init__(self) -> None:
         self.current: Recorder | None = None
@@ -61,13 +63,15 @@ def mask_pairs(
     pairs = 0
     for first in range(0, queries, ROWS):
         rows = min(ROWS, queries - first)
-        span: dict[str, Any] = {
-            "causal": causal,
-            "window": window,
-            "radius": radius,
-            "offset": offset + first,
-        }
-        mask = visible(rows, keys, **span, device=torch.device("cpu"))
+        mask = visible(
+            rows,
+            keys,
+            causal=causal,
+            window=window,
+            radius=radius,
+            offset=offset + first,
+            device=torch.device("cpu"),
+        )
         pairs += rows * keys if mask is None else int(mask.sum())
     return pairs
 
@@ -146,7 +150,7 @@ def _attend(
     elif choice.implementation == "flex":
         y = flex(q, k, v, span=span, scale=scale, softcap=softcap, segments=segments)
     else:
-        flagged = choice.implementation == "fused" and span.within(tokens, keys).ahead is not None
+        flagged = choice.implementation == "fused" and span.within(tokens, keys).lookahead is not None
         mask = None
         if choice.implementation == "masked":
             mask = visible(

@@ -40,7 +40,7 @@ class GemmaCrossAttentionConfig(HeadsConfig):
 
 @dataclass(frozen=True)
 class CrossState:
-    """Keys and values (B, K, S, C) of the whole memory, made once, and who may be read (B, 1, 1, S) if not all."""
+    """Keys and values (B, K, S, C) of the whole memory, and a mask (B, 1, 1, S) of the readable ones."""
 
     k: Tensor
     v: Tensor
@@ -55,8 +55,9 @@ class CrossState:
     complexity="O(T·S)",
 )
 class GemmaCrossAttention(CrossMixer):
-    """Attention of T queries over S memory tokens, without positions; each output depends on its own token of x alone.
+    """Attention of T queries over S memory tokens, without positions.
 
+    Each output depends on its own token of x alone.
     Shape: x (B, T, D), memory (B, S, M) -> (B, T, D). Cost: 2·D·H·C + 2·M·K·C weights; 4·T·D·H·C + 4·S·M·K·C
     + 4·H·C·T·S FLOPs; elementwise, per pair and head: 1 scale, 5 softmax, 3 soft-cap. State: the memory's
     keys and values, 2·K·C numbers a memory token, whatever T. Queries that see nothing (an all-padding

@@ -45,7 +45,10 @@ def flex(
     softcap: float | None = None,
     segments: Tensor | None = None,
 ) -> Tensor:
-    """See ``blocks.attention.core.attend``. Compiled on first use per shape on CUDA, interpreted elsewhere."""
+    """See ``blocks.attention.core.attend``.
+
+    Compiled on first use per shape on CUDA, interpreted elsewhere.
+    """
     queries, keys = q.shape[2], k.shape[2]
     span = span.within(queries, keys)
     if segments is None:
@@ -63,10 +66,10 @@ def flex(
 def _allowed(span: Span, run: Tensor | None) -> Callable[..., Tensor]:
     def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         mask = j >= 0
-        if span.ahead is not None:
-            mask = mask & (j <= i + span.offset + span.ahead)
-        if span.behind is not None:
-            mask = mask & (j >= i + span.offset - span.behind)
+        if span.lookahead is not None:
+            mask = mask & (j <= i + span.offset + span.lookahead)
+        if span.lookback is not None:
+            mask = mask & (j >= i + span.offset - span.lookback)
         if run is not None:
             mask = mask & (run[b, i] == run[b, j])
         return mask
@@ -85,7 +88,7 @@ def _span_mask(queries: int, keys: int, span: Span, device: torch.device) -> Any
     """None when every pair is allowed. Kept between calls, because every layer and step asks for the same
     few.
     """
-    if span.behind is None and span.ahead is None:
+    if span.lookback is None and span.lookahead is None:
         return None
     if torch.compiler.is_compiling():
         return _block_mask(_allowed(span, None), None, queries, keys, device)

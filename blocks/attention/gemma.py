@@ -53,7 +53,8 @@ class AttentionConfig(HeadsConfig):
 
 
 class GemmaAttention(SequenceMixer):
-    """Softmax attention with RoPE and shared key/value heads; subclasses switch on what their generation added.
+    """Softmax attention with RoPE and shared key/value heads; subclasses switch on what their generation
+    added.
 
     Shape: (B, T, D) -> (B, T, D). Cost: D·C·(2H + 2K) weights; 2·T of that plus 4·H·C·pairs FLOPs, pairs
     counted exactly (``attended_pairs``). Elementwise, per pair and head: 1 scale, 5 softmax (maximum,
@@ -237,7 +238,10 @@ class Gemma1AttentionConfig(AttentionConfig):
     complexity="O(T²), with a window O(T·w)",
 )
 class Gemma1Attention(GemmaAttention):
-    """Gemma 1: rotary multi-query or multi-head attention, nothing else. See GemmaAttention for shape and cost."""
+    """Gemma 1: rotary multi-query or multi-head attention, nothing else.
+
+    See GemmaAttention for shape and cost.
+    """
 
     config: Gemma1AttentionConfig
 

@@ -34,7 +34,7 @@ class Gemma4AttentionConfig(AttentionConfig):
     complexity="O(T²), with a window O(T·w)",
 )
 class Gemma4Attention(GemmaAttention):
-    """Gemma 4: normed queries, keys and values, unscaled scores, optionally keys and values from one projection.
+    """Gemma 4: normed queries, keys and values, unscaled scores, values from the keys on request.
 
     Shape, cost and errors as GemmaAttention; with ``k_eq_v`` D·C·K weights and their FLOPs less. The cache
     holds rotated keys and values apart even then: to rebuild one from the other would norm and rotate the

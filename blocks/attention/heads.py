@@ -55,5 +55,6 @@ class HeadsConfig(BlockConfig):
         """Raises: ConfigError unless C is even."""
         if self.channels % 2:
             raise ConfigError(
-                f"{type(self).__name__}: head_width must be even (RoPE turns pairs of channels), got {self.channels}"
+                f"{type(self).__name__}: head_width must be even (RoPE turns pairs of channels), "
+                f"got {self.channels}"
             )

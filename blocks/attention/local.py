@@ -36,17 +36,17 @@ def folded_attention(
 
     ``span`` must be limited on both sides. Cost: 4·H·C·T·(w + R - 1) FLOPs and a little more at the ends.
     """
-    assert span.behind is not None and span.ahead is not None
+    assert span.lookback is not None and span.lookahead is not None
     queries, keys = q.shape[2], k.shape[2]
     # of several rows in another memory order, the folds would not be views: each key would be copied 1 + w/R
     # times
     k, v = k.contiguous(), v.contiguous()
-    reach = span.behind + span.ahead + 1
+    reach = span.lookback + span.lookahead + 1
     rows = fold_rows(reach)
     # the first query whose reach is whole, and the number of folds before the first query whose reach is cut
     # at the end
-    head = min(queries, max(0, span.behind - span.offset))
-    first_of_tail = max(head, min(queries, keys - span.ahead - span.offset))
+    head = min(queries, max(0, span.lookback - span.offset))
+    first_of_tail = max(head, min(queries, keys - span.lookahead - span.offset))
     folds = (first_of_tail - head) // rows
     body = folds * rows
     run = None if segments is None else runs(segments)
@@ -55,10 +55,12 @@ def folded_attention(
     for piece, first in zip(pieces, (0, head, head + body), strict=True):
         if piece.shape[2] == 0:
             continue
-        start = max(0, span.offset + first - span.behind)
-        stop = min(keys, span.offset + first + piece.shape[2] + span.ahead)
+        start = max(0, span.offset + first - span.lookback)
+        stop = min(keys, span.offset + first + piece.shape[2] + span.lookahead)
         keys_and_values = k[:, :, start:stop], v[:, :, start:stop]
-        reach_of_piece = Span(behind=span.behind, ahead=span.ahead, offset=span.offset + first - start)
+        reach_of_piece = Span(
+            lookback=span.lookback, lookahead=span.lookahead, offset=span.offset + first - start
+        )
         ids = None if run is None else (run[:, first : first + piece.shape[2]], run[:, start:stop])
         if first == head and body:
             parts.append(_body(piece, *keys_and_values, rows=rows, reach=reach, scale=scale, ids=ids))
@@ -76,7 +78,7 @@ def _edge(q: Tensor, k: Tensor, v: Tensor, *, span: Span, scale: float, ids: Ids
     """A few queries with an ordinary mask; at the start of a causal row they see every key before them."""
     queries, keys = q.shape[2], k.shape[2]
     limits = span.within(queries, keys)
-    flagged = ids is None and limits == Span(ahead=0) and queries == keys
+    flagged = ids is None and limits == Span(lookahead=0) and queries == keys
     mask = None
     if not flagged:
         mask = allowed(queries, keys, limits, device=q.device)[None, None]
@@ -89,7 +91,9 @@ def _edge(q: Tensor, k: Tensor, v: Tensor, *, span: Span, scale: float, ids: Ids
 
 def _body(q: Tensor, k: Tensor, v: Tensor, *, rows: int, reach: int, scale: float, ids: Ids) -> Tensor:
     """Queries (B, H, n·R, C) whose reach is whole, over keys (B, K, n·R + w - 1, C)."""
-    mask = allowed(rows, rows + reach - 1, Span(behind=reach - 1, ahead=0, offset=reach - 1), device=q.device)
+    mask = allowed(
+        rows, rows + reach - 1, Span(lookback=reach - 1, lookahead=0, offset=reach - 1), device=q.device
+    )
     if ids is None:
         return _fold(q, k, v, mask[None, None], rows, reach, scale)
     # documents differ between the rows of a batch, and a mask that also ran over heads would be as large as

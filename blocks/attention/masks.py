@@ -35,36 +35,44 @@ def sides_of_width(keys: int) -> Radius:
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """How far a query reaches, whatever the direction is called: keys p-behind .. p+ahead of position p, None = all.
+    """Keys that a query at position p reaches: p-lookback .. p+lookahead, None = all.
 
     Query i stands at position ``offset + i``, key j at position j.
     """
 
-    behind: int | None = None
-    ahead: int | None = None
+    lookback: int | None = None
+    lookahead: int | None = None
     offset: int = 0
 
     @staticmethod
     def of(*, causal: bool, window: int | None = None, radius: Radius | None = None, offset: int = 0) -> Span:
         """From the words of a configuration, see the module's legend."""
         if causal:
-            return Span(behind=None if window is None else window - 1, ahead=0, offset=offset)
+            return Span(lookback=None if window is None else window - 1, lookahead=0, offset=offset)
         left, right = (None, None) if radius is None else sides(radius)
-        return Span(behind=left, ahead=right, offset=offset)
+        return Span(lookback=left, lookahead=right, offset=offset)
 
     def within(self, queries: int, keys: int) -> Span:
         """The same for these sizes, without the limits that no query feels."""
-        behind = None if self.behind is not None and self.behind >= self.offset + queries - 1 else self.behind
-        ahead = None if self.ahead is not None and self.offset + self.ahead >= keys - 1 else self.ahead
-        if behind == self.behind and ahead == self.ahead:
+        lookback = (
+            None
+            if self.lookback is not None and self.lookback >= self.offset + queries - 1
+            else self.lookback
+        )
+        lookahead = (
+            None
+            if self.lookahead is not None and self.offset + self.lookahead >= keys - 1
+            else self.lookahead
+        )
+        if lookback == self.lookback and lookahead == self.lookahead:
             return self
-        return Span(behind=behind, ahead=ahead, offset=self.offset)
+        return Span(lookback=lookback, lookahead=lookahead, offset=self.offset)
 
     def pairs(self, queries: int, keys: int) -> int:
         """(query, key) pairs of one head and sequence."""
         positions = range(self.offset, self.offset + queries)
-        first = (0 if self.behind is None else max(0, p - self.behind) for p in positions)
-        last = (keys - 1 if self.ahead is None else min(keys - 1, p + self.ahead) for p in positions)
+        first = (0 if self.lookback is None else max(0, p - self.lookback) for p in positions)
+        last = (keys - 1 if self.lookahead is None else min(keys - 1, p + self.lookahead) for p in positions)
         return sum(max(0, b - a + 1) for a, b in zip(first, last, strict=True))
 
 
@@ -74,7 +82,8 @@ def check_span(owner: str, *, causal: bool, window: int | None, radius: Radius |
     """
     if causal and radius is not None:
         raise ConfigError(
-            f"{owner}: radius is for bidirectional attention; give window (keys including self) or causal: false"
+            f"{owner}: radius is for bidirectional attention; give window (keys including self) or causal: "
+            "false"
         )
     if not causal and window is not None:
         raise ConfigError(
@@ -121,7 +130,7 @@ def visible(
     its output must be zeroed by the caller. Depends on sizes and segments only, never on values.
     """
     span = Span.of(causal=causal, window=window, radius=radius, offset=offset).within(queries, keys)
-    if span.behind is None and span.ahead is None and segments is None:
+    if span.lookback is None and span.lookahead is None and segments is None:
         return None
     mask = allowed(queries, keys, span, device=device)[None, None]
     if segments is None:
@@ -140,10 +149,10 @@ def allowed(queries: int, keys: int, span: Span, *, device: torch.device | None 
     q = torch.arange(span.offset, span.offset + queries, device=device)[:, None]
     k = torch.arange(keys, device=device)[None, :]
     mask = torch.ones((queries, keys), dtype=torch.bool, device=device)
-    if span.ahead is not None:
-        mask = mask & (k <= q + span.ahead)
-    if span.behind is not None:
-        mask = mask & (k >= q - span.behind)
+    if span.lookahead is not None:
+        mask = mask & (k <= q + span.lookahead)
+    if span.lookback is not None:
+        mask = mask & (k >= q - span.lookback)
     return mask
 
 

@@ -51,7 +51,10 @@ class GemmaMergedAttentionConfig(HeadsConfig):
 
 @dataclass(frozen=True)
 class MergedState:
-    """Own keys and values (B, K, n, C) of the last n = min(t, window) of ``position`` = t tokens, and the memory's (B, K, S, C)."""
+    """Keys and values of the decoder's tokens and of the memory.
+
+    Decoder: (B, K, n, C) of the last n = min(t, window) of ``position`` = t tokens; memory: (B, K, S, C).
+    """
 
     k: Tensor
     v: Tensor
@@ -132,25 +135,25 @@ class GemmaMergedAttention(CrossMixer):
         self,
         x: Tensor,
         turn: Turn,
-        own: tuple[Tensor, Tensor],
+        own_entries: tuple[Tensor, Tensor],
         read: tuple[Tensor, Tensor],
         readable: Tensor | None,
         segments: Tensor | None = None,
     ) -> Tensor:
-        """Queries x over the ``own`` keys, of which the last is the last query's, and the keys ``read`` from
-        the memory.
+        """Queries x over the ``own_entries``, of which the last is the last query's, and the keys ``read``
+        from the memory.
         """
         q = self.query_norm(rearrange(self.query(x), "b t (h c) -> b h t c", c=self.config.channels))
         y = attend_memory(
             rotate(q, *turn),
-            torch.cat((own[0], read[0]), dim=2).to(q.dtype),
-            torch.cat((own[1], read[1]), dim=2).to(q.dtype),
+            torch.cat((own_entries[0], read[0]), dim=2).to(q.dtype),
+            torch.cat((own_entries[1], read[1]), dim=2).to(q.dtype),
             memory=read[0].shape[2],
             scale=self.scale,
             readable=readable,
             window=self.config.window,
             segments=segments,
-            offset=own[0].shape[2] - x.shape[1],
+            offset=own_entries[0].shape[2] - x.shape[1],
         )
         return self.out(rearrange(y, "b h t c -> b t (h c)"))
 

@@ -53,7 +53,7 @@ class MultiHeadAttentionConfig(BlockConfig):
     complexity="O(T²)",
 )
 class MultiHeadAttention(SequenceMixer):
-    """Bidirectional softmax attention with as many key/value heads as query heads, biases in all four projections.
+    """Bidirectional softmax attention, one key/value head per query head, biases in all projections.
 
     Shape: (B, T, D) -> (B, T, D), see SequenceMixer. Without positions in x it is equivariant to permutations
     of the tokens.

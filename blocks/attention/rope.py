@@ -31,7 +31,8 @@ def check_fraction(owner: str, fraction: float, drop: Drop = "low") -> None:
         )
     if drop == "high" and fraction == 1:
         raise ConfigError(
-            f"{owner}: rope_drop 'high' drops nothing at rope_fraction 1; lower the fraction or leave rope_drop out"
+            f"{owner}: rope_drop 'high' drops nothing at rope_fraction 1; "
+            "lower the fraction or leave rope_drop out"
         )
 
 

@@ -90,8 +90,8 @@ def tiled_attention(
     wide = widened(q.dtype)
     run = None if segments is None else runs(segments)
     limits = (
-        -1 if span.behind is None else span.behind,
-        -1 if span.ahead is None else span.ahead,
+        -1 if span.lookback is None else span.lookback,
+        -1 if span.lookahead is None else span.lookahead,
         span.offset,
     )
     y = _tiled_attention(q.to(wide), k.to(wide), v.to(wide), run, scale, softcap or 0.0, *limits)
@@ -100,14 +100,18 @@ def tiled_attention(
 
 def tiles(queries: int, keys: int, heads: int, span: Span) -> Iterator[Tile]:
     """Tiles of equally many rows (the last may have fewer), in order."""
-    reach = keys if span.behind is None or span.ahead is None else min(keys, span.behind + span.ahead + 1)
+    reach = (
+        keys
+        if span.lookback is None or span.lookahead is None
+        else min(keys, span.lookback + span.lookahead + 1)
+    )
     rows = LEAST_ROWS
     while rows < MOST_ROWS and 2 * rows * heads * reach <= TILE_SCORES:
         rows *= 2
     for first in range(0, queries, rows):
         last = min(first + rows, queries)
-        start = 0 if span.behind is None else max(0, span.offset + first - span.behind)
-        stop = keys if span.ahead is None else min(keys, span.offset + last + span.ahead)
+        start = 0 if span.lookback is None else max(0, span.offset + first - span.lookback)
+        stop = keys if span.lookahead is None else min(keys, span.offset + last + span.lookahead)
         yield Tile(first, last, start, stop)
 
 
@@ -118,13 +122,13 @@ def hide(scores: Tensor, tile: Tile, span: Span, run: Tensor | None) -> None:
     j < r - late (too far behind) or j >= r + early (too far ahead).
     """
     rows, keys = scores.shape[-2:]
-    if span.behind is not None:
-        late = tile.start - (span.offset + tile.first - span.behind)
+    if span.lookback is not None:
+        late = tile.start - (span.offset + tile.first - span.lookback)
         width = min(rows - 1 - late, keys)
         if width > 0:
             scores[..., :width] += scores.new_full((rows, width), float("-inf")).tril_(-1 - late)
-    if span.ahead is not None:
-        early = span.offset + tile.first + span.ahead + 1 - tile.start
+    if span.lookahead is not None:
+        early = span.offset + tile.first + span.lookahead + 1 - tile.start
         if early < keys:
             scores[..., early:] += scores.new_full((rows, keys - early), float("-inf")).triu_()
     if run is not None:
@@ -139,12 +143,12 @@ def attend_by_tiles(
     run: Tensor | None,
     scale: float,
     softcap: float,
-    behind: int,
-    ahead: int,
+    lookback: int,
+    lookahead: int,
     offset: int,
 ) -> Tensor:
     """Numbers in place of None (softcap 0, a limit of -1), as an operator's signature wants them."""
-    span, heads = _span(behind, ahead, offset), q.shape[1]
+    span, heads = _span(lookback, lookahead, offset), q.shape[1]
     y = q.new_empty(q.shape)
     for b in range(len(q)):
         for tile in tiles(q.shape[2], k.shape[2], heads, span):
@@ -170,12 +174,12 @@ def gradients_by_tiles(
     run: Tensor | None,
     scale: float,
     softcap: float,
-    behind: int,
-    ahead: int,
+    lookback: int,
+    lookahead: int,
     offset: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v; the weights are computed a second time."""
-    span, heads, kv_heads = _span(behind, ahead, offset), q.shape[1], k.shape[1]
+    span, heads, kv_heads = _span(lookback, lookahead, offset), q.shape[1], k.shape[1]
     dq, dk, dv = q.new_empty(q.shape), k.new_zeros(k.shape), v.new_zeros(v.shape)
     for b in range(len(q)):
         for tile in tiles(q.shape[2], k.shape[2], heads, span):
@@ -218,8 +222,12 @@ def _heads(x: Tensor, heads: int) -> Tensor:
     return rearrange(x, "k (g r) c -> (k g) r c", g=heads // x.shape[0])
 
 
-def _span(behind: int, ahead: int, offset: int) -> Span:
-    return Span(behind=None if behind < 0 else behind, ahead=None if ahead < 0 else ahead, offset=offset)
+def _span(lookback: int, lookahead: int, offset: int) -> Span:
+    return Span(
+        lookback=None if lookback < 0 else lookback,
+        lookahead=None if lookahead < 0 else lookahead,
+        offset=offset,
+    )
 
 
 # One operator: the loop over tiles works in place and keeps nothing, which autograd would undo and a compiler
@@ -261,8 +269,8 @@ _tiled_attention.register_autograd(_backward, setup_context=_keep)
 def _flops(q_shape: torch.Size, k_shape: torch.Size, v_shape: torch.Size, *sizes: Any, **__: Any) -> int:
     """The pairs the span allows, not those the tiles compute."""
     b, h, t, c = q_shape
-    behind, ahead, offset = sizes[-3:]
-    return 2 * (c + v_shape[-1]) * b * h * _span(behind, ahead, offset).pairs(t, k_shape[2])
+    lookback, lookahead, offset = sizes[-3:]
+    return 2 * (c + v_shape[-1]) * b * h * _span(lookback, lookahead, offset).pairs(t, k_shape[2])
 
 
 @register_flop_formula(torch.ops.blocks.tiled_attention_backward)

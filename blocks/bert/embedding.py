@@ -82,7 +82,8 @@ class BertEmbedding(Block):
         if segments is None:
             if length > longest:
                 raise ConfigError(
-                    f"sequence of {length} tokens exceeds the {longest} positions this embedding was built for"
+                    f"sequence of {length} tokens exceeds the {longest} positions this embedding was built "
+                    "for"
                 )
             return self.places[:length]
         run = runs(segments)
@@ -92,7 +93,8 @@ class BertEmbedding(Block):
         index = torch.where(run > 0, time - torch.where(starts, time, 0).cummax(dim=1).values, 0)
         if not index.is_meta and int(index.max()) >= longest:
             raise ConfigError(
-                f"document of {int(index.max()) + 1} tokens exceeds the {longest} positions this embedding was built for"
+                f"document of {int(index.max()) + 1} tokens exceeds the {longest} positions this embedding "
+                "was built for"
             )
         return F.embedding(index, self.places)
 

@@ -185,11 +185,13 @@ def algorithm_flops(
 def _check_precision(algorithm: str, causal: bool, narrow: bool, precision: torch.dtype | None) -> None:
     if narrow and causal and algorithm in TRANSFORMS:
         raise ConfigError(
-            f"algorithm {algorithm!r} in {precision} is not causal: rounding leaks the future; use 'toeplitz' or float32"
+            f"algorithm {algorithm!r} in {precision} is not causal: rounding leaks the future; "
+            "use 'toeplitz' or float32"
         )
     if narrow and algorithm in ("direct", "fft"):
         raise ConfigError(
-            f"algorithm {algorithm!r} computes in float32 or wider, not in {precision}; use 'toeplitz' or 'monarch'"
+            f"algorithm {algorithm!r} computes in float32 or wider, not in {precision}; "
+            "use 'toeplitz' or 'monarch'"
         )
 
 

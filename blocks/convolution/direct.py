@@ -46,7 +46,8 @@ def check_shapes(u: Tensor, k: Tensor) -> None:
     """Raises: ConfigError unless u is (B, D, T) and k (D, S)."""
     if u.dim() != 3 or k.dim() != 2 or u.shape[1] != k.shape[0]:
         raise ConfigError(
-            f"convolution: expected u (B, D, T) and a kernel (D, S), got {tuple(u.shape)} and {tuple(k.shape)}"
+            f"convolution: expected u (B, D, T) and a kernel (D, S), got {tuple(u.shape)} and "
+            f"{tuple(k.shape)}"
         )
 
 
@@ -67,7 +68,9 @@ def direct_convolution(u: Tensor, k: Tensor) -> Tensor:
 
 
 def direct_flops(*, rows: int, tokens: int, taps: int) -> int:
-    """Forward FLOPs over ``rows`` = channels times sequences: the first tap meets T tokens, the next T - 1, …"""
+    """Forward FLOPs over ``rows`` = channels times sequences: the first tap meets T tokens, the next T -
+    1, …
+    """
     reached = min(taps, tokens)
     return 2 * rows * (reached * tokens - reached * (reached - 1) // 2)
 

@@ -75,9 +75,9 @@ def two_sided_taps(k_forward: Tensor, k_reverse: Tensor, tokens: int, length: in
     """Both kernels on one circle of ``length`` points, (D, length): lag -(s + 1) stands at the point length -
     1 - s.
     """
-    ahead, behind = k_forward[:, :tokens], k_reverse[:, : tokens - 1]
-    gap = ahead.new_zeros(len(ahead), length - ahead.shape[1] - behind.shape[1])
-    return torch.cat([ahead, gap, behind.flip(-1)], dim=1)
+    forward_taps, reverse_taps = k_forward[:, :tokens], k_reverse[:, : tokens - 1]
+    gap = forward_taps.new_zeros(len(forward_taps), length - forward_taps.shape[1] - reverse_taps.shape[1])
+    return torch.cat([forward_taps, gap, reverse_taps.flip(-1)], dim=1)
 
 
 def _convolve(u: Tensor, taps: Tensor, length: int) -> Tensor:

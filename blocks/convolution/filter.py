@@ -39,7 +39,8 @@ def check_filter(
         )
     if filter_emb < 3 or filter_emb % 2 == 0:
         raise ConfigError(
-            f"filter_emb must be odd and at least 3 (time, then cosine and sine of each band), got {filter_emb}"
+            "filter_emb must be odd and at least 3 (time, then cosine and sine of each band), "
+            f"got {filter_emb}"
         )
 
 
@@ -124,7 +125,8 @@ class ImplicitFilter(nn.Module):
     def forward(self, tokens: int, *, reverse: bool = False) -> Tensor:
         if tokens > self.max_tokens:
             raise ConfigError(
-                f"{tokens} tokens exceed max_tokens = {self.max_tokens}, the longest kernel this filter was built for"
+                f"{tokens} tokens exceed max_tokens = {self.max_tokens}, "
+                "the longest kernel this filter was built for"
             )
         maps = self.behind if reverse else self.ahead
         if maps is None:

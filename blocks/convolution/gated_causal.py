@@ -68,7 +68,8 @@ def gated_causal_conv(
     if choice.implementation == "reference":
         return reference(z, short_weight, short_bias, kernel)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (z, short_weight, short_bias, kernel))
-    return _operator(z, short_weight, short_bias, kernel, choice.token, keep)[0]  # type: ignore[no-any-return]
+    y: Tensor = _operator(z, short_weight, short_bias, kernel, choice.token, keep)[0]
+    return y
 
 
 def _check(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor) -> dict[str, int]:
@@ -88,7 +89,8 @@ def _check(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor) 
     if not three == short_weight.shape[0] == short_bias.shape[0] == 3 * channels:
         got = f"{three}, {short_weight.shape[0]}, {short_bias.shape[0]}"
         raise ConfigError(
-            f"{name}: a kernel of {channels} channels needs z, short_weight and short_bias of {3 * channels}, got {got}"
+            f"{name}: a kernel of {channels} channels needs z, short_weight and short_bias of "
+            f"{3 * channels}, got {got}"
         )
     if not (taps and short_taps):
         raise ConfigError(f"{name}: both kernels need at least one tap, got {short_taps} and {taps}")
@@ -214,7 +216,8 @@ def _backward(
     gradients = run_kernel(
         OPERATION, "backward", choice, plain, gradient, z, short_weight, short_bias, kernel, tuple(need)
     )
-    return or_empty((g if needed else None for g, needed in zip(gradients, need, strict=True)), z)  # type: ignore[return-value]
+    needed_gradients = (g if needed else None for g, needed in zip(gradients, need, strict=True))
+    return or_empty(needed_gradients, z)  # type: ignore[return-value]
 
 
 @_operator.register_fake

@@ -88,7 +88,9 @@ class LongConvolution(nn.Module):
         return gated_causal_conv(z, short.weight.to(z.dtype), short.bias.to(z.dtype), self.taps(z.shape[-1]))
 
     def executed_flops(self, batch: int, tokens: int) -> int:
-        """Forward FLOPs of ``forward`` on the parameters' device, without the filter (``cost`` is canonical)."""
+        """Forward FLOPs of ``forward`` on the parameters' device, without the filter (``cost`` is
+        canonical).
+        """
         # a reverse kernel is one tap longer in its causal form
         taps, causal, device = tokens + self.bidirectional, not self.bidirectional, self.skip.device.type
         choice = choose(batch=batch, tokens=tokens, taps=taps, causal=causal, device=device)

@@ -63,7 +63,9 @@ class M2MixerConfig(BlockConfig):
 
 @dataclass
 class M2MixerState:
-    """Everything the past can still say, of each long convolution and of the short one (its last W - 1 inputs)."""
+    """Everything the past can still say, of each long convolution and of the short one (its last W - 1
+    inputs).
+    """
 
     short: Tensor  # (B, 3D, min(t, W - 1))
     gated: OnlineState

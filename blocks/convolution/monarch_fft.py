@@ -48,7 +48,9 @@ def factors(length: int) -> tuple[int, int]:
 
 
 def monarch_causal(u: Tensor, k: Tensor, *, precision: torch.dtype | None = None) -> Tensor:
-    """``blocks.convolution.fft.causal_convolution`` by Monarch products: u (B, D, T), k (D, S) -> (B, D, T)."""
+    """``blocks.convolution.fft.causal_convolution`` by Monarch products: u (B, D, T), k (D, S) -> (B, D,
+    T).
+    """
     return monarch_circular(u, k[:, : u.shape[-1]], fft_length(u.shape[-1]), precision=precision)
 
 
@@ -75,7 +77,9 @@ def monarch_circular(u: Tensor, taps: Tensor, length: int, *, precision: torch.d
 
 
 def monarch_flops(*, rows: int, channels: int, tokens: int, taps: int, length: int) -> int:
-    """Executed forward FLOPs: ``rows`` signals there and back, ``channels`` kernels of ``taps`` taps there."""
+    """Executed forward FLOPs: ``rows`` signals there and back, ``channels`` kernels of ``taps`` taps
+    there.
+    """
     n1, n2 = factors(length)
     half, used, of_kernel = n1 // 2 + 1, -(-tokens // n2), -(-taps // n2)
     one_way = 8 * half * n2 * n2 + 6 * half * n2  # second DFT and twiddle of one row; a complex product is 6

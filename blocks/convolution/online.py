@@ -34,7 +34,10 @@ def capacity(tokens: int, longest: int) -> int:
 
 
 class OnlineKernel:
-    """The taps (D, L) of one generation in the forms its steps read: the nearest ones reversed, and spectra of the first 2S."""
+    """Taps (D, L) of one generation as its steps read them.
+
+    The nearest ones reversed, and spectra of the first 2S.
+    """
 
     def __init__(self, taps: Tensor) -> None:
         self.taps, self.tokens = taps, taps.shape[1]
@@ -54,7 +57,10 @@ class OnlineKernel:
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineState:
-    """Inputs and pending sums of one long convolution. A step continues it in place: only the newest state may be used."""
+    """Inputs and pending sums of one long convolution.
+
+    A step continues it in place: only the newest state may be used.
+    """
 
     slots: Tensor  # (B, D, C): inputs before ``tokens``, pending sums from there on
     longest: int  # slots there may ever be
@@ -103,7 +109,8 @@ def settle(state: OnlineState, kernel: OnlineKernel, tokens: int) -> OnlineState
         )
     if tokens < 1 or state.tokens + tokens > kernel.tokens:
         raise ConfigError(
-            f"cannot settle for {tokens} more tokens after {state.tokens}: the kernel has {kernel.tokens} taps"
+            f"cannot settle for {tokens} more tokens after {state.tokens}: "
+            f"the kernel has {kernel.tokens} taps"
         )
     inputs = F.pad(state.slots[..., : state.tokens], (0, tokens))
     pending = (
@@ -125,7 +132,8 @@ def _check(u: Tensor, state: OnlineState, kernel: OnlineKernel) -> None:
         )
     if state.clock[0] != state.tokens:
         raise ConfigError(
-            f"this decoding state is at {state.tokens} tokens, but its memory was updated to {state.clock[0]}; "
+            f"this decoding state is at {state.tokens} tokens, but its memory was updated to "
+            f"{state.clock[0]}; "
             "use the state that each step returns"
         )
 
@@ -167,7 +175,10 @@ def _step(x: Tensor, state: OnlineState, kernel: OnlineKernel) -> tuple[Tensor, 
 
 
 def _grown(state: OnlineState, kernel: OnlineKernel) -> OnlineState:
-    """Twice the slots, or the first ones. All inputs are known then, so the new pending sums start complete."""
+    """Twice the slots, or the first ones.
+
+    All inputs are known then, so the new pending sums start complete.
+    """
     tokens = state.tokens
     slots = capacity(tokens + 1, state.longest)
     new = (

@@ -14,7 +14,10 @@ log = logging.getLogger("blocks.dispatch")
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """An implementation and the reason for it, one clause. ``requested``: by name, so nothing else may run."""
+    """An implementation and the reason for it, one clause.
+
+    ``requested``: by name, so nothing else may run.
+    """
 
     implementation: str
     reason: str

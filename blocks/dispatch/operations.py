@@ -1,11 +1,11 @@
 """Operations that have kernels: which code runs, chosen by device, dtype and sizes.
 
-| implementation | is                                                                | runs on                                         |
-|----------------|-------------------------------------------------------------------|-------------------------------------------------|
-| reference      | plain torch, readable, differentiated by torch                    | everything                                      |
-| cpu            | tuned torch with gradients by hand                                | CPU tensors                                     |
-| triton         | cuda/*_triton.py                                                  | CUDA tensors; CPU ones under TRITON_INTERPRET=1 |
-| cuda           | cuda/*.cu, built on first use                                     | CUDA tensors                                    |
+| implementation | is                                 | runs on                                         |
+|----------------|------------------------------------|-------------------------------------------------|
+| reference      | plain torch, gradients by autograd | everything                                      |
+| cpu            | tuned torch with gradients by hand | CPU tensors                                     |
+| triton         | cuda/*_triton.py                   | CUDA tensors; CPU ones under TRITON_INTERPRET=1 |
+| cuda           | cuda/*.cu, built on first use      | CUDA tensors                                    |
 
 A requested implementation that cannot run is an error (see ``blocks.dispatch.requests``). A kernel that the
 rule selected and that cannot be loaded or built is replaced by plain torch, with one warning. Values never
@@ -45,7 +45,10 @@ SHAPES_ONLY = Choice(implementation="cpu", reason="only shapes are wanted: count
 
 @dataclass(frozen=True, kw_only=True)
 class Kernels:
-    """Kernels of an operation: ``load`` gives an object with ``serves``, which calls the operation ``op``, and two functions."""
+    """Kernels of an operation.
+
+    ``load`` gives an object with ``serves``, which calls the operation ``op``, and two functions.
+    """
 
     load: Callable[[], Any]
     op: str
@@ -54,8 +57,19 @@ class Kernels:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What runs an operation, None where nothing can, why, and why each other implementation does not."""
+
+    runs: str | None
+    reason: str
+    others: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One operation and its implementations; ``example``: sizes of ordinary use; ``cpu_reason``: the form that cpu takes."""
+    """One operation and its implementations; ``example``: sizes of ordinary use; ``cpu_reason``: the form
+    that cpu takes.
+    """
 
     name: str
     example: dict[str, int]
@@ -245,7 +259,7 @@ def _first_line(error: Exception) -> str:
 
 def report(
     device: str | None = None, dtypes: Sequence[torch.dtype] | None = None
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, Decision]]:
     """Per operation and dtype: what would run on ``device`` at ordinary sizes, why, and why each other one
     would not.
 
@@ -268,20 +282,15 @@ def operation(name: str) -> Operation:
     return _operations[name]
 
 
-def _decision(operation: Operation, device: str, dtype: torch.dtype) -> dict[str, Any]:
+def _decision(operation: Operation, device: str, dtype: torch.dtype) -> Decision:
     try:
         choice = operation.choose(device, dtype, operation.example)
     except ConfigError as error:
-        return {"runs": None, "reason": str(error), "others": {}}
+        return Decision(runs=None, reason=str(error), others={})
     others = [name for name in KERNELS if name != choice.implementation]
     refusals = {name: operation.why_not(name, device, dtype, operation.example) for name in others}
-    return {
-        "runs": choice.implementation,
-        "reason": choice.reason,
-        "others": {
-            name: reason or f"{choice.implementation} comes first" for name, reason in refusals.items()
-        },
-    }
+    reasons = {name: reason or f"{choice.implementation} comes first" for name, reason in refusals.items()}
+    return Decision(runs=choice.implementation, reason=choice.reason, others=reasons)
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -37,7 +37,9 @@ class QueryPoolerConfig(PoolerConfig):
 
 @register("attn_query", kind="pooler", config=QueryPoolerConfig, source="arXiv:2509.20354", causal=False)
 class QueryPooler(Pooler):
-    """Softmax attention of one learned query row over the valid tokens; zeros where there is none. No positions.
+    """Softmax attention of one learned query row over the valid tokens; zeros where there is none.
+
+    No positions.
 
     Shape: (B, T, D) -> (B, D). Cost: 2·D² + D weights, 4·T·D² FLOPs for keys and values, 4·T·D for scores and
     sums; elementwise, per token and head: 1 scale, 5 softmax. Raises: ConfigError for a width that heads do
@@ -99,7 +101,9 @@ class KeyValuePoolerConfig(PoolerConfig):
     causal=False,
 )
 class KeyValuePooler(Pooler):
-    """Each valid token attends to M learned keys and values; the mean of what they read. Zeros where there is no token.
+    """Each valid token attends to M learned keys and values; the mean of what they read.
+
+    Zeros where there is no token.
 
     Shape: (B, T, D) -> (B, D). Cost: 2·M·D weights, 4·T·M·D FLOPs; elementwise, per token, head and slot: 1
     scale, 5 softmax, and T·D for the mean. Raises: ConfigError for a width that heads do not divide, or fewer

@@ -23,7 +23,10 @@ from blocks.linear import Linear, LinearConfig
 
 
 class TaskHead(Block):
-    """``forward(x) -> y``, x (..., D), y (..., C). ``cost(tokens)`` is of that many vectors: 1 for a pooled sequence."""
+    """``forward(x) -> y``, x (..., D), y (..., C).
+
+    ``cost(tokens)`` is of that many vectors: 1 for a pooled sequence.
+    """
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor: ...
@@ -35,7 +38,9 @@ class TaskHead(Block):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadoutConfig(BlockConfig):
-    """Options of every head that ends in ``Readout``: ``hidden`` None is one linear map, a number a layer of that width."""
+    """Options of every head that ends in ``Readout``: ``hidden`` None is one linear map, a number a layer of
+    that width.
+    """
 
     width: int
     hidden: int | None = None

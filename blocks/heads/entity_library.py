@@ -28,7 +28,10 @@ from blocks.registry import register
 
 @dataclass(frozen=True, kw_only=True)
 class EntityLibraryHeadConfig(ReadoutConfig):
-    """``entity_width`` None: no projection, the vector itself is compared (E = D). ``hidden`` must stay None."""
+    """``entity_width`` None: no projection, the vector itself is compared (E = D).
+
+    ``hidden`` must stay None.
+    """
 
     entities: int
     entity_width: int | None = None
@@ -40,7 +43,8 @@ class EntityLibraryHeadConfig(ReadoutConfig):
         self.at_least_one("entities", *(["entity_width"] if self.entity_width is not None else []))
         if self.hidden is not None:
             raise ConfigError(
-                "EntityLibraryHeadConfig: hidden is not an option of this head; set entity_width for a projection"
+                "EntityLibraryHeadConfig: hidden is not an option of this head; "
+                "set entity_width for a projection"
             )
         if self.temperature is not None and not self.temperature > 0:
             raise ConfigError(
@@ -56,8 +60,9 @@ class EntityLibraryHeadConfig(ReadoutConfig):
     complexity="O(T·N)",
 )
 class EntityLibraryHead(TaskHead):
-    """Cosine or dot product of the projected vector with every row of an entity matrix; loss: mean cross-entropy.
+    """Cosine or dot product of the projected vector with every row of an entity matrix.
 
+    Loss: mean cross-entropy.
     ``share_with(table)`` makes the library the same parameter as another module's, speaker embeddings say.
     Shape: (..., D) -> (..., N). Cost: D·E + E weights for the projection and N·E for the library, 2·E·(D + N)
     FLOPs per vector; elementwise with "cosine" 3·E a vector, and 3·N·E once per forward pass. Raises:
@@ -85,10 +90,14 @@ class EntityLibraryHead(TaskHead):
             nn.init.normal_(self.library, std=self.library.shape[1] ** -0.5)
 
     def share_with(self, table: nn.Parameter) -> EntityLibraryHead:
-        """From now on the library is ``table`` (N, E) itself: one parameter, one gradient. Returns the head."""
+        """From now on the library is ``table`` (N, E) itself: one parameter, one gradient.
+
+        Returns the head.
+        """
         if table.shape != self.library.shape:
             raise ConfigError(
-                f"entity_library: a table of {tuple(self.library.shape)} can be shared, got {tuple(table.shape)}"
+                f"entity_library: a table of {tuple(self.library.shape)} can be shared, "
+                f"got {tuple(table.shape)}"
             )
         self.library, self.shared = table, True
         return self

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite, log
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from blocks.config import Options
 from blocks.contract import BlockConfig
 from blocks.cost import Cost
 from blocks.errors import ConfigError
@@ -37,7 +37,8 @@ class LabelLogitHeadConfig(BlockConfig):
         for name in ("yes", "no"):
             if not 0 <= getattr(self, name) < self.vocabulary:
                 raise ConfigError(
-                    f"LabelLogitHeadConfig: {name} must be in 0 … {self.vocabulary - 1}, got {getattr(self, name)}"
+                    f"LabelLogitHeadConfig: {name} must be in 0 … {self.vocabulary - 1}, "
+                    f"got {getattr(self, name)}"
                 )
         if self.yes == self.no:
             raise ConfigError(f"LabelLogitHeadConfig: yes and no are the same token {self.yes}")
@@ -61,7 +62,7 @@ class LabelLogitHead(TaskHead):
     config: LabelLogitHeadConfig
 
     @classmethod
-    def law_cases(cls) -> list[dict[str, Any]]:
+    def law_cases(cls) -> list[Options]:
         plain = {"vocabulary": 11, "yes": 7, "no": 3}
         return [plain, plain | {"alpha": 0.1}, plain | {"alpha": 2.0, "temperature": 1.7}]
 

@@ -80,7 +80,10 @@ def average(x: Tensor, mask: Tensor) -> Tensor:
 
 
 class WeightlessPooler(Pooler):
-    """A pooler without parameters. Shape: (B, T, D) -> (B, D). Raises: ConfigError for a width or k below 1."""
+    """A pooler without parameters.
+
+    Shape: (B, T, D) -> (B, D). Raises: ConfigError for a width or k below 1.
+    """
 
     def reset_parameters(self) -> None:
         """Nothing to draw."""
@@ -114,7 +117,9 @@ class MaxPoolerConfig(PoolerConfig):
 
 @register("max", kind="pooler", config=MaxPoolerConfig, source="arXiv:1908.10084", causal=False)
 class MaxPooler(WeightlessPooler):
-    """Largest value of each channel over the valid tokens; zeros where there is none. Tied tokens share the gradient.
+    """Largest value of each channel over the valid tokens; zeros where there is none.
+
+    Tied tokens share the gradient.
 
     Cost: no weights, T·D elementwise FLOPs.
     """

@@ -36,7 +36,8 @@ class RangeRegressionHeadConfig(ReadoutConfig):
         super().__post_init__()
         if not (isfinite(self.low) and isfinite(self.high) and self.low < self.high):
             raise ConfigError(
-                f"RangeRegressionHeadConfig: low must be below high, both finite, got {self.low} and {self.high}"
+                "RangeRegressionHeadConfig: low must be below high, both finite, "
+                f"got {self.low} and {self.high}"
             )
 
 
@@ -47,8 +48,9 @@ class RangeRegressionHeadConfig(ReadoutConfig):
     source="fractional logit, Papke and Wooldridge 1996",
 )
 class RangeRegressionHead(TaskHead):
-    """One number a vector, confined to [low, high]; loss: cross-entropy of its place on the scale, 0 at a perfect answer.
+    """One number per vector, confined to [low, high].
 
+    Loss: cross-entropy of its position on the scale, 0 at a perfect answer.
     Shape: (..., D) -> (..., 1). Cost: as ``Readout`` with 1 output; elementwise 4 for the map.
     Raises: ConfigError for an empty range, from the loss for a target outside it.
     """

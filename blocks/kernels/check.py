@@ -82,7 +82,10 @@ def kernel_mismatch(
                 ),
             ]
         except Exception as error:
-            return f"it fails on this device: {next(iter(str(error).strip().splitlines()), type(error).__name__)}"
+            return (
+                "it fails on this device: "
+                f"{next(iter(str(error).strip().splitlines()), type(error).__name__)}"
+            )
         for i, (actual, expected_value) in enumerate(
             zip(results, [expected.detach(), *gradients], strict=True)
         ):

@@ -133,7 +133,9 @@ class block_diagonal:  # a namespace: its functions share a source file and a le
 
 
 class monarch:  # a namespace
-    """y[m, s·b + l] = sum_r second[l, s, r] sum_p first[r, l, p] x[m, r·b + p]: factors (b, b, b), x (M, b²), b = 16, 32 or 64."""
+    """y[m, s·b + l] = sum_r second[l, s, r] sum_p first[r, l, p] x[m, r·b + p]: factors (b, b, b), x (M, b²),
+    b = 16, 32 or 64.
+    """
 
     @staticmethod
     def product_forward(x: Tensor, first: Tensor, second: Tensor) -> Tensor:

@@ -92,7 +92,8 @@ def build(name: str, *, element: str, arch: str) -> Path:
         handle, part_name = tempfile.mkstemp(dir=library.parent, prefix=f".{library.stem}-", suffix=".so")
     except OSError as error:
         raise KernelError(
-            f"cannot write to the kernel cache {library.parent} ({error.strerror}); set ARCH_LAB_CACHE to a folder that can be written"
+            f"cannot write to the kernel cache {library.parent} ({error.strerror}); "
+            "set ARCH_LAB_CACHE to a folder that can be written"
         ) from None
     os.close(handle)
     part_file = Path(part_name)

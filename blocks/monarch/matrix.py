@@ -51,11 +51,13 @@ class MonarchShape:
     def __post_init__(self) -> None:
         if len(self.inputs) < 2 or len(self.inputs) != len(self.outputs):
             raise ConfigError(
-                f"monarch matrix: needs one input and one output digit per factor, 2 or more; got {self.inputs}, {self.outputs}"
+                "monarch matrix: needs one input and one output digit per factor, 2 or more; "
+                f"got {self.inputs}, {self.outputs}"
             )
         if min(*self.inputs, *self.outputs, self.rank) < 1:
             raise ConfigError(
-                f"monarch matrix: digits and rank must be at least 1, got {self.inputs}, {self.outputs}, rank {self.rank}"
+                f"monarch matrix: digits and rank must be at least 1, got {self.inputs}, {self.outputs}, "
+                f"rank {self.rank}"
             )
         if self.rank > 1 and len(self.inputs) > 2:
             raise ConfigError(
@@ -149,9 +151,9 @@ def _factorisations(size: int, order: int) -> Iterator[tuple[int, ...]]:
 
 def multiply_reference(x: Tensor, factors: Sequence[Tensor]) -> Tensor:
     """The definition: one einsum a digit. What ``multiply`` must equal."""
-    for factor, below in zip(factors, _below(factors), strict=True):
-        digits = rearrange(x, "... (above i below) -> ... above i below", i=factor.shape[2], below=below)
-        maps = rearrange(factor, "(above below) o i -> above below o i", below=below)
+    for factor, stride in zip(factors, _strides(factors), strict=True):
+        digits = rearrange(x, "... (above i below) -> ... above i below", i=factor.shape[2], below=stride)
+        maps = rearrange(factor, "(above below) o i -> above below o i", below=stride)
         x = rearrange(
             einsum(digits, maps, "... a i b, a b o i -> ... a o b"),
             "... above o below -> ... (above o below)",
@@ -167,8 +169,8 @@ def multiply(x: Tensor, factors: Sequence[Tensor]) -> Tensor:
     Raises: ConfigError when factors do not chain or x does not fit the first.
     """
     _check(x, factors, transposed=False)
-    for factor, below in zip(factors, _below(factors), strict=True):
-        x = _mix_digit(x, factor, below)
+    for factor, stride in zip(factors, _strides(factors), strict=True):
+        x = _mix_digit(x, factor, stride)
     return x
 
 
@@ -177,8 +179,8 @@ def transpose_multiply(x: Tensor, factors: Sequence[Tensor]) -> Tensor:
     ``multiply``.
     """
     _check(x, factors, transposed=True)
-    for factor, below in reversed(list(zip(factors, _below(factors), strict=True))):
-        x = _mix_digit(x, factor.mT, below)
+    for factor, stride in reversed(list(zip(factors, _strides(factors), strict=True))):
+        x = _mix_digit(x, factor.mT, stride)
     return x
 
 
@@ -188,15 +190,15 @@ def dense(factors: Sequence[Tensor]) -> Tensor:
     return multiply(torch.eye(blocks * size, dtype=factors[0].dtype, device=factors[0].device), factors).mT
 
 
-def _mix_digit(x: Tensor, factor: Tensor, below: int) -> Tensor:
+def _mix_digit(x: Tensor, factor: Tensor, stride: int) -> Tensor:
     blocks, outputs, inputs = factor.shape
     # (above, below, M, i): the digit last, so that one batched GEMM serves every block
-    digits = x.reshape(-1, blocks // below, inputs, below).permute(1, 3, 0, 2).reshape(blocks, -1, inputs)
-    mixed = torch.bmm(digits, factor.mT).unflatten(0, (-1, below))
+    digits = x.reshape(-1, blocks // stride, inputs, stride).permute(1, 3, 0, 2).reshape(blocks, -1, inputs)
+    mixed = torch.bmm(digits, factor.mT).unflatten(0, (-1, stride))
     return mixed.permute(2, 0, 3, 1).reshape(*x.shape[:-1], blocks * outputs)
 
 
-def _below(factors: Sequence[Tensor]) -> list[int]:
+def _strides(factors: Sequence[Tensor]) -> list[int]:
     """For each factor, how many values the digits below its own have: none below the first, all blocks below
     the last.
     """
@@ -213,7 +215,8 @@ def _check(x: Tensor, factors: Sequence[Tensor], *, transposed: bool) -> None:
         above = prod(f.shape[2] for f in factors[t + 1 :])
         if factor.shape[0] % above:
             raise ConfigError(
-                f"monarch product: factor {t} has {factor.shape[0]} blocks, not a multiple of the {above} above it"
+                f"monarch product: factor {t} has {factor.shape[0]} blocks, "
+                f"not a multiple of the {above} above it"
             )
     end = factors[-1] if transposed else factors[0]
     size = end.shape[0] * end.shape[1 if transposed else 2]

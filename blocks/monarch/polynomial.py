@@ -73,24 +73,28 @@ def _identity(factor: Tensor) -> Tensor:
 
 
 def _digit_by_digit(x: Tensor, maps: Factors) -> Tensor:
-    """Small dense maps (G, below, b_t, b_t), each on its digit of the zero-padded last axis of x (D, ..., T)."""
+    """Small dense maps (G, below, b_t, b_t), each on its digit of the zero-padded last axis of x (D, ...,
+    T).
+    """
     tokens, groups, length = x.shape[-1], maps[0].shape[0], prod([m.shape[-1] for m in maps])
     if tokens > length:
         raise ConfigError(f"{tokens} tokens exceed the {length} these factors are made for")
     rows = F.pad(x.reshape(groups, -1, tokens), (0, length - tokens))
     for m in maps:
-        _, below, size, _ = m.shape
+        _, stride, size, _ = m.shape
         # (G·below, R·above, digit): the digit last, so that all rows of one block are one GEMM
-        digits = rearrange(rows, "g r (above i below) -> (g below) (r above) i", i=size, below=below)
+        digits = rearrange(rows, "g r (above i below) -> (g below) (r above) i", i=size, below=stride)
         mixed = torch.bmm(digits, m.flatten(0, 1).mT)
         rows = rearrange(
-            mixed, "(g below) (r above) i -> g r (above i below)", g=groups, above=length // (size * below)
+            mixed, "(g below) (r above) i -> g r (above i below)", g=groups, above=length // (size * stride)
         )
     return rows[..., :tokens].reshape(x.shape)
 
 
 def unit_lower_triangular(packed: Tensor, size: int) -> Tensor:
-    """(..., size·(size - 1)/2) entries row by row -> (..., size, size), ones on the diagonal, zeros above it."""
+    """(..., size·(size - 1)/2) entries row by row -> (..., size, size), ones on the diagonal, zeros above
+    it.
+    """
     row, column = torch.tril_indices(size, size, -1, device=packed.device)
     full = (
         torch.eye(size, dtype=packed.dtype, device=packed.device)
@@ -102,7 +106,8 @@ def unit_lower_triangular(packed: Tensor, size: int) -> Tensor:
 
 
 class DigitTriangular(nn.Module):
-    """One A: a learned unit lower triangular matrix for each of G groups of channels, product of p digit-wise factors.
+    """One A: a learned unit lower triangular matrix for each of G groups of channels, product of p digit-wise
+    factors.
 
     ``digits`` highest first, (s, b_{p-2}, ..., b_0); starts as the identity. Packed entries are stored row by
     row, so the leading block of a factor, which serves shorter sequences, is a prefix of its storage.
@@ -112,10 +117,10 @@ class DigitTriangular(nn.Module):
     def __init__(self, digits: tuple[int, ...], groups: int) -> None:
         super().__init__()
         self.sizes = digits[::-1]  # lowest first
-        self.below = tuple(prod(self.sizes[:t]) for t in range(len(digits)))
+        self.strides = tuple(prod(self.sizes[:t]) for t in range(len(digits)))
         self.lower = nn.ParameterList(
-            nn.Parameter(torch.empty(groups, below, size * (size - 1) // 2))
-            for below, size in zip(self.below, self.sizes, strict=True)
+            nn.Parameter(torch.empty(groups, stride, size * (size - 1) // 2))
+            for stride, size in zip(self.strides, self.sizes, strict=True)
         )
         self.reset_parameters()
 
@@ -127,7 +132,7 @@ class DigitTriangular(nn.Module):
         """Sizes of the digits, lowest first, that ``tokens`` tokens need: the top digit is cut. Their product
         is n.
         """
-        top = -(-tokens // self.below[-1])
+        top = -(-tokens // self.strides[-1])
         if top > self.sizes[-1]:
             raise ConfigError(f"{tokens} tokens exceed the {prod(self.sizes)} this matrix was built for")
         return (*self.sizes[:-1], max(1, top))
@@ -146,14 +151,14 @@ class DigitTriangular(nn.Module):
         """(G, t + 1): row t of A up to its diagonal, which is 1. O(t) work a group: what decoding reads."""
         row = self.lower[0].new_ones(self.lower[0].shape[0], 1)
         row = row.to(torch.promote_types(row.dtype, torch.float32))
-        for packed, size, below in zip(self.lower, self.sizes, self.below, strict=True):
-            digit = t // below % size if below != self.below[-1] else t // below
+        for packed, size, stride in zip(self.lower, self.sizes, self.strides, strict=True):
+            digit = t // stride % size if stride != self.strides[-1] else t // stride
             start = digit * (digit - 1) // 2
             # (G, below, digit + 1)
             entries = F.pad(packed[..., start : start + digit].to(row.dtype), (0, 1), value=1.0)
             row = (entries.mT * row[:, None]).flatten(1)  # the digit above is the slower one
-            if below != self.below[-1]:
-                row = F.pad(row, (0, (size - digit - 1) * below))
+            if stride != self.strides[-1]:
+                row = F.pad(row, (0, (size - digit - 1) * stride))
         return row[:, : t + 1]
 
 

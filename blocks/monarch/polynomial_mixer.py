@@ -48,7 +48,8 @@ class MonarchPolynomialConfig(M2MixerConfig):
 
 
 class PolynomialConvolution(LongConvolution):
-    """y = A_0^{-1} causal_convolution(A_1 k, A_2 u), k the implicit filter with the skip at lag 0; starts as that convolution.
+    """y = A_0^{-1} causal_convolution(A_1 k, A_2 u), k the implicit filter with the skip at lag 0; starts as
+    that convolution.
 
     Shape: (D, B, T) -> (D, B, T). Precision: float32 inside, float64 for float64 parameters.
     Parameters, beyond those of the convolution: ``parameter_count(digits)`` a group for each of 3 members (1
@@ -84,7 +85,8 @@ class PolynomialConvolution(LongConvolution):
     @property
     def members(self) -> tuple[DigitTriangular, DigitTriangular, DigitTriangular]:
         """(A_0, A_1, A_2): of the output, the kernel and the input."""
-        return self.matrices[0], self.matrices[len(self.matrices) // 2], self.matrices[-1]  # type: ignore[return-value]
+        middle = len(self.matrices) // 2
+        return self.matrices[0], self.matrices[middle], self.matrices[-1]  # type: ignore[return-value]
 
     def factors(self, tokens: int) -> tuple[Factors, Factors, Factors]:
         output, kernel, inputs = (member.factors(tokens) for member in self.members)
@@ -144,7 +146,7 @@ class PolynomialConvolution(LongConvolution):
         """Inverting the blocks of A_0, once per forward pass."""
         output = self.members[0]
         return self.groups * sum(
-            below * size**3 for below, size in zip(output.below, output.digits(tokens), strict=True)
+            stride * size**3 for stride, size in zip(output.strides, output.digits(tokens), strict=True)
         )
 
     def cost(self, tokens: int) -> Cost:
@@ -157,7 +159,9 @@ class PolynomialConvolution(LongConvolution):
 
 @dataclass
 class MonarchPolynomialState:
-    """The past of one sequence: W - 1 tokens of the short convolution's input, t of everything the product reads."""
+    """The past of one sequence: W - 1 tokens of the short convolution's input, t of everything the product
+    reads.
+    """
 
     short: Tensor  # (B, 3D, min(t, W - 1))
     product: Tensor  # (B, 3, D, t): u, w = A_2 u and y
@@ -166,7 +170,10 @@ class MonarchPolynomialState:
 
 
 class Taps:
-    """Kernels of a decoding state, made once. They belong to the weights, not to a sequence: no part of ``state_bytes``."""
+    """Kernels of a decoding state, made once.
+
+    They belong to the weights, not to a sequence: no part of ``state_bytes``.
+    """
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
@@ -189,8 +196,9 @@ class Taps:
     complexity="O(T·T^(1/order) + T·log T)",
 )
 class MonarchPolynomial(SequenceMixer):
-    """m2_mixer with a learned causal Monarch product between its gates: starts as the long convolution, need not stay Toeplitz.
+    """m2_mixer with a learned causal Monarch product, which starts as the long convolution.
 
+    The product need not stay Toeplitz:
     y = W_out (gate_out · product(gate_in · value) + residual(x)) with (gate_in, gate_out, value) = short(W_in
     x), and product(u) = A_0^{-1} causal_convolution(A_1 k, A_2 u), see ``PolynomialConvolution``.
     Shape: (B, T, D) -> (B, T, D), see SequenceMixer. Documents are multiplied apart, exactly: each starts at

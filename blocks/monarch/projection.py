@@ -39,7 +39,8 @@ def project_pair(matrix: Tensor, first: Sequence[int], second: Sequence[int]) ->
         )
     if matrix.shape != (length * s, k * p):
         raise ConfigError(
-            f"monarch projection: factors {tuple(first)}, {tuple(second)} make a {length * s} x {k * p} matrix, got {tuple(matrix.shape)}"
+            f"monarch projection: factors {tuple(first)}, {tuple(second)} make a {length * s} x {k * p} "
+            f"matrix, got {tuple(matrix.shape)}"
         )
     blocks = rearrange(matrix, "(s l) (k p) -> k l s p", l=length, k=k)
     # (k, l, s, m), (k, l, m), (k, l, m, p) with m = min(s, p)
@@ -72,7 +73,8 @@ def project(matrix: Tensor, shape: MonarchShape) -> tuple[Tensor, ...]:
     blocks, _, _ = shape.factors[0]
     if matrix.shape[0] % outputs or matrix.shape[1] != blocks * inputs:
         raise ConfigError(
-            f"monarch projection: {shape.inputs} -> {shape.outputs} does not fit a matrix of {tuple(matrix.shape)}"
+            f"monarch projection: {shape.inputs} -> {shape.outputs} does not fit a matrix of "
+            f"{tuple(matrix.shape)}"
         )
     grid = rearrange(matrix, "(s l) (k p) -> k l s p", l=outputs, k=blocks)
     u, sigma, vh = torch.linalg.svd(grid, full_matrices=False)

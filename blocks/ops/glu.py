@@ -65,7 +65,8 @@ def _check(x: Tensor, up: Tensor, down: Tensor, bias: Tensor | None) -> tuple[in
         )
     if x.dim() == 0 or x.shape[-1] != k * p:
         raise ConfigError(
-            f"{name}: {k} blocks of {p} inputs need a last size of {k * p}, got {x.shape[-1] if x.dim() else 'a number'}"
+            f"{name}: {k} blocks of {p} inputs need a last size of {k * p}, "
+            f"got {x.shape[-1] if x.dim() else 'a number'}"
         )
     if bias is not None and bias.shape[0] != k * p:
         raise ConfigError(f"{name}: the bias has {bias.shape[0]} values for {k * p} outputs")

@@ -16,10 +16,13 @@ def follow_autocast(x: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
     if device == "meta" or not torch.is_autocast_enabled(device):
         return (x, *others)  # type: ignore[arg-type]
     dtype = torch.get_autocast_dtype(device)
-    return tuple(
-        t if t is None or not t.is_floating_point() or t.dtype == torch.float64 else t.to(dtype)  # type: ignore[misc]
-        for t in (x, *others)
-    )
+    return tuple(_as_autocast(t, dtype) for t in (x, *others))  # type: ignore[misc]
+
+
+def _as_autocast(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    if t is None or not t.is_floating_point() or t.dtype == torch.float64:
+        return t
+    return t.to(dtype)
 
 
 def check_alike(operation: str, x: Tensor, *, same_dtype: bool = True, **others: Tensor | None) -> None:
@@ -40,5 +43,6 @@ def check_rank(operation: str, **tensors: tuple[Tensor | None, str]) -> None:
     for name, (t, letters) in tensors.items():
         if t is not None and t.dim() != len(letters.split()):
             raise ConfigError(
-                f"{operation}: {name} is ({letters.replace(' ', ', ')}), got a tensor of shape {tuple(t.shape)}"
+                f"{operation}: {name} is ({letters.replace(' ', ', ')}), "
+                f"got a tensor of shape {tuple(t.shape)}"
             )

@@ -3,7 +3,9 @@
 Legend: M rows; first factor (K, Q, P), second factor (L, S, R); K·P inputs, K·Q = L·R hidden values, L·S
 outputs.
 
-    h[k·Q + q] = sum_p first[k, q, p] x[k·P + p]      z[l, r] = h[r·L + l]      y[s·L + l] = sum_r second[l, s, r] z[l, r]
+    h[k·Q + q] = sum_p first[k, q, p] x[k·P + p]
+    z[l, r] = h[r·L + l]
+    y[s·L + l] = sum_r second[l, s, r] z[l, r]
 
 Source: arXiv 2204.00595; index map of HazyResearch/fly,
 src/models/layers/{blockdiag_butterfly_multiply,monarch_linear}.py.

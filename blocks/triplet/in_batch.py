@@ -5,8 +5,9 @@ Legend: N items, E width, a anchor, p positive (same label, another item), n neg
 margin, d distance.
     all        every (a, p, n)
     hard       d(a, n) <= d(a, p)
-    semihard   d(a, p) < d(a, n) <= d(a, p) + m           (arXiv 1503.03832 §3.2: the negative is farther, but inside the margin)
-    batch_hard for each anchor its farthest positive and nearest negative  (arXiv 1703.07737 §2)
+    semihard   d(a, p) < d(a, n) <= d(a, p) + m           (arXiv 1503.03832 §3.2: the negative is farther, but
+               inside the margin) batch_hard for each anchor its farthest positive and nearest negative
+               (arXiv 1703.07737 §2)
 Without a gradient, and without the N³ cube in memory: pairs are taken a piece at a time.
 """
 
@@ -45,7 +46,8 @@ def batch_triplets(
         raise ConfigError(f"batch_triplets: unknown kind {kind!r}{did_you_mean(kind, KINDS)}")
     if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
         raise ConfigError(
-            f"batch_triplets: embeddings (N, E) need labels (N,), got {tuple(embeddings.shape)} and {tuple(labels.shape)}"
+            f"batch_triplets: embeddings (N, E) need labels (N,), got {tuple(embeddings.shape)} and "
+            f"{tuple(labels.shape)}"
         )
     if kind == "semihard" and not margin > 0:
         raise ConfigError(f"batch_triplets: margin must be positive, got {margin}")

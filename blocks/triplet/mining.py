@@ -77,7 +77,8 @@ class Triplets:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassTripletMiner:
-    """Pairs of one class against items of all others; a class of k items has k·(k - 1)/2 pairs, twice that when ordered.
+    """Pairs of one class against items of all others; a class of k items has k·(k - 1)/2 pairs, twice that
+    when ordered.
 
     ``ap_pairs``: pairs drawn a class, None for all; ``an_pairs``: negatives drawn a class, all where there
     are fewer. ``ordered``: (a, p) and (p, a) are two pairs (the detection notebook); else one (the
@@ -100,7 +101,8 @@ class ClassTripletMiner:
         """``labels`` (N,) integers. Raises: ConfigError when there is no triplet at all, saying why."""
         if labels.ndim != 1 or labels.is_floating_point():
             raise ConfigError(
-                f"ClassTripletMiner: labels must be integers of shape (N,), got {labels.dtype} {tuple(labels.shape)}"
+                "ClassTripletMiner: labels must be integers of shape (N,), "
+                f"got {labels.dtype} {tuple(labels.shape)}"
             )
         draw = torch.Generator().manual_seed(seed)
         labels = labels.cpu()
@@ -126,8 +128,8 @@ class RegressionTripletMiner:
     pairs; beyond, a run of ``run`` items that follow each other by index, and ``pairs`` of its pairs. Of
     ``diff``, ``negatives`` items, all up to ``run``.
     Both members of a pair are drawn from ``same`` and the centre need not be one: |y_a - y_p| <= 2·pos_radius
-    and
-    |y_a - y_n| >= neg_radius - pos_radius, so a negative is surely farther than a positive only if neg_radius > 3·pos_radius.
+    and |y_a - y_n| >= neg_radius - pos_radius, so a negative is surely farther than a positive only if
+    neg_radius > 3·pos_radius.
     ``index_runs`` True, as published, makes triplets depend on the order of the rows; False draws ``pairs``
     from all pairs.
     """
@@ -142,7 +144,8 @@ class RegressionTripletMiner:
     def __post_init__(self) -> None:
         if not 0 <= self.pos_radius < self.neg_radius < float("inf"):
             raise ConfigError(
-                f"RegressionTripletMiner: 0 <= pos_radius < neg_radius must hold, got {self.pos_radius} and {self.neg_radius}"
+                "RegressionTripletMiner: 0 <= pos_radius < neg_radius must hold, "
+                f"got {self.pos_radius} and {self.neg_radius}"
             )
         for name, minimum in (("run", 2), ("pairs", 1), ("negatives", 1)):
             if getattr(self, name) < minimum:
@@ -157,7 +160,8 @@ class RegressionTripletMiner:
         y = labels.detach().cpu().double()
         if y.ndim != 1 or not bool(y.isfinite().all()):
             raise ConfigError(
-                f"RegressionTripletMiner: labels must be finite numbers of shape (N,), got shape {tuple(y.shape)}"
+                "RegressionTripletMiner: labels must be finite numbers of shape (N,), "
+                f"got shape {tuple(y.shape)}"
             )
         draw = torch.Generator().manual_seed(seed)
 
@@ -171,7 +175,10 @@ class RegressionTripletMiner:
                 negatives = _drawn(diff, None if len(diff) <= self.run else self.negatives, draw)
                 yield self._near(same, draw), negatives
 
-        hint = f"no item has both a pair within {self.pos_radius:g} and a negative {self.neg_radius:g} away; are the labels on that scale?"
+        hint = (
+            f"no item has both a pair within {self.pos_radius:g} and a negative {self.neg_radius:g} away; "
+            "are the labels on that scale?"
+        )
         return _crossed(centres(), f"RegressionTripletMiner: no triplet from {len(y)} items: {hint}")
 
     def _near(self, same: Tensor, draw: torch.Generator) -> Tensor:

@@ -9,10 +9,10 @@ hence the mean).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
+from blocks.config import Options
 from blocks.contract import Block, BlockConfig
 from blocks.cost import Cost
 from blocks.errors import ConfigError
@@ -59,7 +59,7 @@ class ImageHead(Block):
         self.scores.reset_parameters()
 
     @classmethod
-    def law_cases(cls) -> list[dict[str, Any]]:
+    def law_cases(cls) -> list[Options]:
         return [{"width": 8, "classes": 7}, {"width": 8, "classes": 2}]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,12 +9,12 @@ in front. Hyena's and Monarch Mixer's image models have neither positions nor cl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from blocks.config import Options
 from blocks.contract import Block, BlockConfig
 from blocks.cost import Cost
 from blocks.errors import ConfigError
@@ -39,7 +39,8 @@ class PatchEmbeddingConfig(BlockConfig):
                 )
         if self.grid is not None and (len(self.grid) != 2 or min(self.grid) < 1):
             raise ConfigError(
-                f"PatchEmbeddingConfig: grid must be two numbers from 1 on (rows and columns of patches), got {self.grid}"
+                "PatchEmbeddingConfig: grid must be two numbers from 1 on (rows and columns of patches), "
+                f"got {self.grid}"
             )
 
 
@@ -47,7 +48,8 @@ def image_grid(height: int, width: int, patch: int) -> tuple[int, int]:
     """(h, w) patches of an image. Raises: ConfigError unless the patch divides both sides."""
     if height < 1 or width < 1 or height % patch or width % patch:
         raise ConfigError(
-            f"an image of {height} x {width} pixels cannot be cut into patches of {patch} x {patch}: it must divide both sides"
+            f"an image of {height} x {width} pixels cannot be cut into patches of {patch} x {patch}: "
+            "it must divide both sides"
         )
     return height // patch, width // patch
 
@@ -92,7 +94,7 @@ class PatchEmbedding(Block):
                 nn.init.normal_(table, std=self.config.width**-0.5)
 
     @classmethod
-    def law_cases(cls) -> list[dict[str, Any]]:
+    def law_cases(cls) -> list[Options]:
         plain = {"width": 8, "patch": 2, "channels": 3}
         placed = {**plain, "grid": [5, 13]}
         return [
@@ -122,7 +124,8 @@ class PatchEmbedding(Block):
         rows, columns = self.config.grid
         if h > rows or w > columns:
             raise ConfigError(
-                f"patch embedding: an image of {h} x {w} patches exceeds the {rows} x {columns} positions it was built for"
+                f"patch embedding: an image of {h} x {w} patches exceeds the {rows} x {columns} positions "
+                "it was built for"
             )
         table = rearrange(self.positions[int(self.config.class_token) :], "(r c) d -> r c d", r=rows)
         return rearrange(table[:h, :w], "h w d -> (h w) d")

@@ -325,7 +325,7 @@ def test_folds_of_several_rows_are_views_in_any_memory_order() -> None:
 @settings(deadline=None)
 @given(
     queries=st.integers(1, 300),
-    span=st.builds(lambda b, a: Span(behind=b, ahead=a), st.integers(0, 90), st.integers(0, 90)),
+    span=st.builds(lambda b, a: Span(lookback=b, lookahead=a), st.integers(0, 90), st.integers(0, 90)),
 )
 def test_tiles_cover_each_allowed_pair_and_few_others(queries: int, span: Span) -> None:
     pairs = sum(

@@ -138,7 +138,7 @@ def test_unknown_names_are_refused_with_the_nearest(
     monkeypatch.setenv(VARIABLE, names)
     with pytest.raises(ConfigError, match=message):
         block_diagonal_matmul(*inputs())
-    assert {entry["float32"]["runs"] for entry in report("cpu").values()} == {None}
+    assert {entry["float32"].runs for entry in report("cpu").values()} == {None}
 
 
 @pytest.mark.parametrize(
@@ -258,5 +258,5 @@ def test_the_report_names_what_runs_and_why_the_others_do_not() -> None:
     assert list(found) == list(OPERATIONS)
     for entry in found.values():
         assert list(entry) == ["float32", "bfloat16"]
-        assert entry["float32"]["runs"] == "cpu" and set(entry["float32"]["others"]) == set(KERNELS) - {"cpu"}
-        assert all(entry["float32"]["others"].values())
+        assert entry["float32"].runs == "cpu" and set(entry["float32"].others) == set(KERNELS) - {"cpu"}
+        assert all(entry["float32"].others.values())
