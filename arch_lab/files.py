@@ -1,8 +1,9 @@
 """Files written whole or not at all, and folders with one writer at a time.
 
-Every file of the product goes through ``atomic_path`` or one of the ``write_…`` functions: a reader sees the old file or the
-new one, with the user's umask. The temporary file has an unpredictable name in the target's folder and is opened by
-``O_EXCL | O_NOFOLLOW``, so a planted link is never followed; a link that stands at the target is replaced, not its target.
+Every file of the product goes through ``atomic_path`` or one of the ``write_…`` functions: a reader sees the
+old file or the new one, with the user's umask. The temporary file has an unpredictable name in the target's
+folder and is opened by ``O_EXCL | O_NOFOLLOW``, so a planted link is never followed; a link that stands at
+the target is replaced, not its target.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class OutputError(UserError):
     """The output folder cannot be written, is in use, or holds results of something else."""
 
 
-# --- writing ----------------------------------------------------------------------------------------------------------
+# --- writing ------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -48,7 +49,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """A fresh temporary file beside ``path`` that replaces it when the block ends well.
 
     Parent folders are made. The temporary file exists, is empty and ends in ``.part``.
-    Raises: OutputError (disk full, read-only, not a folder); then, and when the block raises, ``path`` is as it was.
+    Raises: OutputError (disk full, read-only, not a folder); then, and when the block raises, ``path`` is as
+    it was.
     """
     target = Path(path)
     temporary: Path | None = None
@@ -79,7 +81,10 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Plain JSON with an indent of one space, atomic. Raises: ValueError for NaN and infinities; see ``atomic_path``."""
+    """Plain JSON with an indent of one space, atomic.
+
+    Raises: ValueError for NaN and infinities; see ``atomic_path``.
+    """
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
@@ -88,8 +93,8 @@ def cannot_write(path: str | Path, error: OSError) -> OutputError:
     if error.errno == errno.ELOOP:  # also what O_NOFOLLOW says of a link
         return OutputError(f"cannot write {path}: {error.filename or path} is a symbolic link; remove it")
     in_the_way = isinstance(error, (FileExistsError, NotADirectoryError))
-    why = "a file stands where a folder is needed" if in_the_way else error.strerror or error
-    return OutputError(f"cannot write {path}: {why}; free space or choose another folder with --output")
+    reason = "a file stands where a folder is needed" if in_the_way else error.strerror or error
+    return OutputError(f"cannot write {path}: {reason}; free space or choose another folder with --output")
 
 
 def check_writable(folder: Path) -> None:
@@ -103,7 +108,8 @@ def inside(folder: Path, path: Path) -> Path:
     """``path``, checked to lie in ``folder`` after links are resolved. Raises: OutputError."""
     if not path.resolve().is_relative_to(folder.resolve()):
         raise OutputError(
-            f"{path} leads out of {folder}; nothing is written there: remove the link, or choose another --output"
+            f"{path} leads out of {folder}; nothing is written there: remove the link, "
+            "or choose another --output"
         )
     return path
 
@@ -124,7 +130,7 @@ def _synchronise(path: Path) -> None:
         os.close(descriptor)
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------------------
 
 
 def read_json(path: str | Path) -> Any:
@@ -135,20 +141,21 @@ def read_json(path: str | Path) -> Any:
         return None
 
 
-# --- one writer at a time ---------------------------------------------------------------------------------------------
+# --- one writer at a time -----------------------------------------------------------------------------------
 
 
 @contextmanager
 def folder_lock(folder: str | Path, purpose: str) -> Iterator[None]:
-    """Hold ``folder`` (made if absent) against every other process; what a killed writer left there is removed.
+    """Hold ``folder`` (made if absent) against every other process; what a killed writer left there is
+    removed.
 
-    ``purpose``: what the holder does, shown to whoever comes second ("arch-lab compare"). The system frees the lock of a dead
-    process. File systems without locks have none.
+    ``purpose``: what the holder does, shown to whoever comes second ("arch-lab compare"). The system frees
+    the lock of a dead process. File systems without locks have none.
     Raises: OutputError at once, naming process, host and time of the holder.
     """
     folder = Path(folder)
     path = folder / LOCK
-    absent = [place for place in (folder, *folder.parents) if not place.exists()]
+    absent = [ancestor for ancestor in (folder, *folder.parents) if not ancestor.exists()]
     with _guard(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -164,13 +171,16 @@ def folder_lock(folder: str | Path, purpose: str) -> Iterator[None]:
                 path.unlink()  # still held: whoever opened it before finds that it is gone, see _acquire
             os.close(descriptor)
             with suppress(OSError):  # a refused study leaves no empty folders; one that holds anything stays
-                for place in absent:
-                    place.rmdir()
+                for ancestor in absent:
+                    ancestor.rmdir()
 
 
 @contextmanager
 def _guard(folder: Path) -> Iterator[None]:
-    """The lock where ``flock`` is missing (Windows): a second file, locked by the library filelock. Raises: as folder_lock."""
+    """The lock where ``flock`` is missing (Windows): a second file, locked by the library filelock.
+
+    Raises: as folder_lock.
+    """
     if fcntl is not None:
         yield
         return
@@ -254,7 +264,9 @@ def _holder(words: bytes) -> str:
 
 
 def is_locked(folder: str | Path) -> bool:
-    """Whether another process, or another part of this one, holds ``folder``; False where there are no locks."""
+    """Whether another process, or another part of this one, holds ``folder``; False where there are no
+    locks.
+    """
     if fcntl is None:
         return (Path(folder) / GUARD).exists()
     try:

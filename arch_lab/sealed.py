@@ -20,7 +20,10 @@ class DamagedError(UserError):
 
 
 def checksum(content: Any) -> str:
-    """SHA-256 of plain JSON content, whatever the order of its keys. Raises: ValueError for NaN and infinities."""
+    """SHA-256 of plain JSON content, whatever the order of its keys.
+
+    Raises: ValueError for NaN and infinities.
+    """
     plain = json.loads(
         json.dumps(content, allow_nan=False)
     )  # as it will be read: keys are strings, tuples are lists
@@ -43,7 +46,8 @@ def write(path: Path, content: dict[str, Any]) -> dict[str, Any]:
 def read(path: Path, *, advice: str) -> dict[str, Any]:
     """The sealed content of ``path``, its checksum included.
 
-    ``advice``: what the reader of the error can do. Raises: DamagedError when the file is unreadable, cut short or edited.
+    ``advice``: what the reader of the error can do. Raises: DamagedError when the file is unreadable, cut
+    short or edited.
     """
     if not os.path.exists(path):
         raise DamagedError(f"{path} is missing; {advice}")

@@ -1,4 +1,5 @@
-"""SIGTERM as an exception, so that a job that is preempted ends as cleanly as one that is interrupted from the keyboard.
+"""SIGTERM as an exception, so that a job that is preempted ends as cleanly as one that is interrupted from
+the keyboard.
 
 A signal that asks for the end is raised as ``KeyboardInterrupt(number)``.
 """
@@ -14,12 +15,14 @@ from types import FrameType
 
 @contextmanager
 def raising_signals() -> Iterator[None]:
-    """Lightning ends what a signal interrupted by SystemExit; inside, that is the signal's exception again."""
+    """Lightning ends what a signal interrupted by SystemExit; inside, that is the signal's exception
+    again.
+    """
     try:
         yield
     except SystemExit as end:
-        behind = end.__context__
-        raise (behind if isinstance(behind, KeyboardInterrupt) else KeyboardInterrupt()) from None
+        context = end.__context__
+        raise (context if isinstance(context, KeyboardInterrupt) else KeyboardInterrupt()) from None
 
 
 @contextmanager
@@ -32,8 +35,8 @@ def terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, on_signal)
+    previous = signal.signal(signal.SIGTERM, on_signal)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)

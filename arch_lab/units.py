@@ -20,7 +20,9 @@ def missing(value: Any) -> bool:
 
 
 def short(value: float | None, unit: str = "", digits: int = 3) -> str:
-    """Three (or ``digits``) significant digits with a decimal prefix: 1234567 -> '1.23M', with a unit '1.23 MFLOP'."""
+    """Three (or ``digits``) significant digits with a decimal prefix: 1234567 -> '1.23M', with a unit '1.23
+    MFLOP'.
+    """
     if missing(value):
         return DASH
     assert value is not None
@@ -56,14 +58,14 @@ def duration(seconds: float | None) -> str:
     assert seconds is not None
     if seconds >= 2 * YEAR:
         return years(seconds)
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s" if whole >= 10 else f"{seconds:.2g} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 2 * 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} days {whole % 86400 // 3600} h"
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s" if total >= 10 else f"{seconds:.2g} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60:02d} s"
+    if total < 2 * 86400:
+        return f"{total // 3600} h {total % 3600 // 60:02d} min"
+    return f"{total // 86400} days {total % 86400 // 3600} h"
 
 
 def percent(fraction: float | None) -> str:
@@ -87,7 +89,9 @@ def rate(value: float | None) -> str:
 
 
 def decimals(half_width: float | None) -> int:
-    """Decimals that show two significant digits of an uncertainty, 3 to 6: more would be noise, fewer would hide it."""
+    """Decimals that show two significant digits of an uncertainty, 3 to 6: more would be noise, fewer would
+    hide it.
+    """
     if half_width is None or not math.isfinite(half_width) or half_width <= 0:
         return 4
     return min(6, max(3, 1 - math.floor(math.log10(half_width))))
@@ -118,20 +122,20 @@ def budget_words(budget: Mapping[str, Any]) -> str:
     """'1M body+head parameters and 12 TFLOP of training', from the budget of a study."""
     kind = budget.get("match_on")
     kind = ", ".join(map(str, kind)) if isinstance(kind, (list, tuple)) else kind
-    held = (
+    terms = (
         []
         if missing(budget.get("params"))
         else [f"{short(budget['params'])} {kind + ' ' if kind else ''}parameters"]
     )
     if not missing(budget.get("train_flops")):
-        held.append(f"{short(budget['train_flops'], 'FLOP')} of training")
+        terms.append(f"{short(budget['train_flops'], 'FLOP')} of training")
     if not missing(budget.get("tokens")):
-        held.append(f"{short(budget['tokens'])} training tokens")
+        terms.append(f"{short(budget['tokens'])} training tokens")
     if not missing(budget.get("flops_per_token")):
-        held.append(f"{short(budget['flops_per_token'], 'FLOP')} of training a token")
+        terms.append(f"{short(budget['flops_per_token'], 'FLOP')} of training a token")
     if not missing(budget.get("seconds")):
-        held.append(f"{duration(budget['seconds'])} of training steps")
-    return words(held) or "the same budget"
+        terms.append(f"{duration(budget['seconds'])} of training steps")
+    return words(terms) or "the same budget"
 
 
 def counted(number: int, thing: str) -> str:

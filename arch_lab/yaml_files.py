@@ -218,7 +218,8 @@ class _Census:
                 first = level.keys[text].start_mark
                 self._refuse(
                     event,
-                    f"the key {shown(text)} appears twice, first in line {first.line + 1}, column {first.column + 1}",
+                    f"the key {shown(text)} appears twice, first in line {first.line + 1}, "
+                    f"column {first.column + 1}",
                 )
             level.keys[str(text)] = event
         level.key_next = not level.key_next

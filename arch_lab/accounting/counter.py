@@ -6,12 +6,14 @@ operators do. The two must agree to the last FLOP. torch's own counter alone is 
 every FFT and to its fused CPU attention, charges causal attention in full, and passes over operators it does
 not know in silence. Here:
 
-- a real transform of N points is 2.5 N log2 N (``blocks.cost.fft_flops``), a complex one twice that, a product
-  complex tensors 6 per element, a complex matmul 4 real ones;
+- a real transform of N points is 2.5 N log2 N (``blocks.cost.fft_flops``), a complex one twice that, a
+  product complex tensors 6 per element, a complex matmul 4 real ones;
 - attention is charged for the pairs it needs: ``blocks.attention.core.attend`` says how many, plain
-  ``scaled_dot_product_attention`` shows them by ``is_causal`` or by a mask that has values (not on the meta device);
+  ``scaled_dot_product_attention`` shows them by ``is_causal`` or by a mask that has values (not on the meta
+  device);
 - custom operators by the formula they register (``torch.utils.flop_counter.register_flop_formula``);
-- what does more than elementwise arithmetic and has no formula is named in ``unknown``; the accounting law refuses it.
+- what does more than elementwise arithmetic and has no formula is named in ``unknown``; the accounting law
+  refuses it.
 Blind spot: products written as broadcast multiply-and-sum look elementwise and count 0; write them as
 matmuls.
 """
@@ -209,15 +211,17 @@ class _Counter(TorchDispatchMode):
 
     @contextmanager
     def silence(self) -> Iterator[None]:
-        before, self.suspended = self.suspended, True
+        was_suspended, self.suspended = self.suspended, True
         try:
             yield
         finally:
-            self.suspended = before
+            self.suspended = was_suspended
 
 
 class _Attention(torch.autograd.Function):
-    """Attention that is not counted; its backward charges twice the forward's products and computes nothing."""
+    """Attention that is not counted; its backward charges twice the forward's products and computes
+    nothing.
+    """
 
     @staticmethod
     def forward(
@@ -262,8 +266,8 @@ def _shown_pairs(q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool) -> 
         return prod(q.shape[:-2]) * sum(min(i + 1, keys) for i in range(queries))
     if mask is None or mask.is_meta:
         return prod(q.shape[:-1]) * keys
-    seen = mask if mask.dtype == torch.bool else mask > float("-inf")
-    return int(seen.expand(*q.shape[:-1], keys).sum())
+    visible = mask if mask.dtype == torch.bool else mask > float("-inf")
+    return int(visible.expand(*q.shape[:-1], keys).sum())
 
 
 # --- formulas: (args, kwargs, out) -> [(kind, FLOPs), …] ----------------------------------------------------
@@ -294,14 +298,18 @@ def _product(args: Any, kwargs: Any, out: Tensor) -> Charges:
 
 
 def _convolution_backward(args: Any, kwargs: Any, out: Any) -> Charges:
-    """Two products for the forward's one; torch's formula ignores groups and overcharges depth-wise ones C-fold."""
+    """Two products for the forward's one; torch's formula ignores groups and overcharges depth-wise ones
+    C-fold.
+    """
     gradient, x, weight, transposed, mask = args[0], args[1], args[2], args[7], args[10]
     product = 2 * (x if transposed else gradient).numel() * prod(weight.shape[1:])
     return [("matmul", _real_parts(weight) * sum(mask[:2]) * product)]
 
 
 def _triangular_solve(args: Any, kwargs: Any, out: Tensor) -> Charges:
-    """By substitution: n(n - 1) additions and products and n divisions per right-hand side of an n x n system."""
+    """By substitution: n(n - 1) additions and products and n divisions per right-hand side of an n x n
+    system.
+    """
     return [("matmul", _real_parts(args[0]) * out.numel() * args[0].shape[-1])]
 
 

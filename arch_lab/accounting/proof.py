@@ -60,7 +60,8 @@ def check(title: str, formula: Cost, counted: Counted, *, batch: int, tokens: in
     if formula.forward(batch) != counted.total:
         raise AccountingError(
             f"accounting: {title} says {formula.forward(batch):,} FLOPs for {batch} x {tokens} tokens, "
-            f"its graph executes {counted.total:,} ({counted.matmul:,} matmul, {counted.fft:,} FFT); correct its cost()"
+            f"its graph executes {counted.total:,} ({counted.matmul:,} matmul, {counted.fft:,} FFT); "
+            "correct its cost()"
         )
 
 
@@ -71,7 +72,8 @@ def _counted(component: Part, batch: int) -> Counted:
         raise
     except Exception as error:  # a third-party block may do anything, .item() above all
         raise Uncountable(
-            f"accounting: {_title(component)} cannot run on the meta device, so its formula cannot be checked "
+            f"accounting: {_title(component)} cannot run on the meta device, "
+            "so its formula cannot be checked "
             f"({describe(error, limit=120)})"
         ) from error
 

@@ -1,8 +1,9 @@
-"""``arch-lab bench algorithms``: every algorithm of the long convolution against the FFT, around the thresholds of the dispatch.
+"""``arch-lab bench algorithms``: every algorithm of the long convolution against the FFT, around the
+thresholds of the dispatch.
 
 Legend: B batch, T tokens, D channels, S taps.
-Forward and backward, as in training, channel-major as inside the mixers. Where a ratio lies above 1 the dispatch should not
-take the FFT.
+Forward and backward, as in training, channel-major as inside the mixers. Where a ratio lies above 1 the
+dispatch should not take the FFT.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def algorithms() -> Iterator[Row]:
     for batch, tokens, taps, tried in SIZES:
         u = torch.randn(CHANNELS, batch, tokens).transpose(0, 1).requires_grad_()
         k = torch.randn(CHANNELS, taps).div_(taps**0.5).requires_grad_()
-        chosen = choose(batch=batch, tokens=tokens, taps=taps, causal=True).implementation
-        shape = f"B {batch}, T {tokens}, S {taps}, D {CHANNELS} (taken: {chosen})"
+        implementation = choose(batch=batch, tokens=tokens, taps=taps, causal=True).implementation
+        shape = f"B {batch}, T {tokens}, S {taps}, D {CHANNELS} (taken: {implementation})"
         fft = _step(u, k, "fft")
         for algorithm in tried:
             yield measure(

@@ -1,10 +1,12 @@
-"""Timing on a GPU as one meets it: contenders interleaved, the cache flushed before each call, the roof measured in the same run.
+"""Timing on a GPU as one meets it: contenders interleaved, the cache flushed before each call, the roof
+measured in the same run.
 
 Legend: "ours" is the first contender of a group, every other a peer.
-Each round calls every contender once; the ratio of a peer is the median over rounds of its time by ours, so a drifting clock reaches
-both. Between calls a buffer larger than any L2 cache is overwritten: what is timed reads its operands from memory ("cold"), as in a
-model whose layers evict each other. Events, not the processor's clock, bracket a call, so a queue of launches costs nothing. Off
-CUDA, where only tests go, the processor's clock stands in and nothing is flushed.
+Each round calls every contender once; the ratio of a peer is the median over rounds of its time by ours, so a
+drifting clock reaches both. Between calls a buffer larger than any L2 cache is overwritten: what is timed
+reads its operands from memory ("cold"), as in a model whose layers evict each other. Events, not the
+processor's clock, bracket a call, so a queue of launches costs nothing. Off CUDA, where only tests go, the
+processor's clock stands in and nothing is flushed.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ DRIFT = 0.03  # ours at the end of the rounds against ours at their beginning
 
 @dataclass(frozen=True, kw_only=True)
 class Roof:
-    """What this machine gave in this run: bytes a second of a large copy, FLOPs a second of a large product."""
+    """What this machine gave in this run: bytes a second of a large copy, FLOPs a second of a large
+    product.
+    """
 
     bytes_per_s: float
     flops_per_s: float
@@ -35,7 +39,9 @@ class Roof:
 
 @dataclass(frozen=True, kw_only=True)
 class ColdRow(Row):
-    """A row with bytes and FLOPs by formula, the share of the nearer measured roof, and the memory each side took beyond its inputs."""
+    """A row with bytes and FLOPs by formula, the share of the nearer measured roof, and the memory each side
+    took beyond its inputs.
+    """
 
     bytes_moved: int  # the least an implementation can move
     flops: int
@@ -57,14 +63,17 @@ def measure_cold(
     rounds: int = 50,
     device: str = "cuda",
 ) -> list[ColdRow | Skipped]:
-    """One row a peer. A peer that fails (a compiler, memory) becomes a line with its reason; ours that fails raises."""
-    (ours, call), *peers = contenders.items()
-    running, rows = {ours: call}, list[ColdRow | Skipped]()
+    """One row a peer.
+
+    A peer that fails (a compiler, memory) becomes a line with its reason; ours that fails raises.
+    """
+    (our_name, call), *peers = contenders.items()
+    running, rows = {our_name: call}, list[ColdRow | Skipped]()
     _warm(call)
-    for peer, theirs in peers:
+    for peer, peer_call in peers:
         try:
-            _warm(theirs)
-            running[peer] = theirs
+            _warm(peer_call)
+            running[peer] = peer_call
         except Exception as error:  # whatever stops a peer must not stop the others
             rows.append(
                 Skipped(
@@ -73,13 +82,16 @@ def measure_cold(
                 )
             )
     times = _interleaved(running, rounds, device)
-    peaks = {who: (cuda_peak if device == "cuda" else peak_bytes)(each) for who, each in running.items()}
-    mine, third = times.pop(ours), max(1, rounds // 3)
-    ours_ms = statistics.median(mine)
-    drift = statistics.median(mine[-third:]) / statistics.median(mine[:third]) - 1
+    peaks = {
+        contender: (cuda_peak if device == "cuda" else peak_bytes)(contender_call)
+        for contender, contender_call in running.items()
+    }
+    our_times, third = times.pop(our_name), max(1, rounds // 3)
+    ours_ms = statistics.median(our_times)
+    drift = statistics.median(our_times[-third:]) / statistics.median(our_times[:third]) - 1
     limit, share = _nearer_roof(ours_ms, bytes_moved, flops, roof)
     for peer, theirs_ms in times.items():
-        ratio, low, high = middle([b / a for a, b in zip(mine, theirs_ms, strict=True)])
+        ratio, low, high = middle([b / a for a, b in zip(our_times, theirs_ms, strict=True)])
         rows.append(
             ColdRow(
                 name=name,
@@ -94,7 +106,7 @@ def measure_cold(
                 flops=flops,
                 roof=limit,
                 share_of_roof=share,
-                ours_peak_bytes=peaks[ours],
+                ours_peak_bytes=peaks[our_name],
                 peer_peak_bytes=peaks[peer],
                 drift=drift,
             )
@@ -117,11 +129,11 @@ def _warm(call: Call) -> None:
 def _interleaved(running: Mapping[str, Call], rounds: int, device: str) -> dict[str, list[float]]:
     """Milliseconds of every contender in every round."""
     flushed = torch.empty(FLUSHED if device == "cuda" else 1, dtype=torch.int8, device=device)
-    times: dict[str, list[float]] = {who: [] for who in running}
+    times: dict[str, list[float]] = {contender: [] for contender in running}
     for _ in range(rounds):
-        for who, call in running.items():
+        for contender, call in running.items():
             flushed.zero_()
-            times[who].append(_ms(call, device))
+            times[contender].append(_ms(call, device))
     return times
 
 
@@ -152,12 +164,12 @@ def _ms(call: Call, device: str) -> float:
         start = time.perf_counter()
         call()
         return 1e3 * (time.perf_counter() - start)
-    before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    before.record()
+    start_event, end_event = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start_event.record()
     call()
-    after.record()
-    after.synchronize()
-    return before.elapsed_time(after)
+    end_event.record()
+    end_event.synchronize()
+    return start_event.elapsed_time(end_event)
 
 
 def release(device: str) -> None:

@@ -1,9 +1,11 @@
-"""Gemma against ``transformers`` with the same weights, and local attention alone against torch's fused attention.
+"""Gemma against ``transformers`` with the same weights, and local attention alone against torch's fused
+attention.
 
-Legend: B batch, T tokens, D width, F ffn_width, H query heads, K key/value heads, C head width, w window, V vocabulary.
-Both sides run in this process, in float32, interleaved, and give equal outputs before anything is timed. The model is the
-size at which ``transformers`` was profiled on processors: 4 layers, D 256, F 1024, H 4, K 2, C 64, w 256, V 8192, logits
-of every position. Gemma 2 meets the peer's eager attention, the only one that knows a soft-cap there; Gemma 3 its SDPA.
+Legend: B batch, T tokens, D width, F ffn_width, H query heads, K key/value heads, C head width, w window, V
+vocabulary. Both sides run in this process, in float32, interleaved, and give equal outputs before anything is
+timed. The model is the size at which ``transformers`` was profiled on processors: 4 layers, D 256, F 1024, H
+4, K 2, C 64, w 256, V 8192, logits of every position. Gemma 2 meets the peer's eager attention, the only one
+that knows a soft-cap there; Gemma 3 its SDPA.
 """
 
 from __future__ import annotations
@@ -67,15 +69,15 @@ def _model_row(recipe: type[GemmaRecipe], tokens: int, attention: str) -> Row:
         "window": WINDOW,
     }
     shape = Shape(width=WIDTH, depth=LAYERS, ffn_width=FFN)
-    ours = recipe(**options).config(shape, vocabulary=VOCABULARY, max_tokens=tokens).build()
+    subject = recipe(**options).config(shape, vocabulary=VOCABULARY, max_tokens=tokens).build()
     with torch.no_grad():
-        for parameter in ours.parameters():
+        for parameter in subject.parameters():
             if parameter.dim() == 1:
                 parameter.normal_(std=0.3)  # gains that are still zero would hide a norm in the wrong place
-    theirs = twin(ours, recipe.__name__, attention)
+    peer = twin(subject, recipe.__name__, attention)
     x = torch.randint(1, VOCABULARY, (1, tokens))
     with torch.no_grad():
-        gate(recipe.__name__, ours(x), theirs(x))
+        gate(recipe.__name__, subject(x), peer(x))
     dy = torch.randn(1, tokens, VOCABULARY) / tokens
 
     def step(model: nn.Module) -> None:
@@ -86,9 +88,9 @@ def _model_row(recipe: type[GemmaRecipe], tokens: int, attention: str) -> Row:
     return measure(
         name,
         f"B 1, T {tokens}, {LAYERS} layers, D {WIDTH}",
-        partial(step, ours),
+        partial(step, subject),
         f"transformers {attention}",
-        partial(step, theirs),
+        partial(step, peer),
         repeats=REPEATS,
     )
 
@@ -105,17 +107,20 @@ class Logits(nn.Module):
         return logits
 
 
-def twin(ours: Decoder, family: str, attention: str) -> Logits:
-    """The model of the same family in ``transformers``, with our weights; the first layer is local. ``attention``: its implementation."""
+def twin(decoder: Decoder, family: str, attention: str) -> Logits:
+    """The model of the same family in ``transformers``, with our weights; the first layer is local.
+
+    ``attention``: its implementation.
+    """
     import transformers
 
-    layers = ours.config.layers
+    layers = decoder.config.layers
     mixer: Any = layers[0].mixer
     channel: Any = layers[0].channel
-    embedding: Any = ours.config.embedding
+    embedding: Any = decoder.config.embedding
     options: dict[str, Any] = {
         "vocab_size": embedding.vocabulary,
-        "hidden_size": ours.config.width,
+        "hidden_size": decoder.config.width,
         "intermediate_size": channel.ffn_width,
         "num_hidden_layers": len(layers),
         "num_attention_heads": mixer.heads,
@@ -123,7 +128,7 @@ def twin(ours: Decoder, family: str, attention: str) -> Logits:
         "head_dim": mixer.channels,
         "query_pre_attn_scalar": mixer.channels,
         "sliding_window": mixer.window,
-        "max_position_embeddings": ours.config.max_tokens,
+        "max_position_embeddings": decoder.config.max_tokens,
         "layer_types": [
             ("sliding" if getattr(layer.mixer, "window", None) else "full") + "_attention" for layer in layers
         ],
@@ -131,21 +136,21 @@ def twin(ours: Decoder, family: str, attention: str) -> Logits:
     }
     config = getattr(transformers, "Gemma2Config" if family == "Gemma2" else "Gemma3TextConfig")(**options)
     model = getattr(transformers, f"{family}ForCausalLM")(config)
-    renamed = {their_name(name): value for name, value in ours.state_dict().items()}
+    renamed = {their_name(name): value for name, value in decoder.state_dict().items()}
     missing, unexpected = model.load_state_dict(renamed, strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
     model.tie_weights()
     return Logits(model)
 
 
-def their_name(ours: str) -> str:
-    parts = ours.removesuffix(".weight").split(".", 2)
+def their_name(name: str) -> str:
+    parts = name.removesuffix(".weight").split(".", 2)
     if parts[0] != "layers":
         return {"embedding": "model.embed_tokens.weight", "norm": "model.norm.weight"}[parts[0]]
     return f"model.layers.{parts[1]}.{NAMES[parts[2]]}.weight"
 
 
-# --- local attention alone --------------------------------------------------------------------------------------------
+# --- local attention alone ----------------------------------------------------------------------------------
 
 
 def _local_rows() -> Iterator[Row]:
@@ -168,13 +173,13 @@ def _local_rows() -> Iterator[Row]:
     dy = torch.randn_like(q)
     for name, timed in (("forward", forward), ("forward+backward", both_ways)):
         peaks = {t: _peak(timed, ours, t) for t in MEMORY_LENGTHS}
-        for peer, theirs in (("masked SDPA", masked), ("full causal SDPA", causal)):
+        for peer, baseline in (("masked SDPA", masked), ("full causal SDPA", causal)):
             row = measure(
                 f"local attention {name}",
                 f"B 1, T {tokens}, H {HEADS}, K {KV_HEADS}, C {HEAD_WIDTH}, w {WINDOW}",
                 partial(timed, ours, (q, k, v), dy),
                 peer,
-                partial(timed, theirs, (q, k, v), dy),
+                partial(timed, baseline, (q, k, v), dy),
                 repeats=REPEATS,
             )
             yield replace(row, peak_bytes=peaks)

@@ -1,11 +1,12 @@
 """One training step of a Gemma 3 of 100M parameters on a GPU, against ``transformers`` with the same weights.
 
 Legend: B batch, T tokens, D width, V vocabulary.
-A step is forward, cross-entropy over every position, backward and AdamW. Weights and optimizer are float32, arithmetic is
-bfloat16 by autocast: what ``precision: bf16-mixed`` of a study trains with; weights that are themselves bfloat16 lose
-updates smaller than 2^-8 of their size. Neither side is compiled as a whole; FlexAttention compiles its own kernel on
-both. Each step holds the same number of tokens, so lengths compare. One contender that lacks a package, fails or runs out
-of memory becomes a line with the reason, and the others go on.
+A step is forward, cross-entropy over every position, backward and AdamW. Weights and optimizer are float32,
+arithmetic is bfloat16 by autocast: what ``precision: bf16-mixed`` of a study trains with; weights that are
+themselves bfloat16 lose updates smaller than 2^-8 of their size. Neither side is compiled as a whole;
+FlexAttention compiles its own kernel on both. Each step holds the same number of tokens, so lengths compare.
+One contender that lacks a package, fails or runs out of memory becomes a line with the reason, and the others
+go on.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from arch_lab.models.gemma import Gemma3
 PEERS = ("flash_attention_2", "flex_attention", "sdpa")
 NO_CUDA = "torch sees no CUDA device here; run `make bench-gpu` on a machine with one"
 GATE_TOKENS = 1024  # float32 logits of a whole long row would be the largest tensors of the run
-# Of the scale, at the worst logit and the worst gradient of the table. Two orders of rounding to 8 bits differ by about
-# 1 % at both, a norm or a window in the wrong place by tens of per cent.
+# Of the scale, at the worst logit and the worst gradient of the table. Two orders of rounding to 8 bits
+# differ by about 1 % at both, a norm or a window in the wrong place by tens of per cent.
 TOLERANCE = 5e-2
 
 
@@ -47,7 +48,8 @@ class TrainingBench:
     repeats: int = 15
 
 
-# Heads as in the published 270M and 1B; two whole rounds of five local layers and a global one. 101.8M parameters.
+# Heads as in the published 270M and 1B; two whole rounds of five local layers and a global one. 101.8M
+# parameters.
 HUNDRED_MILLION = TrainingBench(
     recipe=Gemma3(heads=4, kv_heads=1, head_width=256, window=512),
     shape=Shape(width=768, depth=12, ffn_width=1920),
@@ -59,7 +61,8 @@ HUNDRED_MILLION = TrainingBench(
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRow(Row):
-    """A row with tokens per second, and the most memory each side held in a step, weights and optimizer included.
+    """A row with tokens per second, and the most memory each side held in a step, weights and optimizer
+    included.
 
     Off CUDA, where only tests go, the bytes are those a step adds.
     """
@@ -92,11 +95,14 @@ def training_rows(bench: TrainingBench) -> Iterator[TrainingRow | Skipped]:
             _release(bench)
 
 
-# --- one contender ----------------------------------------------------------------------------------------------------
+# --- one contender ------------------------------------------------------------------------------------------
 
 
 class Contender:
-    """A model and its optimizer, from float32 weights under bfloat16 autocast. ``tokens`` (B, T+1): inputs and targets."""
+    """A model and its optimizer, from float32 weights under bfloat16 autocast.
+
+    ``tokens`` (B, T+1): inputs and targets.
+    """
 
     def __init__(self, model: nn.Module, tokens: Tensor, device: torch.device) -> None:
         self.model = model.to(device).train()
@@ -120,7 +126,9 @@ class Contender:
         self.optimizer.zero_grad(set_to_none=True)
 
     def sample(self) -> tuple[Tensor, Tensor]:
-        """What two contenders are compared by, after one row: logits of its last tokens, and the gradient of the table (V, D)."""
+        """What two contenders are compared by, after one row: logits of its last tokens, and the gradient of
+        the table (V, D).
+        """
         logits = self.backward(self.tokens[:1])[:, -GATE_TOKENS:].float()
         gradient = next(self.model.parameters()).grad  # the table comes first in both codes
         assert gradient is not None
@@ -154,19 +162,21 @@ def our_contender(bench: TrainingBench, tokens: int) -> Contender:
     return Contender(model, batch, torch.device(bench.device))
 
 
-def peer_contender(ours: Contender, attention: str) -> Contender:
+def peer_contender(contender: Contender, attention: str) -> Contender:
     """The model of ``transformers`` with our weights, on the same tokens."""
     if attention == "flex_attention":
         attention = _flex_in_one_dtype()
     # built on the processor, where ``twin`` copies the weights
-    model: Any = twin(ours.model, "Gemma3", attention)  # type: ignore[arg-type]
-    return Contender(model, ours.tokens, ours.tokens.device)
+    model: Any = twin(contender.model, "Gemma3", attention)  # type: ignore[arg-type]
+    return Contender(model, contender.tokens, contender.tokens.device)
 
 
 def _flex_in_one_dtype() -> str:
-    """Registers their FlexAttention behind the cast that their FlashAttention makes itself, and returns its name.
+    """Registers their FlexAttention behind the cast that their FlashAttention makes itself, and returns its
+    name.
 
-    Under autocast their RoPE leaves queries and keys in float32 beside bfloat16 values, which the kernel refuses.
+    Under autocast their RoPE leaves queries and keys in float32 beside bfloat16 values, which the kernel
+    refuses.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.flex_attention import flex_attention_forward
@@ -181,7 +191,7 @@ def _flex_in_one_dtype() -> str:
     return name
 
 
-# --- two of them ------------------------------------------------------------------------------------------------------
+# --- two of them --------------------------------------------------------------------------------------------
 
 
 def _against(bench: TrainingBench, tokens: int, peer: str) -> TrainingRow | Skipped:
@@ -190,17 +200,17 @@ def _against(bench: TrainingBench, tokens: int, peer: str) -> TrainingRow | Skip
     if find_spec("transformers") is None:
         return Skipped(name=name, reason="transformers is not installed: pip install transformers")
     try:
-        ours = our_contender(bench, tokens)
-        sample = ours.sample()
-        ours.step()
+        subject = our_contender(bench, tokens)
+        sample = subject.sample()
+        subject.step()
     except torch.OutOfMemoryError as error:
         return Skipped(name=name, reason=f"ours is out of memory: {_line(error)}")
     try:
         # from untrained weights again: ours has made a step
-        theirs = peer_contender(our_contender(bench, tokens), peer)
-        _gate(name, sample, theirs.sample())
+        baseline = peer_contender(our_contender(bench, tokens), peer)
+        _gate(name, sample, baseline.sample())
         del sample  # memory is measured below
-        theirs.step()
+        baseline.step()
     except torch.OutOfMemoryError as error:
         return Skipped(name=name, reason=f"the peer is out of memory: {_line(error)}")
     except (
@@ -208,44 +218,47 @@ def _against(bench: TrainingBench, tokens: int, peer: str) -> TrainingRow | Skip
     ) as error:  # whatever stops a peer (a package, a kernel, another version) must not stop the others
         return Skipped(name=name, reason=f"the peer cannot run: {type(error).__name__}: {_line(error)}")
     try:
-        return _timed(bench, tokens, ours, peer, theirs)
+        return _timed(bench, tokens, subject, peer, baseline)
     except torch.OutOfMemoryError as error:
         return Skipped(name=name, reason=f"out of memory while both were timed: {_line(error)}")
 
 
-def _gate(name: str, ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> None:
+def _gate(name: str, subject: tuple[Tensor, Tensor], baseline: tuple[Tensor, Tensor]) -> None:
     """Raises: GateError unless logits and gradient agree."""
-    for what, a, b in zip(("logits", "gradient of the table"), ours, theirs, strict=True):
-        gate(f"{name}, {what}", a, b, TOLERANCE)
+    for quantity, a, b in zip(("logits", "gradient of the table"), subject, baseline, strict=True):
+        gate(f"{name}, {quantity}", a, b, TOLERANCE)
 
 
-def _timed(bench: TrainingBench, tokens: int, ours: Contender, peer: str, theirs: Contender) -> TrainingRow:
-    batch = len(ours.tokens)
-    size = sum(p.numel() for p in ours.model.parameters())
+def _timed(
+    bench: TrainingBench, tokens: int, subject: Contender, peer: str, baseline: Contender
+) -> TrainingRow:
+    batch = len(subject.tokens)
+    size = sum(p.numel() for p in subject.model.parameters())
     row = measure(
         "gemma3 training step, bf16",
-        f"B {batch}, T {tokens}, {bench.shape.depth} layers, D {bench.shape.width}, {size / 1e6:.1f}M parameters",
-        ours.step,
+        f"B {batch}, T {tokens}, {bench.shape.depth} layers, D {bench.shape.width}, "
+        f"{size / 1e6:.1f}M parameters",
+        subject.step,
         f"transformers {peer}",
-        theirs.step,
+        baseline.step,
         repeats=bench.repeats,
     )
     return TrainingRow(
         **vars(row),
         ours_tokens_per_s=1e3 * batch * tokens / row.ours_ms,
         peer_tokens_per_s=1e3 * batch * tokens / row.peer_ms,
-        ours_peak_bytes=ours.peak(theirs),
-        peer_peak_bytes=theirs.peak(ours),
+        ours_peak_bytes=subject.peak(baseline),
+        peer_peak_bytes=baseline.peak(subject),
     )
 
 
 def _alone(bench: TrainingBench, tokens: int) -> str:
     """Time and memory of ours, in words."""
     try:
-        ours = our_contender(bench, tokens)
-        row = measure("ours", "-", ours.step, "ours", ours.step, repeats=bench.repeats)
-        speed = 1e3 * len(ours.tokens) * tokens / row.ours_ms
-        return f"{row.ours_ms:.1f} ms a step, {speed:.0f} tokens/s, peak {ours.peak(None) / 2**20:.0f} MiB"
+        subject = our_contender(bench, tokens)
+        row = measure("ours", "-", subject.step, "ours", subject.step, repeats=bench.repeats)
+        speed = 1e3 * len(subject.tokens) * tokens / row.ours_ms
+        return f"{row.ours_ms:.1f} ms a step, {speed:.0f} tokens/s, peak {subject.peak(None) / 2**20:.0f} MiB"
     except torch.OutOfMemoryError as error:
         return f"out of memory: {_line(error)}"
 

@@ -1,4 +1,6 @@
-"""What a GPU benchmark times: groups of contenders for one job, and how a group is held to its definition before it is timed."""
+"""What a GPU benchmark times: groups of contenders for one job, and how a group is held to its definition
+before it is timed.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +52,11 @@ Contender = tuple[Callable[..., Tensor], tuple[Tensor, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Contenders for one job, ours first. ``definition``: the same function of our inputs in plain torch, for float64; None where a
-    contender is a whole layer, whose parts have groups of their own."""
+    """Contenders for one job, ours first.
+
+    ``definition``: the same function of our inputs in plain torch, for float64; None where a contender is a
+    whole layer, whose parts have groups of their own.
+    """
 
     name: str
     shape: str
@@ -67,7 +72,7 @@ def time_group(bench: OpsBench, group: Group, roof: Roof, *, backward: bool) -> 
     prepare = _with_gradients if backward else _without_gradients
     try:
         _hold_to_definition(name, group, backward)
-        calls = {who: prepare(*contender) for who, contender in group.contenders.items()}
+        calls = {label: prepare(*contender) for label, contender in group.contenders.items()}
         sizes = {"bytes_moved": group.bytes_moved[backward], "flops": group.flops * (3 if backward else 1)}
         yield from measure_cold(
             name, group.shape, calls, **sizes, roof=roof, rounds=bench.rounds, device=bench.device
@@ -109,5 +114,5 @@ def _hold_to_definition(name: str, group: Group, backward: bool) -> None:
             gate(name, function(*inputs).double(), group.definition(*wide), TOLERANCE)
         return
     pairs = zip(_with_gradients(function, inputs)(), _with_gradients(group.definition, wide)(), strict=True)
-    for i, (mine, theirs) in enumerate(pairs):
-        gate(f"{name}, gradient {i}", mine.double(), theirs, TOLERANCE)
+    for i, (gradient, expected) in enumerate(pairs):
+        gate(f"{name}, gradient {i}", gradient.double(), expected, TOLERANCE)

@@ -1,11 +1,13 @@
-"""``arch-lab bench monarch``: what Monarch Mixer's parts gain on this machine, against attention and against the released style.
+"""``arch-lab bench monarch``: what Monarch Mixer's parts gain on this machine, against attention and against
+the released style.
 
-Legend: B batch, T tokens, D width. float32, one process, contenders interleaved. On one thread the clock is processor time:
-it counts what the two contenders execute and not what else the machine does meanwhile.
-arch-lab asks torch for huge pages, which makes any code with large temporaries faster. A peer runs as it does in a process of its own,
-without that request, and once more "on huge pages", that is with our setting given to it (arch_lab.bench.pages).
-Each peer does the same job; where it computes the same function its output is compared first. Attention is the barest one:
-one fused projection, causal SDPA, one projection back, no rotation and no norm of queries.
+Legend: B batch, T tokens, D width. float32, one process, contenders interleaved. On one thread the clock is
+processor time: it counts what the two contenders execute and not what else the machine does meanwhile.
+arch-lab asks torch for huge pages, which makes any code with large temporaries faster. A peer runs as it does
+in a process of its own, without that request, and once more "on huge pages", that is with our setting given
+to it (arch_lab.bench.pages). Each peer does the same job; where it computes the same function its output is
+compared first. Attention is the barest one: one fused projection, causal SDPA, one projection back, no
+rotation and no norm of queries.
 """
 
 from __future__ import annotations
@@ -67,28 +69,30 @@ def monarch() -> Iterator[Row]:
     """Convolution, block-diagonal map, mixer, layer and generation, in that order."""
     # a fixed seed: all-zero or lucky inputs are faster than real ones
     torch.manual_seed(0)
-    for part in (_convolution, _linear, _mixer, _layer, _generation):
-        yield from part()
+    for comparison in (_convolution, _linear, _mixer, _layer, _generation):
+        yield from comparison()
 
 
 Peers = dict[str, Callable[[], object]]
 
 
 def _both_pages(*peers: tuple[str, Callable[[], object]]) -> Peers:
-    """Each peer as plain torch runs it, and with our allocator's setting where the machine lets one choose."""
-    found: Peers = {}
+    """Each peer as plain torch runs it, and with our allocator's setting where the machine lets one
+    choose.
+    """
+    variants: Peers = {}
     for name, call in peers:
         if can_switch():
-            found |= {name: on_small_pages(call), f"{name}, on huge pages": call}
+            variants |= {name: on_small_pages(call), f"{name}, on huge pages": call}
         else:
-            found[name] = call
-    return found
+            variants[name] = call
+    return variants
 
 
 def _measure(
     name: str,
     shape: str,
-    ours: Callable[[], object],
+    subject: Callable[[], object],
     peers: Mapping[str, Callable[[], object]],
     *,
     same: str = "",
@@ -96,13 +100,13 @@ def _measure(
 ) -> Iterator[Row]:
     """One row a peer; those whose name begins with ``same`` ("all": every one) must give the same tensor."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    for peer, theirs in peers.items():
+    for peer, baseline in peers.items():
         yield measure(
             name,
             shape,
-            ours,
+            subject,
             peer,
-            theirs,
+            baseline,
             same=same == "all" or (bool(same) and peer.startswith(same)),
             repeats=repeats,
             clock=clock,
@@ -129,14 +133,14 @@ def _convolution() -> Iterator[Row]:
 def _linear() -> Iterator[Row]:
     tokens, width = 4096, 768
     x = torch.randn(tokens, width)
-    ours = BlockDiagonalLinear(BlockDiagonalLinearConfig(in_features=width, out_features=width, blocks=4))
+    linear = BlockDiagonalLinear(BlockDiagonalLinearConfig(in_features=width, out_features=width, blocks=4))
     peers = {
         "dense linear": partial(nn.Linear(width, width), x),
-        "released style": partial(block_diagonal, ours, x),
+        "released style": partial(block_diagonal, linear, x),
     }
     shape = f"{tokens} x {width} -> {width}, 4 blocks"
     yield from _measure(
-        "block-diagonal linear", shape, partial(ours, x), peers, same="released style", repeats=15
+        "block-diagonal linear", shape, partial(linear, x), peers, same="released style", repeats=15
     )
 
 
@@ -159,7 +163,7 @@ def _layer() -> Iterator[Row]:
         x = torch.randn(batch, tokens, WIDTH)
         mixer = M2MixerConfig(width=WIDTH, max_tokens=tokens).build()
         glu = BlockDiagonalGLUConfig(width=WIDTH, ffn_width=ffn_width, blocks=4).build()
-        ours = PreNormLayer(WIDTH, mixer, glu)
+        layer = PreNormLayer(WIDTH, mixer, glu)
         dense = PreNormLayer(
             WIDTH, PlainAttention(WIDTH), GeGLUConfig(width=WIDTH, ffn_width=ffn_width).build()
         )
@@ -168,12 +172,14 @@ def _layer() -> Iterator[Row]:
             ("released style", step_of(released, x))
         )
         shape = f"B {batch}, T {tokens}, D {WIDTH}, 4 blocks"
-        yield from _measure("layer forward+backward", shape, step_of(ours, x), peers, repeats=7)
+        yield from _measure("layer forward+backward", shape, step_of(layer, x), peers, repeats=7)
 
 
 @torch.no_grad()
 def _generation() -> Iterator[Row]:
-    """1024 tokens after a prompt, up to a history of 8192, through one convolution; the prompt is not timed."""
+    """1024 tokens after a prompt, up to a history of 8192, through one convolution; the prompt is not
+    timed.
+    """
     tokens, prompt = 8192, 7168
     u, k = torch.randn(1, WIDTH, tokens), torch.randn(WIDTH, tokens) / tokens**0.5
     kernel, reverse = OnlineKernel(k), k.flip(-1).contiguous()

@@ -1,8 +1,8 @@
 """The operations of ``blocks.ops`` on a GPU, each against what one would use without it.
 
 Legend: B sequences, T tokens, D width, K blocks, F hidden channels, n = b² size of a Monarch matrix, M rows.
-Protocol: arch_lab.bench.cold. bfloat16; "forward + backward" takes gradients of every input, weights included. Bytes are the least a
-fused kernel can move, FLOPs the canonical ones.
+Protocol: arch_lab.bench.cold. bfloat16; "forward + backward" takes gradients of every input, weights
+included. Bytes are the least a fused kernel can move, FLOPs the canonical ones.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ def ops_gpu() -> Iterator[ColdRow | Skipped]:
 
 
 def op_rows(bench: OpsBench) -> Iterator[ColdRow | Skipped]:
-    """A row for each peer of each group. A kernel that fails or disagrees with its definition is a line with the reason."""
+    """A row for each peer of each group.
+
+    A kernel that fails or disagrees with its definition is a line with the reason.
+    """
     torch.manual_seed(0)
     roof = measure_roof(bench.device, bench.dtype)
     for groups in (convolutions, products, units, linears, layers):
@@ -49,20 +52,22 @@ def op_rows(bench: OpsBench) -> Iterator[ColdRow | Skipped]:
             release(bench.device)
 
 
-# --- gated causal convolution -----------------------------------------------------------------------------------------
+# --- gated causal convolution -------------------------------------------------------------------------------
 
 
 def fft_path(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor) -> Tensor:
-    """What one writes without a kernel: depth-wise convolution, gates, one real transform of everything in float32 (float64 kept)."""
+    """What one writes without a kernel: depth-wise convolution, gates, one real transform of everything in
+    float32 (float64 kept).
+    """
     tokens, d = z.shape[-1], len(kernel)
     c = F.conv1d(z.transpose(0, 1), short_weight[:, None], short_bias, padding=SHORT_TAPS - 1, groups=3 * d)[
         ..., :tokens
     ]
-    before, after, value = c.chunk(3, dim=1)
+    gate_in, gate_out, value = c.chunk(3, dim=1)
     wide = torch.promote_types(z.dtype, torch.float32)
-    u, n = (before * value).to(wide), 2 * tokens
+    u, n = (gate_in * value).to(wide), 2 * tokens
     y = torch.fft.irfft(torch.fft.rfft(u, n=n) * torch.fft.rfft(kernel.to(wide), n=n), n=n)[..., :tokens]
-    return (after * y.to(z.dtype)).transpose(0, 1)
+    return (gate_out * y.to(z.dtype)).transpose(0, 1)
 
 
 def convolutions(bench: OpsBench) -> Iterator[Group]:
@@ -89,11 +94,13 @@ def convolutions(bench: OpsBench) -> Iterator[Group]:
         )
 
 
-# --- Monarch product --------------------------------------------------------------------------------------------------
+# --- Monarch product ----------------------------------------------------------------------------------------
 
 
 def bmm_and_permutes(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """The product as the released code computes it: two batched GEMMs with copies where the order of channels changes."""
+    """The product as the released code computes it: two batched GEMMs with copies where the order of channels
+    changes.
+    """
     k, l = len(first), len(second)
     h = torch.bmm(rearrange(x, "m (k p) -> k m p", k=k), first.mT)
     z = rearrange(rearrange(h, "k m q -> m (k q)"), "m (r l) -> l m r", l=l).contiguous()
@@ -125,7 +132,7 @@ def products(bench: OpsBench) -> Iterator[Group]:
         )
 
 
-# --- block-diagonal maps ----------------------------------------------------------------------------------------------
+# --- block-diagonal maps ------------------------------------------------------------------------------------
 
 
 def bmm_linear(x: Tensor, weight: Tensor) -> Tensor:

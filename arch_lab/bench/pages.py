@@ -1,9 +1,10 @@
 """Timing a peer as it runs without arch-lab: on pages of 4 KB.
 
-arch-lab asks torch for huge pages before it is imported (``THP_MEM_ALLOC_ENABLE``), and that makes any code with large
-temporaries faster, the peer's as well. A large block goes back to the system when it is freed, so each temporary of 32 MiB or more
-pays a page fault for every 4 KB again. torch reads its switch once a process; Linux lets a process turn huge pages off and on
-again at any time (prctl, PR_SET_THP_DISABLE), so both kinds can be timed in one process, interleaved.
+arch-lab asks torch for huge pages before it is imported (``THP_MEM_ALLOC_ENABLE``), and that makes any code
+with large temporaries faster, the peer's as well. A large block goes back to the system when it is freed, so
+each temporary of 32 MiB or more pays a page fault for every 4 KB again. torch reads its switch once a
+process; Linux lets a process turn huge pages off and on again at any time (prctl, PR_SET_THP_DISABLE), so
+both kinds can be timed in one process, interleaved.
 """
 
 from __future__ import annotations

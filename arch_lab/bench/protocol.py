@@ -1,8 +1,8 @@
 """How two implementations are timed against each other: interleaved, after a warm-up, median of the pairs.
 
-The machine's speed drifts; two calls made one after the other drift together, so the ratio of each pair is the
-measurement and the times are there to read. Nothing is timed whose outputs were not compared first, where both compute
-the same function.
+The machine's speed drifts; two calls made one after the other drift together, so the ratio of each pair is
+the measurement and the times are there to read. Nothing is timed whose outputs were not compared first, where
+both compute the same function.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class GateError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Medians in milliseconds; ``ratio`` = peer_ms / ours_ms, the median over interleaved pairs, with its quartiles."""
+    """Medians in milliseconds; ``ratio`` = peer_ms / ours_ms, the median over interleaved pairs, with its
+    quartiles.
+    """
 
     name: str
     shape: str
@@ -56,27 +58,29 @@ Call = Callable[[], Any]
 def measure(
     name: str,
     shape: str,
-    ours: Call,
+    subject: Call,
     peer: str,
-    theirs: Call,
+    baseline: Call,
     *,
     same: bool = False,
     repeats: int = 15,
     tolerance: float = 1e-3,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Row:
-    """Time ``ours`` against ``theirs``. With ``same`` both must return equal tensors within ``tolerance`` of the scale.
+    """Time ``subject`` against ``baseline``.
+
+    With ``same`` both must return equal tensors within ``tolerance`` of the scale.
 
     ``clock``: ``time.process_time`` for work on one thread, which other processes then disturb less.
 
     Raises: GateError when they do not.
     """
     if same:
-        gate(name, ours(), theirs(), tolerance)
-    for call in (ours, theirs):
+        gate(name, subject(), baseline(), tolerance)
+    for call in (subject, baseline):
         call()
         call()
-    pairs = [(seconds_of(ours, clock), seconds_of(theirs, clock)) for _ in range(repeats)]
+    pairs = [(seconds_of(subject, clock), seconds_of(baseline, clock)) for _ in range(repeats)]
     ratio, low, high = middle([b / a for a, b in pairs])
     return Row(
         name=name,
@@ -95,7 +99,8 @@ def gate(name: str, a: Tensor, b: Tensor, tolerance: float = 1e-3) -> None:
     error = ((a - b).abs().max() / b.abs().max()).item()
     if not error <= tolerance:
         raise GateError(
-            f"bench {name!r}: the contenders differ by {error:.1e} of the scale (allowed {tolerance:.0e}); no speed is reported"
+            f"bench {name!r}: the contenders differ by {error:.1e} of the scale (allowed {tolerance:.0e}); "
+            "no speed is reported"
         )
 
 
@@ -123,7 +128,9 @@ def step_of(module: torch.nn.Module, x: Tensor) -> Call:
 
 
 def peak_bytes(call: Call) -> int:
-    """Most bytes of processor memory that tensors made inside ``call`` held at one time, by the allocator's own record."""
+    """Most bytes of processor memory that tensors made inside ``call`` held at one time, by the allocator's
+    own record.
+    """
     call()
     return recorded_peak(call)
 
@@ -132,19 +139,19 @@ def recorded_peak(call: Call) -> int:
     """As ``peak_bytes`` from a single call, so what it makes once and keeps counts too."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         call()
-    held = most = 0
+    allocated = peak = 0
     for event in sorted(record.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
         if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
-    return most
+            allocated += event.nbytes()
+            peak = max(peak, allocated)
+    return peak
 
 
 def cuda_peak(call: Call) -> int:
     """As ``recorded_peak``, of a GPU's memory."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    allocated = torch.cuda.memory_allocated()
     call()
     torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
+    return torch.cuda.max_memory_allocated() - allocated

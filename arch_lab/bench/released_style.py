@@ -1,11 +1,13 @@
-"""The Monarch mixer written the way the released code is: a peer that pads, transposes and transforms whole tensors.
+"""The Monarch mixer written the way the released code is: a peer that pads, transposes and transforms whole
+tensors.
 
 Legend: B batch, T tokens, D width, F ffn_width, K blocks.
-Written from a description of HazyResearch/m2 (bert/src/mm): projections of (B, T, D), a transposed copy in front of the
-convolutions and another behind them, torch's depth-wise ``Conv1d`` padded on both sides and cut, one ``rfft`` of the whole
-tensor at twice its length and its inverse, gates between them. Block-diagonal maps already were a batched product into a
-preshaped output there, with a gradient written by hand; what is left out here is only the operators' own dispatch.
-Every function computes exactly what its counterpart in ``blocks`` does, with the counterpart's weights.
+Written from a description of HazyResearch/m2 (bert/src/mm): projections of (B, T, D), a transposed copy in
+front of the convolutions and another behind them, torch's depth-wise ``Conv1d`` padded on both sides and cut,
+one ``rfft`` of the whole tensor at twice its length and its inverse, gates between them. Block-diagonal maps
+already were a batched product into a preshaped output there, with a gradient written by hand; what is left
+out here is only the operators' own dispatch. Every function computes exactly what its counterpart in
+``blocks`` does, with the counterpart's weights.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from blocks.monarch.glu import BlockDiagonalGLU
 
 
 def whole_tensor_convolution(u: Tensor, k: Tensor) -> Tensor:
-    """u (B, D, T), k (D, T): one transform of all channels and sequences at 2T points, the scale folded into the kernel's."""
+    """u (B, D, T), k (D, T): one transform of all channels and sequences at 2T points, the scale folded into
+    the kernel's.
+    """
     tokens = u.shape[-1]
     spectrum = torch.fft.rfft(k, n=2 * tokens) / (2 * tokens)
     return torch.fft.irfft(torch.fft.rfft(u, n=2 * tokens) * spectrum, n=2 * tokens, norm="forward")[
@@ -60,32 +64,34 @@ def block_diagonal(linear: BlockDiagonalLinear, x: Tensor) -> Tensor:
 class ReleasedGLU(nn.Module):
     """``BlockDiagonalGLU`` on the released product."""
 
-    def __init__(self, ours: BlockDiagonalGLU) -> None:
+    def __init__(self, glu: BlockDiagonalGLU) -> None:
         super().__init__()
-        self.ours = ours
+        self.glu = glu
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = block_diagonal(self.ours.up, x)
+        hidden = block_diagonal(self.glu.up, x)
         width = hidden.shape[-1] // 2
-        return block_diagonal(self.ours.down, F.gelu(hidden[..., :width]) * hidden[..., width:])
+        return block_diagonal(self.glu.down, F.gelu(hidden[..., :width]) * hidden[..., width:])
 
 
 class ReleasedMixer(nn.Module):
-    """A causal ``M2Mixer`` without residual convolution, token-major, with copies where the layout changes."""
+    """A causal ``M2Mixer`` without residual convolution, token-major, with copies where the layout
+    changes.
+    """
 
-    def __init__(self, ours: M2Mixer) -> None:
+    def __init__(self, mixer: M2Mixer) -> None:
         super().__init__()
-        self.ours = ours
+        self.mixer = mixer
 
     def forward(self, x: Tensor) -> Tensor:
-        ours, tokens = self.ours, x.shape[1]
-        z = ours.in_linear(x).transpose(1, 2).contiguous()  # (B, 3D, T)
-        short = ours.short
+        mixer, tokens = self.mixer, x.shape[1]
+        z = mixer.in_linear(x).transpose(1, 2).contiguous()  # (B, 3D, T)
+        short = mixer.short
         taps = short.weight[:, None]
         z = F.conv1d(z, taps, short.bias, padding=short.taps - 1, groups=short.channels)[..., :tokens]
-        before, after, value = z.chunk(3, dim=1)
-        value = (value * before).contiguous()
-        kernel = ours.long.filter(tokens).mT.contiguous()
-        y = whole_tensor_convolution(value, kernel) + value * ours.long.skip[:, None]
-        y = (y * after).transpose(1, 2).contiguous()
-        return ours.out_linear(y)  # type: ignore[no-any-return]
+        gate_in, gate_out, value = z.chunk(3, dim=1)
+        value = (value * gate_in).contiguous()
+        kernel = mixer.long.filter(tokens).mT.contiguous()
+        y = whole_tensor_convolution(value, kernel) + value * mixer.long.skip[:, None]
+        y = (y * gate_out).transpose(1, 2).contiguous()
+        return mixer.out_linear(y)  # type: ignore[no-any-return]

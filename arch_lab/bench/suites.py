@@ -28,17 +28,21 @@ def linear() -> Iterator[Row]:
     """A block-diagonal map against the dense one of the same sizes."""
     for features, tokens in ((256, 4096), (768, 4096)):
         x = torch.randn(tokens, features)
-        ours, dense = (
+        block_diagonal, dense = (
             BlockDiagonalLinearConfig(in_features=features, out_features=features, blocks=4).build(),
             nn.Linear(features, features),
         )
         shape = f"{tokens} x {features} -> {features}, 4 blocks"
-        yield measure("block_diagonal_linear", shape, partial(ours, x), "dense linear", partial(dense, x))
+        yield measure(
+            "block_diagonal_linear", shape, partial(block_diagonal, x), "dense linear", partial(dense, x)
+        )
 
 
 @torch.no_grad()
 def convolution() -> Iterator[Row]:
-    """The channel-chunked causal convolution against one whole-tensor rfft; both must give the same numbers."""
+    """The channel-chunked causal convolution against one whole-tensor rfft; both must give the same
+    numbers.
+    """
     for tokens in (1024, 4096):
         u, k = torch.randn(4096 // tokens, 256, tokens), torch.randn(256, tokens) / tokens**0.5
 
@@ -57,7 +61,9 @@ def convolution() -> Iterator[Row]:
 
 
 def mixer() -> Iterator[Row]:
-    """The Monarch sequence mixer against full causal attention of the same width: not the same function, the same job."""
+    """The Monarch sequence mixer against full causal attention of the same width: not the same function, the
+    same job.
+    """
     width = 256
     for tokens in (512, 2048):
         x = torch.randn(max(1, 2048 // tokens), tokens, width)
@@ -87,7 +93,10 @@ SUITES: dict[str, Callable[[], Iterator[Row | Skipped]]] = {
 
 
 def run_suite(name: str) -> Iterator[Row | Skipped]:
-    """Rows of one suite, or of all of them in order for ``all``. Raises: ConfigError with the nearest name."""
+    """Rows of one suite, or of all of them in order for ``all``.
+
+    Raises: ConfigError with the nearest name.
+    """
     if name != "all" and name not in SUITES:
         raise ConfigError(f"unknown benchmark {name!r}{did_you_mean(name, [*SUITES, 'throughput', 'all'])}")
     for suite in SUITES if name == "all" else (name,):

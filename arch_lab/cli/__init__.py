@@ -1,7 +1,8 @@
 """The command line: a table of verbs, and one place where every failure becomes one line.
 
-Importing this module, and answering any ``--help``, imports neither torch nor lightning: both take seconds, and a
-person who asks what a command does should not wait for them. Each verb module is imported when its verb is called.
+Importing this module, and answering any ``--help``, imports neither torch nor lightning: both take seconds,
+and a person who asks what a command does should not wait for them. Each verb module is imported when its verb
+is called.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ OTHER_NAMES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code (see ``EXIT_CODES``). Never exits the process; leaves no global state behind."""
+    """Run one command and return its exit code (see ``EXIT_CODES``).
+
+    Never exits the process; leaves no global state behind.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments or os.environ.get("ARCH_LAB_DEBUG", "") not in ("", "0")
     arguments = [a for a in arguments if a != "--debug"]
@@ -83,7 +87,9 @@ def _goes_on(arguments: list[str]) -> bool:
 
 @contextmanager
 def unchanged_globals() -> Iterator[None]:
-    """Restore what a verb may set for its own run: import path, arguments, environment, signal handlers, torch's threads."""
+    """Restore what a verb may set for its own run: import path, arguments, environment, signal handlers,
+    torch's threads.
+    """
     path, arguments, environment = list(sys.path), list(sys.argv), dict(os.environ)
     numbers = [
         getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
@@ -123,23 +129,27 @@ def _exit_code(stop: SystemExit) -> int:
 
 
 def dispatch(arguments: list[str]) -> int:
-    """Find the verb and hand it the rest. Raises: UsageError for an unknown verb, whatever the verb raises."""
+    """Find the verb and hand it the rest.
+
+    Raises: UsageError for an unknown verb, whatever the verb raises.
+    """
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview())
         return 0 if arguments else 2
-    verb, rest = arguments[0], arguments[1:]
+    verb, verb_arguments = arguments[0], arguments[1:]
     if verb in ("--version", "-V", "version"):
         from arch_lab.version import describe
 
         print(f"arch-lab {describe()}")
         return 0
     if verb not in VERBS:
-        what = "option" if verb.startswith("-") else "command"
+        kind = "option" if verb.startswith("-") else "command"
         raise UsageError(
-            f"unknown {what} {verb!r}{nearest(OTHER_NAMES.get(verb, verb), VERBS)} (arch-lab --help shows all)"
+            f"unknown {kind} {verb!r}{nearest(OTHER_NAMES.get(verb, verb), VERBS)} (arch-lab --help shows "
+            "all)"
         )
     module = importlib.import_module(f"arch_lab.cli.{VERBS[verb].module}")
-    return int(module.main(verb, rest) or 0)
+    return int(module.main(verb, verb_arguments) or 0)
 
 
 def overview() -> str:

@@ -13,24 +13,31 @@ from arch_lab.cli.verbs import parser
 if TYPE_CHECKING:  # torch is slow to load, and --help needs none of it
     from arch_lab.bench import Row, Skipped
 
-JSON = "print {environment, rows: [{name, shape, ours_ms, peer, peer_ms, ratio, …}], skipped: [{name, reason}] if any}; "
+JSON = (
+    "print {environment, rows: [{name, shape, ours_ms, peer, peer_ms, ratio, …}], skipped: "
+    "[{name, reason}] if any}; "
+)
 JSON += "throughput: {environment, rows, ratios, crossovers, verdict, …}"
 
 
 def main(verb: str, argv: list[str]) -> int:
     p = parser(
         verb,
-        "Ratio = peer time / arch-lab time, median of interleaved repeats: above 1 arch-lab is faster. float32; gemma_gpu, ops_gpu: bf16.",
+        "Ratio = peer time / arch-lab time, median of interleaved repeats: above 1 arch-lab is faster. "
+        "float32; gemma_gpu, ops_gpu: bf16.",
     )
-    suites = "linear, convolution, mixer, gemma, gemma_gpu, ops_gpu, monarch, algorithms, all of these (default), or throughput: "
+    suites = (
+        "linear, convolution, mixer, gemma, gemma_gpu, ops_gpu, monarch, algorithms, "
+        "all of these (default), or throughput: "
+    )
     suites += "whole architectures against sequence length, minutes, as arch-lab compare throughput"
     p.add_argument("suite", metavar="SUITE", nargs="?", default="all", help=suites)
     p.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: chosen by torch)")
     p.add_argument("--json", action="store_true", help=JSON)
     p.add_argument("--markdown", metavar="FILE", type=Path, help="also write the rows as a Markdown table")
-    given = p.parse_args(argv)
-    if given.suite == "throughput":
-        return throughput(given)
+    options = p.parse_args(argv)
+    if options.suite == "throughput":
+        return throughput(options)
 
     from arch_lab import files
     from arch_lab.bench import Row, Skipped, run_suite
@@ -38,9 +45,9 @@ def main(verb: str, argv: list[str]) -> int:
     from arch_lab.study.environment import environment
     from arch_lab.study.planning import use_threads
 
-    use_threads(given.threads)
+    use_threads(options.threads)
     notes, rows, skipped = console(stderr=True), list[Row](), list[Skipped]()
-    for row in run_suite(given.suite):
+    for row in run_suite(options.suite):
         if not isinstance(row, Row):
             skipped.append(row)
             say(notes, f"{row.name}: skipped, {row.reason}")
@@ -49,12 +56,12 @@ def main(verb: str, argv: list[str]) -> int:
         say(notes, (f"{row.name} ({row.shape}): {row.ratio:.2f} x {row.peer}", "dim"))
     if not rows:
         return 2  # every reason has been said
-    if given.markdown is not None:
-        files.write_text(given.markdown, markdown(rows, skipped))
-    if given.json:
+    if options.markdown is not None:
+        files.write_text(options.markdown, markdown(rows, skipped))
+    if options.json:
         printed: dict[str, Any] = {"environment": environment(), "rows": [asdict(row) for row in rows]}
         if skipped:
-            printed["skipped"] = [asdict(each) for each in skipped]
+            printed["skipped"] = [asdict(entry) for entry in skipped]
         print(json.dumps(printed, indent=2))
         return 0
     cells = [
@@ -76,11 +83,14 @@ def main(verb: str, argv: list[str]) -> int:
 
 
 def markdown(rows: list[Row], skipped: list[Skipped]) -> str:
-    """One line a row; where rows carry them, the share of the measured roof and what both sides held in memory."""
+    """One line a row; where rows carry them, the share of the measured roof and what both sides held in
+    memory.
+    """
     from arch_lab.bench.cold import ColdRow
 
     lines = [
-        "| what | shape | peer | ours, ms | peer, ms | ratio [quartiles] | share of roof | peak memory, ours / peer |",
+        "| what | shape | peer | ours, ms | peer, ms | ratio [quartiles] | share of roof | peak memory, "
+        "ours / peer |",
         "|---" * 8 + "|",
     ]
     for r in rows:
@@ -93,15 +103,15 @@ def markdown(rows: list[Row], skipped: list[Skipped]) -> str:
         ratio = f"{r.ratio:.2f} [{r.ratio_low:.2f}, {r.ratio_high:.2f}]"
         cells = [r.name, r.shape, r.peer, f"{r.ours_ms:.3f}", f"{r.peer_ms:.3f}", ratio, *extra]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += [f"\nNot measured: {each.name}: {each.reason}" for each in skipped]
+    lines += [f"\nNot measured: {entry.name}: {entry.reason}" for entry in skipped]
     return "\n".join(lines) + "\n"
 
 
-def throughput(given: Namespace) -> int:
+def throughput(options: Namespace) -> int:
     """The study of that name, cells of an earlier call kept."""
     from arch_lab.study import compare
 
-    result = compare("throughput", threads=given.threads, quiet=given.json)
-    if given.json:
+    result = compare("throughput", threads=options.threads, quiet=options.json)
+    if options.json:
         print(json.dumps(result, indent=2))
     return 0

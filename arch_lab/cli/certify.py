@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from arch_lab.laws.result import Share
     from blocks.registry import Entry
 
-TEXT = """Exit code 0 when every law that applies holds, 1 when one fails, 2 when the block cannot be found or configured.
-For a failing law the smallest failing input is shown: shape, pair of positions (t, s), size of the leak.
-Small configurations are derived from the block's options; a block can give its own in a classmethod law_cases(), and
-say why a law does not apply in a class attribute not_applicable = {"law": "reason"}."""
+TEXT = """Exit code 0 when every law that applies holds, 1 when one fails, 2 when the block cannot be found or
+configured. For a failing law the smallest failing input is shown: shape, pair of positions (t, s), size of
+the leak.
+Small configurations are derived from the block's options; a block can give its own in a classmethod
+law_cases(), and say why a law does not apply in a class attribute not_applicable = {"law": "reason"}."""
 
 
 def main(verb: str, argv: list[str]) -> int:

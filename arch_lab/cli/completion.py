@@ -52,11 +52,11 @@ def main(verb: str, argv: list[str]) -> int:
 
 def _options(verb: str) -> list[str]:
     """The long options that ``--help`` of a verb names, so that every kind of parser is asked alike."""
-    shown = io.StringIO()
-    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+    help_text = io.StringIO()
+    with contextlib.redirect_stdout(help_text), contextlib.suppress(SystemExit):
         importlib.import_module(f"arch_lab.cli.{VERBS[verb].module}").main(verb, ["--help"])
-    named = re.findall(r"^  (?:-\w, )?(--[\w.][\w.-]*)", shown.getvalue(), flags=re.MULTILINE)
-    return sorted({*named, "--help"})
+    options = re.findall(r"^  (?:-\w, )?(--[\w.][\w.-]*)", help_text.getvalue(), flags=re.MULTILINE)
+    return sorted({*options, "--help"})
 
 
 def _values(verb: str) -> list[str]:
@@ -69,7 +69,7 @@ def _values(verb: str) -> list[str]:
 
 
 def _bash(words: dict[str, list[str]]) -> str:
-    cases = "\n".join(f'    {verb}) words="{" ".join(known)}" ;;' for verb, known in words.items())
+    cases = "\n".join(f'    {verb}) words="{" ".join(choices)}" ;;' for verb, choices in words.items())
     return BASH.format(verbs=" ".join(VERBS), cases=cases)
 
 
@@ -78,10 +78,10 @@ def _fish(words: dict[str, list[str]]) -> str:
         "complete -c arch-lab -n __fish_use_subcommand -l help",
         "complete -c arch-lab -n __fish_use_subcommand -l version",
     ]
-    for verb, known in words.items():
+    for verb, choices in words.items():
         text = VERBS[verb].help.replace("'", "\\'")
         lines.append(f"complete -c arch-lab -n __fish_use_subcommand -f -a {verb} -d '{text}'")
-        for word in known:
-            what = f"-l {word[2:]}" if word.startswith("--") else f"-a {word}"
-            lines.append(f"complete -c arch-lab -n '__fish_seen_subcommand_from {verb}' {what}")
+        for word in choices:
+            completion = f"-l {word[2:]}" if word.startswith("--") else f"-a {word}"
+            lines.append(f"complete -c arch-lab -n '__fish_seen_subcommand_from {verb}' {completion}")
     return "\n".join(lines) + "\n"

@@ -6,12 +6,13 @@ import json
 
 from arch_lab.cli.verbs import add_trust, parser
 
-TEXT = """SOURCE: a Hugging Face folder of Gemma 1, 2 or 3 or T5Gemma (config.json and safetensors, sharded or not). Of a Gemma 3 with
-vision, the text part is converted. With --to huggingface, SOURCE is a folder made by this command, or a run or checkpoint trained
-with arch-lab; AutoTokenizer then puts the separator before each text. TARGET must not exist. Tensors are copied bit for bit. If a
-field of config.json asks for a function that arch-lab does not compute, the error names the field.
-With --from m2-bert, SOURCE is the state dict of a released M2-BERT (BertForMaskedLM: a .bin or .pt file, or the folder of
-pytorch_model.bin); --to m2-bert writes one.
+TEXT = """SOURCE: a Hugging Face folder of Gemma 1, 2 or 3 or T5Gemma (config.json and safetensors, sharded or
+not). Of a Gemma 3 with vision, the text part is converted. With --to huggingface, SOURCE is a folder made by
+this command, or a run or checkpoint trained with arch-lab; AutoTokenizer then puts the separator before each
+text. TARGET must not exist. Tensors are copied bit for bit. If a field of config.json asks for a function
+that arch-lab does not compute, the error names the field.
+With --from m2-bert, SOURCE is the state dict of a released M2-BERT (BertForMaskedLM: a .bin or .pt file, or
+the folder of pytorch_model.bin); --to m2-bert writes one.
 
   arch-lab convert gemma-3-1b-pt gemma-3-1b
   arch-lab generate gemma-3-1b --prompt "Once"

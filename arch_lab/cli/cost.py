@@ -21,11 +21,13 @@ STATELESS = {  # kinds of model that keep nothing while decoding, and why
     "image_classifier": "an image classifier reads whole images, so it keeps no state",
 }
 DESCRIPTION = """Parameters are four lines: embedding (a tied table counts here, once), head, body, total.
-FLOPs per token are of the FORWARD pass: matmul and fft make the canonical number, elementwise is shown separately. Training is
-3 x the canonical forward. The conventions of other papers (palm, six_nd, kaplan, chinchilla) are TRAINING FLOPs per token.
+FLOPs per token are of the FORWARD pass: matmul and fft make the canonical number, elementwise is shown
+separately. Training is 3 x the canonical forward. The conventions of other papers (palm, six_nd, kaplan,
+chinchilla) are TRAINING FLOPs per token.
 State bytes: what one sequence keeps while decoding, after --seq-len tokens, in float32.
 An encoder-decoder splits the --seq-len tokens in two: the first half is its source, the second its target.
-An image model's tokens are the patches of one image (options image, channels, patch), so --seq-len is left out; V counts its classes.
+An image model's tokens are the patches of one image (options image, channels, patch), so --seq-len is left
+out; V counts its classes.
 
   arch-lab cost gemma2 --preset 2b --seq-len 8192
   arch-lab cost m2_gpt --width 512 --depth 8 --seq-len 1024 --batch 8
@@ -94,7 +96,8 @@ def main(verb: str, argv: list[str]) -> int:
     book = ledger(config, tokens=arguments.seq_len, batch=arguments.batch, model=model)
     if book.training == 0:
         raise AccountingError(
-            f"accounting: architecture {arguments.architecture!r} reports zero cost; correct the cost() of its blocks"
+            f"accounting: architecture {arguments.architecture!r} reports zero cost; "
+            "correct the cost() of its blocks"
         )
     facts = _facts(arguments, recipe, shape, vocabulary, built_for, book)
     if arguments.json:
@@ -121,7 +124,8 @@ def _set_length(arguments: argparse.Namespace, recipe: Recipe) -> None:
         if arguments.seq_len not in (None, image.tokens):
             raise UsageError(
                 f"cost: an image of {image.height} x {image.width} pixels in patches of {image.patch} "
-                f"is {image.tokens} tokens, not {arguments.seq_len}: leave out --seq-len, or change the options image and patch"
+                f"is {image.tokens} tokens, not {arguments.seq_len}: leave out --seq-len, "
+                "or change the options image and patch"
             )
         arguments.seq_len = image.tokens
     elif arguments.seq_len is None:
@@ -232,11 +236,13 @@ def _print(facts: dict[str, Any], published: int) -> None:
     counted = "classes" if "image" in facts else "vocabulary"
     out.print(
         f"{facts['architecture']}{size}: width {facts['width']}, depth {facts['depth']}, "
-        f"ffn_width {facts['ffn_width']}, {counted} {facts['vocabulary']:,}; {facts['batch']} x {tokens:,} tokens"
+        f"ffn_width {facts['ffn_width']}, {counted} {facts['vocabulary']:,}; "
+        f"{facts['batch']} x {tokens:,} tokens"
     )
     if "image" in facts:
         out.print(
-            f"a token is a patch of {facts['patch']} x {facts['patch']} of {' x '.join(map(str, facts['image']))} pixels"
+            f"a token is a patch of {facts['patch']} x {facts['patch']} of "
+            f"{' x '.join(map(str, facts['image']))} pixels"
         )
     if "source_tokens" in facts:
         out.print(
@@ -244,7 +250,8 @@ def _print(facts: dict[str, Any], published: int) -> None:
         )
     if 0 < published < tokens:
         out.print(
-            f"built for {tokens:,} tokens, published for {published:,}: tables that grow with length are counted as built"
+            f"built for {tokens:,} tokens, published for {published:,}: "
+            "tables that grow with length are counted as built"
         )
 
     def row(name: str, count: Any, parameters: int, flops: dict[str, float], share: float) -> list[Any]:

@@ -28,21 +28,21 @@ OPERATIONS_VARIABLE = "ARCH_LAB_OPS"  # blocks.dispatch.VARIABLE, without import
 def main(verb: str, argv: list[str]) -> int:
     p = parser(verb)
     p.add_argument("--json", action="store_true", help="print as JSON")
-    given = p.parse_args(argv)
-    found = describe()
-    if given.json:
-        print(json.dumps(found, indent=2))
+    options = p.parse_args(argv)
+    description = describe()
+    if options.json:
+        print(json.dumps(description, indent=2))
         return 0
-    _print(found)
+    _print(description)
     return 0
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(description: dict[str, Any]) -> None:
     from arch_lab.console import Table, console, say
 
-    operations, wishes = found.pop("operations"), found.pop(OPERATIONS_VARIABLE)
+    operations, requested = description.pop("operations"), description.pop(OPERATIONS_VARIABLE)
     out, facts = console(), Table(["what", "here"], words=(0, 1))
-    for key, value in found.items():
+    for key, value in description.items():
         if isinstance(value, dict):
             value = ", ".join(f"{k} {v}" for k, v in value.items())
         if isinstance(value, list):
@@ -51,8 +51,8 @@ def _print(found: dict[str, Any]) -> None:
             value = f"{value / 2**30:.1f} GiB"
         facts.add(key, None if value == "" else value)
     out.print(facts)
-    wanted = f"; {OPERATIONS_VARIABLE}={wishes}" if wishes else ""
-    say(out, "\noperations (docs/ops.md): what runs here, and why the others do not" + wanted)
+    suffix = f"; {OPERATIONS_VARIABLE}={requested}" if requested else ""
+    say(out, "\noperations (docs/ops.md): what runs here, and why the others do not" + suffix)
     table = Table(["operation", "dtype", "code", "why"], words=(0, 1, 2, 3))
     for name, by_dtype in operations.items():
         for dtype, entry in by_dtype.items():
@@ -63,7 +63,9 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def describe() -> dict[str, Any]:
-    """What a study records about its environment; beside it memory in bytes, GPUs, package versions and which code runs the operations."""
+    """What a study records about its environment; beside it memory in bytes, GPUs, package versions and which
+    code runs the operations.
+    """
     import torch
 
     from arch_lab.study.environment import environment

@@ -49,7 +49,8 @@ def explain(error: BaseException) -> tuple[str, int]:
         if advice:
             return f"error: {advice} ({type(cause).__name__}: {one_line(cause)[:200]})", 2
     return (
-        f"internal error: {type(error).__name__}: {one_line(error)} (run with ARCH_LAB_DEBUG=1 for the traceback)",
+        f"internal error: {type(error).__name__}: {one_line(error)} (run with ARCH_LAB_DEBUG=1 for the "
+        "traceback)",
         1,
     )
 
@@ -74,11 +75,13 @@ def _plugin(error: BaseException) -> str:
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception, then what it was raised from or during: libraries like to wrap an error in one of their own."""
-    seen: set[int] = set()
+    """The exception, then what it was raised from or during: libraries like to wrap an error in one of their
+    own.
+    """
+    visited: set[int] = set()
     current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
+    while current is not None and id(current) not in visited:
+        visited.add(id(current))
         yield current
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
 

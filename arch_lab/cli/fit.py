@@ -1,6 +1,7 @@
 """``arch-lab fit | validate | test | predict``: one run, configured through LightningCLI.
 
-LightningCLI takes seven seconds to import, so plain ``--help`` is answered here; everything else is lightning_run's.
+LightningCLI takes seven seconds to import, so plain ``--help`` is answered here; everything else is
+lightning_run's.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ HELP = """usage: arch-lab {verb} [--config FILE ...] [--KEY VALUE ...]
   --print_config             print the resulting configuration and stop
   --ckpt_path PATH           {checkpoint}
   --trust MODULE             your module that defines blocks of the checkpoint; no other is imported
-  --experiment NAME          whose Lightning module to run (default perplexity); a name or package.module:EXPERIMENT
+  --experiment NAME          whose Lightning module to run (default perplexity); a name or
+                             package.module:EXPERIMENT
   --seed_everything N        seed of the weights and of the order of batches
   --json                     print the scores as JSON
 
@@ -128,11 +130,16 @@ def how_to_resume(stop: Interrupted, verb: str) -> str:
         return f"{verb} was interrupted by {stop} with nothing to save; the same command starts again"
     config = Path(stop.checkpoint).parents[1] / "config.yaml"
     options = ["--config", str(config), "--ckpt_path", str(stop.checkpoint)]
-    return f"{verb} was interrupted by {stop} at step {stop.step}; to continue: arch-lab {verb} {shlex.join(options)}"
+    return (
+        f"{verb} was interrupted by {stop} at step {stop.step}; to continue: "
+        f"arch-lab {verb} {shlex.join(options)}"
+    )
 
 
 def hush() -> None:
-    """Silence advice that nobody asked for, and deprecations between two libraries that are pinned against each other."""
+    """Silence advice that nobody asked for, and deprecations between two libraries that are pinned against
+    each other.
+    """
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     for text in NOISE:
         warnings.filterwarnings("ignore", message=f".*{text}")

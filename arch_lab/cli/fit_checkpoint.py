@@ -38,8 +38,10 @@ class SavedRun:
         other = self.tokenizer is not None and self.tokenizer != data.tokenizer.fingerprint
         if other or self.vocabulary not in (None, data.vocabulary):
             raise UsageError(
-                f"--ckpt_path: {self.path}: the model was trained with another tokenizer ({self.vocabulary} tokens; "
-                f"this data has {data.tokenizer.kind}, {data.vocabulary}); give the data options it was trained with"
+                f"--ckpt_path: {self.path}: the model was trained with another tokenizer ({self.vocabulary} "
+                "tokens; "
+                f"this data has {data.tokenizer.kind}, {data.vocabulary}); "
+                "give the data options it was trained with"
             )
 
 
@@ -48,7 +50,8 @@ def read_checkpoint(
 ) -> SavedRun | None:
     """Of the file that ``path`` is or holds; None for a name that Lightning resolves itself.
 
-    ``data_class``: the data module whose settings it should hold; ``resume``: whether a training is to go on from it.
+    ``data_class``: the data module whose settings it should hold; ``resume``: whether a training is to go on
+    from it.
     Raises: UserError when it is no checkpoint of a training, or names a module that ``trust`` does not.
     """
     if names_no_file(path):
@@ -77,23 +80,31 @@ def _check_lightning(content: dict[str, Any], file: Path, resume: bool) -> None:
         Version(content["pytorch-lightning_version"])
     except (KeyError, TypeError, InvalidVersion):
         raise UsageError(
-            f"--ckpt_path: {file}: Lightning did not write this file, or it is damaged; arch-lab score {file} --text FILES scores a model"
+            f"--ckpt_path: {file}: Lightning did not write this file, or it is damaged; "
+            f"arch-lab score {file} --text FILES scores a model"
         ) from None
     if resume and not content.get("optimizer_states"):
         raise UsageError(
-            f"--ckpt_path: {file} holds weights and no state of an optimizer, so its training cannot continue; start a new one "
+            f"--ckpt_path: {file} holds weights and no state of an optimizer, "
+            "so its training cannot continue; start a new one "
             f"from its weights with --model.initialise_from {file}"
         )
 
 
 def _run_settings(run: Any, file: Path, data_class: type) -> dict[str, Any]:
-    """``data``, ``fingerprint`` and ``precision`` of a checkpoint of fit. Raises: UsageError when it holds anything else."""
-    known = set(inspect.signature(data_class).parameters)
+    """``data``, ``fingerprint`` and ``precision`` of a checkpoint of fit.
+
+    Raises: UsageError when it holds anything else.
+    """
+    parameters = set(inspect.signature(data_class).parameters)
     expected = {"data": dict, "fingerprint": str, "precision": str}
-    whole = isinstance(run, dict) and all(isinstance(run.get(name), kind) for name, kind in expected.items())
-    if not whole or not {"source"} <= set(run["data"]) <= known:
+    is_complete = isinstance(run, dict) and all(
+        isinstance(run.get(name), kind) for name, kind in expected.items()
+    )
+    if not is_complete or not {"source"} <= set(run["data"]) <= parameters:
         raise UsageError(
-            f"--ckpt_path: {file}: its data settings cannot be read, so the file is damaged; use another checkpoint"
+            f"--ckpt_path: {file}: its data settings cannot be read, so the file is damaged; "
+            "use another checkpoint"
         )
     return {name: run[name] for name in expected}
 

@@ -13,11 +13,14 @@ from blocks import user_code
 from blocks.errors import UserError
 
 RESTORING = "checkpoint_connector.py"  # of Lightning
-UNION = "Does not validate against any of the Union subtypes"  # jsonargparse, about a value of several possible types
+# jsonargparse, about a value of several possible types
+UNION = "Does not validate against any of the Union subtypes"
 
 
 def explained(error: Exception) -> UsageError | None:
-    """``error`` as a line about a setting; None where the command line already has one, or where the fault is ours."""
+    """``error`` as a line about a setting; None where the command line already has one, or where the fault is
+    ours.
+    """
     causes = list(chain(error))
     if any(isinstance(cause, (UsageError, UserError, OSError)) or user_code.place(cause) for cause in causes):
         return None
@@ -31,7 +34,8 @@ def explained(error: Exception) -> UsageError | None:
         Path(frame.filename).name == RESTORING for frame in frames
     ):
         return UsageError(
-            f"--ckpt_path: the file lacks what Lightning saves, or is damaged ({one_line(repr(error))}); use another one"
+            f"--ckpt_path: the file lacks what Lightning saves, or is damaged ({one_line(repr(error))}); "
+            "use another one"
         )
     by_lightning = (
         "lightning" in raised_in.parts and raised_in.parent.name not in PLUGINS
@@ -58,21 +62,21 @@ def one_line(text: str) -> str:
 
 def innermost(message: str) -> str:
     """jsonargparse's message about a value of several possible types, cut to the reason that says most."""
-    before, union, after = message.partition(UNION)
+    head, union, tail = message.partition(UNION)
     if not union:
         return message
-    key = re.match(r'Parser key "([\w.]+)":', before)
-    given = after.rpartition("Given value:")[2].strip()
-    listed = after.partition("Errors:")[2].partition("Given value type:")[0]
+    key = re.match(r'Parser key "([\w.]+)":', head)
+    value = tail.rpartition("Given value:")[2].strip()
+    listed = tail.partition("Errors:")[2].partition("Given value type:")[0]
     reasons = [one_line(reason) for reason in re.split(r"\n\s*- ", listed) if reason.strip()]
     telling = [reason for reason in reasons if not reason.startswith(("Expected a", "Not a valid subclass"))]
     if telling:
         text = re.sub(r"^Problem with given class_path '([\w.]+)': ", r"\1: ", telling[0])
     else:
         choices = re.findall(r"'([\w.-]+)'", " ".join(reason for reason in reasons if "Literal" in reason))
-        expected = f" (valid: {', '.join(choices)}){nearest(given, choices)}" if choices else ""
-        text = f"{given!r} is not valid here{expected}"
+        expected = f" (valid: {', '.join(choices)}){nearest(value, choices)}" if choices else ""
+        text = f"{value!r} is not valid here{expected}"
     owner = re.search(
-        r"class_path='[\w.]*?(\w+)'", given
+        r"class_path='[\w.]*?(\w+)'", value
     )  # a class that failed in its __init__ comes without its key
     return f'Parser key "{key[1]}": {text}' if key else f"{owner[1]}: {text}" if owner and telling else text

@@ -1,7 +1,7 @@
 """The arguments of ``fit | validate | test | predict`` before LightningCLI sees them.
 
-Configuration files are read strictly, the keys that data options had before they were those of a study are renamed, and
-``--ckpt_path`` is taken out: it wins wherever it stands. Nothing heavy is imported here.
+Configuration files are read strictly, the keys that data options had before they were those of a study are
+renamed, and ``--ckpt_path`` is taken out: it wins wherever it stands. Nothing heavy is imported here.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class Command:
 
 
 def read_command(verb: str, argv: list[str]) -> Command:
-    """Raises: UsageError, one line, for a file that cannot be read and for a scoring verb without a checkpoint."""
+    """Raises: UsageError, one line, for a file that cannot be read and for a scoring verb without a
+    checkpoint.
+    """
     command = Command(verb, list(argv))
     file_checkpoint = None
     for option, value in pairs(argv):
@@ -74,7 +76,8 @@ def read_command(verb: str, argv: list[str]) -> Command:
             else "an untrained model has nothing to score"
         )
         raise UsageError(
-            f"{verb}: give --ckpt_path FILE ({wrong}); arch-lab fit writes one under runs/fit/version_N/checkpoints"
+            f"{verb}: give --ckpt_path FILE ({wrong}); arch-lab fit writes one under "
+            "runs/fit/version_N/checkpoints"
         )
     if command.checkpoint and names_no_file(
         command.checkpoint
@@ -107,31 +110,39 @@ def pairs(argv: list[str]) -> Iterator[tuple[str, str | None]]:
 
 
 def read_config(text: str) -> dict[str, Any]:
-    """The mapping in a configuration file, or in YAML given in its place. Raises: UserError, UsageError with file and line."""
+    """The mapping in a configuration file, or in YAML given in its place.
+
+    Raises: UserError, UsageError with file and line.
+    """
     from arch_lab.yaml_files import load_yaml, parse_yaml  # reaches torch
 
     inline = "\n" in text or ": " in text or text.startswith("{")
     file = Path(text)
     if not inline and not file.is_file():
-        near = (
+        suggestion = (
             nearest(file.stem, [f.stem for f in file.parent.glob("*.yaml")])
             if text and file.parent.is_dir()
             else ""
         )
-        raise UsageError(f"--config: {text or 'needs a file'}: no such file{near}")
-    where = "--config" if inline else f"--config: {file}"
-    content = parse_yaml(text, origin=where) if inline else load_yaml(file)
+        raise UsageError(f"--config: {text or 'needs a file'}: no such file{suggestion}")
+    origin = "--config" if inline else f"--config: {file}"
+    content = parse_yaml(text, origin=origin) if inline else load_yaml(file)
     if not isinstance(content, dict):
-        raise UsageError(f"{where}: expected keys such as model, data, trainer; got {type(content).__name__}")
+        raise UsageError(
+            f"{origin}: expected keys such as model, data, trainer; got {type(content).__name__}"
+        )
     model = content.get("model")
     for name in LINKED:
         if isinstance(model, dict) and name in model:  # the parser would drop it without a word
-            raise UsageError(f"{where}: {linked(name)}")
+            raise UsageError(f"{origin}: {linked(name)}")
     return content
 
 
 def linked(name: str) -> str:
-    return f"model.{name} follows from the data and its tokenizer; leave it out (data.tokenizer.{name} sizes a trained tokenizer)"
+    return (
+        f"model.{name} follows from the data and its tokenizer; leave it out (data.tokenizer.{name} sizes a "
+        "trained tokenizer)"
+    )
 
 
 def rename_keys(content: dict[str, Any], command: Command) -> None:

@@ -12,9 +12,10 @@ from arch_lab.cli.verbs import UsageError, add_trust, parser
 if TYPE_CHECKING:
     from arch_lab.generation import Generation
 
-TEXT = """CHECKPOINT: the folder of a finished run (runs/<study>/runs/<arm>/lr-…), a .ckpt file or version folder of arch-lab fit, a
-folder made by arch-lab convert, or a Hugging Face folder. Greedy unless --temperature or --top-p is given. The text goes to
-standard output as it is chosen, speed and state to standard error.
+TEXT = """CHECKPOINT: the folder of a finished run (runs/<study>/runs/<arm>/lr-…), a .ckpt file or version
+folder of arch-lab fit, a folder made by arch-lab convert, or a Hugging Face folder. Greedy unless
+--temperature or --top-p is given. The text goes to standard output as it is chosen, speed and state to
+standard error.
 
   arch-lab generate runs/quickstart/runs/gemma3/lr-0.008_seed-0 --prompt "The statement"
   arch-lab generate gemma-3-1b --prompt "Once" --temperature 0.8 --top-p 0.95 --seed 3 --max-tokens 200"""
@@ -51,7 +52,10 @@ def main(verb: str, argv: list[str]) -> int:
     p.add_argument(
         "--json",
         action="store_true",
-        help="print {prompt, text, tokens, tokens_per_second, prefill_tokens_per_second, state_bytes, seed} and nothing else",
+        help=(
+            "print {prompt, text, tokens, tokens_per_second, prefill_tokens_per_second, state_bytes, "
+            "seed} and nothing else"
+        ),
     )
     add_trust(p)
     options = p.parse_args(argv)

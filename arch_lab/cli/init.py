@@ -33,7 +33,8 @@ def main(verb: str, argv: list[str]) -> int:
         raise UsageError(f"init: a study file ends in .yaml, got {options.file!r}")
     if (path.is_symlink() or path.exists()) and (path.is_dir() or not options.force):
         raise UsageError(
-            f"init: {path} exists; choose another name{'' if path.is_dir() else ', or replace it with --force'}"
+            f"init: {path} exists; choose another "
+            f"name{'' if path.is_dir() else ', or replace it with --force'}"
         )
     if not path.parent.is_dir():
         raise UsageError(f"init: there is no folder {str(path.parent)!r}")

@@ -57,16 +57,18 @@ def main(verb: str, argv: list[str]) -> int:
 def _sections(table: KeyTable, options: Namespace) -> list[Section]:
     sections = list(table.studies)
     if options.architecture is not None:
-        known = table.architectures
-        if options.architecture not in known:
+        architectures = table.architectures
+        if options.architecture not in architectures:
             raise ConfigError(
-                f"unknown architecture {options.architecture!r}{did_you_mean(options.architecture, known)}"
+                "unknown architecture "
+                f"{options.architecture!r}{did_you_mean(options.architecture, architectures)}"
             )
-        sections, options.prefix = [known[options.architecture]], options.prefix or "arms.options"
+        sections, options.prefix = [architectures[options.architecture]], options.prefix or "arms.options"
     elif options.experiment is not None:
         if options.experiment not in table.experiments:
             raise ConfigError(
-                f"unknown experiment {options.experiment!r}{did_you_mean(options.experiment, table.experiments)}"
+                "unknown experiment "
+                f"{options.experiment!r}{did_you_mean(options.experiment, table.experiments)}"
             )
         sections = [section for section in sections if options.experiment in section.experiments]
     matches = matching(sections, options.prefix)

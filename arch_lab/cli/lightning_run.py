@@ -1,8 +1,9 @@
 """The LightningCLI behind ``fit | validate | test | predict``, with errors a person can read.
 
-LightningCLI answers a wrong key with fifty lines of usage and never names the right one. Here every parser error is one
-line with the nearest key, a checkpoint is checked before it is used, and ``--model.help`` prints one group of keys.
-Importing this module imports lightning (seconds); only ``verbs.fit`` does, when a run really starts.
+LightningCLI answers a wrong key with fifty lines of usage and never names the right one. Here every parser
+error is one line with the nearest key, a checkpoint is checked before it is used, and ``--model.help`` prints
+one group of keys. Importing this module imports lightning (seconds); only ``verbs.fit`` does, when a run
+really starts.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ STEPS = 1000  # where nothing says how long to train
 
 
 def start(command: Command) -> int:
-    """Run ``command`` and return its exit code. Raises: UsageError, one line, for whatever its arguments cause."""
+    """Run ``command`` and return its exit code.
+
+    Raises: UsageError, one line, for whatever its arguments cause.
+    """
     verb, keeps_config = command.verb, command.verb in ("fit", "predict")
     group = next((g for g in GROUPS if f"--{g}.help" in command.arguments), None)
     model_class, data_class = lightning_classes(command.experiment)
@@ -92,11 +96,15 @@ def start(command: Command) -> int:
 
 
 def lightning_classes(name: str) -> tuple[type[LightningModule], type[LightningDataModule]]:
-    """Module and data module of an experiment. Raises: ConfigError for an unknown one, UsageError for one without them."""
+    """Module and data module of an experiment.
+
+    Raises: ConfigError for an unknown one, UsageError for one without them.
+    """
     experiment = load_experiment(name)
     if not isinstance(experiment, Fittable):
         raise UsageError(
-            f"--experiment: {name} has no Lightning module for a single run; arch-lab compare runs its studies"
+            f"--experiment: {name} has no Lightning module for a single run; "
+            "arch-lab compare runs its studies"
         )
     return experiment.fit_classes()
 
@@ -107,7 +115,9 @@ class Parser(LightningArgumentParser):
 
 
 class SavedConfig(SaveConfigCallback):
-    """The configuration of a run, without the checkpoint it went on from: read again, it must not undo ``--ckpt_path``."""
+    """The configuration of a run, without the checkpoint it went on from: read again, it must not undo
+    ``--ckpt_path``.
+    """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.config.pop("ckpt_path", None)
@@ -124,7 +134,9 @@ class SavedConfig(SaveConfigCallback):
 
 
 def results_folder(trainer: Trainer) -> Path:
-    """Folder of configuration and weights; as Lightning's checkpoints where the logger has none (a server, a database)."""
+    """Folder of configuration and weights; as Lightning's checkpoints where the logger has none (a server, a
+    database).
+    """
     if trainer.log_dir is not None:
         return Path(trainer.log_dir)
     logger = trainer.loggers[0]
@@ -195,7 +207,8 @@ class CommandLine(LightningCLI):
                 parser.set_defaults(settings)
             except (KeyError, TypeError, ValueError) as error:
                 raise UsageError(
-                    f"--ckpt_path: {self.saved.path}: its settings are not those of a fit ({one_line(str(error))})"
+                    f"--ckpt_path: {self.saved.path}: its settings are not those of a fit "
+                    f"({one_line(str(error))})"
                 ) from None
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -218,7 +231,8 @@ class CommandLine(LightningCLI):
         for key, value in self.saved.model.items():
             if not same(config.model[key], value):
                 raise UsageError(
-                    f"model.{key}: {plain(config.model[key])!r} contradicts the checkpoint, which was trained with {value!r}; leave it out"
+                    f"model.{key}: {plain(config.model[key])!r} contradicts the checkpoint, "
+                    f"which was trained with {value!r}; leave it out"
                 )
         if self.saved.data and config.data.source != self.saved.data["source"]:
             for key in ("files", "hub"):
@@ -293,7 +307,8 @@ class CommandLine(LightningCLI):
         trainer = super().instantiate_trainer(callbacks=[*callbacks, *extra], **options)
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise UsageError(
-                f"trainer.strategy: {config.trainer.strategy} is not supported; use ddp, which starts a process per device"
+                f"trainer.strategy: {config.trainer.strategy} is not supported; "
+                "use ddp, which starts a process per device"
             )
         return trainer
 
@@ -326,7 +341,8 @@ class CommandLine(LightningCLI):
     def _run_ranks(self, environment: ClusterEnvironment) -> int:
         if self.command.verb == "predict":
             raise UsageError(
-                "predict: runs on one device, so that its predictions are in one file; give --trainer.devices 1"
+                "predict: runs on one device, so that its predictions are in one file; "
+                "give --trainer.devices 1"
             )
         arguments = [self.command.verb, *self.command.original]
         ranks, nodes = self.trainer.num_devices, self.trainer.num_nodes
@@ -344,8 +360,8 @@ class CommandLine(LightningCLI):
             scores |= self._metrics()
         folder = results_folder(self.trainer)
         checkpoint = self._final_checkpoint(folder)
-        rest = {"steps": self.trainer.global_step, "checkpoint": checkpoint, "results": str(folder)}
-        self._show(scores, {key: value for key, value in rest.items() if value is not None})
+        facts = {"steps": self.trainer.global_step, "checkpoint": checkpoint, "results": str(folder)}
+        self._show(scores, {key: value for key, value in facts.items() if value is not None})
 
     def _final_checkpoint(self, folder: Path) -> str | None:
         """The checkpoint of the weights that the printed scores are of; saved here unless Lightning did."""
@@ -371,21 +387,21 @@ class CommandLine(LightningCLI):
         """Keeps what Trainer.predict returns, which LightningCLI drops."""
         batches = self.trainer.predict(**arguments)
         path = Path(self.trainer.log_dir or ".") / "predictions.pt"
-        with atomic_path(path) as part:
-            torch.save(batches, part)
+        with atomic_path(path) as temporary:
+            torch.save(batches, temporary)
         self._show({}, {"predictions": str(path)})
 
     def _metrics(self) -> dict[str, float]:
         return {name: float(value) for name, value in self.trainer.callback_metrics.items()}
 
-    def _show(self, scores: dict[str, float], rest: dict[str, Any]) -> None:
+    def _show(self, scores: dict[str, float], facts: dict[str, Any]) -> None:
         if not self.trainer.is_global_zero:
             return
         if self.command.json:
-            print(json.dumps({"scores": scores, **rest}, indent=1))
+            print(json.dumps({"scores": scores, **facts}, indent=1))
             return
         lines = [f"{name}: {decimal(value)}" for name, value in sorted(scores.items())]
-        print("\n".join(lines + [f"{name}: {value}" for name, value in rest.items()]))
+        print("\n".join(lines + [f"{name}: {value}" for name, value in facts.items()]))
 
 
 def decimal(value: float) -> str:
@@ -434,7 +450,10 @@ def reword(message: str, keys: Iterable[str]) -> str:
             text = f"{match[1]}: {text[match.end() :]}"
         text = re.sub(r"Expected an? <class '(\w+)'>\. Got value: ", r"expected \1, got ", text)
         return text
-    return f"unknown key {wrong!r}{nearest_key(wrong, list(keys))} (--model.help, --data.help and --trainer.help list all)"
+    return (
+        f"unknown key {wrong!r}{nearest_key(wrong, list(keys))} (--model.help, "
+        "--data.help and --trainer.help list all)"
+    )
 
 
 def wrong_key(text: str) -> str | None:

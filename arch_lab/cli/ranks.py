@@ -1,8 +1,8 @@
 """``fit`` on several devices of one machine: a process per rank, and one that watches them.
 
-The watching process trains nothing. It starts every rank with the same arguments, hands signals on, names a rank that is
-killed and ends the others; a rank whose watcher is gone ends by itself. Under torchrun or SLURM, which start the ranks
-themselves, none of this is used.
+The watching process trains nothing. It starts every rank with the same arguments, hands signals on, names a
+rank that is killed and ends the others; a rank whose watcher is gone ends by itself. Under torchrun or SLURM,
+which start the ranks themselves, none of this is used.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ def run_ranks(arguments: list[str], *, ranks: int, port: int, nodes: int = 1) ->
             for rank in range(ranks)
         ]
         received: list[int] = []
-        before = {
+        previous_handlers = {
             number: signal.signal(number, _hand_on(processes, received))
             for number in (signal.SIGINT, signal.SIGTERM)
         }
         try:
             first = _wait(processes)
         finally:
-            for number, handler in before.items():
+            for number, handler in previous_handlers.items():
                 signal.signal(number, handler)
             for process in processes:
                 process.kill()
@@ -128,7 +128,8 @@ def _outcome(first: int | None, codes: list[int], reports: list[Path]) -> int:
     if codes[first] < 0 and stories[first] is None:
         name = signal.Signals(-codes[first]).name
         raise RankError(
-            f"rank {first} of {len(codes)} was killed by {name} (out of memory?); {others}; continue with --ckpt_path and the last one",
+            f"rank {first} of {len(codes)} was killed by {name} (out of memory?); {others}; "
+            "continue with --ckpt_path and the last one",
             -codes[first],
         )
     story = stories[first] or {"message": "error: it printed no message", "code": 1}
@@ -139,11 +140,11 @@ def _outcome(first: int | None, codes: list[int], reports: list[Path]) -> int:
 def report(message: str, code: int, *, interrupted: bool = False) -> None:
     """Leave word of how this rank ended to the process that watches it."""
     path = Path(os.environ[REPORT])
-    part = path.with_suffix(".part")
-    part.write_text(
+    temporary = path.with_suffix(".part")
+    temporary.write_text(
         json.dumps({"message": message, "code": code, "interrupted": interrupted}), encoding="utf-8"
     )
-    os.replace(part, path)
+    os.replace(temporary, path)
 
 
 def end_with_watcher() -> None:

@@ -11,9 +11,10 @@ from arch_lab.cli.verbs import add_trust, parser
 if TYPE_CHECKING:
     from arch_lab.checkpoints.score import Band, Score
 
-TEXT = """CHECKPOINT: the folder of a finished run (runs/<study>/runs/<arm>/lr-…), a .ckpt file or version folder of arch-lab fit, a
-folder made by arch-lab convert, or a Hugging Face folder. The model is certified causal first. Every document is preceded by
-the token that began documents in training, so that the score of a held-out file equals that of arch-lab test.
+TEXT = """CHECKPOINT: the folder of a finished run (runs/<study>/runs/<arm>/lr-…), a .ckpt file or version
+folder of arch-lab fit, a folder made by arch-lab convert, or a Hugging Face folder. The model is certified
+causal first. Every document is preceded by the token that began documents in training, so that the score of a
+held-out file equals that of arch-lab test.
 
   arch-lab score runs/quickstart/runs/gemma3/lr-0.008_seed-0 --text held_out.txt
   arch-lab score gemma-3-1b-pt --text 'texts/*.md' --context 1024 --json"""
@@ -88,10 +89,12 @@ def lines(result: Score) -> list[str]:
     files = f"{len(result.text)} files" if len(result.text) != 1 else result.text[0]
     return [
         f"{result.checkpoint}: {result.architecture}, {result.parameters:,} parameters",
-        f"text             {files}: {result.bytes:,} bytes and {result.tokens:,} tokens scored, {_documents(result)}",
+        f"text             {files}: {result.bytes:,} bytes and {result.tokens:,} tokens scored, "
+        f"{_documents(result)}",
         f"windows          {result.context:,} tokens, one every {result.stride:,}",
         f"bits per byte    {result.bits_per_byte:.4f}",
-        f"perplexity       {_number(result.perplexity)} per token, {_number(result.byte_perplexity)} per byte, "
+        f"perplexity       {_number(result.perplexity)} per token, {_number(result.byte_perplexity)} per "
+        "byte, "
         f"{_number(result.word_perplexity)} per word",
         "",
         f"{'tokens before':<15}{'scored':>12}{'bits per byte':>16}{'nats per token':>16}",

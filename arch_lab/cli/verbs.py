@@ -47,19 +47,24 @@ VERBS = {
 
 
 class UsageError(Exception):
-    """A command typed wrongly; the message is one line. Apart from blocks.errors, whose import costs torch's."""
+    """A command typed wrongly; the message is one line.
+
+    Apart from blocks.errors, whose import costs torch's.
+    """
 
     exit_code = 2
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """``; did you mean 'x'?``, or nothing when no choice is near."""
-    near = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    matches = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line: what is wrong and the nearest valid option, without the usage block."""
+    """argparse whose errors are one line: what is wrong and the nearest valid option, without the usage
+    block.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
@@ -67,15 +72,17 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog.removeprefix('arch-lab ')}: {message} ({self.prog} --help shows all)")
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        known, extra = self.parse_known_args(args, namespace)
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        parsed, extra = self.parse_known_args(args, namespace)
         if extra:
             wrong = next((e for e in extra if e.startswith("-")), extra[0]).split("=")[0]
             if not wrong.startswith("-"):
                 self.error(f"unexpected argument {wrong!r}")
             options = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
             self.error(f"unknown option {wrong!r}{nearest(wrong, options)}")
-        return known
+        return parsed
 
 
 def parser(verb: str, description: str = "", **options: Any) -> Parser:
@@ -97,5 +104,8 @@ def add_trust(p: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODULE",
-        help="your module that defines blocks of the checkpoint; only modules named here are imported (may be repeated)",
+        help=(
+            "your module that defines blocks of the checkpoint; only modules named here are imported (may "
+            "be repeated)"
+        ),
     )

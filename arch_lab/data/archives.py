@@ -1,4 +1,7 @@
-"""Archives, read within bounds. Of a tar archive one document per text file, ordered by name and not by place."""
+"""Archives, read within bounds.
+
+Of a tar archive one document per text file, ordered by name and not by place.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ def read_archive(path: Path, compression: str) -> list[str]:
 
 
 def members(path: Path, compression: str) -> Iterator[tuple[str, bytearray]]:
-    """Name and content of every file of the archive. Raises: DataError, also when it expands too far (see streams)."""
+    """Name and content of every file of the archive.
+
+    Raises: DataError, also when it expands too far (see streams).
+    """
     stream = chunks(path, compression)
     first = next(stream, b"")
     if not compression and first.startswith(b"\x1f\x8b"):  # gzipped under the name .tar
@@ -33,9 +39,11 @@ def members(path: Path, compression: str) -> Iterator[tuple[str, bytearray]]:
         return
     largest, total = most_bytes(), 0
     try:
-        with tarfile.open(fileobj=ByteReader(itertools.chain([first], stream)), mode="r|") as archive:  # type: ignore[call-overload]
+        reader = ByteReader(itertools.chain([first], stream))
+        with tarfile.open(fileobj=reader, mode="r|") as archive:  # type: ignore[call-overload]
             for member in archive:
-                archive.members.clear()  # tarfile remembers every header: memory that an archive of empty files fills
+                # tarfile remembers every header: memory that an archive of empty files fills
+                archive.members.clear()
                 handle = archive.extractfile(member) if member.isfile() else None
                 if handle is None:
                     continue

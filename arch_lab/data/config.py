@@ -1,6 +1,8 @@
-"""What text a study reads and how it becomes tokens: strict, plain values, the ``data:`` part of a study file.
+"""What text a study reads and how it becomes tokens: strict, plain values, the ``data:`` part of a study
+file.
 
-Sources: ``embedded`` (prose that every machine already has), ``files`` (on disk), ``hub`` (Hugging Face datasets).
+Sources: ``embedded`` (prose that every machine already has), ``files`` (on disk), ``hub`` (Hugging Face
+datasets).
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ class TokenizerConfig(Config):
             raise ConfigError(f"tokenizer: a BPE vocabulary needs at least {needed}, got {self.entries}")
         if self.kind == "bytes" and self.vocabulary not in (None, SMALLEST_BPE):
             raise ConfigError(
-                f"tokenizer: bytes have {SMALLEST_BPE} entries, got vocabulary {self.vocabulary}; leave it out or choose kind 'bpe'"
+                f"tokenizer: bytes have {SMALLEST_BPE} entries, got vocabulary {self.vocabulary}; "
+                "leave it out or choose kind 'bpe'"
             )
 
     @property
@@ -67,11 +70,13 @@ class TokenizerConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class FilesConfig(Config):
-    """Files per split: one path or a list, relative to the data root. A folder stands for the text files below it, a pattern
-    such as ``texts/**/*.txt`` for the files that it matches.
+    """Files per split: one path or a list, relative to the data root.
 
-    ``.jsonl`` and ``.parquet`` hold one document per row, ``.tar`` text files, one document each; anything else is text. Each is
-    also read compressed, with the suffix ``.gz`` or ``.zst`` behind its own.
+    A folder stands for the text files below it, a pattern such as ``texts/**/*.txt`` for the files that it
+    matches.
+
+    ``.jsonl`` and ``.parquet`` hold one document per row, ``.tar`` text files, one document each; anything
+    else is text. Each is also read compressed, with the suffix ``.gz`` or ``.zst`` behind its own.
     """
 
     train: Annotated[
@@ -92,9 +97,12 @@ class FilesConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class HubConfig(Config):
-    """A Hugging Face dataset: its name, or the path of a local one. ``validation``/``tune``/``test`` are split names.
+    """A Hugging Face dataset: its name, or the path of a local one.
 
-    ``streaming`` reads rows without downloading the whole; ``limit_documents`` stops after that many rows a split.
+    ``validation``/``tune``/``test`` are split names.
+
+    ``streaming`` reads rows without downloading the whole; ``limit_documents`` stops after that many rows a
+    split.
     """
 
     name: Annotated[PathText, Doc("Name of the dataset on Hugging Face, or path of a local copy.")]
@@ -131,10 +139,10 @@ class DataConfig(Config):
     """Text, its splits and its tokenizer.
 
     ``document_start``: regular expression found in the first line of every document (``^ = [^=].* = $`` for
-    WikiText); rows of a row format then count as lines. Without it a text file or a row is one document; a file in an
-    archive always is.
-    ``tune_fraction`` of the training bytes, whole documents chosen by a hash of their text, is held out to choose
-    learning rates; so is ``validation_fraction`` when the source has no validation split.
+    WikiText); rows of a row format then count as lines. Without it a text file or a row is one document; a
+    file in an archive always is. ``tune_fraction`` of the training bytes, whole documents chosen by a hash of
+    their text, is held out to choose learning rates; so is ``validation_fraction`` when the source has no
+    validation split.
     ``count_line_ends``: each line adds one word, as the token counts published for WikiText do.
     ``limit_bytes``: how much text of the train source to keep; shares of that are held out.
     Raises: ConfigError, also for an unknown key (with the nearest valid one).
@@ -198,7 +206,8 @@ class DataConfig(Config):
         for split in FilesConfig.__dataclass_fields__:
             if split in options:
                 raise ConfigError(
-                    f"{where or 'data'}: {split!r} belongs below 'files' or 'hub', as in files: {{{split}: …}}"
+                    f"{where or 'data'}: {split!r} belongs below 'files' or 'hub', as in files: {{{split}: "
+                    f"…}}"
                 )
         return super().from_options(options, where=where)
 

@@ -1,7 +1,7 @@
 """Documents and their splits: cutting text at headings, holding out whole documents, counting.
 
-A split is a list of documents (str). Every choice is a function of the documents' text, so it is the same on every
-machine and does not depend on the order in which files are listed.
+A split is a list of documents (str). Every choice is a function of the documents' text, so it is the same on
+every machine and does not depend on the order in which files are listed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ def document_hash(text: str, purpose: str = "") -> bytes:
 
 
 def lines_of(text: str) -> Iterator[str]:
-    """Lines with their ends. Only "\\n" ends a line: str.splitlines would also cut at form feeds inside one."""
+    """Lines with their ends.
+
+    Only "\\n" ends a line: str.splitlines would also cut at form feeds inside one.
+    """
     start = 0
     while start < len(text):
         end = text.find("\n", start)
@@ -66,29 +69,32 @@ def lines_of(text: str) -> Iterator[str]:
         start = end
 
 
-def cut_documents(lines: Iterable[str], start: str, where: str) -> list[str]:
-    """Documents that begin at each line in which ``start`` is found; joined they are the lines, byte for byte.
+def cut_documents(lines: Iterable[str], start: str, location: str) -> list[str]:
+    """Documents that begin at each line in which ``start`` is found; joined they are the lines, byte for
+    byte.
 
-    Blank lines before the first heading belong to the first document, other text there is a document of its own.
+    Blank lines before the first heading belong to the first document, other text there is a document of its
+    own.
     Raises: DataError when no line matches, or when matching takes too long.
     """
-    is_start = _matcher(start, where)
+    is_start = _matcher(start, location)
     documents: list[list[str]] = [[]]
-    found = False
+    has_start = False
     for line in lines:
         if is_start(line.rstrip("\n")):
-            if found or any(text.strip() for text in documents[-1]):
+            if has_start or any(text.strip() for text in documents[-1]):
                 documents.append([])
-            found = True
+            has_start = True
         documents[-1].append(line)
-    if not found:
+    if not has_start:
         raise DataError(
-            f"{where}: no line matches document_start {start!r}; correct it, or leave it out for one document a file"
+            f"{location}: no line matches document_start {start!r}; correct it, "
+            "or leave it out for one document a file"
         )
     return ["".join(document) for document in documents]
 
 
-def _matcher(start: str, where: str) -> Callable[[str], bool]:
+def _matcher(start: str, location: str) -> Callable[[str], bool]:
     """Whether a line holds ``start``; backtracking without end is a DataError after a few seconds."""
     try:
         pattern = regex.compile(start)
@@ -108,7 +114,8 @@ def _matcher(start: str, where: str) -> Callable[[str], bool]:
         spent += time.thread_time() - began
         if spent > allowed:
             raise DataError(
-                f"{where} line {number}: matching document_start {start!r} takes seconds, because it backtracks too much; "
+                f"{location} line {number}: matching document_start {start!r} takes seconds, "
+                "because it backtracks too much; "
                 "write it without nested repeats such as (a+)+"
             )
         return match is not None
@@ -116,14 +123,17 @@ def _matcher(start: str, where: str) -> Callable[[str], bool]:
     return is_start
 
 
-def decode(raw: bytes | bytearray, where: str) -> str:
-    """Text of a file: UTF-8, without a byte-order mark, CRLF as LF. Raises: DataError naming ``where``, the line and a remedy."""
+def decode(raw: bytes | bytearray, location: str) -> str:
+    """Text of a file: UTF-8, without a byte-order mark, CRLF as LF.
+
+    Raises: DataError naming ``location``, the line and a remedy.
+    """
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        place = f"byte {error.start} (0x{raw[error.start]:02x}), line {line}"
-        raise DataError(f"{where}: not UTF-8 at {place}; {_remedy(raw)}") from None
+        position = f"byte {error.start} (0x{raw[error.start]:02x}), line {line}"
+        raise DataError(f"{location}: not UTF-8 at {position}; {_remedy(raw)}") from None
     return text.removeprefix("\ufeff").replace("\r\n", "\n")
 
 
@@ -134,21 +144,23 @@ def _remedy(raw: bytes | bytearray) -> str:
     return "convert it, for example with iconv -f latin1 -t utf-8"
 
 
-def check_text(text: object, where: str) -> str:
-    """``text`` if it can be written as UTF-8. Raises: DataError naming ``where``."""
+def check_text(text: object, location: str) -> str:
+    """``text`` if it can be written as UTF-8. Raises: DataError naming ``location``."""
     if text is None:
         raise DataError(
-            f"{where}: the text is null; drop such rows, or name another column with data.text_column"
+            f"{location}: the text is null; drop such rows, or name another column with data.text_column"
         )
     if not isinstance(text, str):
         raise DataError(
-            f"{where}: expected text, got {type(text).__name__}; name the right column with data.text_column"
+            f"{location}: expected text, got {type(text).__name__}; name the right column with "
+            "data.text_column"
         )
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{where}: character {error.start} is half a surrogate pair, which UTF-8 cannot encode; repair that row"
+            f"{location}: character {error.start} is half a surrogate pair, which UTF-8 cannot encode; "
+            "repair that row"
         ) from None
     return text
 
@@ -156,8 +168,9 @@ def check_text(text: object, where: str) -> str:
 def hold_out(documents: list[str], fraction: float, purpose: str) -> tuple[list[str], list[str]]:
     """(kept, held out): whole documents, about ``fraction`` of the bytes, both in their original order.
 
-    Documents are taken in the order of a hash of their text until the fraction is reached: place plays no part, and copies of
-    one text go to one side. A document that would bring the share above twice the fraction is passed over.
+    Documents are taken in the order of a hash of their text until the fraction is reached: place plays no
+    part, and copies of one text go to one side. A document that would bring the share above twice the
+    fraction is passed over.
     Raises: DataError when there are fewer than two different documents.
     """
     sizes: dict[bytes, int] = {}
@@ -166,25 +179,28 @@ def hold_out(documents: list[str], fraction: float, purpose: str) -> tuple[list[
         sizes[key] = sizes.get(key, 0) + len(text.encode())
     if len(sizes) < 2:
         raise DataError(
-            f"the train split has {len(sizes)} different document{'s' * (len(sizes) != 1)}: no {purpose} split can be held out; "
+            f"the train split has {len(sizes)} different document{'s' * (len(sizes) != 1)}: "
+            f"no {purpose} split can be held out; "
             f"cut it with data.document_start ('^$' cuts at blank lines) or give {purpose} its own files"
         )
     target = fraction * sum(sizes.values())
-    taken: set[bytes] = set()
-    held = 0
+    held_out: set[bytes] = set()
+    held_bytes = 0
     for key in sorted(sizes):
-        if held < target and held + sizes[key] <= 2 * target:
-            taken.add(key)
-            held += sizes[key]
-    if not taken:  # every document is large: the smallest disturbs training least
-        taken.add(min(sizes, key=lambda key: (sizes[key], key)))
-    kept = [text for key, text in zip(hashes, documents, strict=True) if key not in taken]
-    return kept, [text for key, text in zip(hashes, documents, strict=True) if key in taken]
+        if held_bytes < target and held_bytes + sizes[key] <= 2 * target:
+            held_out.add(key)
+            held_bytes += sizes[key]
+    if not held_out:  # every document is large: the smallest disturbs training least
+        held_out.add(min(sizes, key=lambda key: (sizes[key], key)))
+    remaining = [text for key, text in zip(hashes, documents, strict=True) if key not in held_out]
+    return remaining, [text for key, text in zip(hashes, documents, strict=True) if key in held_out]
 
 
 def limit(documents: list[str], size: int) -> list[str]:
-    """About ``size`` bytes (at most 3 fewer): whole documents in the order of their hash, the last one cut."""
-    kept: dict[int, str] = {}
+    """About ``size`` bytes (at most 3 fewer): whole documents in the order of their hash, the last one
+    cut.
+    """
+    texts: dict[int, str] = {}
     left = size
     for index in sorted(range(len(documents)), key=lambda i: (document_hash(documents[i], "limit"), i)):
         if left <= 0:
@@ -194,28 +210,28 @@ def limit(documents: list[str], size: int) -> list[str]:
         text = documents[index] if len(raw) <= left else raw[:left].decode(errors="ignore")
         left -= len(raw)
         if text:
-            kept[index] = text
-    return [kept[index] for index in sorted(kept)]
+            texts[index] = text
+    return [texts[index] for index in sorted(texts)]
 
 
 def complete(
-    given: Splits, *, tune_fraction: float, validation_fraction: float, limit_bytes: int | None
+    provided: Splits, *, tune_fraction: float, validation_fraction: float, limit_bytes: int | None
 ) -> tuple[Splits, int]:
     """All splits, with no document in two of them, and how many training documents that cost.
 
-    A document that a held-out split also has is dropped from train (and from tune), never from what is reported on. ``limit_bytes``
-    of the training documents are kept before shares of them are held out.
+    A document that a held-out split also has is dropped from train (and from tune), never from what is
+    reported on. ``limit_bytes`` of the training documents are kept before shares of them are held out.
     """
-    splits = {name: list(given.get(name, ())) for name in SPLITS}
+    splits = {name: list(provided.get(name, ())) for name in SPLITS}
     for name, documents in splits.items():
-        if name in given and not documents:
+        if name in provided and not documents:
             raise DataError(f"the {name} split has no document with text; check its files")
     reported = {document_hash(text) for name in ("validation", "test") for text in splits[name]}
-    before = len(splits["train"])
+    train_count = len(splits["train"])
     splits["tune"] = [text for text in splits["tune"] if document_hash(text) not in reported]
-    seen = reported | {document_hash(text) for text in splits["tune"]}
-    splits["train"] = [text for text in splits["train"] if document_hash(text) not in seen]
-    dropped = before - len(splits["train"])
+    held_out_hashes = reported | {document_hash(text) for text in splits["tune"]}
+    splits["train"] = [text for text in splits["train"] if document_hash(text) not in held_out_hashes]
+    dropped = train_count - len(splits["train"])
     if limit_bytes is not None:
         splits["train"] = limit(splits["train"], limit_bytes)
     if not splits["validation"]:

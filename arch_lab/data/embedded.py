@@ -1,9 +1,11 @@
-"""English prose that every machine already has: docstrings of the Python standard library and of installed packages.
+"""English prose that every machine already has: docstrings of the Python standard library and of installed
+packages.
 
-Sources are parsed, never imported. Examples, tables and code are dropped. Docstrings are copied and varied a lot, and a copy would stand
-on both sides of a split: every paragraph that occurred before is dropped (the idea of C4's span de-duplication, arXiv:1910.10683
-section 2.2), then every document of which a fifth of the 8-word runs occurred before.
-The text depends on Python and package versions, so numbers compare within one environment only; the fingerprint says which.
+Sources are parsed, never imported. Examples, tables and code are dropped. Docstrings are copied and varied a
+lot, and a copy would stand on both sides of a split: every paragraph that occurred before is dropped (the
+idea of C4's span de-duplication, arXiv:1910.10683 section 2.2), then every document of which a fifth of the
+8-word runs occurred before. The text depends on Python and package versions, so numbers compare within one
+environment only; the fingerprint says which.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ PACKAGES = (
     "hypothesis", "einops", "rich", "jsonargparse", "tensorboard",
 )  # fmt: skip
 _SKIPPED = {
-    "test", "tests", "testing", "site-packages", "dist-packages", "idlelib", "lib2to3", "encodings", "__pycache__", "vendored",
+    "test", "tests", "testing", "site-packages", "dist-packages", "idlelib", "lib2to3", "encodings",
+    "__pycache__", "vendored",
 }  # fmt: skip
 SMALLEST_DOCUMENT = 200  # characters
 _LETTERS = 0.75  # share of letters, spaces and sentence marks below which a paragraph is a table or code
@@ -40,7 +43,8 @@ _MOST_SEEN = 0.2  # share of a document's runs that earlier documents may have
 _COMMON = frozenset(
     re.findall(
         "[a-z]+",
-        "the of and to a in is it that for as with be by on this are if or not an at from which when can will",
+        "the of and to a in is it that for as with be by on this are if or not an at from which when can "
+        "will",
     )
 )
 _PROSE = str.maketrans("", "", "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz ,.;:'\n")
@@ -53,15 +57,15 @@ _RULES = 1  # counts up when the cleaning changes, so that cached text is made a
 
 def roots() -> list[tuple[str, Path]]:
     """(name, folder) of the standard library and of every installed package of the list, in that order."""
-    found = [("python", Path(sysconfig.get_paths()["stdlib"]))]
+    folders = [("python", Path(sysconfig.get_paths()["stdlib"]))]
     for name in PACKAGES:
         try:
             spec = importlib.util.find_spec(name)
         except (ImportError, ValueError):
             continue
         if spec is not None and spec.origin is not None and spec.origin.endswith("__init__.py"):
-            found.append((name, Path(spec.origin).parent))
-    return found
+            folders.append((name, Path(spec.origin).parent))
+    return folders
 
 
 def environment() -> dict[str, str]:
@@ -86,21 +90,26 @@ def environment_key() -> str:
 
 
 def read_embedded(progress: Progress | None = None) -> list[str]:
-    """The documents, one a docstring or help topic, in a fixed order. Ten seconds; ``store`` keeps the result.
+    """The documents, one a docstring or help topic, in a fixed order.
+
+    Ten seconds; ``store`` keeps the result.
 
     Raises: DataError when the installation holds no docstrings (python -OO packages, stripped images).
     """
-    seen: set[bytes] = set()
+    paragraph_keys: set[bytes] = set()
     documents = []
     collecting = gc.isenabled()
-    gc.disable()  # syntax trees are millions of objects without cycles: collecting among them doubles the time
+    # syntax trees are millions of objects without cycles: collecting among them doubles the time
+    gc.disable()
     if progress is not None:
         progress(f"reading the docstrings of Python and {len(roots()) - 1} packages, once for all studies")
     try:
         for _, root in roots():
             texts = (text for path in _sources(root) for text in _strings(path))
             documents += [
-                document for document in (clean(text, seen) for text in texts) if document is not None
+                document
+                for document in (clean(text, paragraph_keys) for text in texts)
+                if document is not None
             ]
         documents = without_variants(documents)
     finally:
@@ -108,14 +117,18 @@ def read_embedded(progress: Progress | None = None) -> list[str]:
             gc.enable()
     if len(documents) < 100:
         raise DataError(
-            f"source 'embedded' found only {len(documents)} documents: this Python has no docstrings; use source 'files'"
+            f"source 'embedded' found only {len(documents)} documents: this Python has no docstrings; "
+            "use source 'files'"
         )
     return documents
 
 
-def clean(text: str, seen: set[bytes]) -> str | None:
-    """The prose of one docstring, or None when too little is left. Adds its paragraphs to ``seen``."""
-    kept = []
+def clean(text: str, paragraph_keys: set[bytes]) -> str | None:
+    """The prose of one docstring, or None when too little is left.
+
+    Adds its paragraphs to ``paragraph_keys``.
+    """
+    paragraphs = []
     for paragraph in re.split(r"\n[ \t]*\n", _without_examples(inspect.cleandoc(text))):
         paragraph = paragraph.rstrip()
         if not paragraph.strip() or len(paragraph.translate(_PROSE)) > (1 - _LETTERS) * len(paragraph):
@@ -123,13 +136,13 @@ def clean(text: str, seen: set[bytes]) -> str | None:
         letters = "".join(_WORD.findall(paragraph)).lower()
         if len(letters) >= _REPEATED:
             key = hashlib.blake2b(letters.encode(), digest_size=12).digest()
-            if key in seen:
+            if key in paragraph_keys:
                 continue
-            seen.add(key)
-        kept.append(paragraph.strip("\n"))
-    while kept and _HEADING.fullmatch(kept[-1]):  # "Example::" without its example
-        kept.pop()
-    document = "\n\n".join(kept) + "\n"
+            paragraph_keys.add(key)
+        paragraphs.append(paragraph.strip("\n"))
+    while paragraphs and _HEADING.fullmatch(paragraphs[-1]):  # "Example::" without its example
+        paragraphs.pop()
+    document = "\n\n".join(paragraphs) + "\n"
     words = _WORD.findall(document.lower())
     if len(document) < SMALLEST_DOCUMENT or sum(word in _COMMON for word in words) < 0.15 * len(words):
         return None
@@ -141,33 +154,37 @@ def clean(text: str, seen: set[bytes]) -> str | None:
 
 
 def without_variants(documents: list[str]) -> list[str]:
-    """Documents in their order, without those that mostly repeat earlier ones, like the docstrings of sibling classes."""
-    seen: set[str] = set()
-    kept = []
+    """Documents in their order, without those that mostly repeat earlier ones, like the docstrings of sibling
+    classes.
+    """
+    earlier_runs: set[str] = set()
+    distinct = []
     for document in documents:
         words = _WORD.findall(document.lower())
         runs = {" ".join(words[i : i + _RUN]) for i in range(len(words) - _RUN + 1)}
-        if len(runs & seen) <= _MOST_SEEN * len(runs):
-            kept.append(document)
-        seen |= runs
-    return kept
+        if len(runs & earlier_runs) <= _MOST_SEEN * len(runs):
+            distinct.append(document)
+        earlier_runs |= runs
+    return distinct
 
 
 def _without_examples(text: str) -> str:
     """Without doctest lines and the output below them, up to the next blank line."""
-    kept, example = [], False
+    prose, example = [], False
     for line in text.splitlines():
         if line.lstrip().startswith(">>>"):
             example = True
         elif not line.strip():
             example = False
         if not example:
-            kept.append(line.rstrip())
-    return "\n".join(kept)
+            prose.append(line.rstrip())
+    return "\n".join(prose)
 
 
 def _sources(root: Path) -> Iterator[Path]:
-    """Python files in a fixed order; tests, vendored copies and private folders hold little prose and are left out."""
+    """Python files in a fixed order; tests, vendored copies and private folders hold little prose and are
+    left out.
+    """
     entries = sorted(root.iterdir(), key=lambda path: path.name)
     for path in entries:
         if path.suffix == ".py":

@@ -1,6 +1,7 @@
 """Text, JSON lines and parquet on disk, plain, gzipped or zstandard, and archives of text files.
 
-A byte-order mark at the start of a text file is dropped and CRLF becomes LF, so one text has one byte count on every system.
+A byte-order mark at the start of a text file is dropped and CRLF becomes LF, so one text has one byte count
+on every system.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ def read_files(config: DataConfig) -> Splits:
 
 
 def files_of_splits(config: DataConfig) -> dict[str, list[Path]]:
-    """The files behind the names, folders and patterns of every split. Raises: DataError, also for a file in two splits."""
+    """The files behind the names, folders and patterns of every split.
+
+    Raises: DataError, also for a file in two splits.
+    """
     assert config.files is not None
     splits: dict[str, list[Path]] = {}
     owners: dict[Path, str] = {}
@@ -69,7 +73,8 @@ def documents_of(path: Path, config: DataConfig) -> list[str]:
 
 
 def read_documents(path: Path, *, text_column: str = "text", document_start: str | None = None) -> list[str]:
-    """Documents of one file of any format of ``formats``, those without any text left out; options as in ``DataConfig``.
+    """Documents of one file of any format of ``formats``, those without any text left out; options as in
+    ``DataConfig``.
 
     Raises: DataError, one line that names the file, and the line or row where there is one.
     """
@@ -91,15 +96,22 @@ def read_documents(path: Path, *, text_column: str = "text", document_start: str
     return documents
 
 
-def from_rows(rows: Iterator[str], document_start: str | None, where: str) -> list[str]:
-    """A row is a document, or a line when ``document_start`` says how documents begin (line-wise hub datasets)."""
+def from_rows(rows: Iterator[str], document_start: str | None, location: str) -> list[str]:
+    """A row is a document, or a line when ``document_start`` says how documents begin (line-wise hub
+    datasets).
+    """
     if document_start is None:
         return list(rows)
-    return cut_documents((row if row.endswith("\n") else row + "\n" for row in rows), document_start, where)
+    return cut_documents(
+        (row if row.endswith("\n") else row + "\n" for row in rows), document_start, location
+    )
 
 
 def read_text(path: Path) -> str:
-    """The text of one plain or compressed file: UTF-8, line ends as LF. Raises: DataError, also for an empty file."""
+    """The text of one plain or compressed file: UTF-8, line ends as LF.
+
+    Raises: DataError, also for an empty file.
+    """
     raw = read_stream(path, format_of(path).compression)
     if not raw:
         raise DataError(f"{path}: the file is empty")
@@ -110,19 +122,20 @@ def _json_rows(path: Path, column: str) -> Iterator[str]:
     for number, line in enumerate(lines_of(read_text(path)), start=1):
         if not line.strip():
             continue
-        where = f"{path} line {number}"
+        location = f"{path} line {number}"
         try:
             row = json.loads(line)
         except RecursionError:
             raise DataError(
-                f"{where}: JSON nested too deeply; one object with the key {column!r} is expected on each line"
+                f"{location}: JSON nested too deeply; one object with the key {column!r} is expected on "
+                "each line"
             ) from None
         except ValueError as error:
-            raise DataError(f"{where}: not JSON ({error})") from None
+            raise DataError(f"{location}: not JSON ({error})") from None
         if not isinstance(row, dict) or column not in row:
             keys = list(row) if isinstance(row, dict) else []
-            raise DataError(f"{where}: no key {column!r} (data.text_column){did_you_mean(column, keys)}")
-        yield check_text(row[column], where)
+            raise DataError(f"{location}: no key {column!r} (data.text_column){did_you_mean(column, keys)}")
+        yield check_text(row[column], location)
 
 
 def _parquet_rows(path: Path, compression: str, column: str) -> Iterator[str]:
@@ -138,7 +151,8 @@ def _parquet_rows(path: Path, compression: str, column: str) -> Iterator[str]:
         with pq.ParquetFile(source) as table:
             if column not in table.schema_arrow.names:
                 raise DataError(
-                    f"{path}: no column {column!r} (data.text_column){did_you_mean(column, table.schema_arrow.names)}"
+                    f"{path}: no column {column!r} "
+                    f"(data.text_column){did_you_mean(column, table.schema_arrow.names)}"
                 )
             for batch in table.iter_batches(batch_size=_ROWS, columns=[column]):
                 size += batch.nbytes
@@ -152,10 +166,10 @@ def _parquet_rows(path: Path, compression: str, column: str) -> Iterator[str]:
         raise DataError(f"{path}: not a valid parquet file ({reason})") from None
 
 
-def _parquet_value(value: Any, where: str) -> Any:
+def _parquet_value(value: Any, location: str) -> Any:
     try:
         return value.as_py()
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{where}: not UTF-8 at byte {error.start}; write the column again as UTF-8 text"
+            f"{location}: not UTF-8 at byte {error.start}; write the column again as UTF-8 text"
         ) from None

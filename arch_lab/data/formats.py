@@ -19,7 +19,10 @@ class DataError(UserError):
 
 @dataclass(frozen=True)
 class Format:
-    """``kind``: the suffix below any compression, ``.tar`` for archives. ``compression``: ``.gz``, ``.zst`` or ``""``."""
+    """``kind``: the suffix below any compression, ``.tar`` for archives.
+
+    ``compression``: ``.gz``, ``.zst`` or ``""``.
+    """
 
     kind: str
     compression: str = ""

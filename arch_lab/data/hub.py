@@ -1,7 +1,7 @@
 """Hugging Face datasets: by name, or a local folder or file that ``datasets`` can read.
 
-Left alone, the client spends half a minute in retries before it says that a hub cannot be reached; a short question first
-turns that into one line at once.
+Left alone, the client spends half a minute in retries before it says that a hub cannot be reached; a short
+question first turns that into one line at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from arch_lab.data.formats import DataError
 from arch_lab.data.paths import expand_home
 from blocks.errors import did_you_mean
 
-INSTEAD = "use source 'files' with a copy on disk, or 'embedded', which needs no download"
+ALTERNATIVE = "use source 'files' with a copy on disk, or 'embedded', which needs no download"
 PATIENCE = 4.0  # seconds for the first answer of the hub
 _FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 _TRUE = ("1", "ON", "YES", "TRUE")  # what huggingface_hub takes for true
@@ -35,9 +35,9 @@ def read_hub(config: DataConfig) -> Splits:
     for split in SPLITS:
         name = getattr(config.hub, split)
         if name is not None:
-            where = f"hub dataset {config.hub.name!r} split {name!r}"
+            location = f"hub dataset {config.hub.name!r} split {name!r}"
             rows = load_rows(config, name)
-            documents = from_rows(_texts(rows, config, where), config.document_start, where)
+            documents = from_rows(_texts(rows, config, location), config.document_start, location)
             splits[split] = [document for document in documents if document.strip()]
     return splits
 
@@ -60,7 +60,9 @@ def local_path(config: DataConfig) -> Path | None:
 
 
 def reachable(address: str, patience: float = PATIENCE) -> bool:
-    """Whether anything answers there within ``patience`` seconds, through the proxy of the environment if there is one."""
+    """Whether anything answers there within ``patience`` seconds, through the proxy of the environment if
+    there is one.
+    """
     answered = threading.Event()
 
     def ask() -> None:
@@ -79,14 +81,18 @@ def reachable(address: str, patience: float = PATIENCE) -> bool:
     return answered.is_set()
 
 
-def load_rows(config: DataConfig, split: str, *, instead: str = INSTEAD) -> Any:
-    """The rows of one split as ``datasets`` gives them. ``instead``: what to use when the hub is out of reach. Raises: DataError."""
+def load_rows(config: DataConfig, split: str, *, alternative: str = ALTERNATIVE) -> Any:
+    """The rows of one split as ``datasets`` gives them.
+
+    ``alternative``: what to use when the hub is out of reach. Raises: DataError.
+    """
     try:
         import datasets
         from huggingface_hub import constants
     except ImportError:
         raise DataError(
-            "data source 'hub' needs the package datasets (pip install datasets); 'files' and 'embedded' do not"
+            "data source 'hub' needs the package datasets (pip install datasets); "
+            "'files' and 'embedded' do not"
         ) from None
     hub = config.hub
     assert hub is not None
@@ -97,7 +103,7 @@ def load_rows(config: DataConfig, split: str, *, instead: str = INSTEAD) -> Any:
         if (offline and not constants.HF_HUB_OFFLINE) or not (
             offline or reachable(os.environ.get("HF_ENDPOINT", constants.ENDPOINT))
         ):
-            raise _out_of_reach(hub, offline, instead)
+            raise _out_of_reach(hub, offline, alternative)
     try:
         if (
             local is not None
@@ -115,7 +121,7 @@ def load_rows(config: DataConfig, split: str, *, instead: str = INSTEAD) -> Any:
     except DataError:
         raise
     except ConnectionError:
-        raise _out_of_reach(hub, bool(constants.HF_HUB_OFFLINE), instead) from None
+        raise _out_of_reach(hub, bool(constants.HF_HUB_OFFLINE), alternative) from None
     except (
         Exception
     ) as error:  # the library raises its own and its readers' many types for one and the same cause
@@ -123,9 +129,11 @@ def load_rows(config: DataConfig, split: str, *, instead: str = INSTEAD) -> Any:
         raise DataError(f"hub dataset {hub.name!r}, split {split!r}, cannot be loaded: {reason}") from None
 
 
-def _out_of_reach(hub: HubConfig, offline: bool, instead: str) -> DataError:
-    why = "HF_HUB_OFFLINE is set and it is not in the local cache" if offline else "the hub does not answer"
-    return DataError(f"hub dataset {hub.name!r}: {why}; {instead}")
+def _out_of_reach(hub: HubConfig, offline: bool, alternative: str) -> DataError:
+    reason = (
+        "HF_HUB_OFFLINE is set and it is not in the local cache" if offline else "the hub does not answer"
+    )
+    return DataError(f"hub dataset {hub.name!r}: {reason}; {alternative}")
 
 
 def _split_of(loaded: Any, hub: HubConfig, split: str) -> Any:
@@ -134,13 +142,13 @@ def _split_of(loaded: Any, hub: HubConfig, split: str) -> Any:
     return loaded[split]
 
 
-def _texts(rows: Any, config: DataConfig, where: str) -> Iterator[str]:
+def _texts(rows: Any, config: DataConfig, location: str) -> Iterator[str]:
     assert config.hub is not None
     column = config.text_column
     names = rows.column_names
     if names is not None and column not in names:
-        raise DataError(f"{where}: no column {column!r} (data.text_column){did_you_mean(column, names)}")
+        raise DataError(f"{location}: no column {column!r} (data.text_column){did_you_mean(column, names)}")
     for number, row in enumerate(rows):
         if config.hub.limit_documents is not None and number >= config.hub.limit_documents:
             return
-        yield check_text(row.get(column), f"{where} row {number}")
+        yield check_text(row.get(column), f"{location} row {number}")

@@ -1,10 +1,12 @@
-"""Which tokens stand in which batch: a function of (seed, step) and nothing else, equal for every architecture.
+"""Which tokens stand in which batch: a function of (seed, step) and nothing else, equal for every
+architecture.
 
 Legend: B batch (global, over all ranks), T tokens, n windows of an epoch.
-An epoch cuts the ids into windows at a stride of T from an offset of its own, so that over epochs every token is met at every
-distance from a window's start; a window holds T+1 ids, its last being the next one's first: inputs ids[:T], targets ids[1:].
-The random numbers are raw words of Philox-4x64 with key (seed, epoch) (Salmon et al., SC 2011): unlike numpy's Generator methods,
-its bit stream is promised to stay the same between numpy versions.
+An epoch cuts the ids into windows at a stride of T from an offset of its own, so that over epochs every token
+is met at every distance from a window's start; a window holds T+1 ids, its last being the next one's first:
+inputs ids[:T], targets ids[1:]. The random numbers are raw words of Philox-4x64 with key (seed, epoch)
+(Salmon et al., SC 2011): unlike numpy's Generator methods, its bit stream is promised to stay the same
+between numpy versions.
 """
 
 from __future__ import annotations
@@ -69,7 +71,8 @@ class OrderedLoader:
     """Batches ``{"tokens": (B/world, T+1) int64}``, ``steps`` of them in a pass; its state is the next step.
 
     A pass goes on where the one before it ended: the order has no end, so no pass is empty.
-    ``__len__`` is what keeps Lightning from fetching a batch ahead, which would make the saved step one too high.
+    ``__len__`` is what keeps Lightning from fetching a batch ahead, which would make the saved step one too
+    high.
     Raises: ConfigError when ``world`` does not divide the batch, or for a state of another order.
     """
 
@@ -100,7 +103,8 @@ class OrderedLoader:
         for name, value in self._identity().items():
             if state.get(name) != value:
                 raise ConfigError(
-                    f"cannot resume the data order: the checkpoint has {name} {state.get(name)!r}, this run {value!r}"
+                    f"cannot resume the data order: the checkpoint has {name} {state.get(name)!r}, "
+                    f"this run {value!r}"
                 )
         self.step = int(state["step"])
 
@@ -117,11 +121,13 @@ class OrderedLoader:
 def evaluation_batches(
     split: TokenSplit, *, tokens: int, batch: int, stride: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(inputs (b, T) int64, targets (b, T) int64, valid (b, T) bool): every token but the first is a target exactly once.
+    """(inputs (b, T) int64, targets (b, T) int64, valid (b, T) bool): every token but the first is a target
+    exactly once.
 
-    Windows follow each other at a stride of T and see nothing before their start, so the mean context is (T+1)/2 tokens. At a
-    smaller ``stride`` they overlap, and all but the first are scored on their last ``stride`` targets only. What a
-    window holds does not depend on ``batch``; only the last window is padded (id 0, not valid), at its end.
+    Windows follow each other at a stride of T and see nothing before their start, so the mean context is
+    (T+1)/2 tokens. At a smaller ``stride`` they overlap, and all but the first are scored on their last
+    ``stride`` targets only. What a window holds does not depend on ``batch``; only the last window is padded
+    (id 0, not valid), at its end.
     Separators are valid targets: the metric leaves their nats out, by ``token_bytes``.
     Raises: DataError when there is nothing to score.
     """
@@ -136,8 +142,8 @@ def evaluation_batches(
         number = np.arange(first, min(first + batch, windows))[:, None]
         places = number * step + np.arange(tokens)
         present = places < targets
-        inside = np.where(present, places, 0)
-        read = [np.where(present, split.ids[inside + shift].astype(np.int64), 0) for shift in (0, 1)]
+        clamped = np.where(present, places, 0)
+        read = [np.where(present, split.ids[clamped + shift].astype(np.int64), 0) for shift in (0, 1)]
         valid = present & ((number == 0) | (np.arange(tokens) >= tokens - step))
         yield torch.from_numpy(read[0]), torch.from_numpy(read[1]), torch.from_numpy(valid)
 

@@ -1,7 +1,8 @@
 """Files behind names, folders and patterns, in an order that every machine agrees on.
 
-A folder stands for all files below it whose suffix is known (``formats.FOLDER_SUFFIXES``). In a pattern ``*``, ``?`` and ``[…]`` stay
-within one folder and ``**`` reaches through any number. Hidden files and folders are left out, links are followed, loops of links are not.
+A folder stands for all files below it whose suffix is known (``formats.FOLDER_SUFFIXES``). In a pattern
+``*``, ``?`` and ``[…]`` stay within one folder and ``**`` reaches through any number. Hidden files and
+folders are left out, links are followed, loops of links are not.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ def expand_paths(
 ) -> list[Path]:
     """Files that ``patterns`` (names, folders, globs; relative ones begin at ``root``) stand for, each once.
 
-    Patterns keep their order; the files of a folder or glob are sorted by path, part by part. A file named as such is read whatever its
-    suffix. ``option`` begins every message, ``hint`` ends the one about a missing file.
+    Patterns keep their order; the files of a folder or glob are sorted by path, part by part. A file named as
+    such is read whatever its suffix. ``option`` begins every message, ``hint`` ends the one about a missing
+    file.
     Raises: DataError, one line, for a name without a file, a folder without a readable one, and empty files.
     """
     names = [patterns] if isinstance(patterns, (str, Path)) else list(patterns)
@@ -81,9 +83,10 @@ def _expand(name: str | Path, root: Path, option: str, hint: str) -> list[Path]:
 def _folder_files(folder: Path, option: str) -> list[Path]:
     files = _readable_below([folder], option)
     if not files:
-        known = ", ".join(FOLDER_SUFFIXES)
+        suffixes = ", ".join(FOLDER_SUFFIXES)
         raise DataError(
-            f"{option}: {folder} holds no file that is read in folders ({known}, each also with {' or '.join(COMPRESSED)}); "
+            f"{option}: {folder} holds no file that is read in folders ({suffixes}, "
+            f"each also with {' or '.join(COMPRESSED)}); "
             "rename the files, or name them with a pattern"
         )
     return files
@@ -91,31 +94,33 @@ def _folder_files(folder: Path, option: str) -> list[Path]:
 
 def _glob_files(path: Path, text: str, option: str) -> list[Path]:
     places = [Path(path.anchor)]
-    for part in path.parts[bool(path.anchor) :]:
-        places = _step(places, part, option)
-    files = {place for place in places if place.is_file()}
-    files.update(_readable_below([place for place in places if place.is_dir()], option))
+    for component in path.parts[bool(path.anchor) :]:
+        places = _step(places, component, option)
+    files = {candidate for candidate in places if candidate.is_file()}
+    files.update(_readable_below([candidate for candidate in places if candidate.is_dir()], option))
     if not files:
-        solid = Path(*path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))])
+        solid = Path(
+            *path.parts[: next(i for i, component in enumerate(path.parts) if glob.has_magic(component))]
+        )
         if solid.is_dir():
-            where = f" below {solid}{_nearest(solid / path.name) or ', which holds no such file'}"
+            hint = f" below {solid}{_nearest(solid / path.name) or ', which holds no such file'}"
         else:
-            where = f": there is no folder {str(solid)!r}{_nearest(solid)}"
-        raise DataError(f"{option}: no file matches {_shorten(text)!r}{where}")
+            hint = f": there is no folder {str(solid)!r}{_nearest(solid)}"
+        raise DataError(f"{option}: no file matches {_shorten(text)!r}{hint}")
     return sorted(files, key=lambda file: file.parts)
 
 
-def _step(places: list[Path], part: str, option: str) -> list[Path]:
+def _step(places: list[Path], component: str, option: str) -> list[Path]:
     """Where one part of a pattern leads from ``places``."""
-    if part == "**":
+    if component == "**":
         return [*places, *(path for path in _walk(places, option) if path.is_dir())]
-    if not glob.has_magic(part):
-        return [place / part for place in places if (place / part).exists()]
-    entries = [entry for place in places for entry in _entries(place, option)]
+    if not glob.has_magic(component):
+        return [folder / component for folder in places if (folder / component).exists()]
+    entries = [entry for folder in places for entry in _entries(folder, option)]
     return [
         entry
         for entry in entries
-        if fnmatch.fnmatchcase(entry.name, part) and (not _is_hidden(entry) or part.startswith("."))
+        if fnmatch.fnmatchcase(entry.name, component) and (not _is_hidden(entry) or component.startswith("."))
     ]
 
 
@@ -186,12 +191,12 @@ def _size(path: Path, option: str) -> int:
 def _nearest(path: Path) -> str:
     """`; did you mean 'name'?` for the nearest name beside ``path``, or nothing."""
     try:
-        near = did_you_mean(
+        suggestion = did_you_mean(
             path.name, [entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".")]
         )
     except OSError:
         return ""
-    return near if "did you mean" in near else ""
+    return suggestion if "did you mean" in suggestion else ""
 
 
 def _shorten(text: str) -> str:

@@ -1,7 +1,9 @@
-"""From a configuration to token ids: read, split, tokenise, store; the second call only opens what the first one stored.
+"""From a configuration to token ids: read, split, tokenise, store; the second call only opens what the first
+one stored.
 
-The cache entry's name is a hash of the configuration, of the source's content and of the versions that shape the ids, so anything
-that changes makes a new entry. The fingerprint of the result depends on ids, counts and tokenizer alone: equal on every machine.
+The cache entry's name is a hash of the configuration, of the source's content and of the versions that shape
+the ids, so anything that changes makes a new entry. The fingerprint of the result depends on ids, counts and
+tokenizer alone: equal on every machine.
 """
 
 from __future__ import annotations
@@ -60,12 +62,13 @@ class PreparedData:
 
     def split(self, name: str) -> TokenSplit:
         """Raises: DataError for a split that this data does not have."""
-        found = getattr(self, name) if name in SPLITS else None
-        if found is None:
+        token_split = getattr(self, name) if name in SPLITS else None
+        if token_split is None:
             raise DataError(
-                f"this data has no {name} split; it has {', '.join(s for s in SPLITS if getattr(self, s) is not None)}"
+                f"this data has no {name} split; it has "
+                f"{', '.join(s for s in SPLITS if getattr(self, s) is not None)}"
             )
-        return found
+        return token_split
 
     def summary(self) -> dict[str, Any]:
         """Plain values for reports."""
@@ -84,7 +87,7 @@ def prepare(config: DataConfig, cache: Path, progress: Progress | None = None) -
 
     A damaged entry is built anew after one warning line. Raises: DataError.
     """
-    tell = progress or (lambda line: None)
+    report = progress or (lambda line: None)
     cache = Path(cache)
     key = _hash(_identity(config))
     folder = cache / f"{config.source}-{key[:20]}"
@@ -95,7 +98,7 @@ def prepare(config: DataConfig, cache: Path, progress: Progress | None = None) -
             _log.warning("warning: cached data is damaged and will be built again: %s", damage)
     with cache_errors(cache):
         folder.mkdir(parents=True, exist_ok=True)
-    _build(config, folder, key, tell)
+    _build(config, folder, key, report)
     try:
         return dataclasses.replace(_open(folder, key), config=config)
     except Corrupt as damage:
@@ -125,14 +128,14 @@ def _identity(config: DataConfig) -> dict[str, Any]:
     return identity
 
 
-def _build(config: DataConfig, folder: Path, key: str, tell: Progress) -> None:
+def _build(config: DataConfig, folder: Path, key: str, report: Progress) -> None:
     splits, dropped = complete(
-        _read(config, folder.parent, tell),
+        _read(config, folder.parent, report),
         tune_fraction=config.tune_fraction,
         validation_fraction=config.validation_fraction,
         limit_bytes=config.limit_bytes,
     )
-    tell(f"making the {config.tokenizer.kind} tokenizer")
+    report(f"making the {config.tokenizer.kind} tokenizer")
     tokenizer = make_tokenizer(config.tokenizer, splits["train"], config.folder)
     about: dict[str, Any] = {
         "source": config.source,
@@ -145,7 +148,7 @@ def _build(config: DataConfig, folder: Path, key: str, tell: Progress) -> None:
         tokenizer.save(folder)
     seals = {}
     for name, documents in splits.items():
-        tell(f"encoding the {name} split ({len(documents)} document{'s' * (len(documents) != 1)})")
+        report(f"encoding the {name} split ({len(documents)} document{'s' * (len(documents) != 1)})")
         ids = tokenizer.encode_documents(documents)
         tokenizer.verify(documents, ids, f"the {name} split")
         with cache_errors(folder):
@@ -191,27 +194,27 @@ def _open(folder: Path, key: str) -> PreparedData:
         raise Corrupt(f"{folder} is incomplete ({error})") from None
 
 
-def _read(config: DataConfig, cache: Path, tell: Progress) -> Splits:
+def _read(config: DataConfig, cache: Path, report: Progress) -> Splits:
     if config.source == "embedded":
-        return {"train": _embedded(cache, tell)}
-    tell(f"reading {config.source}")
+        return {"train": _embedded(cache, report)}
+    report(f"reading {config.source}")
     return files.read_files(config) if config.source == "files" else hub.read_hub(config)
 
 
-def _embedded(cache: Path, tell: Progress) -> list[str]:
+def _embedded(cache: Path, report: Progress) -> list[str]:
     """The embedded text, kept in the cache because parsing every installed module takes seconds."""
     key = embedded.environment_key()
     path = cache / f"embedded-text-{key[:20]}.json"
     if path.exists():
         try:
-            kept = read_json(path)
-            documents = kept["documents"]
-            if kept["fingerprint"] == _text_fingerprint(documents):
+            cached = read_json(path)
+            documents = cached["documents"]
+            if cached["fingerprint"] == _text_fingerprint(documents):
                 return documents
         except (Corrupt, KeyError, TypeError, AttributeError):
             pass
         _log.warning("warning: cached embedded text is damaged and will be built again: %s", path)
-    documents = embedded.read_embedded(tell)
+    documents = embedded.read_embedded(report)
     with cache_errors(cache):
         write_json(path, {"fingerprint": _text_fingerprint(documents), "documents": documents})
     return documents

@@ -1,7 +1,8 @@
 """Token ids on disk: fingerprinted, written whole or not at all, read into memory or mapped.
 
-A split is two files: ``<name>.bin`` (little-endian ids, uint16 or uint32) and ``<name>.json`` beside it (the sidecar), which holds
-the sha256 of the former; ``data.json`` of the folder holds the sha256 of the sidecars. What does not agree is never used.
+A split is two files: ``<name>.bin`` (little-endian ids, uint16 or uint32) and ``<name>.json`` beside it (the
+sidecar), which holds the sha256 of the former; ``data.json`` of the folder holds the sha256 of the sidecars.
+What does not agree is never used.
 """
 
 from __future__ import annotations
@@ -45,11 +46,12 @@ class TokenSplit:
     def tokens(self) -> int:
         return len(self.ids)
 
-    def require(self, tokens: int, why: str = "one batch") -> None:
+    def require(self, tokens: int, consumer: str = "one batch") -> None:
         """Raises: DataError when the split is shorter than ``tokens``."""
         if self.tokens < tokens:
             raise DataError(
-                f"the {self.name} split has {self.tokens} tokens, {why} needs {tokens}; give more text, shorter sequences or fewer rows"
+                f"the {self.name} split has {self.tokens} tokens, {consumer} needs {tokens}; "
+                "give more text, shorter sequences or fewer rows"
             )
 
     def summary(self) -> dict[str, Any]:
@@ -85,7 +87,10 @@ def write_split(folder: Path, name: str, ids: np.ndarray, counts: Counts, finger
 
 
 def open_split(folder: Path, name: str, fingerprint: str, seal: str) -> TokenSplit:
-    """The split as written: its sidecar checked against ``seal``, its ids against size and sha256. Raises: Corrupt."""
+    """The split as written: its sidecar checked against ``seal``, its ids against size and sha256.
+
+    Raises: Corrupt.
+    """
     sidecar = read_json(folder / f"{name}.json", seal)
     path = folder / f"{name}.bin"
     try:
@@ -100,7 +105,10 @@ def open_split(folder: Path, name: str, fingerprint: str, seal: str) -> TokenSpl
 
 
 def _read_ids(path: Path, dtype: np.dtype[Any], tokens: int, digest: str) -> np.ndarray:
-    """Ids in memory, or mapped where they are many. A mapped file that somebody cuts ends the process, one in memory cannot."""
+    """Ids in memory, or mapped where they are many.
+
+    A mapped file that somebody cuts ends the process, one in memory cannot.
+    """
     size = tokens * dtype.itemsize
     if path.stat().st_size == size:
         if size > MAPPED_FROM:

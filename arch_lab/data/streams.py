@@ -1,6 +1,7 @@
 """Files as bounded streams of bytes, decompressed on the way.
 
-A file that expands beyond what this machine can hold, or far beyond what text does, ends in one line instead of a full memory.
+A file that expands beyond what this machine can hold, or far beyond what text does, ends in one line instead
+of a full memory.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def check_expansion(path: Path, packed: int, total: int) -> None:
     """Raises: DataError when ``packed`` bytes of ``path`` expand to ``total``, further than data do."""
     if total > UNSUSPECTED and total > RATIO * packed:
         raise DataError(
-            f"{path}: {packed} compressed bytes expand to more than {total}, over {RATIO} times as many, which is unusual for text; "
+            f"{path}: {packed} compressed bytes expand to more than {total}, over {RATIO} times as many, "
+            "which is unusual for text; "
             "decompress the file yourself if this is intended"
         )
 
@@ -65,7 +67,8 @@ def most_bytes() -> int:
 
 def too_large(path: Path, size: int, largest: int) -> DataError:
     return DataError(
-        f"{path}: at least {size / 1e9:.1f} GB of text; this machine can read {largest / 1e9:.1f} GB from one file now; "
+        f"{path}: at least {size / 1e9:.1f} GB of text; this machine can read {largest / 1e9:.1f} GB from "
+        "one file now; "
         "free memory or split the file"
     )
 
@@ -104,7 +107,10 @@ def _decompressed(file: IO[bytes], compression: str) -> Iterator[bytes]:
 
 
 def _zstandard(file: IO[bytes]) -> Iterator[bytes]:
-    """Frame after frame. The library's own reader takes a frame that is cut off for its end, so the end is checked here."""
+    """Frame after frame.
+
+    The library's own reader takes a frame that is cut off for its end, so the end is checked here.
+    """
     try:
         import zstandard
     except ImportError:
@@ -113,11 +119,11 @@ def _zstandard(file: IO[bytes]) -> Iterator[bytes]:
         ) from None
     frame = None
     try:
-        while rest := file.read(_ZSTD_INPUT):
-            while rest:
+        while chunk := file.read(_ZSTD_INPUT):
+            while chunk:
                 frame = frame or zstandard.ZstdDecompressor().decompressobj()
-                yield frame.decompress(rest)
-                rest = frame.unused_data if frame.eof else b""
+                yield frame.decompress(chunk)
+                chunk = frame.unused_data if frame.eof else b""
                 frame = None if frame.eof else frame
     except zstandard.ZstdError as error:
         raise DataError(f"{file.name}: not a valid zstandard file ({error}); fetch it again") from None

@@ -1,8 +1,9 @@
 """Tokenizers: bytes, BPE trained on the training split, or a saved ``tokenizer.json``.
 
-Legend: V vocabulary. All are lossless: the bytes of the tokens, one after the other, are the UTF-8 bytes of the text. That makes
-bits per byte comparable between vocabularies, so what is not lossless is refused (``verify``).
-Every document is preceded by one separator, a special token of zero bytes; text that spells it out is ordinary text.
+Legend: V vocabulary. All are lossless: the bytes of the tokens, one after the other, are the UTF-8 bytes of
+the text. That makes bits per byte comparable between vocabularies, so what is not lossless is refused
+(``verify``). Every document is preceded by one separator, a special token of zero bytes; text that spells it
+out is ordinary text.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ _BATCH = 1 << 21  # characters encoded at once: bounds memory, loses no speed
 class Tokenizer(ABC):
     """Text <-> ids. ``vocabulary`` entries, ``separator`` the id put before every document.
 
-    ``mask`` is the id of the special token that hides another one, None until ``with_mask`` adds it: no text is ever encoded to it.
+    ``mask`` is the id of the special token that hides another one, None until ``with_mask`` adds it: no text
+    is ever encoded to it.
     """
 
     kind: str
@@ -49,7 +51,8 @@ class Tokenizer(ABC):
     mask: int | None = None
 
     @overload
-    def encode(self, text: str) -> np.ndarray: ...  # type: ignore[overload-overlap]  # a str is a sequence of str as well
+    # a str is a sequence of str as well
+    def encode(self, text: str) -> np.ndarray: ...  # type: ignore[overload-overlap]
     @overload
     def encode(self, text: Sequence[str]) -> list[np.ndarray]: ...
     def encode(self, text: str | Sequence[str]) -> np.ndarray | list[np.ndarray]:
@@ -66,11 +69,15 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def with_mask(self) -> Tokenizer:
-        """This tokenizer with a mask token: every id keeps its meaning, a ``[MASK]`` it does not have comes behind them all."""
+        """This tokenizer with a mask token: every id keeps its meaning, a ``[MASK]`` it does not have comes
+        behind them all.
+        """
 
     @abstractmethod
     def to_dict(self) -> dict[str, str]:
-        """``kind``, ``separator``, ``json`` (the text of a tokenizer.json) and, if it has one, ``mask``: what ``tokenizer_from`` reads."""
+        """``kind``, ``separator``, ``json`` (the text of a tokenizer.json) and, if it has one, ``mask``: what
+        ``tokenizer_from`` reads.
+        """
 
     def save(self, folder: Path) -> None:
         """Writes ``tokenizer.json`` and ``tokenizer_kind.json``; ``load_tokenizer`` reads them."""
@@ -84,7 +91,10 @@ class Tokenizer(ABC):
         """Equal fingerprints encode equally."""
 
     def encode_documents(self, documents: Sequence[str]) -> np.ndarray:
-        """All documents in a row, each preceded by one separator. Ids in uint16, or uint32 where V needs it."""
+        """All documents in a row, each preceded by one separator.
+
+        Ids in uint16, or uint32 where V needs it.
+        """
         parts = [np.empty(0, self.dtype)]
         for batch in _batches(documents):
             for ids in self.encode_each(batch):
@@ -92,7 +102,9 @@ class Tokenizer(ABC):
         return np.concatenate(parts)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text; special tokens leave no trace, bytes that are no UTF-8 (a character cut off) become U+FFFD."""
+        """The text; special tokens leave no trace, bytes that are no UTF-8 (a character cut off) become
+        U+FFFD.
+        """
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -101,20 +113,24 @@ class Tokenizer(ABC):
         parts = (
             flat[start : start + _BATCH].tolist() for start in range(0, len(flat), _BATCH)
         )  # a list takes 8 times the array
-        return b"".join(b"".join(map(piece, part)) for part in parts)
+        return b"".join(b"".join(map(piece, chunk)) for chunk in parts)
 
     def token_bytes(self) -> np.ndarray:
-        """int32 (V,): bytes of each token, 0 for special ones. What bits per byte and the mask of scored tokens need."""
+        """int32 (V,): bytes of each token, 0 for special ones.
+
+        What bits per byte and the mask of scored tokens need.
+        """
         return np.array([len(piece) for piece in self.pieces()], np.int32)
 
-    def verify(self, documents: Sequence[str], ids: np.ndarray, where: str) -> None:
+    def verify(self, documents: Sequence[str], ids: np.ndarray, location: str) -> None:
         """Raises: DataError unless ``ids`` decode to exactly the bytes of ``documents``."""
         starts = np.flatnonzero(ids == self.separator)
         parts = np.split(ids, starts[1:]) if len(starts) else []
-        for text, part in zip_longest(documents, parts):
-            if text is None or part is None or self.decode_bytes(part) != text.encode():
+        for text, text_ids in zip_longest(documents, parts):
+            if text is None or text_ids is None or self.decode_bytes(text_ids) != text.encode():
                 raise DataError(
-                    f"{where}: the tokenizer changes the text (document {(text or '')[:30]!r}…), so bits per byte would be wrong; "
+                    f"{location}: the tokenizer changes the text (document {(text or '')[:30]!r}…), "
+                    "so bits per byte would be wrong; "
                     "use a byte-level one without normalisation"
                 )
 
@@ -172,8 +188,8 @@ class ByteTokenizer(Tokenizer):
 class SubwordTokenizer(Tokenizer):
     """A ``tokenizers.Tokenizer``: byte-level, or SentencePiece-like with byte fallback.
 
-    ``separator`` names the special token before documents; without one it is added behind the vocabulary. ``mask`` likewise names
-    the token that hides others; without one there is none.
+    ``separator`` names the special token before documents; without one it is added behind the vocabulary.
+    ``mask`` likewise names the token that hides others; without one there is none.
     """
 
     def __init__(
@@ -183,13 +199,16 @@ class SubwordTokenizer(Tokenizer):
 
         self.kind = kind
         entries = inner.get_vocab(with_added_tokens=True)
-        name = separator or next((known for known in _KNOWN_SEPARATORS if known in entries), SEPARATOR)
+        name = separator or next(
+            (candidate for candidate in _KNOWN_SEPARATORS if candidate in entries), SEPARATOR
+        )
         if name not in entries and separator is not None:
             raise DataError(
-                f"tokenizer.separator: {name!r} is not a token of this tokenizer; leave it out to have one added"
+                f"tokenizer.separator: {name!r} is not a token of this tokenizer; "
+                "leave it out to have one added"
             )
         added = [name] if mask is None else [name, mask]
-        inner.add_special_tokens([AddedToken(each, special=True, normalized=False) for each in added])
+        inner.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in added])
         inner.encode_special_tokens = True  # text that looks like a special token stays text
         inner.no_padding()
         inner.no_truncation()
@@ -230,7 +249,9 @@ class SubwordTokenizer(Tokenizer):
 
 
 def train_bpe(documents: Sequence[str], vocabulary: int) -> SubwordTokenizer:
-    """Byte-level BPE of exactly ``vocabulary`` entries: the separator (id 0), 256 bytes, merges. Same text, same result.
+    """Byte-level BPE of exactly ``vocabulary`` entries: the separator (id 0), 256 bytes, merges.
+
+    Same text, same result.
 
     Raises: DataError when the text has too few different pairs to get there.
     """
@@ -249,7 +270,8 @@ def train_bpe(documents: Sequence[str], vocabulary: int) -> SubwordTokenizer:
     if reached != vocabulary:
         size = sum(len(text.encode()) for text in documents)
         raise DataError(
-            f"tokenizer.vocabulary: BPE cannot reach {vocabulary} entries on {size} bytes of training text, it ends at {reached}; "
+            f"tokenizer.vocabulary: BPE cannot reach {vocabulary} entries on {size} bytes of training text, "
+            f"it ends at {reached}; "
             f"ask for at most {reached} or give more text"
         )
     return SubwordTokenizer(inner, kind="bpe")
@@ -258,7 +280,10 @@ def train_bpe(documents: Sequence[str], vocabulary: int) -> SubwordTokenizer:
 def read_tokenizer(
     path: Path, separator: str | None = None, mask: str | None = None, *, is_own: bool = False
 ) -> SubwordTokenizer:
-    """A saved ``tokenizer.json``; unless it ``is_own``, a broken or random one is found out first. Raises: DataError."""
+    """A saved ``tokenizer.json``; unless it ``is_own``, a broken or random one is found out first.
+
+    Raises: DataError.
+    """
     tokenizers = _library()
     if not path.is_file():
         raise DataError(f"tokenizer.path: no file {path}; name a tokenizer.json")
@@ -296,7 +321,7 @@ def tokenizer_from(parts: dict[str, str]) -> Tokenizer:
         ) from None
     if kind == "bytes":
         return ByteTokenizer(mask=mask is not None)
-    if not all(isinstance(part, str) for part in (kind, separator, text)):
+    if not all(isinstance(field, str) for field in (kind, separator, text)):
         raise DataError("the checkpoint's tokenizer is damaged (kind, separator and json must be text)")
     check_layout(text, "the checkpoint's tokenizer")
     with rust_errors("the checkpoint's tokenizer is unreadable"):
@@ -319,7 +344,8 @@ def _library() -> Any:
         import tokenizers.trainers
     except ImportError:
         raise DataError(
-            "tokenizer kinds 'bpe' and 'file' need the package tokenizers (pip install tokenizers); 'bytes' does not"
+            "tokenizer kinds 'bpe' and 'file' need the package tokenizers (pip install tokenizers); "
+            "'bytes' does not"
         ) from None
     return tokenizers
 
@@ -338,18 +364,22 @@ def _batches(documents: Sequence[str]) -> Iterator[list[str]]:
 
 
 def byte_of_character() -> dict[str, int]:
-    """The alphabet of byte-level BPE: printable Latin-1 bytes stand for themselves, the others follow from U+0100 on."""
+    """The alphabet of byte-level BPE: printable Latin-1 bytes stand for themselves, the others follow from
+    U+0100 on.
+    """
     printable = set(chain(range(0x21, 0x7F), range(0xA1, 0xAD), range(0xAE, 0x100)))
     others = (value for value in range(256) if value not in printable)
     return {chr(value): value for value in printable} | {
-        chr(256 + place): value for place, value in enumerate(others)
+        chr(256 + index): value for index, value in enumerate(others)
     }
 
 
 def _pieces(inner: Any) -> list[bytes]:
     layout = json.loads(inner.to_str())
     added = {token["id"]: token for token in layout.get("added_tokens", ())}
-    byte_level = any('"ByteLevel"' in json.dumps(layout.get(part)) for part in ("pre_tokenizer", "decoder"))
+    byte_level = any(
+        '"ByteLevel"' in json.dumps(layout.get(component)) for component in ("pre_tokenizer", "decoder")
+    )
     entries = inner.get_vocab(with_added_tokens=True)
     pieces = [b""] * (max(entries.values()) + 1)
     alphabet = byte_of_character()

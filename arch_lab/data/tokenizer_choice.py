@@ -1,4 +1,6 @@
-"""The tokenizer that a study asks for: bytes, trained, read from a file, or the one that a checkpoint carries."""
+"""The tokenizer that a study asks for: bytes, trained, read from a file, or the one that a checkpoint
+carries.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ def make_tokenizer(config: TokenizerConfig, documents: Sequence[str], root: Path
     tokenizer = stored_tokenizer(path) if is_checkpoint(path) else read_tokenizer(path, config.separator)
     if config.vocabulary not in (None, tokenizer.vocabulary):
         raise DataError(
-            f"tokenizer.vocabulary: {config.path} has {tokenizer.vocabulary} entries with its separator, not {config.vocabulary}; "
+            f"tokenizer.vocabulary: {config.path} has {tokenizer.vocabulary} entries with its separator, "
+            f"not {config.vocabulary}; "
             "leave the option out"
         )
     return tokenizer
@@ -57,16 +60,17 @@ def stored_tokenizer(path: Path) -> Tokenizer:
 def _file(path: Path) -> Path:
     if path.is_file():
         return path
-    inside = (
+    checkpoints = (
         [path / "model.ckpt"]
         if (path / "model.ckpt").is_file()
         else sorted({*path.glob("*.ckpt"), *path.glob("checkpoints/*.ckpt")})
     )
-    if len(inside) != 1:
+    if len(checkpoints) != 1:
         raise DataError(
-            f"tokenizer.path: {path} holds {len(inside) or 'no'} checkpoint{'s' * bool(inside)}; give one checkpoint"
+            f"tokenizer.path: {path} holds {len(checkpoints) or 'no'} checkpoint{'s' * bool(checkpoints)}; "
+            "give one checkpoint"
         )
-    return inside[0]
+    return checkpoints[0]
 
 
 def _from_file(path: Path) -> Tokenizer:

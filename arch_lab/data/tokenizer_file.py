@@ -1,7 +1,8 @@
 """Foreign ``tokenizer.json`` files: checked before the library that reads them sees them.
 
-That library is Rust: a broken file can end the whole process (an allocation by a number in the file), or print a panic and
-raise outside ``Exception``. Structure is checked here; what remains is tried once in a process of its own.
+That library is Rust: a broken file can end the whole process (an allocation by a number in the file), or
+print a panic and raise outside ``Exception``. Structure is checked here; what remains is tried once in a
+process of its own.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ except (ImportError, ValueError, OSError):
     pass
 from tokenizers import Tokenizer
 sample = ["a" * 300 + "!", "ab " * 300, "", " "]
-sample += ["The quick brown fox; 3.14 jumps\\n\\tover", "\\u00e9\\u65e5\\u672c\\U0001f600\\u0301 \\u2581<s>[MASK]"]
+sample += ["The quick brown fox; 3.14 jumps\\n\\tover"]
+sample += ["\\u00e9\\u65e5\\u672c\\U0001f600\\u0301 \\u2581<s>[MASK]"]
 try:
     inner = Tokenizer.from_file(sys.argv[1])
     inner.no_padding()
     inner.no_truncation()
-    first, second = ([each.ids for each in inner.encode_batch(sample, add_special_tokens=False)] for _ in range(2))
+    encodings = [inner.encode_batch(sample, add_special_tokens=False) for _ in range(2)]
+    first, second = ([encoding.ids for encoding in batch] for batch in encodings)
     inner.decode(first[0])
     inner.get_vocab(with_added_tokens=True)
     inner.to_str()
@@ -53,12 +56,15 @@ _tried: set[tuple[int, int, int, int]] = set()
 
 
 def check_file(path: Path) -> None:
-    """Raises: DataError, one line, for a file that the library cannot read safely or that encodes at random."""
+    """Raises: DataError, one line, for a file that the library cannot read safely or that encodes at
+    random.
+    """
     try:
         stat = path.stat()
         if stat.st_size > LARGEST_FILE:
             raise DataError(
-                f"tokenizer.path: {path} has {stat.st_size} bytes, too many for a tokenizer.json; name another file"
+                f"tokenizer.path: {path} has {stat.st_size} bytes, too many for a tokenizer.json; "
+                "name another file"
             )
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -70,17 +76,20 @@ def check_file(path: Path) -> None:
         _tried.add(stamp)
 
 
-def check_layout(text: str, where: str) -> None:
-    """Structure of a tokenizer.json: types, ids, sizes, no randomness. Raises: DataError beginning with ``where``."""
-    layout = parse_json(text, origin=f"{where} is not a tokenizer.json", error=DataError)
+def check_layout(text: str, origin: str) -> None:
+    """Structure of a tokenizer.json: types, ids, sizes, no randomness.
+
+    Raises: DataError beginning with ``origin``.
+    """
+    layout = parse_json(text, origin=f"{origin} is not a tokenizer.json", error=DataError)
     try:
         _check(layout)
     except _Broken as error:
-        raise DataError(f"{where} is not a usable tokenizer.json ({error})") from None
+        raise DataError(f"{origin} is not a usable tokenizer.json ({error})") from None
 
 
 @contextlib.contextmanager
-def rust_errors(where: str) -> Iterator[None]:
+def rust_errors(origin: str) -> Iterator[None]:
     """Anything the library raises as one DataError line; its panics are no ``Exception``."""
     try:
         yield
@@ -88,7 +97,7 @@ def rust_errors(where: str) -> Iterator[None]:
         raise
     except BaseException as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{where} ({reason[:300]})") from None
+        raise DataError(f"{origin} ({reason[:300]})") from None
 
 
 class _Broken(Exception):
@@ -111,17 +120,19 @@ def _check(layout: Any) -> None:
     ):
         raise _Broken("added_tokens is not a list of tokens with 'content'")
     ids = [*vocabulary.values(), *(token.get("id") for token in added)]
-    for each in ids:
-        if type(each) is not int:
-            raise _Broken(f"id {str(each)[:30]!r} is not a whole number")
-    most = 2 * len(ids) + _SPARE
-    outside = next((each for each in ids if not 0 <= each < most), None)
+    for token_id in ids:
+        if type(token_id) is not int:
+            raise _Broken(f"id {str(token_id)[:30]!r} is not a whole number")
+    limit = 2 * len(ids) + _SPARE
+    outside = next((token_id for token_id in ids if not 0 <= token_id < limit), None)
     if outside is not None:
-        raise _Broken(f"id {str(outside)[:30]} is outside 0 … {most - 1}, the range of its {len(ids)} tokens")
+        raise _Broken(
+            f"id {str(outside)[:30]} is outside 0 … {limit - 1}, the range of its {len(ids)} tokens"
+        )
     if len(set(vocabulary.values())) < len(vocabulary):
         raise _Broken("two tokens of model.vocab have one id")
-    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding"):
-        _check_part(layout.get(part), part)
+    for section in ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding"):
+        _check_part(layout.get(section), section)
     for name in ("max_input_chars_per_word", "cache_capacity"):
         _check_size(model.get(name), f"model.{name}")
 
@@ -137,40 +148,40 @@ def _vocabulary(vocab: Any) -> dict[str, Any]:
     raise _Broken("model.vocab is neither a table of ids nor a list of scores")
 
 
-def _check_part(part: Any, place: str) -> None:
-    if isinstance(part, dict):
-        if part.get("type") == "Precompiled":
-            _check_charsmap(part.get("precompiled_charsmap"), place)
-        for name, value in part.items():
-            _check_part(value, f"{place}.{name}")
-    elif isinstance(part, list):
-        for each in part:
-            _check_part(each, place)
+def _check_part(node: Any, path: str) -> None:
+    if isinstance(node, dict):
+        if node.get("type") == "Precompiled":
+            _check_charsmap(node.get("precompiled_charsmap"), path)
+        for name, value in node.items():
+            _check_part(value, f"{path}.{name}")
+    elif isinstance(node, list):
+        for entry in node:
+            _check_part(entry, path)
     else:
-        _check_size(part, place)
+        _check_size(node, path)
 
 
-def _check_size(value: Any, place: str) -> None:
+def _check_size(value: Any, path: str) -> None:
     if isinstance(value, int) and not -LARGEST_LENGTH <= value <= LARGEST_LENGTH:
-        raise _Broken(f"{place} is {str(value)[:30]}, beyond any length")
+        raise _Broken(f"{path} is {str(value)[:30]}, beyond any length")
 
 
-def _check_charsmap(value: Any, place: str) -> None:
+def _check_charsmap(value: Any, path: str) -> None:
     """SentencePiece's table: 4 bytes of length, a trie of that many bytes, then text."""
     try:
         raw = base64.b64decode(value, validate=True)
     except (TypeError, ValueError, binascii.Error):
-        raise _Broken(f"{place}.precompiled_charsmap is not base64 text") from None
+        raise _Broken(f"{path}.precompiled_charsmap is not base64 text") from None
     size = int.from_bytes(raw[:4], "little")
     if len(raw) < 8 or size % 4 or not 4 <= size <= len(raw) - 4:
-        raise _Broken(f"{place}.precompiled_charsmap is cut off or damaged")
+        raise _Broken(f"{path}.precompiled_charsmap is cut off or damaged")
 
 
 def _try(path: Path) -> None:
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "RUST_BACKTRACE": "0"}
     command = [sys.executable, "-c", _TRIAL, str(path.resolve())]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             capture_output=True,
             text=True,
@@ -183,10 +194,10 @@ def _try(path: Path) -> None:
         raise DataError(
             f"tokenizer.path: {path} takes over {PATIENCE} s to load and encode a few words; use another one"
         ) from None
-    if done.returncode:
+    if process.returncode:
         reason = (
-            done.stdout.strip()
-            if done.returncode == 3
-            else f"the tokenizers library ended with status {done.returncode}"
+            process.stdout.strip()
+            if process.returncode == 3
+            else f"the tokenizers library ended with status {process.returncode}"
         )
         raise DataError(f"tokenizer.path: {path} is not a usable tokenizer.json ({reason})")

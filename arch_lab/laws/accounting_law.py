@@ -113,12 +113,13 @@ def _state(subject: Subject, batch: int, tokens: int, seed: int) -> None:
 
 
 def _held(mixer: SequenceMixer, state: object, batch: int, tokens: int, x: Tensor) -> None:
-    stated, held = mixer.state_bytes(tokens), tensors_nbytes(state)
-    if batch * stated != held:
+    stated, actual = mixer.state_bytes(tokens), tensors_nbytes(state)
+    if batch * stated != actual:
         raise Broken(
-            f"state_bytes({tokens}) says {stated} bytes per sequence in {str(x.dtype).removeprefix('torch.')}, "
-            f"the state of {batch} sequences holds {held}",
-            size=abs(batch * stated - held),
+            f"state_bytes({tokens}) says {stated} bytes per sequence in "
+            f"{str(x.dtype).removeprefix('torch.')}, "
+            f"the state of {batch} sequences holds {actual}",
+            size=abs(batch * stated - actual),
             bound=0,
             unit="bytes apart",
             t=tokens,

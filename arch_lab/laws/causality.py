@@ -206,7 +206,8 @@ def _reach(y: Tensor, outputs: Tensor, window: int, limit: tolerances.Tolerance)
     edge = moves[distance == window - 1]
     if edge.numel() and not edge.max() > tolerances.REACH.bound:
         raise Broken(
-            f"window {window} is narrower than declared: no output reacts to the token {window - 1} before it",
+            f"window {window} is narrower than declared: no output reacts to the token {window - 1} before "
+            "it",
             size=edge.max().item(),
             bound=tolerances.REACH.bound,
             unit="of max |y|, required at least",
@@ -235,14 +236,14 @@ def _gradients(subject: Subject, x: Tensor, seed: int) -> float:
         leak = ratio(g[:, t + 1 :], g)
         worst = max(worst, leak)
         if not leak <= limit.bound:
-            _, later = first_position(g[:, t + 1 :], limit.bound * scale_of(g))
+            _, offset = first_position(g[:, t + 1 :], limit.bound * scale_of(g))
             raise Broken(
-                f"the gradient of output {t} with respect to the later token {t + 1 + later} is not zero",
+                f"the gradient of output {t} with respect to the later token {t + 1 + offset} is not zero",
                 size=leak,
                 bound=limit.bound,
                 unit="of the largest gradient",
                 t=t,
-                s=t + 1 + later,
+                s=t + 1 + offset,
             )
     return worst
 

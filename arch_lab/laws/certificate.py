@@ -28,7 +28,9 @@ UNKNOWN_LENGTH = 48  # tokens probed where nobody says how long rows are
 BATCH = 4
 
 CLAIMS = {
-    "objective": "hidden tokens do not appear in the input; rows, documents and padding do not affect each other",
+    "objective": (
+        "hidden tokens do not appear in the input; rows, documents and padding do not affect each other"
+    ),
     "images": "images of a batch do not affect each other",
     "": "no output depends on later tokens",
 }

@@ -18,19 +18,20 @@ Every registered block must pass seven laws in every configuration below. `arch-
 `arch-lab certify package.module:Block` runs them on one block; `make test` runs them on every block of this
 repository. This page is generated: `{COMMAND} > docs/laws.md`; a test fails when it is out of date.
 
-`arch-lab certify` shows for each law the worst deviation as a *share* of its bound: below 1 the law holds, at 1 it
-is at the bound. It also shows the value and the bound; their units are in the [table of tolerances](#tolerances).
+`arch-lab certify` shows for each law the worst deviation as a *share* of its bound: below 1 the law holds, at
+1 it is at the bound. It also shows the value and the bound; their units are in the [table of
+tolerances](#tolerances).
 
-Lengths: short, odd and prime ones up to 65 tokens and those around the block's window, for every law. Causality
-and prefix consistency also run on long rows: 128, 256, 512, 1,024, 1,099 and 1,100 tokens and the sizes of
-windows and chunks found in the block, in evaluation mode and in train mode with gradients recorded.
+Lengths: short, odd and prime ones up to 65 tokens and those around the block's window, for every law.
+Causality and prefix consistency also run on long rows: 128, 256, 512, 1,024, 1,099 and 1,100 tokens and the
+sizes of windows and chunks found in the block, in evaluation mode and in train mode with gradients recorded.
 Configurations after the first run at 128 and 1,100.
 
-Costs are what runs: `cost(tokens)` must equal the matmul and FFT FLOPs that the counted forward pass executes. A
-quadratic parallel form of a linear-time algorithm therefore costs what the quadratic form costs; a mask that
-discards half of a product does not lower the cost. Two kinds of operators have special formulas: attention
-through `blocks.attention` (only visible pairs count) and `blocks.convolution` (every algorithm of a long
-convolution counts as its FFT).
+Costs are what runs: `cost(tokens)` must equal the matmul and FFT FLOPs that the counted forward pass
+executes. A quadratic parallel form of a linear-time algorithm therefore costs what the quadratic form costs;
+a mask that discards half of a product does not lower the cost. Two kinds of operators have special formulas:
+attention through `blocks.attention` (only visible pairs count) and `blocks.convolution` (every algorithm of a
+long convolution counts as its FFT).
 
 A study runs part of these laws on the built model, at the lengths that it trains and scores: see
 [what a certificate looks at](certificate.md).

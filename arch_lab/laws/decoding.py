@@ -32,7 +32,8 @@ def decoding(subject: Subject, batch: int, tokens: int, seed: int) -> float:
     x = subject.input(batch, tokens, seed)
     y, worst = subject(x), 0.0
     for method, chunks in chunkings(tokens, subject.window or CHUNK, seed):
-        # a state made for exactly T tokens, and one for more; one that grows, and one that reserves its memory
+        # a state made for exactly T tokens, and one for more; one that grows, and one that reserves its
+        # memory
         makers = state_makers(mixer)
         make = makers[len(chunks) // 2 % len(makers)]
         state = make(batch, tokens if len(chunks) % 2 else subject.longest)
@@ -65,8 +66,10 @@ def _decoded(mixer: Any, x: Tensor, y: Tensor, state: Any, chunks: list[int], me
 
 def state_makers(mixer: Any) -> list[Callable[[int, int], Any]]:
     """``init_state``, and ``reserve_state`` of a sequence mixer that has its own."""
-    own = isinstance(mixer, SequenceMixer) and type(mixer).reserve_state is not SequenceMixer.reserve_state
-    return [mixer.init_state, *([mixer.reserve_state] if own else [])]
+    reserves = (
+        isinstance(mixer, SequenceMixer) and type(mixer).reserve_state is not SequenceMixer.reserve_state
+    )
+    return [mixer.init_state, *([mixer.reserve_state] if reserves else [])]
 
 
 def chunkings(tokens: int, window: int, seed: int) -> list[tuple[str, list[int]]]:

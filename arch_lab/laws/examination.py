@@ -40,10 +40,10 @@ def examine(model: nn.Module, scope: Scope) -> None:
     if not thin.skips:
         findings.whole_model_lengths = dense_lengths
         return
-    whole = Probe(model)
-    affordable = [n for n in scope.lengths if 12 * whole.flops(n) <= WHOLE]
+    model_probe = Probe(model)
+    affordable = [n for n in scope.lengths if 12 * model_probe.flops(n) <= WHOLE]
     findings.whole_model_lengths = sorted({*affordable[-1:], *(n for n in affordable if n == SHORT)})
-    _lengths(scope, whole, findings.whole_model_lengths, brief=True)
+    _lengths(scope, model_probe, findings.whole_model_lengths, brief=True)
 
 
 def _check_repeats(scope: Scope, probe: Probe) -> None:

@@ -137,8 +137,8 @@ def _packed(subject: Subject, batch: int, tokens: int, seed: int) -> float:
     for i, plan in enumerate(plans):
         for first, end, _ in (document for document in plan if document[2]):
             text = f"the document at {first}..{end - 1} gives a different output {{t}} packed than alone"
-            alone, packed = subject(x[i : i + 1, first:end]), y[i : i + 1, first:end]
-            worst = max(worst, require_same(alone, packed, y, limit, text, shift=first))
+            unpacked, packed = subject(x[i : i + 1, first:end]), y[i : i + 1, first:end]
+            worst = max(worst, require_same(unpacked, packed, y, limit, text, shift=first))
         worst = max(worst, _first_document(subject, x, y, segments, i, plan[0], seed))
     return worst
 

@@ -199,8 +199,8 @@ def attempt(law: Law, subject: Subject, batch: int, tokens: int, seed: int) -> f
     except Exception as error:  # third-party code: anything may happen, and it happens to the law being tried
         # raised while a law compared what came back: an output of the wrong kind, say
         is_ours = Path(_innermost(error)).parent == Path(__file__).parent
-        what = "the outputs could not be checked" if is_ours else "the block raised"
-        return Broken(f"{what}: {describe(error)}")
+        problem = "the outputs could not be checked" if is_ours else "the block raised"
+        return Broken(f"{problem}: {describe(error)}")
 
 
 def _innermost(error: BaseException) -> str:
@@ -284,8 +284,8 @@ def _built(entry: Entry, all_cases: list[Case]) -> tuple[list[Subject], dict[str
         try:
             subjects.append(subject_of(entry, case))
         except Exception as error:
-            what = f"the block cannot be built: {describe(error)}"
-            example = Example(case=case.name, options=case.options, batch=0, tokens=0, what=what)
+            reason = f"the block cannot be built: {describe(error)}"
+            example = Example(case=case.name, options=case.options, batch=0, tokens=0, what=reason)
             return [], {name: LawResult(law=name, status="failed", example=example) for name in LAWS}
     return subjects, {}
 

@@ -91,8 +91,8 @@ def splits(length: int, count: int, draw: Random, sizes: Iterable[int] = ()) -> 
     edges = _edges(length, sizes)[: count // 2]
     strata = count - len(edges)
     bounds = [1 + i * (length - 1) // strata for i in range(strata + 1)]
-    drawn = [draw.randrange(a, b) for a, b in pairwise(bounds)]
-    return sorted({*edges, *drawn})
+    samples = [draw.randrange(a, b) for a, b in pairwise(bounds)]
+    return sorted({*edges, *samples})
 
 
 def _edges(length: int, sizes: Iterable[int]) -> list[int]:

@@ -84,10 +84,10 @@ def _explain(
     """Raises: Broken with the first pair. Rows that mix are left to the isolation law."""
     limit = tolerances.same_length(subject.module).bound
     i, t = first_position(leaks, limit)
-    alone = x.clone()
-    alone[i] = rows[i]
+    isolated = x.clone()
+    isolated[i] = rows[i]
     s, size = changes[i].s, leaks[i, t].item()
-    if moved(subject(alone).detach(), y)[i, :s].max() > limit:
+    if moved(subject(isolated).detach(), y)[i, :s].max() > limit:
         raise Broken(
             f"changing {changes[i]} moves the earlier output {t}{mode}",
             size=size,
@@ -108,8 +108,8 @@ def _reach(subject: Subject, moves: Tensor, changes: list[Change], limit: float)
         if suffix or not beyond.numel() or beyond.max() <= limit:
             continue
         t, size = s + window + int((beyond > limit).nonzero()[0]), beyond.max().item()
-        what = f"window {window} is wider: output {t} moves with token {s}"
-        raise Broken(what, size=size, bound=limit, unit="of max |y|", t=t, s=s)
+        message = f"window {window} is wider: output {t} moves with token {s}"
+        raise Broken(message, size=size, bound=limit, unit="of max |y|", t=t, s=s)
 
 
 def _gradients(subject: Subject, x: Tensor, positions: list[int], seed: int) -> float:
@@ -137,7 +137,7 @@ def _later_share(g: Tensor, s: int, limit: float) -> float:
     sizes, scale = g.abs().amax(dim=1), scale_of(g)
     leak = ratio(sizes[s:], g)
     if not leak <= limit:
-        later = s + int((~(sizes[s:] <= limit * scale)).nonzero()[0])
-        text = f"outputs before {s} have a gradient with respect to the later token {later}"
-        raise Broken(text, size=leak, bound=limit, unit="of the largest gradient", t=s - 1, s=later)
+        position = s + int((~(sizes[s:] <= limit * scale)).nonzero()[0])
+        text = f"outputs before {s} have a gradient with respect to the later token {position}"
+        raise Broken(text, size=leak, bound=limit, unit="of the largest gradient", t=s - 1, s=position)
     return leak

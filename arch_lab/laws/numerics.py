@@ -101,9 +101,9 @@ def _gradients(subject: Subject, x: Tensor) -> None:
 
     def function(*inputs: Tensor) -> Any:
         values = {f"module.{name}": value for name, value in zip(parameters, inputs, strict=False)}
-        return torch.func.functional_call(whole, values, inputs[len(parameters) :] or (x,))
+        return torch.func.functional_call(wrapped, values, inputs[len(parameters) :] or (x,))
 
-    whole = Whole()
+    wrapped = Whole()
     inputs = [*parameters.values(), *([x.clone().requires_grad_()] if x.is_floating_point() else [])]
     if not inputs:
         return

@@ -80,7 +80,9 @@ def _fail_in_float32(run: BaseRun, s: int, size: float) -> None:
 
 
 def _sparse_lengths(scope: Scope, probe: Probe, mode: Mode) -> None:
-    """Long rows: two positions and gradients at the lengths that train or are scored, one position elsewhere."""
+    """Long rows: two positions and gradients at the lengths that train or are scored, one position
+    elsewhere.
+    """
     shorter: Tensor | None = None
     for length in scope.findings.sparse_lengths:
         scope.enter(length, mode)

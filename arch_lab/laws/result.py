@@ -17,7 +17,7 @@ class Broken(Exception):
 
     def __init__(
         self,
-        what: str,
+        message: str,
         *,
         size: float | None = None,
         bound: float | None = None,
@@ -25,8 +25,8 @@ class Broken(Exception):
         t: int | None = None,
         s: int | None = None,
     ) -> None:
-        super().__init__(what)
-        self.what, self.size, self.bound, self.unit, self.t, self.s = what, size, bound, unit, t, s
+        super().__init__(message)
+        self.what, self.size, self.bound, self.unit, self.t, self.s = message, size, bound, unit, t, s
 
 
 class Share(float):
@@ -71,7 +71,10 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class LawResult:
-    """One law on one block. ``share``: the worst deviation divided by its bound, None if nothing was measured."""
+    """One law on one block.
+
+    ``share``: the worst deviation divided by its bound, None if nothing was measured.
+    """
 
     law: str
     status: Status

@@ -47,12 +47,15 @@ TRANSFORM_SINGLE = Tolerance(
 OTHER_SHAPE = Tolerance(
     bound=1e-12,
     of="max |y|, float64",
-    reason="other lengths or batches use other GEMM kernels, so the order of sums differs even in a dense map",
+    reason="other lengths or batches use other GEMM kernels, "
+    "so the order of sums differs even in a dense map",
 )
 DECODING = Tolerance(
     bound=1e-10,
     of="max |y|, float64",
-    reason="another algorithm (dot products for transforms, a state for a scan) whose errors add up over steps",
+    reason=(
+        "another algorithm (dot products for transforms, a state for a scan) whose errors add up over steps"
+    ),
 )
 GRADIENT = Tolerance(
     bound=1e-12,
@@ -67,12 +70,15 @@ LIVE = Tolerance(
 SINGLE = Tolerance(
     bound=5e-4,
     of="max |y|, float32 against float64 on equal weights",
-    reason="one rounding is 6e-8; three sine layers of a filter, of frequency 10, amplify it to 6e-5; margin 8",
+    reason=(
+        "one rounding is 6e-8; three sine layers of a filter, of frequency 10, amplify it to 6e-5; margin 8"
+    ),
 )
 HALF = Tolerance(
     bound=5e-2,
     of="|y| (norm), bfloat16 against float32 on equal bfloat16 weights",
-    reason="about twelve roundings of 2^-9, doubled by products; a filter with rounded weights is another one",
+    reason="about twelve roundings of 2^-9, doubled by products; "
+    "a filter with rounded weights is another one",
 )
 SAME_OPERATIONS = Tolerance(
     bound=1e-12,

@@ -112,13 +112,13 @@ class BaseRun:
         i = min(i, len(changes) - 1)
         s, size = changes[i].s, leaks[i, t].item()
         self.check_repeat()
-        alone = self.rows.clone()
-        alone[i] = changed[i]
-        if not moved(self.probe(alone, self.mode), self.outputs)[i, :s].max() > LEAK:
+        isolated = self.rows.clone()
+        isolated[i] = changed[i]
+        if not moved(self.probe(isolated, self.mode), self.outputs)[i, :s].max() > LEAK:
             changed[i] = self.rows[i]
             text = f"block {self._blame(changed, i, self.tokens)} mixes the rows of a batch"
             raise Failure(f"{text}: other rows move output {t} by {size:.1e} of the scale ({self.setting})")
-        block, change = self._blame(alone, i, s), Change(s, changes[i].suffix and s < self.tokens - 1)
+        block, change = self._blame(isolated, i, s), Change(s, changes[i].suffix and s < self.tokens - 1)
         raise Failure(
             f"block {block} is not causal: changing {change} moves output {t} by {size:.1e} of the scale "
             f"(first leaking pair t={t}, s={s}; {self.setting})",
@@ -192,8 +192,8 @@ class BaseRun:
             return
         if not self.gradients.isfinite().all():
             raise Failure(f"gradients are not finite ({self.setting})")
-        later = torch.arange(self.tokens) >= torch.tensor(self.splits)[:, None]
-        share = torch.where(later, self.gradients, 0.0) / max(self.gradients.max().item(), TINY)
+        is_later = torch.arange(self.tokens) >= torch.tensor(self.splits)[:, None]
+        share = torch.where(is_later, self.gradients, 0.0) / max(self.gradients.max().item(), TINY)
         self.findings.gradient = max(self.findings.gradient, share.max().item())
         if not share.max() <= GRADIENT_LEAK:
             self._explain_gradient(share)

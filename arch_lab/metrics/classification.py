@@ -34,7 +34,8 @@ def f1(predictions: Any, targets: Any) -> float:
 
 
 def matthews(predictions: Any, targets: Any, classes: int = 2) -> float:
-    """(n·trace - t·p) / sqrt((n² - p·p)(n² - t·t)), R_K for C classes; 0 when one class alone is predicted or present.
+    """(n·trace - t·p) / sqrt((n² - p·p)(n² - t·t)), R_K for C classes; 0 when one class alone is predicted or
+    present.
 
     Python integers throughout, exact for any n: only the last division rounds.
     """

@@ -1,8 +1,9 @@
 """Pearson and Spearman. Legend: N pairs.
 
-Where scipy gives NaN because one side is constant, these give 0: a model that answers the same for every pair shows no
-association, a mean over seeds should say so, and a NaN would take the other seeds with it. Predictions that are not
-numbers (a diverged run) do give NaN, which stays visible; targets that are not are an error.
+Where scipy gives NaN because one side is constant, these give 0: a model that answers the same for every pair
+shows no association, a mean over seeds should say so, and a NaN would take the other seeds with it.
+Predictions that are not numbers (a diverged run) do give NaN, which stays visible; targets that are not are
+an error.
 """
 
 from __future__ import annotations
@@ -16,13 +17,19 @@ from arch_lab.metrics.checks import Array, MetricError, numbers, paired
 
 
 def pearson(predictions: Any, targets: Any) -> float:
-    """Linear correlation in [-1, 1]; 0 when a side is constant, NaN when a prediction is not finite. Raises: MetricError."""
+    """Linear correlation in [-1, 1]; 0 when a side is constant, NaN when a prediction is not finite.
+
+    Raises: MetricError.
+    """
     pair = _pair(predictions, targets)
     return nan if pair is None else _pearson(*pair)
 
 
 def spearman(predictions: Any, targets: Any) -> float:
-    """Pearson's of the ranks, tied values sharing the mean of theirs; special cases as ``pearson``. Raises: MetricError."""
+    """Pearson's of the ranks, tied values sharing the mean of theirs; special cases as ``pearson``.
+
+    Raises: MetricError.
+    """
     pair = _pair(predictions, targets)
     return nan if pair is None else _pearson(ranks(pair[0]), ranks(pair[1]))
 

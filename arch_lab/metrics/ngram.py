@@ -1,11 +1,13 @@
 """Unigram, bigram and trigram with interpolated lower orders (Jelinek and Mercer, 1980).
 
-Legend: V vocabulary, N tokens, w next token, h the tokens before it, h' = h without its first, c(.) counts in the training ids.
+Legend: V vocabulary, N tokens, w next token, h the tokens before it, h' = h without its first, c(.) counts in
+the training ids.
 
     p_n(w | h) = l(c(h)) * c(h w) / c(h) + (1 - l(c(h))) * p_{n-1}(w | h'),    p_0(w) = 1 / V
 
-The weights l are shared by contexts of a like count (one per power of two) and set by expectation maximisation on the tuning
-split. An unseen context has weight 0; p_0 leaves no token without probability; each p_n sums to 1 because it mixes two that do.
+The weights l are shared by contexts of a like count (one per power of two) and set by expectation
+maximisation on the tuning split. An unseen context has weight 0; p_0 leaves no token without probability;
+each p_n sums to 1 because it mixes two that do.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ class _Order:
         self.totals = np.add.reduceat(self.counts, first)
 
     def relative(self, contexts: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(c(h w) / c(h), c(h)), the former 0 where the context or the pair is unseen. A context of -1 is unseen."""
+        """(c(h w) / c(h), c(h)), the former 0 where the context or the pair is unseen.
+
+        A context of -1 is unseen.
+        """
         totals = _look_up(self.contexts, self.totals, contexts)
         counts = _look_up(
             self.keys, self.counts, np.where(contexts < 0, -1, contexts * self.vocabulary + tokens)
@@ -50,7 +55,8 @@ class _Order:
 class NGram:
     """Interpolated n-grams up to order 3, all fitted at once.
 
-    ``train`` and ``tune`` are ids (N,) of any integer dtype. Time O(N log N), memory below 200 bytes a training token.
+    ``train`` and ``tune`` are ids (N,) of any integer dtype. Time O(N log N), memory below 200 bytes a
+    training token.
     """
 
     def __init__(self, train: np.ndarray, tune: np.ndarray, vocabulary: int) -> None:
@@ -110,7 +116,9 @@ class NGram:
         return p + [p[-1]] * (4 - len(p))
 
     def _fit(self, tune: np.ndarray) -> None:
-        """Expectation maximisation, order by order: each is a mixture of two known parts, so it has one optimum."""
+        """Expectation maximisation, order by order: each is a mixture of two known parts, so it has one
+        optimum.
+        """
         lower = np.full(len(tune) - 1, 1 / self.vocabulary)
         for n, (relative, totals) in enumerate(self._relative(tune)):
             bucket = np.where(totals > 0, _bucket(totals), 0)
@@ -137,9 +145,10 @@ def ngram_baselines(
 ) -> dict[str, dict[str, float]]:
     """Every baseline on ``split`` (default: validation), counted on train, weighted on tune.
 
-    {name: {"nats", "tokens", "bits_per_byte", "perplexity", "word_perplexity"}} under the models' rule: every token but the first is
-    predicted over the whole vocabulary, nats of special tokens are left out of the sum, bytes and words are those of the split's text.
-    As the first token is a separator, all of the text is scored. Unlike a model's windows, an n-gram's context is never cut.
+    {name: {"nats", "tokens", "bits_per_byte", "perplexity", "word_perplexity"}} under the models' rule: every
+    token but the first is predicted over the whole vocabulary, nats of special tokens are left out of the
+    sum, bytes and words are those of the split's text. As the first token is a separator, all of the text is
+    scored. Unlike a model's windows, an n-gram's context is never cut.
     """
     target = data.validation if split is None else split
     data.train.require(2, "the n-gram baselines")

@@ -1,8 +1,9 @@
 """Retrieval: recall@k, reciprocal rank, nDCG@k, each a mean over queries.
 
 Legend: Q queries, N documents, scores (Q, N), relevance (Q, N), 0 = not relevant.
-Of tied documents the less relevant stand first. That is deterministic, does not depend on the order of the documents, and gives
-nothing away to a model that scores everything alike. A query without a relevant document is an error: leave it out.
+Of tied documents the less relevant stand first. That is deterministic, does not depend on the order of the
+documents, and gives nothing away to a model that scores everything alike. A query without a relevant document
+is an error: leave it out.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""Language-model metrics weighted by valid tokens, so that no reduction, batch size or rank count changes them.
+"""Language-model metrics weighted by valid tokens, so that no reduction, batch size or rank count changes
+them.
 
-Legend: B batch, T tokens. Each metric keeps plain sums (float64) and divides once, at the end, which is what makes the
-distributed reduction right: a mean of means is not.
-torchmetrics ships a Perplexity that repeats the softmax on the logits; these share the one pass that already produced
-the loss, and a test holds them equal to it. Bits per byte has no counterpart there.
-Sources: bits per byte as in nanochat `loss_eval.py`; word perplexity as in lm-evaluation-harness (wikitext task).
+Legend: B batch, T tokens. Each metric keeps plain sums (float64) and divides once, at the end, which is what
+makes the distributed reduction right: a mean of means is not. torchmetrics ships a Perplexity that repeats
+the softmax on the logits; these share the one pass that already produced the loss, and a test holds them
+equal to it. Bits per byte has no counterpart there.
+Sources: bits per byte as in nanochat `loss_eval.py`; word perplexity as in lm-evaluation-harness (wikitext
+task).
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from torchmetrics import Metric, MetricCollection
 class TokenSums(Metric):
     """Sums of nats, tokens and bytes over scored targets; special tokens (0 bytes) are in none of the three.
 
-    ``update(nats (B, T), targets (B, T), valid (B, T) bool)``. Raises: RuntimeError from torchmetrics when computed
-    before any update.
+    ``update(nats (B, T), targets (B, T), valid (B, T) bool)``. Raises: RuntimeError from torchmetrics when
+    computed before any update.
     """
 
     full_state_update = False
@@ -61,9 +63,11 @@ class TokenPerplexity(TokenSums):
 
 
 class WordPerplexity(TokenSums):
-    """exp(nats per word) for a text of ``words`` words, ``bytes`` bytes: the words scored are in proportion to the bytes.
+    """exp(nats per word) for a text of ``words`` words, ``bytes`` bytes: the words scored are in proportion
+    to the bytes.
 
-    Scoring skips the first token of a split, hence the proportion; for a whole split it differs from 1 by one token.
+    Scoring skips the first token of a split, hence the proportion; for a whole split it differs from 1 by one
+    token.
     """
 
     higher_is_better = False

@@ -1,9 +1,10 @@
-"""Speakers, or any classes, by the nearest centroid: cosine scores, and equal error rates as MCE-2018 defines them.
+"""Speakers, or any classes, by the nearest centroid: cosine scores, and equal error rates as MCE-2018 defines
+them.
 
 Legend: N items, E width, S classes (the list of wanted ones), background = items of no class on it.
 Sources: swshon/multi-speakerID and KinWaiCheuk/MCE2018 dataloader.py (arXiv 1910.01463).
-Top-S asks whether an item belongs to anybody on the list; Top-1 also asks who, and counts a wanted item given to the wrong
-class (a confusion) as missed at every threshold.
+Top-S asks whether an item belongs to anybody on the list; Top-1 also asks who, and counts a wanted item given
+to the wrong class (a confusion) as missed at every threshold.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ Crossing = Literal["nearest", "interpolated"]
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorRate:
-    """``rate``: mean of false acceptance and false rejection at the crossing; ``confusions``: wanted items named wrongly."""
+    """``rate``: mean of false acceptance and false rejection at the crossing; ``confusions``: wanted items
+    named wrongly.
+    """
 
     rate: float
     confusions: int = 0
@@ -29,9 +32,11 @@ class ErrorRate:
 class CentroidCosineScorer:
     """Mean embedding of each class, brought to unit length; the score of an item is its cosine with it.
 
-    Embeddings enter the mean as they are (the published scoring normalises i-vectors beforehand and network outputs not at all).
-    The published code takes the dot product with a test embedding that is not normalised: within one item that ranks alike,
-    over items it is another score. Raises: MetricError for shapes that do not fit, or a class whose mean is zero.
+    Embeddings enter the mean as they are (the published scoring normalises i-vectors beforehand and network
+    outputs not at all).
+    The published code takes the dot product with a test embedding that is not normalised: within one item
+    that ranks alike, over items it is another score. Raises: MetricError for shapes that do not fit, or a
+    class whose mean is zero.
     """
 
     def __init__(self, embeddings: Any, classes: Any) -> None:
@@ -45,7 +50,8 @@ class CentroidCosineScorer:
         length = np.linalg.norm(means, axis=1)
         if not length.all():
             raise MetricError(
-                f"class {self.classes[int((length == 0).argmax())]}: its mean embedding is zero and has no direction"
+                f"class {self.classes[int((length == 0).argmax())]}: its mean embedding is zero and has no "
+                "direction"
             )
         self.centroids: Array = means / length[:, None]
 
@@ -70,8 +76,9 @@ class CentroidCosineScorer:
 def top_s_eer(scores: Any, wanted: Any, *, crossing: Crossing = "nearest") -> ErrorRate:
     """Equal error rate of "is on the list": ``scores`` (N,) the largest over classes, ``wanted`` (N,) 1 or 0.
 
-    ``crossing`` "nearest", as published: mean of both rates at the threshold where they lie closest, the highest such.
-    "interpolated": where the straight lines between thresholds cross, which is free of their grain.
+    ``crossing`` "nearest", as published: mean of both rates at the threshold where they lie closest, the
+    highest such. "interpolated": where the straight lines between thresholds cross, which is free of their
+    grain.
     Raises: MetricError unless there are items of both kinds.
     """
     return _eer(scores, wanted, 0, crossing)
@@ -126,7 +133,8 @@ def _eer(scores: Any, wanted: Any, confusions: int, crossing: Crossing) -> Error
 
 
 def _above_thresholds(scores: Any, targets: Any) -> tuple[Array, Array]:
-    """(items, wanted ones among them) at or above each different score, the highest first; tied scores share a threshold.
+    """(items, wanted ones among them) at or above each different score, the highest first; tied scores share
+    a threshold.
 
     Raises: MetricError without any wanted item.
     """

@@ -1,6 +1,17 @@
 """Named architectures: recipes of blocks with dials for size. The import registers the built-in ones."""
 
-from arch_lab.models import custom, gemma, gemma4, gemma_encoder, hybrid, m2, m2_bert, m2_vit, t5gemma, vit  # noqa: F401
+from arch_lab.models import (  # noqa: F401
+    custom,
+    gemma,
+    gemma4,
+    gemma_encoder,
+    hybrid,
+    m2,
+    m2_bert,
+    m2_vit,
+    t5gemma,
+    vit,
+)
 from arch_lab.models.decoder import Decoder, DecoderConfig
 from arch_lab.models.encoder import (
     BidirectionalStack,

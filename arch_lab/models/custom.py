@@ -35,14 +35,18 @@ class Chosen(Config):
 
     @classmethod
     def from_options(cls, options: dict[str, Any], *, where: str = "") -> Self:
-        """As ``Config.from_options``. Raises: ConfigError for an option of the mixer outside mixer_options."""
+        """As ``Config.from_options``.
+
+        Raises: ConfigError for an option of the mixer outside mixer_options.
+        """
         names = {f.name for f in fields(cls)}
         unknown = [key for key in options if key not in names]
         if unknown and isinstance(options.get("mixer"), str):
             mixer_names = [f.name for f in fields(lookup(options["mixer"]).config)]
             if unknown[0] in mixer_names:
                 raise ConfigError(
-                    f"{where or cls.__name__}: {unknown[0]!r} is an option of the block {options['mixer']!r}; "
+                    f"{where or cls.__name__}: {unknown[0]!r} is an option of the block "
+                    f"{options['mixer']!r}; "
                     f"write mixer_options: {{{unknown[0]}: {options[unknown[0]]!r}}}"
                 )
         return super().from_options(options, where=where)

@@ -35,7 +35,8 @@ def bidirectional_mixer(mixer: BlockConfig, *, radius: Radius | None) -> BlockCo
         return replace(mixer, causal=False)
     if radius is None:
         raise ConfigError(
-            f"a local layer (window {mixer.window}) needs a radius in the encoder: the number of keys on each side"
+            f"a local layer (window {mixer.window}) needs a radius in the encoder: "
+            "the number of keys on each side"
         )
     return replace(mixer, causal=False, window=None, radius=radius)
 
@@ -52,7 +53,8 @@ def causal_mixer(mixer: BlockConfig, *, window: int | None) -> BlockConfig:
         return replace(mixer, causal=True)
     if window is None:
         raise ConfigError(
-            f"a local layer (radius {mixer.radius}) needs a window in the decoder: the number of keys, itself included"
+            f"a local layer (radius {mixer.radius}) needs a window in the decoder: "
+            "the number of keys, itself included"
         )
     return replace(mixer, causal=True, radius=None, window=window)
 

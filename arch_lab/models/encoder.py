@@ -144,8 +144,8 @@ class BidirectionalStackConfig(ResidualConfig):
 class BidirectionalStack(ResidualStack):
     """A decoder's layers without their masks.
 
-    ``hidden`` gives states, ``forward`` logits through the tied table. Its parameters have a decoder's names, so
-    that the weights of a trained decoder fit. Raises: ConfigError when a mixer is causal.
+    ``hidden`` gives states, ``forward`` logits through the tied table. Its parameters have a decoder's names,
+    so that the weights of a trained decoder fit. Raises: ConfigError when a mixer is causal.
     """
 
     config: BidirectionalStackConfig
@@ -155,5 +155,6 @@ class BidirectionalStack(ResidualStack):
         masked = [type(layer.mixer).__name__ for layer in self.layers if layer.mixer.causal]
         if masked:
             raise ConfigError(
-                f"an encoder reads in both directions, but {masked[0]} is causal; configure it with causal: false"
+                f"an encoder reads in both directions, but {masked[0]} is causal; configure it with causal: "
+                "false"
             )

@@ -128,7 +128,8 @@ class EncoderDecoder(Model):
         """Final normed states of the decoder (B, T, D)."""
         memory = self.encode(source, source_segments)
         self._check(target, target_segments)
-        return self.decoder(self.embedding(target), memory, target_segments, source_segments)  # type: ignore[no-any-return]
+        x: Tensor = self.decoder(self.embedding(target), memory, target_segments, source_segments)
+        return x
 
     def encode(self, source: Tensor, source_segments: Tensor | None = None) -> Tensor:
         """Final normed states of the encoder (B, S, M); those at padding mean nothing."""
@@ -223,7 +224,8 @@ class EncoderDecoder(Model):
 
     def pair_state_bytes(self, source_tokens: int, target_tokens: int) -> int:
         """Bytes of one pair after ``target_tokens`` tokens."""
-        return sum(layer.state_bytes(target_tokens, source_tokens) for layer in self.decoder.layers)  # type: ignore[operator, misc]
+        layers: Any = self.decoder.layers
+        return sum(layer.state_bytes(target_tokens, source_tokens) for layer in layers)
 
     def end_sizes(self) -> tuple[int, int]:
         """Both tables, where there are two; the head is tied to the decoder's."""
@@ -242,7 +244,8 @@ def halves(tokens: int) -> tuple[int, int]:
     """
     if tokens < 2:
         raise ConfigError(
-            f"an encoder–decoder splits its tokens between source and target, so it needs 2 or more, got {tokens}"
+            "an encoder–decoder splits its tokens between source and target, so it needs 2 or more, "
+            f"got {tokens}"
         )
     return tokens // 2, tokens - tokens // 2
 

@@ -42,7 +42,9 @@ def default_head_width(width: int) -> int:
 
 
 def grouped(heads: int, groups: int) -> int:
-    """Key/value heads where ``groups`` query heads, or the nearest smaller divisor of ``heads``, share one."""
+    """Key/value heads where ``groups`` query heads, or the nearest smaller divisor of ``heads``, share
+    one.
+    """
     return heads // next(g for g in range(min(groups, heads), 0, -1) if heads % g == 0)
 
 
@@ -93,14 +95,16 @@ class GemmaRecipe(Recipe):
             c = self.head_width or default_head_width(width)
             if width % c:
                 raise ConfigError(
-                    f"architecture {self.name!r}: width {width} is not a multiple of head_width {c}; set heads or head_width"
+                    f"architecture {self.name!r}: width {width} is not a multiple of head_width {c}; "
+                    "set heads or head_width"
                 )
             heads = width // c
         else:
             heads = self.heads
             if self.head_width is None and width % heads:
                 raise ConfigError(
-                    f"architecture {self.name!r}: width {width} is not a multiple of heads {heads}; set head_width"
+                    f"architecture {self.name!r}: width {width} is not a multiple of heads {heads}; "
+                    "set head_width"
                 )
             c = self.head_width or width // heads
         return HeadShape(
@@ -198,7 +202,8 @@ class PatternedRecipe(GemmaRecipe):
         super().__post_init__()
         if not self.pattern or set(self.pattern) - {LOCAL, GLOBAL}:
             raise ConfigError(
-                f"architecture {self.name!r}: pattern must be letters L (local) and G (global), got {self.pattern!r}"
+                f"architecture {self.name!r}: pattern must be letters L (local) and G (global), "
+                f"got {self.pattern!r}"
             )
         if self.window < 1:
             raise ConfigError(

@@ -23,8 +23,8 @@ from blocks.scale import LayerScaleConfig
 class Gemma4(PatternedRecipe):
     """Normed queries, keys and values, unscaled scores, wide global heads with K=V and p-RoPE.
 
-    The last layer is always global. ``heads``, ``kv_heads`` and ``head_width`` are those of local layers; global
-    ones have as many query heads.
+    The last layer is always global. ``heads``, ``kv_heads`` and ``head_width`` are those of local layers;
+    global ones have as many query heads.
     """
 
     pattern: str = "LLLLLG"

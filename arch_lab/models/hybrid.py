@@ -51,11 +51,13 @@ class Hybrid(M2GPT):
         super().__post_init__()
         if self.pattern is not None and self.attention_share is not None:
             raise ConfigError(
-                f"{self.name}: pattern {self.pattern!r} already places the attention layers; leave out attention_share"
+                f"{self.name}: pattern {self.pattern!r} already places the attention layers; "
+                "leave out attention_share"
             )
         if self.pattern is not None and (not self.pattern or set(self.pattern) - {MONARCH, ATTENTION}):
             raise ConfigError(
-                f"{self.name}: pattern must be letters M (Monarch Mixer) and A (attention), got {self.pattern!r}"
+                f"{self.name}: pattern must be letters M (Monarch Mixer) and A (attention), "
+                f"got {self.pattern!r}"
             )
         if self.attention_share is not None and not 0 <= self.attention_share <= 1:
             raise ConfigError(f"{self.name}: attention_share must be from 0 to 1, got {self.attention_share}")

@@ -60,7 +60,8 @@ class ImageRecipe(Recipe, ABC):
         if max_tokens != self.tokens:
             size = " x ".join(map(str, self.image))
             raise ConfigError(
-                f"{self.name}: an image of {size} pixels in patches of {self.patch} is {self.tokens} tokens, not {max_tokens}"
+                f"{self.name}: an image of {size} pixels in patches of {self.patch} is {self.tokens} "
+                f"tokens, not {max_tokens}"
             )
         return self.classifier(shape, classes=vocabulary)
 

@@ -188,7 +188,9 @@ def _reading(name: str, mixer: Any, tokens: int, width: int, memory: int) -> Par
 
 
 class _NoDraws(TorchFunctionMode):
-    """Skips in-place initialisation, which on the meta device draws nothing and costs milliseconds per call."""
+    """Skips in-place initialisation, which on the meta device draws nothing and costs milliseconds per
+    call.
+    """
 
     SKIPPED = frozenset(
         [getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]

@@ -182,6 +182,7 @@ def preset(architecture: str, size: str) -> Preset:
         )
     if size.lower() not in recipe_sizes:
         raise ConfigError(
-            f"architecture {architecture!r}: unknown preset {size!r}{did_you_mean(size.lower(), recipe_sizes)}"
+            f"architecture {architecture!r}: unknown preset "
+            f"{size!r}{did_you_mean(size.lower(), recipe_sizes)}"
         )
     return recipe_sizes[size.lower()]

@@ -137,11 +137,13 @@ class T5Gemma2(Recipe):
     def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderDecoderConfig:
         if self.encoder is not None:
             raise ConfigError(
-                "architecture 't5gemma2': encoder and decoder have the same weight shapes, so the encoder cannot have a different size"
+                "architecture 't5gemma2': encoder and decoder have the same weight shapes, "
+                "so the encoder cannot have a different size"
             )
         if self.encoder_span < 1:
             raise ConfigError(
-                f"architecture 't5gemma2': encoder_span must be at least 1 (the token itself), got {self.encoder_span}"
+                "architecture 't5gemma2': encoder_span must be at least 1 (the token itself), "
+                f"got {self.encoder_span}"
             )
         recipe = Gemma3(
             head_width=self.head_width,

@@ -81,8 +81,8 @@ class Divergence(Callback):
 class RunLog(Callback):
     """Writes metrics.jsonl and hands scalars on; its clock and its place in the file survive a resume.
 
-    ``write(record)`` is called with every record, ``progress(step, loss)`` after every step with the latest logged loss (None
-    before there is one); ``primary`` is what the tuning split is looked at for.
+    ``write(record)`` is called with every record, ``progress(step, loss)`` after every step with the latest
+    logged loss (None before there is one); ``primary`` is what the tuning split is looked at for.
     """
 
     def __init__(
@@ -181,16 +181,19 @@ class RunLog(Callback):
 
 
 class Keeper(Callback):
-    """Saves the run every ``seconds`` of wall-clock, and at the end of the step in which Ctrl-C or SIGTERM arrives.
+    """Saves the run every ``seconds`` of wall-clock, and at the end of the step in which Ctrl-C or SIGTERM
+    arrives.
 
-    Only between steps: in the middle of one the data order is a batch ahead of the weights, and a checkpoint taken
-    there would resume to other numbers. A second signal does not wait.
+    Only between steps: in the middle of one the data order is a batch ahead of the weights, and a checkpoint
+    taken there would resume to other numbers. A second signal does not wait.
     """
 
     def __init__(
         self, folder: Path, *, seconds: float, failure: Callable[[], Exception | None] = lambda: None
     ) -> None:
-        """``failure()``: what happened beside the training and ends the run once it is saved; None: nothing."""
+        """``failure()``: what happened beside the training and ends the run once it is saved; None:
+        nothing.
+        """
         self.path, self.seconds, self.failure = folder / CHECKPOINT, seconds, failure
         self._deferring = False
         self.stop: int | None = None  # the signal to end the run for, once the step is over
@@ -215,7 +218,10 @@ class Keeper(Callback):
 
     @contextmanager
     def deferring_interrupts(self) -> Iterator[None]:
-        """Inside, the first SIGINT or SIGTERM waits for the end of the step. Elsewhere than in the main thread: no change."""
+        """Inside, the first SIGINT or SIGTERM waits for the end of the step.
+
+        Elsewhere than in the main thread: no change.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -1,4 +1,6 @@
-"""No score of ``fit``, ``validate``, ``test`` or ``predict`` before the model is shown to be causal at the lengths it runs."""
+"""No score of ``fit``, ``validate``, ``test`` or ``predict`` before the model is shown to be causal at the
+lengths it runs.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,11 @@ from arch_lab.laws.certificate import certificate_line
 class Certification(Callback):
     """Certifies ``module.model`` at the data's row length, before the sanity check and before the first step.
 
-    ``say`` is called with one line. Raises: LeakError with block, positions, length and mode.
+    ``report`` is called with one line. Raises: LeakError with block, positions, length and mode.
     """
 
-    def __init__(self, say: Callable[[str], None] = lambda text: None) -> None:
-        self.say = say
+    def __init__(self, report: Callable[[str], None] = lambda text: None) -> None:
+        self.report = report
         self.certified = False
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
@@ -37,4 +39,4 @@ class Certification(Callback):
         )
         self.certified = True
         if trainer.is_global_zero:
-            self.say(f"causal: {certificate_line(certificate.to_dict())}")
+            self.report(f"causal: {certificate_line(certificate.to_dict())}")

@@ -1,7 +1,8 @@
 """Tokens as a LightningDataModule: training windows in an order that is a function of (seed, step) only.
 
 Legend: B batch, T tokens.
-``val`` is the tuning split (what learning rates are chosen on), ``test`` the held-out split (what is reported).
+``val`` is the tuning split (what learning rates are chosen on), ``test`` the held-out split (what is
+reported).
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ SCORED_TOKENS = 8192
 class SplitLoader:
     """Every token of a split but its first scored once; a fresh pass at each iteration.
 
-    Rank r of ``world`` gets batches r, r + world, … Every rank gets as many, because a collective in the forward pass waits for
+    Rank r of ``world`` gets batches r, r + world, … Every rank gets as many, because a collective in the
+    forward pass waits for
     all: where a batch is missing, one without valid targets takes its place.
     """
 
@@ -56,7 +58,10 @@ class SplitLoader:
 
 
 class PreparedDataModule(pl.LightningDataModule):
-    """Data that is already tokenized; several runs of a study share one. ``steps`` of None follows the trainer's ``max_steps``."""
+    """Data that is already tokenized; several runs of a study share one.
+
+    ``steps`` of None follows the trainer's ``max_steps``.
+    """
 
     def __init__(self, data: PreparedData, *, tokens: int, batch: int, seed: int, steps: int | None) -> None:
         super().__init__()
@@ -89,7 +94,8 @@ class PreparedDataModule(pl.LightningDataModule):
 
     @property
     def scored_at_once(self) -> int:
-        """Windows per scoring batch: no metric depends on it, so it is as large as a cache likes, however small training's is.
+        """Windows per scoring batch: no metric depends on it, so it is as large as a cache likes, however
+        small training's is.
 
         With a large vocabulary, as many as ``LOGIT_BYTES`` of logits allow.
         """
@@ -121,7 +127,8 @@ class TextDataModule(PreparedDataModule):
         tokenizer: kind (bytes, bpe or file), vocabulary, path and separator; bytes when not given.
         sequence_length: tokens of a window.
         batch_size: windows of a batch, over all devices.
-        steps: optimizer steps; follows trainer.max_steps when not given, and the lower of the two ends the run.
+        steps: optimizer steps; follows trainer.max_steps when not given, and the lower of the two ends the
+            run.
         seed: seed of the order of batches.
         cache: where token files are kept.
     """

@@ -1,4 +1,6 @@
-"""Train one LightningModule from start to end: the loop of every experiment that keeps no study folder of its own runs."""
+"""Train one LightningModule from start to end: the loop of every experiment that keeps no study folder of its
+own runs.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ from arch_lab.training.trainer import plain_trainer, quiet_lightning
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """``losses``: of every step that was taken. ``diverged``: the last of them is not finite, or a Divergence ended the run."""
+    """``losses``: of every step that was taken.
+
+    ``diverged``: the last of them is not finite, or a Divergence ended the run.
+    """
 
     steps: int
     losses: tuple[float, ...]

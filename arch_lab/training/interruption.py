@@ -21,7 +21,8 @@ from arch_lab.files import atomic_path
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 NAME = "interrupted.ckpt"
-ECHO = 2.0  # seconds in which a repeated signal is the same request: a scheduler may signal a process and its parent
+# seconds in which a repeated signal is the same request: a scheduler may signal a process and its parent
+ECHO = 2.0
 
 
 class Interrupted(BaseException):

@@ -32,12 +32,16 @@ OPTIMIZER_KEYS = (
     "warmup_fraction",
     "final_fraction",
 )  # hyper-parameters that are options of it
-READING = "reading"  # key of a checkpoint: how its text was cut into documents and counted, and the tokens of a sequence
-RUN = "run"  # key of a checkpoint of fit: {data: options, fingerprint, precision}, all that scoring it again needs
+# key of a checkpoint: how its text was cut into documents and counted, and the tokens of a sequence
+READING = "reading"
+# key of a checkpoint of fit: {data: options, fingerprint, precision}, all that scoring it again needs
+RUN = "run"
 
 
 class LanguageModel(pl.LightningModule):
-    """Next-token training of an architecture. Every argument is plain JSON, so a checkpoint loads with weights_only.
+    """Next-token training of an architecture.
+
+    Every argument is plain JSON, so a checkpoint loads with weights_only.
 
     Args:
         architecture: registered name (gemma1, gemma2, gemma3, m2_gpt, hybrid, custom).
@@ -54,9 +58,10 @@ class LanguageModel(pl.LightningModule):
         warmup_fraction: share of the steps spent warming up.
         final_fraction: rate at the last step, as a share of the peak.
         total_steps: length of the schedule; None takes the trainer's max_steps.
-        groups: optimizer groups by parameter name, each {name, match, rate, weight_decay} (arch_lab.training.optimizer.GroupRule).
-        initialise_from: checkpoint whose weights training starts from (a run, a fit, a converted or a Hugging Face folder); its
-            architecture and shape are used.
+        groups: optimizer groups by parameter name, each {name, match, rate, weight_decay}
+            (arch_lab.training.optimizer.GroupRule).
+        initialise_from: checkpoint whose weights training starts from (a run, a fit, a converted or a Hugging
+            Face folder); its architecture and shape are used.
 
     Raises: ConfigError for an architecture of another ``kind``.
     """
@@ -86,12 +91,14 @@ class LanguageModel(pl.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         shape = Shape(width=width, depth=depth, ffn_width=ffn_width)
-        chosen = recipe(architecture, options)
-        require_kind(chosen, self.kind)
-        self.model: nn.Module = chosen.model(shape, vocabulary=vocabulary, max_tokens=max_tokens)
+        architecture_recipe = recipe(architecture, options)
+        require_kind(architecture_recipe, self.kind)
+        self.model: nn.Module = architecture_recipe.model(shape, vocabulary=vocabulary, max_tokens=max_tokens)
 
     def setup(self, stage: str) -> None:
-        """Initial weights of a checkpoint, whose ids must be those of the data; metrics need the split they score."""
+        """Initial weights of a checkpoint, whose ids must be those of the data; metrics need the split they
+        score.
+        """
         data = self.trainer.datamodule.data  # type: ignore[attr-defined]
         source = self.hparams.get("initialise_from")
         if stage == "fit" and source:
@@ -109,7 +116,9 @@ class LanguageModel(pl.LightningModule):
         ).to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint stands alone: it carries the tokenizer of its ids, and one of fit the options of its data."""
+        """A checkpoint stands alone: it carries the tokenizer of its ids, and one of fit the options of its
+        data.
+        """
         source: Any = getattr(self.trainer, "datamodule", None)
         data = getattr(source, "data", None)
         tokenizer = getattr(data, "tokenizer", None)
@@ -135,7 +144,8 @@ class LanguageModel(pl.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         tokens = batch["tokens"]
         logits = self.model(tokens[:, :-1])
-        # every window is full, so the mean over this batch is the mean over the global batch under equal shards
+        # every window is full, so the mean over this batch is the mean over the global batch under equal
+        # shards
         loss = F.cross_entropy(at_least_float32(logits.flatten(0, 1)), tokens[:, 1:].flatten())
         if self.trainer.loggers:  # a single run (fit); the runs of a study write their own log
             self.log("train/loss", loss, prog_bar=True, sync_dist=self.trainer.world_size > 1)
@@ -166,7 +176,9 @@ class LanguageModel(pl.LightningModule):
         metrics.reset()
 
     def on_train_start(self) -> None:
-        """The peak of the schedule follows a rate that a callback chose after the optimizer was built (LearningRateFinder)."""
+        """The peak of the schedule follows a rate that a callback chose after the optimizer was built
+        (LearningRateFinder).
+        """
         ratio = self.hparams["learning_rate"] / self._peak_rate
         if ratio == 1:
             return
@@ -184,7 +196,9 @@ class LanguageModel(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """As Lightning clips, also in bfloat16: there is no loss scale to undo, though its plug-in assumes one of a fused optimizer."""
+        """As Lightning clips, also in bfloat16: there is no loss scale to undo, though its plug-in assumes
+        one of a fused optimizer.
+        """
         plugin = self.trainer.precision_plugin
         if gradient_clip_val and isinstance(plugin, MixedPrecision) and plugin.scaler is None:
             if gradient_clip_algorithm == "value":
@@ -199,7 +213,8 @@ class LanguageModel(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         h: Any = self.hparams  # torch types it as a plain mapping; Lightning gives it attributes
         rules = [GroupRule.from_options(options, where="groups") for options in h.groups or []]
-        # float16 has a loss scale, which must be undone before gradients are clipped: a fused step would undo it after
+        # float16 has a loss scale, which must be undone before gradients are clipped: a fused step would undo
+        # it after
         fused = self.trainer.precision != "16-mixed"
         self._peak_rate = h.learning_rate
         steps = h.total_steps or self.trainer.max_steps

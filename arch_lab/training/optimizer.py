@@ -1,9 +1,9 @@
 """The optimizer of every arm: AdamW with groups declared by name pattern, warm-up, cosine.
 
 Declared once a study and printed in its plan, because a group that reaches one architecture only is a tuning
-advantage. A study adds groups under ``training.groups`` (GroupRule). (The released M2 code tags filter parameters with their
-own rates and then loses the tags in a deepcopy: here the groups are built from the finished model and a test compares their
-sizes with the parameters.)
+advantage. A study adds groups under ``training.groups`` (GroupRule). (The released M2 code tags filter
+parameters with their own rates and then loses the tags in a deepcopy: here the groups are built from the
+finished model and a test compares their sizes with the parameters.)
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from blocks.errors import ConfigError
 NO_DECAY = ("*embedding*", "*positions*")
 
 
-# each option with its bounds and its sentence; a configuration that only changes a default names the type again
+# each option with its bounds and its sentence; a configuration that only changes a default names the type
+# again
 DecayOption = Annotated[
     WeightDecay, Doc("Weight decay of AdamW for matrices; vectors and tables do not decay.")
 ]
@@ -57,9 +58,11 @@ CONSTANT_ADAM = OptimizerConfig(weight_decay=0.0, beta2=0.999, warmup_fraction=0
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRule(Config):
-    """Parameters with a rate or decay of their own, by name: ``{name: filters, match: ["*.filter.*"], rate: 0.1}``.
+    """Parameters with a rate or decay of their own, by name: ``{name: filters, match: ["*.filter.*"], rate:
+    0.1}``.
 
-    A parameter belongs to the first rule that matches it. ``rate`` multiplies the learning rate, so that a grid stays a grid.
+    A parameter belongs to the first rule that matches it. ``rate`` multiplies the learning rate, so that a
+    grid stays a grid.
     """
 
     name: Annotated[str, Length(1, 100), Doc("Name of the group in plans; not decay or no_decay.")]
@@ -86,7 +89,9 @@ class GroupRule(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """One optimizer group: which parameters, how they decay, and by what their learning rate is multiplied."""
+    """One optimizer group: which parameters, how they decay, and by what their learning rate is
+    multiplied.
+    """
 
     name: str
     weight_decay: float
@@ -102,7 +107,10 @@ def groups(
     no_decay: Sequence[str] = NO_DECAY,
     rules: Sequence[GroupRule] = (),
 ) -> list[Group]:
-    """Every trainable parameter in exactly one group (asserted). A rule without a decay of its own makes up to two groups."""
+    """Every trainable parameter in exactly one group (asserted).
+
+    A rule without a decay of its own makes up to two groups.
+    """
     members: dict[tuple[str, float, float], list[tuple[str, int]]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -167,7 +175,10 @@ def optimizer_and_schedule(
     rules: Sequence[GroupRule] = (),
     fused: bool = True,
 ) -> dict[str, Any]:
-    """What ``configure_optimizers`` of a LightningModule returns. ``learning_rate``: the peak; ``steps``: of the schedule."""
+    """What ``configure_optimizers`` of a LightningModule returns.
+
+    ``learning_rate``: the peak; ``steps``: of the schedule.
+    """
     optimizer = adamw(
         model,
         learning_rate=learning_rate,
@@ -188,13 +199,15 @@ def optimizer_and_schedule(
 def warmup_cosine(
     total_steps: int, *, warmup_fraction: float, final_fraction: float
 ) -> Callable[[int], float]:
-    """Multiplier of the peak rate at a 0-based step: linear warm-up to 1, cosine down to ``final_fraction``."""
+    """Multiplier of the peak rate at a 0-based step: linear warm-up to 1, cosine down to
+    ``final_fraction``.
+    """
     warmup = max(1, round(warmup_fraction * total_steps))
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
-        done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
-        return final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * done))
+        progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        return final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
 
     return factor

@@ -1,4 +1,6 @@
-"""The checkpoint of a run that goes on: a file and its SHA-256 beside it, so that a kill or a bad disk cannot spoil it."""
+"""The checkpoint of a run that goes on: a file and its SHA-256 beside it, so that a kill or a bad disk cannot
+spoil it.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,16 @@ CHECKPOINT = "last.ckpt"
 
 
 def save(trainer: pl.Trainer, path: Path, *, weights_only: bool = False) -> None:
-    """Checkpoint through a temporary name, with its SHA-256 beside it: a damaged file is never taken for a whole one.
+    """Checkpoint through a temporary name, with its SHA-256 beside it: a damaged file is never taken for a
+    whole one.
 
-    ``weights_only``: without the state of optimizer and loaders, a third of the size; no training goes on from it.
-    While the file is replaced its sidecar names the old and the new one, so that a kill between the two writes loses neither.
+    ``weights_only``: without the state of optimizer and loaders, a third of the size; no training goes on
+    from it. While the file is replaced its sidecar names the old and the new one, so that a kill between the
+    two writes loses neither.
     """
-    with files.atomic_path(path) as part:
-        trainer.save_checkpoint(part, weights_only=weights_only)
-        checksum = file_sha256(part)
+    with files.atomic_path(path) as temporary:
+        trainer.save_checkpoint(temporary, weights_only=weights_only)
+        checksum = file_sha256(temporary)
         files.write_text(
             _hash_path(path), "".join(f"{line}\n" for line in [*_known_hashes(path)[-1:], checksum])
         )

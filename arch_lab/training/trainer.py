@@ -1,4 +1,6 @@
-"""A Lightning trainer that writes, logs and says nothing of its own: what it does is told by its callbacks and its caller."""
+"""A Lightning trainer that writes, logs and says nothing of its own: what it does is told by its callbacks
+and its caller.
+"""
 
 from __future__ import annotations
 

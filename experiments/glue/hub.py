@@ -48,7 +48,9 @@ def read_glue_hub(
     )
     config = DataConfig(source="hub", root=str(root), hub=hub)
     found = load_rows(
-        config, split.replace("dev", "validation"), instead="use source 'files' with a copy of GLUE on disk"
+        config,
+        split.replace("dev", "validation"),
+        alternative="use source 'files' with a copy of GLUE on disk",
     )
     where = f"hub dataset {dataset!r}, {name}, {split}"
     return typed_rows(name, split, _columns(found, where), where, rows=rows)
