@@ -130,7 +130,7 @@ class _Open:
 
     anchor: str | None
     values: int = 1
-    keys: dict[str, Any] | None = None  # of a mapping: text of a key -> where it stands
+    keys: JsonObject | None = None  # of a mapping: text of a key -> where it stands
     key_next: bool = True
 
 

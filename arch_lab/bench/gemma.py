@@ -25,6 +25,7 @@ from arch_lab.models import Decoder, Shape
 from arch_lab.models.gemma import Gemma2, Gemma3, GemmaRecipe
 from blocks.attention.core import attend
 from blocks.attention.masks import visible
+from blocks.config import Options
 
 LAYERS, WIDTH, FFN, HEADS, KV_HEADS, HEAD_WIDTH, WINDOW, VOCABULARY = 4, 256, 1024, 4, 2, 64, 256, 8192
 MODELS = ((Gemma3, 2048, "sdpa"), (Gemma3, 512, "sdpa"), (Gemma2, 2048, "eager"))
@@ -62,7 +63,7 @@ def gemma() -> Iterator[Row | Skipped]:
 def _model_row(recipe: type[GemmaRecipe], tokens: int, attention: str) -> Row:
     """Forward and backward through every logit, from the same gradient."""
     torch.manual_seed(0)
-    options: dict[str, Any] = {
+    options: Options = {
         "heads": HEADS,
         "kv_heads": KV_HEADS,
         "head_width": HEAD_WIDTH,
@@ -118,7 +119,7 @@ def twin(decoder: Decoder, family: str, attention: str) -> Logits:
     mixer: Any = layers[0].mixer
     channel: Any = layers[0].channel
     embedding: Any = decoder.config.embedding
-    options: dict[str, Any] = {
+    options: Options = {
         "vocab_size": embedding.vocabulary,
         "hidden_size": decoder.config.width,
         "intermediate_size": channel.ffn_width,

@@ -6,9 +6,10 @@ import json
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from arch_lab.cli.verbs import parser
+from arch_lab.yaml_files import JsonObject
 
 if TYPE_CHECKING:  # torch is slow to load, and --help needs none of it
     from arch_lab.bench import Row, Skipped
@@ -59,7 +60,7 @@ def main(verb: str, argv: list[str]) -> int:
     if options.markdown is not None:
         files.write_text(options.markdown, markdown(rows, skipped))
     if options.json:
-        printed: dict[str, Any] = {"environment": environment(), "rows": [asdict(row) for row in rows]}
+        printed: JsonObject = {"environment": environment(), "rows": [asdict(row) for row in rows]}
         if skipped:
             printed["skipped"] = [asdict(entry) for entry in skipped]
         print(json.dumps(printed, indent=2))

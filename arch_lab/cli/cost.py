@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arch_lab.cli.verbs import UsageError, parser
+from arch_lab.yaml_files import JsonObject
+from blocks.config import Options
 
 if TYPE_CHECKING:
     from arch_lab.accounting import Ledger
@@ -183,10 +185,10 @@ def _model(arguments: argparse.Namespace) -> tuple[Recipe, Shape, int, int]:
     return recipe_, Shape(width=arguments.width, depth=arguments.depth, ffn_width=ffn), vocabulary, 0
 
 
-def _options(pairs: list[str]) -> dict[str, Any]:
+def _options(pairs: list[str]) -> Options:
     from arch_lab.yaml_files import parse_yaml
 
-    options: dict[str, Any] = {}
+    options: Options = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
@@ -197,10 +199,10 @@ def _options(pairs: list[str]) -> dict[str, Any]:
 
 def _facts(
     arguments: argparse.Namespace, recipe: Recipe, shape: Shape, vocabulary: int, built_for: int, book: Ledger
-) -> dict[str, Any]:
+) -> JsonObject:
     from arch_lab.models.encoder_decoder import halves
 
-    facts: dict[str, Any] = {
+    facts: JsonObject = {
         "architecture": arguments.architecture,
         "preset": arguments.preset.lower() if arguments.preset else None,
         **vars(shape),
@@ -228,7 +230,7 @@ def _plain(value: Fraction) -> int | float:
     return int(value) if value.denominator == 1 else float(value)
 
 
-def _print(facts: dict[str, Any], published: int) -> None:
+def _print(facts: JsonObject, published: int) -> None:
     from arch_lab.console import console, say, si, table
 
     out, tokens, training = console(), facts["seq_len"], facts["training_flops_per_token"]

@@ -6,9 +6,9 @@ import json
 import os
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 from arch_lab.cli.verbs import parser
+from arch_lab.yaml_files import JsonObject
 
 PACKAGES = (
     "torch",
@@ -37,7 +37,7 @@ def main(verb: str, argv: list[str]) -> int:
     return 0
 
 
-def _print(description: dict[str, Any]) -> None:
+def _print(description: JsonObject) -> None:
     from arch_lab.console import Table, console, say
 
     operations, requested = description.pop("operations"), description.pop(OPERATIONS_VARIABLE)
@@ -62,7 +62,7 @@ def _print(description: dict[str, Any]) -> None:
     out.print(table)
 
 
-def describe() -> dict[str, Any]:
+def describe() -> JsonObject:
     """What a study records about its environment; beside it memory in bytes, GPUs, package versions and which
     code runs the operations.
     """

@@ -16,7 +16,9 @@ from arch_lab.cli.fit_options import LINKED, names_no_file
 from arch_lab.cli.verbs import UsageError
 from arch_lab.data import PreparedData
 from arch_lab.training.module import RUN
+from arch_lab.training.saving import State
 from arch_lab.yaml_files import load_json, load_yaml
+from blocks.config import Options
 
 START = "initialise_from"  # of no use to a model whose weights a checkpoint holds
 
@@ -26,9 +28,9 @@ class SavedRun:
     """Settings of a checkpoint. ``data`` is empty where it does not say on what it was trained."""
 
     path: str
-    model: dict[str, Any]
+    model: Options
     vocabulary: int | None
-    data: dict[str, Any] = field(default_factory=dict)
+    data: Options = field(default_factory=dict)
     precision: str | None = None
     fingerprint: str | None = None
     tokenizer: str | None = None
@@ -74,7 +76,7 @@ def read_checkpoint(
     )
 
 
-def _check_lightning(content: dict[str, Any], file: Path, resume: bool) -> None:
+def _check_lightning(content: State, file: Path, resume: bool) -> None:
     """Raises: UsageError when Lightning could not read this content, or not train on from it."""
     try:
         Version(content["pytorch-lightning_version"])
@@ -91,7 +93,7 @@ def _check_lightning(content: dict[str, Any], file: Path, resume: bool) -> None:
         )
 
 
-def _run_settings(run: Any, file: Path, data_class: type) -> dict[str, Any]:
+def _run_settings(run: Any, file: Path, data_class: type) -> Options:
     """``data``, ``fingerprint`` and ``precision`` of a checkpoint of fit.
 
     Raises: UsageError when it holds anything else.
@@ -109,7 +111,7 @@ def _run_settings(run: Any, file: Path, data_class: type) -> dict[str, Any]:
     return {name: run[name] for name in expected}
 
 
-def _study_run(file: Path) -> dict[str, Any]:
+def _study_run(file: Path) -> Options:
     """The same of a study's run, from the files beside its model; empty when they are not there."""
     run, study = file.parent / "config.json", file.parent / "../../../study.yaml"
     if not (run.is_file() and study.is_file()):

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from arch_lab.cli.verbs import UsageError, nearest
+from blocks.config import Options
 
 LINKED = ("vocabulary",)  # model settings that come from the data
 SCORING = ("validate", "test", "predict")
@@ -109,7 +109,7 @@ def pairs(argv: list[str]) -> Iterator[tuple[str, str | None]]:
         i += 1
 
 
-def read_config(text: str) -> dict[str, Any]:
+def read_config(text: str) -> Options:
     """The mapping in a configuration file, or in YAML given in its place.
 
     Raises: UserError, UsageError with file and line.
@@ -145,7 +145,7 @@ def linked(name: str) -> str:
     )
 
 
-def rename_keys(content: dict[str, Any], command: Command) -> None:
+def rename_keys(content: Options, command: Command) -> None:
     """The ``data`` of a configuration under the keys of a study, in place."""
     data = content.get("data")
     if not isinstance(data, dict):

@@ -41,6 +41,8 @@ from arch_lab.study.experiment import Fittable, load_experiment
 from arch_lab.training.callbacks import RandomState
 from arch_lab.training.certification import Certification
 from arch_lab.training.interruption import Interruption
+from arch_lab.yaml_files import JsonObject
+from blocks.config import Options
 
 GROUPS = ("model", "data", "trainer")
 NESTED = {
@@ -71,7 +73,7 @@ def start(command: Command) -> int:
     interruption = Interruption()
     cls = type("CommandLine", (CommandLine,), {"command": command, "group": group, "saved": saved})
     callbacks = [Certification(partial(print, file=sys.stderr)), RandomState(), interruption]
-    defaults: dict[str, Any] = {"enable_model_summary": False, "callbacks": callbacks}
+    defaults: Options = {"enable_model_summary": False, "callbacks": callbacks}
     defaults["logger"] = LOGGER if keeps_config else False
     if saved and saved.precision and verb != "fit":
         defaults["precision"] = saved.precision
@@ -154,7 +156,7 @@ class StepBar(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         return "Training  "
 
-    def get_metrics(self, *arguments: Any) -> dict[str, Any]:
+    def get_metrics(self, *arguments: Any) -> JsonObject:
         return {name: value for name, value in super().get_metrics(*arguments).items() if name != "v_num"}
 
     def _update(self, progress_bar_id: Any, current: int, visible: bool = True, hard: bool = False) -> None:
@@ -394,7 +396,7 @@ class CommandLine(LightningCLI):
     def _metrics(self) -> dict[str, float]:
         return {name: float(value) for name, value in self.trainer.callback_metrics.items()}
 
-    def _show(self, scores: dict[str, float], facts: dict[str, Any]) -> None:
+    def _show(self, scores: dict[str, float], facts: JsonObject) -> None:
         if not self.trainer.is_global_zero:
             return
         if self.command.json:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from arch_lab.data.paths import data_root
 from arch_lab.fields import HeldOutFraction, PathText
-from blocks.config import Bounds, Config, Doc, Length
+from blocks.config import Bounds, Config, Doc, Length, Options
 from blocks.errors import ConfigError
 
 Paths = PathText | Annotated[tuple[PathText, ...], Length(1, 100_000)]
@@ -202,7 +202,7 @@ class DataConfig(Config):
                 ) from None
 
     @classmethod
-    def from_options(cls, options: dict[str, Any], *, where: str = "") -> DataConfig:
+    def from_options(cls, options: Options, *, where: str = "") -> DataConfig:
         for split in FilesConfig.__dataclass_fields__:
             if split in options:
                 raise ConfigError(

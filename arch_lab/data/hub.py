@@ -20,6 +20,7 @@ from arch_lab.data.documents import SPLITS, Splits, check_text
 from arch_lab.data.files import from_rows
 from arch_lab.data.formats import DataError
 from arch_lab.data.paths import expand_home
+from blocks.config import Options
 from blocks.errors import did_you_mean
 
 ALTERNATIVE = "use source 'files' with a copy on disk, or 'embedded', which needs no download"
@@ -112,7 +113,7 @@ def load_rows(config: DataConfig, split: str, *, alternative: str = ALTERNATIVE)
         ):
             loaded = datasets.load_from_disk(str(local))
             return _split_of(loaded, hub, split) if isinstance(loaded, datasets.DatasetDict) else loaded
-        options: dict[str, Any] = {"split": split, "streaming": hub.streaming}
+        options: Options = {"split": split, "streaming": hub.streaming}
         if local is not None and local.is_file():
             return datasets.load_dataset(
                 _FORMATS.get(local.suffix.lower(), "text"), data_files={split: str(local)}, **options

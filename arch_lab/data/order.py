@@ -12,13 +12,13 @@ between numpy versions.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from arch_lab.data.store import TokenSplit
+from arch_lab.yaml_files import JsonObject
 from blocks.errors import ConfigError
 
 
@@ -96,10 +96,10 @@ class OrderedLoader:
             self.step += 1  # before the yield: a checkpoint taken in this step resumes at the next batch
             yield {"tokens": self.order.batch(step, rank=self.rank, world=self.world)}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         return {"step": self.step, **self._identity()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: JsonObject) -> None:
         for name, value in self._identity().items():
             if state.get(name) != value:
                 raise ConfigError(
@@ -108,7 +108,7 @@ class OrderedLoader:
                 )
         self.step = int(state["step"])
 
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self) -> JsonObject:
         order = self.order
         return {
             "seed": order.seed,

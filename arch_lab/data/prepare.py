@@ -30,6 +30,7 @@ from arch_lab.data.store import Corrupt, TokenSplit, cache_errors, open_split, r
 from arch_lab.data.tokenizer import Tokenizer, load_tokenizer
 from arch_lab.data.tokenizer_choice import is_checkpoint, make_tokenizer, stored_tokenizer
 from arch_lab.files import write_json
+from arch_lab.yaml_files import JsonObject
 
 _FORMAT = 2  # counts up when the meaning of the stored files changes
 _log = logging.getLogger("arch_lab.data")
@@ -49,7 +50,7 @@ class PreparedData:
     validation: TokenSplit
     test: TokenSplit | None
     fingerprint: str
-    about: dict[str, Any]  # source, dropped documents, versions
+    about: JsonObject  # source, dropped documents, versions
     config: DataConfig | None = None  # what it was prepared from
 
     @property
@@ -70,7 +71,7 @@ class PreparedData:
             )
         return token_split
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> JsonObject:
         """Plain values for reports."""
         tokenizer = {
             "kind": self.tokenizer.kind,
@@ -107,9 +108,9 @@ def prepare(config: DataConfig, cache: Path, progress: Progress | None = None) -
         ) from None
 
 
-def _identity(config: DataConfig) -> dict[str, Any]:
+def _identity(config: DataConfig) -> JsonObject:
     """Everything the ids depend on; not ``root``, because the content of files is in it."""
-    identity: dict[str, Any] = {"format": _FORMAT, "config": {**dataclasses.asdict(config), "root": None}}
+    identity: JsonObject = {"format": _FORMAT, "config": {**dataclasses.asdict(config), "root": None}}
     if config.source == "embedded":
         identity["content"] = embedded.environment_key()
     elif config.source == "files":
@@ -137,7 +138,7 @@ def _build(config: DataConfig, folder: Path, key: str, report: Progress) -> None
     )
     report(f"making the {config.tokenizer.kind} tokenizer")
     tokenizer = make_tokenizer(config.tokenizer, splits["train"], config.folder)
-    about: dict[str, Any] = {
+    about: JsonObject = {
         "source": config.source,
         "dropped_documents": dropped,
         "count_line_ends": config.count_line_ends,

@@ -20,6 +20,7 @@ import numpy as np
 from arch_lab.data.documents import Counts
 from arch_lab.data.formats import DataError
 from arch_lab.files import OutputError, write_bytes
+from arch_lab.yaml_files import JsonObject
 
 MAPPED_FROM = 256 << 20  # bytes of a split beyond which it is mapped instead of read
 
@@ -54,7 +55,7 @@ class TokenSplit:
                 "give more text, shorter sequences or fewer rows"
             )
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> JsonObject:
         return {
             "tokens": self.tokens,
             "bytes": self.bytes,
@@ -120,7 +121,7 @@ def _read_ids(path: Path, dtype: np.dtype[Any], tokens: int, digest: str) -> np.
     raise Corrupt(f"{path} does not match its sidecar file")
 
 
-def read_json(path: Path, seal: str | None = None) -> dict[str, Any]:
+def read_json(path: Path, seal: str | None = None) -> JsonObject:
     """Raises: Corrupt unless the file holds a JSON object and has the sha256 ``seal``, if one is given."""
     try:
         raw = path.read_bytes()

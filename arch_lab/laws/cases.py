@@ -13,6 +13,7 @@ import typing
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
+from blocks.config import Options
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError
 from blocks.registry import Entry
@@ -20,7 +21,7 @@ from blocks.registry import Entry
 LONGEST = 65  # the longest sequence a law draws: a power of two plus one
 WINDOW = 5
 
-SMALL: dict[str, Any] = {
+SMALL: Options = {
     "width": 8,
     "heads": 4,
     "kv_heads": 2,
@@ -41,7 +42,7 @@ SMALL: dict[str, Any] = {
     "entity_width": 6,
     "embedding_width": 5,
 }
-VARIANTS: dict[str, list[dict[str, Any]]] = {
+VARIANTS: dict[str, list[Options]] = {
     "window": [{"window": WINDOW, "kv_heads": 1}],
     "radius": [{"causal": False, "radius": 2}, {"causal": False, "radius": [1, 2]}],
     "kv_heads": [{"kv_heads": SMALL["heads"]}],
@@ -68,7 +69,7 @@ class Case:
     """One configuration: ``name`` says what differs from the first case."""
 
     name: str
-    options: dict[str, Any] = field(hash=False)
+    options: Options = field(hash=False)
     first: bool = False
 
     def __str__(self) -> str:
@@ -96,7 +97,7 @@ def cases(entry: Entry) -> list[Case]:
     return derived
 
 
-def _listed(entry: Entry, all_options: list[dict[str, Any]]) -> list[Case]:
+def _listed(entry: Entry, all_options: list[Options]) -> list[Case]:
     """The configurations that a block names itself. Raises: ConfigError for none, or for wrong options."""
     if not all_options:
         raise ConfigError(f"block {entry.name!r}: law_cases() returned no cases")
@@ -107,8 +108,8 @@ def _listed(entry: Entry, all_options: list[dict[str, Any]]) -> list[Case]:
     return [Case(name=name, options=dict(options), first=i == 0) for i, (name, options) in pairs]
 
 
-def _plain(entry: Entry) -> dict[str, Any]:
-    options: dict[str, Any] = {}
+def _plain(entry: Entry) -> Options:
+    options: Options = {}
     for f in fields(entry.config):
         if f.name in SMALL:
             options[f.name] = SMALL[f.name]
@@ -134,11 +135,11 @@ def _guess(entry: Entry, name: str) -> Any:
     )
 
 
-def _changes(config: type[BlockConfig]) -> list[dict[str, Any]]:
+def _changes(config: type[BlockConfig]) -> list[Options]:
     """What to vary, in order: the direction, flags, literals, then the fields known by name."""
     hints = typing.get_type_hints(config)
     by_name = {f.name: f for f in fields(config)}
-    flips: list[dict[str, Any]] = []
+    flips: list[Options] = []
     for name, f in by_name.items():
         if hints[name] is bool and f.default is not MISSING:
             flips.append({name: not f.default})
@@ -151,12 +152,12 @@ def _changes(config: type[BlockConfig]) -> list[dict[str, Any]]:
     return [*flips, *both, *({k: v for k, v in change.items() if k in by_name} for change in variants)]
 
 
-def _config_or_none(entry: Entry, options: dict[str, Any]) -> BlockConfig | None:
+def _config_or_none(entry: Entry, options: Options) -> BlockConfig | None:
     try:
         return entry.config.from_options(options)
     except ConfigError:
         return None
 
 
-def _described(options: dict[str, Any]) -> str:
+def _described(options: Options) -> str:
     return ",".join(f"{name}={value}" for name, value in options.items())

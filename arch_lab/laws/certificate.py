@@ -18,6 +18,7 @@ from arch_lab.laws.examination import examine
 from arch_lab.laws.probe import MODES, preserved_random_state
 from arch_lab.laws.scope import Failure, Leak, Scope
 from arch_lab.laws.tolerances import MODEL
+from arch_lab.yaml_files import JsonObject
 from blocks.errors import UserError
 from blocks.user_code import describe
 
@@ -67,7 +68,7 @@ class Certificate:
     leak: Leak | None = None
     reason: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Plain JSON values; a number that was never measured is None."""
         return {name: _finite_or_none(value) for name, value in asdict(self).items()}
 

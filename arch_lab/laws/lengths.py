@@ -60,7 +60,7 @@ def sizes_of(model: nn.Module, longest: int) -> list[int]:
 def _sizes(module: nn.Module) -> Iterator[int]:
     config = getattr(module, "config", None)
     options = {f.name: getattr(config, f.name, None) for f in fields(config)} if is_dataclass(config) else {}
-    constants: dict[str, Any] = {}
+    constants: dict[str, object] = {}
     for cls in type(module).__mro__:
         constants |= {} if _is_torch(cls) else vars(cls)
     for name, value in {**constants, **vars(module), **options}.items():

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from typing import Literal, Self
+
+from arch_lab.yaml_files import JsonObject
+from blocks.config import Options
 
 Status = Literal["passed", "failed", "not_applicable"]
 
@@ -47,7 +50,7 @@ class Example:
     """The smallest input that breaks a law: options of the block, shape, pair (t, s) of positions, size."""
 
     case: str
-    options: dict[str, Any]
+    options: Options
     batch: int
     tokens: int
     what: str
@@ -90,7 +93,7 @@ class LawResult:
             return self.example.text
         return self.reason
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         return {
             "law": self.law,
             "status": self.status,
@@ -120,7 +123,7 @@ class BlockReport:
     def __getitem__(self, law: str) -> LawResult:
         return next(result for result in self.laws if result.law == law)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         return {
             "block": self.block,
             "kind": self.kind,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -23,7 +24,7 @@ def round_trip(subject: Subject, batch: int, tokens: int, seed: int) -> float:
     x = subject.input(batch, tokens, seed)
     y = subject(x)
     config = _config(subject)
-    twins: dict[str, Any] = {
+    twins: dict[str, Callable[[], Any]] = {
         "the config read back from JSON": lambda: config.build(),
         "the registered name": lambda: build(subject.name, **subject.case.options),
         "the import path": lambda: _config_of(subject).from_options(subject.case.options).build(),

@@ -8,7 +8,7 @@ comes from ``mixer_options`` and ``channel_options``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 from arch_lab.models.decoder import DecoderConfig, ResidualConfig
 from arch_lab.models.encoder import BidirectionalStackConfig
@@ -16,7 +16,7 @@ from arch_lab.models.layer import LayerConfig
 from arch_lab.models.model import Kind
 from arch_lab.models.recipe import Recipe, Shape
 from arch_lab.models.registry import register_architecture
-from blocks.config import Config
+from blocks.config import Config, Options
 from blocks.contract import BlockConfig
 from blocks.embedding import TiedEmbeddingConfig
 from blocks.errors import ConfigError
@@ -29,12 +29,12 @@ class Chosen(Config):
     """Which blocks, by name or import path, and their options beside those that follow from the shape."""
 
     mixer: str
-    mixer_options: dict[str, Any] = field(default_factory=dict)
+    mixer_options: Options = field(default_factory=dict)
     channel: str = "geglu"
-    channel_options: dict[str, Any] = field(default_factory=dict)
+    channel_options: Options = field(default_factory=dict)
 
     @classmethod
-    def from_options(cls, options: dict[str, Any], *, where: str = "") -> Self:
+    def from_options(cls, options: Options, *, where: str = "") -> Self:
         """As ``Config.from_options``.
 
         Raises: ConfigError for an option of the mixer outside mixer_options.
@@ -102,9 +102,7 @@ def _stack(
     )
 
 
-def _filled(
-    architecture: str, name: str, kind: str, options: dict[str, Any], shared: dict[str, Any]
-) -> BlockConfig:
+def _filled(architecture: str, name: str, kind: str, options: Options, shared: Options) -> BlockConfig:
     entry = lookup(name)
     if entry.kind != kind:
         raise ConfigError(f"architecture {architecture!r}: block {name!r} is a {entry.kind}, not a {kind}")

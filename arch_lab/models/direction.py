@@ -8,13 +8,13 @@ it is another kernel: see ``arch_lab.checkpoints.adaptation``.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from arch_lab.models.decoder import DecoderConfig, ResidualConfig
 from arch_lab.models.encoder import BidirectionalStackConfig
 from arch_lab.models.layer import LayerConfig
 from blocks.attention.gemma import AttentionConfig
 from blocks.attention.masks import Radius
+from blocks.config import Options
 from blocks.contract import BlockConfig
 from blocks.convolution.mixer import M2MixerConfig
 from blocks.errors import ConfigError
@@ -74,5 +74,5 @@ def causal_stack(config: BidirectionalStackConfig, layers: tuple[LayerConfig, ..
     return DecoderConfig(**_ends(config), layers=layers)
 
 
-def _ends(config: ResidualConfig) -> dict[str, Any]:
+def _ends(config: ResidualConfig) -> Options:
     return {name: getattr(config, name) for name in ("width", "max_tokens", "embedding", "norm")}

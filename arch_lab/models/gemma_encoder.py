@@ -11,7 +11,7 @@ keeps |q-k| < w // 2 + 1), a Gemma 4 one r = w // 2 + 1.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from arch_lab.models import gemma, gemma4  # noqa: F401  registers the generations
 from arch_lab.models.decoder import DecoderConfig
@@ -22,6 +22,7 @@ from arch_lab.models.model import Kind
 from arch_lab.models.recipe import Recipe, Shape
 from arch_lab.models.registry import recipe, register_architecture
 from blocks.attention.gemma import AttentionConfig
+from blocks.config import Options
 from blocks.errors import ConfigError
 
 
@@ -37,9 +38,7 @@ class GemmaEncoder(Recipe):
 
     generation: Literal[1, 2, 3, 4] = 3
     radius: int = 256  # keys a local layer sees on each side
-    generation_options: dict[str, Any] = field(
-        default_factory=dict
-    )  # of the recipe gemma1 … gemma4, except window
+    generation_options: Options = field(default_factory=dict)  # of the recipe gemma1 … gemma4, except window
 
     def __post_init__(self) -> None:
         title = f"architecture {self.name!r}"

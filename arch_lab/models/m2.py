@@ -13,12 +13,13 @@ case, stands.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from arch_lab.models.decoder import DecoderConfig
 from arch_lab.models.layer import LayerConfig
 from arch_lab.models.recipe import Recipe, Shape
 from arch_lab.models.registry import register_architecture
+from blocks.config import Options
 from blocks.contract import BlockConfig
 from blocks.convolution.mixer import M2MixerConfig
 from blocks.embedding import TiedEmbeddingConfig
@@ -61,7 +62,7 @@ class M2GPT(Recipe):
             )
 
     def mixer(self, width: int, max_tokens: int) -> M2MixerConfig:
-        common: dict[str, Any] = {
+        common: Options = {
             "width": width,
             "max_tokens": max_tokens,
             "filter_order": self.filter_order,

@@ -23,6 +23,7 @@ from typing import Any
 
 from arch_lab.models.recipe import Shape
 from arch_lab.models.registry import recipe
+from blocks.config import Options
 from blocks.errors import ConfigError, did_you_mean
 
 
@@ -33,7 +34,7 @@ class Preset:
     shape: Shape
     vocabulary: int
     max_tokens: int
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
 
 
 def _gemma(

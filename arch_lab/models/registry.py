@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar, get_args
+from typing import TypeVar, get_args
 
 from arch_lab.models.model import Kind
 from arch_lab.models.recipe import Recipe
+from blocks.config import Options
 from blocks.errors import ConfigError, did_you_mean
 from blocks.registry import import_object, load_entry_points
 
@@ -74,7 +75,7 @@ def architectures(kind: Kind | None = None) -> list[str]:
     return sorted(name for name, cls in _recipes.items() if kind is None or cls.kind == kind)
 
 
-def recipe(name: str, options: dict[str, Any] | None = None) -> Recipe:
+def recipe(name: str, options: Options | None = None) -> Recipe:
     """The recipe called ``name`` with strict options. Raises: ConfigError with the nearest valid name."""
     return recipe_class(name).from_options(options or {}, where=f"architecture {name!r}")
 

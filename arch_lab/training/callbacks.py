@@ -21,7 +21,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from arch_lab import files
-from arch_lab.training.saving import CHECKPOINT, save
+from arch_lab.training.saving import CHECKPOINT, State, save
+from arch_lab.yaml_files import JsonObject
 
 
 class RandomState(Callback):
@@ -31,12 +32,12 @@ class RandomState(Callback):
         self.saved: Tensor | None = None
 
     def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: State
     ) -> None:
         checkpoint["rng"] = torch.get_rng_state()
 
     def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: State
     ) -> None:
         self.saved = checkpoint.get("rng")  # a checkpoint may be older than this callback
 
@@ -71,10 +72,10 @@ class Divergence(Callback):
             self.diverged = True
             trainer.should_stop = True
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         return {"average": self.average}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: State) -> None:
         self.average = state_dict["average"]
 
 
@@ -92,14 +93,14 @@ class RunLog(Callback):
         tokens_per_step: int,
         flops_per_token: float,
         every: int,
-        write: Callable[[dict[str, Any]], None],
+        write: Callable[[JsonObject], None],
         progress: Callable[[int, float | None], None],
         primary: str = "bits_per_byte",
     ) -> None:
         self.primary = primary
         self.path, self.every, self.write, self.progress = path, every, write, progress
         self.tokens_per_step, self.flops_per_token = tokens_per_step, flops_per_token
-        self.records: list[dict[str, Any]] = []
+        self.records: list[JsonObject] = []
         self.step_seconds: list[float] = []
         self.seconds = 0.0  # training only: evaluation, checkpoints and data are not on this clock
         self.gradient_norm = float("nan")
@@ -144,7 +145,7 @@ class RunLog(Callback):
         if value is not None and trainer.state.fn == "fit":
             self.add({**self.axes(trainer.global_step), f"tune_{self.primary}": float(value)})
 
-    def axes(self, step: int) -> dict[str, Any]:
+    def axes(self, step: int) -> dict[str, float]:
         tokens = step * self.tokens_per_step
         return {
             "step": step,
@@ -153,7 +154,7 @@ class RunLog(Callback):
             "seconds": self.seconds,
         }
 
-    def add(self, record: dict[str, Any]) -> None:
+    def add(self, record: JsonObject) -> None:
         record = {k: (v if not isinstance(v, float) or math.isfinite(v) else None) for k, v in record.items()}
         self.records.append(record)
         with open(self.path, "a", encoding="utf-8") as file:
@@ -169,10 +170,10 @@ class RunLog(Callback):
         )  # the first steps pay for warm-up of caches
         return settled[len(settled) // 2] if settled else float("nan")
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         return {"records": self.records, "seconds": self.seconds, "step_seconds": self.step_seconds}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: State) -> None:
         self.records, self.seconds, self.step_seconds = (
             state_dict["records"],
             state_dict["seconds"],

@@ -25,6 +25,7 @@ from arch_lab.data import (
     prepare,
 )
 from arch_lab.training.scoring import slice_rows
+from blocks.config import Options
 
 SCORED_TOKENS = 8192
 
@@ -137,15 +138,15 @@ class TextDataModule(PreparedDataModule):
         self,
         source: str = "embedded",
         root: str | None = None,
-        files: dict[str, Any] | None = None,
-        hub: dict[str, Any] | None = None,
+        files: Options | None = None,
+        hub: Options | None = None,
         text_column: str = "text",
         document_start: str | None = None,
         count_line_ends: bool = False,
         tune_fraction: float = 0.05,
         validation_fraction: float = 0.05,
         limit_bytes: int | None = None,
-        tokenizer: dict[str, Any] | None = None,
+        tokenizer: Options | None = None,
         sequence_length: int = 256,
         batch_size: int = 16,
         steps: int | None = None,
@@ -163,7 +164,7 @@ class TextDataModule(PreparedDataModule):
         )
         root = str(config.folder.resolve()) if source == "files" else root
         sizes = {"sequence_length": sequence_length, "batch_size": batch_size, "seed": seed}
-        self.settings: dict[str, Any] = {**options, "root": root, **sizes}  # a checkpoint carries them
+        self.settings: Options = {**options, "root": root, **sizes}  # a checkpoint carries them
 
     @property
     def vocabulary(self) -> int:

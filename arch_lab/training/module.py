@@ -18,7 +18,9 @@ from arch_lab.data import Tokenizer
 from arch_lab.metrics.tokens import language_metrics
 from arch_lab.models import Kind, Shape, recipe, require_kind
 from arch_lab.training.optimizer import GroupRule, OptimizerConfig, optimizer_and_schedule
+from arch_lab.training.saving import State
 from arch_lab.training.scoring import at_least_float32, token_nats
+from blocks.config import Options
 from blocks.errors import ConfigError
 
 StartFrom = Callable[
@@ -72,7 +74,7 @@ class LanguageModel(pl.LightningModule):
     def __init__(
         self,
         architecture: str = "gemma3",
-        options: dict[str, Any] | None = None,
+        options: Options | None = None,
         width: int = 128,
         depth: int = 4,
         ffn_width: int = 512,
@@ -85,7 +87,7 @@ class LanguageModel(pl.LightningModule):
         warmup_fraction: float = 0.05,
         final_fraction: float = 0.1,
         total_steps: int | None = None,
-        groups: list[dict[str, Any]] | None = None,
+        groups: list[Options] | None = None,
         initialise_from: str | None = None,
     ) -> None:
         super().__init__()
@@ -115,7 +117,7 @@ class LanguageModel(pl.LightningModule):
             widths, words=data.validation.words, text_bytes=data.validation.bytes
         ).to(self.device)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: State) -> None:
         """A checkpoint stands alone: it carries the tokenizer of its ids, and one of fit the options of its
         data.
         """

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from torch import nn
 from torch.optim import AdamW
@@ -21,6 +21,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from arch_lab.fields import Beta, ClipNorm, FinalFraction, WarmupFraction, WeightDecay
 from blocks.config import Bounds, Config, Doc, Length
 from blocks.errors import ConfigError
+
+if TYPE_CHECKING:  # seconds to import
+    from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 # vectors (norms, biases, gains) never decay; these are matrices that are tables of positions or of tokens
 NO_DECAY = ("*embedding*", "*positions*")
@@ -154,7 +157,7 @@ def adamw(
 ) -> AdamW:
     """AdamW over ``groups``; eps 1e-8."""
     parameters = dict(model.named_parameters())
-    declared: list[dict[str, Any]] = [
+    declared = [
         {
             "params": [parameters[n] for n in g.names],
             "weight_decay": g.weight_decay,
@@ -174,7 +177,7 @@ def optimizer_and_schedule(
     steps: int,
     rules: Sequence[GroupRule] = (),
     fused: bool = True,
-) -> dict[str, Any]:
+) -> OptimizerLRSchedulerConfig:
     """What ``configure_optimizers`` of a LightningModule returns.
 
     ``learning_rate``: the peak; ``steps``: of the schedule.

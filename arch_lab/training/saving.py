@@ -5,7 +5,7 @@ spoil it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from arch_lab import files
 from arch_lab.sealed import file_sha256
@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # seconds to import
     import lightning.pytorch as pl
 
 CHECKPOINT = "last.ckpt"
+State = dict[str, Any]  # of a checkpoint or a callback, as Lightning passes it
 
 
 def save(trainer: pl.Trainer, path: Path, *, weights_only: bool = False) -> None:
