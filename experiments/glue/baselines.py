@@ -8,12 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from arch_lab.yaml_files import JsonObject
 from blocks.errors import UserError
 from experiments.glue.data import GlueSet, sentences
+
+if TYPE_CHECKING:  # an optional dependency
+    from scipy.sparse import csr_matrix
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # C, the inverse of the penalty; for scores ridge's alpha is 1 / C
 Predictions = dict[str, list[float]]
@@ -38,10 +42,12 @@ def require_sklearn() -> None:
         )
 
 
-def tf_idf(data: GlueSet) -> tuple[Predictions, dict[str, Any]]:
-    """Logistic regression (for scores: ridge regression) on TF-IDF of words and word pairs; C by the tuning split.
+def tf_idf(data: GlueSet) -> tuple[Predictions, JsonObject]:
+    """Logistic regression (for scores: ridge regression) on TF-IDF of words and word pairs; C by the tuning
+    split.
 
-    Of a pair the features are both vectors, their absolute difference, their product by word, and their cosine.
+    Of a pair the features are both vectors, their absolute difference, their product by word, and their
+    cosine.
     """
     labels = np.array([row.label for row in data.train])
     if data.classes and len(set(labels.tolist())) == 1:
@@ -54,8 +60,8 @@ def tf_idf(data: GlueSet) -> tuple[Predictions, dict[str, Any]]:
         if best is None or tuned > best[0]:
             best = tuned, strength, model
     assert best is not None
-    found = {name: _answers(best[2], features[name], data).tolist() for name, _ in _scored(data)}
-    return found, {"strength": best[1], "features": features["train"].shape[1]}
+    predictions = {name: _answers(best[2], features[name], data).tolist() for name, _ in _scored(data)}
+    return predictions, {"strength": best[1], "features": features["train"].shape[1]}
 
 
 def _model(data: GlueSet, strength: float) -> Any:
@@ -69,11 +75,11 @@ def _model(data: GlueSet, strength: float) -> Any:
 
 
 def _answers(model: Any, features: Any, data: GlueSet) -> Any:
-    found = model.predict(features)
-    return found if data.classes else np.clip(found, 0.0, 5.0)
+    predictions = model.predict(features)
+    return predictions if data.classes else np.clip(predictions, 0.0, 5.0)
 
 
-def _features(data: GlueSet) -> dict[str, Any]:
+def _features(data: GlueSet) -> dict[str, csr_matrix]:
     from scipy import sparse
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -81,17 +87,17 @@ def _features(data: GlueSet) -> dict[str, Any]:
     counted = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b").fit(
         [*first, *(second or [])]
     )
-    found = {}
+    matrices = {}
     for name, rows in [("train", data.train), *_scored(data)]:
         first, second = sentences(rows)
         u = counted.transform(first)
         if second is None:
-            found[name] = u
+            matrices[name] = u
             continue
         v = counted.transform(second)
         product = u.multiply(v).tocsr()  # rows have length 1, so its sum is the cosine
-        found[name] = sparse.hstack([u, v, abs(u - v), product, product.sum(axis=1)]).tocsr()
-    return found
+        matrices[name] = sparse.hstack([u, v, abs(u - v), product, product.sum(axis=1)]).tocsr()
+    return matrices
 
 
 def _scored(data: GlueSet) -> Iterable[tuple[str, Any]]:

@@ -1,10 +1,11 @@
 """Sentences as token rows: cut to length, batched with rows of similar length, padded to their longest.
 
 Legend: B rows (or pairs) a batch, T tokens.
-Padding changes no output (law 4), so how rows are batched changes speed and rounding alone. On a CPU the cost is that of the tokens,
-padding included, whatever T is (16 or 17 tokens: the same number a second). So lengths are not rounded, and of the sentences of pairs
-that are read apart the shorter half stands in one tensor and the longer in another: RTE's second ones are six times shorter than the
-first. The order is a function of (seed, epoch): raw words of Philox-4x64 with that key, as in arch_lab.data.order.
+Padding changes no output (law 4), so how rows are batched changes speed and rounding alone. On a CPU the cost
+is that of the tokens, padding included, whatever T is (16 or 17 tokens: the same number a second). So lengths
+are not rounded, and of the sentences of pairs that are read apart the shorter half stands in one tensor and
+the longer in another: RTE's second ones are six times shorter than the first. The order is a function of
+(seed, epoch): raw words of Philox-4x64 with that key, as in arch_lab.data.order.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ Batch = dict[str, Any]  # what ``collate`` returns
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """``tokens`` of one row, or of each sentence's; ``second``: where the second sentence starts in a joint row."""
+    """``tokens`` of one row, or of each sentence's; ``second``: where the second sentence starts in a joint
+    row.
+    """
 
     tokens: tuple[np.ndarray, ...]
     second: int | None
@@ -33,7 +36,7 @@ class EncodedRow:
 
     @property
     def length(self) -> int:
-        return max(len(part) for part in self.tokens)
+        return max(len(sentence) for sentence in self.tokens)
 
 
 def encode(
@@ -41,15 +44,18 @@ def encode(
     first: Sequence[str],
     second: Sequence[str] | None,
     *,
-    most: int,
+    max_tokens: int,
     pairs: Literal["joint", "separate"],
 ) -> list[EncodedRow]:
-    """Rows of at most ``most`` tokens: a separator before each sentence, as before each document of the pretraining.
+    """Rows of at most ``max_tokens`` tokens: a separator before each sentence, as before each document of the
+    pretraining.
 
     Of a joint row that is too long the longer sentence loses its end first.
     """
     ids = [_encode(tokenizer, texts) for texts in (first, *([second] if second is not None else []))]
-    return [_row(tokenizer.separator, parts, most, pairs == "joint") for parts in zip(*ids, strict=True)]
+    return [
+        _row(tokenizer.separator, parts, max_tokens, pairs == "joint") for parts in zip(*ids, strict=True)
+    ]
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
@@ -57,77 +63,84 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     return tokenizer.encode([" " + text.strip() for text in texts])
 
 
-def _row(separator: int, parts: tuple[np.ndarray, ...], most: int, joint: bool) -> EncodedRow:
-    lengths = tuple(len(part) for part in parts)
-    kept: tuple[int, ...]
+def _row(separator: int, parts: tuple[np.ndarray, ...], max_tokens: int, joint: bool) -> EncodedRow:
+    lengths = tuple(len(sentence) for sentence in parts)
+    kept_lengths: tuple[int, ...]
     if len(parts) == 2 and joint:
-        kept = shares(lengths[0], lengths[1], most - 2)
+        kept_lengths = shares(lengths[0], lengths[1], max_tokens - 2)
     else:
-        kept = tuple(min(length, most - 1) for length in lengths)
+        kept_lengths = tuple(min(length, max_tokens - 1) for length in lengths)
     rows = tuple(
-        np.concatenate([[separator], part[:length]]) for part, length in zip(parts, kept, strict=True)
+        np.concatenate([[separator], sentence[:length]])
+        for sentence, length in zip(parts, kept_lengths, strict=True)
     )
-    cut = kept != lengths
+    cut = kept_lengths != lengths
     if len(rows) == 2 and joint:
         return EncodedRow((np.concatenate(rows),), len(rows[0]), cut)
     return EncodedRow(rows, None, cut)
 
 
-def shares(first: int, second: int, most: int) -> tuple[int, int]:
-    """How many tokens of each are kept when the longer (of equals the second, as in BERT's own code) loses its last one until both fit."""
-    if first + second <= most:
+def shares(first: int, second: int, max_tokens: int) -> tuple[int, int]:
+    """How many tokens of each are kept when the longer (of equals the second, as in BERT's own code) loses
+    its last one until both fit.
+    """
+    if first + second <= max_tokens:
         return first, second
-    kept = min(first, max(most - second, -(-most // 2)))
-    return kept, most - kept
+    first_share = min(first, max(max_tokens - second, -(-max_tokens // 2)))
+    return first_share, max_tokens - first_share
 
 
 def ordered(rows: Sequence[EncodedRow], batch: int, *, seed: int, epoch: int) -> list[np.ndarray]:
-    """Indices of each batch of one epoch, every row once: shuffled, sorted by length inside buckets, the batches shuffled again."""
+    """Indices of each batch of one epoch, every row once: shuffled, sorted by length inside buckets, the
+    batches shuffled again.
+    """
     count = -(-len(rows) // batch)
     words = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(len(rows) + count)
     permutation = np.argsort(words[: len(rows)], kind="stable")
     lengths = np.array([row.length for row in rows])[permutation]
     bucket = np.arange(len(rows)) // (batch * BUCKET)
     permutation = permutation[np.lexsort((lengths, bucket))]
-    batches = [permutation[at : at + batch] for at in range(0, len(rows), batch)]
+    batches = [permutation[start : start + batch] for start in range(0, len(rows), batch)]
     return [batches[i] for i in np.argsort(words[len(rows) :], kind="stable")]
 
 
 def by_length(rows: Sequence[EncodedRow], batch: int) -> list[np.ndarray]:
     """Indices of each batch when nothing is trained: the least padding."""
     order = np.argsort([row.length for row in rows], kind="stable")
-    return [order[at : at + batch] for at in range(0, len(rows), batch)]
+    return [order[start : start + batch] for start in range(0, len(rows), batch)]
 
 
 def collate(
     rows: Sequence[EncodedRow], index: np.ndarray, *, types: bool, targets: Tensor | None = None
 ) -> Batch:
-    """``parts``: dicts of ``tokens`` and ``segments`` (·, T) and, if asked for, ``types``, one part a sentence of a row;
-    ``place``: where in them all the first sentence of each row stands, then the second; ``index`` (B,): which rows these are.
+    """``parts``: dicts of ``tokens`` and ``segments`` (·, T) and, if asked for, ``types``, one part a
+    sentence of a row;
+    ``place``: where in them all the first sentence of each row stands, then the second; ``index`` (B,): which
+    rows these are.
     """
-    chosen = [rows[i] for i in index]
-    texts = [row.tokens[side] for side in range(len(chosen[0].tokens)) for row in chosen]
+    batch_rows = [rows[i] for i in index]
+    texts = [row.tokens[side] for side in range(len(batch_rows[0].tokens)) for row in batch_rows]
     order = np.argsort([len(text) for text in texts], kind="stable")
-    parts = [_padded([texts[i] for i in half]) for half in np.array_split(order, len(chosen[0].tokens))]
+    parts = [_padded([texts[i] for i in half]) for half in np.array_split(order, len(batch_rows[0].tokens))]
     if types:
-        (part,) = parts
-        length = part["tokens"].shape[1]
-        starts = torch.tensor([chosen[i].second or length for i in order])
-        part["types"] = (torch.arange(length)[None] >= starts[:, None]).long()
-    found: Batch = {
+        (group,) = parts
+        length = group["tokens"].shape[1]
+        starts = torch.tensor([batch_rows[i].second or length for i in order])
+        group["types"] = (torch.arange(length)[None] >= starts[:, None]).long()
+    batch: Batch = {
         "parts": parts,
         "place": torch.from_numpy(np.argsort(order)),
         "index": torch.from_numpy(np.asarray(index)),
     }
-    return found if targets is None else {**found, "targets": targets[found["index"]]}
+    return batch if targets is None else {**batch, "targets": targets[batch["index"]]}
 
 
 def _padded(parts: Sequence[np.ndarray]) -> dict[str, Tensor]:
-    tokens = np.zeros((len(parts), max(len(part) for part in parts)), np.int64)
+    tokens = np.zeros((len(parts), max(len(sentence) for sentence in parts)), np.int64)
     segments = np.zeros_like(tokens)
-    for at, part in enumerate(parts):
-        tokens[at, : len(part)] = part
-        segments[at, : len(part)] = 1
+    for row, sentence in enumerate(parts):
+        tokens[row, : len(sentence)] = sentence
+        segments[row, : len(sentence)] = 1
     return {"tokens": torch.from_numpy(tokens), "segments": torch.from_numpy(segments)}
 
 

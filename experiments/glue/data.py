@@ -1,7 +1,9 @@
-"""The sets of a study: rows to train on, rows to choose a learning rate by, the official dev set to report, test rows to submit.
+"""The sets of a study: rows to train on, rows to choose a learning rate by, the official dev set to report,
+test rows to submit.
 
-The tuning split is held out of train by a hash of the text, so that a sentence that occurs twice (366 rows of SST-2), a pair turned
-round and a premise with several hypotheses stay on one side. The dev set is reported and nothing is chosen by it.
+The tuning split is held out of train by a hash of the text, so that a sentence that occurs twice (366 rows of
+SST-2), a pair turned round and a premise with several hypotheses stay on one side. The dev set is reported
+and nothing is chosen by it.
 """
 
 from __future__ import annotations
@@ -11,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from arch_lab.data import DataError
 from arch_lab.judge.measures import Measure
 from arch_lab.tasks import Task
+from arch_lab.yaml_files import JsonObject
 from experiments.glue.config import GlueStudyConfig
 from experiments.glue.hub import read_glue_hub
 from experiments.glue.metrics import GLUE_METRICS, glue_metrics
@@ -36,14 +38,17 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class GlueSet:
-    """One task, read. ``reported``: the rows of each dev file, ``submitted``: of each test file, both by split."""
+    """One task, read.
+
+    ``reported``: the rows of each dev file, ``submitted``: of each test file, both by split.
+    """
 
     name: str
     train: Rows
     tuning: Rows
     reported: dict[str, Rows]
     submitted: dict[str, Rows]
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: JsonObject = field(default_factory=dict)
 
     @property
     def layout(self) -> GlueTask:
@@ -59,7 +64,10 @@ class GlueSet:
         return bool(self.layout.pair)
 
     def task(self) -> Task:
-        """As tables show it. WNLI has no place in an average: its dev set is made so that whoever learned its train set loses."""
+        """As tables show it.
+
+        WNLI has no place in an average: its dev set is made so that whoever learned its train set loses.
+        """
         counted = (
             () if self.name in ("wnli", "mnli_subset") else tuple(key for key, _, _ in _scored(self.name))
         )
@@ -76,25 +84,28 @@ class GlueSet:
 
     def scores(self, predictions: Mapping[str, Sequence[float]]) -> dict[str, float]:
         """Every measure, from the predictions of each reported split."""
-        found = {}
+        scores = {}
         for split, (suffix, metrics_of) in _halves(self.name).items():
             for key, value in _metrics(metrics_of, predictions[split], self.reported[split]).items():
-                found[key + suffix] = value
-        return {key: found[key] for key, _, _ in _scored(self.name)}
+                scores[key + suffix] = value
+        return {key: scores[key] for key, _, _ in _scored(self.name)}
 
     @cached_property
     def fingerprint(self) -> str:
         parts = [self.train, self.tuning, *self.reported.values(), *self.submitted.values()]
-        return hashlib.sha256(repr([[asdict(row) for row in part] for part in parts]).encode()).hexdigest()[
-            :16
-        ]
+        return hashlib.sha256(
+            repr([[asdict(row) for row in split_rows] for split_rows in parts]).encode()
+        ).hexdigest()[:16]
 
 
 def read_set(name: str, config: GlueStudyConfig) -> GlueSet:
-    """The files of one task, its tuning split held out. Raises: DataError, one line, for what cannot be scored."""
+    """The files of one task, its tuning split held out.
+
+    Raises: DataError, one line, for what cannot be scored.
+    """
     layout = GLUE_TASKS[name]
     dev = tuple(split for split in layout.rows if split.startswith(("dev", "validation")))
-    facts: dict[str, Any] = {
+    facts: JsonObject = {
         "scores": f"official {' and '.join(dev)}"
         if name != "mnli_subset"
         else "its own validation file, not MNLI's dev sets"
@@ -107,27 +118,30 @@ def read_set(name: str, config: GlueStudyConfig) -> GlueSet:
     ]
     if short and name not in config.data.incomplete:
         raise DataError(
-            f"{'; '.join(short)}; is a file cut off or of another version? data.incomplete: [{name}] scores it anyway, marked"
+            f"{'; '.join(short)}; is a file cut off or of another version? data.incomplete: "
+            f"[{name}] scores it anyway, marked"
         )
     if short:
         facts["incomplete"] = "; ".join(short)
     train, tuning = held_out(
-        name, rows["train"], fraction=config.data.tuning_fraction, most=config.data.tuning_rows
+        name, rows["train"], fraction=config.data.tuning_fraction, max_rows=config.data.tuning_rows
     )
-    most = config.finetuning.rows_of(name)
-    kept = train if most is None else sorted(train, key=lambda row: _hash(name, row, "rows"))[:most]
-    submitted, why = _submitted(name, config) if config.submission else ({}, "")
+    max_rows = config.finetuning.rows_of(name)
+    kept_rows = (
+        train if max_rows is None else sorted(train, key=lambda row: _hash(name, row, "rows"))[:max_rows]
+    )
+    submitted, reason = _submitted(name, config) if config.submission else ({}, "")
     recipe = config.finetuning
     facts |= {
         "read": f"{recipe.pairs}, {recipe.pooler}" if layout.pair else recipe.pooler,
         "epochs": recipe.epochs_of(name),
     }
-    facts |= {"train": len(kept), "tuning": len(tuning)} | {split: len(rows[split]) for split in dev}
-    facts |= {"left_out_by_max_rows": len(train) - len(kept)} if len(kept) < len(train) else {}
-    facts |= {"no_submission": why} if why else {}
+    facts |= {"train": len(kept_rows), "tuning": len(tuning)} | {split: len(rows[split]) for split in dev}
+    facts |= {"left_out_by_max_rows": len(train) - len(kept_rows)} if len(kept_rows) < len(train) else {}
+    facts |= {"no_submission": reason} if reason else {}
     return GlueSet(
         name=name,
-        train=kept,
+        train=kept_rows,
         tuning=tuning,
         reported={s: rows[s] for s in dev},
         submitted=submitted,
@@ -135,22 +149,23 @@ def read_set(name: str, config: GlueStudyConfig) -> GlueSet:
     )
 
 
-def held_out(name: str, rows: Rows, *, fraction: float, most: int) -> tuple[Rows, Rows]:
-    """(train, tuning), in the order of ``rows``: whole groups of rows that share a key go to tuning until it holds enough.
+def held_out(name: str, rows: Rows, *, fraction: float, max_rows: int) -> tuple[Rows, Rows]:
+    """(train, tuning), in the order of ``rows``: whole groups of rows that share a key go to tuning until it
+    holds enough.
 
     Raises: DataError when one of the two would be empty.
     """
-    wanted = min(most, round(fraction * len(rows)))
+    tuning_size = min(max_rows, round(fraction * len(rows)))
     groups: dict[str, list[int]] = {}
-    for at, row in enumerate(rows):
-        groups.setdefault(_hash(name, row, "tuning"), []).append(at)
-    chosen: set[int] = set()
+    for position, row in enumerate(rows):
+        groups.setdefault(_hash(name, row, "tuning"), []).append(position)
+    tuning_rows: set[int] = set()
     for _, members in sorted(groups.items()):
-        if len(chosen) >= wanted:
+        if len(tuning_rows) >= tuning_size:
             break
-        chosen.update(members)
-    train = [row for at, row in enumerate(rows) if at not in chosen]
-    tuning = [row for at, row in enumerate(rows) if at in chosen]
+        tuning_rows.update(members)
+    train = [row for position, row in enumerate(rows) if position not in tuning_rows]
+    tuning = [row for position, row in enumerate(rows) if position in tuning_rows]
     if len(tuning) < 2 or not train:
         raise DataError(
             f"GLUE task {name!r}: {len(rows)} training rows are too few to hold {fraction:.0%} of them out"
@@ -168,15 +183,18 @@ def _hash(name: str, row: GlueRow, purpose: str) -> str:
 
 
 def _submitted(name: str, config: GlueStudyConfig) -> tuple[dict[str, Rows], str]:
-    """Rows of the test files GLUE's server takes predictions of, and why there are none. A test file never keeps a task from its score."""
-    found = {}
+    """Rows of the test files GLUE's server takes predictions of, and why there are none.
+
+    A test file never keeps a task from its score.
+    """
+    splits = {}
     layout = GLUE_TASKS[name]
     for split in layout.submission:
         try:
-            found[split] = _read(name, split, config, rows=layout.rows[split])
+            splits[split] = _read(name, split, config, rows=layout.rows[split])
         except DataError as error:
             return {}, str(error)
-    return found, "" if layout.submission else "GLUE's server knows no such task"
+    return splits, "" if layout.submission else "GLUE's server knows no such task"
 
 
 def _read(name: str, split: str, config: GlueStudyConfig, *, rows: int | None = None) -> Rows:
@@ -189,15 +207,15 @@ def _read(name: str, split: str, config: GlueStudyConfig, *, rows: int | None = 
 
 def _root(config: GlueStudyConfig) -> Path:
     """``--data-root`` may name the folder that holds glue/ or glue/ itself."""
-    inside = config.folder / config.data.folder
+    subfolder = config.folder / config.data.folder
     return (
-        inside
-        if inside.is_dir() or not any((config.folder / t.folder).is_dir() for t in GLUE_TASKS.values())
+        subfolder
+        if subfolder.is_dir() or not any((config.folder / t.folder).is_dir() for t in GLUE_TASKS.values())
         else config.folder
     )
 
 
-# --- measures --------------------------------------------------------------------------------------------------------
+# --- measures -----------------------------------------------------------------------------------------------
 
 
 def _halves(name: str) -> dict[str, tuple[str, str]]:
@@ -208,18 +226,20 @@ def _halves(name: str) -> dict[str, tuple[str, str]]:
 
 
 def _first(name: str) -> str:
-    """What a verdict is about: Spearman for STS-B, as the released M2-BERT recipe reports; else the benchmark's first."""
+    """What a verdict is about: Spearman for STS-B, as the released M2-BERT recipe reports; else the
+    benchmark's first.
+    """
     return "spearman" if name == "stsb" else next(iter(GLUE_METRICS[next(iter(_halves(name).values()))[1]]))
 
 
 def _scored(name: str) -> list[tuple[str, str, str]]:
     """(key, name in GLUE_METRICS, words) of every measure of a task, the first first."""
-    found = [
+    measures = [
         (key + suffix, metrics_of, f"{WORDS[key]}{suffix.replace('_', ', ')}")
         for suffix, metrics_of in _halves(name).values()
         for key in GLUE_METRICS[metrics_of]
     ]
-    return sorted(found, key=lambda each: not each[0].startswith(_first(name)))
+    return sorted(measures, key=lambda measure: not measure[0].startswith(_first(name)))
 
 
 def _metrics(metrics_of: str, predictions: Sequence[float], rows: Rows) -> dict[str, float]:
@@ -232,16 +252,16 @@ def sentences(rows: Rows) -> tuple[list[str], list[str] | None]:
     return [row.text for row in rows], seconds or None
 
 
-def read_sets(config: GlueStudyConfig, tell: Tell) -> tuple[dict[str, GlueSet], dict[str, str]]:
+def read_sets(config: GlueStudyConfig, report: Tell) -> tuple[dict[str, GlueSet], dict[str, str]]:
     """Tasks that can be scored, and of the others why not. Raises: DataError when there is none."""
-    found, absent = {}, {}
+    sets, absent = {}, {}
     for name in config.tasks:
         try:
-            found[name] = read_set(name, config)
+            sets[name] = read_set(name, config)
         except DataError as error:
             absent[name] = str(error)
-            tell(f"{name} is left out: {error}")
-    if not found:
+            report(f"{name} is left out: {error}")
+    if not sets:
         more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
         raise DataError(f"no task of study {config.name!r} can be read: {next(iter(absent.values()))}{more}")
-    return found, absent
+    return sets, absent

@@ -149,7 +149,7 @@ class GluePrepared:
             "steps": outcome.steps,
             **rows.facts,
             "pretraining_seed": None if scratch else arm.seed(cell.seed),
-            "before": outcome.before,
+            "before": outcome.spread_before,
         }
         return outcome.predictions, facts, outcome.curve
 
@@ -164,7 +164,9 @@ class GluePrepared:
         assert body.tokenizer is not None  # a masked study reads text
         key = (data.name, body.tokenizer.fingerprint, body.max_tokens)
         if key not in self._encoded:
-            self._encoded[key] = encoded(data, body.tokenizer, self.config.finetuning, most=body.max_tokens)
+            self._encoded[key] = encoded(
+                data, body.tokenizer, self.config.finetuning, max_tokens=body.max_tokens
+            )
         return self._encoded[key]
 
     # --- by way of MNLI ----------------------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """GLUE from the Hugging Face hub, or from a local copy of its dataset: the same typed rows as ``read_glue``.
 
-Source: the dataset ``nyu-mll/glue``, one configuration a task; its splits say ``validation`` where the benchmark's files say ``dev``.
-Out of reach is said at once (arch_lab.data.hub). The hub has no ``mnli_subset``.
+Source: the dataset ``nyu-mll/glue``, one configuration a task; its splits say ``validation`` where the
+benchmark's files say ``dev``. Out of reach is said at once (arch_lab.data.hub). The hub has no
+``mnli_subset``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ def read_glue_hub(
 ) -> list[GlueRow]:
     """The rows of one split (``dev`` as in ``read_glue``) of one task.
 
-    ``dataset``: its name on the hub, or a folder under ``root``: a copy of the hub's repository, or one folder a task as
-    ``save_to_disk`` writes it. Raises: DataError, one line; at once when the hub is out of reach.
+    ``dataset``: its name on the hub, or a folder under ``root``: a copy of the hub's repository, or one
+    folder a task as ``save_to_disk`` writes it. Raises: DataError, one line; at once when the hub is out of
+    reach.
     """
     task = glue_task(name)
     if split not in task.rows:
@@ -40,25 +42,25 @@ def read_glue_hub(
     if name not in HUB_TASKS:
         raise DataError(f"GLUE task {name!r} is not on the hub; read it from files")
     saved = Path(root) / expand_home(dataset, "data.hub.name") / name
-    whole = (saved / "dataset_dict.json").exists()
+    has_all_splits = (saved / "dataset_dict.json").exists()
     hub = HubConfig(
-        name=str(Path(dataset) / name) if whole else dataset,
-        subset=None if whole else name,
+        name=str(Path(dataset) / name) if has_all_splits else dataset,
+        subset=None if has_all_splits else name,
         revision=revision,
     )
     config = DataConfig(source="hub", root=str(root), hub=hub)
-    found = load_rows(
+    loaded = load_rows(
         config,
         split.replace("dev", "validation"),
         alternative="use source 'files' with a copy of GLUE on disk",
     )
-    where = f"hub dataset {dataset!r}, {name}, {split}"
-    return typed_rows(name, split, _columns(found, where), where, rows=rows)
+    location = f"hub dataset {dataset!r}, {name}, {split}"
+    return typed_rows(name, split, _columns(loaded, location), location, rows=rows)
 
 
 HUB_TASKS = tuple(name for name in GLUE_TASKS if name != "mnli_subset")
 
 
-def _columns(found: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, row in enumerate(found):
-        yield f"{where} row {number}", dict(row)
+def _columns(loaded: Any, location: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for number, row in enumerate(loaded):
+        yield f"{location} row {number}", dict(row)

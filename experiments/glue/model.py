@@ -21,6 +21,8 @@ from arch_lab.study.body import Body
 from arch_lab.training.callbacks import Divergence
 from arch_lab.training.fit import fit, predict
 from arch_lab.training.optimizer import optimizer_and_schedule
+from arch_lab.yaml_files import JsonObject
+from blocks.config import Options
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError
 from blocks.heads.base import TaskHead
@@ -37,21 +39,24 @@ FASTER = 4  # scored batches are that much larger: no gradient is kept
 
 
 class PairClassifier(nn.Module):
-    """``body`` and a pooler give a vector a row; where the sentences of a pair are read apart the head reads [u; v; |u - v|; u·v].
+    """``body`` and a pooler give a vector a row; where the sentences of a pair are read apart the head reads
+    [u; v; |u - v|; u·v].
 
-    ``batch`` as ``batches.collate`` makes it. Parameters of pooler and head are drawn from torch's global generator.
+    ``batch`` as ``batches.collate`` makes it. Parameters of pooler and head are drawn from torch's global
+    generator.
     """
 
-    def __init__(self, body: Body, recipe: Finetuning, *, classes: int, apart: bool) -> None:
+    def __init__(self, body: Body, recipe: Finetuning, *, classes: int, separate: bool) -> None:
         super().__init__()
-        self.body, self.apart = body, apart
+        self.body, self.separate = body, separate
         self.pooler = pooler_config(recipe, body.width).build()
-        self.head: TaskHead = head_config(recipe, body.width * (4 if apart else 1), classes).build()  # type: ignore[assignment]
+        width = body.width * (4 if separate else 1)
+        self.head: TaskHead = head_config(recipe, width, classes).build()  # type: ignore[assignment]
 
     def features(self, batch: Batch) -> Tensor:
         """(B, D) or (B, 4·D): what the head reads."""
         pooled = self.pooled(batch)
-        if not self.apart:
+        if not self.separate:
             return pooled
         u, v = pooled.chunk(2)
         return torch.cat([u, v, (u - v).abs(), u * v], dim=1)
@@ -59,51 +64,60 @@ class PairClassifier(nn.Module):
     def pooled(self, batch: Batch) -> Tensor:
         """(B, D) or (2·B, D): a vector a row of tokens, first sentences before second ones."""
         read = [
-            (part["segments"], self.body(part["tokens"], part["segments"], part.get("types")))
-            for part in batch["parts"]
+            (
+                part_batch["segments"],
+                self.body(part_batch["tokens"], part_batch["segments"], part_batch.get("types")),
+            )
+            for part_batch in batch["parts"]
         ]
         return torch.cat([self.pooler(states, segments != 0) for segments, states in read])[batch["place"]]
 
 
 @torch.no_grad()
 def spread(model: PairClassifier, rows: Sequence[EncodedRow], *, types: bool) -> dict[str, float]:
-    """How far the pooled vectors of sentences lie apart: a head learns little from vectors that do not differ.
+    """How far the pooled vectors of sentences lie apart: a head learns little from vectors that do not
+    differ.
 
-    ``cosine_of_strangers``: mean of each row's vector with the next one's; ``differing_share``: of the squared norm, what is not
-    the mean vector's. Over at most ``LOOKED_AT`` rows, their first sentences.
+    ``cosine_of_strangers``: mean of each row's vector with the next one's; ``differing_share``: of the
+    squared norm, what is not the mean vector's. Over at most ``LOOKED_AT`` rows, their first sentences.
     """
     index = np.arange(min(LOOKED_AT, len(rows)))
     was = model.training
-    found = model.eval().pooled(collate(rows, index, types=types))[: len(index)].double()
+    states = model.eval().pooled(collate(rows, index, types=types))[: len(index)].double()
     model.train(was)
-    away = found - found.mean(dim=0)
-    cosine = torch.cosine_similarity(found, found.roll(1, dims=0)).mean()
+    deviations = states - states.mean(dim=0)
+    cosine = torch.cosine_similarity(states, states.roll(1, dims=0)).mean()
     return {
         "cosine_of_strangers": round(float(cosine), 4),
-        "differing_share": round(float(away.square().sum() / found.square().sum()), 4),
+        "differing_share": round(float(deviations.square().sum() / states.square().sum()), 4),
     }
 
 
 def pooler_config(recipe: Finetuning, width: int) -> BlockConfig:
-    """Raises: ConfigError when the name is that of another kind of block, with the nearest pooler for a wrong one."""
+    """Raises: ConfigError when the name is that of another kind of block, with the nearest pooler for a wrong
+    one.
+    """
     entry = lookup(recipe.pooler)
     if entry.kind != "pooler":
         raise ConfigError(
-            f"finetuning.pooler: {recipe.pooler!r} is a {entry.kind}, not a pooler (arch-lab blocks lists all)"
+            f"finetuning.pooler: {recipe.pooler!r} is a {entry.kind}, not a pooler (arch-lab blocks lists "
+            "all)"
         )
     return configure(recipe.pooler, width=width, **recipe.pooler_options)
 
 
 def head_config(recipe: Finetuning, width: int, classes: int) -> BlockConfig:
     """Logits of ``classes``, or a number from 0 to 5 where there are none."""
-    sizes: dict[str, Any] = {"width": width, "hidden": recipe.hidden, "dropout": recipe.dropout}
+    sizes: Options = {"width": width, "hidden": recipe.hidden, "dropout": recipe.dropout}
     return (
         ClassificationHeadConfig(classes=classes, **sizes) if classes else RangeRegressionHeadConfig(**sizes)
     )
 
 
 class FineTuning(pl.LightningModule):
-    """One fine-tuning: body, pooler and head at one peak rate, warm-up, cosine to zero; the last step counts."""
+    """One fine-tuning: body, pooler and head at one peak rate, warm-up, cosine to zero; the last step
+    counts.
+    """
 
     def __init__(
         self, model: PairClassifier, recipe: Finetuning, *, learning_rate: float, steps: int
@@ -112,7 +126,8 @@ class FineTuning(pl.LightningModule):
         self.model, self.recipe, self.learning_rate, self.steps = model, recipe, learning_rate, steps
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        loss: Tensor = self.model.head.loss(self.model.features(batch), batch["targets"])  # type: ignore[operator]
+        features = self.model.features(batch)
+        loss: Tensor = self.model.head.loss(features, batch["targets"])  # type: ignore[operator]
         return loss
 
     def predict_step(self, batch: Batch, batch_index: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
@@ -130,35 +145,38 @@ class Encoded:
 
     splits: dict[str, list[EncodedRow]]
     targets: Tensor
-    facts: dict[str, Any]
+    facts: JsonObject
 
 
-def encoded(data: GlueSet, tokenizer: Tokenizer, recipe: Finetuning, *, most: int) -> Encoded:
-    named = {"train": data.train, "tuning": data.tuning, **data.reported, **data.submitted}
+def encoded(data: GlueSet, tokenizer: Tokenizer, recipe: Finetuning, *, max_tokens: int) -> Encoded:
+    rows_by_split = {"train": data.train, "tuning": data.tuning, **data.reported, **data.submitted}
     splits = {
-        name: encode(tokenizer, *sentences(rows), most=min(most, recipe.max_tokens), pairs=recipe.pairs)
-        for name, rows in named.items()
+        name: encode(
+            tokenizer, *sentences(rows), max_tokens=min(max_tokens, recipe.max_tokens), pairs=recipe.pairs
+        )
+        for name, rows in rows_by_split.items()
     }
     labels = [row.label for row in data.train]
     targets = torch.tensor(labels, dtype=torch.long if data.classes else torch.float32)
-    shown = ("train", "tuning", *data.reported)
+    shown_splits = ("train", "tuning", *data.reported)
     facts = {
         "tokens_a_row": round(
-            sum(len(part) for row in splits["train"] for part in row.tokens) / len(labels), 1
+            sum(len(sentence) for row in splits["train"] for sentence in row.tokens) / len(labels), 1
         ),
-        "rows_cut": {name: sum(row.cut for row in splits[name]) for name in shown},
+        "rows_cut": {name: sum(row.cut for row in splits[name]) for name in shown_splits},
     }
     return Encoded(splits, targets, facts)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """``predictions`` of every split but train, in the order of its rows; None when the training diverged. ``before``: ``spread``
-    of the tuning rows before the first step.
+    """``predictions`` of every split but train, in the order of its rows; None when the training diverged.
+
+    ``spread_before``: ``spread`` of the tuning rows before the first step.
     """
 
     predictions: dict[str, list[float]] | None
-    before: dict[str, float]
+    spread_before: dict[str, float]
     curve: tuple[tuple[int, str, float], ...]
     steps: int
 
@@ -173,14 +191,16 @@ def fine_tune(
     seed: int,
     report: Callable[[int, int], None],
 ) -> Outcome:
-    """Train ``body`` (in place) and a fresh head on ``data``, then predict. ``report(step, steps)`` now and then.
+    """Train ``body`` (in place) and a fresh head on ``data``, then predict.
+
+    ``report(step, steps)`` now and then.
 
     Draws from torch's global generator, which the caller seeds.
     """
-    apart = data.paired and recipe.pairs == "separate"
-    model = PairClassifier(body, recipe, classes=data.classes, apart=apart).train()
-    types = bool(body.types) and data.paired and not apart
-    before = spread(model, rows.splits["tuning"], types=types)
+    separate = data.paired and recipe.pairs == "separate"
+    model = PairClassifier(body, recipe, classes=data.classes, separate=separate).train()
+    types = bool(body.types) and data.paired and not separate
+    spread_before = spread(model, rows.splits["tuning"], types=types)
     loader = TrainingLoader(
         rows.splits["train"],
         rows.targets,
@@ -200,13 +220,13 @@ def fine_tune(
     )
     curve = fitted.curve(every=max(1, len(loader) // POINTS))
     if fitted.diverged:
-        return Outcome(None, before, curve, fitted.steps)
+        return Outcome(None, spread_before, curve, fitted.steps)
     predictions = {
         name: _predict(module, ScoringLoader(split, batch=FASTER * recipe.batch_size, types=types))
         for name, split in rows.splits.items()
         if name != "train"
     }
-    return Outcome(predictions, before, curve, fitted.steps)
+    return Outcome(predictions, spread_before, curve, fitted.steps)
 
 
 def _predict(module: FineTuning, loader: ScoringLoader) -> list[float]:

@@ -1,7 +1,9 @@
-"""GLUE as typed rows: tab-separated files as the benchmark ships them, gzipped or not, or parquet; and submission files.
+"""GLUE as typed rows: tab-separated files as the benchmark ships them, gzipped or not, or parquet; and
+submission files.
 
-Source: arXiv 1804.07461 and gluebenchmark.com. Files are split on line feeds and tabs alone: there is no quoting, a sentence may
-hold an unpaired ``"`` and characters that other readers take for line ends. CoLA's train and dev files have no header.
+Source: arXiv 1804.07461 and gluebenchmark.com. Files are split on line feeds and tabs alone: there is no
+quoting, a sentence may hold an unpaired ``"`` and characters that other readers take for line ends. CoLA's
+train and dev files have no header.
 Nothing is skipped: a line that is not what it should be is an error that names the file and the line.
 Labels are numbers in the order of ``GlueTask.names`` (that of the Hugging Face copies: entailment 0).
 """
@@ -17,6 +19,7 @@ from typing import Any
 from arch_lab import files
 from arch_lab.data import DataError
 from arch_lab.data.files import read_text
+from blocks.config import Options
 from blocks.errors import did_you_mean
 
 ENTAILMENT = ("entailment", "not_entailment")
@@ -27,7 +30,9 @@ SUFFIXES = (".tsv", ".tsv.gz", ".parquet")
 
 @dataclass(frozen=True, kw_only=True)
 class GlueRow:
-    """One example; ``pair`` None for single sentences, ``label`` None in test files that hide it; ``index`` counts from 0."""
+    """One example; ``pair`` None for single sentences, ``label`` None in test files that hide it; ``index``
+    counts from 0.
+    """
 
     index: int
     text: str
@@ -37,9 +42,12 @@ class GlueRow:
 
 @dataclass(frozen=True, kw_only=True)
 class GlueTask:
-    """How a task is laid out. Columns are alternatives: the benchmark's name first, then that of the Hugging Face copies.
+    """How a task is laid out.
 
-    ``names``: classes in the order of their numbers, empty for a score from 0 to 5. ``rows``: the official number of rows a split.
+    Columns are alternatives: the benchmark's name first, then that of the Hugging Face copies.
+
+    ``names``: classes in the order of their numbers, empty for a score from 0 to 5. ``rows``: the official
+    number of rows a split.
     ``bare``: the columns of files without a header, by split.
     """
 
@@ -53,9 +61,9 @@ class GlueTask:
     submission: Mapping[str, str] = field(default_factory=dict)  # file name by split
 
 
-SENTENCES: dict[str, Any] = {"text": ("sentence1",), "pair": ("sentence2",)}
+SENTENCES: Options = {"text": ("sentence1",), "pair": ("sentence2",)}
 COLA = ("source", "label", "mark", "sentence")
-MNLI: dict[str, Any] = {
+MNLI: Options = {
     "text": ("sentence1", "premise"),
     "pair": ("sentence2", "hypothesis"),
     "label": ("gold_label", "label"),
@@ -151,7 +159,8 @@ def glue_task(name: str) -> GlueTask:
 def read_glue(name: str, split: str, root: str | Path, *, rows: int | None = None) -> list[GlueRow]:
     """The rows of one split of one task under ``root`` (…/CoLA/train.tsv, .tsv.gz or .parquet).
 
-    ``rows``: how many there must be, None for any number (``GLUE_TASKS[name].rows[split]`` is the official one).
+    ``rows``: how many there must be, None for any number (``GLUE_TASKS[name].rows[split]`` is the official
+    one).
     Raises: DataError, one line: the file, the line and what is wrong with it.
     """
     task = glue_task(name)
@@ -172,20 +181,24 @@ def typed_rows(
     Raises: DataError, one line, for what is wrong with a row and for a number of them other than ``rows``.
     """
     task, hidden = glue_task(name), split.startswith("test")
-    found = [_row(task, at, *each, hidden) for at, each in enumerate(columns)]
-    if not found:
+    labelled_rows = [_row(task, index, *row, hidden) for index, row in enumerate(columns)]
+    if not labelled_rows:
         raise DataError(f"{source}: no rows")
-    if rows is not None and len(found) != rows:
+    if rows is not None and len(labelled_rows) != rows:
         raise DataError(
-            f"{source}: {len(found)} rows, expected {rows}; is the file cut off or of another version?"
+            f"{source}: {len(labelled_rows)} rows, expected {rows}; is the file cut off or of another "
+            "version?"
         )
-    return found
+    return labelled_rows
 
 
 def write_submission(name: str, predictions: Sequence[Any], folder: Path, *, split: str = "test") -> Path:
-    """The file GLUE's server takes: ``index<TAB>prediction``, classes by name where the task has names. Returns its path.
+    """The file GLUE's server takes: ``index<TAB>prediction``, classes by name where the task has names.
 
-    Raises: DataError for a number of predictions other than the official test set's, or one that is no class (no score from 0 to 5).
+    Returns its path.
+
+    Raises: DataError for a number of predictions other than the official test set's, or one that is no class
+    (no score from 0 to 5).
     """
     task = glue_task(name)
     if split not in task.submission:
@@ -219,16 +232,16 @@ def write_submission(name: str, predictions: Sequence[Any], folder: Path, *, spl
 def _find(task: GlueTask, name: str, split: str, root: Path) -> Path:
     if split not in task.rows:
         raise DataError(f"GLUE task {name!r} has no split {split!r}{did_you_mean(split, task.rows)}")
-    wanted = [split + suffix for suffix in SUFFIXES] + (
+    file_names = [split + suffix for suffix in SUFFIXES] + (
         [STS_FILE] if (name, split) == ("stsb", "test") else []
     )
-    for file in wanted:
+    for file in file_names:
         if (root / task.folder / file).is_file():
             return root / task.folder / file
-    raise DataError(f"GLUE task {name!r}: no {', '.join(wanted)} in {root / task.folder}")
+    raise DataError(f"GLUE task {name!r}: no {', '.join(file_names)} in {root / task.folder}")
 
 
-def _columns(task: GlueTask, path: Path, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _columns(task: GlueTask, path: Path, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(where, value by column) of every row."""
     if path.suffix == ".parquet":
         yield from _parquet(path)
@@ -241,19 +254,19 @@ def _columns(task: GlueTask, path: Path, split: str) -> Iterator[tuple[str, dict
     widths = (len(names), len(names) + 2) if path.name == STS_FILE else (len(names),)
     first = 1 if bare is None else 0
     for number, line in enumerate(lines[first:], start=first + 1):
-        where = f"{path} line {number}"
+        location = f"{path} line {number}"
         if "\0" in line:
-            raise DataError(f"{where}: holds a NUL byte; the file is damaged")
+            raise DataError(f"{location}: holds a NUL byte; the file is damaged")
         values = line.split("\t")
         if len(values) not in widths:
             cut = "; is the file cut off?" if number == len(lines) else ""
             raise DataError(
-                f"{where}: {len(values)} columns, expected {len(names)} ({', '.join(names)}){cut}"
+                f"{location}: {len(values)} columns, expected {len(names)} ({', '.join(names)}){cut}"
             )
-        yield where, dict(zip(names, values, strict=False))
+        yield location, dict(zip(names, values, strict=False))
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -267,29 +280,29 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path} row {number}", row
 
 
-def _row(task: GlueTask, index: int, where: str, values: Mapping[str, Any], hidden: bool) -> GlueRow:
-    text = _sentence(_value(values, task.text, where), where)
-    pair = _sentence(_value(values, task.pair, where), where) if task.pair else None
+def _row(task: GlueTask, index: int, location: str, values: Mapping[str, Any], hidden: bool) -> GlueRow:
+    text = _sentence(_value(values, task.text, location), location)
+    pair = _sentence(_value(values, task.pair, location), location) if task.pair else None
     label: int | float | None = None
     if not hidden or any(name in values for name in task.label):
-        label = _label(task, _value(values, task.label, where), where, hidden)
+        label = _label(task, _value(values, task.label, location), location, hidden)
     return GlueRow(index=index, text=text, pair=pair, label=label)
 
 
-def _value(values: Mapping[str, Any], names: tuple[str, ...], where: str) -> Any:
+def _value(values: Mapping[str, Any], names: tuple[str, ...], location: str) -> Any:
     for name in names:
         if name in values:
             return values[name]
-    raise DataError(f"{where}: no column {' or '.join(map(repr, names))}{did_you_mean(names[0], values)}")
+    raise DataError(f"{location}: no column {' or '.join(map(repr, names))}{did_you_mean(names[0], values)}")
 
 
-def _sentence(value: Any, where: str) -> str:
+def _sentence(value: Any, location: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: expected a sentence, got {value!r}")
+        raise DataError(f"{location}: expected a sentence, got {value!r}")
     return value
 
 
-def _label(task: GlueTask, value: Any, where: str, hidden: bool) -> int | float | None:
+def _label(task: GlueTask, value: Any, location: str, hidden: bool) -> int | float | None:
     if hidden and value in (-1, -1.0, None):  # how the Hugging Face copies hide it
         return None
     if not task.names:
@@ -298,10 +311,10 @@ def _label(task: GlueTask, value: Any, where: str, hidden: bool) -> int | float 
         except (TypeError, ValueError):
             score = float("nan")
         if not 0 <= score <= 5:
-            raise DataError(f"{where}: score {value!r} is not a number from 0 to 5")
+            raise DataError(f"{location}: score {value!r} is not a number from 0 to 5")
         return score
     if isinstance(value, str) and value in task.names:
         return task.names.index(value)
     if isinstance(value, int) and 0 <= value < len(task.names):
         return value
-    raise DataError(f"{where}: label {value!r} is not one of {', '.join(task.names)}")
+    raise DataError(f"{location}: label {value!r} is not one of {', '.join(task.names)}")

@@ -1,8 +1,9 @@
 """What an image model must beat to have learned anything: the class shares, and a linear model of the pixels.
 
 Legend: N images, F = C·H·W pixels of an image, K classes.
-Both see the training images without augmentation and are scored like the models. The linear one is multinomial logistic regression
-trained by Adam in the order of seed 0, its epoch chosen on the tuning split: what one matrix gets out of raw pixels.
+Both see the training images without augmentation and are scored like the models. The linear one is
+multinomial logistic regression trained by Adam in the order of seed 0, its epoch chosen on the tuning split:
+what one matrix gets out of raw pixels.
 """
 
 from __future__ import annotations
@@ -13,19 +14,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from arch_lab.yaml_files import JsonObject
 from experiments.images.data import ImageOrder, ImageSplit, PreparedImages, scoring_batches
 from experiments.images.model import image_metrics
 
 EPOCHS, BATCH, RATE = 6, 250, 1e-3
 
 
-def image_baselines(data: PreparedImages) -> list[dict[str, Any]]:
+def image_baselines(data: PreparedImages) -> list[JsonObject]:
     """Majority class and linear softmax on the test split, worst first."""
     return [{"name": "majority class", **_majority(data)}, {"name": "linear softmax", **_linear(data)}]
 
 
 def _majority(data: PreparedImages) -> dict[str, float]:
-    """The class shares of the training split as one answer for every image; among equal shares the first class."""
+    """The class shares of the training split as one answer for every image; among equal shares the first
+    class.
+    """
     counts = torch.bincount(torch.from_numpy(data.train.labels).long(), minlength=data.vocabulary)
     scores = torch.log(counts / counts.sum())
     return _scored(lambda images: scores.expand(len(images), -1), data.test, data)
@@ -42,7 +46,7 @@ def _linear(data: PreparedImages) -> dict[str, float]:
     schedule = torch.optim.lr_scheduler.LinearLR(
         optimizer, start_factor=1.0, end_factor=0.05, total_iters=steps
     )
-    best, chosen = float("inf"), {name: value.clone() for name, value in model.state_dict().items()}
+    best, best_state = float("inf"), {name: value.clone() for name, value in model.state_dict().items()}
     for step in range(steps):
         batch = order.batch(step)
         loss = F.cross_entropy(model(batch["images"].flatten(1)), batch["labels"])
@@ -53,8 +57,8 @@ def _linear(data: PreparedImages) -> dict[str, float]:
         if (step + 1) % order.steps_per_epoch == 0:
             nats = _scored(lambda images: model(images.flatten(1)), data.tune, data)["cross_entropy"]
             if nats < best:
-                best, chosen = nats, {name: value.clone() for name, value in model.state_dict().items()}
-    model.load_state_dict(chosen)
+                best, best_state = nats, {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(best_state)
     return _scored(lambda images: model(images.flatten(1)), data.test, data)
 
 
@@ -62,6 +66,6 @@ def _linear(data: PreparedImages) -> dict[str, float]:
 def _scored(scores: Any, split: ImageSplit, data: PreparedImages) -> dict[str, float]:
     metrics = image_metrics()
     for batch in scoring_batches(split, data, batch=1000):
-        found: Tensor = scores(batch["images"])
-        metrics.update(found, batch["labels"])
+        logits: Tensor = scores(batch["images"])
+        metrics.update(logits, batch["labels"])
     return {name: float(value) for name, value in metrics.compute().items()}

@@ -1,4 +1,5 @@
-"""Image classification as Lightning modules: objective, metrics and data, nothing about which blocks are inside.
+"""Image classification as Lightning modules: objective, metrics and data, nothing about which blocks are
+inside.
 
 Legend: B batch, C channels, H x W pixels, N classes.
 """
@@ -59,7 +60,11 @@ class CrossEntropy(ImageSums):
 
 
 class TopAccuracy(ImageSums):
-    """Share of the images whose class is among the ``k`` that score highest (all of them where there are fewer). Higher is better."""
+    """Share of the images whose class is among the ``k`` that score highest (all of them where there are
+    fewer).
+
+    Higher is better.
+    """
 
     higher_is_better = True
 
@@ -84,9 +89,11 @@ def image_metrics() -> MetricCollection:
 
 
 class ImageModel(LanguageModel):
-    """Classification training of an image architecture (arguments: see LanguageModel; ``vocabulary`` counts the classes).
+    """Classification training of an image architecture (arguments: see LanguageModel; ``vocabulary`` counts
+    the classes).
 
-    ``label_smoothing``: the share of a label's weight that all classes share while training; no metric knows it.
+    ``label_smoothing``: the share of a label's weight that all classes share while training; no metric knows
+    it.
     """
 
     kind: ClassVar[Kind] = "image_classifier"

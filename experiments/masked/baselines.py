@@ -1,62 +1,65 @@
 """What an encoder must beat: counting models on the very tokens that are hidden from it.
 
 Legend: N tokens asked for, V vocabulary (the mask token included, which no text holds).
-The unigram's best guess is the most frequent token. The bigram sees the token on the left as the model does: where that is hidden
-too, it falls back on the unigram, as for any context it never met.
+The unigram's best guess is the most frequent token. The bigram sees the token on the left as the model does:
+where that is hidden too, it falls back on the unigram, as for any context it never met.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from arch_lab.data import PreparedData
 from arch_lab.metrics.ngram import NGram
+from arch_lab.yaml_files import JsonObject
 from experiments.masked.objective import IGNORED
 
 
-def masked_baselines(data: PreparedData, batches: Iterable[dict[str, Tensor]]) -> list[dict[str, Any]]:
-    """Rows ``name, masked_bits, masked_perplexity, masked_accuracy``, counted on train and weighted on tune (arch_lab.metrics.ngram).
+def masked_baselines(data: PreparedData, batches: Iterable[dict[str, Tensor]]) -> list[JsonObject]:
+    """Rows ``name, masked_bits, masked_perplexity, masked_accuracy``, counted on train and weighted on tune
+    (arch_lab.metrics.ngram).
 
     ``batches``: of the split that is scored, as the models get them.
     """
-    before, wanted = asked_for(batches, data.tokenizer.separator)
+    contexts, targets = asked_for(batches, data.tokenizer.separator)
     model = NGram(data.train.ids, data.tune.ids, data.vocabulary)
     # pairs one after the other: every second prediction is of a token asked for, from the one before it
-    nats = -model.log_probabilities(np.stack([before, wanted], axis=1).reshape(-1), order=2)[::2]
-    alone = model.distribution((), order=1)
+    nats = -model.log_probabilities(np.stack([contexts, targets], axis=1).reshape(-1), order=2)[::2]
+    unigram = model.distribution((), order=1)
     hits = {
-        "unigram": wanted == _ordinary(alone, data).argmax(),
-        "bigram": wanted == _best_after(before, model, data),
+        "unigram": targets == _ordinary(unigram, data).argmax(),
+        "bigram": targets == _best_after(contexts, model, data),
     }
     return [
         _row(name, losses, hits[name])
-        for name, losses in (("unigram", -np.log(alone[wanted])), ("bigram", nats))
+        for name, losses in (("unigram", -np.log(unigram[targets])), ("bigram", nats))
     ]
 
 
 def asked_for(batches: Iterable[dict[str, Tensor]], separator: int) -> tuple[np.ndarray, np.ndarray]:
-    """(N,), (N,): the input on the left of each token asked for (at a window's start: a separator), and that token."""
-    before, wanted = [], []
+    """(N,), (N,): the input on the left of each token asked for (at a window's start: a separator), and that
+    token.
+    """
+    contexts, targets = [], []
     for batch in batches:
         inputs, labels = batch["inputs"].numpy(), batch["labels"].numpy()
         left = np.concatenate([np.full_like(inputs[:, :1], separator), inputs[:, :-1]], axis=1)
-        asked = labels != IGNORED
-        before.append(left[asked])
-        wanted.append(labels[asked])
-    return np.concatenate(before), np.concatenate(wanted)
+        is_target = labels != IGNORED
+        contexts.append(left[is_target])
+        targets.append(labels[is_target])
+    return np.concatenate(contexts), np.concatenate(targets)
 
 
-def _best_after(before: np.ndarray, model: NGram, data: PreparedData) -> np.ndarray:
+def _best_after(tokens: np.ndarray, model: NGram, data: PreparedData) -> np.ndarray:
     """(N,): the most probable token after each."""
-    contexts, place = np.unique(before, return_inverse=True)
+    contexts, inverse = np.unique(tokens, return_inverse=True)
     best = np.array([_ordinary(model.distribution((int(c),), order=2), data).argmax() for c in contexts])
-    found: np.ndarray = best[place]
-    return found
+    guesses: np.ndarray = best[inverse]
+    return guesses
 
 
 def _ordinary(distribution: np.ndarray, data: PreparedData) -> np.ndarray:
@@ -64,7 +67,7 @@ def _ordinary(distribution: np.ndarray, data: PreparedData) -> np.ndarray:
     return np.where(data.token_bytes > 0, distribution, 0.0)
 
 
-def _row(name: str, nats: np.ndarray, hits: np.ndarray) -> dict[str, Any]:
+def _row(name: str, nats: np.ndarray, hits: np.ndarray) -> JsonObject:
     mean = math.fsum(nats) / len(nats)
     return {
         "name": name,

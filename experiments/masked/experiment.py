@@ -93,7 +93,7 @@ class MaskedTokens:
             masking,
             tokens=t.sequence_length,
             batch=t.batch_size,
-            most=chosen.evaluation_windows,
+            max_windows=chosen.evaluation_windows,
         )
         return masked_baselines(data, batches)
 

@@ -94,7 +94,9 @@ def masked_metrics() -> MetricCollection:
 
 
 class MaskedLanguageModel(LanguageModel):
-    """Masked-token training of an encoder (arguments: see LanguageModel; ``architecture`` is one of the encoders)."""
+    """Masked-token training of an encoder (arguments: see LanguageModel; ``architecture`` is one of the
+    encoders).
+    """
 
     kind: ClassVar[Kind] = "encoder"
 
@@ -106,8 +108,8 @@ class MaskedLanguageModel(LanguageModel):
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         nats = masked_nats(self.model, batch)
-        # the mean over the tokens asked for in the whole optimizer step: Lightning averages over devices and divides by the
-        # batches accumulated, which would weight tokens by how many were asked for beside them
+        # the mean over the tokens asked for in the whole optimizer step: Lightning averages over devices and
+        # divides by the batches accumulated, which would weight tokens by how many were asked for beside them
         return (
             nats.sum()
             * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
@@ -125,14 +127,26 @@ class MaskedLanguageModel(LanguageModel):
 class ScoringLoader:
     """The windows of a split that are scored, masked; a fresh pass at each iteration."""
 
-    def __init__(self, split: Any, masking: Masking, *, tokens: int, batch: int, most: int | None) -> None:
-        self.split, self.masking, self.tokens, self.batch, self.most = split, masking, tokens, batch, most
+    def __init__(
+        self, split: Any, masking: Masking, *, tokens: int, batch: int, max_windows: int | None
+    ) -> None:
+        self.split, self.masking, self.tokens, self.batch, self.max_windows = (
+            split,
+            masking,
+            tokens,
+            batch,
+            max_windows,
+        )
 
     def __len__(self) -> int:
-        return -(-len(scoring_windows(self.split, tokens=self.tokens, most=self.most)) // self.batch)
+        return -(
+            -len(scoring_windows(self.split, tokens=self.tokens, max_windows=self.max_windows)) // self.batch
+        )
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return scoring_batches(self.split, self.masking, tokens=self.tokens, batch=self.batch, most=self.most)
+        return scoring_batches(
+            self.split, self.masking, tokens=self.tokens, batch=self.batch, max_windows=self.max_windows
+        )
 
 
 class MaskedDataModule(PreparedDataModule):
@@ -178,5 +192,7 @@ class MaskedDataModule(PreparedDataModule):
         return self.test_dataloader()
 
     def _scored(self, split: Any) -> ScoringLoader:
-        most = self.objective.evaluation_windows
-        return ScoringLoader(split, self.scoring, tokens=self.tokens, batch=self.scored_at_once, most=most)
+        max_windows = self.objective.evaluation_windows
+        return ScoringLoader(
+            split, self.scoring, tokens=self.tokens, batch=self.scored_at_once, max_windows=max_windows
+        )

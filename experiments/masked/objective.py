@@ -1,20 +1,21 @@
 """The masked objective: which tokens are hidden, what replaces them, and the loss of naming them.
 
 Legend: B batch, T tokens, V vocabulary, N tokens asked for.
-What is hidden is a function of (seed, step) only. Logits are computed at every position, and so counted (the head's
-matmul is 2·D·V FLOPs per token, asked for or not); the loss is read at the tokens asked for.
-BERT's recipe (arXiv 1810.04805 §3.1): each token is chosen with the same probability; of the chosen ones 80 % become
-[MASK], 10 % a random token, 10 % stay, and the model has to name all of them. Special tokens are never chosen and never
-used as replacements. ``whole_word`` draws once per word and chooses all of its tokens (google-research/bert,
-2019-05-31); the replacement is still drawn per token. The draws are raw words of Philox-4x64 (arch_lab.data.order) that
-do not depend on the text, so a replacement tells nothing about the original.
+What is hidden is a function of (seed, step) only. Logits are computed at every position, and so counted (the
+head's matmul is 2·D·V FLOPs per token, asked for or not); the loss is read at the tokens asked for. BERT's
+recipe (arXiv 1810.04805 §3.1): each token is chosen with the same probability; of the chosen ones 80 % become
+[MASK], 10 % a random token, 10 % stay, and the model has to name all of them. Special tokens are never chosen
+and never used as replacements. ``whole_word`` draws once per word and chooses all of its tokens
+(google-research/bert, 2019-05-31); the replacement is still drawn per token. The draws are raw words of
+Philox-4x64 (arch_lab.data.order) that do not depend on the text, so a replacement tells nothing about the
+original.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from arch_lab.data.order import OrderedLoader
 from arch_lab.data.store import TokenSplit
 from arch_lab.data.tokenizer import Tokenizer
+from arch_lab.yaml_files import JsonObject
 from blocks.config import Bounds, Config, Doc
 from blocks.errors import ConfigError
 
@@ -40,8 +42,9 @@ _WHITESPACE = b" \t\n\r\v\f"
 class MaskedObjective(Config):
     """The ``objective:`` of a masked study.
 
-    ``mask_share``: 0.15 is BERT's, 0.30 the released M2-BERT's in training. ``evaluation_share``: in scoring (None: the same; M2-BERT
-    scores at 0.15). ``whole_word``: words, as white space separates them, are hidden whole; a longer one where there is no white space.
+    ``mask_share``: 0.15 is BERT's, 0.30 the released M2-BERT's in training. ``evaluation_share``: in scoring
+    (None: the same; M2-BERT scores at 0.15). ``whole_word``: words, as white space separates them, are hidden
+    whole; a longer one where there is no white space.
     ``evaluation_windows``: at most so many windows of a split are scored, evenly spread (None: all).
     """
 
@@ -65,7 +68,10 @@ class MaskedObjective(Config):
 
 @dataclass(frozen=True)
 class Masked:
-    """``inputs`` (B, T) int64: all the model may see. ``labels`` (B, T) int64: the original where one is asked for, else IGNORED."""
+    """``inputs`` (B, T) int64: all the model may see.
+
+    ``labels`` (B, T) int64: the original where one is asked for, else IGNORED.
+    """
 
     inputs: np.ndarray
     labels: np.ndarray
@@ -75,7 +81,10 @@ Draw = Callable[[np.ndarray, np.ndarray], Masked]  # (ids (B, T), uniform (B, T,
 
 
 class Masking:
-    """Chooses and replaces. Raises: ConfigError for a tokenizer without a mask token, or with none but special tokens."""
+    """Chooses and replaces.
+
+    Raises: ConfigError for a tokenizer without a mask token, or with none but special tokens.
+    """
 
     def __init__(self, tokenizer: Tokenizer, *, share: float, whole_word: bool = False) -> None:
         if tokenizer.mask is None:
@@ -91,16 +100,18 @@ class Masking:
         self.closes = np.array([not piece or piece[-1] in _WHITESPACE for piece in pieces])
 
     def __call__(self, ids: np.ndarray, uniform: np.ndarray) -> Masked:
-        """``ids`` (B, T) and three numbers in [0, 1) for each: whether it is chosen, what is done to it, which token stands in."""
+        """``ids`` (B, T) and three numbers in [0, 1) for each: whether it is chosen, what is done to it,
+        which token stands in.
+        """
         ids = ids.astype(np.int64)
         choice, fate, stand_in = np.moveaxis(uniform, -1, 0)
         if self.whole_word:
             choice = np.take_along_axis(choice, self.word_starts(ids), axis=1)
-        chosen = (choice < self.share) & ~self.special[ids]
-        inputs = np.where(chosen & (fate < REPLACED), self.mask, ids)
+        is_hidden = (choice < self.share) & ~self.special[ids]
+        inputs = np.where(is_hidden & (fate < REPLACED), self.mask, ids)
         other = self.ordinary[(stand_in * len(self.ordinary)).astype(np.int64)]
-        inputs = np.where(chosen & (fate >= REPLACED) & (fate < REPLACED + RANDOM), other, inputs)
-        return Masked(inputs, np.where(chosen, ids, IGNORED))
+        inputs = np.where(is_hidden & (fate >= REPLACED) & (fate < REPLACED + RANDOM), other, inputs)
+        return Masked(inputs, np.where(is_hidden, ids, IGNORED))
 
     def word_starts(self, ids: np.ndarray) -> np.ndarray:
         """(B, T): where in the row the word of each token begins; a window's edge begins one."""
@@ -120,10 +131,12 @@ def draws(purpose: int, seed: int, number: int, rows: int, tokens: int) -> np.nd
 
 
 class MaskedLoader:
-    """Batches ``{"inputs", "labels" (B/world, T), "asked"}`` of an OrderedLoader's windows; its state is that loader's.
+    """Batches ``{"inputs", "labels" (B/world, T), "asked"}`` of an OrderedLoader's windows; its state is that
+    loader's.
 
-    ``asked`` is the number of tokens asked for in the whole optimizer step, over all devices and ``accumulate`` batches: what the
-    sum of their losses is divided by. Each device draws for the global batch and takes its rows, so both are the same on any number.
+    ``asked`` is the number of tokens asked for in the whole optimizer step, over all devices and
+    ``accumulate`` batches: what the sum of their losses is divided by. Each device draws for the global batch
+    and takes its rows, so both are the same on any number.
     """
 
     def __init__(self, loader: OrderedLoader, masking: Masking, *, accumulate: int = 1) -> None:
@@ -145,7 +158,10 @@ class MaskedLoader:
             }
 
     def batch(self, step: int) -> Masked:
-        """The global batch of ``step``. A window's last id is the next window's first, and is left to that one."""
+        """The global batch of ``step``.
+
+        A window's last id is the next window's first, and is left to that one.
+        """
         order = self.loader.order
         ids = order.batch(step).numpy()[:, :-1]
         return self.masking(ids, draws(TRAINING, order.seed, step, *ids.shape))
@@ -159,30 +175,34 @@ class MaskedLoader:
             self._asked = optimizer_step, sum(int((m.labels != IGNORED).sum()) for m in batches)
         return self._asked[1]
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         return self.loader.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: JsonObject) -> None:
         self.loader.load_state_dict(state)
 
 
-def scoring_windows(split: TokenSplit, *, tokens: int, most: int | None = None) -> np.ndarray:
-    """Numbers of the windows that are scored: whole ones at a stride of T, at most ``most`` of them, evenly spread.
+def scoring_windows(split: TokenSplit, *, tokens: int, max_windows: int | None = None) -> np.ndarray:
+    """Numbers of the windows that are scored: whole ones at a stride of T, at most ``max_windows`` of them,
+    evenly spread.
 
-    Raises: DataError when the split holds no whole window. What is left over at its end is not scored: padding would be one
-    more thing a bidirectional model sees.
+    Raises: DataError when the split holds no whole window. What is left over at its end is not scored:
+    padding would be one more thing a bidirectional model sees.
     """
     split.require(tokens, f"one window of {tokens} tokens")
     count = split.tokens // tokens
-    kept = count if most is None else min(most, count)
-    return np.arange(kept) * count // kept
+    windows = count if max_windows is None else min(max_windows, count)
+    return np.arange(windows) * count // windows
 
 
 def scoring_batches(
-    split: TokenSplit, masking: Masking, *, tokens: int, batch: int, most: int | None = None
+    split: TokenSplit, masking: Masking, *, tokens: int, batch: int, max_windows: int | None = None
 ) -> Iterator[dict[str, Tensor]]:
-    """``{"inputs", "labels" (b, T)}``. A window's mask is a function of its number alone: no seed, step, batch size or device in it."""
-    windows = scoring_windows(split, tokens=tokens, most=most)
+    """``{"inputs", "labels" (b, T)}``.
+
+    A window's mask is a function of its number alone: no seed, step, batch size or device in it.
+    """
+    windows = scoring_windows(split, tokens=tokens, max_windows=max_windows)
     for first in range(0, len(windows), batch):
         some = windows[first : first + batch]
         ids = split.ids[some[:, None] * tokens + np.arange(tokens)]
@@ -202,7 +222,9 @@ def masked_nats(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 
 def asked_for(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Nats of the tokens asked for, and whether each was the most probable one: both (N,), in the order of the rows."""
-    asked = labels != IGNORED
-    chosen, wanted = logits[asked].float(), labels[asked]
-    return F.cross_entropy(chosen, wanted, reduction="none"), chosen.argmax(dim=-1) == wanted
+    """Nats of the tokens asked for, and whether each was the most probable one: both (N,), in the order of
+    the rows.
+    """
+    is_target = labels != IGNORED
+    scored_logits, targets = logits[is_target].float(), labels[is_target]
+    return F.cross_entropy(scored_logits, targets, reduction="none"), scored_logits.argmax(dim=-1) == targets

@@ -17,6 +17,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from arch_lab.training.module import LanguageModel
 from arch_lab.training.scoring import at_least_float32
+from arch_lab.yaml_files import JsonObject
 
 IGNORED = -100  # the label of a place where nothing is asked, as cross_entropy knows it
 Batch = dict[str, Tensor]
@@ -30,8 +31,8 @@ class RecallModel(LanguageModel):
 
     def answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits (A, V) and the values asked for (A,), in the order of the rows."""
-        asked = batch["labels"] != IGNORED
-        return at_least_float32(self.model(batch["tokens"])[asked]), batch["labels"][asked]
+        is_target = batch["labels"] != IGNORED
+        return at_least_float32(self.model(batch["tokens"])[is_target]), batch["labels"][is_target]
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         return F.cross_entropy(*self.answers(batch))
@@ -52,7 +53,10 @@ def recall_metrics() -> MetricCollection:
 
 
 class RowLoader:
-    """``draw(step)``: tokens (B, T) and labels (B, T) of each step in turn. A resumed run goes on behind its last step."""
+    """``draw(step)``: tokens (B, T) and labels (B, T) of each step in turn.
+
+    A resumed run goes on behind its last step.
+    """
 
     def __init__(self, draw: Callable[[int], tuple[np.ndarray, np.ndarray]], steps: int) -> None:
         self.draw, self.steps = draw, steps
@@ -68,10 +72,10 @@ class RowLoader:
             self.step = step + 1
             yield {"tokens": torch.from_numpy(tokens), "labels": torch.from_numpy(labels)}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         return {"step": self.step}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: JsonObject) -> None:
         self.step = state["step"]
 
 

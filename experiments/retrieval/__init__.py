@@ -1,1 +1,3 @@
-"""Which encoder finds the documents that answer a query, at equal parameters, pretraining and tuning effort?"""
+"""Which encoder finds the documents that answer a query, at equal parameters, pretraining and tuning
+effort?
+"""

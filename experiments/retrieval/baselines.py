@@ -1,8 +1,10 @@
 """What an encoder must beat: BM25, and chance.
 
-BM25 is that of the package bm25s (arXiv 2407.03618), Lucene's variant: idf = ln(1 + (N - n + ½) / (n + ½)), term weight
-tf / (tf + k1·(1 - b + b·length / mean length)), summed over the words of the query, a word said twice counting twice.
-Words: lower case, two letters or more, its English stop words left out, no stemming. Statistics: of all documents of the set.
+BM25 is that of the package bm25s (arXiv 2407.03618), Lucene's variant: idf = ln(1 + (N - n + ½) / (n + ½)),
+term weight tf / (tf + k1·(1 - b + b·length / mean length)), summed over the words of the query, a word said
+twice counting twice.
+Words: lower case, two letters or more, its English stop words left out, no stemming. Statistics: of all
+documents of the set.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ class BM25Index:
         self, documents: Mapping[str, str], queries: Mapping[str, str], *, k1: float, b: float
     ) -> None:
         bm25s = bm25s_library()
-        self.column = {document: at for at, document in enumerate(documents)}
+        self.column = {document: index for index, document in enumerate(documents)}
         self.index = bm25s.BM25(method="lucene", k1=k1, b=b, backend="numpy", csc_backend="numpy")
         self.index.index(self._words(list(documents.values())), show_progress=False)
         self.words = dict(zip(queries, self._words(list(queries.values())), strict=True))
@@ -50,8 +52,8 @@ class Chance:
     """Uniform scores, one draw a (query, document), the same whatever is asked beside it."""
 
     def __init__(self, documents: Mapping[str, str], queries: Mapping[str, str], *, seed: int) -> None:
-        self.column = {document: at for at, document in enumerate(documents)}
-        self.row = {query: at for at, query in enumerate(queries)}
+        self.column = {document: index for index, document in enumerate(documents)}
+        self.row = {query: index for index, query in enumerate(queries)}
         self.seed = seed
 
     def __call__(self, queries: list[str], documents: list[str]) -> np.ndarray:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from arch_lab.data import Tokenizer
 from arch_lab.study.body import Body, load_body
 from arch_lab.study.pretrained import PretrainedArm
+from blocks.config import Options
 from blocks.errors import ConfigError
 from blocks.linear import Linear, LinearConfig
 from blocks.registry import build, lookup
@@ -26,7 +27,8 @@ ENCODED = 64  # texts at a time without gradients
 
 
 class TextEncoder(nn.Module):
-    """tokens (B, T) -> unit vectors (B, E), float32: body, pooler, and a bias-free map where ``projection`` asks for one.
+    """tokens (B, T) -> unit vectors (B, E), float32: body, pooler, and a bias-free map where ``projection``
+    asks for one.
 
     ``segments`` (B, T): 1 at tokens, 0 at padding, one text a row; None: no padding.
     """
@@ -36,7 +38,7 @@ class TextEncoder(nn.Module):
         body: Body,
         *,
         pooler: str = "mean",
-        options: dict[str, Any] | None = None,
+        options: Options | None = None,
         projection: int | None = None,
     ) -> None:
         super().__init__()
@@ -57,7 +59,9 @@ class TextEncoder(nn.Module):
         return F.normalize((pooled if self.projection is None else self.projection(pooled)).float(), dim=-1)
 
     def flops(self, tokens: int) -> int:
-        """Canonical forward FLOPs of one text of ``tokens`` tokens, read alone: what is made once a batch is counted in full."""
+        """Canonical forward FLOPs of one text of ``tokens`` tokens, read alone: what is made once a batch is
+        counted in full.
+        """
         from arch_lab.accounting import count_forward
 
         twin = copy.deepcopy(self).to("meta")
@@ -66,14 +70,18 @@ class TextEncoder(nn.Module):
         return counted.total
 
     @torch.no_grad()
-    def encode(self, rows: Sequence[np.ndarray], *, most: int, device: str = "cpu") -> np.ndarray:
-        """(len(rows), E) float32, texts of like length together; a row's vector does not depend on the others'."""
+    def encode(self, rows: Sequence[np.ndarray], *, max_tokens: int, device: str = "cpu") -> np.ndarray:
+        """(len(rows), E) float32, texts of like length together; a row's vector does not depend on the
+        others'.
+        """
         was_training = self.training
         self.eval().to(device)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         parts = []
         for start in range(0, len(order), ENCODED):
-            tokens, segments = padded([rows[i] for i in order[start : start + ENCODED]], most=most)
+            tokens, segments = padded(
+                [rows[i] for i in order[start : start + ENCODED]], max_tokens=max_tokens
+            )
             parts.append(self(tokens.to(device), None if segments is None else segments.to(device)).cpu())
         self.train(was_training).to("cpu")
         vectors = torch.cat(parts).numpy()
@@ -83,7 +91,9 @@ class TextEncoder(nn.Module):
 
 
 def text_encoder(arm: PretrainedArm, training: Any) -> TextEncoder:
-    """The arm's encoder as the study (RetrievalTraining) describes it; what is new in it is drawn from torch's generator."""
+    """The arm's encoder as the study (RetrievalTraining) describes it; what is new in it is drawn from
+    torch's generator.
+    """
     return TextEncoder(
         load_body(arm.first),
         pooler=training.pooler,
@@ -92,19 +102,28 @@ def text_encoder(arm: PretrainedArm, training: Any) -> TextEncoder:
     )
 
 
-def token_rows(tokenizer: Tokenizer, texts: Sequence[str], *, most: int) -> tuple[list[np.ndarray], int]:
-    """The separator and the ids of each text, cut at ``most`` tokens in all; and how many of them were cut."""
+def token_rows(
+    tokenizer: Tokenizer, texts: Sequence[str], *, max_tokens: int
+) -> tuple[list[np.ndarray], int]:
+    """The separator and the ids of each text, cut at ``max_tokens`` tokens in all; and how many of them were
+    cut.
+    """
     ids = tokenizer.encode(texts)
-    rows = [np.concatenate([np.array([tokenizer.separator], np.int64), each[: most - 1]]) for each in ids]
-    return rows, sum(len(each) > most - 1 for each in ids)
+    rows = [
+        np.concatenate([np.array([tokenizer.separator], np.int64), text_ids[: max_tokens - 1]])
+        for text_ids in ids
+    ]
+    return rows, sum(len(text_ids) > max_tokens - 1 for text_ids in ids)
 
 
-def padded(rows: Sequence[np.ndarray], *, most: int) -> tuple[Tensor, Tensor | None]:
-    """tokens (B, T) and segments (B, T), or None where nothing is padded; T: the longest, rounded up, at most ``most``."""
+def padded(rows: Sequence[np.ndarray], *, max_tokens: int) -> tuple[Tensor, Tensor | None]:
+    """tokens (B, T) and segments (B, T), or None where nothing is padded; T: the longest, rounded up, at most
+    ``max_tokens``.
+    """
     lengths = np.array([len(row) for row in rows])
-    longest = max(int(lengths.max()), min(most, -(-int(lengths.max()) // ROUND) * ROUND))
+    longest = max(int(lengths.max()), min(max_tokens, -(-int(lengths.max()) // ROUND) * ROUND))
     tokens = np.zeros((len(rows), longest), np.int64)
-    for at, row in enumerate(rows):
-        tokens[at, : len(row)] = row
-    inside = np.arange(longest) < lengths[:, None]
-    return torch.from_numpy(tokens), None if inside.all() else torch.from_numpy(inside.astype(np.int64))
+    for index, row in enumerate(rows):
+        tokens[index, : len(row)] = row
+    is_token = np.arange(longest) < lengths[:, None]
+    return torch.from_numpy(tokens), None if is_token.all() else torch.from_numpy(is_token.astype(np.int64))

@@ -177,7 +177,7 @@ class PreparedRetrieval:
                     each.data, order, each.training, queries=each.query_rows, documents=each.document_rows
                 )
                 fitted = fine_tune(
-                    encoder, loader, each.training, learning_rate=cell.learning_rate, tell=tell
+                    encoder, loader, each.training, learning_rate=cell.learning_rate, report=tell
                 )
                 facts = {
                     "steps": order.steps,
@@ -229,10 +229,10 @@ class Cosine:
         queries = [*each.data.queries["tune"], *each.data.queries["test"]]
         t = each.training
         self.queries = encoder.encode(
-            [each.query_rows[q] for q in queries], most=t.query_tokens, device=device
+            [each.query_rows[q] for q in queries], max_tokens=t.query_tokens, device=device
         )
         self.documents = encoder.encode(
-            [each.document_rows[d] for d in each.scored], most=t.document_tokens, device=device
+            [each.document_rows[d] for d in each.scored], max_tokens=t.document_tokens, device=device
         )
         self.row = {query: at for at, query in enumerate(queries)}
         self.column = {document: at for at, document in enumerate(each.scored)}
@@ -270,9 +270,9 @@ def shown(data: RetrievalSet, training: RetrievalTraining, tokenizer: Tokenizer)
         )
     asked = {query: text for split in data.queries.values() for query, text in split.items()}
     document_rows, long_documents = token_rows(
-        tokenizer, list(data.documents.values()), most=training.document_tokens
+        tokenizer, list(data.documents.values()), max_tokens=training.document_tokens
     )
-    query_rows, long_queries = token_rows(tokenizer, list(asked.values()), most=training.query_tokens)
+    query_rows, long_queries = token_rows(tokenizer, list(asked.values()), max_tokens=training.query_tokens)
     documents = dict(zip(data.documents, document_rows, strict=True))
     queries = dict(zip(asked, query_rows, strict=True))
     facts = {

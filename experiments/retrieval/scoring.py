@@ -1,4 +1,6 @@
-"""Measures of a ranking, query by query: exhaustive, ties broken against the method (arch_lab.metrics.ranking)."""
+"""Measures of a ranking, query by query: exhaustive, ties broken against the method
+(arch_lab.metrics.ranking).
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,9 @@ Scorer = Callable[[list[str], list[str]], np.ndarray]  # queries, documents -> s
 
 def measures_of(data: RetrievalSet) -> tuple[Measure, ...]:
     """Those that say something: recall@100 is 1 for everybody where a query ranks a few dozen candidates."""
-    least = min(len(data.ranked(query)) for query in data.queries["test"])
+    fewest_candidates = min(len(data.ranked(query)) for query in data.queries["test"])
     shared = data.candidates is None and 0 < len(unseen(data)) < len(data.queries["test"])
-    return (*(MEASURES if least > 100 else MEASURES[:3]), *((UNSEEN,) if shared else ()))
+    return (*(MEASURES if fewest_candidates > 100 else MEASURES[:3]), *((UNSEEN,) if shared else ()))
 
 
 def unseen(data: RetrievalSet) -> list[str]:
@@ -44,28 +46,30 @@ def unseen(data: RetrievalSet) -> list[str]:
 
 
 def evaluate(data: RetrievalSet, split: str, scorer: Scorer) -> dict[str, float]:
-    """Mean over the queries of a split, each ranking all documents or its own candidates; UNSEEN of the reported split alone."""
+    """Mean over the queries of a split, each ranking all documents or its own candidates; UNSEEN of the
+    reported split alone.
+    """
     queries = list(data.queries[split])
-    wanted = [measure.key for measure in measures_of(data) if measure is not UNSEEN]
+    keys = [measure.key for measure in measures_of(data) if measure is not UNSEEN]
     if data.candidates is None:
         documents = list(data.documents)
-        column = {document: at for at, document in enumerate(documents)}
+        column = {document: index for index, document in enumerate(documents)}
         scores = scorer(queries, documents)
         relevance = np.zeros((len(queries), len(documents)))
         for row, query in enumerate(queries):
             for document, grade in data.relevance[query].items():
                 relevance[row, column[document]] = grade
-        found = {key: VALUES[key](scores, relevance) for key in wanted}
+        means = {key: VALUES[key](scores, relevance) for key in keys}
         if split == "test" and UNSEEN in measures_of(data):
             few = set(unseen(data))
             rows = [row for row, query in enumerate(queries) if query in few]
-            found[UNSEEN.key] = ndcg(scores[rows], relevance[rows], 10)
-        return found
-    each: dict[str, list[float]] = {key: [] for key in wanted}
+            means[UNSEEN.key] = ndcg(scores[rows], relevance[rows], 10)
+        return means
+    values_by_key: dict[str, list[float]] = {key: [] for key in keys}
     for query in queries:
         documents = list(data.candidates[query])
         scores = scorer([query], documents)
         relevance = np.array([[data.relevance[query].get(document, 0.0) for document in documents]])
-        for key, values in each.items():
+        for key, values in values_by_key.items():
             values.append(VALUES[key](scores, relevance))
-    return {key: float(np.mean(values)) for key, values in each.items()}
+    return {key: float(np.mean(values)) for key, values in values_by_key.items()}

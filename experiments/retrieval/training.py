@@ -1,4 +1,5 @@
-"""Fine-tuning of one encoder on pairs of a query and a relevant document: the order of pairs, the objective, the run.
+"""Fine-tuning of one encoder on pairs of a query and a relevant document: the order of pairs, the objective,
+the run.
 
 Legend: B pairs of a step, K negatives a query, M = B·(1 + K) documents of a step, T tokens.
 """
@@ -25,14 +26,19 @@ from experiments.retrieval.config import RetrievalTraining
 from experiments.retrieval.encoder import TextEncoder, padded
 from experiments.retrieval.readers import RetrievalSet
 
+Batch = dict[str, Any]  # queries and documents (tokens, segments), ``relevant`` (queries, documents)
+
+
 Rows = Mapping[str, np.ndarray]  # id -> token ids
 
 
 class PairOrder:
-    """Which pairs and negatives stand in which step: a function of (seed, step), equal for every arm and learning rate.
+    """Which pairs and negatives stand in which step: a function of (seed, step), equal for every arm and
+    learning rate.
 
-    ``pools``: query -> the documents its negatives are drawn from, with replacement, anew in every epoch. The pairs of an epoch
-    that fill no whole batch are dropped, others in each. There must be at least a batch of them.
+    ``pools``: query -> the documents its negatives are drawn from, with replacement, anew in every epoch. The
+    pairs of an epoch that fill no whole batch are dropped, others in each. There must be at least a batch of
+    them.
     """
 
     def __init__(
@@ -55,9 +61,11 @@ class PairOrder:
         """(B queries, B positives, B·K negatives, those of the first query first)."""
         epoch, index = divmod(step, self.steps_per_epoch)
         permutation, draws = self._cut(epoch)
-        chosen = permutation[index * self.batch_size : (index + 1) * self.batch_size]
-        queries, positives = (list(column) for column in zip(*(self.pairs[i] for i in chosen), strict=True))
-        negatives = [self._negative(self.pairs[i][0], int(word)) for i in chosen for word in draws[i]]
+        batch_pairs = permutation[index * self.batch_size : (index + 1) * self.batch_size]
+        queries, positives = (
+            list(column) for column in zip(*(self.pairs[i] for i in batch_pairs), strict=True)
+        )
+        negatives = [self._negative(self.pairs[i][0], int(word)) for i in batch_pairs for word in draws[i]]
         return queries, positives, negatives
 
     def _negative(self, query: str, word: int) -> str:
@@ -67,7 +75,8 @@ class PairOrder:
     def _cut(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         if self._epoch is None or self._epoch[0] != epoch:
             n = len(self.pairs)
-            # raw words of Philox, whose stream is promised to stay the same between numpy versions (as in arch_lab.data.order)
+            # raw words of Philox, whose stream is promised to stay the same between numpy versions (as in
+            # arch_lab.data.order)
             words = np.random.Philox(key=np.array([self.seed, epoch], np.uint64)).random_raw(
                 n * (1 + self.negatives)
             )
@@ -98,7 +107,7 @@ class PairLoader:
     def __len__(self) -> int:
         return self.order.steps
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Batch]:
         for step in range(len(self)):
             queries, positives, negatives = self.order.step(step)
             documents = [*positives, *negatives]
@@ -106,9 +115,9 @@ class PairLoader:
                 [document in self.data.relevance[query] for document in documents] for query in queries
             ]
             yield {
-                "queries": padded([self.queries[q] for q in queries], most=self.training.query_tokens),
+                "queries": padded([self.queries[q] for q in queries], max_tokens=self.training.query_tokens),
                 "documents": padded(
-                    [self.documents[d] for d in documents], most=self.training.document_tokens
+                    [self.documents[d] for d in documents], max_tokens=self.training.document_tokens
                 ),
                 "relevant": torch.tensor(relevant),
             }
@@ -121,49 +130,55 @@ class RetrievalModule(pl.LightningModule):
         self, encoder: TextEncoder, training: RetrievalTraining, *, learning_rate: float, steps: int
     ) -> None:
         super().__init__()
-        self.encoder, self.chosen, self.learning_rate, self.steps = encoder, training, learning_rate, steps
+        self.encoder, self.options, self.learning_rate, self.steps = encoder, training, learning_rate, steps
 
-    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         queries, documents = self.encoder(*batch["queries"]), self.encoder(*batch["documents"])
-        n, k = len(queries), self.chosen.negatives
-        if self.chosen.loss == "m2":
+        n, k = len(queries), self.options.negatives
+        if self.options.loss == "m2":
             return pairwise_m2(queries, documents[:n], documents[n:].unflatten(0, (n, k)))
-        own = torch.arange(n, device=queries.device)  # the positives stand first
+        positive = torch.arange(n, device=queries.device)  # the positives stand first
         # a document that is relevant to the query is not its negative, whoever it was put into the batch for
         return in_batch_nce(
-            queries, documents, own, temperature=self.chosen.temperature, left_out=batch["relevant"]
+            queries, documents, positive, temperature=self.options.temperature, left_out=batch["relevant"]
         )
 
     def configure_optimizers(self) -> Any:
         return optimizer_and_schedule(
-            self.encoder, self.chosen, learning_rate=self.learning_rate, steps=self.steps
+            self.encoder, self.options, learning_rate=self.learning_rate, steps=self.steps
         )
 
 
 class EpochProgress(Callback):
     """Says where the run stands after every epoch."""
 
-    def __init__(self, steps: int, steps_per_epoch: int, tell: Tell) -> None:
+    def __init__(self, steps: int, steps_per_epoch: int, report: Tell) -> None:
         self.losses: list[float] = []  # of the epoch
-        self.steps, self.steps_per_epoch, self.tell = steps, steps_per_epoch, tell
+        self.steps, self.steps_per_epoch, self.report = steps, steps_per_epoch, report
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         self.losses.append(float(outputs["loss"]))
         if trainer.global_step % self.steps_per_epoch == 0:
-            self.tell(
-                f"step {trainer.global_step:,} of {self.steps:,}, mean loss of the epoch {np.mean(self.losses):.3f}"
+            self.report(
+                f"step {trainer.global_step:,} of {self.steps:,}, mean loss of the epoch "
+                f"{np.mean(self.losses):.3f}"
             )
             self.losses = []
 
 
 def fine_tune(
-    encoder: TextEncoder, loader: PairLoader, training: RetrievalTraining, *, learning_rate: float, tell: Tell
+    encoder: TextEncoder,
+    loader: PairLoader,
+    training: RetrievalTraining,
+    *,
+    learning_rate: float,
+    report: Tell,
 ) -> FitResult:
     """Train ``encoder`` in place. Raises: KeyboardInterrupt after Ctrl-C."""
     module = RetrievalModule(encoder, training, learning_rate=learning_rate, steps=len(loader))
-    progress = EpochProgress(len(loader), loader.order.steps_per_epoch, tell)
+    progress = EpochProgress(len(loader), loader.order.steps_per_epoch, report)
     fitted = fit(
         module, loader, steps=len(loader), clip=training.clip_norm, callbacks=[Divergence(math.inf), progress]
     )

@@ -1,10 +1,13 @@
-"""Who is trained on, who is enrolled and who knocks, for speakers and for characters: drawn by the seed, test apart from validation.
+"""Who is trained on, who is enrolled and who knocks, for speakers and for characters: drawn by the seed, test
+apart from validation.
 
 Legend: N items, F features of one, brought to unit length (as published i-vectors are).
-speakers   some of the nine men are enrolled, on their first utterances of ae.train; the network sees those utterances alone. Validation
-           knocks with later utterances of ae.train, and with a background of two other men; the test with ae.test, and with the men left.
-omniglot   the network sees alphabets of the first small set; one of them, another for every seed, is kept for validation. The test has the
-           alphabets of the second set that are not in the first: half of the characters enrolled on a few drawings, half background.
+speakers   some of the nine men are enrolled, on their first utterances of ae.train; the network sees those
+           utterances alone. Validation knocks with later utterances of ae.train, and with a background of two
+           other men; the test with ae.test, and with the men left.
+omniglot   the network sees alphabets of the first small set; one of them, another for every seed, is kept for
+           validation. The test has the alphabets of the second set that are not in the first: half of the
+           characters enrolled on a few drawings, half background.
 So no test item, and no test background, has a part in any choice.
 """
 
@@ -26,17 +29,22 @@ BACKGROUND = -1
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort:
-    """``enrol`` (N, F) with ``classes`` (N,); ``probes`` (M, F) with ``who`` (M,): a class, or BACKGROUND for nobody on the list."""
+    """``enrol`` (N, F) with ``classes`` (N,); ``probes`` (M, F) with ``who`` (M,): a class, or BACKGROUND for
+    nobody on the list.
+    """
 
     enrol: Array
     classes: Array
     probes: Array
-    who: Array
+    identities: Array
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """One seed's data. ``runs``: (known, asked, answer) of one-shot trials; empty where there are none."""
+    """One seed's data.
+
+    ``runs``: (support, queries, answer) of one-shot trials; empty where there are none.
+    """
 
     train: Array
     labels: Array  # 0 … C - 1
@@ -47,7 +55,9 @@ class Draw:
 
 @dataclass(frozen=True, kw_only=True)
 class Speakers(Config):
-    """``enrolled`` men on ``utterances`` each, ``background`` others in validation and the rest of nine in the test."""
+    """``enrolled`` men on ``utterances`` each, ``background`` others in validation and the rest of nine in
+    the test.
+    """
 
     enrolled: Annotated[
         int, Bounds(minimum=2, maximum=7), Doc("Speakers on the list; triplets need two.")
@@ -64,7 +74,8 @@ class Speakers(Config):
     def __post_init__(self) -> None:
         if self.enrolled + self.background > 8:
             raise ConfigError(
-                f"verification.speakers: {self.enrolled} enrolled and a background of {self.background} in validation "
+                f"verification.speakers: {self.enrolled} enrolled and a background of {self.background} in "
+                "validation "
                 "must leave at least one of nine men for the test, and each be at least 1"
             )
 
@@ -79,97 +90,106 @@ class Characters(Config):
     ] = 5
 
 
-def speakers(train: Utterances, test: Utterances, chosen: Speakers, seed: int) -> Draw:
+def speakers(train: Utterances, test: Utterances, sizes: Speakers, seed: int) -> Draw:
     """Raises: ConfigError for a speaker without an utterance that is needed."""
     order = np.random.default_rng(seed).permutation(int(train.speakers.max()) + 1)
-    listed, rest = order[: chosen.enrolled], order[chosen.enrolled :]
+    listed, others = order[: sizes.enrolled], order[sizes.enrolled :]
     early, late = [], []
     for man in listed:
-        mine = np.flatnonzero(train.speakers == man)
-        if len(mine) <= chosen.utterances:
+        utterances = np.flatnonzero(train.speakers == man)
+        if len(utterances) <= sizes.utterances:
             raise ConfigError(
-                f"speakers: class {man + 1} has {len(mine)} utterances, which leaves none for validation after {chosen.utterances}"
+                f"speakers: class {man + 1} has {len(utterances)} utterances, "
+                f"which leaves none for validation after {sizes.utterances}"
             )
-        early.append(mine[: chosen.utterances])
-        late.append(mine[chosen.utterances :])
-    known, asked = (
+        early.append(utterances[: sizes.utterances])
+        late.append(utterances[sizes.utterances :])
+    enrolled, probed = (
         np.concatenate(early),
-        np.concatenate([*late, np.flatnonzero(np.isin(train.speakers, rest[: chosen.background]))]),
+        np.concatenate([*late, np.flatnonzero(np.isin(train.speakers, others[: sizes.background]))]),
     )
-    tested = np.flatnonzero(np.isin(test.speakers, np.concatenate([listed, rest[chosen.background :]])))
+    tested = np.flatnonzero(np.isin(test.speakers, np.concatenate([listed, others[sizes.background :]])))
     raw, probes = (
         np.stack([statistics(f) for f in train.frames]),
         np.stack([statistics(f) for f in test.frames]),
     )
-    mean, deviation = raw[known].mean(axis=0), raw[known].std(axis=0)
+    mean, deviation = raw[enrolled].mean(axis=0), raw[enrolled].std(axis=0)
     raw, probes = unit((raw - mean) / deviation), unit((probes - mean) / deviation)
-    place = {int(man): i for i, man in enumerate(listed)}
-    labels = _who(train.speakers[known], place)
+    index_of = {int(man): i for i, man in enumerate(listed)}
+    labels = _identities(train.speakers[enrolled], index_of)
     return Draw(
-        train=raw[known],
+        train=raw[enrolled],
         labels=labels,
         valid=Cohort(
-            enrol=raw[known], classes=labels, probes=raw[asked], who=_who(train.speakers[asked], place)
+            enrol=raw[enrolled],
+            classes=labels,
+            probes=raw[probed],
+            identities=_identities(train.speakers[probed], index_of),
         ),
         test=Cohort(
-            enrol=raw[known], classes=labels, probes=probes[tested], who=_who(test.speakers[tested], place)
+            enrol=raw[enrolled],
+            classes=labels,
+            probes=probes[tested],
+            identities=_identities(test.speakers[tested], index_of),
         ),
     )
 
 
-def characters(first: Drawings, second: Drawings, runs: list[OneShot], chosen: Characters, seed: int) -> Draw:
+def characters(first: Drawings, second: Drawings, runs: list[OneShot], sizes: Characters, seed: int) -> Draw:
     """Raises: ConfigError when the two sets leave no character to train on, to choose by or to test on."""
     alphabets = sorted(set(first.alphabets))
-    held = alphabets[seed % len(alphabets)]
+    held_alphabet = alphabets[seed % len(alphabets)]
     new = sorted(set(second.alphabets) - set(alphabets))
     if len(alphabets) < 2 or not new:
         raise ConfigError(
-            f"omniglot: two alphabets to train on and a new one to test on are needed; found {', '.join(alphabets)} "
+            "omniglot: two alphabets to train on and a new one to test on are needed; "
+            f"found {', '.join(alphabets)} "
             f"and {', '.join(new) or 'none'}"
         )
     draw = np.random.default_rng(seed)
-    own = np.array([alphabet != held for alphabet in first.alphabets])
-    seen = np.flatnonzero(own[first.characters])
-    _, labels = np.unique(first.characters[seen], return_inverse=True)
+    is_training = np.array([alphabet != held_alphabet for alphabet in first.alphabets])
+    training = np.flatnonzero(is_training[first.characters])
+    _, labels = np.unique(first.characters[training], return_inverse=True)
     if labels.max() < 1:
         raise ConfigError("omniglot: one character to train on leaves no negative; triplets need two classes")
     return Draw(
-        train=flat(first.ink[seen]),
+        train=flat(first.ink[training]),
         labels=labels,
-        valid=_half(first, [held], chosen.enrolled, draw),
-        test=_half(second, new, chosen.enrolled, draw),
-        runs=tuple((flat(run.known), flat(run.asked), run.answer) for run in runs),
+        valid=_half(first, [held_alphabet], sizes.enrolled, draw),
+        test=_half(second, new, sizes.enrolled, draw),
+        runs=tuple((flat(run.support), flat(run.queries), run.answer) for run in runs),
     )
 
 
 def _half(drawings: Drawings, alphabets: list[str], enrolled: int, draw: np.random.Generator) -> Cohort:
     """Of these alphabets' characters half on the list, with ``enrolled`` drawings each; all else knocks."""
-    mine = draw.permutation([i for i, alphabet in enumerate(drawings.alphabets) if alphabet in alphabets])
-    listed = mine[: len(mine) // 2]
-    enrol, classes, probes, who = [], [], [], []
-    for character in mine:
+    members = draw.permutation([i for i, alphabet in enumerate(drawings.alphabets) if alphabet in alphabets])
+    listed = members[: len(members) // 2]
+    enrol, classes, probes, identities = [], [], [], []
+    for character in members:
         items = draw.permutation(np.flatnonzero(drawings.characters == character))
         on = int(np.flatnonzero(listed == character)[0]) if character in listed else BACKGROUND
         if len(items) <= enrolled:
             raise ConfigError(
-                f"omniglot: class {drawings.names[character]} has {len(items)} drawings, which leaves none after {enrolled} enrolled"
+                f"omniglot: class {drawings.names[character]} has {len(items)} drawings, "
+                f"which leaves none after {enrolled} enrolled"
             )
-        kept = items[enrolled:] if on != BACKGROUND else items
+        probe_items = items[enrolled:] if on != BACKGROUND else items
         if on != BACKGROUND:
             enrol.append(items[:enrolled])
             classes += [on] * enrolled
-        probes.append(kept)
-        who += [on] * len(kept)
+        probes.append(probe_items)
+        identities += [on] * len(probe_items)
     if not enrol:
         raise ConfigError(
-            f"omniglot: {', '.join(alphabets)} has {len(mine)} characters; half of them enrolled needs two"
+            f"omniglot: {', '.join(alphabets)} has {len(members)} characters; half of them enrolled needs two"
         )
-    known, asked = np.concatenate(enrol), np.concatenate(probes)
+    enrolled_items, probed_items = np.concatenate(enrol), np.concatenate(probes)
     return Cohort(
-        enrol=flat(drawings.ink[known]),
+        enrol=flat(drawings.ink[enrolled_items]),
         classes=np.array(classes),
-        probes=flat(drawings.ink[asked]),
-        who=np.array(who),
+        probes=flat(drawings.ink[probed_items]),
+        identities=np.array(identities),
     )
 
 
@@ -180,9 +200,9 @@ def flat(ink: Array) -> Array:
 def unit(x: Array) -> Array:
     """Rows at length 1, in float32; a row of zeros stays one."""
     length = np.linalg.norm(x, axis=1, keepdims=True)
-    found: Array = np.divide(x, length, out=np.zeros_like(x), where=length > 0).astype(np.float32)
-    return found
+    normed: Array = np.divide(x, length, out=np.zeros_like(x), where=length > 0).astype(np.float32)
+    return normed
 
 
-def _who(speakers: Array, place: dict[int, int]) -> Array:
-    return np.array([place.get(int(man), BACKGROUND) for man in speakers])
+def _identities(speakers: Array, index_of: dict[int, int]) -> Array:
+    return np.array([index_of.get(int(man), BACKGROUND) for man in speakers])

@@ -11,10 +11,12 @@ from blocks.config import Config, Doc
 
 @dataclass(frozen=True, kw_only=True)
 class Effort(Config):
-    """What every trained network gets: ``rounds`` x ``epochs`` passes over at most ``triplets`` triplets, ``batch`` a step.
+    """What every trained network gets: ``rounds`` x ``epochs`` passes over at most ``triplets`` triplets,
+    ``batch`` a step.
 
-    ``rows``: from how many of the training rows a round's triplets are mined (drawn anew each round; all where there are fewer).
-    A peer that has no triplets takes as many steps, with 3·batch rows in each: a step of triplets shows it as many.
+    ``rows``: from how many of the training rows a round's triplets are mined (drawn anew each round; all
+    where there are fewer). A peer that has no triplets takes as many steps, with 3·batch rows in each: a step
+    of triplets shows it as many.
     """
 
     rounds: Annotated[Count, Doc("How many times triplets are mined again.")] = 8

@@ -1,4 +1,6 @@
-"""scikit-learn, asked for when it is needed: the peers and readouts of this experiment are its, and nothing else in arch-lab needs it."""
+"""scikit-learn, asked for when it is needed: the peers and readouts of this experiment are its, and nothing
+else in arch-lab needs it.
+"""
 
 from __future__ import annotations
 
@@ -20,5 +22,6 @@ def library(name: str) -> Any:
         if (error.name or "").partition(".")[0] != "sklearn":
             raise
         raise MissingLibrary(
-            "experiment triplets needs scikit-learn for its baselines and readouts; install it (pip install 'arch-lab[tasks]')"
+            "experiment triplets needs scikit-learn for its baselines and readouts; "
+            "install it (pip install 'arch-lab[tasks]')"
         ) from None

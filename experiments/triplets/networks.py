@@ -1,8 +1,11 @@
-"""One dense layer and a ReLU under four objectives: triplets, and the peers that see the same rows for as many steps.
+"""One dense layer and a ReLU under four objectives: triplets, and the peers that see the same rows for as
+many steps.
 
 Legend: B rows or triplets of a step, F features, E embedding width, C classes.
-The embedding is the layer's output in each case; what an objective needs beyond it (a decoder, a readout) is thrown away afterwards.
-Source of the layer: arXiv 2001.09988 and 1910.01463 (blocks.triplet.head). Adam with its usual betas, as published; no weight decay.
+The embedding is the layer's output in each case; what an objective needs beyond it (a decoder, a readout) is
+thrown away afterwards.
+Source of the layer: arXiv 2001.09988 and 1910.01463 (blocks.triplet.head). Adam with its usual betas, as
+published; no weight decay.
 """
 
 from __future__ import annotations

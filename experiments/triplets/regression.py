@@ -1,9 +1,12 @@
-"""Regression on triplets (arXiv 2001.09988): a continuous label decides who is near whom, a readout of the embedding is scored.
+"""Regression on triplets (arXiv 2001.09988): a continuous label decides who is near whom, a readout of the
+embedding is scored.
 
 Legend: N rows, F features, E embedding width.
-Published and kept: inputs standardised and labels scaled to [-1, 1] on the training rows, centres, runs of 15, 10 pairs x 10 negatives,
-margin 5 on squared distances, one dense layer with ReLU, re-mined every round, a gradient-boosting readout with default options.
-Not kept: the choice of the round on the test fold. A fifth of the training rows is held out for every choice; test rows are scored once.
+Published and kept: inputs standardised and labels scaled to [-1, 1] on the training rows, centres, runs of
+15, 10 pairs x 10 negatives, margin 5 on squared distances, one dense layer with ReLU, re-mined every round, a
+gradient-boosting readout with default options.
+Not kept: the choice of the round on the test fold. A fifth of the training rows is held out for every choice;
+test rows are scored once.
 """
 
 from __future__ import annotations
@@ -36,7 +39,9 @@ MEASURES = (
 
 @dataclass(frozen=True, kw_only=True)
 class RegressionProtocol(Config):
-    """``embedding_share``: E = that share of F, rounded, at least 2 (published: 100 and 260 of 260). Radii are on the scale -1 … 1.
+    """``embedding_share``: E = that share of F, rounded, at least 2 (published: 100 and 260 of 260).
+
+    Radii are on the scale -1 … 1.
 
     ``validation_share`` of the training rows chooses learning rate and round.
     """
@@ -72,7 +77,9 @@ class RegressionProtocol(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """Rows of one split: inputs standardised, labels scaled to [-1, 1], both by the training rows, which the other two may leave."""
+    """Rows of one split: inputs standardised, labels scaled to [-1, 1], both by the training rows, which the
+    other two may leave.
+    """
 
     train: tuple[Array, Array]
     valid: tuple[Array, Array]
@@ -80,11 +87,14 @@ class Fold:
 
 
 def fold(data: RegressionSet, protocol: RegressionProtocol, seed: int) -> Fold:
-    """Split ``seed`` of the set, with validation rows drawn from its training rows. Raises: DataError, ConfigError."""
+    """Split ``seed`` of the set, with validation rows drawn from its training rows.
+
+    Raises: DataError, ConfigError.
+    """
     rows, test = data.split(seed)
     rows = np.random.default_rng(seed).permutation(rows)
-    held = max(1, round(protocol.validation_share * len(rows)))
-    valid, train = np.sort(rows[:held]), np.sort(rows[held:])
+    valid_count = max(1, round(protocol.validation_share * len(rows)))
+    valid, train = np.sort(rows[:valid_count]), np.sort(rows[valid_count:])
     x, y = data.features, data.target
     mean, deviation = x[train].mean(axis=0), x[train].std(axis=0)
     deviation = np.where(deviation > 0, deviation, 1.0)  # a constant column says nothing, at any scale
@@ -103,9 +113,11 @@ def fold(data: RegressionSet, protocol: RegressionProtocol, seed: int) -> Fold:
 
 
 def check_radii(data: RegressionSet, protocol: RegressionProtocol, seed: int) -> None:
-    """Raises: ConfigError when no training row of the split has both a pair and a negative, before anything is trained."""
+    """Raises: ConfigError when no training row of the split has both a pair and a negative, before anything
+    is trained.
+    """
     rows = np.sort(fold(data, protocol, seed).train[1].astype(np.float64))
-    near = np.searchsorted(rows, rows + protocol.pos_radius, "right") - np.searchsorted(
+    close = np.searchsorted(rows, rows + protocol.pos_radius, "right") - np.searchsorted(
         rows, rows - protocol.pos_radius, "left"
     )
     far = (
@@ -114,19 +126,22 @@ def check_radii(data: RegressionSet, protocol: RegressionProtocol, seed: int) ->
         - np.searchsorted(rows, rows + protocol.neg_radius, "left")
     )
     for name, radius, missing in (
-        ("pos_radius", protocol.pos_radius, near < 2),
+        ("pos_radius", protocol.pos_radius, close < 2),
         ("neg_radius", protocol.neg_radius, far < 1),
     ):
         if missing.all():
             kind = "positive" if name == "pos_radius" else "negative"
             raise ConfigError(
-                f"{data.name}: regression.{name} {radius:g} leaves no {kind} for any of the {len(rows)} training labels of split {seed}, "
+                f"{data.name}: regression.{name} {radius:g} leaves no {kind} for any of the {len(rows)} "
+                f"training labels of split {seed}, "
                 f"which lie in {rows[0]:g} … {rows[-1]:g}"
             )
-    if ((near < 2) | (far < 1)).all():
+    if ((close < 2) | (far < 1)).all():
         raise ConfigError(
-            f"{data.name}: no training label of split {seed} has both a neighbour within regression.pos_radius {protocol.pos_radius:g} "
-            f"and one regression.neg_radius {protocol.neg_radius:g} away; the labels lie in {rows[0]:g} … {rows[-1]:g}"
+            f"{data.name}: no training label of split {seed} has both a neighbour within "
+            f"regression.pos_radius {protocol.pos_radius:g} "
+            f"and one regression.neg_radius {protocol.neg_radius:g} away; "
+            f"the labels lie in {rows[0]:g} … {rows[-1]:g}"
         )
 
 
@@ -147,10 +162,10 @@ def methods() -> tuple[Method, ...]:
 
 
 def task(data: RegressionSet, protocol: RegressionProtocol) -> Task:
-    held = round(protocol.validation_share * len(data.splits[0][0]))
+    valid_count = round(protocol.validation_share * len(data.splits[0][0]))
     rows = {
-        "training rows": len(data.splits[0][0]) - held,
-        "validation rows": held,
+        "training rows": len(data.splits[0][0]) - valid_count,
+        "validation rows": valid_count,
         "test rows": len(data.splits[0][1]),
     }
     shape = {"features": data.features.shape[1], "embedding": protocol.width(data.features.shape[1])}
@@ -164,19 +179,19 @@ def task(data: RegressionSet, protocol: RegressionProtocol) -> Task:
 
 def fit(data: RegressionSet, protocol: RegressionProtocol, effort: Effort, cell: Cell) -> Fitted:
     """One cell; every random draw follows from its seed."""
-    part = fold(data, protocol, cell.seed)
-    x, y = (torch.from_numpy(a) for a in part.train)
+    split = fold(data, protocol, cell.seed)
+    x, y = (torch.from_numpy(a) for a in split.train)
     if cell.method == "raw":
-        return Fitted(scores=readouts(part, lambda a: a, cell.seed))
+        return Fitted(scores=readouts(split, lambda a: a, cell.seed))
     width = protocol.width(x.shape[1])
     if cell.method == "pca":
         components = (
             library("sklearn.decomposition")
             .PCA(n_components=width, random_state=cell.seed)
-            .fit(part.train[0])
+            .fit(split.train[0])
         )
         return Fitted(
-            scores=readouts(part, components.transform, cell.seed),
+            scores=readouts(split, components.transform, cell.seed),
             facts={"variance kept": float(components.explained_variance_ratio_.sum())},
         )
     from experiments.triplets import networks
@@ -191,7 +206,7 @@ def fit(data: RegressionSet, protocol: RegressionProtocol, effort: Effort, cell:
                 x.shape[1], width, rate, margin=protocol.margin
             )
             if cell.method == "untrained":
-                return Fitted(scores=readouts(part, partial(embedded, network), cell.seed))
+                return Fitted(scores=readouts(split, partial(embedded, network), cell.seed))
             source: Source = TripletSteps(*steps)
         else:
             kind = {"supervised": networks.Regressor, "autoencoder": networks.Autoencoder}[cell.method]
@@ -200,39 +215,49 @@ def fit(data: RegressionSet, protocol: RegressionProtocol, effort: Effort, cell:
             network,
             source,
             effort.rounds,
-            lambda network: boosted(part, partial(embedded, network), part.valid, cell.seed)[0],
+            lambda network: boosted(split, partial(embedded, network), split.valid, cell.seed)[0],
         )
     if not trained.usable:
         return Fitted(scores=None, facts=trained.facts, curve=trained.curve)
-    scores = readouts(part, partial(embedded, network), cell.seed)
+    scores = readouts(split, partial(embedded, network), cell.seed)
     return Fitted(scores=scores, tuned=trained.best, facts=trained.facts, curve=trained.curve)
 
 
 def embedded(network: Any, rows: Array) -> Array:
-    found: Array = network.embed(torch.from_numpy(rows)).numpy()
-    return found
+    embeddings: Array = network.embed(torch.from_numpy(rows)).numpy()
+    return embeddings
 
 
-def boosted(part: Fold, embed: Any, scored: tuple[Array, Array], seed: int) -> tuple[float, float]:
-    """(R², Spearman) on ``scored`` of gradient boosting fitted to the embedded training rows; NaN for embeddings that are not finite."""
-    known, asked = embed(part.train[0]), embed(scored[0])
-    if not (np.isfinite(known).all() and np.isfinite(asked).all()):
+def boosted(split: Fold, embed: Any, scored: tuple[Array, Array], seed: int) -> tuple[float, float]:
+    """(R², Spearman) on ``scored`` of gradient boosting fitted to the embedded training rows; NaN for
+    embeddings that are not finite.
+    """
+    train_points, scored_points = embed(split.train[0]), embed(scored[0])
+    if not (np.isfinite(train_points).all() and np.isfinite(scored_points).all()):
         return nan, nan
     readout = (
-        library("sklearn.ensemble").GradientBoostingRegressor(random_state=seed).fit(known, part.train[1])
+        library("sklearn.ensemble")
+        .GradientBoostingRegressor(random_state=seed)
+        .fit(train_points, split.train[1])
     )
-    found = readout.predict(asked)
-    return float(library("sklearn.metrics").r2_score(scored[1], found)), spearman(found, scored[1])
+    predictions = readout.predict(scored_points)
+    return float(library("sklearn.metrics").r2_score(scored[1], predictions)), spearman(
+        predictions, scored[1]
+    )
 
 
-def readouts(part: Fold, embed: Any, seed: int) -> dict[str, float]:
-    """Every measure, on the test rows, of readouts fitted to the training rows alone: no validation row, for any method."""
-    r2, rank = boosted(part, embed, part.test, seed)
-    found = {"r2_gbm": r2, "spearman": rank}
-    known, asked = embed(part.train[0]), embed(part.test[0])
+def readouts(split: Fold, embed: Any, seed: int) -> dict[str, float]:
+    """Every measure, on the test rows, of readouts fitted to the training rows alone: no validation row, for
+    any method.
+    """
+    r2, rank = boosted(split, embed, split.test, seed)
+    measures = {"r2_gbm": r2, "spearman": rank}
+    train_points, test_points = embed(split.train[0]), embed(split.test[0])
     make, score = library("sklearn.pipeline").make_pipeline, library("sklearn.metrics").r2_score
     ridge = make(library("sklearn.preprocessing").StandardScaler(), library("sklearn.linear_model").Ridge())
-    nearest = library("sklearn.neighbors").KNeighborsRegressor(n_neighbors=min(5, len(known)))
+    nearest = library("sklearn.neighbors").KNeighborsRegressor(n_neighbors=min(5, len(train_points)))
     for key, readout in (("r2_ridge", ridge), ("r2_knn", nearest)):
-        found[key] = float(score(part.test[1], readout.fit(known, part.train[1]).predict(asked)))
-    return found
+        measures[key] = float(
+            score(split.test[1], readout.fit(train_points, split.train[1]).predict(test_points))
+        )
+    return measures

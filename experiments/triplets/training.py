@@ -1,8 +1,10 @@
-"""Rounds of training: fresh batches each, a look at the validation rows after each, and the best round's weights at the end.
+"""Rounds of training: fresh batches each, a look at the validation rows after each, and the best round's
+weights at the end.
 
 Legend: N rows, T triplets of a round, B of a step.
-Published (KinWaiCheuk/IJCNN2020_music_emotion, MCE2018): mine, train some epochs, fit the readout, and again; the round is then chosen on
-the *test* fold. Here it is chosen on rows held out of the training split, and the test rows are not within reach of this file.
+Published (KinWaiCheuk/IJCNN2020_music_emotion, MCE2018): mine, train some epochs, fit the readout, and again;
+the round is then chosen on the *test* fold. Here it is chosen on rows held out of the training split, and the
+test rows are not within reach of this file.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from arch_lab.training.fit import fit
+from arch_lab.yaml_files import JsonObject
 from blocks.triplet.mining import Triplets
 from experiments.triplets.effort import Effort
 from experiments.triplets.networks import Embedder
@@ -36,18 +39,25 @@ class Miner(Protocol):
 
 
 def mined(labels: Tensor, miner: Miner, effort: Effort, seed: int) -> tuple[Triplets, Tensor]:
-    """What the miner made of a round's rows, and (3, T) row indices of at most ``effort.triplets`` of it: a function of labels and seed."""
+    """What the miner made of a round's rows, and (3, T) row indices of at most ``effort.triplets`` of it: a
+    function of labels and seed.
+    """
     draw = torch.Generator().manual_seed(seed)
     # in rising order: the miner's runs follow each other by index
     rows = torch.randperm(len(labels), generator=draw)[: effort.rows].sort().values
-    found = miner.mine(labels[rows], seed)
-    triplets = torch.stack([rows[found.anchor], rows[found.positive], rows[found.negative]])
-    return found, triplets[:, torch.randperm(len(found), generator=draw)[: effort.triplets]]
+    mined_triplets = miner.mine(labels[rows], seed)
+    triplets = torch.stack(
+        [rows[mined_triplets.anchor], rows[mined_triplets.positive], rows[mined_triplets.negative]]
+    )
+    return mined_triplets, triplets[:, torch.randperm(len(mined_triplets), generator=draw)[: effort.triplets]]
 
 
 @lru_cache(maxsize=32)
 def _step_counts(labels: bytes, kind: str, miner: Miner, effort: Effort, seed: int) -> tuple[int, ...]:
-    """Of every round. Kept, because each peer and rate asks the same; bytes, because tensors have no hash by value."""
+    """Of every round.
+
+    Kept, because each peer and rate asks the same; bytes, because tensors have no hash by value.
+    """
     values = torch.from_numpy(np.frombuffer(labels, kind).copy())
     counts = (
         mined(values, miner, effort, _round_seed(seed, number))[1].shape[1] for number in range(effort.rounds)
@@ -64,19 +74,26 @@ class TripletSteps:
 
     def __init__(self, items: Tensor, labels: Tensor, miner: Miner, effort: Effort, seed: int) -> None:
         self.items, self.labels, self.miner, self.effort, self.seed = items, labels, miner, effort, seed
-        self.facts: dict[str, Any] = {}
+        self.facts: JsonObject = {}
 
     def steps(self, number: int) -> list[Rows]:
         """The batches of one round: a function of (seed, number)."""
         seed = _round_seed(self.seed, number)
-        found, triplets = mined(self.labels, self.miner, self.effort, seed)
-        counts = {"triplets mined": len(found), "centres": found.centres, "without a pair": found.no_pair}
-        self.facts = self.facts or {**counts, "without a negative": found.no_negative}  # of the first round
+        mined_triplets, triplets = mined(self.labels, self.miner, self.effort, seed)
+        counts = {
+            "triplets mined": len(mined_triplets),
+            "centres": mined_triplets.centres,
+            "without a pair": mined_triplets.no_pair,
+        }
+        # of the first round
+        self.facts = self.facts or {**counts, "without a negative": mined_triplets.no_negative}
         draw = torch.Generator().manual_seed(seed)
         batches: list[Rows] = []
         for _ in range(self.effort.epochs):
             mixed = triplets[:, torch.randperm(triplets.shape[1], generator=draw)]
-            batches += [tuple(self.items[i] for i in part) for part in mixed.split(self.effort.batch, dim=1)]
+            batches += [
+                tuple(self.items[i] for i in batch) for batch in mixed.split(self.effort.batch, dim=1)
+            ]
         return batches
 
 
@@ -87,7 +104,7 @@ class LabelledSteps:
         self.items, self.labels, self.size, self.seed = items, labels, 3 * effort.batch, seed
         array = labels.numpy()
         self.counts = _step_counts(array.tobytes(), array.dtype.str, miner, effort, seed)
-        self.facts: dict[str, Any] = {}
+        self.facts: JsonObject = {}
 
     def steps(self, number: int) -> list[Rows]:
         draw = torch.Generator().manual_seed(_round_seed(self.seed, number))
@@ -96,7 +113,7 @@ class LabelledSteps:
             torch.randperm(len(self.items), generator=draw) for _ in range(-(-needed // len(self.items)))
         ]
         order = torch.cat(passes)[:needed]
-        return [(self.items[part], self.labels[part]) for part in order.split(self.size)]
+        return [(self.items[rows], self.labels[rows]) for rows in order.split(self.size)]
 
 
 Source = TripletSteps | LabelledSteps
@@ -125,10 +142,12 @@ class Rounds(pl.LightningDataModule):
 
 
 class Choice(Callback):
-    """Keeps the weights of the round that ``judge`` likes best: more is better, NaN for what cannot be judged."""
+    """Keeps the weights of the round that ``judge`` likes best: more is better, NaN for what cannot be
+    judged.
+    """
 
-    def __init__(self, judge: Callable[[Embedder], float], told: Callable[[float], float]) -> None:
-        self.judge, self.told = judge, told
+    def __init__(self, judge: Callable[[Embedder], float], display: Callable[[float], float]) -> None:
+        self.judge, self.display = judge, display
         self.best, self.round, self.weights = -inf, 0, {}  # type: ignore[var-annotated]
         self.curve: list[tuple[int, str, float]] = []
         self.losses: list[Tensor] = []
@@ -150,7 +169,7 @@ class Choice(Callback):
         value = self.judge(module)
         self.curve.append((trainer.global_step, "train/loss", loss))
         if isfinite(value):
-            self.curve.append((trainer.global_step, "tune/score", self.told(value)))
+            self.curve.append((trainer.global_step, "tune/score", self.display(value)))
         if value > self.best:
             self.best, self.round = value, trainer.current_epoch + 1
             self.weights = {name: weight.detach().clone() for name, weight in module.state_dict().items()}
@@ -159,10 +178,12 @@ class Choice(Callback):
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """``best`` is -inf, and the weights are the last ones, when no round could be judged: the run diverged or collapsed."""
+    """``best`` is -inf, and the weights are the last ones, when no round could be judged: the run diverged or
+    collapsed.
+    """
 
     best: float
-    facts: dict[str, Any]
+    facts: JsonObject
     curve: tuple[tuple[int, str, float], ...]
 
     @property
@@ -175,10 +196,13 @@ def train(
     source: Source,
     rounds: int,
     judge: Callable[[Embedder], float],
-    told: Callable[[float], float] = float,
+    display: Callable[[float], float] = float,
 ) -> Trained:
-    """Train ``rounds`` rounds, leave the best one's weights in ``network``. ``told``: the judge's number as the curve shows it."""
-    choice = Choice(judge, told)
+    """Train ``rounds`` rounds, leave the best one's weights in ``network``.
+
+    ``display``: the judge's number as the curve shows it.
+    """
+    choice = Choice(judge, display)
     started = time.perf_counter()
     fitted = fit(network, Rounds(source), epochs=rounds, callbacks=[choice])
     if choice.weights:

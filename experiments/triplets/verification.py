@@ -1,9 +1,10 @@
 """Verification on triplets (arXiv 1910.01463): is this item of anybody on the list, and of whom?
 
 Legend: N items, F features, E = F embedding width, S classes on the list.
-Published and kept: unit-length inputs, unordered pairs of a class against negatives of all others, margin 0.5 on squared distances, one
-dense layer with ReLU as wide as its input, re-mined every round, the cosine with the mean embedding of each class. Not kept: the choice of
-the round on the test set. Which of a dataset's classes do what is in cohorts.py.
+Published and kept: unit-length inputs, unordered pairs of a class against negatives of all others, margin 0.5
+on squared distances, one dense layer with ReLU as wide as its input, re-mined every round, the cosine with
+the mean embedding of each class. Not kept: the choice of the round on the test set. Which of a dataset's
+classes do what is in cohorts.py.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from arch_lab.judge.measures import Measure
 from arch_lab.metrics import CentroidCosineScorer, MetricError, top1_eer_with_confusion, top_s_eer
 from arch_lab.tasks.contract import Cell, Fitted, Method, Task
+from arch_lab.yaml_files import JsonObject
 from blocks.config import Bounds, Config, Doc
 from blocks.triplet.mining import ClassTripletMiner
 from experiments.triplets.cohorts import BACKGROUND, Characters, Cohort, Draw, Speakers, unit
@@ -40,7 +42,9 @@ NEIGHBOURS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class VerificationProtocol(Config):
-    """``ap_pairs`` pairs a class (6 with the published development set), crossed with ``an_pairs`` negatives."""
+    """``ap_pairs`` pairs a class (6 with the published development set), crossed with ``an_pairs``
+    negatives.
+    """
 
     margin: Annotated[
         float, Bounds(above=0, maximum=1e6), Doc("Margin between the squared distances of a triplet.")
@@ -88,15 +92,16 @@ def methods() -> tuple[Method, ...]:
 
 def task(name: str, draw: Draw) -> Task:
     cohorts = {"validation": draw.valid, "test": draw.test}
-    facts: dict[str, Any] = {
+    facts: JsonObject = {
         "features": draw.train.shape[1],
         "training items": len(draw.train),
         "training classes": int(draw.labels.max()) + 1,
     }
     for split, cohort in cohorts.items():
-        known = f"{len(cohort.enrol)} items of {len(np.unique(cohort.classes))} classes"
+        enrolled = f"{len(cohort.enrol)} items of {len(np.unique(cohort.classes))} classes"
         facts[split] = (
-            f"{known} enrolled; {(cohort.who != BACKGROUND).sum()} wanted and {(cohort.who == BACKGROUND).sum()} background probes"
+            f"{enrolled} enrolled; {(cohort.identities != BACKGROUND).sum()} wanted and "
+            f"{(cohort.identities == BACKGROUND).sum()} background probes"
         )
     shots = sum(len(answer) for _, _, answer in draw.runs)
     facts |= {"one-shot trials": shots} if shots else {}
@@ -145,7 +150,7 @@ def fit(draw: Draw, protocol: VerificationProtocol, effort: Effort, cell: Cell) 
             source,
             effort.rounds,
             lambda network: -judged(draw.valid, partial(embedded, network)),
-            told=lambda v: -v,
+            display=lambda v: -v,
         )
     if not trained.usable:
         return Fitted(scores=None, facts=trained.facts, curve=trained.curve)
@@ -154,15 +159,15 @@ def fit(draw: Draw, protocol: VerificationProtocol, effort: Effort, cell: Cell) 
 
 
 def embedded(network: Any, items: Array) -> Array:
-    found: Array = network.embed(torch.from_numpy(items)).numpy()
-    return found
+    embeddings: Array = network.embed(torch.from_numpy(items)).numpy()
+    return embeddings
 
 
 def judged(cohort: Cohort, embed: Callable[[Array], Array]) -> float:
     """Top-S EER, NaN where the embedding has collapsed or is not finite."""
     try:
         best, _ = centroids(embed(cohort.enrol), cohort.classes, embed(cohort.probes))
-        return top_s_eer(best, cohort.who != BACKGROUND).rate
+        return top_s_eer(best, cohort.identities != BACKGROUND).rate
     except MetricError:
         return nan
 
@@ -172,13 +177,15 @@ def centroids(enrol: Array, classes: Array, probes: Array) -> tuple[Array, Array
 
 
 def nearest(enrol: Array, classes: Array, probes: Array) -> tuple[Array, Array]:
-    """Mean cosine with the three nearest enrolled items, and the class most of them are of (of tied ones the nearest's)."""
+    """Mean cosine with the three nearest enrolled items, and the class most of them are of (of tied ones the
+    nearest's).
+    """
     cosines = unit(probes) @ unit(enrol).T
     close = np.argsort(-cosines, axis=1, kind="stable")[:, :NEIGHBOURS]
-    named = classes[close]
-    votes = (named[:, :, None] == named[:, None, :]).sum(axis=2)
+    neighbour_classes = classes[close]
+    votes = (neighbour_classes[:, :, None] == neighbour_classes[:, None, :]).sum(axis=2)
     scores: Array = np.take_along_axis(cosines, close, axis=1).mean(axis=1)
-    return scores, np.take_along_axis(named, votes.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return scores, np.take_along_axis(neighbour_classes, votes.argmax(axis=1)[:, None], axis=1)[:, 0]
 
 
 def scored(
@@ -186,22 +193,24 @@ def scored(
     embed: Callable[[Array], Array],
     scorer: Callable[[Array, Array, Array], tuple[Array, Array]] = centroids,
 ) -> dict[str, float]:
-    """Every measure on the test cohort; NaN, a failed fit, for an embedding that lost a class or names nobody rightly."""
+    """Every measure on the test cohort; NaN, a failed fit, for an embedding that lost a class or names nobody
+    rightly.
+    """
     try:
-        best, named = scorer(embed(draw.test.enrol), draw.test.classes, embed(draw.test.probes))
-        wanted = draw.test.who != BACKGROUND
-        confused = wanted & (named != draw.test.who)
-        found = {
-            "top_s_eer": top_s_eer(best, wanted).rate,
-            "top1_eer": top1_eer_with_confusion(best, wanted, confused).rate,
-            "confusions": float(confused.sum() / wanted.sum()),
+        best, predicted = scorer(embed(draw.test.enrol), draw.test.classes, embed(draw.test.probes))
+        on_list = draw.test.identities != BACKGROUND
+        confused = on_list & (predicted != draw.test.identities)
+        measures = {
+            "top_s_eer": top_s_eer(best, on_list).rate,
+            "top1_eer": top1_eer_with_confusion(best, on_list, confused).rate,
+            "confusions": float(confused.sum() / on_list.sum()),
         }
         right = [
-            scorer(embed(known), np.arange(len(known)), embed(asked))[1] == answer
-            for known, asked, answer in draw.runs
+            scorer(embed(support), np.arange(len(support)), embed(queries))[1] == answer
+            for support, queries, answer in draw.runs
         ]
     except MetricError:
         return dict.fromkeys(
             ("top_s_eer", "top1_eer", "confusions", *(["one_shot"] if draw.runs else [])), nan
         )
-    return {**found, "one_shot": float(np.concatenate(right).mean())} if right else found
+    return {**measures, "one_shot": float(np.concatenate(right).mean())} if right else measures

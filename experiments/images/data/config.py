@@ -1,7 +1,8 @@
-"""Which images a study reads and how they become tokens and training batches: the ``data:`` part of an image study.
+"""Which images a study reads and how they become tokens and training batches: the ``data:`` part of an image
+study.
 
-A set has one size, so patches of it are a fixed number of tokens; ``patch`` is to images what a tokenizer is to text, the same for
-every arm.
+A set has one size, so patches of it are a fixed number of tokens; ``patch`` is to images what a tokenizer is
+to text, the same for every arm.
 """
 
 from __future__ import annotations
@@ -44,9 +45,11 @@ SETS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ImagesConfig(Config):
-    """``tune_fraction`` of the training images, the same share of every class, is held out to choose learning rates.
+    """``tune_fraction`` of the training images, the same share of every class, is held out to choose learning
+    rates.
 
-    ``augmentation``: none; crop (random crops of the image padded by an eighth of its side); crop_flip (and half of them mirrored).
+    ``augmentation``: none; crop (random crops of the image padded by an eighth of its side); crop_flip (and
+    half of them mirrored).
     Raises: ConfigError, also for an unknown key (with the nearest valid one).
     """
 
@@ -69,7 +72,8 @@ class ImagesConfig(Config):
         self.grid  # noqa: B018  refused here, not at the first model
         if self.augmentation == "crop_flip" and not self.set.mirrors:
             raise ConfigError(
-                f"data.augmentation: crop_flip mirrors images, which changes the meaning of images of {self.source!r}; use crop"
+                "data.augmentation: crop_flip mirrors images, which changes the meaning of images of "
+                f"{self.source!r}; use crop"
             )
 
     @property

@@ -1,14 +1,15 @@
-"""Which images stand in which batch, and how each is cropped and mirrored: a function of (seed, step, index) and nothing else.
+"""Which images stand in which batch, and how each is cropped and mirrored: a function of (seed, step, index)
+and nothing else.
 
 Legend: B batch (global, over all ranks), C channels, H x W pixels, p padding.
-Random numbers are raw words of Philox-4x64, as in arch_lab.data.order: key (seed, epoch) for the order, key (seed, 2^63) and the step as
-counter for augmentation, so that neither rank, resumption nor architecture changes what a step trains on.
+Random numbers are raw words of Philox-4x64, as in arch_lab.data.order: key (seed, epoch) for the order, key
+(seed, 2^63) and the step as counter for augmentation, so that neither rank, resumption nor architecture
+changes what a step trains on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from arch_lab.data.order import OrderedLoader
+from arch_lab.yaml_files import JsonObject
 from blocks.errors import ConfigError
 from experiments.images.data.config import Augmentation
 from experiments.images.data.prepare import ImageSplit, PreparedImages
@@ -59,16 +61,18 @@ class ImageOrder:
         return self._epoch[1][index * self.batch_size : (index + 1) * self.batch_size]
 
     def batch(self, step: int, *, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
-        """``images`` float32 (B, C, H, W), normed and augmented, ``labels`` int64 (B,); rank r of w gets rows r, r+w, …"""
+        """``images`` float32 (B, C, H, W), normed and augmented, ``labels`` int64 (B,); rank r of w gets rows
+        r, r+w, …
+        """
         rows = np.arange(self.batch_size)[rank::world]
-        chosen = self.indices(step)[rows]
-        images = normed(self.split.pixels[chosen], self.data)
+        indices = self.indices(step)[rows]
+        images = normed(self.split.pixels[indices], self.data)
         if self.augmentation != "none":
             words = np.random.Philox(
                 key=np.array([self.seed, AUGMENTING], np.uint64), counter=[0, step, 0, 0]
             ).random_raw(4 * self.batch_size)
             images = augment(images, words.reshape(-1, 4)[rows], flip=self.augmentation == "crop_flip")
-        return {"images": images, "labels": torch.from_numpy(self.split.labels[chosen].astype(np.int64))}
+        return {"images": images, "labels": torch.from_numpy(self.split.labels[indices].astype(np.int64))}
 
 
 def normed(pixels: np.ndarray, data: PreparedImages) -> Tensor:
@@ -78,7 +82,8 @@ def normed(pixels: np.ndarray, data: PreparedImages) -> Tensor:
 
 
 def augment(images: Tensor, words: np.ndarray, *, flip: bool) -> Tensor:
-    """Each image padded by an eighth of its side with the mean colour (0 here) and cropped at random; half of them mirrored.
+    """Each image padded by an eighth of its side with the mean colour (0 here) and cropped at random; half of
+    them mirrored.
 
     ``words`` uint64 (B, 4): row and column of the crop, and whether to mirror.
     """
@@ -99,7 +104,9 @@ def augment(images: Tensor, words: np.ndarray, *, flip: bool) -> Tensor:
 
 
 class ImageLoader(OrderedLoader):
-    """Batches ``{"images", "labels"}`` of steps 0 … steps-1; its state is the next step (see OrderedLoader)."""
+    """Batches ``{"images", "labels"}`` of steps 0 … steps-1; its state is the next step (see
+    OrderedLoader).
+    """
 
     def __init__(self, order: ImageOrder, *, steps: int, rank: int = 0, world: int = 1) -> None:
         super().__init__(order, steps=steps, rank=rank, world=world)  # type: ignore[arg-type]
@@ -111,7 +118,7 @@ class ImageLoader(OrderedLoader):
             self.step += 1  # before the yield: a checkpoint taken in this step resumes at the next batch
             yield self.images.batch(step, rank=self.rank, world=self.world)
 
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self) -> JsonObject:
         order = self.images
         return {"seed": order.seed, "batch": order.batch_size, "fingerprint": order.data.fingerprint}
 
@@ -119,8 +126,8 @@ class ImageLoader(OrderedLoader):
 def scoring_batches(split: ImageSplit, data: PreparedImages, *, batch: int) -> Iterator[dict[str, Tensor]]:
     """Every image of a split once, in order, normed and not augmented; the last batch may be smaller."""
     for first in range(0, len(split), batch):
-        here = slice(first, first + batch)
+        window = slice(first, first + batch)
         yield {
-            "images": normed(split.pixels[here], data),
-            "labels": torch.from_numpy(split.labels[here].astype(np.int64)),
+            "images": normed(split.pixels[window], data),
+            "labels": torch.from_numpy(split.labels[window].astype(np.int64)),
         }

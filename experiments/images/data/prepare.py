@@ -1,9 +1,10 @@
-"""From files to memory-mapped pixels: read, split, store once; the second call only opens what the first one stored.
+"""From files to memory-mapped pixels: read, split, store once; the second call only opens what the first one
+stored.
 
 Legend: N images, C channels, H x W pixels.
-A split is two files, ``<name>.pixels`` (uint8, N x C x H x W) and ``<name>.labels`` (uint8), under a manifest that holds their sha256;
-what does not agree with it is built anew. The held-out part of the training images is chosen class by class, by a hash of the pixels:
-the same on every machine, whatever the order of files.
+A split is two files, ``<name>.pixels`` (uint8, N x C x H x W) and ``<name>.labels`` (uint8), under a manifest
+that holds their sha256; what does not agree with it is built anew. The held-out part of the training images
+is chosen class by class, by a hash of the pixels: the same on every machine, whatever the order of files.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from arch_lab.data import DataError
 from arch_lab.data.files import file_hash
 from arch_lab.data.store import Corrupt, cache_errors, read_json
 from arch_lab.files import write_bytes
+from arch_lab.yaml_files import JsonObject
 from experiments.images.data.config import Augmentation, ImagesConfig, ImageSet
 from experiments.images.data.read import Labelled, located, read_split
 
@@ -32,7 +34,9 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """``pixels`` uint8 (N, C, H, W), memory-mapped; ``labels`` uint8 (N,); ``fingerprint`` is the sha256 of both."""
+    """``pixels`` uint8 (N, C, H, W), memory-mapped; ``labels`` uint8 (N,); ``fingerprint`` is the sha256 of
+    both.
+    """
 
     name: str
     pixels: np.ndarray
@@ -42,10 +46,10 @@ class ImageSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def require(self, images: int, why: str) -> None:
+    def require(self, images: int, consumer: str) -> None:
         """Raises: DataError when the split is smaller than ``images``."""
         if len(self) < images:
-            raise DataError(f"the {self.name} split has {len(self)} images, {why} needs {images}")
+            raise DataError(f"the {self.name} split has {len(self)} images, {consumer} needs {images}")
 
 
 @dataclass(frozen=True)
@@ -61,14 +65,14 @@ class PreparedImages:
     std: np.ndarray
     augmentation: Augmentation  # of training batches
     fingerprint: str
-    about: dict[str, Any]
+    about: JsonObject
 
     @property
     def vocabulary(self) -> int:
         """Classes: what the engine sizes the output with."""
         return len(self.image_set.classes)
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> JsonObject:
         """Plain values for reports."""
         tokens = self.image_set.height * self.image_set.width // self.patch**2
         splits = {
@@ -79,7 +83,7 @@ class PreparedImages:
             }
             for split in (self.train, self.tune, self.test)
         }
-        size: dict[str, Any] = {
+        size: JsonObject = {
             "channels": self.image_set.channels,
             "height": self.image_set.height,
             "width": self.image_set.width,
@@ -121,17 +125,17 @@ def prepare_images(config: ImagesConfig, cache: Path, progress: Progress | None 
 
 
 def _build(
-    config: ImagesConfig, files: dict[str, tuple[Path, ...]], folder: Path, key: str, tell: Progress
+    config: ImagesConfig, files: dict[str, tuple[Path, ...]], folder: Path, key: str, report: Progress
 ) -> None:
-    train, tune = held_out(read_split(config, files["train"], "train", tell), config.tune_fraction)
-    splits = {"train": train, "tune": tune, "test": read_split(config, files["test"], "test", tell)}
+    train, tune = held_out(read_split(config, files["train"], "train", report), config.tune_fraction)
+    splits = {"train": train, "tune": tune, "test": read_split(config, files["test"], "test", report)}
     mean, std = _statistics(train[0])
-    known = set(_hashes(train[0])) | set(_hashes(tune[0]))
+    training_hashes = set(_hashes(train[0])) | set(_hashes(tune[0]))
     about = {
         "source": config.source,
-        "test_images_also_in_train": sum(h in known for h in _hashes(splits["test"][0])),
+        "test_images_also_in_train": sum(h in training_hashes for h in _hashes(splits["test"][0])),
     }
-    manifest: dict[str, Any] = {
+    manifest: JsonObject = {
         "key": key,
         "about": about,
         "mean": mean.tolist(),
@@ -139,7 +143,7 @@ def _build(
         "splits": {},
     }
     for name, (pixels, labels) in splits.items():
-        tell(f"storing {len(labels):,} images of the {name} split")
+        report(f"storing {len(labels):,} images of the {name} split")
         with cache_errors(folder):
             for ending, array in (("pixels", pixels), ("labels", labels)):
                 write_bytes(folder / f"{name}.{ending}", np.ascontiguousarray(array).tobytes())
@@ -149,10 +153,13 @@ def _build(
         write_bytes(folder / "images.json", json.dumps(manifest, indent=1).encode())
 
 
-def held_out(whole: Labelled, fraction: float) -> tuple[Labelled, Labelled]:
-    """(the rest, ``fraction`` of every class), each in the order of ``whole``. Raises: DataError where a class is too small to share."""
-    pixels, labels = whole
-    hashes, chosen = np.array(_hashes(pixels)), np.zeros(len(labels), bool)
+def held_out(labelled: Labelled, fraction: float) -> tuple[Labelled, Labelled]:
+    """(the rest, ``fraction`` of every class), each in the order of ``labelled``.
+
+    Raises: DataError where a class is too small to share.
+    """
+    pixels, labels = labelled
+    hashes, held_mask = np.array(_hashes(pixels)), np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         count = round(fraction * len(members))
@@ -161,8 +168,8 @@ def held_out(whole: Labelled, fraction: float) -> tuple[Labelled, Labelled]:
             raise DataError(
                 f"class {label} has {len(members)} training images: {share}; change data.tune_fraction"
             )
-        chosen[members[np.argsort(hashes[members], kind="stable")[:count]]] = True
-    return (pixels[~chosen], labels[~chosen]), (pixels[chosen], labels[chosen])
+        held_mask[members[np.argsort(hashes[members], kind="stable")[:count]]] = True
+    return (pixels[~held_mask], labels[~held_mask]), (pixels[held_mask], labels[held_mask])
 
 
 def _hashes(pixels: np.ndarray) -> list[str]:
@@ -170,7 +177,9 @@ def _hashes(pixels: np.ndarray) -> list[str]:
 
 
 def _statistics(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation by channel, from exact counts of the 256 values: no rounding, whatever the size."""
+    """Mean and standard deviation by channel, from exact counts of the 256 values: no rounding, whatever the
+    size.
+    """
     value = np.arange(256) / 255
     counts = [np.bincount(pixels[:, c].reshape(-1), minlength=256) for c in range(pixels.shape[1])]
     mean = np.array([(n * value).sum() / n.sum() for n in counts])
@@ -204,7 +213,7 @@ def _open(config: ImagesConfig, folder: Path, key: str) -> PreparedImages:
         raise Corrupt(f"{folder} is incomplete ({error})") from None
 
 
-def _open_split(folder: Path, name: str, entry: dict[str, Any], image_set: ImageSet) -> ImageSplit:
+def _open_split(folder: Path, name: str, entry: JsonObject, image_set: ImageSet) -> ImageSplit:
     for ending in ("pixels", "labels"):
         if file_hash(folder / f"{name}.{ending}") != entry[ending]:
             raise Corrupt(f"{folder / name}.{ending} does not match the manifest")

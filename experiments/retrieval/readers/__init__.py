@@ -21,7 +21,10 @@ RETRIEVAL_SETS: dict[
 
 
 def read_retrieval(name: str, root: str | Path, *, complete: bool = True) -> RetrievalSet:
-    """The set of that name under ``root``. ``complete``: it must hold what was published. Raises: DataError, one line."""
+    """The set of that name under ``root``.
+
+    ``complete``: it must hold what was published. Raises: DataError, one line.
+    """
     if name not in RETRIEVAL_SETS:
         raise DataError(f"unknown retrieval set {name!r}{did_you_mean(name, RETRIEVAL_SETS)}")
     read, counts = RETRIEVAL_SETS[name]

@@ -1,9 +1,10 @@
-"""SciFact: scientific claims that cite abstracts; the claim is the query, the abstracts it cites are relevant.
+"""SciFact: scientific claims that cite abstracts; the claim is the query, the abstracts it cites are
+relevant.
 
-Source: arXiv 2004.14974. ``scifact/scifact.zip`` holds claims_{train,validation}.csv (one row a claim and piece of evidence) and
-corpus_train.csv; claims_test.csv cites nothing. Reported are the validation claims. A tuning part is held out of the training
-claims, whole groups of claims that cite a common abstract (many are each other's negation); a training claim whose
-text is also a validation claim is left out.
+Source: arXiv 2004.14974. ``scifact/scifact.zip`` holds claims_{train,validation}.csv (one row a claim and
+piece of evidence) and corpus_train.csv; claims_test.csv cites nothing. Reported are the validation claims. A
+tuning part is held out of the training claims, whole groups of claims that cite a common abstract (many are
+each other's negation); a training claim whose text is also a validation claim is left out.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ SENTENCE = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 
 
 def read_scifact(root: str | Path, *, counts: Mapping[str, int] | None = None) -> RetrievalSet:
-    """``counts``: what must be found (COUNTS: the published set), None for any. Raises: DataError, one line."""
+    """``counts``: what must be found (COUNTS: the published set), None for any.
+
+    Raises: DataError, one line.
+    """
     path = found(Path(root) / "scifact", "scifact.zip")
     documents = _documents(path)
     claims = {split: _claims(path, f"claims_{split}.csv", documents) for split in ("train", "validation")}
@@ -42,12 +46,12 @@ def read_scifact(root: str | Path, *, counts: Mapping[str, int] | None = None) -
     train, tune = _divided(
         {claim: both for claim, both in claims["train"].items() if both[0] not in reported}
     )
-    chosen = {"train": train, "tune": tune, "test": claims["validation"]}
+    claims_by_split = {"train": train, "tune": tune, "test": claims["validation"]}
     cited = {
-        split: {document for _, names in part.values() for document in names}
-        for split, part in chosen.items()
+        split: {document for _, names in split_claims.values() for document in names}
+        for split, split_claims in claims_by_split.items()
     }
-    seen = sum(bool(cited["train"] & set(names)) for _, names in chosen["test"].values())
+    overlapping = sum(bool(cited["train"] & set(names)) for _, names in claims_by_split["test"].values())
     twice = len(claims["train"]) - len(train) - len(tune)
     numbers = {
         "documents": len(documents),
@@ -59,14 +63,20 @@ def read_scifact(root: str | Path, *, counts: Mapping[str, int] | None = None) -
     return RetrievalSet(
         name="scifact",
         documents=documents,
-        queries={split: {claim: text for claim, (text, _) in part.items()} for split, part in chosen.items()},
+        queries={
+            split: {claim: text for claim, (text, _) in split_claims.items()}
+            for split, split_claims in claims_by_split.items()
+        },
         relevance={
-            claim: dict.fromkeys(names, 1.0) for part in chosen.values() for claim, (_, names) in part.items()
+            claim: dict.fromkeys(names, 1.0)
+            for split_claims in claims_by_split.values()
+            for claim, (_, names) in split_claims.items()
         },
         fingerprint=fingerprint([path]),
         notes=(
             "reported: the validation claims (the test claims cite nothing)",
-            f"{seen} of the {len(chosen['test'])} reported claims cite an abstract that a training claim cites too, as published",
+            f"{overlapping} of the {len(claims_by_split['test'])} reported claims cite an abstract that a "
+            "training claim cites too, as published",
             f"{twice} training claims left out, whose text is a validation claim",
         ),
     )
@@ -77,48 +87,50 @@ Claims = dict[str, tuple[str, tuple[str, ...]]]  # id -> text, documents cited
 
 def _documents(path: Path) -> dict[str, str]:
     documents: dict[str, str] = {}
-    for place, row in rows(
+    for location, row in rows(
         _member(path, "corpus_train.csv"), f"{path}: corpus_train.csv", ("doc_id", "title", "abstract")
     ):
-        key = str(number(row["doc_id"], place, "doc_id"))
+        key = str(number(row["doc_id"], location, "doc_id"))
         if key in documents:
-            raise DataError(f"{place}: doc_id {key} appears twice")
-        text = one_line(f"{row['title']} {_abstract(row['abstract'], place)}")
+            raise DataError(f"{location}: doc_id {key} appears twice")
+        text = one_line(f"{row['title']} {_abstract(row['abstract'], location)}")
         if not text:
-            raise DataError(f"{place}: document {key} has neither title nor abstract")
+            raise DataError(f"{location}: document {key} has neither title nor abstract")
         documents[key] = text
     return documents
 
 
-def _abstract(value: str, place: str) -> str:
-    """Sentences out of a printed array of them, ``['A b.'\\n "C's d."]``: quoted as Python does, nothing but blanks between."""
-    inside = value.strip()
-    if not (inside.startswith("[") and inside.endswith("]")) or SENTENCE.sub("", inside[1:-1]).strip():
-        raise DataError(f"{place}: abstract {value[:40]!r}… is not a printed list of sentences")
+def _abstract(value: str, location: str) -> str:
+    """Sentences out of a printed array of them, ``['A b.'\\n "C's d."]``: quoted as Python does, nothing but
+    blanks between.
+    """
+    printed = value.strip()
+    if not (printed.startswith("[") and printed.endswith("]")) or SENTENCE.sub("", printed[1:-1]).strip():
+        raise DataError(f"{location}: abstract {value[:40]!r}… is not a printed list of sentences")
     try:
-        return " ".join(str(ast.literal_eval(sentence)) for sentence in SENTENCE.findall(inside))
+        return " ".join(str(ast.literal_eval(sentence)) for sentence in SENTENCE.findall(printed))
     except (SyntaxError, ValueError):
-        raise DataError(f"{place}: abstract {value[:40]!r}… is not a printed list of sentences") from None
+        raise DataError(f"{location}: abstract {value[:40]!r}… is not a printed list of sentences") from None
 
 
 def _claims(path: Path, member: str, documents: Mapping[str, str]) -> Claims:
     claims: Claims = {}
-    for place, row in rows(_member(path, member), f"{path}: {member}", ("id", "claim", "cited_doc_ids")):
-        key, text = f"claim-{number(row['id'], place, 'id')}", one_line(row["claim"])
+    for location, row in rows(_member(path, member), f"{path}: {member}", ("id", "claim", "cited_doc_ids")):
+        key, text = f"claim-{number(row['id'], location, 'id')}", one_line(row["claim"])
         if not text:
-            raise DataError(f"{place}: the claim has no text")
+            raise DataError(f"{location}: the claim has no text")
         if not CITED.fullmatch(row["cited_doc_ids"].strip()):
             raise DataError(
-                f"{place}: cited_doc_ids {row['cited_doc_ids']!r} is not a list of numbers in brackets"
+                f"{location}: cited_doc_ids {row['cited_doc_ids']!r} is not a list of numbers in brackets"
             )
         cited = tuple(dict.fromkeys(re.findall(r"\d+", row["cited_doc_ids"])))
         if not cited:
-            raise DataError(f"{place}: the claim cites no document")
+            raise DataError(f"{location}: the claim cites no document")
         for document in cited:
             if document not in documents:
-                raise DataError(f"{place}: cites document {document}, which is not in corpus_train.csv")
+                raise DataError(f"{location}: cites document {document}, which is not in corpus_train.csv")
         if claims.setdefault(key, (text, cited)) != (text, cited):
-            raise DataError(f"{place}: {key.replace('-', ' ')} differs from its row above")
+            raise DataError(f"{location}: {key.replace('-', ' ')} differs from its row above")
     return claims
 
 
@@ -134,9 +146,9 @@ def _divided(claims: Claims) -> tuple[Claims, Claims]:
     for _, cited in claims.values():
         first, *others = sorted(map(root, cited))
         group.update(dict.fromkeys(others, first))
-    held = {claim for claim, (_, cited) in claims.items() if bucket(root(cited[0]), TUNE_PARTS) == 0}
-    return {c: both for c, both in claims.items() if c not in held}, {
-        c: both for c, both in claims.items() if c in held
+    tune_claims = {claim for claim, (_, cited) in claims.items() if bucket(root(cited[0]), TUNE_PARTS) == 0}
+    return {c: both for c, both in claims.items() if c not in tune_claims}, {
+        c: both for c, both in claims.items() if c in tune_claims
     }
 
 

@@ -1,7 +1,10 @@
-"""What a retrieval set is: documents, queries by split, and who is relevant to whom. The readers of this folder make them.
+"""What a retrieval set is: documents, queries by split, and who is relevant to whom.
 
-A query without a relevant document cannot be scored, and one without an irrelevant candidate cannot be got wrong: readers leave
-both out and say how many there were. Nothing else is skipped: whatever contradicts itself is one line that names the file.
+The readers of this folder make them.
+
+A query without a relevant document cannot be scored, and one without an irrelevant candidate cannot be got
+wrong: readers leave both out and say how many there were. Nothing else is skipped: whatever contradicts
+itself is one line that names the file.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ SPLITS = ("train", "tune", "test")
 class RetrievalSet:
     """``documents`` and ``queries[split]``: id -> text; ids of queries are unique over the splits.
 
-    ``relevance``: query -> {document: grade above 0}; what is not named is not relevant. ``candidates``: query -> the documents it
-    ranks, in the file's order; None where every query ranks every document. ``fingerprint``: of the bytes of all files.
+    ``relevance``: query -> {document: grade above 0}; what is not named is not relevant. ``candidates``:
+    query -> the documents it ranks, in the file's order; None where every query ranks every document.
+    ``fingerprint``: of the bytes of all files.
     ``notes``: what was left out and how the splits came about, for the reader of a table.
     Raises: DataError for an empty text, an id that does not exist, a query that cannot be scored.
     """
@@ -59,7 +63,8 @@ class RetrievalSet:
                 else relevant.keys() - ranked
             ):
                 raise DataError(
-                    f"{self.name}: the judgements of query {query!r} name document {unknown[0]!r}, which does not exist"
+                    f"{self.name}: the judgements of query {query!r} name document {unknown[0]!r}, "
+                    "which does not exist"
                 )
             if (
                 not relevant
@@ -68,7 +73,8 @@ class RetrievalSet:
                 or len(ranked) == len(relevant)
             ):
                 raise DataError(
-                    f"{self.name}: query {query!r} needs a relevant and an irrelevant document among those it ranks"
+                    f"{self.name}: query {query!r} needs a relevant and an irrelevant document among those "
+                    "it ranks"
                 )
 
     def ranked(self, query: str) -> Sequence[str]:
@@ -86,20 +92,22 @@ class RetrievalSet:
 
 
 def _sizes(queries: Mapping[str, Mapping[str, str]]) -> str:
-    return ", ".join(f"{split} {len(found)}" for split, found in queries.items())
+    return ", ".join(f"{split} {len(texts)}" for split, texts in queries.items())
 
 
 def bucket(text: str, buckets: int) -> int:
-    """Which of so many equal parts a text falls into: a function of the text alone, so a split does not move when rows do."""
+    """Which of so many equal parts a text falls into: a function of the text alone, so a split does not move
+    when rows do.
+    """
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % buckets
 
 
 def found(folder: Path, name: str, *, also: Iterable[str] = ()) -> Path:
     """The file of that name in ``folder``, or one of ``also``. Raises: DataError."""
     names = (name, *also)
-    for each in names:
-        if (folder / each).is_file():
-            return folder / each
+    for candidate in names:
+        if (folder / candidate).is_file():
+            return folder / candidate
     raise DataError(f"no {' or '.join(names)} in {folder}")
 
 
@@ -108,12 +116,16 @@ def fingerprint(paths: Iterable[Path]) -> str:
     return hashlib.sha256(" ".join(file_hash(path) for path in paths).encode()).hexdigest()
 
 
-def check_counts(where: str, counts: Mapping[str, int], expected: Mapping[str, int] | None) -> None:
-    """``expected``: what a complete copy holds; None: any number. Raises: DataError for the first that differs."""
+def check_counts(location: str, counts: Mapping[str, int], expected: Mapping[str, int] | None) -> None:
+    """``expected``: what a complete copy holds; None: any number.
+
+    Raises: DataError for the first that differs.
+    """
     for name, number in (expected or {}).items():
         if counts[name] != number:
             raise DataError(
-                f"{where}: {counts[name]} {name}, expected {number}; is a file cut off or of another version?"
+                f"{location}: {counts[name]} {name}, expected {number}; "
+                "is a file cut off or of another version?"
             )
 
 

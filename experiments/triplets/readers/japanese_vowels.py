@@ -1,8 +1,9 @@
 """Japanese Vowels: nine men say /ae/, an utterance is 7 to 29 frames of 12 LPC cepstra.
 
 Legend: U utterances, T frames of one, C = 12 coefficients.
-Source: UCI "Japanese Vowels" (Kudo, Toyama and Shimbo 1999), ae.train and ae.test: one frame a line, a blank line between utterances,
-no label: the speaker follows from the order (30 utterances each in ae.train, 31 35 88 44 29 24 40 50 29 in ae.test).
+Source: UCI "Japanese Vowels" (Kudo, Toyama and Shimbo 1999), ae.train and ae.test: one frame a line, a blank
+line between utterances, no label: the speaker follows from the order (30 utterances each in ae.train, 31 35
+88 44 29 24 40 50 29 in ae.test).
 """
 
 from __future__ import annotations
@@ -54,9 +55,9 @@ def read_utterances(root: str | Path, split: str) -> Utterances:
     return Utterances(frames=tuple(frames), speakers=np.repeat(np.arange(len(counts)), counts))
 
 
-def _utterance(path: Path, lines: list[str], before: int) -> Array:
+def _utterance(path: Path, lines: list[str], line_offset: int) -> Array:
     rows = []
-    for number, line in enumerate(lines, start=before + 1):
+    for number, line in enumerate(lines, start=line_offset + 1):
         row = table(line, f"{path} line {number}")[0]
         if len(row) != COEFFICIENTS:
             raise DataError(f"{path} line {number}: {len(row)} coefficients, expected {COEFFICIENTS}")
@@ -65,6 +66,8 @@ def _utterance(path: Path, lines: list[str], before: int) -> Array:
 
 
 def statistics(frames: Array) -> Array:
-    """(4·C,): mean and standard deviation of the frames and of their differences, so that every utterance has one length."""
+    """(4·C,): mean and standard deviation of the frames and of their differences, so that every utterance has
+    one length.
+    """
     steps = np.diff(frames, axis=0) if len(frames) > 1 else np.zeros_like(frames)
     return np.concatenate([frames.mean(axis=0), frames.std(axis=0), steps.mean(axis=0), steps.std(axis=0)])

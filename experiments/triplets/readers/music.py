@@ -1,10 +1,12 @@
-"""Turkish music emotion: 50 acoustic features a song, four moods, read as two targets on the axes of the circumplex.
+"""Turkish music emotion: 50 acoustic features a song, four moods, read as two targets on the axes of the
+circumplex.
 
 Legend: N songs, F = 50 features.
-Source: UCI "Turkish Music Emotion" (Er and Aydilek 2019), Acoustic_Features.csv: 100 songs a mood. The set has **no continuous label**.
-Its moods are the four quadrants of Russell's circumplex (1980), so each names a side of two axes, and the targets here are those sides:
-arousal -1 (relax, sad) or 1 (happy, angry); valence -1 (sad, angry) or 1 (happy, relax). That is derived, not annotated.
-12 songs repeat another's features digit for digit: the repetitions are left out, or they would stand on both sides of a split.
+Source: UCI "Turkish Music Emotion" (Er and Aydilek 2019), Acoustic_Features.csv: 100 songs a mood. The set
+has **no continuous label**. Its moods are the four quadrants of Russell's circumplex (1980), so each names a
+side of two axes, and the targets here are those sides: arousal -1 (relax, sad) or 1 (happy, angry); valence
+-1 (sad, angry) or 1 (happy, relax). That is derived, not annotated. 12 songs repeat another's features digit
+for digit: the repetitions are left out, or they would stand on both sides of a split.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ SPLITS, TEST_SHARE = 20, 0.2
 
 
 def read_music(root: str | Path) -> dict[str, RegressionSet]:
-    """``music_arousal`` and ``music_valence``: the same songs and splits under two targets. Raises: DataError, one line."""
+    """``music_arousal`` and ``music_valence``: the same songs and splits under two targets.
+
+    Raises: DataError, one line.
+    """
     path = find_in(root, FOLDER, FILE)
     rows = list(csv.reader(io.StringIO(read_text(path))))
     if not rows or rows[0][0] != "Class":
@@ -36,21 +41,22 @@ def read_music(root: str | Path) -> dict[str, RegressionSet]:
         )
     moods: list[str] = []
     features: list[list[float]] = []
-    seen: dict[tuple[str, ...], str] = {}
+    mood_of_song: dict[tuple[str, ...], str] = {}
     for number, row in enumerate(rows[1:], start=2):
-        where = f"{path} line {number}"
+        location = f"{path} line {number}"
         if len(row) != len(rows[0]):
-            raise DataError(f"{where}: {len(row)} columns, the header has {len(rows[0])}")
+            raise DataError(f"{location}: {len(row)} columns, the header has {len(rows[0])}")
         if row[0] not in MOODS:
             raise DataError(
-                f"{where}: class {row[0]!r} is in none of the four quadrants{did_you_mean(row[0], MOODS)}"
+                f"{location}: class {row[0]!r} is in none of the four quadrants{did_you_mean(row[0], MOODS)}"
             )
-        values = [finite(cell, where) for cell in row[1:]]
-        if seen.setdefault(tuple(row[1:]), row[0]) != row[0]:
+        values = [finite(cell, location) for cell in row[1:]]
+        if mood_of_song.setdefault(tuple(row[1:]), row[0]) != row[0]:
             raise DataError(
-                f"{where}: the features of a song of class {seen[tuple(row[1:])]!r} again, under {row[0]!r}"
+                f"{location}: the features of a song of class {mood_of_song[tuple(row[1:])]!r} again, "
+                f"under {row[0]!r}"
             )
-        if len(seen) > len(moods):
+        if len(mood_of_song) > len(moods):
             moods.append(row[0])
             features.append(values)
     classes = np.array(moods)
@@ -68,7 +74,10 @@ def read_music(root: str | Path) -> dict[str, RegressionSet]:
             target=np.array([MOODS[mood][i] for mood in moods]),
             splits=splits,
             facts={
-                "target": f"side of the {axis} axis that the mood lies on, −1 or 1: derived from the quadrants, not annotated",
+                "target": (
+                    f"side of the {axis} axis that the mood lies on, −1 or 1: "
+                    "derived from the quadrants, not annotated"
+                ),
                 **facts,
             },
         )
@@ -82,7 +91,7 @@ def _split(classes: Array, seed: int) -> tuple[Array, Array]:
     train, test = [], []
     for mood in MOODS:
         songs = draw.permutation(np.flatnonzero(classes == mood))
-        held = round(TEST_SHARE * len(songs))
-        test.append(songs[:held])
-        train.append(songs[held:])
+        test_count = round(TEST_SHARE * len(songs))
+        test.append(songs[:test_count])
+        train.append(songs[test_count:])
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))

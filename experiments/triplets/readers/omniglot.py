@@ -1,11 +1,13 @@
 """Omniglot's small background sets, and its one-shot runs: drawings of characters from archives of PNG files.
 
 Legend: N drawings, S x S pixels of a reduced one.
-Source: brendenlake/omniglot, python/ (Lake, Salakhutdinov and Tenenbaum 2015): <set>/<alphabet>/character<nn>/<id>_<drawer>.png, 105 x 105,
-ink black, 20 drawings a character; run<nn>/class_labels.txt names the training file that each test file shares its character with.
-Greek and Latin stand in both small sets, drawing for drawing. A drawing is cut out around its ink, brought to S x S and blurred by a
-pixel: where on the paper somebody wrote, and how large, says nothing about what (cosines of raw pixels name less than half as many
-one-shot drawings).
+Source: brendenlake/omniglot, python/ (Lake, Salakhutdinov and Tenenbaum 2015):
+<set>/<alphabet>/character<nn>/<id>_<drawer>.png, 105 x 105, ink black, 20 drawings a character;
+run<nn>/class_labels.txt names the training file that each test file shares its character with. Greek and
+Latin stand in both small sets, drawing for drawing. A drawing is cut out around its ink, brought to S x S and
+blurred by a
+pixel: where on the paper somebody wrote, and how large, says nothing about what (cosines of raw pixels name
+less than half as many one-shot drawings).
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ TRIALS = 20  # classes and test items of a one-shot run
 
 @dataclass(frozen=True, kw_only=True)
 class Drawings:
-    """``ink`` (N, S, S) float64, 0 paper to 1 ink; ``characters`` (N,) index into ``names``; ``alphabets``: of every name."""
+    """``ink`` (N, S, S) float64, 0 paper to 1 ink; ``characters`` (N,) index into ``names``; ``alphabets``:
+    of every name.
+    """
 
     ink: Array
     characters: Array
@@ -41,9 +45,12 @@ class Drawings:
     alphabets: tuple[str, ...]
 
 
-def read_drawings(root: str | Path, which: int, side: int) -> Drawings:
-    """images_background_small<which>, reduced to ``side``. Raises: DataError, one line, also for a character without a drawing."""
-    path = find_in(root, FOLDER, f"images_background_small{which}.zip")
+def read_drawings(root: str | Path, volume: int, side: int) -> Drawings:
+    """images_background_small<which>, reduced to ``side``.
+
+    Raises: DataError, one line, also for a character without a drawing.
+    """
+    path = find_in(root, FOLDER, f"images_background_small{volume}.zip")
     with _Archive(path) as archive:
         drawings: dict[tuple[str, str], list[str]] = defaultdict(list)
         for name, folder in archive.entries:
@@ -73,10 +80,13 @@ def read_drawings(root: str | Path, which: int, side: int) -> Drawings:
 
 @dataclass(frozen=True, kw_only=True)
 class OneShot:
-    """A run of twenty trials: which of the known drawings shows the same character? ``answer`` (trials,) is an index into ``known``."""
+    """A run of twenty trials: which of the ``support`` drawings shows the same character?
 
-    known: Array  # (classes, S, S)
-    asked: Array  # (trials, S, S)
+    ``answer`` (trials,) is an index into it.
+    """
+
+    support: Array  # (classes, S, S)
+    queries: Array  # (trials, S, S)
     answer: Array
 
 
@@ -101,19 +111,21 @@ def read_one_shot(root: str | Path, side: int) -> list[OneShot]:
             for number, pair in enumerate(pairs, start=1):
                 if len(pair) != 2:
                     raise DataError(
-                        f"{path}: {member} line {number}: {len(pair)} names, expected a test file and its training file"
+                        f"{path}: {member} line {number}: {len(pair)} names, "
+                        "expected a test file and its training file"
                     )
-            known = sorted({train for _, train in pairs})
+            support = sorted({train for _, train in pairs})
             runs.append(
                 OneShot(
-                    known=np.stack([archive.ink(name, side) for name in known]),
-                    asked=np.stack([archive.ink(test, side) for test, _ in pairs]),
-                    answer=np.array([known.index(train) for _, train in pairs]),
+                    support=np.stack([archive.ink(name, side) for name in support]),
+                    queries=np.stack([archive.ink(test, side) for test, _ in pairs]),
+                    answer=np.array([support.index(train) for _, train in pairs]),
                 )
             )
-            if len(known) != TRIALS or len(pairs) != TRIALS:
+            if len(support) != TRIALS or len(pairs) != TRIALS:
                 raise DataError(
-                    f"{path}: {member}: {len(pairs)} trials of {len(known)} characters, expected {TRIALS} of {TRIALS}"
+                    f"{path}: {member}: {len(pairs)} trials of {len(support)} characters, "
+                    f"expected {TRIALS} of {TRIALS}"
                 )
     return runs
 
@@ -164,7 +176,8 @@ def _decoder() -> Callable[[Path, str, bytes, int], Array]:
                 ink = ImageOps.invert(image.convert("L"))
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for files it cannot read
             raise DataError(
-                f"{path}: member {name!r} is not an image that can be decoded ({' '.join(str(error).split())})"
+                f"{path}: member {name!r} is not an image that can be decoded "
+                f"({' '.join(str(error).split())})"
             ) from None
         box = ink.getbbox()
         if box is None:

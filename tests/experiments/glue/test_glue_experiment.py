@@ -216,8 +216,8 @@ def test_padding_and_the_order_of_rows_change_no_feature(made: Made, arm: str, p
     prepared = opened(made, finetuning={"pairs": pairs})
     body = prepared.arms[arm].body(0)
     assert body.tokenizer is not None
-    rows = encode(body.tokenizer, ["a cat", "the dog sat"], ["one", "two of us"], most=40, pairs=pairs)
-    model = PairClassifier(body, prepared.config.finetuning, classes=2, apart=pairs == "separate").eval()
+    rows = encode(body.tokenizer, ["a cat", "the dog sat"], ["one", "two of us"], max_tokens=40, pairs=pairs)
+    model = PairClassifier(body, prepared.config.finetuning, classes=2, separate=pairs == "separate").eval()
     types = bool(body.types) and pairs == "joint"
     short = collate(rows, np.arange(2), types=types)
     wider = [
@@ -238,11 +238,13 @@ def test_vectors_that_do_not_differ_are_told_before_the_first_step(made: Made) -
     prepared = opened(made)
     body = prepared.arms["m2_bert"].body(0)
     assert body.tokenizer is not None
-    model = PairClassifier(body, prepared.config.finetuning, classes=2, apart=False).train()
+    model = PairClassifier(body, prepared.config.finetuning, classes=2, separate=False).train()
 
     def of(*texts: str) -> dict[str, float]:
         assert body.tokenizer is not None
-        return spread(model, encode(body.tokenizer, texts, None, most=40, pairs="separate"), types=False)
+        return spread(
+            model, encode(body.tokenizer, texts, None, max_tokens=40, pairs="separate"), types=False
+        )
 
     assert (
         of("the same", "the same", "the same") == {"cosine_of_strangers": 1.0, "differing_share": 0.0}

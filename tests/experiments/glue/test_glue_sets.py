@@ -42,7 +42,7 @@ def test_a_repeated_sentence_a_turned_pair_and_a_shared_premise_stay_on_one_side
         ("mrpc", turned, lambda r: frozenset((r.text, r.pair))),
         ("rte", premises, lambda r: r.text),
     ):
-        train, tuning = held_out(name, given_rows, fraction=0.2, most=1000)
+        train, tuning = held_out(name, given_rows, fraction=0.2, max_rows=1000)
         assert sorted(r.index for r in train + tuning) == list(range(len(given_rows)))
         assert not {key(r) for r in train} & {key(r) for r in tuning}
         assert 0.2 * len(given_rows) <= len(tuning) <= 0.2 * len(given_rows) + 3
@@ -50,15 +50,15 @@ def test_a_repeated_sentence_a_turned_pair_and_a_shared_premise_stay_on_one_side
 
 def test_what_is_held_out_is_a_function_of_the_texts_alone_and_at_most_what_is_asked_for() -> None:
     found = rows(*[(f"sentence {i}", None) for i in range(200)])
-    train, tuning = held_out("cola", found, fraction=0.3, most=20)
-    again, turned = held_out("cola", found[::-1], fraction=0.3, most=20)
+    train, tuning = held_out("cola", found, fraction=0.3, max_rows=20)
+    again, turned = held_out("cola", found[::-1], fraction=0.3, max_rows=20)
     assert (
         len(tuning) == 20
         and {r.text for r in tuning} == {r.text for r in turned}
         and len(again) == len(train)
     )
     with pytest.raises(DataError, match="too few"):
-        held_out("cola", found[:3], fraction=0.1, most=20)
+        held_out("cola", found[:3], fraction=0.1, max_rows=20)
 
 
 @given(
@@ -120,7 +120,7 @@ def test_the_longer_sentence_loses_its_end_first(first: int, second: int, most: 
 def test_a_joint_row_holds_both_sentences_and_separate_ones_a_row_each() -> None:
     tokenizer = ByteTokenizer()
     first, second = ["abcdefgh", "ab"], ["xy", "xy"]
-    joint = encode(tokenizer, first, second, most=10, pairs="joint")
+    joint = encode(tokenizer, first, second, max_tokens=10, pairs="joint")
     assert [bytes(joint[0].tokens[0].tolist()[1:6]), joint[0].tokens[0][0], joint[0].tokens[0][6]] == [
         b" abcd",
         256,
@@ -134,7 +134,7 @@ def test_a_joint_row_holds_both_sentences_and_separate_ones_a_row_each() -> None
         [1] * 10,
     ]  # the shorter row first
     assert part["types"].tolist() == [[0] * 4 + [1] * 6, [0] * 6 + [1] * 4]
-    apart = encode(tokenizer, first, second, most=6, pairs="separate")
+    apart = encode(tokenizer, first, second, max_tokens=6, pairs="separate")
     batch = collate(apart, np.array([0, 1]), types=False)
     short, long = batch["parts"]
     assert short["tokens"].tolist() == [[256, *b" ab"], [256, *b" xy"]] and long["tokens"][0].tolist() == [

@@ -168,7 +168,7 @@ def scored(batch: int, most: int | None = None) -> tuple[torch.Tensor, torch.Ten
     tokenizer = TOKENIZERS["bpe"]
     batches = list(
         scoring_batches(
-            text_split(tokenizer), Masking(tokenizer, share=0.15), tokens=32, batch=batch, most=most
+            text_split(tokenizer), Masking(tokenizer, share=0.15), tokens=32, batch=batch, max_windows=most
         )
     )
     return torch.cat([b["inputs"] for b in batches]), torch.cat([b["labels"] for b in batches])
@@ -184,7 +184,7 @@ def test_a_part_of_a_split_is_spread_over_it_and_masked_as_in_the_whole() -> Non
     split = text_split(tokenizer)
     whole = scoring_windows(split, tokens=32)
     assert whole.tolist() == list(range(split.tokens // 32))
-    some = scoring_windows(split, tokens=32, most=5)
+    some = scoring_windows(split, tokens=32, max_windows=5)
     assert len(set(some.tolist())) == 5 and some[0] == 0 and some[-1] >= len(whole) * 3 // 4
     assert all(torch.equal(a[some], b) for a, b in zip(scored(3), scored(3, most=5), strict=True))
     with pytest.raises(UserError, match="needs 64000"):

@@ -269,15 +269,15 @@ def test_a_vector_depends_neither_on_padding_nor_on_the_texts_beside_it(
         load_body(pretrained_arms(world / "runs/small", [architecture])[architecture].first), projection=8
     )
     texts = ["short", "a longer text than that", "no", "one that is cut because it is far too long"]
-    rows, cut = token_rows(ByteTokenizer(), texts, most=27)
-    together = encoder.encode(rows, most=27)
+    rows, cut = token_rows(ByteTokenizer(), texts, max_tokens=27)
+    together = encoder.encode(rows, max_tokens=27)
     assert cut == 1 and together.shape == (4, 8) and together.dtype == np.float32
-    alone = np.concatenate([encoder.encode([row], most=27) for row in rows])
+    alone = np.concatenate([encoder.encode([row], max_tokens=27) for row in rows])
     np.testing.assert_allclose(together, alone, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
-    tokens, segments = padded(rows[:1], most=27)
+    tokens, segments = padded(rows[:1], max_tokens=27)
     assert tokens.shape == (1, 8) and segments is not None and segments.sum() == 6
-    assert padded(rows[3:], most=27)[1] is None
+    assert padded(rows[3:], max_tokens=27)[1] is None
 
 
 def test_the_flops_of_a_text_are_the_body_less_its_head(world: Path, prepared: PreparedRetrieval) -> None:

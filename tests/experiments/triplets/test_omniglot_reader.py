@@ -45,7 +45,7 @@ def test_where_on_the_paper_a_character_stands_does_not_matter(tmp_path: Path) -
 def test_a_run_says_which_known_drawing_shares_the_character(tmp_path: Path) -> None:
     write_zip(tmp_path, "all_runs.zip", run_members(runs=2))
     runs = read_one_shot(tmp_path, 10)
-    assert len(runs) == 2 and runs[0].known.shape == runs[0].asked.shape == (20, 10, 10)
+    assert len(runs) == 2 and runs[0].support.shape == runs[0].queries.shape == (20, 10, 10)
     assert runs[0].answer.tolist() == list(range(19, -1, -1))
 
 

@@ -95,13 +95,13 @@ def test_men_of_the_background_of_validation_and_test_and_of_the_list_are_differ
         # five men on the list with five utterances each; 25 later ones and two strangers of 30 in validation
         assert (
             len(drawn.train) == 25
-            and (drawn.valid.who != BACKGROUND).sum() == 125
-            and (drawn.valid.who == BACKGROUND).sum() == 60
+            and (drawn.valid.identities != BACKGROUND).sum() == 125
+            and (drawn.valid.identities == BACKGROUND).sum() == 60
         )
         counts = np.bincount(test.speakers)
         order = np.random.default_rng(seed).permutation(9)
-        assert (drawn.test.who == BACKGROUND).sum() == counts[order[7:]].sum()
-        assert [int((drawn.test.who == i).sum()) for i in range(5)] == counts[order[:5]].tolist()
+        assert (drawn.test.identities == BACKGROUND).sum() == counts[order[7:]].sum()
+        assert [int((drawn.test.identities == i).sum()) for i in range(5)] == counts[order[:5]].tolist()
 
 
 def test_characters_of_training_validation_and_test_are_of_different_alphabets(root: Path) -> None:
