@@ -16,7 +16,7 @@ NAME = r"(?!.*\.\.)[^\W][\w.-]*"
 
 @dataclass(frozen=True)
 class PrintApart:
-    """Numbers that ``%g`` prints apart: folders and tables are named by it."""
+    """Numbers that ``%g`` prints differently, because folders and tables are named by it."""
 
     words: str = "no two that print as the same number"
 
@@ -86,7 +86,7 @@ Seconds = Annotated[float, Bounds(above=0, maximum=1e9)]
 
 
 def folder_name(text: str) -> str:
-    """The nearest valid name: what stands for a study whose file is called ``my study (2).yaml``."""
+    """The nearest valid name, e.g. for a study file called ``my study (2).yaml``."""
     name = "".join(c if c.isalnum() or c in "._-" else "_" for c in text).lstrip(".-")[:100]
     while ".." in name:
         name = name.replace("..", ".")

@@ -46,7 +46,7 @@ class OutputError(UserError):
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A fresh temporary file beside ``path`` that replaces it when the block ends well.
+    """A temporary file that replaces ``path`` when the block succeeds.
 
     Parent folders are made. The temporary file exists, is empty and ends in ``.part``.
     Raises: OutputError (disk full, read-only, not a folder); then, and when the block raises, ``path`` is as

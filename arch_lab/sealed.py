@@ -20,7 +20,7 @@ class DamagedError(UserError):
 
 
 def checksum(content: Any) -> str:
-    """SHA-256 of plain JSON content, whatever the order of its keys.
+    """SHA-256 of plain JSON content, independent of the order of its keys.
 
     Raises: ValueError for NaN and infinities.
     """

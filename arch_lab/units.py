@@ -98,7 +98,7 @@ def decimals(half_width: float | None) -> int:
 
 
 def plus_minus(interval: Mapping[str, Any] | None) -> str:
-    """'1.234 ± 0.012'; without an interval (one seed) the mean alone."""
+    """'1.234 ± 0.012', or only the mean for one seed."""
     if not interval or missing(interval.get("mean")):
         return DASH
     mean, low, high = interval["mean"], interval.get("low"), interval.get("high")

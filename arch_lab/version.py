@@ -28,7 +28,7 @@ def commit() -> str:
 
 
 def describe() -> str:
-    """'0.1.0 (e436a2f, changed)', or the version alone where no commit is known."""
+    """'0.1.0 (e436a2f, changed)', or only the version without a known commit."""
     revision = commit()
     return (
         f"{__version__} ({revision[:7]}{', changed' if revision.endswith('+') else ''})"

@@ -261,8 +261,9 @@ def coerce(value: Any, hint: Any, location: str) -> Any:
 
 
 def _walk(value: Any, hint: Any, rules: Sequence[Rule], location: str, *, exact: bool) -> Any:
-    """``value`` as ``hint`` says, held to the rules around it. ``exact``: a Python caller's value, no text
-    for a number.
+    """``value`` converted to the type ``hint`` and checked against the rules.
+
+    ``exact``: a Python caller's value, no text for a number.
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:

@@ -1,4 +1,4 @@
-"""The contract of a block: what it must say about itself before anybody trains it.
+"""The contract of a block: shapes, causality, cost and decoding state.
 
 Legend: B batch, T tokens, D width.
 Everything abstract here has no default on purpose: what a block omits fails when it is registered, not in a
@@ -33,7 +33,7 @@ class BlockConfig(Config):
 
 
 class Block(nn.Module, ABC):
-    """A unit of architecture: built from its config, able to say what it costs.
+    """A unit of architecture, built from its config, with an exact cost.
 
     Raises: ConfigError from the config, never from ``forward`` on well-shaped input.
     """

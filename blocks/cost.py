@@ -1,4 +1,4 @@
-"""What a block costs: the ledger every block keeps and every comparison reads.
+"""The cost of a block: the ledger that every comparison reads.
 
 A multiply-add is 2 FLOPs. ``matmul`` and ``fft`` make the canonical number; ``elementwise`` (norms, softmax,
 activations, gates, soft-caps, rotations) is listed apart and never matched on. Work done once per forward

@@ -1,4 +1,4 @@
-"""Errors a user can cause: one line that says what, where and what to do.
+"""Errors that a user can cause: one line with the cause and the remedy.
 
 The command line prints the message and exits with ``exit_code``; a traceback for any of these is a bug.
 """
@@ -38,7 +38,7 @@ def did_you_mean(name: object, choices: Iterable[object]) -> str:
 
 
 def shown(value: object) -> str:
-    """``value`` for an error message: its repr, cut where it is long, whatever the value is."""
+    """``value`` for an error message: its repr, shortened."""
     if isinstance(value, int) and value.bit_length() > 256:
         return f"an integer of {value.bit_length():,} bits"  # Python refuses to print thousands of digits
     try:

@@ -1,5 +1,4 @@
-"""The registry: one line makes a block visible to the laws, the budget solver, the command line and the
-report.
+"""The registry of blocks, read by the laws, the solver, the CLI and the report.
 
 A block comes from this package, from an installed package that declares the entry-point group
 ``arch_lab.blocks`` (each entry names a module to import or a block class), or from an import path
@@ -152,7 +151,7 @@ _DIRECTIONS = {True: "is causal or can be", False: "never is"}
 
 
 def _direction(cls: type[Block], config: type[BlockConfig]) -> bool | None:
-    """Whether a sequence mixer is causal in any of its settings; None where only a built block can tell.
+    """Whether a sequence mixer is causal in any setting; None if unknown before building.
 
     A property is read on an unbuilt block that has its options alone: their defaults, and both values of
     ``causal``.

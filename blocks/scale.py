@@ -1,4 +1,4 @@
-"""One number times everything: the scalar by which Gemma 4 multiplies what a layer returns.
+"""The scalar by which Gemma 4 multiplies the output of a layer.
 
 Legend: D width.
 Sources: ``skip_scale`` of google-deepmind/gemma gemma/gm/nn/gemma4; ``layer_scalar`` of

@@ -28,9 +28,7 @@ HINTS = {
 
 
 def place(error: BaseException) -> str:
-    """'my_block.py line 12, in forward': the innermost code that is neither ours nor a library's; '' where
-    there is none.
-    """
+    """'my_block.py line 12, in forward': the innermost line of user code, or ''."""
     if isinstance(error, SyntaxError) and error.filename and _is_users(error.filename):
         return f"{_short(error.filename)} line {error.lineno}"
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
@@ -42,7 +40,7 @@ def place(error: BaseException) -> str:
 
 
 def describe(error: BaseException, limit: int = 300) -> str:
-    """'my_block.py line 12, in forward: ValueError: …' in one line; without the place where there is none."""
+    """'my_block.py line 12, in forward: ValueError: …' in one line."""
     text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
     hint = next((f"; {advice}" for text_part, advice in HINTS.items() if text_part in text), "")
     location = place(error)

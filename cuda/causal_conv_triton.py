@@ -410,7 +410,7 @@ def _monarch() -> ModuleType:
 
 
 def _gate_in(z: Tensor, weight: Tensor, bias: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
-    """u = gate_in · value, in z's type unless told otherwise."""
+    """u = gate_in · value, in z's type unless ``dtype`` is given."""
     channels, batch, tokens = z.shape[0] // 3, *z.shape[1:]
     u = z.new_empty((channels, batch, tokens), dtype=dtype)
     gates_kernel[(triton.cdiv(batch * tokens, POINTS), channels)](

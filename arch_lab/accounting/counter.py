@@ -288,7 +288,7 @@ def _c2c(args: Any, kwargs: Any, out: Tensor) -> Charges:
 
 
 def _transform(x: Tensor, dims: list[int], real_parts: int) -> int:
-    """One transform along each of ``dims`` of x, every other index a row of its own."""
+    """One transform along each of ``dims`` of x, batched over the other axes."""
     return sum(real_parts * fft_flops(x.shape[d], x.numel() // x.shape[d]) for d in dims if x.numel())
 
 

@@ -1,4 +1,4 @@
-"""Formula and counted graph side by side: what a block says it costs, and what it executes.
+"""Comparison of a block's cost formula with its counted graph.
 
 Legend: B batch, T tokens, D width.
 A formula that returns 0, forgets a factor, or counts parameters where work happens is found here, not in a
@@ -19,11 +19,11 @@ from blocks.user_code import describe
 
 
 class AccountingError(UserError):
-    """A block whose formula and graph disagree, or whose graph holds an operator nobody can price."""
+    """A block whose formula and graph disagree, or whose graph has an unpriced operator."""
 
 
 class Uncountable(UserError):
-    """A block whose graph does not run on the meta device: its formula stands unproven."""
+    """A block whose graph does not run on the meta device, so its formula is unproven."""
 
 
 def prove(model: Model, tokens: int, *, batch: int = 1, built_in: bool = True) -> int:

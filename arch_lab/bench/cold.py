@@ -39,9 +39,7 @@ class Roof:
 
 @dataclass(frozen=True, kw_only=True)
 class ColdRow(Row):
-    """A row with bytes and FLOPs by formula, the share of the nearer measured roof, and the memory each side
-    took beyond its inputs.
-    """
+    """A row with bytes, FLOPs, share of the nearer roof and peak memory."""
 
     bytes_moved: int  # the least an implementation can move
     flops: int

@@ -61,8 +61,7 @@ HUNDRED_MILLION = TrainingBench(
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRow(Row):
-    """A row with tokens per second, and the most memory each side held in a step, weights and optimizer
-    included.
+    """A row with tokens per second and the peak memory of a step.
 
     Off CUDA, where only tests go, the bytes are those a step adds.
     """
@@ -145,7 +144,7 @@ class Contender:
         )
 
     def peak(self, other: Contender | None) -> int:
-        """Most bytes held in a step, without what the ``other`` one keeps meanwhile."""
+        """Peak bytes of a step, without the tensors of ``other``."""
         if self.tokens.device.type != "cuda":
             return peak_bytes(self.step)
         torch.cuda.reset_peak_memory_stats()
@@ -273,7 +272,7 @@ def _line(error: BaseException) -> str:
 
 
 def _release(bench: TrainingBench) -> None:
-    """Give memory back before the next pair is built, whatever the last one left in cycles."""
+    """Free memory before the next pair is built, reference cycles included."""
     gc.collect()
     if bench.device == "cuda":
         torch.cuda.empty_cache()

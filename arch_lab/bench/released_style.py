@@ -55,7 +55,10 @@ class _BlockDiagonal(torch.autograd.Function):
 
 
 def block_diagonal(linear: BlockDiagonalLinear, x: Tensor) -> Tensor:
-    """The product into a preshaped output; the bias is a pass of its own. Widths that K divides."""
+    """The product into a preshaped output, then the bias in a second pass.
+
+    Widths that K divides.
+    """
     y = _BlockDiagonal.apply(x.reshape(-1, x.shape[-1]), linear.weight)  # type: ignore[no-untyped-call]
     y = y.view(*x.shape[:-1], -1)
     return y if linear.bias is None else y + linear.bias

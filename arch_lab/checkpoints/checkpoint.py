@@ -102,7 +102,7 @@ class Checkpoint:
 
 
 def weights_hash(weights: Mapping[str, Tensor], *, salt: str = "") -> str:
-    """SHA-256 of names, types, shapes and values, whatever their order."""
+    """SHA-256 of names, types, shapes and values, independent of their order."""
     digest = hashlib.sha256(salt.encode())
     for name in sorted(weights):
         value = weights[name].detach().cpu().contiguous()

@@ -64,7 +64,7 @@ class Band:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What a model makes of a text.
+    """The result of scoring a text with a model.
 
     ``nats`` are summed over ``tokens`` targets of ``bytes`` bytes; special tokens are in none.
     """
@@ -88,7 +88,7 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """Of a token: comparable only under one tokenizer."""
+        """Perplexity per token, comparable only under one tokenizer."""
         return _exp(self.nats / self.tokens)
 
     @property

@@ -45,7 +45,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def _part_of(target: Path) -> Path:
-    """A fresh folder beside ``target``.
+    """A fresh folder next to ``target``.
 
     Raises: UserError when none can be made there, or ``target`` is taken.
     """

@@ -84,9 +84,7 @@ def main(verb: str, argv: list[str]) -> int:
 
 
 def markdown(rows: list[Row], skipped: list[Skipped]) -> str:
-    """One line a row; where rows carry them, the share of the measured roof and what both sides held in
-    memory.
-    """
+    """A Markdown table of the rows."""
     from arch_lab.bench.cold import ColdRow
 
     lines = [

@@ -60,7 +60,7 @@ def _options(verb: str) -> list[str]:
 
 
 def _values(verb: str) -> list[str]:
-    """What may stand without an option: names of studies, kinds, shells."""
+    """Positional words of a verb: names of studies, kinds, shells."""
     if verb in WITH_STUDIES:
         from arch_lab.study.library import studies
 

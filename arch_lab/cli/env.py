@@ -63,9 +63,7 @@ def _print(description: JsonObject) -> None:
 
 
 def describe() -> JsonObject:
-    """What a study records about its environment; beside it memory in bytes, GPUs, package versions and which
-    code runs the operations.
-    """
+    """The environment as a study records it, with memory, GPUs, packages and operations."""
     import torch
 
     from arch_lab.study.environment import environment
@@ -85,7 +83,7 @@ def describe() -> JsonObject:
 
 
 def memory() -> int | None:
-    """Physical memory in bytes; None where the system does not tell."""
+    """Physical memory in bytes, or None where the system does not report it."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):

@@ -75,9 +75,7 @@ def _plugin(error: BaseException) -> str:
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception, then what it was raised from or during: libraries like to wrap an error in one of their
-    own.
-    """
+    """The exception, then the exceptions that it was raised from or during."""
     visited: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in visited:

@@ -110,7 +110,7 @@ def run(command: Command) -> tuple[int, str]:
 
 
 def run_as_rank(verb: str, argv: list[str]) -> int:
-    """One of several processes: how it ended is told by the process that started it."""
+    """Run one of several processes; the parent reports how it ended."""
     from arch_lab.cli.failures import explain
 
     ranks.end_with_watcher()
@@ -137,9 +137,7 @@ def how_to_resume(stop: Interrupted, verb: str) -> str:
 
 
 def hush() -> None:
-    """Silence advice that nobody asked for, and deprecations between two libraries that are pinned against
-    each other.
-    """
+    """Silence unrequested advice and deprecations between pinned libraries."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     for text in NOISE:
         warnings.filterwarnings("ignore", message=f".*{text}")
@@ -153,7 +151,7 @@ def hush() -> None:
 
 
 class OnStderr(logging.Handler):
-    """Plain lines, on whatever standard error is at the moment."""
+    """A log handler that prints plain lines to the current standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr)

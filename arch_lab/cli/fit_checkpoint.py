@@ -1,4 +1,4 @@
-"""What a checkpoint file says about the run that wrote it: model, data, precision, tokenizer."""
+"""Settings in a checkpoint file: model, data, precision, tokenizer."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _run_settings(run: Any, file: Path, data_class: type) -> Options:
 
 
 def _study_run(file: Path) -> Options:
-    """The same of a study's run, from the files beside its model; empty when they are not there."""
+    """The same settings of a study's run, from the files next to its model."""
     run, study = file.parent / "config.json", file.parent / "../../../study.yaml"
     if not (run.is_file() and study.is_file()):
         return {}

@@ -1,4 +1,4 @@
-"""What Lightning and jsonargparse say about a setting, as one line with the cause first."""
+"""Errors of Lightning and jsonargparse as one line with the cause first."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def one_line(text: str) -> str:
 
 
 def innermost(message: str) -> str:
-    """jsonargparse's message about a value of several possible types, cut to the reason that says most."""
+    """jsonargparse's message about a union, cut to the most specific reason."""
     head, union, tail = message.partition(UNION)
     if not union:
         return message

@@ -92,7 +92,7 @@ def names_no_file(checkpoint: str) -> bool:
 
 
 def pairs(argv: list[str]) -> Iterator[tuple[str, str | None]]:
-    """(option, value) of each argument; the value is None for a flag and for what is no option."""
+    """(option, value) of each argument; None for a flag or a positional argument."""
     i = 0
     while i < len(argv):
         option, equals, value = argv[i].partition("=")
@@ -146,7 +146,7 @@ def linked(name: str) -> str:
 
 
 def rename_keys(content: Options, command: Command) -> None:
-    """The ``data`` of a configuration under the keys of a study, in place."""
+    """Rename the ``data`` keys of a configuration to those of a study, in place."""
     data = content.get("data")
     if not isinstance(data, dict):
         return

@@ -1,4 +1,4 @@
-"""``arch-lab keys``: what a study file may say."""
+"""``arch-lab keys``: the keys of a study file."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What text a study reads and how it becomes tokens: strict, plain values, the ``data:`` part of a study
-file.
+"""The ``data:`` section of a study file: sources of text and the tokenizer.
 
 Sources: ``embedded`` (prose that every machine already has), ``files`` (on disk), ``hub`` (Hugging Face
 datasets).

@@ -154,9 +154,7 @@ def clean(text: str, paragraph_keys: set[bytes]) -> str | None:
 
 
 def without_variants(documents: list[str]) -> list[str]:
-    """Documents in their order, without those that mostly repeat earlier ones, like the docstrings of sibling
-    classes.
-    """
+    """Documents in their order, without those that mostly repeat earlier ones."""
     earlier_runs: set[str] = set()
     distinct = []
     for document in documents:

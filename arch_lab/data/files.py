@@ -97,9 +97,7 @@ def read_documents(path: Path, *, text_column: str = "text", document_start: str
 
 
 def from_rows(rows: Iterator[str], document_start: str | None, location: str) -> list[str]:
-    """A row is a document, or a line when ``document_start`` says how documents begin (line-wise hub
-    datasets).
-    """
+    """Documents of the rows: one per row, or cut at ``document_start``."""
     if document_start is None:
         return list(rows)
     return cut_documents(

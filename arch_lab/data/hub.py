@@ -44,7 +44,7 @@ def read_hub(config: DataConfig) -> Splits:
 
 
 def content_keys(config: DataConfig) -> dict[str, list[str]]:
-    """What tells two versions of the source apart without the network: sizes and times of a local copy."""
+    """Sizes and times of a local copy, which identify its version offline."""
     assert config.hub is not None
     local = local_path(config)
     if local is None:

@@ -1,5 +1,4 @@
-"""Which tokens stand in which batch: a function of (seed, step) and nothing else, equal for every
-architecture.
+"""The tokens of each batch as a function of (seed, step), equal for every architecture.
 
 Legend: B batch (global, over all ranks), T tokens, n windows of an epoch.
 An epoch cuts the ids into windows at a stride of T from an offset of its own, so that over epochs every token

@@ -27,7 +27,7 @@ def expand_paths(
     option: str = "files",
     hint: str = "",
 ) -> list[Path]:
-    """Files that ``patterns`` (names, folders, globs; relative ones begin at ``root``) stand for, each once.
+    """Files matched by ``patterns`` (names, folders, globs), each once.
 
     Patterns keep their order; the files of a folder or glob are sorted by path, part by part. A file named as
     such is read whatever its suffix. ``option`` begins every message, ``hint`` ends the one about a missing
@@ -189,7 +189,7 @@ def _size(path: Path, option: str) -> int:
 
 
 def _nearest(path: Path) -> str:
-    """`; did you mean 'name'?` for the nearest name beside ``path``, or nothing."""
+    """`; did you mean 'name'?` for the nearest name in the same folder, or nothing."""
     try:
         suggestion = did_you_mean(
             path.name, [entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".")]

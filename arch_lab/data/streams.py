@@ -132,7 +132,7 @@ def _zstandard(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _free_memory() -> int | None:
-    """Bytes that a process may still take, None where the system does not tell."""
+    """Bytes still available to the process, or None where the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

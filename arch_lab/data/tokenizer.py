@@ -65,7 +65,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def pieces(self) -> list[bytes]:
-        """The bytes each id stands for, V entries; b"" for special tokens."""
+        """The bytes of each id, V entries; b"" for special tokens."""
 
     @abstractmethod
     def with_mask(self) -> Tokenizer:
@@ -91,7 +91,7 @@ class Tokenizer(ABC):
         """Equal fingerprints encode equally."""
 
     def encode_documents(self, documents: Sequence[str]) -> np.ndarray:
-        """All documents in a row, each preceded by one separator.
+        """All documents, each preceded by one separator.
 
         Ids in uint16, or uint32 where V needs it.
         """
@@ -364,9 +364,7 @@ def _batches(documents: Sequence[str]) -> Iterator[list[str]]:
 
 
 def byte_of_character() -> dict[str, int]:
-    """The alphabet of byte-level BPE: printable Latin-1 bytes stand for themselves, the others follow from
-    U+0100 on.
-    """
+    """The alphabet of byte-level BPE: character -> byte."""
     printable = set(chain(range(0x21, 0x7F), range(0xA1, 0xAD), range(0xAE, 0x100)))
     others = (value for value in range(256) if value not in printable)
     return {chr(value): value for value in printable} | {

@@ -1,6 +1,4 @@
-"""The tokenizer that a study asks for: bytes, trained, read from a file, or the one that a checkpoint
-carries.
-"""
+"""Selection of a study's tokenizer: bytes, trained, from a file or a checkpoint."""
 
 from __future__ import annotations
 

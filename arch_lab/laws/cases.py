@@ -98,7 +98,10 @@ def cases(entry: Entry) -> list[Case]:
 
 
 def _listed(entry: Entry, all_options: list[Options]) -> list[Case]:
-    """The configurations that a block names itself. Raises: ConfigError for none, or for wrong options."""
+    """The configurations that a block lists itself.
+
+    Raises: ConfigError for none, or for wrong options.
+    """
     if not all_options:
         raise ConfigError(f"block {entry.name!r}: law_cases() returned no cases")
     for options in all_options:

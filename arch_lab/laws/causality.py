@@ -126,7 +126,7 @@ def _together(subject: Subject, rows: Tensor, segments: Tensor | None) -> Tensor
 
 
 def _one_by_one(subject: Subject, x: Tensor, rows: Tensor, segments: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Outputs of ``x`` and of S variants, both (S, B, T, …), each variant in a call of its own."""
+    """Outputs of ``x`` and of S variants, both (S, B, T, …), one call per variant."""
     outputs = torch.stack([subject(row, segments) for row in rows])
     return subject(x, segments).expand_as(outputs), outputs
 
@@ -161,7 +161,7 @@ def _alive_or_deaf(
     segments: Tensor | None,
     mode: str,
 ) -> None:
-    """A block may be deaf to small changes, as a running maximum is late in a row: large ones must show."""
+    """Check that large changes move the output of a block that ignores small ones."""
     try:
         _alive(y, [outputs], mode)
     except Broken:
@@ -250,7 +250,7 @@ def _gradients(subject: Subject, x: Tensor, seed: int) -> float:
 
 @torch.no_grad()
 def prefix_consistency(subject: Subject, batch: int, tokens: int, seed: int) -> float:
-    """block(x[:, :n]) = block(x)[:, :n]: no change of tokens shows that a block depends on the length."""
+    """Check block(x[:, :n]) = block(x)[:, :n], which exposes dependence on the length."""
     subject = subject.reaching(tokens)
     x = subject.input(batch, tokens, seed)
     y = subject(x)

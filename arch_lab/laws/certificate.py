@@ -69,7 +69,7 @@ class Certificate:
     reason: str = ""
 
     def to_dict(self) -> JsonObject:
-        """Plain JSON values; a number that was never measured is None."""
+        """Plain JSON values, None for a number that was not measured."""
         return {name: _finite_or_none(value) for name, value in asdict(self).items()}
 
 

@@ -1,4 +1,4 @@
-"""The table block × law, and the page of documentation it stands in."""
+"""The table block × law, and its documentation page."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ A study runs part of these laws on the built model, at the lengths that it train
 
 
 def expected(entry: Entry) -> BlockReport:
-    """The report of a block that keeps every law that applies to it, without running any."""
+    """The report of a block that passes every applicable law, without running any."""
     all_cases = cases(entry)
     subjects = [subject_of(entry, case) for case in all_cases]
     results = []

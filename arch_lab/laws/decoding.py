@@ -65,7 +65,7 @@ def _decoded(mixer: Any, x: Tensor, y: Tensor, state: Any, chunks: list[int], me
 
 
 def state_makers(mixer: Any) -> list[Callable[[int, int], Any]]:
-    """``init_state``, and ``reserve_state`` of a sequence mixer that has its own."""
+    """``init_state``, and ``reserve_state`` where a sequence mixer defines it."""
     reserves = (
         isinstance(mixer, SequenceMixer) and type(mixer).reserve_state is not SequenceMixer.reserve_state
     )

@@ -28,7 +28,10 @@ WHOLE = 2e10  # FLOPs spent on the model with all of its layers
 
 
 def examine(model: nn.Module, scope: Scope) -> None:
-    """Run the whole protocol; what it measures stands in ``scope.findings``. Raises: Failure."""
+    """Run the whole protocol and store the measurements in ``scope.findings``.
+
+    Raises: Failure.
+    """
     thin = Probe(model, thin=True)
     check_form(thin, scope.short_row())
     _check_repeats(scope, thin)

@@ -49,7 +49,7 @@ def isolation(subject: Subject, batch: int, tokens: int, seed: int) -> float:
 
 @torch.no_grad()
 def rows(subject: Subject, batch: int, tokens: int, seed: int, mode: str = "") -> float:
-    """Batch rows never meet: neither the place of a row nor the content of the others matters."""
+    """Check that neither the index of a row nor the other rows matter."""
     x = subject.input(max(batch, 2), tokens, seed)
     y = subject(x)
     limit, exact = tolerances.other_shape(subject.module).bound, tolerances.same_length(subject.module).bound
@@ -66,7 +66,7 @@ def rows(subject: Subject, batch: int, tokens: int, seed: int, mode: str = "") -
 
 
 def _positions(subject: Subject, batch: int, tokens: int, seed: int) -> float:
-    """A position-wise block: changing one position changes that one alone."""
+    """Check that changing one position of a position-wise block changes that one only."""
     x = subject.input(batch, tokens, seed)
     other, y, worst = subject.other(x, seed + 1), subject(x), 0.0
     exact = tolerances.same_length(subject.module).bound
@@ -124,7 +124,7 @@ def _segments(plans: list[list[Document]], tokens: int) -> Tensor:
 
 
 def _packed(subject: Subject, batch: int, tokens: int, seed: int) -> float:
-    """Documents packed in a row give what they give alone, and changing one moves no other."""
+    """Check that packed documents give their unpacked outputs and do not interact."""
     x = subject.input(batch, tokens, seed)
     plans = [documents(tokens, seed + i) for i in range(batch)]
     segments = _segments(plans, tokens)
@@ -152,7 +152,7 @@ def _first_document(
     document: Document,
     seed: int,
 ) -> float:
-    """Changing the first document of a row, whose state a successor could inherit, moves no other."""
+    """Check that changing a row's first document changes no other document."""
     first, end, _ = document
     mask = torch.zeros_like(segments, dtype=torch.bool)
     mask[row, first:end] = True
@@ -219,7 +219,7 @@ def _with_pads(subject: Subject, x: Tensor, y: Tensor, left: int, right: int, se
 
 
 def _beyond(subject: Subject, reach: tuple[int, int], batch: int, tokens: int, seed: int) -> float:
-    """A declared radius of a bidirectional mixer: what is farther away than it says never meets a token."""
+    """Check that tokens beyond the declared radius have no effect."""
     x, s = subject.input(batch, tokens, seed), tokens // 2
     mask = torch.arange(tokens)[None] == s
     y, changed = subject(x), subject(subject.swap(x, subject.other(x, seed + 1), mask))

@@ -148,7 +148,10 @@ def inapplicable(law: Law, subject: Subject) -> str:
 
 
 def _refuses_documents(subject: Subject, reason: str) -> None:
-    """A mixer that cannot isolate must refuse packed input and keep batch rows apart. Raises: Broken."""
+    """Check that a mixer without isolation refuses packed input and keeps rows separate.
+
+    Raises: Broken.
+    """
     x = subject.input(2, 3, 0)
     try:
         subject.module(x, torch.tensor([[1, 1, 2]] * 2))
@@ -278,7 +281,7 @@ def certify_block(block: str | Entry | type[Block], *, laws: Iterable[str] | Non
 
 
 def _built(entry: Entry, all_cases: list[Case]) -> tuple[list[Subject], dict[str, LawResult]]:
-    """The subjects; a block that cannot be built fails every law with what it raised."""
+    """The subjects, or a failure of every law when a block cannot be built."""
     subjects: list[Subject] = []
     for case in all_cases:
         try:

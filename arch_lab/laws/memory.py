@@ -50,7 +50,7 @@ def _padding(mixer: CrossMixer, x: Tensor, memory: Tensor, y: Tensor) -> float:
 
 
 def _empty(mixer: CrossMixer, x: Tensor, memory: Tensor, other: Tensor, y: Tensor) -> float:
-    """A memory of padding alone gives finite outputs and is not read."""
+    """Check that an all-padding memory gives finite outputs and is not read."""
     ids = torch.zeros(memory.shape[:2], dtype=torch.long)
     nothing = mixer(x, memory, None, ids)
     if not nothing.isfinite().all():
@@ -59,7 +59,7 @@ def _empty(mixer: CrossMixer, x: Tensor, memory: Tensor, other: Tensor, y: Tenso
 
 
 def _pairs(mixer: CrossMixer, x: Tensor, memory: Tensor, other: Tensor, y: Tensor) -> float:
-    """Two pairs in one row, with padding between: each gives what it gives alone."""
+    """Check that two padded pairs in one row give their unpacked outputs."""
     batch, tokens, size = x.shape[0], x.shape[1], memory.shape[1]
     if tokens < 2:
         return 0.0

@@ -1,4 +1,4 @@
-"""Which tokens of a row change, and how far its outputs move.
+"""Changes of a row's tokens, and the distance that its outputs move.
 
 Legend: B rows, T tokens, D width, s first token that changes, t output that moves.
 Everything is a share of the largest |y|, for the reasons in ``arch_lab.laws.tolerances``. What is not a
@@ -21,7 +21,7 @@ TINY = 1e-300  # keeps an all-zero output from dividing by zero; it then fails a
 
 
 class Change(NamedTuple):
-    """One change of a row: the tokens from ``s`` on, or token ``s`` alone."""
+    """One change of a row: the tokens from ``s`` on, or token ``s`` only."""
 
     s: int
     suffix: bool

@@ -1,4 +1,4 @@
-"""Every position of the lengths that train and are scored, on mixers alone and on channel mixers alone.
+"""Checks of every position at the training and scoring lengths, per mixer.
 
 Legend: B rows of one call, T tokens, s first token that changes.
 One kind alone costs a fraction of the model, and no residual path hides where a leak comes from.
@@ -69,7 +69,10 @@ def _unusual_in_float32(run: BaseRun, changes: list[Change]) -> list[Change]:
 
 
 def _fail_in_float32(run: BaseRun, s: int, size: float) -> None:
-    """What half of the positions show is no rounding, whatever float64 says. Always raises Failure."""
+    """Fail on what half of the positions show, because that is not rounding.
+
+    Always raises Failure.
+    """
     _, changed = run.changed([Change(s, True)])
     base, outputs = run.probe.outputs(run.rows, run.mode), run.probe.outputs(changed, run.mode)
     block = run.probe.first_to_move(base, outputs, 0, s, MODEL_FLOAT32.bound)

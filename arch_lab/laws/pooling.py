@@ -1,4 +1,4 @@
-"""Isolation of poolers: the pooled vector knows the valid tokens of its own row, in order, and nothing else.
+"""Isolation of poolers: the result depends only on the row's valid tokens, in order.
 
 Legend: B batch, T tokens, D width, pads = positions where ``valid`` is False.
 Part of law 4. One comparison holds it all: the tokens spread over a longer row with pads before, between and
@@ -89,7 +89,7 @@ def _padding(subject: Subject, x: Tensor, seed: int) -> float:
 
 
 def _empty(subject: Subject, x: Tensor, seed: int) -> float:
-    """A row without a token gives zeros, and does its neighbours no harm."""
+    """Check that a row without tokens gives zeros and leaves the other rows unchanged."""
     y = _pool(subject, x)
     valid = torch.ones(x.shape[:2], dtype=torch.bool)
     valid[0] = False

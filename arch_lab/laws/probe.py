@@ -40,10 +40,10 @@ MODES = (EVALUATION, TRAINING)
 
 
 class Skip(nn.Module):
-    """Stands where a layer, or a part of one, has been left out."""
+    """Placeholder for a layer, or a part of one, that is left out."""
 
     def forward(self, x: Tensor, *context: object, **options: object) -> Tensor:
-        """``context``, ``options``: segments, and what else a layer is told (positions)."""
+        """Forward pass; ``context`` and ``options`` hold segments and positions."""
         return x
 
     def cost(self, tokens: int) -> Cost:

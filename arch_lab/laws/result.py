@@ -1,4 +1,4 @@
-"""The result of a law on a block: passed, failed with the smallest example, or why it does not apply."""
+"""The result of a law on a block: passed, failed with an example, or not applicable."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def _equal(output: Tensor, expected: Tensor, source: str) -> None:
 
 
 def _fresh(subject: Subject) -> None:
-    """reset_parameters draws every parameter anew: what it forgets keeps whatever memory held."""
+    """Check that reset_parameters draws every parameter anew."""
     twin = _built(lambda: type(subject.module.config).from_options(subject.case.options).build())
     for parameter in twin.parameters():
         parameter.fill_(float("nan"))

@@ -48,7 +48,7 @@ class Subject:
 
     @property
     def pools(self) -> bool:
-        """True where a whole sequence becomes one vector: there is no output a token to compare."""
+        """True where a whole sequence becomes one vector, without an output per token."""
         return isinstance(self.module, Pooler)
 
     @property
@@ -129,7 +129,7 @@ class Subject:
 
     @cached_property
     def declared(self) -> dict[str, str]:
-        """Laws the block says do not apply to it, with its reasons (class attribute ``not_applicable``)."""
+        """Laws that the block declares not applicable, with its reasons."""
         return dict(getattr(type(self.block), "not_applicable", {}))
 
     def input(self, batch: int, tokens: int, seed: int) -> Tensor:
@@ -196,7 +196,7 @@ def _built(config: BlockConfig, seed: int) -> Any:
 
 @contextmanager
 def _poisoned_memory() -> Iterator[None]:
-    """``torch.empty`` gives not-a-number inside, so that what nobody fills shows."""
+    """Fill ``torch.empty`` with NaN inside the block, so that unwritten values show."""
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -162,7 +162,7 @@ class BaseRun:
             )
 
     def check_alone(self, splits: Sequence[int]) -> None:
-        """A row alone, as the last batch of a split may be: causal, with the outputs it has among others."""
+        """Check a single row: causal, and equal to its outputs within a batch."""
         single = BaseRun(self.scope, self.probe, self.rows[:1], self.mode)
         for s in splits:
             single.check_changes([Change(s, True)])

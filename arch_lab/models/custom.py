@@ -26,7 +26,7 @@ from blocks.registry import lookup
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen(Config):
-    """Which blocks, by name or import path, and their options beside those that follow from the shape."""
+    """Blocks by name or import path, and their options beyond the shape."""
 
     mixer: str
     mixer_options: Options = field(default_factory=dict)

@@ -204,7 +204,7 @@ class EncoderDecoder(Model):
         ]
 
     def _source_table(self, tokens: int) -> Part:
-        """The source's own table: a look-up alone, so no matmul of a head."""
+        """The embedding table of the source, a look-up without the matmul of a head."""
         table: Any = self.source_embedding
         return Part(
             name="source_embedding",

@@ -119,7 +119,7 @@ class GemmaRecipe(Recipe):
         return grouped(heads, getattr(self, "kv_groups", 1))
 
     def _drop(self, fraction: float) -> Drop:
-        """What a layer with this fraction drops; one that drops nothing need not say."""
+        """Which channels a layer with this fraction drops; "low" where it drops none."""
         return self.rope_drop if fraction < 1 else "low"
 
     @abstractmethod

@@ -53,7 +53,7 @@ class ImageClassifierConfig(StackConfig):
         object.__setattr__(self, "max_tokens", h * w)
 
     def inside(self, tokens: int) -> int:
-        """Positions that the layers read for ``tokens`` patches: a class token comes on top."""
+        """Positions that the layers read for ``tokens`` patches, a class token included."""
         return tokens + self.embedding.class_token
 
     def build(self, device: Device = None) -> ImageClassifier:
@@ -87,7 +87,7 @@ class ImageClassifier(Model):
         return x
 
     def hidden(self, images: Tensor) -> Tensor:
-        """What the last layer returns: (B, T, D), with a class token (B, T + 1, D)."""
+        """Output of the last layer: (B, T, D), with a class token (B, T + 1, D)."""
         if tuple(images.shape[-2:]) != self.config.image:
             have, built = (" x ".join(map(str, size)) for size in (images.shape[-2:], self.config.image))
             raise ConfigError(f"images of {have} pixels, this model was built for {built}")
@@ -127,5 +127,5 @@ class ImageClassifier(Model):
         return size_of(self.embedding), size_of(self.pooler) + size_of(self.head)
 
     def proof_length(self, tokens: int) -> int:
-        """An image has all of its patches, whatever ``tokens``."""
+        """The number of patches, independent of ``tokens``."""
         return self.config.max_tokens

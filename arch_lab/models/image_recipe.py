@@ -72,7 +72,7 @@ class ImageRecipe(Recipe, ABC):
     def around(
         self, layer: LayerConfig, shape: Shape, *, classes: int, positions: bool, pool: Pool, eps: float
     ) -> ImageClassifierConfig:
-        """The body with layers like this one."""
+        """The model configuration of layers like ``layer``."""
         width = shape.width
         return ImageClassifierConfig(
             width=width,

@@ -1,4 +1,4 @@
-"""What all models here share: a config that builds them, and a list of parts that says what each costs.
+"""The base of all models: a config, and components with their costs.
 
 Legend: B batch, T tokens, D width.
 """

@@ -1,4 +1,4 @@
-"""The registry of architectures: a name, or an import path, to the recipe that it stands for.
+"""The registry of architectures: a name or an import path to its recipe.
 
 A recipe comes from this package, from an installed package that declares the entry-point group
 ``arch_lab.recipes`` (each entry names a module to import or a recipe class), or from an import path

@@ -75,7 +75,7 @@ class PreparedDataModule(pl.LightningDataModule):
         return OrderedLoader(order, steps=self.steps_of(order) * accumulated, rank=rank, world=world)
 
     def steps_of(self, order: WindowOrder) -> int:
-        """Optimizer steps to train; one pass over the split where nothing says."""
+        """Optimizer steps to train, one pass over the split by default."""
         limit = self.trainer.max_steps if self.trainer else -1
         return self.steps or (limit if limit > 0 else order.steps_per_epoch)
 
@@ -95,8 +95,7 @@ class PreparedDataModule(pl.LightningDataModule):
 
     @property
     def scored_at_once(self) -> int:
-        """Windows per scoring batch: no metric depends on it, so it is as large as a cache likes, however
-        small training's is.
+        """Windows per scoring batch, as large as a cache allows; no metric depends on it.
 
         With a large vocabulary, as many as ``LOGIT_BYTES`` of logits allow.
         """

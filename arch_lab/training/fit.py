@@ -1,6 +1,4 @@
-"""Train one LightningModule from start to end: the loop of every experiment that keeps no study folder of its
-own runs.
-"""
+"""Train one LightningModule from start to end, without a study folder."""
 
 from __future__ import annotations
 

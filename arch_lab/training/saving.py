@@ -1,6 +1,4 @@
-"""The checkpoint of a run that goes on: a file and its SHA-256 beside it, so that a kill or a bad disk cannot
-spoil it.
-"""
+"""The checkpoint of an unfinished run, written with its SHA-256 to detect damage."""
 
 from __future__ import annotations
 
@@ -18,8 +16,7 @@ State = dict[str, Any]  # of a checkpoint or a callback, as Lightning passes it
 
 
 def save(trainer: pl.Trainer, path: Path, *, weights_only: bool = False) -> None:
-    """Checkpoint through a temporary name, with its SHA-256 beside it: a damaged file is never taken for a
-    whole one.
+    """Write a checkpoint atomically, with its SHA-256 in a second file.
 
     ``weights_only``: without the state of optimizer and loaders, a third of the size; no training goes on
     from it. While the file is replaced its sidecar names the old and the new one, so that a kill between the

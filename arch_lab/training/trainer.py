@@ -1,6 +1,4 @@
-"""A Lightning trainer that writes, logs and says nothing of its own: what it does is told by its callbacks
-and its caller.
-"""
+"""A Lightning trainer that logs and prints nothing; callbacks do."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ def plain_trainer(**options: Any) -> pl.Trainer:
 
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Lightning's tips and its advice about loaders and workers say nothing about this study."""
+    """Silence Lightning's tips and its advice about loaders and workers."""
     loggers = [
         logging.getLogger(name)
         for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")

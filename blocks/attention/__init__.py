@@ -1,6 +1,4 @@
-"""Softmax attention: one core (``core.attend``), composed by the registered mixers; ``backend_of`` says what
-would run.
-"""
+"""Softmax attention: one core (``core.attend``) that the registered mixers share."""
 
 from blocks.attention.backends import backend_of
 

@@ -1,4 +1,4 @@
-"""Which code computes an attention, and why: one visible decision from sizes and options alone.
+"""The rule that selects the implementation of an attention, and its reason.
 
 Legend: T queries, S keys, C head width.
 

@@ -1,5 +1,4 @@
-"""The attention of Gemma 1, 2 and 3: three settings of one mixer (a fourth stands in
-blocks.attention.gemma4).
+"""The attention of Gemma 1, 2 and 3: three settings of one mixer.
 
 Legend: B batch, T tokens, D width, H query heads, K key/value heads, C head width, w window, n rotated pairs
 (C/2 with RoPE).

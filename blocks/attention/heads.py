@@ -1,4 +1,4 @@
-"""How many heads, how wide, at which scale: what every attention's configuration says first.
+"""Options that every attention shares: heads, widths and scale.
 
 Legend: D width, H query heads, K key/value heads, C head width. C is independent of D/H: Gemma 1 7B has H·C =
 4096 at D = 3072.

@@ -41,9 +41,7 @@ def check_memory(x: Tensor, memory: Tensor, memory_segments: Tensor | None) -> N
 
 
 def without_padding(x: Tensor, segments: Tensor | None) -> Tensor:
-    """x with zeros at padding: a masked key has weight 0, but 0 times the infinity or NaN somebody left there
-    is NaN.
-    """
+    """x with zeros at padding, because 0 times infinity or NaN is NaN."""
     return x if segments is None else x.masked_fill((segments == 0)[..., None], 0)
 
 

@@ -1,4 +1,4 @@
-"""What stands between a BERT's last layer and its output table.
+"""The transform between a BERT's last layer and its output table.
 
 Legend: D width.
 Source: arXiv 1810.04805; HazyResearch/m2, bert/src/bert_layers.py (BertPredictionHeadTransform), LayerNorm

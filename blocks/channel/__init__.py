@@ -1,1 +1,1 @@
-"""Channel mixers: maps that act on each position alone."""
+"""Channel mixers: position-wise maps."""

@@ -82,7 +82,10 @@ def _choose(batch: int, tokens: int, taps: int, causal: bool, narrow: bool, devi
 
 
 def choose_by_rule(*, batch: int, tokens: int, taps: int, causal: bool, narrow: bool, device: str) -> Choice:
-    """The fastest measured algorithm, whatever is requested. ``taps``: at most ``tokens``."""
+    """The fastest measured algorithm, without regard to requests.
+
+    ``taps``: at most ``tokens``.
+    """
     if device == "meta":
         return SHAPES_ONLY
     if narrow and causal:
@@ -168,7 +171,7 @@ def _causal(u: Tensor, k: Tensor, algorithm: str, precision: torch.dtype | None)
 def algorithm_flops(
     algorithm: str, *, batch: int, channels: int, tokens: int, taps: int, causal: bool
 ) -> int:
-    """Forward FLOPs that ``algorithm`` executes, exact (the canonical cost is the FFT's, whatever runs).
+    """Exact forward FLOPs that ``algorithm`` executes.
 
     Bidirectional: both kernels have ``taps`` taps, a zero at lag 0 included.
     """

@@ -63,9 +63,7 @@ class M2MixerConfig(BlockConfig):
 
 @dataclass
 class M2MixerState:
-    """Everything the past can still say, of each long convolution and of the short one (its last W - 1
-    inputs).
-    """
+    """Decoding state of each long convolution and of the short one."""
 
     short: Tensor  # (B, 3D, min(t, W - 1))
     gated: OnlineState

@@ -45,7 +45,7 @@ class OnlineKernel:
         self._spectra: dict[int, Tensor] = {}
 
     def nearest(self, tokens: int) -> Tensor:
-        """(D, tokens, 1): lags tokens - 1 … 0, what a block of that many inputs is multiplied by."""
+        """(D, tokens, 1): lags tokens - 1 … 0, the multiplier of the newest inputs."""
         return self._nearest[:, -tokens:]
 
     def spectrum(self, size: int) -> Tensor:

@@ -1,3 +1,1 @@
-"""From token vectors to an answer: poolers (one vector a sequence) and heads (logits, numbers,
-probabilities).
-"""
+"""Poolers (one vector per sequence) and heads (logits, numbers, probabilities)."""

@@ -33,7 +33,7 @@ class TaskHead(Block):
 
     @abstractmethod
     def predict(self, x: Tensor) -> Tensor:
-        """What the task scores: a class, a number, a probability."""
+        """The prediction that the task scores: a class, a number or a probability."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,9 +73,7 @@ def _c(argument: Tensor | int | ctypes.c_void_p | None) -> ctypes.c_void_p | cty
 
 
 def on_stream(source: str, name: str, like: Tensor, *arguments: Tensor | int | None) -> None:
-    """Calls ``name`` of the library for ``like``'s dtype and device, on torch's current stream there, with
-    torch's choice about tf32.
-    """
+    """Call ``name`` of the library on torch's current stream for ``like``."""
     tf32 = int(torch.backends.cuda.matmul.fp32_precision == "tf32")
     with torch.cuda.device(like.device):
         stream = ctypes.c_void_p(torch.cuda.current_stream(like.device).cuda_stream)

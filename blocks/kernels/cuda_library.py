@@ -27,7 +27,7 @@ ROWS_A_SPLIT = 256  # fewer rows than this are not worth partial sums of their o
 
 
 def serves(device_type: str, dtype: torch.dtype, **sizes: int | str) -> str | None:
-    """None when the kernel can run here, else one clause that says why not.
+    """None when the kernel can run on this machine, else the reason.
 
     Sizes: op="linear", rows, k, q, p; or op="product", rows, k, q, p, l, s, r. Builds the library when all
     else fits, so that None can be relied on: the first call may take seconds.
@@ -222,6 +222,6 @@ def _tiles(rows: int, blocks: int, width: int) -> int:
 
 
 def _splits(x: Tensor, rows: int, *, tiles: int, a_processor: int) -> int:
-    """Ranges of rows that are summed apart, so that every processor has tiles to work on."""
+    """Ranges of rows with separate sums, enough to occupy every processor."""
     processors = torch.cuda.get_device_properties(x.device).multi_processor_count
     return max(1, min(-(-a_processor * processors // tiles), -(-rows // ROWS_A_SPLIT)))

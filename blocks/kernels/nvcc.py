@@ -27,7 +27,7 @@ SECONDS = {"block_diagonal_gemm.cu": 5, "monarch.cu": 10}
 
 
 def find_nvcc() -> Path:
-    """Raises: KernelError when there is none."""
+    """The path of nvcc. Raises: KernelError when it is missing."""
     home = os.environ.get("CUDA_HOME")
     executable = shutil.which("nvcc") or (
         shutil.which("nvcc", path=str(Path(home) / "bin")) if home else None

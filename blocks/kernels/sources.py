@@ -18,7 +18,7 @@ _PLACES = (Path(__file__).parents[1] / "_cuda_src", Path(__file__).parents[2] / 
 
 
 class KernelError(UserError):
-    """A kernel cannot be found, built or started; whoever chose it falls back to plain torch and says why."""
+    """A kernel cannot be found, built or started; the caller falls back to plain torch."""
 
 
 def kernel_source(name: str) -> Path:

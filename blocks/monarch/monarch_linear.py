@@ -95,7 +95,7 @@ class MonarchLinear(Block):
 
     @torch.no_grad()
     def dense(self) -> Linear:
-        """The same map as one dense layer, with weights of its own."""
+        """An equal dense layer with its own weights."""
         bias = self.bias is not None
         config = LinearConfig(
             in_features=self.config.in_features, out_features=self.config.out_features, bias=bias

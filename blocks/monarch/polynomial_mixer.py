@@ -220,7 +220,7 @@ class MonarchPolynomial(SequenceMixer):
 
     @property
     def product(self) -> PolynomialConvolution:
-        """What stands where m2_mixer has its long convolution."""
+        """The learned product that replaces m2_mixer's long convolution."""
         return self.body.long  # type: ignore[return-value]
 
     def reset_parameters(self) -> None:

@@ -92,5 +92,5 @@ def with_saved(outputs: Any, keep: bool, like: Tensor, saved: int) -> tuple[Tens
 
 
 def or_empty(gradients: Any, like: Tensor) -> tuple[Tensor, ...]:
-    """An operator returns tensors only: an empty one stands for a gradient nobody needs."""
+    """Tensors for an operator to return, empty ones for unneeded gradients."""
     return tuple(like.new_empty(0) if g is None else g for g in gradients)

@@ -89,7 +89,7 @@ def reference(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def strands(rows: Tensor, length: int) -> Tensor:
-    """(M, R·L) -> (L, M, R): values L apart belong together."""
+    """(M, R·L) -> (L, M, R): groups of values with a stride of L."""
     return rows.unflatten(-1, (-1, length)).permute(2, 0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Which items make a triplet, drawn from labels alone: classes (speakers), or a continuous target.
+"""Triplet mining from labels: classes (speakers) or a continuous target.
 
 Legend: N items, y label, c centre (a class, or the label of one item), a anchor, p positive, n negative.
 Sources: KinWaiCheuk/MCE2018 TNN.py (arXiv 1910.01463) and KinWaiCheuk/IJCNN2020_music_emotion mining.py

@@ -1,5 +1,4 @@
-"""The sets of a study: rows to train on, rows to choose a learning rate by, the official dev set to report,
-test rows to submit.
+"""The data of a study: training, tuning and dev rows, and test rows to submit.
 
 The tuning split is held out of train by a hash of the text, so that a sentence that occurs twice (366 rows of
 SST-2), a pair turned round and a premise with several hypotheses stay on one side. The dev set is reported
@@ -183,7 +182,7 @@ def _hash(name: str, row: GlueRow, purpose: str) -> str:
 
 
 def _submitted(name: str, config: GlueStudyConfig) -> tuple[dict[str, Rows], str]:
-    """Rows of the test files GLUE's server takes predictions of, and why there are none.
+    """Rows of GLUE's test files, and the reason when there are none.
 
     A test file never keeps a task from its score.
     """

@@ -39,8 +39,7 @@ FASTER = 4  # scored batches are that much larger: no gradient is kept
 
 
 class PairClassifier(nn.Module):
-    """``body`` and a pooler give a vector a row; where the sentences of a pair are read apart the head reads
-    [u; v; |u - v|; u·v].
+    """``body``, a pooler and a head; a separate pair is read as [u; v; |u - v|; u·v].
 
     ``batch`` as ``batches.collate`` makes it. Parameters of pooler and head are drawn from torch's global
     generator.
@@ -62,7 +61,7 @@ class PairClassifier(nn.Module):
         return torch.cat([u, v, (u - v).abs(), u * v], dim=1)
 
     def pooled(self, batch: Batch) -> Tensor:
-        """(B, D) or (2·B, D): a vector a row of tokens, first sentences before second ones."""
+        """(B, D) or (2·B, D): one vector per row of tokens, first sentences first."""
         read = [
             (
                 part_batch["segments"],
@@ -75,8 +74,7 @@ class PairClassifier(nn.Module):
 
 @torch.no_grad()
 def spread(model: PairClassifier, rows: Sequence[EncodedRow], *, types: bool) -> dict[str, float]:
-    """How far the pooled vectors of sentences lie apart: a head learns little from vectors that do not
-    differ.
+    """Distances between the pooled vectors: equal vectors teach a head little.
 
     ``cosine_of_strangers``: mean of each row's vector with the next one's; ``differing_share``: of the
     squared norm, what is not the mean vector's. Over at most ``LOOKED_AT`` rows, their first sentences.

@@ -64,7 +64,7 @@ class MaskedBits(MaskedSums):
 
 
 class MaskedPerplexity(MaskedSums):
-    """exp(nats per hidden token): not the perplexity of a text, which this model cannot give."""
+    """exp(nats per hidden token), which is not the perplexity of a text."""
 
     higher_is_better = False
 
@@ -150,7 +150,7 @@ class ScoringLoader:
 
 
 class MaskedDataModule(PreparedDataModule):
-    """Prepared data whose tokenizer has a mask token, hidden as ``objective`` says."""
+    """Prepared data with tokens hidden by the rule of ``objective``."""
 
     def __init__(
         self,

@@ -49,7 +49,7 @@ class BM25Index:
 
 
 class Chance:
-    """Uniform scores, one draw a (query, document), the same whatever is asked beside it."""
+    """Uniform scores, one draw per (query, document), independent of the other pairs."""
 
     def __init__(self, documents: Mapping[str, str], queries: Mapping[str, str], *, seed: int) -> None:
         self.column = {document: index for index, document in enumerate(documents)}

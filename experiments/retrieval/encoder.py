@@ -1,4 +1,4 @@
-"""From a pretrained body to an encoder of texts: one unit vector a text.
+"""A text encoder from a pretrained body: one unit vector per text.
 
 Legend: B texts, T tokens, D width, E embedding width.
 """
@@ -71,9 +71,7 @@ class TextEncoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, rows: Sequence[np.ndarray], *, max_tokens: int, device: str = "cpu") -> np.ndarray:
-        """(len(rows), E) float32, texts of like length together; a row's vector does not depend on the
-        others'.
-        """
+        """(len(rows), E) float32, one independent vector per row."""
         was_training = self.training
         self.eval().to(device)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))

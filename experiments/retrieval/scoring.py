@@ -33,7 +33,7 @@ Scorer = Callable[[list[str], list[str]], np.ndarray]  # queries, documents -> s
 
 
 def measures_of(data: RetrievalSet) -> tuple[Measure, ...]:
-    """Those that say something: recall@100 is 1 for everybody where a query ranks a few dozen candidates."""
+    """The informative measures: recall@100 is 1 where fewer candidates are ranked."""
     fewest_candidates = min(len(data.ranked(query)) for query in data.queries["test"])
     shared = data.candidates is None and 0 < len(unseen(data)) < len(data.queries["test"])
     return (*(MEASURES if fewest_candidates > 100 else MEASURES[:3]), *((UNSEEN,) if shared else ()))
@@ -46,9 +46,7 @@ def unseen(data: RetrievalSet) -> list[str]:
 
 
 def evaluate(data: RetrievalSet, split: str, scorer: Scorer) -> dict[str, float]:
-    """Mean over the queries of a split, each ranking all documents or its own candidates; UNSEEN of the
-    reported split alone.
-    """
+    """Mean over the queries of a split, each ranking all documents or its candidates."""
     queries = list(data.queries[split])
     keys = [measure.key for measure in measures_of(data) if measure is not UNSEEN]
     if data.candidates is None:

@@ -33,8 +33,7 @@ Rows = Mapping[str, np.ndarray]  # id -> token ids
 
 
 class PairOrder:
-    """Which pairs and negatives stand in which step: a function of (seed, step), equal for every arm and
-    learning rate.
+    """Pairs and negatives of each step, a function of (seed, step) for all arms.
 
     ``pools``: query -> the documents its negatives are drawn from, with replacement, anew in every epoch. The
     pairs of an epoch that fill no whole batch are dropped, others in each. There must be at least a batch of
@@ -150,7 +149,7 @@ class RetrievalModule(pl.LightningModule):
 
 
 class EpochProgress(Callback):
-    """Says where the run stands after every epoch."""
+    """Report the loss after every epoch."""
 
     def __init__(self, steps: int, steps_per_epoch: int, report: Tell) -> None:
         self.losses: list[float] = []  # of the epoch

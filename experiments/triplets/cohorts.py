@@ -1,5 +1,4 @@
-"""Who is trained on, who is enrolled and who knocks, for speakers and for characters: drawn by the seed, test
-apart from validation.
+"""Training, enrolled and probe items for speakers and characters, drawn by the seed.
 
 Legend: N items, F features of one, brought to unit length (as published i-vectors are).
 speakers   some of the nine men are enrolled, on their first utterances of ae.train; the network sees those
@@ -29,8 +28,10 @@ BACKGROUND = -1
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort:
-    """``enrol`` (N, F) with ``classes`` (N,); ``probes`` (M, F) with ``who`` (M,): a class, or BACKGROUND for
-    nobody on the list.
+    """Enrolled and probe items of one evaluation.
+
+    ``enrol`` (N, F) with ``classes`` (N,); ``probes`` (M, F) with ``identities`` (M,): a class, or BACKGROUND
+    for a probe of nobody on the list.
     """
 
     enrol: Array
@@ -162,7 +163,7 @@ def characters(first: Drawings, second: Drawings, runs: list[OneShot], sizes: Ch
 
 
 def _half(drawings: Drawings, alphabets: list[str], enrolled: int, draw: np.random.Generator) -> Cohort:
-    """Of these alphabets' characters half on the list, with ``enrolled`` drawings each; all else knocks."""
+    """Half of these alphabets' characters enrolled, the other half as background."""
     members = draw.permutation([i for i, alphabet in enumerate(drawings.alphabets) if alphabet in alphabets])
     listed = members[: len(members) // 2]
     enrol, classes, probes, identities = [], [], [], []
@@ -198,7 +199,7 @@ def flat(ink: Array) -> Array:
 
 
 def unit(x: Array) -> Array:
-    """Rows at length 1, in float32; a row of zeros stays one."""
+    """Rows scaled to length 1, in float32; a row of zeros stays zero."""
     length = np.linalg.norm(x, axis=1, keepdims=True)
     normed: Array = np.divide(x, length, out=np.zeros_like(x), where=length > 0).astype(np.float32)
     return normed

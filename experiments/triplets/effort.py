@@ -1,4 +1,4 @@
-"""How long every trained network of a study is trained: one rule for all."""
+"""The training length of every network of a study."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from blocks.config import Config, Doc
 
 @dataclass(frozen=True, kw_only=True)
 class Effort(Config):
-    """What every trained network gets: ``rounds`` x ``epochs`` passes over at most ``triplets`` triplets,
-    ``batch`` a step.
+    """Training length of every network: rounds, epochs, triplets and batch size.
 
     ``rows``: from how many of the training rows a round's triplets are mined (drawn anew each round; all
     where there are fewer). A peer that has no triplets takes as many steps, with 3·batch rows in each: a step

@@ -44,7 +44,7 @@ class Embedder(pl.LightningModule):
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:
-        """On the CPU, whatever the network is on."""
+        """Embeddings on the CPU, for a network on any device."""
         y: Tensor = self.head(x.to(self.device)).cpu()
         return y
 
@@ -58,7 +58,10 @@ class TripletNetwork(Embedder):
 
 
 class Autoencoder(Embedder):
-    """Rows (B, F), told back through one linear map; mean squared error. The labels are not looked at."""
+    """Rows (B, F), reconstructed through one linear map; mean squared error.
+
+    The labels are not looked at.
+    """
 
     def __init__(self, features: int, width: int, learning_rate: float) -> None:
         super().__init__(features, width, learning_rate)

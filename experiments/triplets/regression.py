@@ -68,7 +68,7 @@ class RegressionProtocol(Config):
         self.miner()
 
     def miner(self) -> RegressionTripletMiner:
-        """Raises: ConfigError for radii that are none."""
+        """Raises: ConfigError for invalid radii."""
         return RegressionTripletMiner(pos_radius=self.pos_radius, neg_radius=self.neg_radius)
 
     def width(self, features: int) -> int:
@@ -247,9 +247,7 @@ def boosted(split: Fold, embed: Any, scored: tuple[Array, Array], seed: int) -> 
 
 
 def readouts(split: Fold, embed: Any, seed: int) -> dict[str, float]:
-    """Every measure, on the test rows, of readouts fitted to the training rows alone: no validation row, for
-    any method.
-    """
+    """Every measure on the test rows, of readouts fitted to the training rows."""
     r2, rank = boosted(split, embed, split.test, seed)
     measures = {"r2_gbm": r2, "spearman": rank}
     train_points, test_points = embed(split.train[0]), embed(split.test[0])

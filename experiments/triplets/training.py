@@ -39,9 +39,7 @@ class Miner(Protocol):
 
 
 def mined(labels: Tensor, miner: Miner, effort: Effort, seed: int) -> tuple[Triplets, Tensor]:
-    """What the miner made of a round's rows, and (3, T) row indices of at most ``effort.triplets`` of it: a
-    function of labels and seed.
-    """
+    """The mined triplets of a round, and (3, T) row indices of at most ``effort.triplets``."""
     draw = torch.Generator().manual_seed(seed)
     # in rising order: the miner's runs follow each other by index
     rows = torch.randperm(len(labels), generator=draw)[: effort.rows].sort().values
@@ -142,9 +140,7 @@ class Rounds(pl.LightningDataModule):
 
 
 class Choice(Callback):
-    """Keeps the weights of the round that ``judge`` likes best: more is better, NaN for what cannot be
-    judged.
-    """
+    """Keep the weights of the round with the best ``judge``; NaN cannot be judged."""
 
     def __init__(self, judge: Callable[[Embedder], float], display: Callable[[float], float]) -> None:
         self.judge, self.display = judge, display

@@ -193,9 +193,7 @@ def scored(
     embed: Callable[[Array], Array],
     scorer: Callable[[Array, Array, Array], tuple[Array, Array]] = centroids,
 ) -> dict[str, float]:
-    """Every measure on the test cohort; NaN, a failed fit, for an embedding that lost a class or names nobody
-    rightly.
-    """
+    """Every measure on the test cohort, NaN for an embedding that lost a class."""
     try:
         best, predicted = scorer(embed(draw.test.enrol), draw.test.classes, embed(draw.test.probes))
         on_list = draw.test.identities != BACKGROUND

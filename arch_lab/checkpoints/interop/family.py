@@ -75,7 +75,7 @@ class Family(ABC):
         return None
 
     def text_name(self, stored: str) -> str | None:
-        """The name of a stored tensor in a checkpoint of text alone.
+        """The name of a stored tensor in a text-only checkpoint.
 
         None: it belongs to a part that is not converted.
         """

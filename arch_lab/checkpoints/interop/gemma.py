@@ -257,7 +257,7 @@ class Gemma3Family(GemmaFamily):
 
 
 class Gemma3WithVision(Gemma3Family):
-    """Gemma3ForConditionalGeneration (4B, 12B, 27B): its text part alone.
+    """The text part of Gemma3ForConditionalGeneration (4B, 12B, 27B).
 
     The vision tower is left out by name.
     """
@@ -266,7 +266,7 @@ class Gemma3WithVision(Gemma3Family):
     writes = False  # as Gemma3ForCausalLM, by the family of text
 
     def read_tokens(self, fields: Fields) -> JsonObject:
-        """Those of the text part, where the outer configuration says nothing."""
+        """Token ids of the text part, unless the outer configuration gives them."""
         inner = fields.content.get("text_config")
         inner = inner if isinstance(inner, dict) else {}
         return {

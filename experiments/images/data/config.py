@@ -1,5 +1,4 @@
-"""Which images a study reads and how they become tokens and training batches: the ``data:`` part of an image
-study.
+"""The ``data:`` section of an image study: source, patches and batches.
 
 A set has one size, so patches of it are a fixed number of tokens; ``patch`` is to images what a tokenizer is
 to text, the same for every arm.

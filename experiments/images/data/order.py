@@ -1,5 +1,4 @@
-"""Which images stand in which batch, and how each is cropped and mirrored: a function of (seed, step, index)
-and nothing else.
+"""The images of each batch and their augmentation, a function of (seed, step, index).
 
 Legend: B batch (global, over all ranks), C channels, H x W pixels, p padding.
 Random numbers are raw words of Philox-4x64, as in arch_lab.data.order: key (seed, epoch) for the order, key

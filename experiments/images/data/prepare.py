@@ -177,9 +177,7 @@ def _hashes(pixels: np.ndarray) -> list[str]:
 
 
 def _statistics(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation by channel, from exact counts of the 256 values: no rounding, whatever the
-    size.
-    """
+    """Mean and standard deviation by channel, from exact counts of the 256 values."""
     value = np.arange(256) / 255
     counts = [np.bincount(pixels[:, c].reshape(-1), minlength=256) for c in range(pixels.shape[1])]
     mean = np.array([(n * value).sum() / n.sum() for n in counts])

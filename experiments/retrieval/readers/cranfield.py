@@ -102,7 +102,7 @@ def _queries(path: Path) -> Iterator[str]:
 
 
 def _elements(path: Path, tag: str) -> list[ET.Element]:
-    """Every element of that name; the file may be a row of them without a root, which is no XML document."""
+    """Every element of that name, from a file with or without a root element."""
     text = read_text(path)
     if text.startswith("<?xml"):
         text = text.partition("?>")[2]

@@ -96,9 +96,7 @@ def _sizes(queries: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def bucket(text: str, buckets: int) -> int:
-    """Which of so many equal parts a text falls into: a function of the text alone, so a split does not move
-    when rows do.
-    """
+    """The bucket of a text, a function of the text only."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % buckets
 
 

@@ -45,7 +45,7 @@ class RegressionSet:
 
     @property
     def repeated(self) -> int:
-        """Test rows of split 0 whose features stand in its training rows too, number for number."""
+        """Test rows of split 0 whose features also occur in its training rows."""
         train, test = self.splits[0]
         training_rows = {row.tobytes() for row in self.features[train]}
         return sum(row.tobytes() in training_rows for row in self.features[test])

@@ -131,7 +131,7 @@ def read_one_shot(root: str | Path, side: int) -> list[OneShot]:
 
 
 class _Archive:
-    """A zip file of drawings that says by name what is wrong with a member."""
+    """A zip file of drawings whose errors name the member."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
