@@ -97,13 +97,6 @@ def cannot_write(path: str | Path, error: OSError) -> OutputError:
     return OutputError(f"cannot write {path}: {reason}; free space or choose another folder with --output")
 
 
-def check_writable(folder: Path) -> None:
-    """Raises: OutputError now, not after an hour of training."""
-    probe = folder / ".write-probe"
-    write_bytes(probe, b"")
-    probe.unlink()
-
-
 def inside(folder: Path, path: Path) -> Path:
     """``path``, checked to lie in ``folder`` after links are resolved. Raises: OutputError."""
     if not path.resolve().is_relative_to(folder.resolve()):

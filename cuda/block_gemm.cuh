@@ -1,22 +1,28 @@
-// One tiled product for every block of a block-diagonal map: out[m, n] = sum_k a(m, k) b(k, n), and the three uses of it.
+// One tiled product for every block of a block-diagonal map: out[m, n] = sum_k a(m, k) b(k, n), and the three
+// uses of it.
 //
 //   use      m     k     n    a              b             ends in
-//   forward  row   p     q    x, along k     w, along k    + bias, or gelu(gate) * value (two products, blocks j and j + half)
+//   forward  row   p     q    x, along k     w, along k    + bias, or gelu(gate) * value (blocks j, j + half)
 //   dx       row   q     p    g, along k     w, along n
-//   dweight  q     row   p    g, along m     x, along n    float32 partial sums of a range of rows (and of g alone: the bias gradient)
+//   dweight  q     row   p    g, along m     x, along n    float32 partial sums of a range of rows, and of g
+//                                                         alone: the bias gradient
 //
-// "along" names the dimension whose elements are neighbours in memory. A tile is kept in shared memory as it lies in global memory, so that both
-// are read 16 bytes at a time; an operand that does not lie along k is gathered element by element into the fragments. There, contraction indices
-// V apart meet in one bank, so chunk j of row k stands at j ^ (k / V).
-// Tile: (WARPS_M MT 16) x (WARPS_N NT 8) x SPAN, SPAN = 64 bytes; two buffers; the next tile travels through registers while one is multiplied.
-// Edges: what lies outside is read as zero and never written. 16-byte accesses where base and row length allow, single elements otherwise.
+// "along" names the dimension whose elements are neighbours in memory. A tile is kept in shared memory as it
+// lies in global memory, so that both are read 16 bytes at a time; an operand that does not lie along k is
+// gathered element by element into the fragments. There, contraction indices V apart meet in one bank, so
+// chunk j of row k stands at j ^ (k / V).
+// Tile: (WARPS_M MT 16) x (WARPS_N NT 8) x SPAN, SPAN = 64 bytes; two buffers; the next tile travels through
+// registers while one is multiplied.
+// Edges: what lies outside is read as zero and never written. 16-byte accesses where base and row length
+// allow, single elements otherwise.
 #pragma once
 
 #include "tile.cuh"
 
 enum class End { store, gated, partial };
 
-template <class T> struct Operand {  // rows of `inner` neighbours, `stride` apart; block j starts `block` further
+// rows of `inner` neighbours, `stride` apart; block j starts `block` further
+template <class T> struct Operand {
     const T* data;
     int64_t stride, block;
     bool vector;
@@ -25,13 +31,18 @@ template <class T> Operand<T> operand(const T* data, int64_t stride, int64_t blo
     return {data, stride, block, aligned(data) && stride % VECTOR<T> == 0 && block % VECTOR<T> == 0};
 }
 
-template <class T, class Math, int WARPS_M, int WARPS_N, int MT, int NT, bool A_ALONG_K, bool B_ALONG_K, End END> struct BlockGemm {
+template <class T, class Math, int WARPS_M, int WARPS_N, int MT, int NT, bool A_ALONG_K, bool B_ALONG_K,
+          End END>
+struct BlockGemm {
     using Element = T;
-    static constexpr int V = VECTOR<T>, SPAN = 4 * V, TILE_M = WARPS_M * MT * 16, TILE_N = WARPS_N * NT * 8, THREADS = 32 * WARPS_M * WARPS_N;
-    static constexpr int A_SIZE = TILE_M * SPAN, B_SIZE = TILE_N * SPAN, BUFFER = A_SIZE + B_SIZE, OUT_STRIDE = TILE_N + V;
+    static constexpr int V = VECTOR<T>, SPAN = 4 * V, TILE_M = WARPS_M * MT * 16, TILE_N = WARPS_N * NT * 8,
+                         THREADS = 32 * WARPS_M * WARPS_N;
+    static constexpr int A_SIZE = TILE_M * SPAN, B_SIZE = TILE_N * SPAN, BUFFER = A_SIZE + B_SIZE,
+                         OUT_STRIDE = TILE_N + V;
     static constexpr int OUT_SIZE = END == End::partial ? 0 : TILE_M * OUT_STRIDE;
     static constexpr int SHARED = (2 * BUFFER > OUT_SIZE ? 2 * BUFFER : OUT_SIZE) * int(sizeof(T));
-    static constexpr int A_CHUNKS = (A_SIZE / V + THREADS - 1) / THREADS, B_CHUNKS = (B_SIZE / V + THREADS - 1) / THREADS;
+    static constexpr int A_CHUNKS = (A_SIZE / V + THREADS - 1) / THREADS,
+                         B_CHUNKS = (B_SIZE / V + THREADS - 1) / THREADS;
     static_assert(SHARED <= 48 * 1024, "what every device gives without being asked");
     static_assert(THREADS >= TILE_M || END != End::partial, "one thread sums one column of the gradient");
 
@@ -58,13 +69,14 @@ template <class T, class Math, int WARPS_M, int WARPS_N, int MT, int NT, bool A_
     }
     // the tile's chunks of this thread, from (outer0, inner0) on; the operand ends at (outer_end, inner_end)
     template <bool ALONG_K, int SIDE, int COUNT>
-    BOTH static void fetch(int thread, Chunk (&to)[COUNT], const Operand<T>& from, int64_t block, int64_t side0, int64_t side_end, int64_t k0,
-                           int64_t k_end) {
+    BOTH static void fetch(int thread, Chunk (&to)[COUNT], const Operand<T>& from, int64_t block,
+                           int64_t side0, int64_t side_end, int64_t k0, int64_t k_end) {
         constexpr int INNER = ALONG_K ? SPAN : SIDE, PER_ROW = INNER / V;
         const int64_t outer_end = ALONG_K ? side_end : k_end, inner_end = ALONG_K ? k_end : side_end;
         UNROLL for (int c = 0; c < COUNT; c++) {
             const int id = thread + c * THREADS;
-            const int64_t outer = (ALONG_K ? side0 : k0) + id / PER_ROW, inner = (ALONG_K ? k0 : side0) + id % PER_ROW * V;
+            const int64_t outer = (ALONG_K ? side0 : k0) + id / PER_ROW,
+                          inner = (ALONG_K ? k0 : side0) + id % PER_ROW * V;
             to[c] = no_chunk();
             if (id >= SIDE * SPAN / V || outer >= outer_end) continue;
             const T* row = from.data + block * from.block + outer * from.stride + inner;
@@ -76,19 +88,25 @@ template <class T, class Math, int WARPS_M, int WARPS_N, int MT, int NT, bool A_
             }
         }
     }
-    template <bool ALONG_K, int SIDE, int COUNT, class Machine> BOTH static void keep(Machine& m, int thread, int base, const Chunk (&from)[COUNT]) {
+    template <bool ALONG_K, int SIDE, int COUNT, class Machine>
+    BOTH static void keep(Machine& m, int thread, int base, const Chunk (&from)[COUNT]) {
         constexpr int PER_ROW = (ALONG_K ? SPAN : SIDE) / V;
         UNROLL for (int c = 0; c < COUNT; c++) {
             const int id = thread + c * THREADS;
-            if (id < SIDE * SPAN / V) m.put_chunk(thread, base + place<ALONG_K, SIDE>(id / PER_ROW, id % PER_ROW), from[c]);
+            if (id < SIDE * SPAN / V)
+                m.put_chunk(thread, base + place<ALONG_K, SIDE>(id / PER_ROW, id % PER_ROW), from[c]);
         }
     }
     // V neighbours along k of one row (column) of the tile
-    template <bool ALONG_K, int SIDE, class Machine> BOTH static Chunk along_k(Machine& m, int thread, int base, int side, int chunk) {
-        if constexpr (ALONG_K) return Math::rounded(m.get_chunk(thread, base + place<true, SIDE>(side, chunk)));
+    template <bool ALONG_K, int SIDE, class Machine>
+    BOTH static Chunk along_k(Machine& m, int thread, int base, int side, int chunk) {
+        if constexpr (ALONG_K)
+            return Math::rounded(m.get_chunk(thread, base + place<true, SIDE>(side, chunk)));
         else {
             Chunk gathered = no_chunk();
-            UNROLL for (int e = 0; e < V; e++) set_element(gathered, e, m.get(thread, base + place<false, SIDE>(chunk * V + e, side / V) + side % V));
+            UNROLL for (int e = 0; e < V; e++)
+                set_element(gathered, e,
+                            m.get(thread, base + place<false, SIDE>(chunk * V + e, side / V) + side % V));
             return Math::rounded(gathered);
         }
     }
@@ -120,22 +138,29 @@ template <class T, class Math, int WARPS_M, int WARPS_N, int MT, int NT, bool A_
                 keep<A_ALONG_K, TILE_M>(m, thread, buffer * BUFFER, r.next_a);
                 keep<B_ALONG_K, TILE_N>(m, thread, buffer * BUFFER + A_SIZE, r.next_b);
             };
-            m.each([&](int thread, Registers& r) { fetch_both(thread, r, k_begin), keep_both(thread, r, 0); });
+            m.each(
+                [&](int thread, Registers& r) { fetch_both(thread, r, k_begin), keep_both(thread, r, 0); });
             m.sync();
             ROLLED for (int64_t step = 0; step < steps; step++) {
                 const int base = int(step % 2) * BUFFER;
                 const bool more = step + 1 < steps;
-                if (more) m.each([&](int thread, Registers& r) { fetch_both(thread, r, k_begin + (step + 1) * SPAN); });
+                if (more)
+                    m.each([&](int thread, Registers& r) {
+                        fetch_both(thread, r, k_begin + (step + 1) * SPAN);
+                    });
                 UNROLL for (int part = 0; part < Math::STEPS; part++) {
                     m.each([&](int thread, Registers& r) {
                         const int lane = thread % 32, warp = thread / 32, chunk = Math::chunk_of(lane, part);
-                        const int row0 = warp / WARPS_N * MT * 16 + lane / 4, column0 = warp % WARPS_N * NT * 8;
+                        const int row0 = warp / WARPS_N * MT * 16 + lane / 4,
+                                  column0 = warp % WARPS_N * NT * 8;
                         UNROLL for (int i = 0; i < MT; i++)
                             UNROLL for (int h = 0; h < 2; h++)
-                                r.a[i][h] = along_k<A_ALONG_K, TILE_M>(m, thread, base, row0 + 16 * i + 8 * h, chunk);
+                                r.a[i][h] =
+                                    along_k<A_ALONG_K, TILE_M>(m, thread, base, row0 + 16 * i + 8 * h, chunk);
                         UNROLL for (int j = 0; j < NT; j++)
                             UNROLL for (int h = 0; h < Math::B_CHUNKS; h++)
-                                r.b[j][h] = along_k<B_ALONG_K, TILE_N>(m, thread, base + A_SIZE, column0 + 8 * j + Math::column(lane, h), chunk);
+                                r.b[j][h] = along_k<B_ALONG_K, TILE_N>(
+                                    m, thread, base + A_SIZE, column0 + 8 * j + Math::column(lane, h), chunk);
                     });
                     m.template multiply<Math, MT, NT>();
                 }
@@ -143,7 +168,8 @@ template <class T, class Math, int WARPS_M, int WARPS_N, int MT, int NT, bool A_
                     if (sums) m.each([&](int thread, Registers& r) {
                         if (thread < TILE_M)
                             for (int k = 0; k < SPAN; k++)
-                                r.column_sum += to_float(m.get(thread, base + place<false, TILE_M>(k, thread / V) + thread % V));
+                                r.column_sum += to_float(
+                                    m.get(thread, base + place<false, TILE_M>(k, thread / V) + thread % V));
                     });
                 }
                 if (more) m.each([&](int thread, Registers& r) { keep_both(thread, r, int(step + 1) % 2); });
@@ -163,18 +189,22 @@ template <class T, class Math, int WARPS_M, int WARPS_N, int MT, int NT, bool A_
             m.each([&](int thread, Registers& r) {
                 float* sums_of_split = args.partial + rest * args.partial_stride;
                 each_result(thread, [&](int i, int j, int e, int row, int column) {
-                    if (m0 + row < args.m && n0 + column < args.n) sums_of_split[(block * args.m + m0 + row) * args.n + n0 + column] = r.c[i][j][e];
+                    if (m0 + row < args.m && n0 + column < args.n)
+                        sums_of_split[(block * args.m + m0 + row) * args.n + n0 + column] = r.c[i][j][e];
                 });
                 if (sums && thread < TILE_M && m0 + thread < args.m)
-                    args.column_sums[rest * args.partial_stride + block * args.m + m0 + thread] = r.column_sum;
+                    args.column_sums[rest * args.partial_stride + block * args.m + m0 + thread] =
+                        r.column_sum;
             });
             return;
         }
-        m.each([&](int thread, Registers& r) {  // through shared memory, so that rows leave 16 bytes at a time
+        // through shared memory, so that rows leave 16 bytes at a time
+        m.each([&](int thread, Registers& r) {
             each_result(thread, [&](int i, int j, int e, int row, int column) {
                 float value = r.c[i][j][e];
                 if constexpr (END == End::gated) value *= r.gate[i][j][e];
-                if (args.bias != nullptr && n0 + column < args.n) value += to_float(args.bias[block * args.n + n0 + column]);
+                if (args.bias != nullptr && n0 + column < args.n)
+                    value += to_float(args.bias[block * args.n + n0 + column]);
                 m.put(thread, row * OUT_STRIDE + column, from_float<T>(value));
             });
         });
@@ -196,15 +226,17 @@ template <class T, class Math, int WARPS_M, int WARPS_N, int MT, int NT, bool A_
         UNROLL for (int i = 0; i < MT; i++)
             UNROLL for (int j = 0; j < NT; j++)
                 UNROLL for (int e = 0; e < 4; e++)
-                    f(i, j, e, warp / WARPS_N * MT * 16 + 16 * i + fragment_row(lane, e), warp % WARPS_N * NT * 8 + 8 * j + fragment_column(lane, e));
+                    f(i, j, e, warp / WARPS_N * MT * 16 + 16 * i + fragment_row(lane, e),
+                      warp % WARPS_N * NT * 8 + 8 * j + fragment_column(lane, e));
     }
 };
 
-// dweight[j, q, p] = sum over rows of g[row, jQ + q] x[row, jP + p]; column sums of g as dbias unless that is null.
-// workspace: splits x (blocks Q P + blocks Q) floats. Rows are dealt to `splits` blocks, whose partial sums are added in a fixed order.
+// dweight[j, q, p] = sum over rows of g[row, jQ + q] x[row, jP + p]; column sums of g as dbias unless that is
+// null. workspace: splits x (blocks Q P + blocks Q) floats. Rows are dealt to `splits` blocks, whose partial
+// sums are added in a fixed order.
 template <class Gemm, class Where, class T>
-int weight_gradient(const Where& where, const T* gradient, const T* x, T* dweight, T* dbias, float* workspace, int64_t rows, int64_t blocks,
-                    int64_t q, int64_t p, int64_t splits) {
+int weight_gradient(const Where& where, const T* gradient, const T* x, T* dweight, T* dbias, float* workspace,
+                    int64_t rows, int64_t blocks, int64_t q, int64_t p, int64_t splits) {
     const int64_t weights = blocks * q * p, stride = weights + blocks * q;
     typename Gemm::Args args{};
     args.a = operand(gradient, blocks * q, q);
@@ -218,6 +250,7 @@ int weight_gradient(const Where& where, const T* gradient, const T* x, T* dweigh
     const typename Reduce<T>::Args bias_sums{workspace + weights, dbias, blocks * q, stride, splits};
     int code = where.template run<Gemm>(args, splits * blocks * args.tiles_m() * args.tiles_n());
     if (code == 0) code = where.template run<Reduce<T>>(weight_sums, Reduce<T>::blocks(weights));
-    if (code == 0 && dbias != nullptr) code = where.template run<Reduce<T>>(bias_sums, Reduce<T>::blocks(blocks * q));
+    if (code == 0 && dbias != nullptr)
+        code = where.template run<Reduce<T>>(bias_sums, Reduce<T>::blocks(blocks * q));
     return code;
 }

@@ -1,7 +1,7 @@
 // float, Bf16 and Fp16 on both sides of the compiler, and chunks of 16 bytes of them.
 //
-// BOTH marks what nvcc compiles for host and device; a plain C++ compiler, which builds the host twins alone, sees an inline function.
-// Rounding is to nearest, ties to even, on both.
+// BOTH marks what nvcc compiles for host and device; a plain C++ compiler, which builds the host twins alone,
+// sees an inline function. Rounding is to nearest, ties to even, on both.
 #pragma once
 
 #include <cmath>
@@ -21,7 +21,7 @@
 #define ROLLED
 #endif
 
-// ---------------------------------------------------------------------------------------------------------------- numbers
+// --------------------------------------------------------------------------------------------------- numbers
 struct Bf16 { uint16_t bits; };
 struct Fp16 { uint16_t bits; };
 
@@ -34,7 +34,8 @@ BOTH float to_float(Fp16 value) {
 #ifdef __CUDA_ARCH__
     return __half2float(__ushort_as_half(value.bits));
 #else
-    uint32_t sign = uint32_t(value.bits & 0x8000u) << 16, exponent = (value.bits >> 10) & 31u, fraction = value.bits & 1023u;
+    uint32_t sign = uint32_t(value.bits & 0x8000u) << 16, exponent = (value.bits >> 10) & 31u,
+             fraction = value.bits & 1023u;
     if (exponent == 31u) return float_of(sign | 0x7f800000u | fraction << 13);
     if (exponent == 0u) return float_of(sign | bits_of(ldexpf(float(fraction), -24)));
     return float_of(sign | (exponent + 112u) << 23 | fraction << 13);
@@ -60,7 +61,8 @@ template <> BOTH Fp16 from_float<Fp16>(float value) {
     float size = fabsf(value);
     if (value != value) return {0x7fff};
     if (size >= 65520.f) return {uint16_t(sign | 0x7c00u)};
-    if (size < 6.103515625e-5f) return {uint16_t(sign | uint32_t(lrintf(size * 16777216.f)))};  // subnormal: a multiple of 2^-24
+    // subnormal: a multiple of 2^-24
+    if (size < 6.103515625e-5f) return {uint16_t(sign | uint32_t(lrintf(size * 16777216.f)))};
     uint32_t rounded = (bits & 0x7fffffffu) + 0xfffu + ((bits >> 13) & 1u);
     return {uint16_t(sign | ((rounded - (112u << 23)) >> 13))};
 #endif
@@ -72,9 +74,10 @@ BOTH uint32_t raw(Fp16 value) { return value.bits; }
 template <class T> BOTH T from_raw(uint32_t bits) { return T{uint16_t(bits)}; }
 template <> BOTH float from_raw<float>(uint32_t bits) { return float_of(bits); }
 
-BOTH float gelu(float x) { return 0.5f * x * (1.f + erff(x * 0.70710678118654752f)); }  // the exact one, as torch's default
+// the exact one, as torch's default
+BOTH float gelu(float x) { return 0.5f * x * (1.f + erff(x * 0.70710678118654752f)); }
 
-// ----------------------------------------------------------------------------------------------------------------- chunks
+// ---------------------------------------------------------------------------------------------------- chunks
 struct alignas(16) Chunk { uint32_t word[4]; };
 template <class T> constexpr int VECTOR = 16 / int(sizeof(T));  // elements of a chunk
 
@@ -106,9 +109,10 @@ template <class T> BOTH void write_chunk(T* to, const Chunk& chunk) {
 }
 template <class T> BOTH void store_chunk(T* to, const Chunk& chunk) {  // to global memory
 #ifdef __CUDA_ARCH__
-    // by hand: nvcc splits a plain store of 16 bytes into four under a condition, and __stwb makes it a strong one
-    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(chunk.word[0]), "r"(chunk.word[1]),
-                 "r"(chunk.word[2]), "r"(chunk.word[3])
+    // by hand: nvcc splits a plain store of 16 bytes into four under a condition, and __stwb makes it a
+    // strong one
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
+                 "r"(chunk.word[0]), "r"(chunk.word[1]), "r"(chunk.word[2]), "r"(chunk.word[3])
                  : "memory");
 #else
     memcpy(to, &chunk, 16);

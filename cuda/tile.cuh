@@ -1,16 +1,21 @@
 // What the kernels of this folder share: warp products, and two machines that run one kernel body.
 //
-// A kernel is a struct with `static run(machine, args, block)`. Its per-thread code stands in `machine.each([&](int thread, Registers& r) {...})`;
-// barriers are `machine.sync()` and `machine.sync_warp()`; shared memory goes through get/put; a warp product is `machine.multiply()`.
-//   GpuBlock   each() runs the calling thread, sync() is __syncthreads(), multiply() is mma.sync (or FMA): the kernel.
-//   HostBlock  each() loops over all threads of the block, multiply() gathers the 32 lanes' fragments as the PTX manual lays them out, and
-//              every access to shared memory is checked for a missing barrier: the host twin. Same tiles, masks, index maps and order of phases.
-// What the twin cannot show: that hardware agrees with the manual, and speed. Shared memory and registers start as NaN there.
+// A kernel is a struct with `static run(machine, args, block)`. Its per-thread code stands in
+// `machine.each([&](int thread, Registers& r) {...})`; barriers are `machine.sync()` and
+// `machine.sync_warp()`; shared memory goes through get/put; a warp product is `machine.multiply()`.
+//   GpuBlock   each() runs the calling thread, sync() is __syncthreads(), multiply() is mma.sync (or FMA):
+//              the kernel.
+//   HostBlock  each() loops over all threads of the block, multiply() gathers the 32 lanes' fragments as the
+//              PTX manual lays them out, and every access to shared memory is checked for a missing barrier:
+//              the host twin. Same tiles, masks, index maps and order of phases.
+// What the twin cannot show: that hardware agrees with the manual, and speed. Shared memory and registers
+// start as NaN there.
 //
-// Fragments. A lane l = 4 g + c of a warp holds, for a 16 x 8 tile of the result, rows g, g + 8 and columns 2c, 2c + 1 (PTX ISA, mma.m16n8k16).
-// Operands are read in chunks of 16 bytes, V = 16 / sizeof(T) elements along the contraction: lane c of a quad takes [cV, (c + 1) V) of a span of 4 V.
-// mma wants k = 2c, 2c+1, 2c+8, 2c+9 there instead; a sum does not care in which order both operands number their terms, so words 0, 1 of the
-// chunks feed one mma and words 2, 3 the next, for 16-bit numbers (k16) and tf32 (k8) alike.
+// Fragments. A lane l = 4 g + c of a warp holds, for a 16 x 8 tile of the result, rows g, g + 8 and columns
+// 2c, 2c + 1 (PTX ISA, mma.m16n8k16). Operands are read in chunks of 16 bytes, V = 16 / sizeof(T) elements
+// along the contraction: lane c of a quad takes [cV, (c + 1) V) of a span of 4 V. mma wants k = 2c, 2c+1,
+// 2c+8, 2c+9 there instead; a sum does not care in which order both operands number their terms, so words 0,
+// 1 of the chunks feed one mma and words 2, 3 the next, for 16-bit numbers (k16) and tf32 (k8) alike.
 #pragma once
 
 #include "numbers.cuh"
@@ -18,9 +23,9 @@
 #include <type_traits>
 #include <vector>
 
-// ---------------------------------------------------------------------------------------------------------- warp products
-// STEPS rounds cover one span of 4 V contraction indices. In each, a lane holds chunk `chunk_of` of rows g, g + 8 of the left operand and of
-// `B_CHUNKS` columns of the right one.
+// --------------------------------------------------------------------------------------------- warp products
+// STEPS rounds cover one span of 4 V contraction indices. In each, a lane holds chunk `chunk_of` of rows g, g
+// + 8 of the left operand and of `B_CHUNKS` columns of the right one.
 template <class T> struct TensorCore {  // Bf16, Fp16: m16n8k16; float: tf32 m16n8k8. Sums in float32
     static constexpr int STEPS = 1, B_CHUNKS = 1;
     static constexpr int K = 32 / int(sizeof(T));  // contraction of one mma
@@ -40,10 +45,11 @@ template <class T> struct TensorCore {  // Bf16, Fp16: m16n8k16; float: tf32 m16
     }
 #ifdef __CUDACC__
     __device__ static void multiply(float (&c)[4], const Chunk (&a)[2], const Chunk (&b)[1]) {
-#define ARCH_LAB_MMA(KIND)                                                                                                          \
-    asm volatile("mma.sync.aligned." KIND " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                        \
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                                                   \
-                 : "r"(a[0].word[s]), "r"(a[1].word[s]), "r"(a[0].word[s + 1]), "r"(a[1].word[s + 1]), "r"(b[0].word[s]), "r"(b[0].word[s + 1]))
+#define ARCH_LAB_MMA(KIND)                                                                                   \
+    asm volatile("mma.sync.aligned." KIND " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                            \
+                 : "r"(a[0].word[s]), "r"(a[1].word[s]), "r"(a[0].word[s + 1]), "r"(a[1].word[s + 1]),       \
+                   "r"(b[0].word[s]), "r"(b[0].word[s + 1]))
         UNROLL for (int s = 0; s < 4; s += 2) {
             if constexpr (std::is_same_v<T, Bf16>) ARCH_LAB_MMA("m16n8k16.row.col.f32.bf16.bf16.f32");
             else if constexpr (std::is_same_v<T, Fp16>) ARCH_LAB_MMA("m16n8k16.row.col.f32.f16.f16.f32");
@@ -52,15 +58,21 @@ template <class T> struct TensorCore {  // Bf16, Fp16: m16n8k16; float: tf32 m16
 #undef ARCH_LAB_MMA
     }
 #endif
-    // The same product from the registers of 32 lanes, laid out as in the PTX ISA, "Matrix Fragments for mma.m16n8k16 / m16n8k8".
+    // The same product from the registers of 32 lanes, laid out as in the PTX ISA, "Matrix Fragments for
+    // mma.m16n8k16 / m16n8k8".
     template <class Registers> static void multiply_warp(Registers* lanes, int i, int j) {
-        constexpr int PACK = 4 / int(sizeof(T)), HALF = K / 2;  // numbers in a register, contraction indices before its second half
+        // numbers in a register, contraction indices before its second half
+        constexpr int PACK = 4 / int(sizeof(T)), HALF = K / 2;
         for (int s = 0; s < 4; s += 2) {
             float a[16][K], b[K][8];
             for (int k = 0; k < K; k++) {
                 int lane = (k % HALF) / PACK, word = s + k / HALF, shift = 32 / PACK * (k % PACK);
-                for (int row = 0; row < 16; row++) a[row][k] = to_float(from_raw<T>(lanes[row % 8 * 4 + lane].a[i][row / 8].word[word] >> shift));
-                for (int column = 0; column < 8; column++) b[k][column] = to_float(from_raw<T>(lanes[column * 4 + lane].b[j][0].word[word] >> shift));
+                for (int row = 0; row < 16; row++)
+                    a[row][k] =
+                        to_float(from_raw<T>(lanes[row % 8 * 4 + lane].a[i][row / 8].word[word] >> shift));
+                for (int column = 0; column < 8; column++)
+                    b[k][column] =
+                        to_float(from_raw<T>(lanes[column * 4 + lane].b[j][0].word[word] >> shift));
             }
             for (int row = 0; row < 16; row++)
                 for (int column = 0; column < 8; column++) {
@@ -79,14 +91,17 @@ struct Fma {  // true float32: no rounding of the operands
     BOTH static Chunk rounded(Chunk chunk) { return chunk; }
     BOTH static void multiply(float (&c)[4], const Chunk (&a)[2], const Chunk (&b)[2]) {
         UNROLL for (int k = 0; k < 4; k++)
-            UNROLL for (int e = 0; e < 4; e++) c[e] = fmaf(float_of(a[e / 2].word[k]), float_of(b[e % 2].word[k]), c[e]);
+            UNROLL for (int e = 0; e < 4; e++)
+                c[e] = fmaf(float_of(a[e / 2].word[k]), float_of(b[e % 2].word[k]), c[e]);
     }
     template <class Registers> static void multiply_warp(Registers* lanes, int i, int j) {
-        for (int lane = 0; lane < 32; lane++) multiply(lanes[lane].c[i][j], lanes[lane].a[i], lanes[lane].b[j]);
+        for (int lane = 0; lane < 32; lane++)
+            multiply(lanes[lane].c[i][j], lanes[lane].a[i], lanes[lane].b[j]);
     }
 };
 
-// A warp's tile: MT x NT results of 16 x 8. Result e of a lane lies at (16 i + fragment_row, 8 j + fragment_column).
+// A warp's tile: MT x NT results of 16 x 8. Result e of a lane lies at (16 i + fragment_row, 8 j +
+// fragment_column).
 template <class Math, int MT, int NT> struct Fragments {
     float c[MT][NT][4];
     Chunk a[MT][2];
@@ -100,7 +115,7 @@ template <class Math, int MT, int NT> struct Fragments {
 BOTH int fragment_row(int lane, int e) { return lane / 4 + 8 * (e / 2); }
 BOTH int fragment_column(int lane, int e) { return 2 * (lane % 4) + e % 2; }
 
-// --------------------------------------------------------------------------------------------------------------- machines
+// -------------------------------------------------------------------------------------------------- machines
 #ifdef __CUDACC__
 template <class Body> struct GpuBlock {
     using T = typename Body::Element;
@@ -133,7 +148,8 @@ template <class Body> struct GpuBlock {
     }
 };
 
-template <class Body> __global__ void __launch_bounds__(Body::THREADS, 1) kernel(const typename Body::Args args) {
+template <class Body>
+__global__ void __launch_bounds__(Body::THREADS, 1) kernel(const typename Body::Args args) {
     extern __shared__ uint4 memory[];
     GpuBlock<Body> machine;
     machine.shared = reinterpret_cast<typename Body::Element*>(memory);
@@ -149,7 +165,8 @@ struct Gpu {
         // this library has a CUDA runtime of its own, whose current device is not torch's
         cudaError_t code = cudaSetDevice(device);
         if (code == cudaSuccess && Body::SHARED > 48 * 1024)
-            code = cudaFuncSetAttribute(kernel<Body>, cudaFuncAttributeMaxDynamicSharedMemorySize, Body::SHARED);
+            code =
+                cudaFuncSetAttribute(kernel<Body>, cudaFuncAttributeMaxDynamicSharedMemorySize, Body::SHARED);
         if (code != cudaSuccess) return int(code);
         kernel<Body><<<unsigned(blocks), Body::THREADS, Body::SHARED, stream>>>(args);
         return int(cudaGetLastError());
@@ -159,18 +176,24 @@ struct Gpu {
 extern "C" const char* arch_lab_error_name(int64_t code) { return cudaGetErrorName(cudaError_t(code)); }
 extern "C" const char* arch_lab_error_text(int64_t code) { return cudaGetErrorString(cudaError_t(code)); }
 #else
-constexpr int MISSING_BARRIER = -1;  // what a host twin returns when two threads touch one place without a barrier between them
+// what a host twin returns when two threads touch one place without a barrier between them
+constexpr int MISSING_BARRIER = -1;
 
 template <class Body> struct HostBlock {
     using T = typename Body::Element;
-    struct Touch { int thread = -1, warp = -1, block_epoch = -1, warp_epoch = -1; };  // -2: several threads, several warps
+    // -2: several threads, several warps
+    struct Touch { int thread = -1, warp = -1, block_epoch = -1, warp_epoch = -1; };
     std::vector<T> shared;
     std::vector<Touch> written, seen;
     std::vector<typename Body::Registers> registers;
     int block_epoch = 0, warp_epoch = 0;
     bool race = false;
 
-    HostBlock() : shared(Body::SHARED / sizeof(T)), written(shared.size()), seen(shared.size()), registers(Body::THREADS) {
+    HostBlock()
+        : shared(Body::SHARED / sizeof(T)),
+          written(shared.size()),
+          seen(shared.size()),
+          registers(Body::THREADS) {
         memset(static_cast<void*>(shared.data()), 0xff, shared.size() * sizeof(T));
         memset(static_cast<void*>(registers.data()), 0xff, registers.size() * sizeof(registers[0]));
     }
@@ -179,7 +202,8 @@ template <class Body> struct HostBlock {
     }
     void sync() { block_epoch++; }
     void sync_warp() { warp_epoch++; }
-    bool apart(const Touch& before, int thread) const {  // a barrier stands between that touch and this thread now
+    // a barrier stands between that touch and this thread now
+    bool apart(const Touch& before, int thread) const {
         if (before.block_epoch != block_epoch || before.thread == thread) return true;
         return before.warp == thread / 32 && before.warp_epoch != warp_epoch;
     }
@@ -224,7 +248,8 @@ struct Host {
 };
 #endif
 
-// out[i] = sum over s of partial[s][i], always in the same order: two runs give the same bits, which atomics would not.
+// out[i] = sum over s of partial[s][i], always in the same order: two runs give the same bits, which atomics
+// would not.
 template <class T> struct Reduce {
     using Element = T;
     static constexpr int THREADS = 256, SHARED = 0;

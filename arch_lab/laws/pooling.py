@@ -21,7 +21,7 @@ from arch_lab.laws.subject import Subject
 def pooling_isolation(subject: Subject, batch: int, tokens: int, seed: int) -> float:
     """The largest move of a pooled vector that should have stayed, relative to max |y|. Raises: Broken."""
     x = subject.input(max(batch, 2), tokens, seed)
-    worst = max(_rows(subject, x, seed), _padding(subject, x, seed), _empty(subject, x, seed))
+    worst = max(_rows(subject, x, seed), _padding(subject, x, seed), _empty(subject, x))
     _gradient_of_pads(subject, x, seed)
     return worst
 
@@ -88,7 +88,7 @@ def _padding(subject: Subject, x: Tensor, seed: int) -> float:
     return worst
 
 
-def _empty(subject: Subject, x: Tensor, seed: int) -> float:
+def _empty(subject: Subject, x: Tensor) -> float:
     """Check that a row without tokens gives zeros and leaves the other rows unchanged."""
     y = _pool(subject, x)
     valid = torch.ones(x.shape[:2], dtype=torch.bool)
