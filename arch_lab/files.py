@@ -139,8 +139,9 @@ def read_json(path: str | Path) -> Any:
 
 @contextmanager
 def folder_lock(folder: str | Path, purpose: str) -> Iterator[None]:
-    """Hold ``folder`` (made if absent) against every other process; what a killed writer left there is
-    removed.
+    """Hold ``folder`` (made if absent) against every other process.
+
+    What a killed writer left there is removed.
 
     ``purpose``: what the holder does, shown to whoever comes second ("arch-lab compare"). The system frees
     the lock of a dead process. File systems without locks have none.
@@ -257,8 +258,9 @@ def _holder(words: bytes) -> str:
 
 
 def is_locked(folder: str | Path) -> bool:
-    """Whether another process, or another part of this one, holds ``folder``; False where there are no
-    locks.
+    """Whether another process, or another part of this one, holds ``folder``.
+
+    False where there are no locks.
     """
     if fcntl is None:
         return (Path(folder) / GUARD).exists()

@@ -1,5 +1,4 @@
-"""SIGTERM as an exception, so that a job that is preempted ends as cleanly as one that is interrupted from
-the keyboard.
+"""SIGTERM as an exception, so that a preempted job ends like an interrupted one.
 
 A signal that asks for the end is raised as ``KeyboardInterrupt(number)``.
 """
@@ -15,8 +14,9 @@ from types import FrameType
 
 @contextmanager
 def raising_signals() -> Iterator[None]:
-    """Lightning ends what a signal interrupted by SystemExit; inside, that is the signal's exception
-    again.
+    """Raise a signal's exception again where Lightning exits after a signal.
+
+    Inside, that is the signal's exception again.
     """
     try:
         yield

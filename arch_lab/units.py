@@ -20,8 +20,9 @@ def missing(value: Any) -> bool:
 
 
 def short(value: float | None, unit: str = "", digits: int = 3) -> str:
-    """Three (or ``digits``) significant digits with a decimal prefix: 1234567 -> '1.23M', with a unit '1.23
-    MFLOP'.
+    """Three (or ``digits``) significant digits with a decimal prefix.
+
+    1234567 -> '1.23M', with a unit '1.23 MFLOP'.
     """
     if missing(value):
         return DASH
@@ -89,8 +90,9 @@ def rate(value: float | None) -> str:
 
 
 def decimals(half_width: float | None) -> int:
-    """Decimals that show two significant digits of an uncertainty, 3 to 6: more would be noise, fewer would
-    hide it.
+    """Decimals that show two significant digits of an uncertainty, 3 to 6.
+
+    More would be noise, fewer would hide it.
     """
     if half_width is None or not math.isfinite(half_width) or half_width <= 0:
         return 4

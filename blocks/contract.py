@@ -60,7 +60,7 @@ class SequenceMixer(Block):
 
     ``forward(x, segments=None) -> y``: x and y (B, T, D), any floating dtype. ``segments`` (B, T) integer
     document ids, 0 = padding: positions of different documents never meet, a document is a maximal run of one
-    id, outputs at padding are zero. ``segments=None`` means one document a row. A mixer with
+    id, outputs at padding are zero. ``segments=None`` means one document per row. A mixer with
     ``takes_positions`` also accepts ``positions`` (B, T) integers, where each token stands.
 
     Decoding state (causal mixers): ``init_state`` makes it, ``prefill`` feeds any number of tokens, ``step``
@@ -100,15 +100,15 @@ class SequenceMixer(Block):
         return y.squeeze(1), state
 
     def reserve_state(self, batch: int, max_tokens: int) -> Any:
-        """As ``init_state``, but memory for ``max_tokens`` tokens is taken at once where the mixer can: such
-        a state holds ``state_bytes(max_tokens)`` from the first token to the last. A mixer whose state only
-        grows leaves this as it is.
+        """As ``init_state``, but memory for ``max_tokens`` tokens is taken at once where the mixer can.
+
+        Such a state holds ``state_bytes(max_tokens)`` from the first token to the last. A mixer whose state
+        only grows leaves this as it is.
         """
         return self.init_state(batch, max_tokens)
 
     def settle(self, state: Any, tokens: int) -> Any:
-        """The state for at most ``tokens`` more tokens, in which a mixer may fold what it keeps of the past
-        only for longer.
+        """The state for at most ``tokens`` more tokens, free of longer-lived storage.
 
         Outputs stay what they were. A mixer without such a form (a key/value cache is read whole) returns it
         as it is.
@@ -148,7 +148,7 @@ class CrossMixer(Block):
 
     @abstractmethod
     def init_state(self, memory: Tensor, max_tokens: int, memory_segments: Tensor | None = None) -> Any:
-        """State before the first of at most ``max_tokens`` tokens, one document a row (device and dtype of
+        """State before the first of at most ``max_tokens`` tokens, one document per row (device and dtype of
         the parameters).
         """
 
@@ -158,8 +158,9 @@ class CrossMixer(Block):
 
     @abstractmethod
     def state_bytes(self, tokens: int, memory_tokens: int) -> int:
-        """Bytes kept per sequence after ``tokens`` tokens; ids of the memory, where it has any, add one byte
-        a token.
+        """Bytes kept per sequence after ``tokens`` tokens.
+
+        Ids of the memory, where it has any, add one byte a token.
         """
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -185,7 +186,7 @@ class Pooler(Block):
 
     ``valid`` (B, T) bool, True at tokens; None: every token. y depends on the valid tokens of its own row and
     on their order alone: what padding holds, on which side it stands and how much of it there is change
-    nothing. A row without a valid token gives zeros. One document a row: ``valid`` is bool, so that the ids
+    nothing. A row without a valid token gives zeros. One document per row: ``valid`` is bool, so that the ids
     of packed documents are not taken for it (``blocks.segments.unpack`` makes a row of each).
     """
 

@@ -17,8 +17,9 @@ from math import ceil, log2
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Forward FLOPs of one sequence (``matmul``, ``fft``, ``elementwise``) and of one forward pass
-    (``shared_*``).
+    """Forward FLOPs of one sequence, and of one forward pass (``shared_*``).
+
+    Kinds: ``matmul``, ``fft``, ``elementwise``.
     """
 
     matmul: int = 0
@@ -54,7 +55,8 @@ def total(costs: object) -> Cost:
 
 
 def fft_flops(length: int, rows: int = 1) -> int:
-    """Real FFT of ``length`` points, forward or inverse, over ``rows`` rows: 2.5 N log2 N each (algorithmic
-    count).
+    """Real FFT of ``length`` points, forward or inverse, over ``rows`` rows.
+
+    2.5 N log2 N each (algorithmic count).
     """
     return rows * ceil(2.5 * length * log2(length)) if length > 1 else 0

@@ -1,5 +1,4 @@
-"""Losses between vectors: triplets with a margin, in-batch contrast, and the pairwise loss of M2-BERT's
-retrieval models.
+"""Losses between vectors: triplet margin, in-batch contrast, pairwise M2-BERT loss.
 
 Legend: E width of an embedding, d a distance.
 Triplets (N of them; a anchor, p positive, n negative, m margin):

@@ -199,8 +199,9 @@ def _load_all() -> None:
 
 
 def load_entry_points(group: str) -> None:
-    """Import what installed packages declare for ``group``; a package that fails is a warning that names
-    it.
+    """Import what installed packages declare for ``group``.
+
+    A package that fails is a warning that names it.
     """
     for point in entry_points(group=group):
         try:
@@ -268,8 +269,9 @@ def trusting(modules: Iterable[str]) -> Iterator[None]:
 
 @contextmanager
 def import_only(modules: Iterable[str] = ()) -> Iterator[None]:
-    """Inside, import paths reach these modules, trusted ones and those already imported; others raise
-    TrustError.
+    """Inside, import paths reach these modules, trusted ones and those already imported.
+
+    Others raise TrustError.
 
     For options that come from a file somebody else may have written, such as a checkpoint.
     """
@@ -293,8 +295,9 @@ def _check_trust(path: str, module: str) -> None:
 
 
 def import_object(path: str) -> Any:
-    """The object at ``package.module:name``; the working folder counts as importable, as it does for python
-    itself.
+    """The object at ``package.module:name``.
+
+    The working folder counts as importable, as it does for python itself.
 
     Raises: ConfigError naming the part that does not exist; TrustError inside ``import_only``.
     """

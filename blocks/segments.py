@@ -37,8 +37,9 @@ def positions(segments: Tensor) -> Tensor:
 def positions_of(
     x: Tensor, segments: Tensor | None = None, explicit: Tensor | None = None, *, start: int = 0
 ) -> Tensor:
-    """Positions of the tokens of x (B, T, D): ``explicit`` (B, T), or counted in each document, or (T,) from
-    ``start``.
+    """Positions of the tokens of x (B, T, D).
+
+    ``explicit`` (B, T), or counted in each document, or (T,) from ``start``.
 
     Raises: ConfigError unless ``explicit`` holds integers of x's first two sizes.
     """
@@ -85,8 +86,9 @@ def _starts(segments: Tensor) -> Tensor:
 
 
 def unpack(x: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One row a document: x (B, T, D) -> documents (N, L, D) right-padded with zeros, valid (N, L), flat
-    index (N, L).
+    """One row per document.
+
+    x (B, T, D) -> documents (N, L, D) right-padded with zeros, valid (N, L), flat index (N, L).
 
     ``index`` is the position of each document token in the flattened (B·T) input, for ``repack``. Without any
     document, N = 0.

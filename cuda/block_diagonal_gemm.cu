@@ -11,12 +11,12 @@
 // Precision: 16-bit numbers through mma.sync, sums in float32, one rounding at the end (gate and value are
 // not rounded in between, as separate layers would). float32: true FMA; tf32 only where the caller asks for
 // it.
-// Roof (derived, H200: 790 TFLOP/s bf16, 4.3 TB/s): 2 K P Q FLOPs and e K (P + Q) bytes a row forward; K = 4,
-// bf16: 768 -> 768 is 0.72 ns a row (memory), 768 -> 3072 1.80 ns (memory), 2048 -> 2048 2.65 ns (compute).
+// Roof (derived, H200: 790 TFLOP/s bf16, 4.3 TB/s): 2 K P Q FLOPs and e K (P + Q) bytes per row forward; K = 4,
+// bf16: 768 -> 768 is 0.72 ns per row (memory), 768 -> 3072 1.80 ns (memory), 2048 -> 2048 2.65 ns (compute).
 // Backward: twice the FLOPs, and 2 e K (P + Q) + e K (P + Q) bytes here. Why two kernels backward: dx
 // contracts over outputs, dweight over rows. One pass over the gradient needs all Q x P float32 sums of a
 // block on one SM beside the tiles: 147 KB of its 256 KB of registers at 768/4 = 192, all of them at 256. The
-// second reading is the price: 1.07 -> 1.43 ns a row at 768 -> 768 (derived). The bias gradient costs no
+// second reading is the price: 1.07 -> 1.43 ns per row at 768 -> 768 (derived). The bias gradient costs no
 // reading of its own: dweight sums the tiles it holds.
 // Not measured on a GPU. The host twins (NAME_host, at the end) run the same bodies and are tested against
 // float64.

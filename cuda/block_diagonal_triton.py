@@ -398,8 +398,9 @@ class Tiles(NamedTuple):
 
 
 def _tile(size: int, largest: int) -> int:
-    """A power of two from 16 to ``largest`` that covers ``size`` with little padding; a smaller tile has to
-    save some to be taken.
+    """A power of two from 16 to ``largest`` that covers ``size`` with little padding.
+
+    A smaller tile has to save some to be taken.
     """
     return min((t for t in (128, 64, 32, 16) if t <= largest), key=lambda t: -(-size // t) * (t + 16))
 
@@ -614,8 +615,9 @@ def precision(dtype: torch.dtype, accurate: str = "tf32x3") -> str:
 
 
 def _split(x: Tensor, places: int, bm: int) -> tuple[int, int]:
-    """Into how many ranges of ``steps`` row tiles the rows are cut: two programs a multiprocessor, 4 tiles a
-    range or more.
+    """The number of row ranges, and of row tiles in each.
+
+    Two programs per multiprocessor, 4 tiles a range or more.
     """
     processors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 4
     row_tiles = triton.cdiv(len(x), bm)

@@ -1,5 +1,6 @@
-"""Gated causal long convolution: short convolution, both gates and a block-Toeplitz product, forward and
-backward.
+"""Gated causal long convolution.
+
+Short convolution, both gates and a block-Toeplitz product, forward and backward.
 
 Not measured on a GPU. Computes y = gate_out · causal(kernel, gate_in · value), with (gate_in, gate_out,
 value) = short(z), and its gradients.
@@ -20,8 +21,8 @@ Causality: the future meets exact zeros only and padding is masked, not multipli
 in any precision, forward or gradient (of finite numbers: zero times infinity is NaN).
 Precision: gates, short convolution and sums in float32; operands of products in z's type, float32 ones as
 IEEE products unless torch.backends.cuda.matmul.allow_tf32 asks for tf32.
-Roof (derived): 8 B a token and channel forward in 16 bits, of which these launches move 12; backward 14,
-moved 42. Work: T FLOPs a token and channel forward, 3·T backward, so beyond T of about 2000 (16-bit)
+Roof (derived): 8 B per token and channel forward in 16 bits, of which these launches move 12; backward 14,
+moved 42. Work: T FLOPs per token and channel forward, 3·T backward, so beyond T of about 2000 (16-bit)
 arithmetic decides, and grows as T². Kernels beyond ``LONGEST`` go through transforms instead
 (monarch_conv_triton.py), which are causal to float32 rounding only.
 """
@@ -121,8 +122,9 @@ def copies_kernel(
 def toeplitz_kernel(x, copies, z, weight, bias, out, channels, batch, tokens, taps, origin, length,
                     TAPS: tl.constexpr, GATE: tl.constexpr, TRANSPOSED: tl.constexpr, COPIES: tl.constexpr,
                     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """out[t] = sum_lag kernel[lag] x[t - lag], or x[t + lag] when TRANSPOSED; times the after gate when GATE.
-    taps <= tokens.
+    """out[t] = sum_lag kernel[lag] x[t - lag], or x[t + lag] when TRANSPOSED.
+
+    Times the after gate when GATE. taps <= tokens.
     """
     d, stream = tl.program_id(1).to(tl.int64), tl.cast(batch, tl.int64) * tokens
     chunks = tl.cdiv(tokens, M)
@@ -213,8 +215,9 @@ def correlation_kernel(
     SPLITS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Lag block m of sum_t h[t] u[t - lag]: diagonal sums of P_m, those of lags m·C + l and those of (m -
-    1)·C + l apart.
+    """Lag block m of sum_t h[t] u[t - lag].
+
+    Diagonal sums of P_m, those of lags m·C + l and those of (m - 1)·C + l apart.
     """
     d, stream = tl.program_id(2).to(tl.int64), tl.cast(batch, tl.int64) * tokens
     m, split = tl.program_id(0), tl.program_id(1)
@@ -244,8 +247,9 @@ def correlation_kernel(
 @triton.jit
 def ungate_kernel(gradient, c, du, z, weight, bias, dz, partial, channels, tokens, points, TAPS: tl.constexpr,
                   DZ: tl.constexpr, SUMS: tl.constexpr, POINTS: tl.constexpr):  # fmt: skip
-    """Down through the gates and the short convolution: dz, and this tile's share of the short weights' and
-    biases' gradients.
+    """Down through the gates and the short convolution.
+
+    dz, and this tile's share of the short weights' and biases' gradients.
     """
     d, stream = tl.program_id(1).to(tl.int64), tl.cast(points, tl.int64)
     position = tl.program_id(0) * POINTS + tl.arange(0, POINTS)
@@ -280,8 +284,9 @@ def ungate_kernel(gradient, c, du, z, weight, bias, dz, partial, channels, token
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
-    """What one program of a product holds: M tokens of N columns in steps of K; lag blocks of C in the kernel
-    gradient.
+    """The tile of one program: M tokens of N columns in steps of K.
+
+    Lag blocks of C in the kernel gradient.
     """
 
     M: int
@@ -293,8 +298,9 @@ class Tiles:
 
 
 def tiles(dtype: torch.dtype, *, batch: int, tokens: int) -> Tiles:
-    """As large as registers allow, since a larger tile reads less for its products; no wider than there are
-    columns.
+    """As large as registers allow, since a larger tile reads less for its products.
+
+    No wider than there are columns.
     """
     narrow = dtype != torch.float32
     m = 128 if narrow and tokens > 64 else 64
@@ -340,9 +346,7 @@ def serves(
 
 
 def algorithm(dtype: torch.dtype, *, tokens: int, taps: int) -> str:
-    """What runs: "toeplitz", exactly causal, or "monarch", causal to float32 rounding, for kernels beyond the
-    limit of z's type.
-    """
+    """ "toeplitz", exactly causal, or "monarch", causal to float32 rounding, for long kernels."""
     return (
         "toeplitz"
         if min(tokens, taps) <= LONGEST[_precision() if dtype == torch.float32 else "16-bit"]
@@ -351,8 +355,9 @@ def algorithm(dtype: torch.dtype, *, tokens: int, taps: int) -> str:
 
 
 def gated_forward(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor) -> Tensor:
-    """y (D, B, T) of z (3D, B, T), short_weight (3D, W), short_bias (3D,), kernel (D, S): contiguous, on one
-    device.
+    """y (D, B, T) of z (3D, B, T), short_weight (3D, W), short_bias (3D,), kernel (D, S).
+
+    Contiguous, on one device.
     """
     short = (z, short_weight, short_bias)
     if algorithm(z.dtype, tokens=z.shape[-1], taps=kernel.shape[1]) == "toeplitz":
@@ -461,8 +466,9 @@ def _toeplitz(
     transposed: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The (transposed) product with x, gated when ``short`` holds z, weight and bias; into ``out``, which
-    must not be x.
+    """The (transposed) product with x, gated when ``short`` holds z, weight and bias.
+
+    Into ``out``, which must not be x.
     """
     channels, batch, tokens = x.shape
     out = torch.empty_like(x) if out is None else out

@@ -21,9 +21,9 @@
 //
 // Precision: h and dh are rounded to T, as two separate layers would; sums in float32. float32: true FMA,
 // tf32 where the caller asks.
-// Roof (derived, H200: 790 TFLOP/s bf16, 4.3 TB/s): 4 b³ FLOPs and 2 e n bytes a row forward; bf16 floors
-// 0.24, 0.95, 3.83 ns a row for b = 16, 32, 64, all memory. Each tile reads the 2 b³ weights from L2: 2 e b³
-// / ROWS bytes a row = 0.25, 4, 64 KB, so at b = 64 L2, not DRAM, is the limit: 512 KB for the 64 rows that
+// Roof (derived, H200: 790 TFLOP/s bf16, 4.3 TB/s): 4 b³ FLOPs and 2 e n bytes per row forward; bf16 floors
+// 0.24, 0.95, 3.83 ns per row for b = 16, 32, 64, all memory. Each tile reads the 2 b³ weights from L2: 2 e b³
+// / ROWS bytes per row = 0.25, 4, 64 KB, so at b = 64 L2, not DRAM, is the limit: 512 KB for the 64 rows that
 // would balance it do not fit one SM (a cluster of four would share them). Strided 2-byte accesses meet 4 to
 // a bank. Backward floor 6 n bytes (bf16) a row in one pass, 20 n here with everything asked for.
 // Not measured on a GPU. The host twins (NAME_host, at the end) run the same bodies and are tested against
@@ -151,7 +151,7 @@ template <class Math, int B, bool TRANSPOSED> struct Product {
     }
 };
 
-// one tile a block of the factor: 4 warps for 64 x 64, one for 32 x 32, one of 16 x 16
+// one tile per block of the factor: 4 warps for 64 x 64, one for 32 x 32, one of 16 x 16
 template <class Math, int B>
 using Factor = BlockGemm<T, Math, B == 64 ? 2 : 1, B == 64 ? 2 : 1, B == 16 ? 1 : 2, B == 16 ? 2 : 4, false,
                          false, End::partial>;

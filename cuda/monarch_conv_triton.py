@@ -15,7 +15,7 @@ columns. Channels go in groups of at most GROUP points: scratch does not grow wi
 Precision: float32 with IEEE products, never tf32: a transform carries its rounding noise from the future to
 the past, 4e-7 of the signal in float32, 5e-3 in bfloat16. So this path is causal to rounding, where the
 Toeplitz one is exact.
-Roof (derived): 8·n1 + 16·n2 FLOPs a token and channel on the float32 units, 2048 at T = 4096 where
+Roof (derived): 8·n1 + 16·n2 FLOPs per token and channel on the float32 units, 2048 at T = 4096 where
 block-Toeplitz takes 4096; 72 B of traffic. Arithmetic decides: at 60 TFLOP/s, 34 ps at T = 4096.
 """
 
@@ -36,8 +36,9 @@ POINTS = 1024
 
 @triton.jit
 def _planes(start, size, HALF: tl.constexpr):
-    """For 2·HALF rows of a tile, HALF of each plane: the index within the plane, the index in a table of
-    both, and which are real ones.
+    """For 2·HALF rows of a tile, HALF of each plane.
+
+    The index within the plane, the index in a table of both, and which are real ones.
     """
     row = tl.arange(0, 2 * HALF)
     inner = start + row % HALF
@@ -84,8 +85,9 @@ def columns_kernel(
 def rows_kernel(
     x, out, table, twiddle, n1, n2, INVERSE: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr
 ):
-    """Planes (D·p, 2, n1, n2) through the DFT of the rows; INVERSE: through the inverse one, then twiddled
-    back.
+    """Planes (D·p, 2, n1, n2) through the DFT of the rows.
+
+    INVERSE: through the inverse one, then twiddled back.
 
     STEP divides n2.
     """
@@ -164,8 +166,9 @@ def product_kernel(x, spectrum, pairs, points, CONJUGATE: tl.constexpr, POINTS: 
 
 @triton.jit
 def cross_kernel(u, h, out, pairs, points, POINTS: tl.constexpr):
-    """Sum over a channel's pairs of conj(u)·h: the real part of its inverse is the sum of both sequences'
-    correlations.
+    """Sum over a channel's pairs of conj(u)·h.
+
+    The real part of its inverse is the sum of both sequences' correlations.
     """
     channel = tl.program_id(1).to(tl.int64)
     point = tl.program_id(0) * POINTS + tl.arange(0, POINTS)
@@ -326,8 +329,9 @@ def _rotations(n: int) -> Tensor:
 
 
 def _waves(rows: int, columns: int, period: int) -> tuple[Tensor, Tensor]:
-    """Real and imaginary part of exp(-2 pi i a b / period), float64; products are taken modulo the period, so
-    that angles stay small.
+    """Real and imaginary part of exp(-2 pi i a b / period), float64.
+
+    Products are taken modulo the period, so that angles stay small.
     """
     angle = -2 * pi * (torch.outer(torch.arange(rows), torch.arange(columns)) % period).double() / period
     return angle.cos(), angle.sin()

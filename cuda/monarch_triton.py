@@ -1,5 +1,4 @@
-"""Order-2 Monarch product, both factors and the permutation between them in one kernel, forward and backward,
-in Triton.
+"""Order-2 Monarch product in one Triton kernel, forward and backward.
 
 Not measured on a GPU.
 
@@ -22,7 +21,7 @@ backward    dx is the same kernel run from the other side: the roles of the fact
 roof        n = b², a token: 4·b³ FLOPs forward, 4·n bytes in bf16, weights 4·b³ bytes once: 0.24 / 0.95 /
             3.83 ns for b = 16 / 32 / 64, all memory-bound (derived at 790 TFLOP/s and 4.3 TB/s); backward 6·n
             bytes, 0.36 / 1.43 / 5.7 ns. What this tiling adds: x is read L/GB times and every weight once a
-            BM rows, both from L2: 10 KB a token at b = 32, where the floor counts 4 KB.
+            BM rows, both from L2: 10 KB per token at b = 32, where the floor counts 4 KB.
 
 Precision: products accumulate in fp32; mid is rounded to the inputs' dtype before the second product, as two
 separate products do. fp32 inputs use "tf32x3" (three tf32 products, dropped term 2^-22); plain "tf32" only if
@@ -192,8 +191,9 @@ def product_strides(k: int, p: int, l: int, s: int) -> dict[str, int]:
 
 
 def transposed_strides(k: int, p: int, l: int, s: int) -> dict[str, int]:
-    """Those for gradient -> dx, which passes the second factor first: blocks b sum over s, blocks a write
-    i.
+    """Those for gradient -> dx, which passes the second factor first.
+
+    Blocks b sum over s, blocks a write i.
     """
     sizes = {"A": l, "I": s, "B": k, "O": p}
     return {
@@ -314,8 +314,9 @@ def _rows(rows: int, largest: int) -> int:
 
 
 def _split(x: Tensor, places: int, bm: int) -> tuple[int, int]:
-    """Into how many ranges of ``steps`` row tiles the rows are cut: two programs a multiprocessor, 4 tiles a
-    range or more.
+    """The number of row ranges, and of row tiles in each.
+
+    Two programs per multiprocessor, 4 tiles a range or more.
     """
     processors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 4
     row_tiles = triton.cdiv(len(x), bm)

@@ -1,1 +1,1 @@
-"""One folder a question: what is compared, on which data, under which budget, and what came out."""
+"""One folder per question: what is compared, on which data, under which budget, and what came out."""

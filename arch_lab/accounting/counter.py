@@ -219,8 +219,9 @@ class _Counter(TorchDispatchMode):
 
 
 class _Attention(torch.autograd.Function):
-    """Attention that is not counted; its backward charges twice the forward's products and computes
-    nothing.
+    """Attention that is not counted.
+
+    Its backward charges twice the forward's products and computes nothing.
     """
 
     @staticmethod
@@ -298,8 +299,9 @@ def _product(args: Any, kwargs: Any, out: Tensor) -> Charges:
 
 
 def _convolution_backward(args: Any, kwargs: Any, out: Any) -> Charges:
-    """Two products for the forward's one; torch's formula ignores groups and overcharges depth-wise ones
-    C-fold.
+    """Two products for the forward's one.
+
+    Torch's formula ignores groups and overcharges depth-wise ones C-fold.
     """
     gradient, x, weight, transposed, mask = args[0], args[1], args[2], args[7], args[10]
     product = 2 * (x if transposed else gradient).numel() * prod(weight.shape[1:])

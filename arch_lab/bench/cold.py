@@ -1,5 +1,6 @@
-"""Timing on a GPU as one meets it: contenders interleaved, the cache flushed before each call, the roof
-measured in the same run.
+"""Timing on a GPU with a cold cache.
+
+Contenders interleaved, the cache flushed before each call, the roof measured in the same run.
 
 Legend: "ours" is the first contender of a group, every other a peer.
 Each round calls every contender once; the ratio of a peer is the median over rounds of its time by ours, so a
@@ -29,8 +30,9 @@ DRIFT = 0.03  # ours at the end of the rounds against ours at their beginning
 
 @dataclass(frozen=True, kw_only=True)
 class Roof:
-    """What this machine gave in this run: bytes a second of a large copy, FLOPs a second of a large
-    product.
+    """Measured bandwidth and compute of this machine.
+
+    Bytes per second of a large copy, FLOPs per second of a large product.
     """
 
     bytes_per_s: float
@@ -61,7 +63,7 @@ def measure_cold(
     rounds: int = 50,
     device: str = "cuda",
 ) -> list[ColdRow | Skipped]:
-    """One row a peer.
+    """One row per peer.
 
     A peer that fails (a compiler, memory) becomes a line with its reason; ours that fails raises.
     """

@@ -1,5 +1,4 @@
-"""Gemma against ``transformers`` with the same weights, and local attention alone against torch's fused
-attention.
+"""Gemma against ``transformers``, and local attention against torch's.
 
 Legend: B batch, T tokens, D width, F ffn_width, H query heads, K key/value heads, C head width, w window, V
 vocabulary. Both sides run in this process, in float32, interleaved, and give equal outputs before anything is

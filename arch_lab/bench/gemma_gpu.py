@@ -171,8 +171,7 @@ def peer_contender(contender: Contender, attention: str) -> Contender:
 
 
 def _flex_in_one_dtype() -> str:
-    """Registers their FlexAttention behind the cast that their FlashAttention makes itself, and returns its
-    name.
+    """Register their FlexAttention with inputs cast to one dtype, and return its name.
 
     Under autocast their RoPE leaves queries and keys in float32 beside bfloat16 values, which the kernel
     refuses.

@@ -1,5 +1,6 @@
-"""What a GPU benchmark times: groups of contenders for one job, and how a group is held to its definition
-before it is timed.
+"""Groups of contenders that a GPU benchmark times.
+
+Groups of contenders for one job, and how a group is held to its definition before it is timed.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Group:
 
 
 def time_group(bench: OpsBench, group: Group, roof: Roof, *, backward: bool) -> Iterator[ColdRow | Skipped]:
-    """One row a peer. Raises: GateError when ours computes something else than its definition."""
+    """One row per peer. Raises: GateError when ours computes something else than its definition."""
     name = f"{group.name}, {'forward + backward' if backward else 'forward'}"
     prepare = _with_gradients if backward else _without_gradients
     try:

@@ -1,5 +1,6 @@
-"""Image classifiers at equal parameters: Monarch Mixer's against a Vision Transformer, images answered and
-trained on per second.
+"""Image classifiers at equal parameters.
+
+Monarch Mixer's against a Vision Transformer, images answered and trained on per second.
 
 Legend: B images, patches of 4 x 4 pixels. Shapes are those that the budget of the study ``cifar10`` (1M body
 + head parameters) solves to. A training step is forward, cross-entropy, backward and AdamW.

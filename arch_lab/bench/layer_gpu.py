@@ -1,5 +1,6 @@
-"""One pre-norm layer on a GPU: Monarch Mixer with our kernels, the same on plain torch, and attention with a
-dense gated unit.
+"""One pre-norm layer on a GPU.
+
+Monarch Mixer with our kernels, the same on plain torch, and attention with a dense gated unit.
 
 Legend: B sequences, T tokens, D width. Weights float32 under bfloat16 autocast on every side, as ``precision:
 bf16-mixed`` trains. The attention is the barest one (arch_lab.bench.monarch.PlainAttention: causal SDPA,

@@ -77,9 +77,7 @@ Peers = dict[str, Callable[[], object]]
 
 
 def _both_pages(*peers: tuple[str, Callable[[], object]]) -> Peers:
-    """Each peer as plain torch runs it, and with our allocator's setting where the machine lets one
-    choose.
-    """
+    """Each peer as plain torch runs it, and on huge pages where that can be switched."""
     variants: Peers = {}
     for name, call in peers:
         if can_switch():
@@ -98,7 +96,10 @@ def _measure(
     same: str = "",
     repeats: int = 9,
 ) -> Iterator[Row]:
-    """One row a peer; those whose name begins with ``same`` ("all": every one) must give the same tensor."""
+    """One row per peer.
+
+    Those whose name begins with ``same`` ("all": every one) must give the same tensor.
+    """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for peer, baseline in peers.items():
         yield measure(
@@ -177,8 +178,9 @@ def _layer() -> Iterator[Row]:
 
 @torch.no_grad()
 def _generation() -> Iterator[Row]:
-    """1024 tokens after a prompt, up to a history of 8192, through one convolution; the prompt is not
-    timed.
+    """1024 tokens after a prompt, up to a history of 8192, through one convolution.
+
+    The prompt is not timed.
     """
     tokens, prompt = 8192, 7168
     u, k = torch.randn(1, WIDTH, tokens), torch.randn(WIDTH, tokens) / tokens**0.5

@@ -56,8 +56,9 @@ def op_rows(bench: OpsBench) -> Iterator[ColdRow | Skipped]:
 
 
 def fft_path(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor) -> Tensor:
-    """What one writes without a kernel: depth-wise convolution, gates, one real transform of everything in
-    float32 (float64 kept).
+    """The same convolution in plain torch.
+
+    Depth-wise convolution, gates, one real transform of everything in float32 (float64 kept).
     """
     tokens, d = z.shape[-1], len(kernel)
     c = F.conv1d(z.transpose(0, 1), short_weight[:, None], short_bias, padding=SHORT_TAPS - 1, groups=3 * d)[
@@ -98,8 +99,9 @@ def convolutions(bench: OpsBench) -> Iterator[Group]:
 
 
 def bmm_and_permutes(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """The product as the released code computes it: two batched GEMMs with copies where the order of channels
-    changes.
+    """The product as the released code computes it.
+
+    Two batched GEMMs with copies where the order of channels changes.
     """
     k, l = len(first), len(second)
     h = torch.bmm(rearrange(x, "m (k p) -> k m p", k=k), first.mT)

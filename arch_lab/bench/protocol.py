@@ -27,8 +27,9 @@ class GateError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Medians in milliseconds; ``ratio`` = peer_ms / ours_ms, the median over interleaved pairs, with its
-    quartiles.
+    """Medians in milliseconds.
+
+    ``ratio`` = peer_ms / ours_ms, the median over interleaved pairs, with its quartiles.
     """
 
     name: str
@@ -128,9 +129,7 @@ def step_of(module: torch.nn.Module, x: Tensor) -> Call:
 
 
 def peak_bytes(call: Call) -> int:
-    """Most bytes of processor memory that tensors made inside ``call`` held at one time, by the allocator's
-    own record.
-    """
+    """Peak bytes of processor memory that tensors made inside ``call`` held."""
     call()
     return recorded_peak(call)
 

@@ -1,5 +1,4 @@
-"""The Monarch mixer written the way the released code is: a peer that pads, transposes and transforms whole
-tensors.
+"""The Monarch mixer in the style of the released code, as a peer.
 
 Legend: B batch, T tokens, D width, F ffn_width, K blocks.
 Written from a description of HazyResearch/m2 (bert/src/mm): projections of (B, T, D), a transposed copy in
@@ -24,8 +23,9 @@ from blocks.monarch.glu import BlockDiagonalGLU
 
 
 def whole_tensor_convolution(u: Tensor, k: Tensor) -> Tensor:
-    """u (B, D, T), k (D, T): one transform of all channels and sequences at 2T points, the scale folded into
-    the kernel's.
+    """Causal convolution of u (B, D, T) with k (D, T) as one transform.
+
+    One transform of all channels and sequences at 2T points, the scale folded into the kernel's.
     """
     tokens = u.shape[-1]
     spectrum = torch.fft.rfft(k, n=2 * tokens) / (2 * tokens)
@@ -78,9 +78,7 @@ class ReleasedGLU(nn.Module):
 
 
 class ReleasedMixer(nn.Module):
-    """A causal ``M2Mixer`` without residual convolution, token-major, with copies where the layout
-    changes.
-    """
+    """A causal, token-major ``M2Mixer`` with copies where the layout changes."""
 
     def __init__(self, mixer: M2Mixer) -> None:
         super().__init__()

@@ -40,8 +40,9 @@ def linear() -> Iterator[Row]:
 
 @torch.no_grad()
 def convolution() -> Iterator[Row]:
-    """The channel-chunked causal convolution against one whole-tensor rfft; both must give the same
-    numbers.
+    """The channel-chunked causal convolution against one whole-tensor rfft.
+
+    Both must give the same numbers.
     """
     for tokens in (1024, 4096):
         u, k = torch.randn(4096 // tokens, 256, tokens), torch.randn(256, tokens) / tokens**0.5
@@ -61,8 +62,9 @@ def convolution() -> Iterator[Row]:
 
 
 def mixer() -> Iterator[Row]:
-    """The Monarch sequence mixer against full causal attention of the same width: not the same function, the
-    same job.
+    """The Monarch sequence mixer against full causal attention of the same width.
+
+    Not the same function, the same job.
     """
     width = 256
     for tokens in (512, 2048):

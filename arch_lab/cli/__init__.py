@@ -87,8 +87,9 @@ def _goes_on(arguments: list[str]) -> bool:
 
 @contextmanager
 def unchanged_globals() -> Iterator[None]:
-    """Restore what a verb may set for its own run: import path, arguments, environment, signal handlers,
-    torch's threads.
+    """Restore what a verb may set for its own run.
+
+    Import path, arguments, environment, signal handlers, torch's threads.
     """
     path, arguments, environment = list(sys.path), list(sys.argv), dict(os.environ)
     numbers = [

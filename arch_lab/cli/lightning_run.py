@@ -117,8 +117,9 @@ class Parser(LightningArgumentParser):
 
 
 class SavedConfig(SaveConfigCallback):
-    """The configuration of a run, without the checkpoint it went on from: read again, it must not undo
-    ``--ckpt_path``.
+    """The configuration of a run, without the checkpoint it went on from.
+
+    Read again, it must not undo ``--ckpt_path``.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -136,8 +137,9 @@ class SavedConfig(SaveConfigCallback):
 
 
 def results_folder(trainer: Trainer) -> Path:
-    """Folder of configuration and weights; as Lightning's checkpoints where the logger has none (a server, a
-    database).
+    """Folder of configuration and weights.
+
+    As Lightning's checkpoints where the logger has none (a server, a database).
     """
     if trainer.log_dir is not None:
         return Path(trainer.log_dir)

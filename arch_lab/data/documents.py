@@ -70,8 +70,9 @@ def lines_of(text: str) -> Iterator[str]:
 
 
 def cut_documents(lines: Iterable[str], start: str, location: str) -> list[str]:
-    """Documents that begin at each line in which ``start`` is found; joined they are the lines, byte for
-    byte.
+    """Documents that begin at each line in which ``start`` is found.
+
+    Joined they are the lines, byte for byte.
 
     Blank lines before the first heading belong to the first document, other text there is a document of its
     own.
@@ -197,8 +198,9 @@ def hold_out(documents: list[str], fraction: float, purpose: str) -> tuple[list[
 
 
 def limit(documents: list[str], size: int) -> list[str]:
-    """About ``size`` bytes (at most 3 fewer): whole documents in the order of their hash, the last one
-    cut.
+    """About ``size`` bytes (at most 3 fewer).
+
+    Whole documents in the order of their hash, the last one cut.
     """
     texts: dict[int, str] = {}
     left = size

@@ -1,5 +1,6 @@
-"""English prose that every machine already has: docstrings of the Python standard library and of installed
-packages.
+"""English prose that every machine already has.
+
+Docstrings of the Python standard library and of installed packages.
 
 Sources are parsed, never imported. Examples, tables and code are dropped. Docstrings are copied and varied a
 lot, and a copy would stand on both sides of a split: every paragraph that occurred before is dropped (the
@@ -180,8 +181,9 @@ def _without_examples(text: str) -> str:
 
 
 def _sources(root: Path) -> Iterator[Path]:
-    """Python files in a fixed order; tests, vendored copies and private folders hold little prose and are
-    left out.
+    """Python files in a fixed order.
+
+    Tests, vendored copies and private folders hold little prose and are left out.
     """
     entries = sorted(root.iterdir(), key=lambda path: path.name)
     for path in entries:

@@ -73,8 +73,9 @@ def documents_of(path: Path, config: DataConfig) -> list[str]:
 
 
 def read_documents(path: Path, *, text_column: str = "text", document_start: str | None = None) -> list[str]:
-    """Documents of one file of any format of ``formats``, those without any text left out; options as in
-    ``DataConfig``.
+    """Documents of one file of any format of ``formats``, those without any text left out.
+
+    Options as in ``DataConfig``.
 
     Raises: DataError, one line that names the file, and the line or row where there is one.
     """

@@ -61,9 +61,7 @@ def local_path(config: DataConfig) -> Path | None:
 
 
 def reachable(address: str, patience: float = PATIENCE) -> bool:
-    """Whether anything answers there within ``patience`` seconds, through the proxy of the environment if
-    there is one.
-    """
+    """Whether the hub answers within ``patience`` seconds, through the proxy if there is one."""
     answered = threading.Event()
 
     def ask() -> None:

@@ -1,5 +1,6 @@
-"""From a configuration to token ids: read, split, tokenise, store; the second call only opens what the first
-one stored.
+"""Prepare the data of a study: read, split, tokenise, store.
+
+The second call only opens what the first one stored.
 
 The cache entry's name is a hash of the configuration, of the source's content and of the versions that shape
 the ids, so anything that changes makes a new entry. The fingerprint of the result depends on ids, counts and

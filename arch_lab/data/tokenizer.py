@@ -69,8 +69,9 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def with_mask(self) -> Tokenizer:
-        """This tokenizer with a mask token: every id keeps its meaning, a ``[MASK]`` it does not have comes
-        behind them all.
+        """This tokenizer with a mask token.
+
+        Every id keeps its meaning, a ``[MASK]`` it does not have comes behind them all.
         """
 
     @abstractmethod

@@ -83,9 +83,7 @@ def _fail_in_float32(run: BaseRun, s: int, size: float) -> None:
 
 
 def _sparse_lengths(scope: Scope, probe: Probe, mode: Mode) -> None:
-    """Long rows: two positions and gradients at the lengths that train or are scored, one position
-    elsewhere.
-    """
+    """Check long rows: two positions and gradients, or one position."""
     shorter: Tensor | None = None
     for length in scope.findings.sparse_lengths:
         scope.enter(length, mode)

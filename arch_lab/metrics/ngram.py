@@ -116,8 +116,9 @@ class NGram:
         return p + [p[-1]] * (4 - len(p))
 
     def _fit(self, tune: np.ndarray) -> None:
-        """Expectation maximisation, order by order: each is a mixture of two known parts, so it has one
-        optimum.
+        """Expectation maximisation, order by order.
+
+        Each is a mixture of two known parts, so it has one optimum.
         """
         lower = np.full(len(tune) - 1, 1 / self.vocabulary)
         for n, (relative, totals) in enumerate(self._relative(tune)):

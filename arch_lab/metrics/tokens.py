@@ -1,5 +1,4 @@
-"""Language-model metrics weighted by valid tokens, so that no reduction, batch size or rank count changes
-them.
+"""Language-model metrics weighted by valid tokens, independent of batching.
 
 Legend: B batch, T tokens. Each metric keeps plain sums (float64) and divides once, at the end, which is what
 makes the distributed reduction right: a mean of means is not. torchmetrics ships a Perplexity that repeats
@@ -63,8 +62,9 @@ class TokenPerplexity(TokenSums):
 
 
 class WordPerplexity(TokenSums):
-    """exp(nats per word) for a text of ``words`` words, ``bytes`` bytes: the words scored are in proportion
-    to the bytes.
+    """exp(nats per word) for a text of ``words`` words, ``bytes`` bytes.
+
+    The words scored are in proportion to the bytes.
 
     Scoring skips the first token of a split, hence the proportion; for a whole split it differs from 1 by one
     token.

@@ -1,5 +1,6 @@
-"""Speakers, or any classes, by the nearest centroid: cosine scores, and equal error rates as MCE-2018 defines
-them.
+"""Speakers, or any classes, by the nearest centroid.
+
+Cosine scores, and equal error rates as MCE-2018 defines them.
 
 Legend: N items, E width, S classes (the list of wanted ones), background = items of no class on it.
 Sources: swshon/multi-speakerID and KinWaiCheuk/MCE2018 dataloader.py (arXiv 1910.01463).

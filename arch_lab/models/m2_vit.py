@@ -12,7 +12,7 @@ sine frequency 1, no positions, no class token, the mean of all tokens read. Wit
 What the count decides, and what it leaves open. One direction: with a second filter for the patches that
 follow (``bidirectional: true``) the base size has 46,984,936, which nobody would print as 45M; the published
 filter is the causal one of the language models, run over patches in reading order. Fixed filter positions:
-the released class trains them (T·33 numbers a layer, at a rate of 1e-5), which makes 45,632,536
+the released class trains them (T·33 numbers per layer, at a rate of 1e-5), which makes 45,632,536
 (``train_positions: true``); both read 45M.
 """
 

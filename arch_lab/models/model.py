@@ -188,9 +188,7 @@ def _reading(name: str, mixer: Any, tokens: int, width: int, memory: int) -> Par
 
 
 class _NoDraws(TorchFunctionMode):
-    """Skips in-place initialisation, which on the meta device draws nothing and costs milliseconds per
-    call.
-    """
+    """Skip in-place initialisation, which is slow and draws nothing on the meta device."""
 
     SKIPPED = frozenset(
         [getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]

@@ -182,8 +182,7 @@ class RunLog(Callback):
 
 
 class Keeper(Callback):
-    """Saves the run every ``seconds`` of wall-clock, and at the end of the step in which Ctrl-C or SIGTERM
-    arrives.
+    """Save the run every ``seconds`` of wall-clock time, and on Ctrl-C or SIGTERM.
 
     Only between steps: in the middle of one the data order is a batch ahead of the weights, and a checkpoint
     taken there would resume to other numbers. A second signal does not wait.

@@ -1,6 +1,4 @@
-"""No score of ``fit``, ``validate``, ``test`` or ``predict`` before the model is shown to be causal at the
-lengths it runs.
-"""
+"""Certify a model as causal before ``fit``, ``validate``, ``test`` or ``predict`` scores it."""
 
 from __future__ import annotations
 

@@ -98,8 +98,9 @@ class LanguageModel(pl.LightningModule):
         self.model: nn.Module = architecture_recipe.model(shape, vocabulary=vocabulary, max_tokens=max_tokens)
 
     def setup(self, stage: str) -> None:
-        """Initial weights of a checkpoint, whose ids must be those of the data; metrics need the split they
-        score.
+        """Initial weights of a checkpoint, whose ids must be those of the data.
+
+        Metrics need the split they score.
         """
         data = self.trainer.datamodule.data  # type: ignore[attr-defined]
         source = self.hparams.get("initialise_from")
@@ -118,8 +119,9 @@ class LanguageModel(pl.LightningModule):
         ).to(self.device)
 
     def on_save_checkpoint(self, checkpoint: State) -> None:
-        """A checkpoint stands alone: it carries the tokenizer of its ids, and one of fit the options of its
-        data.
+        """Add the tokenizer, and for fit the data options, to the checkpoint.
+
+        It carries the tokenizer of its ids, and one of fit the options of its data.
         """
         source: Any = getattr(self.trainer, "datamodule", None)
         data = getattr(source, "data", None)
@@ -178,9 +180,7 @@ class LanguageModel(pl.LightningModule):
         metrics.reset()
 
     def on_train_start(self) -> None:
-        """The peak of the schedule follows a rate that a callback chose after the optimizer was built
-        (LearningRateFinder).
-        """
+        """Set the schedule's peak to a rate chosen after the optimizer was built."""
         ratio = self.hparams["learning_rate"] / self._peak_rate
         if ratio == 1:
             return
@@ -198,8 +198,9 @@ class LanguageModel(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """As Lightning clips, also in bfloat16: there is no loss scale to undo, though its plug-in assumes
-        one of a fused optimizer.
+        """Clip as Lightning does, also in bfloat16.
+
+        There is no loss scale to undo, though its plug-in assumes one of a fused optimizer.
         """
         plugin = self.trainer.precision_plugin
         if gradient_clip_val and isinstance(plugin, MixedPrecision) and plugin.scaler is None:

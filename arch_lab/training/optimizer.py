@@ -1,7 +1,7 @@
 """The optimizer of every arm: AdamW with groups declared by name pattern, warm-up, cosine.
 
-Declared once a study and printed in its plan, because a group that reaches one architecture only is a tuning
-advantage. A study adds groups under ``training.groups`` (GroupRule). (The released M2 code tags filter
+Declared once per study and printed in its plan, because a group that reaches one architecture only is a
+tuning advantage. A study adds groups under ``training.groups`` (GroupRule). (The released M2 code tags filter
 parameters with their own rates and then loses the tags in a deepcopy: here the groups are built from the
 finished model and a test compares their sizes with the parameters.)
 """
@@ -61,8 +61,9 @@ CONSTANT_ADAM = OptimizerConfig(weight_decay=0.0, beta2=0.999, warmup_fraction=0
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRule(Config):
-    """Parameters with a rate or decay of their own, by name: ``{name: filters, match: ["*.filter.*"], rate:
-    0.1}``.
+    """Parameters with a rate or decay of their own, by name.
+
+    ``{name: filters, match: ["*.filter.*"], rate: 0.1}``.
 
     A parameter belongs to the first rule that matches it. ``rate`` multiplies the learning rate, so that a
     grid stays a grid.
@@ -92,9 +93,7 @@ class GroupRule(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """One optimizer group: which parameters, how they decay, and by what their learning rate is
-    multiplied.
-    """
+    """One optimizer group: parameters, weight decay and a multiplier of the rate."""
 
     name: str
     weight_decay: float
@@ -202,8 +201,9 @@ def optimizer_and_schedule(
 def warmup_cosine(
     total_steps: int, *, warmup_fraction: float, final_fraction: float
 ) -> Callable[[int], float]:
-    """Multiplier of the peak rate at a 0-based step: linear warm-up to 1, cosine down to
-    ``final_fraction``.
+    """Multiplier of the peak rate at a 0-based step.
+
+    Linear warm-up to 1, cosine down to ``final_fraction``.
     """
     warmup = max(1, round(warmup_fraction * total_steps))
 

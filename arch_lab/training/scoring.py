@@ -16,8 +16,9 @@ LOGIT_BYTES = 1 << 29  # float32 logits of one slice; log-softmax holds as much 
 
 
 def token_nats(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of each target under a decoder: inputs (B, T), targets (B, T) int64 -> nats (B, T),
-    float32 or wider.
+    """Cross-entropy of each target under a decoder.
+
+    Inputs (B, T), targets (B, T) int64 -> nats (B, T), float32 or wider.
 
     Up to ``LOGIT_BYTES`` of logits are computed in one piece, beyond that in slices of tokens.
     """

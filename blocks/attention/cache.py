@@ -1,5 +1,6 @@
-"""The key/value cache of decoding: what is kept, where the next entry goes, and which old states are still
-good.
+"""The key/value cache of decoding.
+
+What is kept, where the next entry goes, and which old states are still good.
 
 Legend: B batch, H query heads, K key/value heads, C head width, w window, t tokens so far, m new tokens, N
 reserved tokens.
@@ -101,8 +102,9 @@ def push(state: KeyValueState, k: Tensor, v: Tensor) -> KeyValueState:
 
 
 def attend_to_all(q: Tensor, k: Tensor, v: Tensor, *, scale: float, softcap: float | None = None) -> Tensor:
-    """Attention of one token, which sees every entry: q (B, H, 1, C), k and v (B, K, n, C) in any order ->
-    (B, H, 1, C).
+    """Attention of one token, which sees every entry.
+
+    q (B, H, 1, C), k and v (B, K, n, C) in any order -> (B, H, 1, C).
 
     The H/K query heads of a group are rows of one product, so keys are never repeated in memory. Sums in
     float32 or wider.
@@ -147,8 +149,9 @@ def _joined(entries: Tensor, new: Tensor, state: KeyValueState) -> Tensor:
 
 
 def _last(entries: Tensor, window: int | None, end: int) -> Tensor:
-    """The last w of ``entries`` (in order, up to position ``end``), each in its slot of the ring; a copy, not
-    a view that would keep a whole chunk alive behind the few entries that are counted.
+    """The last w of ``entries`` (in order, up to position ``end``), each in its slot of the ring.
+
+    A copy, not a view that would keep a whole chunk alive behind the few entries that are counted.
     """
     if window is None or end <= window:
         return entries

@@ -179,8 +179,9 @@ def masked_softmax(
     softcap: float | None,
     flagged: bool = False,
 ) -> Tensor:
-    """Attention under a mask (B or 1, 1, T or 1, S) of the caller's, without an empty row; ``flagged``:
-    plain causal instead.
+    """Attention under a mask (B or 1, 1, T or 1, S) of the caller's, without an empty row.
+
+    ``flagged``: plain causal instead.
 
     The naive twin of every other backend: all pairs are computed and, with a cap, kept for the backward pass.
     """

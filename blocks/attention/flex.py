@@ -1,5 +1,6 @@
-"""Window, soft-cap and documents on CUDA: torch's FlexAttention, a fused kernel generated for the mask and
-the cap.
+"""Window, soft-cap and documents on CUDA.
+
+Torch's FlexAttention, a fused kernel generated for the mask and the cap.
 
 Legend: B batch, T queries, S keys, H query heads, K key/value heads, C head width.
 Source: torch.nn.attention.flex_attention. Tiles of 128 x 128 pairs without a single allowed one are skipped,

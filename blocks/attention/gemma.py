@@ -52,8 +52,9 @@ class AttentionConfig(HeadsConfig):
 
 
 class GemmaAttention(SequenceMixer):
-    """Softmax attention with RoPE and shared key/value heads; subclasses switch on what their generation
-    added.
+    """Softmax attention with RoPE and shared key/value heads.
+
+    Subclasses switch on what their generation added.
 
     Shape: (B, T, D) -> (B, T, D). Cost: D·C·(2H + 2K) weights; 2·T of that plus 4·H·C·pairs FLOPs, pairs
     counted exactly (``attended_pairs``). Elementwise, per pair and head: 1 scale, 5 softmax (maximum,
@@ -158,8 +159,9 @@ class GemmaAttention(SequenceMixer):
         return self._empty_state(batch, reserve=None)
 
     def reserve_state(self, batch: int, max_tokens: int) -> KeyValueState:
-        """Room for ``max_tokens`` tokens at once: holds ``state_bytes(max_tokens)`` from the start and is
-        written in place.
+        """Room for ``max_tokens`` tokens at once.
+
+        Holds ``state_bytes(max_tokens)`` from the start and is written in place.
         """
         return self._empty_state(batch, reserve=max_tokens)
 

@@ -22,8 +22,9 @@ from blocks.segments import runs
 
 
 def fold_rows(reach: int) -> int:
-    """R: few rows waste few pairs, many feed the kernel better (its own tiles are 32 rows high, 64 from 192
-    rows on).
+    """R, the rows of a folded tile: few waste few pairs, many feed the kernel better.
+
+    The kernel's own tiles are 32 rows high, 64 from 192 rows on.
     """
     return 64 if reach >= 128 else 32
 

@@ -26,8 +26,9 @@ def sides(radius: Radius) -> tuple[int, int]:
 
 
 def sides_of_width(keys: int) -> Radius:
-    """The radius of a band of ``keys`` keys in all, self included: (keys+1)//2 - 1 before, keys//2 after
-    (T5Gemma 2).
+    """The radius of a band of ``keys`` keys in all, self included.
+
+    (keys+1)//2 - 1 before, keys//2 after (T5Gemma 2).
     """
     left, right = (keys + 1) // 2 - 1, keys // 2
     return left if left == right else (left, right)

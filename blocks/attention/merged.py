@@ -1,5 +1,6 @@
-"""Merged attention of T5Gemma 2: self-attention and cross-attention in one softmax, through one set of
-weights.
+"""Merged attention of T5Gemma 2.
+
+Self-attention and cross-attention in one softmax, through one set of weights.
 
 Legend: B batch, T tokens, S memory tokens, D width, H query heads, K key/value heads, C head width, w window.
 Sources: arXiv 2512.14856; transformers models/t5gemma2 (T5Gemma2MergedAttention). Keys and values are those
@@ -140,9 +141,7 @@ class GemmaMergedAttention(CrossMixer):
         readable: Tensor | None,
         segments: Tensor | None = None,
     ) -> Tensor:
-        """Queries x over the ``own_entries``, of which the last is the last query's, and the keys ``read``
-        from the memory.
-        """
+        """Attend x to ``own_entries``, which end at the last query, and to ``read``."""
         q = self.query_norm(rearrange(self.query(x), "b t (h c) -> b h t c", c=self.config.channels))
         y = attend_memory(
             rotate(q, *turn),
@@ -162,8 +161,9 @@ class GemmaMergedAttention(CrossMixer):
     def init_state(
         self, memory: Tensor, max_tokens: int, memory_segments: Tensor | None = None
     ) -> MergedState:
-        """The memory's keys and values; the own ones grow with what they hold, so ``max_tokens`` reserves
-        nothing.
+        """The memory's keys and values.
+
+        The own ones grow with what they hold, so ``max_tokens`` reserves nothing.
         """
         check_memory(memory, memory, memory_segments)
         k, v = self._keys(without_padding(memory, memory_segments), turn=None)

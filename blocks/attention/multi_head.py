@@ -1,5 +1,6 @@
-"""The attention of BERT and ViT: every token sees every other, projections have biases, positions come from
-elsewhere.
+"""The attention of BERT and ViT.
+
+Every token sees every other, projections have biases, positions come from elsewhere.
 
 Legend: B batch, T tokens, D width, H heads, C head width.
 Source: arXiv 1706.03762 §3.2.2; arXiv 2010.11929 (ViT). With ``linear: monarch`` the four projections are

@@ -1,5 +1,6 @@
-"""Attention by tiles of query rows, each against only the keys it may see: soft-cap, windows and documents on
-a processor.
+"""Attention by tiles of query rows, each against only the keys it may see.
+
+Soft-cap, windows and documents on a processor.
 
 Legend: B batch, T queries, S keys, H query heads, K key/value heads (H = K·G), C head width, R rows of a
 tile, N keys of a tile.

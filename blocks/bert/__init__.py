@@ -1,3 +1,4 @@
-"""The ends of a BERT-style encoder: summed embeddings with a tied output table, and the transform before
-it.
+"""The ends of a BERT-style encoder.
+
+Summed embeddings with a tied output table, and the transform before it.
 """

@@ -1,5 +1,6 @@
-"""The input of a BERT: word, token-type and position tables, summed and normed; the word table is also the
-output head.
+"""The input of a BERT: word, token-type and position tables, summed and normed.
+
+The word table is also the output head.
 
 Legend: B batch, T tokens, D width, V vocabulary, L max_tokens.
 Source: arXiv 1810.04805; HazyResearch/m2, bert/src/bert_layers.py (BertEmbeddings), LayerNorm eps 1e-12. Its
@@ -62,8 +63,9 @@ class BertEmbedding(Block):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """All tables N(0, 1/D), as every tied table here (the released 0.02 is that at D = 2500); the norm
-        makes them one scale.
+        """All tables N(0, 1/D), as every tied table here (the released 0.02 is that at D = 2500).
+
+        The norm makes them one scale.
         """
         for table in (self.words, self.kinds, self.places):
             nn.init.normal_(table, std=self.config.width**-0.5)

@@ -1,5 +1,6 @@
-"""The plain feed-forward layer of the first Transformers and of ViT: two maps with biases and a GELU between
-them.
+"""The plain feed-forward layer of the first Transformers and of ViT.
+
+Two maps with biases and a GELU between them.
 
 Legend: D width, F ffn_width.
 Source: arXiv 2010.11929 §3.1; with ``linear: monarch`` both maps are Monarch matrices, as in arXiv

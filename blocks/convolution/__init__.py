@@ -1,5 +1,6 @@
-"""Convolution along the sequence: long convolutions by several algorithms, implicit filters, and the mixers
-made of them.
+"""Convolution along the sequence.
+
+Long convolutions by several algorithms, implicit filters, and the mixers made of them.
 """
 
 from blocks.convolution.algorithms import choose, long_convolution

@@ -1,5 +1,6 @@
-"""Long convolutions by their definition: the readable reference, and a direct sum that wins when the kernel
-is short.
+"""Long convolutions by their definition.
+
+The readable reference, and a direct sum that wins when the kernel is short.
 
 Legend: B batch, D channels, T tokens, S taps of a kernel. (B, D, T) arguments may be strided views of (D, B,
 T) arrays.
@@ -21,8 +22,9 @@ from blocks.errors import ConfigError
 
 
 def causal_convolution_direct(u: Tensor, k: Tensor) -> Tensor:
-    """y[b, d, t] = sum_{s <= t} k[d, s] u[b, d, t - s], as a (T, T) Toeplitz matrix a channel: O(T²), for
-    tests.
+    """y[b, d, t] = sum_{s <= t} k[d, s] u[b, d, t - s], as a (T, T) Toeplitz matrix a channel.
+
+    O(T²), for tests.
     """
     tokens = u.shape[-1]
     time = torch.arange(tokens, device=u.device)
@@ -68,8 +70,9 @@ def direct_convolution(u: Tensor, k: Tensor) -> Tensor:
 
 
 def direct_flops(*, rows: int, tokens: int, taps: int) -> int:
-    """Forward FLOPs over ``rows`` = channels times sequences: the first tap meets T tokens, the next T -
-    1, …
+    """Forward FLOPs over ``rows`` = channels times sequences.
+
+    The first tap meets T tokens, the next T - 1, …
     """
     reached = min(taps, tokens)
     return 2 * rows * (reached * tokens - reached * (reached - 1) // 2)

@@ -72,8 +72,9 @@ def bidirectional_convolution(u: Tensor, k_forward: Tensor, k_reverse: Tensor) -
 
 
 def two_sided_taps(k_forward: Tensor, k_reverse: Tensor, tokens: int, length: int) -> Tensor:
-    """Both kernels on one circle of ``length`` points, (D, length): lag -(s + 1) stands at the point length -
-    1 - s.
+    """Both kernels on one circle of ``length`` points, (D, length).
+
+    Lag -(s + 1) stands at the point length - 1 - s.
     """
     forward_taps, reverse_taps = k_forward[:, :tokens], k_reverse[:, : tokens - 1]
     gap = forward_taps.new_zeros(len(forward_taps), length - forward_taps.shape[1] - reverse_taps.shape[1])
@@ -104,8 +105,9 @@ def _chunk(u: Tensor, length: int) -> int:
 
 
 def convolve_in_groups(u: Tensor, taps: Tensor, length: int) -> Tensor:
-    """First T outputs of the circular convolution of ``length`` points: u (D, B, T), taps (D, S) -> (D, B,
-    T).
+    """First T outputs of the circular convolution of ``length`` points.
+
+    u (D, B, T), taps (D, S) -> (D, B, T).
     """
     out, pad = torch.empty_like(u, memory_format=torch.contiguous_format), _Padding(u, length)
     for channels, kernel in _groups(u, taps, length):
@@ -117,8 +119,9 @@ def convolve_in_groups(u: Tensor, taps: Tensor, length: int) -> Tensor:
 def correlate_in_groups(
     gradient: Tensor, u: Tensor, taps: Tensor, length: int, for_taps: bool
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of u and of taps (empty unless ``for_taps``): correlations, that is products with conjugate
-    spectra.
+    """Gradients of u and of taps (empty unless ``for_taps``).
+
+    Correlations, that is products with conjugate spectra.
     """
     du, pad = torch.empty_like(u, memory_format=torch.contiguous_format), _Padding(u, length)
     dtaps = torch.empty_like(taps, memory_format=torch.contiguous_format) if for_taps else taps.new_empty(0)
@@ -137,7 +140,7 @@ def correlate_in_groups(
 def _groups(u: Tensor, taps: Tensor, length: int) -> Iterator[tuple[slice, Tensor]]:
     """Channels of one pass and their kernels' spectra (d, 1, N/2 + 1), used once each."""
     size = _chunk(u, length)
-    # a CPU library plans every call anew: kernels, one row a channel, are transformed for several passes at
+    # a CPU library plans every call anew: kernels, one row per channel, are transformed for several passes at
     # once
     for first in range(0, u.shape[0], size * KERNEL_PASSES):
         spectra = torch.fft.rfft(taps[first : first + size * KERNEL_PASSES], n=length).unsqueeze(1)

@@ -96,8 +96,9 @@ class ImplicitFilter(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """z and the frequency at their fixed starts; every map U(±1/sqrt(fan_in)), as the released class
-        draws them.
+        """z and the frequency at their fixed starts.
+
+        Every map U(±1/sqrt(fan_in)), as the released class draws them.
 
         ``unit_energy`` then shrinks the last map until no kernel's expected energy exceeds 1. The released
         draw gives energy max_tokens/(12·|delta|), so that outputs grow with the root of the length: 5 times

@@ -55,8 +55,9 @@ OPERATION = Operation(
 def gated_causal_conv(
     z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor, *, implementation: str | None = None
 ) -> Tensor:
-    """z (3D, B, T), short_weight (3D, W), short_bias (3D,), kernel (D, S) -> (D, B, T) in z's dtype; taps
-    beyond T are ignored.
+    """z (3D, B, T), short_weight (3D, W), short_bias (3D,), kernel (D, S) -> (D, B, T) in z's dtype.
+
+    Taps beyond T are ignored.
 
     Raises: ConfigError when shapes, dtypes or devices do not fit, or ``implementation`` cannot run. The
     kernel may be wider than z.
@@ -121,8 +122,9 @@ def reference(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tenso
 def gated_forward(
     z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, and what the backward pass would compute again: the short convolution (3D, B, T) and the long one
-    (D, B, T).
+    """y, and what the backward pass would compute again.
+
+    The short convolution (3D, B, T) and the long one (D, B, T).
     """
     short = shifted_taps(z.contiguous(), short_weight, short_bias)
     gate_in, gate_out, value = short.chunk(3)

@@ -1,5 +1,6 @@
-"""A long convolution with its filter, its skip and its decoding state: what every convolution mixer is made
-of.
+"""A long convolution with its filter, its skip and its decoding state.
+
+What every convolution mixer is made of.
 
 Legend: D channels, B batch, T tokens so far, t new tokens. Channel-major (D, B, T), see
 blocks.convolution.fft.
@@ -98,9 +99,7 @@ class LongConvolution(nn.Module):
         return algorithm_flops(choice.implementation, **sizes, causal=causal)
 
     def extend(self, u: Tensor, state: OnlineState, kernels: Kernels) -> tuple[Tensor, OnlineState]:
-        """The outputs (D, B, t) for the next t tokens u (D, B, t), and the state after them
-        (blocks.convolution.online).
-        """
+        """The outputs (D, B, t) for the next t tokens u (D, B, t), and the state after them."""
         y, state = extend(u.transpose(0, 1), state, kernels.of(self))
         return y.transpose(0, 1), state
 
@@ -151,7 +150,7 @@ class Kernels:
 def over_documents(
     mix: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, segments: Tensor | None
 ) -> Tensor:
-    """``mix(x, None)``, or ``mix(documents, valid)`` on one row a document when ``segments`` are given.
+    """``mix(x, None)``, or ``mix(documents, valid)`` on one row per document when ``segments`` are given.
 
     A transform sees its whole row, so documents are isolated by never sharing one. The price: N documents of
     at most L tokens cost N·L, which is more than B·T when their lengths differ much.
@@ -181,8 +180,9 @@ def linear_cost(linear: nn.Linear, tokens: int) -> Cost:
 
 
 def reset_linear(linear: nn.Linear) -> None:
-    """Weight N(0, 1/fan_in), bias 0: the rule of every dense map here, so that arms of a comparison start
-    alike.
+    """Weight N(0, 1/fan_in), bias 0.
+
+    The rule of every dense map here, so that arms of a comparison start alike.
     """
     nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
     nn.init.zeros_(linear.bias)

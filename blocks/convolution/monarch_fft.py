@@ -1,5 +1,6 @@
-"""The convolution theorem with its transforms as order-2 Monarch matrices: nothing but GEMMs and pointwise
-products.
+"""The convolution theorem with its transforms as order-2 Monarch matrices.
+
+Nothing but GEMMs and pointwise products.
 
 Legend: R rows (channels times sequences), T tokens, N = n1·n2 transform length, H = n1//2 + 1 kept half of
 the first digit.
@@ -26,8 +27,9 @@ from blocks.convolution.fft import fft_length
 
 
 def monarch_dft_reference(x: Tensor, n1: int, n2: int) -> Tensor:
-    """The DFT of x (..., n1·n2) by its two complex factors, in natural order: what ``torch.fft.fft`` must
-    give.
+    """The DFT of x (..., n1·n2) by its two complex factors, in natural order.
+
+    What ``torch.fft.fft`` must give.
     """
     i, j = torch.arange(n1), torch.arange(n2)
     first = torch.exp(-2j * pi * torch.outer(i, i).double() / n1)
@@ -39,8 +41,9 @@ def monarch_dft_reference(x: Tensor, n1: int, n2: int) -> Tensor:
 
 
 def factors(length: int) -> tuple[int, int]:
-    """n1·n2 = length with the fewest FLOPs: the first digit costs 4·n1 a token (real), the second 16·n2
-    (complex).
+    """n1·n2 = length with the fewest FLOPs.
+
+    The first digit costs 4·n1 a token (real), the second 16·n2 (complex).
     """
     divisors = [d for d in range(1, isqrt(length) + 1) if length % d == 0]
     pairs = [(a, length // a) for d in divisors for a in (d, length // d)]

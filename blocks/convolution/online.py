@@ -1,5 +1,6 @@
-"""Exact generation through a long convolution: O(T·log² T) for T tokens, token by token, nothing
-approximated.
+"""Exact generation through a long convolution.
+
+O(T·log² T) for T tokens, token by token, nothing approximated.
 
 Legend: B batch, D channels, t tokens so far, C slots held, S tile size, E = BLOCK tokens summed directly, K
 tokens to come.
@@ -72,8 +73,9 @@ class OnlineState:
 
 
 def empty_state(batch: int, channels: int, longest: int, *, like: Tensor) -> OnlineState:
-    """No token yet, no memory: ``like`` gives device and dtype (float32 at least: pending sums add up over
-    many roundings).
+    """No token yet, no memory.
+
+    ``like`` gives device and dtype (float32 at least: pending sums add up over many roundings).
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
     return OnlineState(slots=like.new_empty((batch, channels, 0), dtype=dtype), longest=longest)
@@ -98,8 +100,9 @@ def extend(u: Tensor, state: OnlineState, kernel: OnlineKernel) -> tuple[Tensor,
 
 
 def settle(state: OnlineState, kernel: OnlineKernel, tokens: int) -> OnlineState:
-    """The same state for at most ``tokens`` more tokens, without the inputs: exactly ``tokens`` numbers a
-    channel.
+    """The same state for at most ``tokens`` more tokens, without the inputs.
+
+    Exactly ``tokens`` numbers a channel.
 
     One transform. Raises: ConfigError for a state that is settled already, or when taps are missing.
     """

@@ -30,7 +30,7 @@ def toeplitz_convolution(u: Tensor, k: Tensor, *, precision: torch.dtype | None 
     Precision: operands are rounded to ``precision`` when it is narrower than float32, sums always run in
     float32 (float64 when either argument is): what a tensor core does. A CPU holds the rounded operands in
     float32, where products of two bfloat16 numbers are exact: its own bfloat16 products are 40 times as slow.
-    Cost: ``toeplitz_flops``, about T FLOPs per channel and token; C·min(S, T) numbers of tiles a channel.
+    Cost: ``toeplitz_flops``, about T FLOPs per channel and token; C·min(S, T) numbers of tiles per channel.
     Raises: ConfigError when the shapes do not fit.
     """
     check_shapes(u, k)
@@ -52,8 +52,9 @@ def toeplitz_convolution(u: Tensor, k: Tensor, *, precision: torch.dtype | None 
 
 
 def toeplitz_flops(*, rows: int, tokens: int, taps: int) -> int:
-    """Forward FLOPs over ``rows`` = channels times sequences: tile j meets the n - j chunks it does not push
-    out.
+    """Forward FLOPs over ``rows`` = channels times sequences.
+
+    Tile j meets the n - j chunks it does not push out.
     """
     c, n, lags = _cut(tokens, taps)
     return 2 * rows * c * c * sum(n - j for j in range(lags))

@@ -1,5 +1,6 @@
-"""The implementation that runs and the reason for it; the logger ``blocks.dispatch`` states each distinct
-decision once.
+"""The implementation that runs and the reason for it.
+
+The logger ``blocks.dispatch`` states each distinct decision once.
 """
 
 from __future__ import annotations

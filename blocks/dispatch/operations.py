@@ -67,8 +67,9 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One operation and its implementations; ``example``: sizes of ordinary use; ``cpu_reason``: the form
-    that cpu takes.
+    """One operation and its implementations.
+
+    ``example``: sizes of ordinary use; ``cpu_reason``: the form that cpu takes.
     """
 
     name: str
@@ -184,8 +185,9 @@ def run_kernel(
     plain: Callable[..., Any],
     *inputs: Any,
 ) -> Any:
-    """The body of an operator: the chosen kernel on ``inputs``, or ``plain`` where that is chosen or the
-    kernel is missing.
+    """The body of an operator.
+
+    The chosen kernel on ``inputs``, or ``plain`` where that is chosen or the kernel is missing.
 
     ``choice``: an implementation, followed by "!" when it was requested (``Choice.token``).
     Raises: ConfigError when a requested kernel cannot be loaded or built.
@@ -220,8 +222,9 @@ def triton(name: str, op: str, forward: str, backward: str) -> Kernels:
 
 
 def cuda(name: str, op: str, forward: str, backward: str) -> Kernels:
-    """The functions of one namespace of ``blocks.kernels.cuda_library``; its absence is a reason, not an
-    error.
+    """The functions of one namespace of ``blocks.kernels.cuda_library``.
+
+    Its absence is a reason, not an error.
     """
 
     def load() -> Any:
@@ -236,8 +239,9 @@ def cuda(name: str, op: str, forward: str, backward: str) -> Kernels:
 
 
 def ready(x: Tensor) -> Tensor:
-    """x as a kernel takes it: contiguous, and on a 16-byte boundary, which a slice of a larger tensor may
-    miss.
+    """x as a kernel takes it.
+
+    Contiguous, and on a 16-byte boundary, which a slice of a larger tensor may miss.
     """
     x = x.contiguous()
     return x if x.data_ptr() % 16 == 0 else x.clone()

@@ -38,8 +38,9 @@ class TaskHead(Block):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadoutConfig(BlockConfig):
-    """Options of every head that ends in ``Readout``: ``hidden`` None is one linear map, a number a layer of
-    that width.
+    """Options of every head that ends in ``Readout``.
+
+    ``hidden`` None is one linear map, a number per layer of that width.
     """
 
     width: int

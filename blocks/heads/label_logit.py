@@ -101,7 +101,8 @@ class LabelLogitHead(TaskHead):
 
 
 def worst_policy(probabilities: Tensor, dim: int = -1) -> Tensor:
-    """The overall score of a text judged under several policies: the largest of their probabilities
-    (ShieldGemma).
+    """The overall score of a text judged under several policies.
+
+    The largest of their probabilities (ShieldGemma).
     """
     return probabilities.amax(dim=dim)

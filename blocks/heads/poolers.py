@@ -64,8 +64,9 @@ def tokens_of(x: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def cleared(x: Tensor, mask: Tensor) -> Tensor:
-    """x with zeros where ``mask`` (the leading dimensions of x) is False: a weight of 0 times infinity would
-    be NaN.
+    """x with zeros where ``mask`` (the leading dimensions of x) is False.
+
+    A weight of 0 times infinity would be NaN.
     """
     return x.masked_fill(~mask[..., None], 0)
 

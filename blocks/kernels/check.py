@@ -1,5 +1,6 @@
-"""A kernel proves itself before it is chosen: once a process and dtype, on small random inputs, against the
-definition in float64.
+"""Check of each kernel against the definition before it is selected.
+
+Once per process and dtype, on small random inputs, against the definition in float64.
 
 A kernel that a compiler accepts can still be wrong on the GPU at hand, and a wrong kernel does not crash: it
 trains. So the automatic choice takes none that has not just given the right outputs and gradients there. What
@@ -55,8 +56,9 @@ def kernel_mismatch(
     device: str,
     dtype: torch.dtype,
 ) -> str:
-    """Why a kernel's numbers are not to be trusted here, one clause; "" when every sample it serves came out
-    right.
+    """Why a kernel's numbers are not to be trusted here, one clause.
+
+    "" when every sample it serves came out right.
     """
     # of its own: choosing a kernel must not move the caller's draws
     generator = torch.Generator().manual_seed(0)

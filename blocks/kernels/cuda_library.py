@@ -83,8 +83,9 @@ class block_diagonal:  # a namespace: its functions share a source file and a le
 
     @staticmethod
     def glu_up(x: Tensor, weight: Tensor) -> Tensor:
-        """gelu(gate) · value with (gate, value) the halves of the product, never stored: (M, K·P), (K, Q, P)
-        -> (M, K·Q/2), K even.
+        """gelu(gate) · value with (gate, value) the halves of the product, never stored.
+
+        (M, K·P), (K, Q, P) -> (M, K·Q/2), K even.
         """
         k, q, p = _three("weight", weight)
         m = _rows("x", x)
@@ -133,8 +134,9 @@ class block_diagonal:  # a namespace: its functions share a source file and a le
 
 
 class monarch:  # a namespace
-    """y[m, s·b + l] = sum_r second[l, s, r] sum_p first[r, l, p] x[m, r·b + p]: factors (b, b, b), x (M, b²),
-    b = 16, 32 or 64.
+    """y[m, s·b + l] = sum_r second[l, s, r] sum_p first[r, l, p] x[m, r·b + p].
+
+    Factors (b, b, b), x (M, b²), b = 16, 32 or 64.
     """
 
     @staticmethod

@@ -73,8 +73,9 @@ def cache_folder() -> Path:
 
 
 def build(name: str, *, element: str, arch: str) -> Path:
-    """The shared library of ``cuda/<name>`` for one number type ("Bf16") and architecture ("sm_90"); built
-    unless it is there.
+    """The shared library of ``cuda/<name>`` for one number type ("Bf16") and architecture ("sm_90").
+
+    Built unless it is there.
 
     Two processes may build at once: each writes a file of its own and renames it, the second replaces the
     first by its equal.

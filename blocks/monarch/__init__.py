@@ -1,3 +1,1 @@
-"""Monarch: the matrices and their projection, block-diagonal and two-factor linear maps, the mixers made of
-them.
-"""
+"""Monarch matrices, the linear maps and the mixers made of them."""

@@ -24,8 +24,9 @@ from torch import Tensor
 
 
 def dft_factors(digits: Sequence[int], *, dtype: torch.dtype = torch.complex128) -> tuple[Tensor, ...]:
-    """Factors (blocks, n_t, n_t) whose Monarch product is the DFT of the digit-reversed input; ``digits``
-    highest first.
+    """Factors (blocks, n_t, n_t) whose Monarch product is the DFT of the digit-reversed input.
+
+    ``digits`` highest first.
     """
     sizes = tuple(reversed(digits))
     factors = []
@@ -46,9 +47,7 @@ def digit_reversal(digits: Sequence[int]) -> Tensor:
 
 
 def dft_matrix(points: int, *, dtype: torch.dtype = torch.complex128) -> Tensor:
-    """The definition: omega^{k j} as a dense (n, n) matrix, for tests and as the reference of the literal
-    Monarch path.
-    """
+    """The DFT omega^{k j} as a dense (n, n) matrix, for tests."""
     index = torch.arange(points)
     turns = index[:, None] * index % points
     return torch.exp(-2j * pi * turns.to(torch.float64) / points).to(dtype)

@@ -1,5 +1,6 @@
-"""Monarch matrices of any order: products of block-diagonal factors, each of which mixes one digit of the
-index.
+"""Monarch matrices of any order.
+
+Products of block-diagonal factors, each of which mixes one digit of the index.
 
 Legend: p order; n_in, n_out sizes; i_t, o_t input and output sizes of digit t (digit 0 is the fastest); M
 rows.
@@ -150,7 +151,7 @@ def _factorisations(size: int, order: int) -> Iterator[tuple[int, ...]]:
 
 
 def multiply_reference(x: Tensor, factors: Sequence[Tensor]) -> Tensor:
-    """The definition: one einsum a digit. What ``multiply`` must equal."""
+    """The definition: one einsum per digit. What ``multiply`` must equal."""
     for factor, stride in zip(factors, _strides(factors), strict=True):
         digits = rearrange(x, "... (above i below) -> ... above i below", i=factor.shape[2], below=stride)
         maps = rearrange(factor, "(above below) o i -> above below o i", below=stride)
@@ -199,8 +200,9 @@ def _mix_digit(x: Tensor, factor: Tensor, stride: int) -> Tensor:
 
 
 def _strides(factors: Sequence[Tensor]) -> list[int]:
-    """For each factor, how many values the digits below its own have: none below the first, all blocks below
-    the last.
+    """For each factor, how many values the digits below its own have.
+
+    None below the first, all blocks below the last.
     """
     above = [prod(f.shape[2] for f in factors[t + 1 :]) for t in range(len(factors))]
     return [1 if t == 0 else factor.shape[0] // above[t] for t, factor in enumerate(factors)]

@@ -70,8 +70,9 @@ class MonarchLinear(Block):
     @classmethod
     @torch.no_grad()
     def from_dense(cls, weight: Tensor, bias: Tensor | None = None, *, blocks: int = 4) -> MonarchLinear:
-        """The layer nearest to the dense map y = W x + b: weight (O, I), bias (O,), in their dtype and on
-        their device.
+        """The layer nearest to the dense map y = W x + b.
+
+        Weight (O, I), bias (O,), in their dtype and on their device.
 
         Frobenius-optimal for the layer's factor shapes (blocks.monarch.projection), exact when W is such a
         product.

@@ -73,8 +73,9 @@ def _identity(factor: Tensor) -> Tensor:
 
 
 def _digit_by_digit(x: Tensor, maps: Factors) -> Tensor:
-    """Small dense maps (G, below, b_t, b_t), each on its digit of the zero-padded last axis of x (D, ...,
-    T).
+    """Small dense maps, each on its digit of the zero-padded last axis of x (D, ..., T).
+
+    Maps: (G, below, b_t, b_t).
     """
     tokens, groups, length = x.shape[-1], maps[0].shape[0], prod([m.shape[-1] for m in maps])
     if tokens > length:
@@ -106,8 +107,7 @@ def unit_lower_triangular(packed: Tensor, size: int) -> Tensor:
 
 
 class DigitTriangular(nn.Module):
-    """One A: a learned unit lower triangular matrix for each of G groups of channels, product of p digit-wise
-    factors.
+    """A unit lower triangular matrix per group, a product of p digit-wise factors.
 
     ``digits`` highest first, (s, b_{p-2}, ..., b_0); starts as the identity. Packed entries are stored row by
     row, so the leading block of a factor, which serves shorter sequences, is a prefix of its storage.
@@ -148,7 +148,7 @@ class DigitTriangular(nn.Module):
         return factors
 
     def row(self, t: int) -> Tensor:
-        """(G, t + 1): row t of A up to its diagonal, which is 1. O(t) work a group: what decoding reads."""
+        """(G, t + 1): row t of A up to its diagonal, which is 1. O(t) work per group: what decoding reads."""
         row = self.lower[0].new_ones(self.lower[0].shape[0], 1)
         row = row.to(torch.promote_types(row.dtype, torch.float32))
         for packed, size, stride in zip(self.lower, self.sizes, self.strides, strict=True):

@@ -48,8 +48,9 @@ class MonarchPolynomialConfig(M2MixerConfig):
 
 
 class PolynomialConvolution(LongConvolution):
-    """y = A_0^{-1} causal_convolution(A_1 k, A_2 u), k the implicit filter with the skip at lag 0; starts as
-    that convolution.
+    """y = A_0^{-1} causal_convolution(A_1 k, A_2 u), k the implicit filter with the skip at lag 0.
+
+    Starts as that convolution.
 
     Shape: (D, B, T) -> (D, B, T). Precision: float32 inside, float64 for float64 parameters.
     Parameters, beyond those of the convolution: ``parameter_count(digits)`` a group for each of 3 members (1
@@ -113,8 +114,9 @@ class PolynomialConvolution(LongConvolution):
             return apply(self.kernel(tokens), self.members[1].factors(tokens))
 
     def continue_from(self, u: Tensor, history: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]:
-        """The outputs (D, B, t) for u (D, B, t) after ``history`` (B, 3, D, T) of (u, w, y), and the history
-        with theirs.
+        """The outputs (D, B, t) for u (D, B, t) after ``history``, and the new history.
+
+        ``history`` (B, 3, D, T) holds (u, w, y).
 
         One token reads one row of A_2, the kernel and one row of A_0: O(T) a channel. Several are computed
         with all before them.
@@ -159,8 +161,9 @@ class PolynomialConvolution(LongConvolution):
 
 @dataclass
 class MonarchPolynomialState:
-    """The past of one sequence: W - 1 tokens of the short convolution's input, t of everything the product
-    reads.
+    """The past of one sequence.
+
+    W - 1 tokens of the short convolution's input, t of everything the product reads.
     """
 
     short: Tensor  # (B, 3D, min(t, W - 1))
@@ -267,8 +270,9 @@ class MonarchPolynomial(SequenceMixer):
 
 
 def _last_outputs(history: Tensor, taps: Tensor, new: int) -> Tensor:
-    """The last ``new`` outputs (B, D, new) of a causal convolution: one is a dot product, several are a
-    transform.
+    """The last ``new`` outputs (B, D, new) of a causal convolution.
+
+    One is a dot product, several are a transform.
     """
     if new > 1:
         return causal_convolution(history, taps)[..., -new:]

@@ -1,5 +1,6 @@
-"""The causal polynomial parameterization to the letter: complex Monarch matrices M = DFT · Q and their
-inverse.
+"""The causal polynomial parameterization to the letter.
+
+Complex Monarch matrices M = DFT · Q and their inverse.
 
 Legend: as in ``blocks.monarch.polynomial``; N = 2n points. O(N³) and complex: for tests and for reading.
 Source: arXiv 2310.12109, section 4 and appendix; the factors at order 2 derived from its evaluation form.

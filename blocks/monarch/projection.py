@@ -90,8 +90,9 @@ def project(matrix: Tensor, shape: MonarchShape) -> tuple[Tensor, ...]:
 
 
 def error_of(matrix: Tensor, shape: MonarchShape) -> Tensor:
-    """The Frobenius distance from ``matrix`` to the nearest Monarch matrix of ``shape`` (order 2), from
-    singular values alone.
+    """Frobenius distance from ``matrix`` to the nearest order-2 Monarch matrix.
+
+    Computed from singular values, without building it.
     """
     if shape.order != 2:
         raise ConfigError(

@@ -1,5 +1,6 @@
-"""Gated unit with block-diagonal maps: down(gelu(gate) · value) + bias, gate and value the halves of one map
-up; exact (erf) GELU.
+"""Gated unit with block-diagonal maps.
+
+down(gelu(gate) · value) + bias, gate and value the halves of one map up; exact (erf) GELU.
 
 Legend: M rows, D width, F hidden channels of one branch, K blocks, which divide D and F.
 """

@@ -9,8 +9,9 @@ from blocks.errors import ConfigError
 
 
 def follow_autocast(x: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
-    """All of them in autocast's dtype where it is on, as ``F.linear`` would take them: float64 and complex
-    tensors stay.
+    """All of them in autocast's dtype where it is on, as ``F.linear`` would take them.
+
+    float64 and complex tensors stay.
     """
     device = x.device.type
     if device == "meta" or not torch.is_autocast_enabled(device):

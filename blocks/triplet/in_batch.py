@@ -1,5 +1,6 @@
-"""Triplets of one batch, chosen by the embeddings of the moment: all, hard, semi-hard, or the hardest of each
-anchor.
+"""Triplets of one batch, chosen by the embeddings of the moment.
+
+All, hard, semi-hard, or the hardest of each anchor.
 
 Legend: N items, E width, a anchor, p positive (same label, another item), n negative (another label), m
 margin, d distance.
@@ -35,8 +36,9 @@ def batch_triplets(
     margin: float = 0.2,
     distance: Distance = "squared",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices (anchor, positive, negative) of the chosen triplets, in lexicographic order; none is no error
-    (see triplet_loss).
+    """Indices (anchor, positive, negative) of the chosen triplets, in lexicographic order.
+
+    None is no error (see triplet_loss).
 
     embeddings (N, E), labels (N,). ``margin`` concerns "semihard" alone. Ties of "batch_hard" go to the
     lowest index.

@@ -77,8 +77,9 @@ class Triplets:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassTripletMiner:
-    """Pairs of one class against items of all others; a class of k items has k·(k - 1)/2 pairs, twice that
-    when ordered.
+    """Pairs of one class against items of all others.
+
+    A class of k items has k·(k - 1)/2 pairs, twice that when ordered.
 
     ``ap_pairs``: pairs drawn a class, None for all; ``an_pairs``: negatives drawn a class, all where there
     are fewer. ``ordered``: (a, p) and (p, a) are two pairs (the detection notebook); else one (the

@@ -68,7 +68,7 @@ class PatchEmbedding(Block):
     ``forward``: images (B, C, H, W) floating -> (B, T, D), with a class token (B, T + 1, D). An image smaller
     than the grid takes the positions of its top left corner.
     Cost (``tokens``: the T patches): C·P²·D + D weights, h·w·D positions, D of the class token and D of its
-    position; 2·C·P²·D FLOPs a patch; elementwise: D for the bias and D for the position.
+    position; 2·C·P²·D FLOPs per patch; elementwise: D for the bias and D for the position.
     Raises: ConfigError when the patch does not divide both sides, for other channels, or for an image larger
     than the grid.
     """

@@ -43,8 +43,9 @@ def require_sklearn() -> None:
 
 
 def tf_idf(data: GlueSet) -> tuple[Predictions, JsonObject]:
-    """Logistic regression (for scores: ridge regression) on TF-IDF of words and word pairs; C by the tuning
-    split.
+    """Logistic regression (for scores: ridge regression) on TF-IDF of words and word pairs.
+
+    C by the tuning split.
 
     Of a pair the features are both vectors, their absolute difference, their product by word, and their
     cosine.

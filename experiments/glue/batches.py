@@ -2,10 +2,10 @@
 
 Legend: B rows (or pairs) a batch, T tokens.
 Padding changes no output (law 4), so how rows are batched changes speed and rounding alone. On a CPU the cost
-is that of the tokens, padding included, whatever T is (16 or 17 tokens: the same number a second). So lengths
-are not rounded, and of the sentences of pairs that are read apart the shorter half stands in one tensor and
-the longer in another: RTE's second ones are six times shorter than the first. The order is a function of
-(seed, epoch): raw words of Philox-4x64 with that key, as in arch_lab.data.order.
+is that of the tokens, padding included, whatever T is (16 or 17 tokens: the same number per second). So
+lengths are not rounded, and of the sentences of pairs that are read apart the shorter half stands in one
+tensor and the longer in another: RTE's second ones are six times shorter than the first. The order is a
+function of (seed, epoch): raw words of Philox-4x64 with that key, as in arch_lab.data.order.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ def encode(
     max_tokens: int,
     pairs: Literal["joint", "separate"],
 ) -> list[EncodedRow]:
-    """Rows of at most ``max_tokens`` tokens: a separator before each sentence, as before each document of the
-    pretraining.
+    """Rows of at most ``max_tokens`` tokens.
+
+    A separator before each sentence, as before each document of the pretraining.
 
     Of a joint row that is too long the longer sentence loses its end first.
     """
@@ -81,8 +82,9 @@ def _row(separator: int, parts: tuple[np.ndarray, ...], max_tokens: int, joint: 
 
 
 def shares(first: int, second: int, max_tokens: int) -> tuple[int, int]:
-    """How many tokens of each are kept when the longer (of equals the second, as in BERT's own code) loses
-    its last one until both fit.
+    """Tokens that remain of each sentence after cutting the longer one until both fit.
+
+    Of equal ones the second loses its last token, as in BERT's own code.
     """
     if first + second <= max_tokens:
         return first, second
@@ -91,8 +93,9 @@ def shares(first: int, second: int, max_tokens: int) -> tuple[int, int]:
 
 
 def ordered(rows: Sequence[EncodedRow], batch: int, *, seed: int, epoch: int) -> list[np.ndarray]:
-    """Indices of each batch of one epoch, every row once: shuffled, sorted by length inside buckets, the
-    batches shuffled again.
+    """Indices of each batch of one epoch, every row once.
+
+    Shuffled, sorted by length inside buckets, the batches shuffled again.
     """
     count = -(-len(rows) // batch)
     words = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(len(rows) + count)

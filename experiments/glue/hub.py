@@ -33,7 +33,7 @@ def read_glue_hub(
     """The rows of one split (``dev`` as in ``read_glue``) of one task.
 
     ``dataset``: its name on the hub, or a folder under ``root``: a copy of the hub's repository, or one
-    folder a task as ``save_to_disk`` writes it. Raises: DataError, one line; at once when the hub is out of
+    folder per task as ``save_to_disk`` writes it. Raises: DataError, one line; at once when the hub is out of
     reach.
     """
     task = glue_task(name)

@@ -1,5 +1,4 @@
-"""GLUE as typed rows: tab-separated files as the benchmark ships them, gzipped or not, or parquet; and
-submission files.
+"""GLUE as typed rows from tab-separated or parquet files, and submission files.
 
 Source: arXiv 1804.07461 and gluebenchmark.com. Files are split on line feeds and tabs alone: there is no
 quoting, a sentence may hold an unpaired ``"`` and characters that other readers take for line ends. CoLA's
@@ -47,7 +46,7 @@ class GlueTask:
     Columns are alternatives: the benchmark's name first, then that of the Hugging Face copies.
 
     ``names``: classes in the order of their numbers, empty for a score from 0 to 5. ``rows``: the official
-    number of rows a split.
+    number of rows per split.
     ``bare``: the columns of files without a header, by split.
     """
 

@@ -27,8 +27,9 @@ def image_baselines(data: PreparedImages) -> list[JsonObject]:
 
 
 def _majority(data: PreparedImages) -> dict[str, float]:
-    """The class shares of the training split as one answer for every image; among equal shares the first
-    class.
+    """The class shares of the training split as one answer for every image.
+
+    Among equal shares the first class.
     """
     counts = torch.bincount(torch.from_numpy(data.train.labels).long(), minlength=data.vocabulary)
     scores = torch.log(counts / counts.sum())

@@ -1,5 +1,6 @@
-"""Image classification as Lightning modules: objective, metrics and data, nothing about which blocks are
-inside.
+"""Image classification as Lightning modules.
+
+Objective, metrics and data, nothing about which blocks are inside.
 
 Legend: B batch, C channels, H x W pixels, N classes.
 """
@@ -40,7 +41,7 @@ class ImageSums(Metric):
 
     @abstractmethod
     def of(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """(B,): one number an image, to be summed."""
+        """(B,): one number per image, to be summed."""
 
     def update(self, scores: Tensor, labels: Tensor) -> None:
         self.sum += self.of(scores, labels).double().sum()
@@ -60,8 +61,9 @@ class CrossEntropy(ImageSums):
 
 
 class TopAccuracy(ImageSums):
-    """Share of the images whose class is among the ``k`` that score highest (all of them where there are
-    fewer).
+    """Share of the images whose class is among the ``k`` highest scores.
+
+    All classes count where there are fewer than ``k``.
 
     Higher is better.
     """
@@ -89,8 +91,9 @@ def image_metrics() -> MetricCollection:
 
 
 class ImageModel(LanguageModel):
-    """Classification training of an image architecture (arguments: see LanguageModel; ``vocabulary`` counts
-    the classes).
+    """Classification training of an image architecture (arguments: see LanguageModel).
+
+    ``vocabulary`` counts the classes.
 
     ``label_smoothing``: the share of a label's weight that all classes share while training; no metric knows
     it.

@@ -131,8 +131,9 @@ def draws(purpose: int, seed: int, number: int, rows: int, tokens: int) -> np.nd
 
 
 class MaskedLoader:
-    """Batches ``{"inputs", "labels" (B/world, T), "asked"}`` of an OrderedLoader's windows; its state is that
-    loader's.
+    """Batches ``{"inputs", "labels" (B/world, T), "asked"}`` of an OrderedLoader's windows.
+
+    Its state is that loader's.
 
     ``asked`` is the number of tokens asked for in the whole optimizer step, over all devices and
     ``accumulate`` batches: what the sum of their losses is divided by. Each device draws for the global batch
@@ -183,8 +184,9 @@ class MaskedLoader:
 
 
 def scoring_windows(split: TokenSplit, *, tokens: int, max_windows: int | None = None) -> np.ndarray:
-    """Numbers of the windows that are scored: whole ones at a stride of T, at most ``max_windows`` of them,
-    evenly spread.
+    """Numbers of the windows that are scored.
+
+    Whole ones at a stride of T, at most ``max_windows`` of them, evenly spread.
 
     Raises: DataError when the split holds no whole window. What is left over at its end is not scored:
     padding would be one more thing a bidirectional model sees.
@@ -222,8 +224,9 @@ def masked_nats(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 
 def asked_for(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Nats of the tokens asked for, and whether each was the most probable one: both (N,), in the order of
-    the rows.
+    """Nats of the tokens asked for, and whether each was the most probable one.
+
+    Both (N,), in the order of the rows.
     """
     is_target = labels != IGNORED
     scored_logits, targets = logits[is_target].float(), labels[is_target]

@@ -27,8 +27,9 @@ ENCODED = 64  # texts at a time without gradients
 
 
 class TextEncoder(nn.Module):
-    """tokens (B, T) -> unit vectors (B, E), float32: body, pooler, and a bias-free map where ``projection``
-    asks for one.
+    """tokens (B, T) -> unit vectors (B, E), float32.
+
+    Body, pooler, and a bias-free map where ``projection`` asks for one.
 
     ``segments`` (B, T): 1 at tokens, 0 at padding, one text a row; None: no padding.
     """
@@ -59,8 +60,9 @@ class TextEncoder(nn.Module):
         return F.normalize((pooled if self.projection is None else self.projection(pooled)).float(), dim=-1)
 
     def flops(self, tokens: int) -> int:
-        """Canonical forward FLOPs of one text of ``tokens`` tokens, read alone: what is made once a batch is
-        counted in full.
+        """Canonical forward FLOPs of one text of ``tokens`` tokens, read alone.
+
+        What is made once per batch is counted in full.
         """
         from arch_lab.accounting import count_forward
 
@@ -89,8 +91,9 @@ class TextEncoder(nn.Module):
 
 
 def text_encoder(arm: PretrainedArm, training: Any) -> TextEncoder:
-    """The arm's encoder as the study (RetrievalTraining) describes it; what is new in it is drawn from
-    torch's generator.
+    """The arm's encoder as the study (RetrievalTraining) describes it.
+
+    What is new in it is drawn from torch's generator.
     """
     return TextEncoder(
         load_body(arm.first),
@@ -115,8 +118,9 @@ def token_rows(
 
 
 def padded(rows: Sequence[np.ndarray], *, max_tokens: int) -> tuple[Tensor, Tensor | None]:
-    """tokens (B, T) and segments (B, T), or None where nothing is padded; T: the longest, rounded up, at most
-    ``max_tokens``.
+    """tokens (B, T) and segments (B, T), or None where nothing is padded.
+
+    T: the longest, rounded up, at most ``max_tokens``.
     """
     lengths = np.array([len(row) for row in rows])
     longest = max(int(lengths.max()), min(max_tokens, -(-int(lengths.max()) // ROUND) * ROUND))

@@ -1,5 +1,6 @@
-"""Measures of a ranking, query by query: exhaustive, ties broken against the method
-(arch_lab.metrics.ranking).
+"""Measures of a ranking, query by query.
+
+Exhaustive, ties broken against the method (arch_lab.metrics.ranking).
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Fine-tuning of one encoder on pairs of a query and a relevant document: the order of pairs, the objective,
-the run.
+"""Fine-tuning of one encoder on pairs of a query and a relevant document.
+
+The order of pairs, the objective, the run.
 
 Legend: B pairs of a step, K negatives a query, M = B·(1 + K) documents of a step, T tokens.
 """

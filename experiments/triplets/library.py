@@ -1,5 +1,6 @@
-"""scikit-learn, asked for when it is needed: the peers and readouts of this experiment are its, and nothing
-else in arch-lab needs it.
+"""Lazy import of scikit-learn.
+
+The peers and readouts of this experiment are its, and nothing else in arch-lab needs it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""One dense layer and a ReLU under four objectives: triplets, and the peers that see the same rows for as
-many steps.
+"""One dense layer and a ReLU under four objectives.
+
+Triplets, and the peers that see the same rows for as many steps.
 
 Legend: B rows or triplets of a step, F features, E embedding width, C classes.
 The embedding is the layer's output in each case; what an objective needs beyond it (a decoder, a readout) is

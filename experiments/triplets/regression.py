@@ -1,5 +1,6 @@
-"""Regression on triplets (arXiv 2001.09988): a continuous label decides who is near whom, a readout of the
-embedding is scored.
+"""Regression on triplets (arXiv 2001.09988).
+
+A continuous label decides who is near whom, a readout of the embedding is scored.
 
 Legend: N rows, F features, E embedding width.
 Published and kept: inputs standardised and labels scaled to [-1, 1] on the training rows, centres, runs of
@@ -77,8 +78,9 @@ class RegressionProtocol(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """Rows of one split: inputs standardised, labels scaled to [-1, 1], both by the training rows, which the
-    other two may leave.
+    """Rows of one split.
+
+    Inputs standardised, labels scaled to [-1, 1], both by the training rows, which the other two may leave.
     """
 
     train: tuple[Array, Array]

@@ -1,5 +1,4 @@
-"""Rounds of training: fresh batches each, a look at the validation rows after each, and the best round's
-weights at the end.
+"""Training in rounds, with validation after each, keeping the best round's weights.
 
 Legend: N rows, T triplets of a round, B of a step.
 Published (KinWaiCheuk/IJCNN2020_music_emotion, MCE2018): mine, train some epochs, fit the readout, and again;

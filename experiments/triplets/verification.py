@@ -177,8 +177,9 @@ def centroids(enrol: Array, classes: Array, probes: Array) -> tuple[Array, Array
 
 
 def nearest(enrol: Array, classes: Array, probes: Array) -> tuple[Array, Array]:
-    """Mean cosine with the three nearest enrolled items, and the class most of them are of (of tied ones the
-    nearest's).
+    """Mean cosine with the three nearest enrolled items, and their majority class.
+
+    Of tied classes, the nearest item's.
     """
     cosines = unit(probes) @ unit(enrol).T
     close = np.argsort(-cosines, axis=1, kind="stable")[:, :NEIGHBOURS]

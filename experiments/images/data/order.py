@@ -81,8 +81,9 @@ def normed(pixels: np.ndarray, data: PreparedImages) -> Tensor:
 
 
 def augment(images: Tensor, words: np.ndarray, *, flip: bool) -> Tensor:
-    """Each image padded by an eighth of its side with the mean colour (0 here) and cropped at random; half of
-    them mirrored.
+    """Each image padded by an eighth of its side with the mean colour (0 here) and cropped at random.
+
+    Half of them mirrored.
 
     ``words`` uint64 (B, 4): row and column of the crop, and whether to mirror.
     """
@@ -103,8 +104,9 @@ def augment(images: Tensor, words: np.ndarray, *, flip: bool) -> Tensor:
 
 
 class ImageLoader(OrderedLoader):
-    """Batches ``{"images", "labels"}`` of steps 0 … steps-1; its state is the next step (see
-    OrderedLoader).
+    """Batches ``{"images", "labels"}`` of steps 0 … steps-1.
+
+    Its state is the next step (see OrderedLoader).
     """
 
     def __init__(self, order: ImageOrder, *, steps: int, rank: int = 0, world: int = 1) -> None:

@@ -1,5 +1,6 @@
-"""From files to memory-mapped pixels: read, split, store once; the second call only opens what the first one
-stored.
+"""From files to memory-mapped pixels: read, split, store once.
+
+The second call only opens what the first one stored.
 
 Legend: N images, C channels, H x W pixels.
 A split is two files, ``<name>.pixels`` (uint8, N x C x H x W) and ``<name>.labels`` (uint8), under a manifest

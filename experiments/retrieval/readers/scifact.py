@@ -1,5 +1,6 @@
-"""SciFact: scientific claims that cite abstracts; the claim is the query, the abstracts it cites are
-relevant.
+"""SciFact: scientific claims that cite abstracts.
+
+The claim is the query, the abstracts it cites are relevant.
 
 Source: arXiv 2004.14974. ``scifact/scifact.zip`` holds claims_{train,validation}.csv (one row a claim and
 piece of evidence) and corpus_train.csv; claims_test.csv cites nothing. Reported are the validation claims. A

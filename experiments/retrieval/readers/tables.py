@@ -1,6 +1,4 @@
-"""Comma-separated tables with quoting, as SciFact's and TREC QA's files are: rows by column name, each with
-its place.
-"""
+"""Rows of quoted comma-separated tables by column name, with their line."""
 
 from __future__ import annotations
 

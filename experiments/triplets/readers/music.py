@@ -1,5 +1,6 @@
-"""Turkish music emotion: 50 acoustic features a song, four moods, read as two targets on the axes of the
-circumplex.
+"""Turkish music emotion: 50 acoustic features per song and four moods.
+
+Each mood is read as two targets on the axes of the circumplex.
 
 Legend: N songs, F = 50 features.
 Source: UCI "Turkish Music Emotion" (Er and Aydilek 2019), Acoustic_Features.csv: 100 songs a mood. The set

