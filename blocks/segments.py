@@ -73,8 +73,7 @@ def refuse_holes(segments: Tensor) -> None:
         row, token = returns.nonzero()[0].tolist()
         raise ConfigError(
             f"segments: row {row} has padding inside document {int(segments[row, token])} (before token "
-            f"{token}); "
-            "give the documents different ids, or leave the padding out"
+            f"{token}); give the documents different ids, or leave the padding out"
         )
 
 

@@ -73,8 +73,7 @@ def _counted(component: Part, batch: int) -> Counted:
     except Exception as error:  # a third-party block may do anything, .item() above all
         raise Uncountable(
             f"accounting: {_title(component)} cannot run on the meta device, "
-            "so its formula cannot be checked "
-            f"({describe(error, limit=120)})"
+            f"so its formula cannot be checked ({describe(error, limit=120)})"
         ) from error
 
 

@@ -41,8 +41,7 @@ class SavedRun:
         if other or self.vocabulary not in (None, data.vocabulary):
             raise UsageError(
                 f"--ckpt_path: {self.path}: the model was trained with another tokenizer ({self.vocabulary} "
-                "tokens; "
-                f"this data has {data.tokenizer.kind}, {data.vocabulary}); "
+                f"tokens; this data has {data.tokenizer.kind}, {data.vocabulary}); "
                 "give the data options it was trained with"
             )
 

@@ -94,8 +94,7 @@ def lines(result: Score) -> list[str]:
         f"windows          {result.context:,} tokens, one every {result.stride:,}",
         f"bits per byte    {result.bits_per_byte:.4f}",
         f"perplexity       {_number(result.perplexity)} per token, {_number(result.byte_perplexity)} per "
-        "byte, "
-        f"{_number(result.word_perplexity)} per word",
+        f"byte, {_number(result.word_perplexity)} per word",
         "",
         f"{'tokens before':<15}{'scored':>12}{'bits per byte':>16}{'nats per token':>16}",
         *(_row(band) for band in result.bands if band.tokens),

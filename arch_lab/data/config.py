@@ -206,7 +206,7 @@ class DataConfig(Config):
             if split in options:
                 raise ConfigError(
                     f"{where or 'data'}: {split!r} belongs below 'files' or 'hub', as in files: {{{split}: "
-                    f"…}}"
+                    "…}"
                 )
         return super().from_options(options, where=where)
 

@@ -116,8 +116,7 @@ def _matcher(start: str, location: str) -> Callable[[str], bool]:
         if spent > allowed:
             raise DataError(
                 f"{location} line {number}: matching document_start {start!r} takes seconds, "
-                "because it backtracks too much; "
-                "write it without nested repeats such as (a+)+"
+                "because it backtracks too much; write it without nested repeats such as (a+)+"
             )
         return match is not None
 

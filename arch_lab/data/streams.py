@@ -54,8 +54,7 @@ def check_expansion(path: Path, packed: int, total: int) -> None:
     if total > UNSUSPECTED and total > RATIO * packed:
         raise DataError(
             f"{path}: {packed} compressed bytes expand to more than {total}, over {RATIO} times as many, "
-            "which is unusual for text; "
-            "decompress the file yourself if this is intended"
+            "which is unusual for text; decompress the file yourself if this is intended"
         )
 
 
@@ -68,8 +67,7 @@ def most_bytes() -> int:
 def too_large(path: Path, size: int, largest: int) -> DataError:
     return DataError(
         f"{path}: at least {size / 1e9:.1f} GB of text; this machine can read {largest / 1e9:.1f} GB from "
-        "one file now; "
-        "free memory or split the file"
+        "one file now; free memory or split the file"
     )
 
 

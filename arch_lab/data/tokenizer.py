@@ -131,8 +131,7 @@ class Tokenizer(ABC):
             if text is None or text_ids is None or self.decode_bytes(text_ids) != text.encode():
                 raise DataError(
                     f"{location}: the tokenizer changes the text (document {(text or '')[:30]!r}…), "
-                    "so bits per byte would be wrong; "
-                    "use a byte-level one without normalisation"
+                    "so bits per byte would be wrong; use a byte-level one without normalisation"
                 )
 
     @property
@@ -272,8 +271,7 @@ def train_bpe(documents: Sequence[str], vocabulary: int) -> SubwordTokenizer:
         size = sum(len(text.encode()) for text in documents)
         raise DataError(
             f"tokenizer.vocabulary: BPE cannot reach {vocabulary} entries on {size} bytes of training text, "
-            f"it ends at {reached}; "
-            f"ask for at most {reached} or give more text"
+            f"it ends at {reached}; ask for at most {reached} or give more text"
         )
     return SubwordTokenizer(inner, kind="bpe")
 

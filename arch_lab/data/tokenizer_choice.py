@@ -35,8 +35,7 @@ def make_tokenizer(config: TokenizerConfig, documents: Sequence[str], root: Path
     if config.vocabulary not in (None, tokenizer.vocabulary):
         raise DataError(
             f"tokenizer.vocabulary: {config.path} has {tokenizer.vocabulary} entries with its separator, "
-            f"not {config.vocabulary}; "
-            "leave the option out"
+            f"not {config.vocabulary}; leave the option out"
         )
     return tokenizer
 

@@ -46,8 +46,7 @@ class Chosen(Config):
             if unknown[0] in mixer_names:
                 raise ConfigError(
                     f"{where or cls.__name__}: {unknown[0]!r} is an option of the block "
-                    f"{options['mixer']!r}; "
-                    f"write mixer_options: {{{unknown[0]}: {options[unknown[0]]!r}}}"
+                    f"{options['mixer']!r}; write mixer_options: {{{unknown[0]}: {options[unknown[0]]!r}}}"
                 )
         return super().from_options(options, where=where)
 

@@ -136,8 +136,7 @@ def _check(u: Tensor, state: OnlineState, kernel: OnlineKernel) -> None:
     if state.clock[0] != state.tokens:
         raise ConfigError(
             f"this decoding state is at {state.tokens} tokens, but its memory was updated to "
-            f"{state.clock[0]}; "
-            "use the state that each step returns"
+            f"{state.clock[0]}; use the state that each step returns"
         )
 
 

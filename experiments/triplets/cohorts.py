@@ -76,8 +76,7 @@ class Speakers(Config):
         if self.enrolled + self.background > 8:
             raise ConfigError(
                 f"verification.speakers: {self.enrolled} enrolled and a background of {self.background} in "
-                "validation "
-                "must leave at least one of nine men for the test, and each be at least 1"
+                "validation must leave at least one of nine men for the test, and each be at least 1"
             )
 
 
@@ -144,8 +143,7 @@ def characters(first: Drawings, second: Drawings, runs: list[OneShot], sizes: Ch
     if len(alphabets) < 2 or not new:
         raise ConfigError(
             "omniglot: two alphabets to train on and a new one to test on are needed; "
-            f"found {', '.join(alphabets)} "
-            f"and {', '.join(new) or 'none'}"
+            f"found {', '.join(alphabets)} and {', '.join(new) or 'none'}"
         )
     draw = np.random.default_rng(seed)
     is_training = np.array([alphabet != held_alphabet for alphabet in first.alphabets])
