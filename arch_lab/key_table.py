@@ -97,7 +97,7 @@ def matching(sections: Iterable[Section], prefix: str) -> list[Section]:
         Section(
             title=s.title,
             experiments=s.experiments,
-            keys=tuple(k for k in s.keys if _below(k.path, path_prefix)),
+            keys=tuple(k for k in s.keys if _has_prefix(k.path, path_prefix)),
         )
         for s in sections
     ]
@@ -109,7 +109,7 @@ def simple(path: str) -> str:
     return re.sub(r"\[\d*\]|\.\d+(?=\.|$)", "", path)
 
 
-def _below(path: str, path_prefix: str) -> bool:
+def _has_prefix(path: str, path_prefix: str) -> bool:
     path = simple(path)
     return path == path_prefix or path.startswith(
         path_prefix if not path_prefix or path_prefix.endswith(".") else f"{path_prefix}."

@@ -68,7 +68,7 @@ def parse_yaml(text: str, *, origin: str, most_bytes: int = MOST_BYTES) -> Any:
         _Census(origin).take(text)
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: {_place(error, text)}{_problem(error)}") from None
+        raise ConfigError(f"{origin}: {_position(error, text)}{_problem(error)}") from None
     # of a scalar that its tag or its form misdescribes
     except (ValueError, AttributeError, TypeError, OverflowError) as error:
         raise ConfigError(f"{origin}: a value cannot be read ({error})") from None
@@ -236,7 +236,7 @@ class _Census:
         raise ConfigError(f"{self.origin}: line {mark.line + 1}, column {mark.column + 1}: {problem}")
 
 
-def _place(error: yaml.YAMLError, text: str) -> str:
+def _position(error: yaml.YAMLError, text: str) -> str:
     mark = getattr(error, "problem_mark", None)
     if mark is not None:
         return f"line {mark.line + 1}, column {mark.column + 1}: "

@@ -278,7 +278,7 @@ def _walk(value: Any, hint: Any, rules: Sequence[Rule], location: str, *, exact:
         return _first_that_fits(value, arguments, rules, location, exact=exact)
     if hint is int:
         return _hold(
-            _whole(value, location, exact=exact), [*rules, Bounds(-LARGEST, LARGEST)], location, value
+            _integer(value, location, exact=exact), [*rules, Bounds(-LARGEST, LARGEST)], location, value
         )
     if hint is float:
         return _hold(_real(value, location, exact=exact), [*rules, Bounds()], location, value)
@@ -313,7 +313,7 @@ def _plain(
             return value
         raise ConfigError(
             f"{location}: {shown(value)} is not one of "
-            f"{', '.join(map(repr, arguments))}{_near(value, arguments)}"
+            f"{', '.join(map(repr, arguments))}{_nearest(value, arguments)}"
         )
     if origin in (tuple, list):
         if isinstance(value, (list, tuple)):
@@ -347,7 +347,7 @@ def _hold(value: Any, rules: Sequence[Rule], location: str, original: Any) -> An
     return value
 
 
-def _whole(value: Any, location: str, *, exact: bool) -> int:
+def _integer(value: Any, location: str, *, exact: bool) -> int:
     # YAML reads 1e6 as text and 1.0e6 as a float; both mean the integer somebody wrote
     number = _number(value, exact=exact)
     if isinstance(number, int) or (number is not None and number.is_integer()):
@@ -378,7 +378,7 @@ def _number(value: Any, *, exact: bool) -> float | int | None:
     return None
 
 
-def _near(value: Any, choices: Sequence[Any]) -> str:
+def _nearest(value: Any, choices: Sequence[Any]) -> str:
     tail = did_you_mean(value, [str(c) for c in choices])
     return tail if "did you mean" in tail else ""
 

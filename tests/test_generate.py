@@ -224,7 +224,7 @@ def test_bytes_that_never_become_a_character_are_shown_as_such() -> None:
 
 
 def test_an_id_beyond_the_tokenizer_says_nothing() -> None:
-    assert Speaker(ByteTokenizer()).say(300) == ""
+    assert Speaker(ByteTokenizer()).text_of(300) == ""
 
 
 # --- what cannot be done ------------------------------------------------------------------------------------------------

@@ -159,7 +159,7 @@ def _local_rows() -> Iterator[Row]:
     q, k, v = heads(tokens)
     mask = visible(tokens, tokens, causal=True, window=WINDOW)
 
-    def ours(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def subject(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return attend(q, k, v, scale=HEAD_WIDTH**-0.5, window=WINDOW)
 
     def masked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -169,15 +169,15 @@ def _local_rows() -> Iterator[Row]:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
     with torch.no_grad():
-        gate("local attention", ours(q, k, v), masked(q, k, v))
+        gate("local attention", subject(q, k, v), masked(q, k, v))
     dy = torch.randn_like(q)
     for name, timed in (("forward", forward), ("forward+backward", both_ways)):
-        peaks = {t: _peak(timed, ours, t) for t in MEMORY_LENGTHS}
+        peaks = {t: _peak(timed, subject, t) for t in MEMORY_LENGTHS}
         for peer, baseline in (("masked SDPA", masked), ("full causal SDPA", causal)):
             row = measure(
                 f"local attention {name}",
                 f"B 1, T {tokens}, H {HEADS}, K {KV_HEADS}, C {HEAD_WIDTH}, w {WINDOW}",
-                partial(timed, ours, (q, k, v), dy),
+                partial(timed, subject, (q, k, v), dy),
                 peer,
                 partial(timed, baseline, (q, k, v), dy),
                 repeats=REPEATS,

@@ -90,7 +90,9 @@ def training_rows(bench: TrainingBench) -> Iterator[TrainingRow | Skipped]:
             yield row
             _release(bench)
         if not compared:
-            yield Skipped(name=_name(tokens), reason=f"no peer ran; ours alone: {_alone(bench, tokens)}")
+            yield Skipped(
+                name=_name(tokens), reason=f"no peer ran; ours alone: {_subject_only(bench, tokens)}"
+            )
             _release(bench)
 
 
@@ -250,7 +252,7 @@ def _timed(
     )
 
 
-def _alone(bench: TrainingBench, tokens: int) -> str:
+def _subject_only(bench: TrainingBench, tokens: int) -> str:
     """Time and memory of ours, in words."""
     try:
         subject = our_contender(bench, tokens)

@@ -47,7 +47,7 @@ def convolution() -> Iterator[Row]:
     for tokens in (1024, 4096):
         u, k = torch.randn(4096 // tokens, 256, tokens), torch.randn(256, tokens) / tokens**0.5
 
-        def whole(u: torch.Tensor = u, k: torch.Tensor = k, n: int = tokens) -> torch.Tensor:
+        def whole_tensor(u: torch.Tensor = u, k: torch.Tensor = k, n: int = tokens) -> torch.Tensor:
             return torch.fft.irfft(torch.fft.rfft(u, n=2 * n) * torch.fft.rfft(k, n=2 * n), n=2 * n)[..., :n]
 
         shape = f"B {len(u)}, D 256, T {tokens}"
@@ -56,7 +56,7 @@ def convolution() -> Iterator[Row]:
             shape,
             partial(causal_convolution, u, k),
             "whole-tensor rfft",
-            whole,
+            whole_tensor,
             same=True,
         )
 

@@ -39,7 +39,7 @@ def read_blueprint(content: Mapping[str, Any], origin: str) -> Blueprint:
     if not isinstance(options, dict):
         raise CheckpointError(f"{origin}: options {_short(options)} are not a mapping")
     _check_options(options, origin)
-    numbers = {name: _whole(content[name], name, origin) for name in (*SIZES, "vocabulary", "max_tokens")}
+    numbers = {name: _integer(content[name], name, origin) for name in (*SIZES, "vocabulary", "max_tokens")}
     return Blueprint(
         architecture=architecture,
         options=options,
@@ -57,7 +57,7 @@ def recipe_of(blueprint: Blueprint, origin: str) -> Recipe:
     try:
         return recipe(blueprint.architecture, blueprint.options)
     except UserError as error:
-        raise _named(error, origin) from None
+        raise _with_origin(error, origin) from None
     except Exception as error:
         raise _no_model(origin, error) from None
 
@@ -81,7 +81,7 @@ def lay_out(blueprint: Blueprint, origin: str, tensors: int) -> Model:
         )
         return config.build("meta")
     except UserError as error:
-        raise _named(error, origin) from None
+        raise _with_origin(error, origin) from None
     # an option of the right type may still make no model: a head of 0 channels, a negative window
     except Exception as error:
         raise _no_model(origin, error) from None
@@ -131,7 +131,7 @@ def build_filled(blueprint: Blueprint, tensors: Mapping[str, Tensor], origin: st
             )
         model.load_state_dict(dict(tensors))
     except UserError as error:
-        raise _named(error, origin) from None
+        raise _with_origin(error, origin) from None
     except Exception as error:
         raise _no_model(origin, error) from None
     return model.eval()
@@ -195,13 +195,13 @@ def _check_option(value: Any, origin: str) -> None:
         )
 
 
-def _whole(value: Any, name: str, origin: str) -> int:
+def _integer(value: Any, name: str, origin: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
         raise CheckpointError(f"{origin}: {name} {_short(value)} is not a whole number from 1 to {LARGEST:,}")
     return value
 
 
-def _named(error: UserError, origin: str) -> UserError:
+def _with_origin(error: UserError, origin: str) -> UserError:
     """The same refusal, beginning with the file it is about."""
     kind = type(error) if isinstance(error, (TrustError, CheckpointError)) else ConfigError
     return kind(f"{origin}: {error}")

@@ -27,7 +27,7 @@ def main(verb: str, argv: list[str]) -> int:
     p.add_argument("--prompt", required=True, metavar="TEXT", help="text to continue")
     p.add_argument(
         "--max-tokens",
-        type=_whole,
+        type=_integer,
         metavar="N",
         help="new tokens (default: 64, or as many as the model has room for)",
     )
@@ -43,7 +43,7 @@ def main(verb: str, argv: list[str]) -> int:
         metavar="P",
         help="sample from the smallest set of most likely tokens with total probability P",
     )
-    p.add_argument("--seed", type=_whole, default=0, metavar="N", help="seed of the sampling (default: 0)")
+    p.add_argument("--seed", type=_integer, default=0, metavar="N", help="seed of the sampling (default: 0)")
     p.add_argument(
         "--greedy",
         action="store_true",
@@ -73,7 +73,7 @@ def main(verb: str, argv: list[str]) -> int:
         temperature=options.temperature,
         top_p=options.top_p,
         seed=options.seed,
-        write=None if options.json else _say,
+        write=None if options.json else _print_piece,
         trust=options.trust,
     )
     if options.json:
@@ -96,11 +96,11 @@ def summary(result: Generation) -> str:
     return f"{len(result.tokens)} tokens ({ending}); prefill {prefill}, decode {decode}; {size}"
 
 
-def _say(text: str) -> None:
+def _print_piece(text: str) -> None:
     print(text, end="", flush=True)
 
 
-def _whole(text: str) -> int:
+def _integer(text: str) -> int:
     try:
         return int(text)
     except ValueError:

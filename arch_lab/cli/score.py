@@ -32,18 +32,21 @@ def main(verb: str, argv: list[str]) -> int:
     )
     p.add_argument(
         "--context",
-        type=_whole,
+        type=_integer,
         metavar="N",
         help="tokens of a window (default: the training length, else the model's maximum)",
     )
     p.add_argument(
-        "--stride", type=_whole, metavar="N", help="tokens from one window to the next (default: the context)"
+        "--stride",
+        type=_integer,
+        metavar="N",
+        help="tokens from one window to the next (default: the context)",
     )
     p.add_argument(
-        "--batch", type=_whole, metavar="N", help="windows per forward pass; does not change the score"
+        "--batch", type=_integer, metavar="N", help="windows per forward pass; does not change the score"
     )
     p.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
-    p.add_argument("--threads", type=_whole, metavar="N", help="CPU threads (default: chosen by torch)")
+    p.add_argument("--threads", type=_integer, metavar="N", help="CPU threads (default: chosen by torch)")
     p.add_argument(
         "--document-start",
         metavar="REGEX",
@@ -122,7 +125,7 @@ def _number(value: Any) -> str:
     )
 
 
-def _whole(text: str) -> int:
+def _integer(text: str) -> int:
     try:
         return int(text)
     except ValueError:

@@ -86,12 +86,12 @@ class ByteReader:
     """Chunks as a file object that only reads forward, as tarfile's stream mode wants."""
 
     def __init__(self, source: Iterator[bytes]) -> None:
-        self._source, self._rest = source, b""
+        self._source, self._buffer = source, b""
 
     def read(self, size: int) -> bytes:
-        while len(self._rest) < size and (chunk := next(self._source, None)) is not None:
-            self._rest += chunk
-        content, self._rest = self._rest[:size], self._rest[size:]
+        while len(self._buffer) < size and (chunk := next(self._source, None)) is not None:
+            self._buffer += chunk
+        content, self._buffer = self._buffer[:size], self._buffer[size:]
         return content
 
 

@@ -99,7 +99,7 @@ def generate(
     )
     for token in written:
         tokens.append(token)
-        pieces.append(speaker.say(token))
+        pieces.append(speaker.text_of(token))
         if write is not None:
             write(pieces[-1])
     pieces.append(speaker.close())
@@ -146,7 +146,7 @@ class Speaker:
         self.pieces = tokenizer.pieces()
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
-    def say(self, token: int) -> str:
+    def text_of(self, token: int) -> str:
         # a table padded beyond its tokenizer has ids that mean nothing
         return self.decoder.decode(self.pieces[token] if token < len(self.pieces) else b"")
 

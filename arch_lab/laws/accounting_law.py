@@ -50,7 +50,7 @@ def _checked(subject: Subject, tokens: int) -> Cost:
 def _flops(subject: Subject, cost: Cost, batch: int, tokens: int) -> None:
     from arch_lab.accounting.counter import count_forward
 
-    twin = subject.around(_without_memory(subject))
+    twin = subject.with_module(_without_memory(subject))
     x = torch.empty((batch, tokens, subject.width), device="meta")
     if subject.reads_tokens:
         x = torch.zeros((batch, tokens), dtype=torch.long, device="meta")
@@ -105,14 +105,14 @@ def _state(subject: Subject, batch: int, tokens: int, seed: int) -> None:
         for _, chunks in chunkings(tokens, subject.window or CHUNK, seed)[:3]:
             state = make(batch, tokens)
             start = 0
-            _held(mixer, state, batch, reserved, x)
+            _check_held_bytes(mixer, state, batch, reserved, x)
             for size in chunks:
                 _, state = mixer.prefill(x[:, start : start + size], state)
                 start += size
-                _held(mixer, state, batch, reserved or start, x)
+                _check_held_bytes(mixer, state, batch, reserved or start, x)
 
 
-def _held(mixer: SequenceMixer, state: object, batch: int, tokens: int, x: Tensor) -> None:
+def _check_held_bytes(mixer: SequenceMixer, state: object, batch: int, tokens: int, x: Tensor) -> None:
     stated, actual = mixer.state_bytes(tokens), tensors_nbytes(state)
     if batch * stated != actual:
         raise Broken(

@@ -91,7 +91,7 @@ def _gradients(subject: Subject, x: Tensor) -> None:
     """Autograd against differences, in random directions, for the input and every parameter."""
     parameters = {name: p.detach().clone().requires_grad_() for name, p in subject.module.named_parameters()}
 
-    class Whole(torch.nn.Module):
+    class Wrapped(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.module = subject.module
@@ -103,7 +103,7 @@ def _gradients(subject: Subject, x: Tensor) -> None:
         values = {f"module.{name}": value for name, value in zip(parameters, inputs, strict=False)}
         return torch.func.functional_call(wrapped, values, inputs[len(parameters) :] or (x,))
 
-    wrapped = Whole()
+    wrapped = Wrapped()
     inputs = [*parameters.values(), *([x.clone().requires_grad_()] if x.is_floating_point() else [])]
     if not inputs:
         return

@@ -40,7 +40,7 @@ def round_trip(subject: Subject, batch: int, tokens: int, seed: int) -> float:
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise Broken(f"the state dict does not fit what {source} builds: {reason}") from None
-        _equal(subject.around(twin)(x), y, f"{source} and the state dict")
+        _equal(subject.with_module(twin)(x), y, f"{source} and the state dict")
     _fresh(subject)
     return 0.0
 

@@ -151,7 +151,7 @@ class Subject:
         """``other`` at the positions of ``mask`` (..., B or 1, T), ``x`` (B, T, …) elsewhere."""
         return torch.where(mask if self.reads_tokens else mask[..., None], other, x)
 
-    def around(self, module: Any) -> Self:
+    def with_module(self, module: Any) -> Self:
         """The same subject with another module inside."""
         return replace(self, module=module, _casts={})
 

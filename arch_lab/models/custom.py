@@ -25,7 +25,7 @@ from blocks.registry import lookup
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen(Config):
+class BlockChoice(Config):
     """Blocks by name or import path, and their options beyond the shape."""
 
     mixer: str
@@ -53,7 +53,7 @@ class Chosen(Config):
 
 @register_architecture("custom", source="pre-norm residual decoder, arXiv:2002.04745")
 @dataclass(frozen=True, kw_only=True)
-class Custom(Chosen, Recipe):
+class Custom(BlockChoice, Recipe):
     """Pre-norm residual layers of one mixer and one channel mixer, with a tied embedding.
 
     Norms are RMSNorm; the embedding is scaled by sqrt(width).
@@ -65,7 +65,7 @@ class Custom(Chosen, Recipe):
 
 @register_architecture("custom_encoder", source="pre-norm residual encoder, arXiv:2002.04745")
 @dataclass(frozen=True, kw_only=True)
-class CustomEncoder(Chosen, Recipe):
+class CustomEncoder(BlockChoice, Recipe):
     """The same layers in both directions: ``causal: false`` reaches every block with that option.
 
     A mixer that stays causal is refused when the model is built. No position encoding is added: the mixer

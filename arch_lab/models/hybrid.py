@@ -84,7 +84,7 @@ class Hybrid(M2GPT):
                 self._gemma().config(shape, vocabulary=vocabulary, max_tokens=max_tokens).layers[0].mixer
             )
         layers = {kind: self.layer(shape, mixer) for kind, mixer in mixers.items()}
-        return self.around(
+        return self.with_layers(
             tuple(layers[kind] for kind in kinds), shape, vocabulary=vocabulary, max_tokens=max_tokens
         )
 

@@ -69,7 +69,7 @@ class ImageRecipe(Recipe, ABC):
     def classifier(self, shape: Shape, *, classes: int) -> ImageClassifierConfig:
         """Every block of the model, at this shape. Raises: ConfigError when it does not fit the recipe."""
 
-    def around(
+    def with_layers(
         self, layer: LayerConfig, shape: Shape, *, classes: int, positions: bool, pool: Pool, eps: float
     ) -> ImageClassifierConfig:
         """The model configuration of layers like ``layer``."""

@@ -88,7 +88,7 @@ class M2GPT(Recipe):
             norm=RMSNormConfig(width=shape.width),
         )
 
-    def around(
+    def with_layers(
         self, layers: tuple[LayerConfig, ...], shape: Shape, *, vocabulary: int, max_tokens: int
     ) -> DecoderConfig:
         """The body with these layers."""
@@ -104,4 +104,4 @@ class M2GPT(Recipe):
 
     def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> DecoderConfig:
         layer = self.layer(shape, self.mixer(shape.width, max_tokens))
-        return self.around((layer,) * shape.depth, shape, vocabulary=vocabulary, max_tokens=max_tokens)
+        return self.with_layers((layer,) * shape.depth, shape, vocabulary=vocabulary, max_tokens=max_tokens)

@@ -81,7 +81,7 @@ class M2ViT(ImageRecipe):
         layer = LayerConfig(
             mixer=mixer, channel=self._channel(shape), norm=LayerNormConfig(width=shape.width, eps=EPS)
         )
-        return self.around(layer, shape, classes=classes, positions=False, pool="mean", eps=EPS)
+        return self.with_layers(layer, shape, classes=classes, positions=False, pool="mean", eps=EPS)
 
     def _channel(self, shape: Shape) -> BlockConfig:
         if self.mlp == "dense":

@@ -60,4 +60,6 @@ class ViT(ImageRecipe):
             channel=MLPConfig(width=shape.width, ffn_width=shape.ffn_width, linear=self.linear),
             norm=LayerNormConfig(width=shape.width, eps=EPS),
         )
-        return self.around(layer, shape, classes=classes, positions=self.positions, pool=self.pool, eps=EPS)
+        return self.with_layers(
+            layer, shape, classes=classes, positions=self.positions, pool=self.pool, eps=EPS
+        )

@@ -51,7 +51,7 @@ class KeyValueState:
         return self.window is not None and self.k.shape[2] == self.window <= self.position
 
     @property
-    def held(self) -> tuple[Tensor, Tensor]:
+    def entries(self) -> tuple[Tensor, Tensor]:
         """The entries a query after the last token sees, in the order they lie in: views, not copies."""
         return self.k[:, :, : self.position], self.v[:, :, : self.position]
 
@@ -88,11 +88,11 @@ def extend(state: KeyValueState, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, 
         keys, values = _joined(state.k, k, state), _joined(state.v, v, state)
         return keys, values, _written(state, k, v)
     next_state = _written(state, k, v)
-    return *next_state.held, next_state
+    return *next_state.entries, next_state
 
 
 def push(state: KeyValueState, k: Tensor, v: Tensor) -> KeyValueState:
-    """One new entry (B, K, 1, C) -> the next state, whose ``held`` entries are all the query may see. Raises:
+    """One new entry (B, K, 1, C) -> the next state, whose ``entries`` are all the query may see. Raises:
     as ``extend``.
     """
     if state.reserved is None and not state.ring:

@@ -190,7 +190,7 @@ class GemmaAttention(SequenceMixer):
         """One token, O(1) writes: nothing is shifted, no key is repeated, no mask is built."""
         q, k, v = self._heads(x[:, None], positions_of(x[:, None], start=state.position))
         state = push(state, k, v)
-        y = attend_to_all(q, *state.held, scale=self.scale, softcap=self.softcap)
+        y = attend_to_all(q, *state.entries, scale=self.scale, softcap=self.softcap)
         return self.out(rearrange(y, "b h 1 c -> b (h c)")), state
 
     def state_bytes(self, tokens: int) -> int:

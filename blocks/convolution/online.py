@@ -155,12 +155,12 @@ def _step(x: Tensor, state: OnlineState, kernel: OnlineKernel) -> tuple[Tensor, 
     if state.tokens == state.slots.shape[-1]:
         state = _grown(state, kernel)
     # in place, but for autograd, whose saved tensors must stay as they were
-    slots = _own(state.slots)
+    slots = _writable(state.slots)
     t = state.tokens
     pending = slots[..., t].mT.unsqueeze(-1).contiguous()  # (D, B, 1)
     slots[..., t : t + 1] = x
     first = t - (t - state.origin) % BLOCK
-    newest = _own(slots[..., first : t + 1]).transpose(0, 1)
+    newest = _writable(slots[..., first : t + 1]).transpose(0, 1)
     y = torch.baddbmm(pending, newest, kernel.nearest(t + 1 - first)).transpose(0, 1)
     t += 1
     new = t - state.origin
@@ -199,5 +199,5 @@ def _tile(inputs: Tensor, kernel: OnlineKernel, ahead: int) -> Tensor:
     return torch.fft.irfft(product, n=2 * size)[..., size : size + ahead]
 
 
-def _own(x: Tensor) -> Tensor:
+def _writable(x: Tensor) -> Tensor:
     return x.clone() if torch.is_grad_enabled() else x

@@ -180,14 +180,14 @@ class Taps:
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
-        self._made: dict[int, Tensor] = {}
+        self._taps: dict[int, Tensor] = {}
 
     def of(self, convolution: LongConvolution) -> Tensor:
-        taps = self._made.get(id(convolution))
+        taps = self._taps.get(id(convolution))
         if taps is None or (
             torch.is_grad_enabled() and not taps.requires_grad and convolution.skip.requires_grad
         ):
-            taps = self._made[id(convolution)] = convolution.taps(self.tokens)
+            taps = self._taps[id(convolution)] = convolution.taps(self.tokens)
         return taps
 
 

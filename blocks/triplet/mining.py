@@ -115,7 +115,7 @@ class ClassTripletMiner:
                 if self.ordered:
                     pairs = torch.cat([pairs, pairs.flip(1)])
                 diff = (labels != c).nonzero().squeeze(1)
-                yield _drawn(pairs, self.ap_pairs, draw), _drawn(diff, self.an_pairs, draw)
+                yield _sample(pairs, self.ap_pairs, draw), _sample(diff, self.an_pairs, draw)
 
         hint = "a class needs two items, and there must be two classes"
         return _crossed(centres(), f"ClassTripletMiner: no triplet from {len(labels)} items: {hint}")
@@ -173,8 +173,8 @@ class RegressionTripletMiner:
                     (distance <= self.pos_radius).nonzero().squeeze(1),
                     (distance >= self.neg_radius).nonzero().squeeze(1),
                 )
-                negatives = _drawn(diff, None if len(diff) <= self.run else self.negatives, draw)
-                yield self._near(same, draw), negatives
+                negatives = _sample(diff, None if len(diff) <= self.run else self.negatives, draw)
+                yield self._pairs_of_run(same, draw), negatives
 
         hint = (
             f"no item has both a pair within {self.pos_radius:g} and a negative {self.neg_radius:g} away; "
@@ -182,14 +182,14 @@ class RegressionTripletMiner:
         )
         return _crossed(centres(), f"RegressionTripletMiner: no triplet from {len(y)} items: {hint}")
 
-    def _near(self, same: Tensor, draw: torch.Generator) -> Tensor:
+    def _pairs_of_run(self, same: Tensor, draw: torch.Generator) -> Tensor:
         if len(same) <= self.run:
-            return _drawn(_pairs(same), None, draw)
+            return _sample(_pairs(same), None, draw)
         if not self.index_runs:
             return same[_some_pairs(len(same), self.pairs, draw)]
         # every start: the original's leaves out the last, so that its 16th item of 16 is never drawn
         start = int(torch.randint(len(same) - self.run + 1, (), generator=draw))
-        return _drawn(_pairs(same[start : start + self.run]), self.pairs, draw)
+        return _sample(_pairs(same[start : start + self.run]), self.pairs, draw)
 
 
 def _pairs(items: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ def _some_pairs(n: int, count: int, draw: torch.Generator) -> Tensor:
     ).reshape(-1, 2)
 
 
-def _drawn(items: Tensor, count: int | None, draw: torch.Generator) -> Tensor:
+def _sample(items: Tensor, count: int | None, draw: torch.Generator) -> Tensor:
     """``count`` of the items (all for None or too few), in random order: the order decides who trains and who
     validates.
     """

@@ -142,7 +142,7 @@ class MaskedLoader:
 
     def __init__(self, loader: OrderedLoader, masking: Masking, *, accumulate: int = 1) -> None:
         self.loader, self.masking, self.accumulate = loader, masking, accumulate
-        self._asked = (-1, 0)  # (optimizer step, tokens): a memo, not state
+        self._target_count = (-1, 0)  # (optimizer step, tokens): a memo, not state
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -155,7 +155,7 @@ class MaskedLoader:
             yield {
                 "inputs": torch.from_numpy(masked.inputs[rank::world]),
                 "labels": torch.from_numpy(masked.labels[rank::world]),
-                "asked": torch.tensor(self.asked(step // self.accumulate)),
+                "asked": torch.tensor(self.target_count(step // self.accumulate)),
             }
 
     def batch(self, step: int) -> Masked:
@@ -167,14 +167,14 @@ class MaskedLoader:
         ids = order.batch(step).numpy()[:, :-1]
         return self.masking(ids, draws(TRAINING, order.seed, step, *ids.shape))
 
-    def asked(self, optimizer_step: int) -> int:
-        if self._asked[0] != optimizer_step:
+    def target_count(self, optimizer_step: int) -> int:
+        if self._target_count[0] != optimizer_step:
             first = optimizer_step * self.accumulate
             batches = [
                 self.batch(step) for step in range(first, min(first + self.accumulate, self.loader.steps))
             ]
-            self._asked = optimizer_step, sum(int((m.labels != IGNORED).sum()) for m in batches)
-        return self._asked[1]
+            self._target_count = optimizer_step, sum(int((m.labels != IGNORED).sum()) for m in batches)
+        return self._target_count[1]
 
     def state_dict(self) -> JsonObject:
         return self.loader.state_dict()

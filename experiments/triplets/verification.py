@@ -149,7 +149,7 @@ def fit(draw: Draw, protocol: VerificationProtocol, effort: Effort, cell: Cell) 
             network,
             source,
             effort.rounds,
-            lambda network: -judged(draw.valid, partial(embedded, network)),
+            lambda network: -validation_eer(draw.valid, partial(embedded, network)),
             display=lambda v: -v,
         )
     if not trained.usable:
@@ -163,7 +163,7 @@ def embedded(network: Any, items: Array) -> Array:
     return embeddings
 
 
-def judged(cohort: Cohort, embed: Callable[[Array], Array]) -> float:
+def validation_eer(cohort: Cohort, embed: Callable[[Array], Array]) -> float:
     """Top-S EER, NaN where the embedding has collapsed or is not finite."""
     try:
         best, _ = centroids(embed(cohort.enrol), cohort.classes, embed(cohort.probes))

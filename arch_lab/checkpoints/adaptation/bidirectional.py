@@ -83,13 +83,13 @@ def bidirectional_state(layers: nn.ModuleList, *, reverse: Reverse | None = None
             )
         for name, convolution in (("long", mixer.long), ("residual", mixer.residual)):
             if convolution is not None:
-                state |= _behind(
+                state |= _reverse_filter(
                     state, f"{i}.mixer.{name}.filter.", len(convolution.filter.ahead) - 1, reverse
                 )
     return state
 
 
-def _behind(state: dict[str, Tensor], prefix: str, last: int, reverse: Reverse) -> dict[str, Tensor]:
+def _reverse_filter(state: dict[str, Tensor], prefix: str, last: int, reverse: Reverse) -> dict[str, Tensor]:
     """The reverse network's tensors, made of the forward one's."""
     tensors = {}
     for name, value in state.items():

@@ -163,7 +163,7 @@ class Fields:
     def take(self, name: str, default: Any = None) -> Any:
         return self.content.pop(name, default)
 
-    def whole(self, name: str, default: int | None = None, *, maximum: int = LARGEST) -> int:
+    def integer(self, name: str, default: int | None = None, *, maximum: int = LARGEST) -> int:
         """A whole number from 1 to ``maximum``.
 
         Raises: CheckpointError for any other value.

@@ -125,7 +125,7 @@ class GemmaFamily(Family):
         check_blocks(fields, activation=self.activation)
         eps = fields.number("rms_norm_eps", NORM_EPS)
         shape, heads = read_shape(fields), read_heads(fields)
-        vocabulary, max_tokens = fields.whole("vocab_size"), fields.whole("max_position_embeddings")
+        vocabulary, max_tokens = fields.integer("vocab_size"), fields.integer("max_position_embeddings")
         options = {**heads, **({} if eps == NORM_EPS else {"norm_eps": eps})}
         options |= self.read_options(fields, shape.depth, heads["head_width"])
         return Blueprint(
@@ -227,7 +227,7 @@ class Gemma3Family(GemmaFamily):
         global_base, factor = rope(fields, global_rope, "rope_parameters.full_attention", linear=True)
         local_base, _ = rope(fields, local, "rope_parameters.sliding_attention", linear=False)
         return {
-            **read_pattern(fields, depth, period=fields.whole("sliding_window_pattern", 6)),
+            **read_pattern(fields, depth, period=fields.integer("sliding_window_pattern", 6)),
             "query_scale": read_scale(fields, head_width),
             "local_rope_base": local_base,
             "global_rope_base": global_base,
@@ -331,12 +331,12 @@ def check_blocks(fields: Fields, *, activation: str = "hidden_activation") -> No
 
 
 def read_shape(fields: Fields) -> Shape:
-    depth, width = fields.whole("num_hidden_layers", maximum=MOST_LAYERS), fields.whole("hidden_size")
-    return Shape(width=width, depth=depth, ffn_width=fields.whole("intermediate_size"))
+    depth, width = fields.integer("num_hidden_layers", maximum=MOST_LAYERS), fields.integer("hidden_size")
+    return Shape(width=width, depth=depth, ffn_width=fields.integer("intermediate_size"))
 
 
 def read_heads(fields: Fields) -> dict[str, int]:
-    return {name: fields.whole(field) for name, field in HEADS.items()}
+    return {name: fields.integer(field) for name, field in HEADS.items()}
 
 
 def write_blocks(
@@ -454,7 +454,7 @@ def read_window(fields: Fields, layers: str) -> dict[str, int]:
     if LOCAL not in layers and fields.content.get("sliding_window") is None:
         fields.take("sliding_window")
         return {}
-    window = fields.whole("sliding_window")
+    window = fields.integer("sliding_window")
     if twin is not None and not same(twin, window):
         raise fields.refuse(
             "sliding_window_size", twin, f"sliding_window is {window}, and both name one window"

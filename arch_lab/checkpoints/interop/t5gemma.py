@@ -133,9 +133,9 @@ class T5GemmaFamily(Family):
                 **({} if eps == NORM_EPS else {"norm_eps": eps}),
             },
             shape=shape,
-            vocabulary=_equal("vocab_size", encoder, decoder, lambda p: p.whole("vocab_size")),
+            vocabulary=_equal("vocab_size", encoder, decoder, lambda p: p.integer("vocab_size")),
             max_tokens=_equal(
-                "max_position_embeddings", encoder, decoder, lambda p: p.whole("max_position_embeddings")
+                "max_position_embeddings", encoder, decoder, lambda p: p.integer("max_position_embeddings")
             ),
         )
 

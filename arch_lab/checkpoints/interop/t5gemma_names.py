@@ -42,7 +42,7 @@ def t5gemma_name(name: str) -> str:
         "source_embedding.weight": "model.encoder.embed_tokens.weight",
         "embedding.weight": "model.decoder.embed_tokens.weight",
     }
-    return _named(name, tables, encoder="model.encoder")
+    return _mapped_name(name, tables, encoder="model.encoder")
 
 
 def t5gemma2_name(name: str) -> str:
@@ -51,10 +51,10 @@ def t5gemma2_name(name: str) -> str:
     Raises: ConfigError for a name that no ``t5gemma2`` model has.
     """
     encoder = "model.encoder.text_model"
-    return _named(name, {"embedding.weight": f"{encoder}.embed_tokens.weight"}, encoder=encoder)
+    return _mapped_name(name, {"embedding.weight": f"{encoder}.embed_tokens.weight"}, encoder=encoder)
 
 
-def _named(name: str, tables: dict[str, str], *, encoder: str) -> str:
+def _mapped_name(name: str, tables: dict[str, str], *, encoder: str) -> str:
     if name in tables:
         return tables[name]
     stack, *path = name.split(".")

@@ -19,8 +19,8 @@ from experiments.retrieval.readers.sets import (
     RetrievalSet,
     bucket,
     check_counts,
+    find_file,
     fingerprint,
-    found,
     one_line,
 )
 
@@ -36,9 +36,9 @@ def read_cranfield(root: str | Path, *, counts: Mapping[str, int] | None = None)
     """
     folder = Path(root) / "cranfield"
     paths = [
-        found(folder, "cran.all.1400.xml.gz", also=["cran.all.1400.xml"]),
-        found(folder, "cran.qry.xml", also=["cran.qry.xml.gz"]),
-        found(folder, "cranqrel.trec.txt", also=["cranqrel.trec.txt.gz"]),
+        find_file(folder, "cran.all.1400.xml.gz", also=["cran.all.1400.xml"]),
+        find_file(folder, "cran.qry.xml", also=["cran.qry.xml.gz"]),
+        find_file(folder, "cranqrel.trec.txt", also=["cranqrel.trec.txt.gz"]),
     ]
     documents, empty = _documents(paths[0])
     texts = {str(position): text for position, text in enumerate(_queries(paths[1]), start=1)}

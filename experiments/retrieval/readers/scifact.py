@@ -23,8 +23,8 @@ from experiments.retrieval.readers.sets import (
     RetrievalSet,
     bucket,
     check_counts,
+    find_file,
     fingerprint,
-    found,
     one_line,
 )
 from experiments.retrieval.readers.tables import number, rows
@@ -40,7 +40,7 @@ def read_scifact(root: str | Path, *, counts: Mapping[str, int] | None = None) -
 
     Raises: DataError, one line.
     """
-    path = found(Path(root) / "scifact", "scifact.zip")
+    path = find_file(Path(root) / "scifact", "scifact.zip")
     documents = _documents(path)
     claims = {split: _claims(path, f"claims_{split}.csv", documents) for split in ("train", "validation")}
     reported = {text for text, _ in claims["validation"].values()}

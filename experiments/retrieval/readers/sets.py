@@ -100,7 +100,7 @@ def bucket(text: str, buckets: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % buckets
 
 
-def found(folder: Path, name: str, *, also: Iterable[str] = ()) -> Path:
+def find_file(folder: Path, name: str, *, also: Iterable[str] = ()) -> Path:
     """The file of that name in ``folder``, or one of ``also``. Raises: DataError."""
     names = (name, *also)
     for candidate in names:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from arch_lab.data import DataError
 from arch_lab.data.files import read_text
-from experiments.retrieval.readers.sets import RetrievalSet, check_counts, fingerprint, found, one_line
+from experiments.retrieval.readers.sets import RetrievalSet, check_counts, find_file, fingerprint, one_line
 from experiments.retrieval.readers.tables import rows
 
 COUNTS = {
@@ -33,7 +33,9 @@ def read_trec_qa(root: str | Path, *, counts: Mapping[str, int] | None = None) -
     Raises: DataError, one line.
     """
     folder = Path(root) / "trecqa_wang"
-    paths = {split: found(folder, f"{name}.csv.gz", also=[f"{name}.csv"]) for split, name in FILES.items()}
+    paths = {
+        split: find_file(folder, f"{name}.csv.gz", also=[f"{name}.csv"]) for split, name in FILES.items()
+    }
     documents: dict[str, str] = {}
     queries: dict[str, dict[str, str]] = {split: {} for split in FILES}
     relevance: dict[str, dict[str, float]] = {}
