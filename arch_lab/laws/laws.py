@@ -245,7 +245,7 @@ def _failed(law: Law, subject: Subject, batch: int, tokens: int, broken: Broken)
         options=dict(subject.case.options),
         batch=batch,
         tokens=tokens,
-        what=broken.what,
+        what=broken.message,
         t=broken.t,
         s=broken.s,
         size=broken.size,

@@ -29,7 +29,7 @@ class Broken(Exception):
         s: int | None = None,
     ) -> None:
         super().__init__(message)
-        self.what, self.size, self.bound, self.unit, self.t, self.s = message, size, bound, unit, t, s
+        self.message, self.size, self.bound, self.unit, self.t, self.s = message, size, bound, unit, t, s
 
 
 class Share(float):
