@@ -3,8 +3,8 @@
 The command line's twin for notebooks::
 
     import arch_lab
-    arch_lab.plan("quickstart")["arms"]
-    arch_lab.compare("quickstart")["verdict"]["text"]
+    arch_lab.plan("quickstart").arms
+    arch_lab.compare("quickstart").to_frame()
     arch_lab.load("runs/quickstart/runs/gemma3/lr-0.002_seed-0").model
     # hidden states (B, T, D), to fine-tune
     arch_lab.load_body("runs/quickmask/runs/m2_bert/lr-0.002_seed-0")(tokens)
@@ -35,10 +35,18 @@ def __getattr__(name: str) -> Any:
         from arch_lab.version import __version__
 
         return __version__
-    if name in ("plan", "compare", "load", "load_body"):
+    if name in ("load", "load_body"):
         from arch_lab import study
 
         return getattr(study, "load_run" if name == "load" else name)
+    if name == "plan":
+        from arch_lab.study.engine import plan
+
+        return plan
+    if name == "compare":
+        from arch_lab.cli.workflow import compare
+
+        return compare
     if name == "generate":
         from arch_lab.generation import generate
 

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from arch_lab import units
+
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.progress import Progress
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 
 GAP = 2  # blanks between two columns
 PIPE = 160  # columns of a table that goes to a file or a pipe
-YEAR = 365.25 * 86400  # seconds
 PROSE = re.compile(r"[^\W\d_]{3,}")  # a word: a column whose cells hold three is no column of numbers
 BAR = 30  # columns of a progress bar at most
 
@@ -25,7 +26,8 @@ BAR = 30  # columns of a progress bar at most
 def console(*, stderr: bool = False) -> Console:
     """A terminal, or plain text for a pipe: lines are not wrapped there and a table has 160 columns.
 
-    Square brackets are printed as they are; colours are given by ``style=`` or ``Text``, never by markup in a string.
+    Square brackets are printed as they are; colours are given by ``style=`` or ``Text``, never by markup in
+    a string.
     """
     from rich.console import Console
 
@@ -36,7 +38,10 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def say(console: Console, *parts: str | tuple[str, str], whole: bool = False) -> None:
-    """One line: strings as they are, or (string, style). ``whole``: not wrapped, so that a path can be copied."""
+    """One line: strings as they are, or (string, style).
+
+    ``whole``: not wrapped, so that a path can be copied.
+    """
     from rich.text import Text
 
     console.print(Text.assemble(*parts), soft_wrap=whole or None)
@@ -53,38 +58,29 @@ def show_verdict(console: Console, text: str) -> None:
         console.print(Panel(Text(text), title="verdict", title_align="left", border_style="bold"))
 
 
-class Table:
+class Grid:
     """Rows under a head, laid out to fit: no name is cut, no number or word of a head is broken.
 
-    The first column holds names and keeps its width. Where the others do not fit beside it, text wraps between words,
-    then the columns of ``drop`` go (least needed first, named in a line below), then the table is printed in parts,
-    each with the first column again. ``words``: columns of text, left-aligned; the rest are numbers.
+    The layout of ``arch_lab.report.section.Table``. The first column holds names and keeps its width. Where
+    the others do not fit beside it, text wraps between words, then the columns of ``drop`` go (least needed
+    first, named in a line below), then the table is printed in parts, each with the first column again.
+    ``text``: columns of text, left-aligned; the rest are numbers.
     """
 
-    def __init__(
-        self, heads: Sequence[str], *, words: Sequence[int] = (0,), title: str = "", drop: Sequence[str] = ()
-    ) -> None:
-        self.heads, self.words, self.title, self.drop = list(heads), set(words), title, list(drop)
+    def __init__(self, heads: Sequence[str], *, text: Sequence[int] = (0,), drop: Sequence[str] = ()) -> None:
+        self.heads, self.text, self.drop = list(heads), set(text), list(drop)
         self.rows: list[list[Text]] = []
-        self.styles: list[str] = []
 
-    def add(self, *cells: Any, style: str = "") -> None:
-        """One row. A cell is rich ``Text``, or any value shown as plain text; None is a dash."""
-        from rich.text import Text
-
-        self.rows.append(
-            [cell if isinstance(cell, Text) else Text("-" if cell is None else str(cell)) for cell in cells]
-        )
-        self.styles.append(style)
+    def add(self, *cells: Text) -> None:
+        """One row."""
+        self.rows.append(list(cells))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         from rich.text import Text
 
-        if self.title:
-            yield Text(self.title, style="bold")
         width = options.max_width
         columns = [
-            _Column([row[i] for row in self.rows], head, i in self.words, name=i == 0)
+            _Column([row[i] for row in self.rows], head, i in self.text, name=i == 0)
             for i, head in enumerate(self.heads)
         ]
         shown, hidden = _without(columns, self.drop, width)
@@ -113,8 +109,8 @@ class Table:
                 no_wrap=column.name,
                 overflow="fold",
             )
-        for i, style in enumerate(self.styles):
-            out.add_row(*(column.cells[i] for column in part), style=style)
+        for i in range(len(self.rows)):
+            out.add_row(*(column.cells[i] for column in part))
         yield out
 
     def _stacked(self, part: list[_Column]) -> Iterator[RenderableType]:
@@ -150,7 +146,7 @@ def _widest(texts: Sequence[str]) -> int:
 
 
 def _without(columns: list[_Column], drop: Sequence[str], width: int) -> tuple[list[_Column], list[str]]:
-    """The columns left when those of ``drop`` go, one after the other, until the rest fits; heads of the others."""
+    """The columns left when those of ``drop`` go until the rest fits, and the heads that went."""
     shown, hidden = list(columns), list[str]()
     for head in drop:
         if sum(column.least for column in shown) + GAP * (len(shown) - 1) <= width:
@@ -184,30 +180,16 @@ def _groups(columns: list[_Column], width: int) -> list[list[_Column]]:
 
 
 def _widths(part: list[_Column], width: int) -> list[int]:
-    """Natural widths where they fit; else the room beyond the least widths is shared by what each column lacks."""
+    """Width of each column.
+
+    Natural widths where they fit; else the room beyond the least widths is shared by what each column lacks.
+    """
     free = width - sum(column.least for column in part) - GAP * (len(part) - 1)
     lacking = [column.natural - column.least for column in part]
     if sum(lacking) <= free:
         return [column.natural for column in part]
     shares = [free * want // sum(lacking) for want in lacking]
     return [column.least + share for column, share in zip(part, shares, strict=True)]
-
-
-def table(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-    *,
-    title: str = "",
-    numeric: Sequence[str] = (),
-    drop: Sequence[str] = (),
-) -> Table:
-    """A table of plain values; the columns named in ``numeric`` are right-aligned. See ``Table`` for ``drop``."""
-    out = Table(
-        columns, words=[i for i, name in enumerate(columns) if name not in numeric], title=title, drop=drop
-    )
-    for row in rows:
-        out.add(*row)
-    return out
 
 
 def progress(*, quiet: bool = False) -> Progress:
@@ -223,7 +205,7 @@ def progress(*, quiet: bool = False) -> Progress:
         def render(self, task: Any) -> Text:
             facts = task.fields.get("facts") or [f"{task.completed:,.0f}/{task.total:,.0f}"]
             facts = (
-                [*facts, duration(task.elapsed)]
+                [*facts, units.duration(task.elapsed)]
                 if task.fields.get("clock") and (task.elapsed or 0) >= 1
                 else facts
             )
@@ -238,7 +220,10 @@ def progress(*, quiet: bool = False) -> Progress:
 
 
 def live_line(name: str, facts: Sequence[str], share: float | None, width: int) -> Text:
-    """``name ━━━━━─── facts`` in one line: the bar shrinks first, then facts go from the right; the name stays."""
+    """``name ━━━━━─── facts`` in one line.
+
+    The bar shrinks first, then facts go from the right; the name stays.
+    """
     from rich.text import Text
 
     facts = list(facts)
@@ -249,34 +234,6 @@ def live_line(name: str, facts: Sequence[str], share: float | None, width: int) 
     line = Text(name, no_wrap=True)
     if share is not None and room >= 8:
         full = round(room * min(1.0, max(0.0, share)))
-        line.append(" ").append("━" * full, style="cyan").append("━" * (room - full), style="bright_black")
+        line.append(" ").append("━" * full, style="cyan")
+        line.append("━" * (room - full), style="bright_black")
     return line.append("  " + words if words else "")
-
-
-def si(value: float, digits: int = 3) -> str:
-    """1234567 -> '1.23M'. ``digits`` significant ones; what is below 1000 keeps its own form."""
-    for limit, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        # compared after rounding, so that 999 999 reads 1M and not 1e+03k
-        if abs(float(f"{value:.{digits}g}")) >= limit:
-            return f"{float(f'{value / limit:.{digits}g}'):g}{unit}"
-    return f"{float(f'{value:.{digits}g}'):g}"
-
-
-def duration(seconds: float) -> str:
-    """75 -> '1m 15s'; two units at most; years beyond two of them."""
-    if seconds >= 2 * YEAR:
-        return years(seconds)
-    whole = round(seconds)
-    if whole < 1:
-        return f"{seconds:.2g}s"
-    days, rest = divmod(whole, 86400)
-    hours, rest = divmod(rest, 3600)
-    minutes, secs = divmod(rest, 60)
-    parts = [f"{n}{unit}" for n, unit in ((days, "d"), (hours, "h"), (minutes, "m"), (secs, "s"))]
-    first = next(i for i, n in enumerate((days, hours, minutes, secs)) if n)
-    return " ".join(part for part in parts[first : first + 2] if not part.startswith("0"))
-
-
-def years(seconds: float) -> str:
-    """4.8e9 -> '152 years'; beyond 10,000 of them the number says nothing more."""
-    return f"{seconds / YEAR:,.0f} years" if seconds < 1e4 * YEAR else "more than 10,000 years"

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Json
 
 TABLE = Path(__file__).with_suffix(".json")
 
@@ -41,7 +41,7 @@ class Section:
     experiments: tuple[str, ...]
     keys: tuple[Key, ...]
 
-    def to_json(self) -> JsonObject:
+    def to_json(self) -> Json:
         return {
             "title": self.title,
             "experiments": list(self.experiments),
@@ -49,7 +49,7 @@ class Section:
         }
 
     @classmethod
-    def from_json(cls, value: JsonObject) -> Section:
+    def from_json(cls, value: Json) -> Section:
         keys = tuple(Key(**key) for key in value["keys"])
         return cls(title=value["title"], experiments=tuple(value["experiments"]), keys=keys)
 
@@ -61,12 +61,12 @@ class KeyTable:
     studies: tuple[Section, ...]
     architectures: dict[str, Section]
 
-    def to_json(self) -> JsonObject:
+    def to_json(self) -> Json:
         architectures = {name: section.to_json() for name, section in self.architectures.items()}
         return {"studies": [section.to_json() for section in self.studies], "architectures": architectures}
 
     @classmethod
-    def from_json(cls, value: JsonObject) -> KeyTable:
+    def from_json(cls, value: Json) -> KeyTable:
         architectures = {name: Section.from_json(section) for name, section in value["architectures"].items()}
         return cls(studies=tuple(map(Section.from_json, value["studies"])), architectures=architectures)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from arch_lab import files
-from arch_lab.yaml_files import JsonObject, load_json
+from arch_lab.stored import Json
+from arch_lab.yaml_files import load_json
 from blocks.errors import ConfigError, UserError
 
 CHECKSUM = "checksum"
@@ -30,20 +31,20 @@ def checksum(content: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def seal(content: JsonObject) -> JsonObject:
+def seal(content: Json) -> Json:
     """``content`` with its checksum as the last key."""
     bare = {key: value for key, value in content.items() if key != CHECKSUM}
     return {**bare, CHECKSUM: checksum(bare)}
 
 
-def write(path: Path, content: JsonObject) -> JsonObject:
+def write(path: Path, content: Json) -> Json:
     """Write ``content`` sealed, atomically; returns what was written. Raises: OutputError."""
     sealed = seal(content)
     files.write_json(path, sealed)
     return sealed
 
 
-def read(path: Path, *, advice: str) -> JsonObject:
+def read(path: Path, *, advice: str) -> Json:
     """The sealed content of ``path``, its checksum included.
 
     ``advice``: what the reader of the error can do. Raises: DamagedError when the file is unreadable, cut
@@ -65,14 +66,14 @@ def read(path: Path, *, advice: str) -> JsonObject:
     return content
 
 
-def _is_whole(content: JsonObject) -> bool:
+def _is_whole(content: Json) -> bool:
     try:
         return bool(seal(content) == content)
     except (ValueError, RecursionError):  # NaN, or nested without end: never written here
         return False
 
 
-def read_or_none(path: Path) -> JsonObject | None:
+def read_or_none(path: Path) -> Json | None:
     """As ``read``; None for a file that is missing or not what was written, where it can be made again."""
     try:
         return read(path, advice="")

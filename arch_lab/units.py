@@ -6,16 +6,29 @@ Every function takes None (a run that diverged, a field an older study lacks) an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
-
-from arch_lab.console import YEAR, years
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 DASH = "–"
+YEAR = 365.25 * 86400  # seconds
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
+class Interval(Protocol):
+    """A mean with its bounds, which are None where there is no interval."""
+
+    @property
+    def mean(self) -> float | None: ...
+
+    @property
+    def low(self) -> float | None: ...
+
+    @property
+    def high(self) -> float | None: ...
+
+
 def missing(value: Any) -> bool:
+    """Whether there is no number to show."""
     return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
@@ -59,14 +72,19 @@ def duration(seconds: float | None) -> str:
     assert seconds is not None
     if seconds >= 2 * YEAR:
         return years(seconds)
-    total = round(seconds)
-    if total < 60:
-        return f"{total} s" if total >= 10 else f"{seconds:.2g} s"
-    if total < 3600:
-        return f"{total // 60} min {total % 60:02d} s"
-    if total < 2 * 86400:
-        return f"{total // 3600} h {total % 3600 // 60:02d} min"
-    return f"{total // 86400} days {total % 86400 // 3600} h"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s" if whole >= 10 else f"{seconds:.2g} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 2 * 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} days {whole % 86400 // 3600} h"
+
+
+def years(seconds: float) -> str:
+    """4.8e9 -> '152 years'; beyond 10,000 of them the number says nothing more."""
+    return f"{seconds / YEAR:,.0f} years" if seconds < 1e4 * YEAR else "more than 10,000 years"
 
 
 def percent(fraction: float | None) -> str:
@@ -99,45 +117,62 @@ def decimals(half_width: float | None) -> int:
     return min(6, max(3, 1 - math.floor(math.log10(half_width))))
 
 
-def plus_minus(interval: Mapping[str, Any] | None) -> str:
-    """'1.234 ± 0.012', or only the mean for one seed."""
-    if not interval or missing(interval.get("mean")):
-        return DASH
-    mean, low, high = interval["mean"], interval.get("low"), interval.get("high")
-    if low is None or high is None:
-        return f"{mean:.4f}"
-    half = (high - low) / 2
-    places = decimals(half)
-    return f"{mean:.{places}f} ± {half:.{places}f}"
+def half_width(interval: Interval) -> float | None:
+    """Half of an interval's width; None where it has no bounds."""
+    if missing(interval.low) or missing(interval.high):
+        return None
+    return (interval.high - interval.low) / 2  # type: ignore[operator]
 
 
-def bounded(interval: Mapping[str, Any] | None) -> str:
-    """'12.3 [11.9, 12.8]': for quantities whose interval is not symmetric, as perplexities."""
-    if not interval or missing(interval.get("mean")):
+def plus_minus(interval: Interval | None, places: int | None = None) -> str:
+    """'1.234 ± 0.012'.
+
+    Without bounds (one seed) the mean alone. ``places``: decimals, by default as many as the interval
+    supports.
+    """
+    if interval is None or missing(interval.mean):
         return DASH
-    if missing(interval.get("low")) or missing(interval.get("high")):
-        return number(interval["mean"])
-    return f"{number(interval['mean'])} [{number(interval['low'])}, {number(interval['high'])}]"
+    half = half_width(interval)
+    if half is None:
+        return f"{interval.mean:.{4 if places is None else places}f}"
+    places = decimals(half) if places is None else places
+    return f"{interval.mean:.{places}f} ± {half:.{places}f}"
+
+
+def bounded(interval: Interval | None, places: int | None = None) -> str:
+    """'12.3 [11.9, 12.8]'.
+
+    For quantities whose interval is not symmetric, as perplexities. ``places``: decimals.
+    """
+    if interval is None or missing(interval.mean):
+        return DASH
+
+    def text(value: float | None) -> str:
+        return number(value) if places is None else f"{value:.{places}f}"
+
+    if missing(interval.low) or missing(interval.high):
+        return text(interval.mean)
+    return f"{text(interval.mean)} [{text(interval.low)}, {text(interval.high)}]"
 
 
 def budget_words(budget: Mapping[str, Any]) -> str:
     """'1M body+head parameters and 12 TFLOP of training', from the budget of a study."""
     kind = budget.get("match_on")
     kind = ", ".join(map(str, kind)) if isinstance(kind, (list, tuple)) else kind
-    terms = (
+    held = (
         []
         if missing(budget.get("params"))
         else [f"{short(budget['params'])} {kind + ' ' if kind else ''}parameters"]
     )
     if not missing(budget.get("train_flops")):
-        terms.append(f"{short(budget['train_flops'], 'FLOP')} of training")
+        held.append(f"{short(budget['train_flops'], 'FLOP')} of training")
     if not missing(budget.get("tokens")):
-        terms.append(f"{short(budget['tokens'])} training tokens")
+        held.append(f"{short(budget['tokens'])} training tokens")
     if not missing(budget.get("flops_per_token")):
-        terms.append(f"{short(budget['flops_per_token'], 'FLOP')} of training a token")
+        held.append(f"{short(budget['flops_per_token'], 'FLOP')} of training a token")
     if not missing(budget.get("seconds")):
-        terms.append(f"{duration(budget['seconds'])} of training steps")
-    return words(terms) or "the same budget"
+        held.append(f"{duration(budget['seconds'])} of training steps")
+    return words(held) or "the same budget"
 
 
 def counted(number: int, thing: str) -> str:
@@ -145,6 +180,6 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
-def words(items: list[str]) -> str:
+def words(items: Sequence[str]) -> str:
     """'a', 'a and b', 'a, b and c'."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from arch_lab.stored import Json
 from blocks.errors import ConfigError, UserError, shown
 
 DEEPEST = 50
@@ -39,7 +40,6 @@ MISREAD = (  # plain values that YAML 1.1 takes for another than they look like
         "a truth value; write true or false, or quotes around text",
     ),
 )
-JsonObject = dict[str, Any]  # of a JSON file: values are plain
 TAGS = {
     f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq", "merge")
 }
@@ -130,7 +130,7 @@ class _Open:
 
     anchor: str | None
     values: int = 1
-    keys: JsonObject | None = None  # of a mapping: text of a key -> where it stands
+    keys: Json | None = None  # of a mapping: text of a key -> where it stands
     key_next: bool = True
 
 
@@ -261,7 +261,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> JsonObject:
+def _object(pairs: list[tuple[str, Any]]) -> Json:
     content = dict(pairs)
     if len(content) < len(pairs):
         name, _ = Counter(name for name, _ in pairs).most_common(1)[0]

@@ -9,7 +9,7 @@ import pytest
 
 from arch_lab import cli
 from arch_lab.cli.fit import HELP
-from arch_lab.cli.lightning_run import nearest_key, reword
+from arch_lab.cli.fit_keys import nearest_key, reword
 
 CONFIG = Path(__file__).resolve().parent.parent / "experiments" / "perplexity" / "fit.yaml"
 

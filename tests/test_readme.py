@@ -168,7 +168,8 @@ def test_the_python_lines_of_the_readme_work(desk: Path) -> None:
     )
     names: dict[str, object] = {}
     exec(compile(smaller, "README.md", "exec"), names)
-    assert names["study"]["verdict"]["text"] and sum(p.numel() for p in names["model"].parameters())  # type: ignore[index, attr-defined]
+    study, model = names["study"], names["model"]
+    assert study.verdict.text and sum(p.numel() for p in model.parameters())  # type: ignore[attr-defined]
 
 
 def test_the_figure_shows_the_numbers_of_the_measured_table(tmp_path: Path) -> None:

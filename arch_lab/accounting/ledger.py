@@ -13,6 +13,7 @@ from typing import Any
 
 from arch_lab.accounting import conventions as papers
 from arch_lab.models.model import Kind, Model, ModelConfig, Part, size_of
+from arch_lab.stored import Stored
 from blocks.cost import Cost, total
 
 TRAINING = 3  # forward + backward, the backward being two products for each of the forward's one
@@ -20,7 +21,7 @@ ONE_TABLE: tuple[Kind, ...] = ("decoder", "encoder")  # kinds that the conventio
 
 
 @dataclass(frozen=True, kw_only=True)
-class Component:
+class Component(Stored):
     """Parameters and FLOPs per token of one kind of part, summed over the layers that hold it.
 
     ``flops_per_token``: canonical, training. ``matmul``, ``fft``, ``elementwise``: forward, by kind.

@@ -1,8 +1,7 @@
 """Budgets: what is held fixed, the shapes that meet it, and the gate that refuses what does not."""
 
 from arch_lab.budget.budget import Budget, BudgetError
-from arch_lab.budget.gate import Miss, check, refuse
-from arch_lab.budget.recheck import deviations, misses_of, require_matched
+from arch_lab.budget.gate import Miss, check, deviations, refuse
 from arch_lab.budget.search import Candidate
 from arch_lab.budget.solver import inside, solve, solve_together
 
@@ -14,9 +13,7 @@ __all__ = [
     "check",
     "deviations",
     "inside",
-    "misses_of",
     "refuse",
-    "require_matched",
     "solve",
     "solve_together",
 ]

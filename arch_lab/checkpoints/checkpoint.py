@@ -14,7 +14,7 @@ from torch import Tensor
 
 from arch_lab.data import Tokenizer
 from arch_lab.models import Shape
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Json
 from blocks.errors import UserError
 
 Kind = Literal["run", "fit", "converted", "huggingface"]
@@ -29,7 +29,7 @@ class Blueprint:
     """Everything a model is built from; what ``arch-lab.json`` holds."""
 
     architecture: str
-    options: JsonObject
+    options: Json
     shape: Shape
     vocabulary: int
     max_tokens: int
@@ -70,7 +70,7 @@ class Checkpoint:
         return self.blueprint.architecture
 
     @property
-    def options(self) -> JsonObject:
+    def options(self) -> Json:
         return self.blueprint.options
 
     @property

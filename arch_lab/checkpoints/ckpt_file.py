@@ -17,13 +17,13 @@ from arch_lab.checkpoints.blueprint import read_blueprint
 from arch_lab.checkpoints.checkpoint import Blueprint, CheckpointError, Reading
 from arch_lab.data import Tokenizer, tokenizer_from
 from arch_lab.data.archives import check_stored
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Json
 from blocks.errors import UserError
 
 PREFIX = "model."  # of the network's parameters
 
 
-def read_file(path: Path) -> JsonObject:
+def read_file(path: Path) -> Json:
     """The content of a ``.ckpt`` file.
 
     ``hyper_parameters`` is a plain mapping, ``state_dict`` a table of tensors.

@@ -32,7 +32,7 @@ from arch_lab.checkpoints.opening import open_decoder
 from arch_lab.checkpoints.storage import new_folder
 from arch_lab.checkpoints.tensors import SINGLE, write_tensors
 from arch_lab.data import Tokenizer
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Json
 from blocks.registry import import_only
 
 
@@ -48,7 +48,7 @@ class Conversion:
     parameters: int
     dtype: str
 
-    def to_dict(self) -> JsonObject:
+    def to_dict(self) -> Json:
         """What ``--json`` prints."""
         return dict(vars(self))
 

@@ -29,7 +29,8 @@ from arch_lab.checkpoints.tensors import SINGLE, TensorFiles, check_shapes
 from arch_lab.data import Tokenizer
 from arch_lab.data.tokenizer import load_tokenizer, read_tokenizer
 from arch_lab.models import BidirectionalStack, Decoder, Encoder, EncoderDecoder, Model
-from arch_lab.yaml_files import JsonObject, load_json
+from arch_lab.stored import Json
+from arch_lab.yaml_files import load_json
 
 MANIFEST, FORMAT = "arch-lab.json", 1
 # copied unchanged in both directions, so that a folder converted back still reads text
@@ -67,7 +68,7 @@ class Manifest:
     def end(self) -> frozenset[int]:
         return frozenset(_ids(self.end_text))
 
-    def to_dict(self) -> JsonObject:
+    def to_dict(self) -> Json:
         tokens = {"begin_text": self.begin_text, "end_text": self.end_text, "padding": self.padding}
         return {"format": FORMAT, **asdict(self.blueprint), "tokens": tokens}
 

@@ -13,19 +13,19 @@ from arch_lab.checkpoints.blueprint import check_tensors
 from arch_lab.checkpoints.checkpoint import Checkpoint, CheckpointError
 from arch_lab.checkpoints.opening import open_checkpoint
 from arch_lab.data import Tokenizer
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Json
 from blocks.errors import ConfigError, shown
 
 
 def initial_settings(
     opened: Checkpoint, settings: Mapping[str, Any], defaults: Mapping[str, Any], option: str
-) -> JsonObject:
+) -> Json:
     """Model settings that the checkpoint determines.
 
     ``settings``: the user's. ``option``: how the user spells their group, for instance ``--model.``.
     Raises: ConfigError for a setting that differs from the checkpoint's and from its default.
     """
-    stored: JsonObject = {
+    stored: Json = {
         "architecture": opened.architecture,
         "options": opened.options,
         **asdict(opened.shape),

@@ -26,8 +26,8 @@ from arch_lab.data.documents import Counts, count
 from arch_lab.data.files import documents_of
 from arch_lab.data.paths import expand_paths
 from arch_lab.laws import require_causal
+from arch_lab.stored import Json
 from arch_lab.training.scoring import slice_rows, token_nats
-from arch_lab.yaml_files import JsonObject
 from blocks.errors import UserError
 
 SCORED_TOKENS = 8192  # of one batch, and the longest context that is taken without being asked for
@@ -58,7 +58,7 @@ class Band:
         """Nats per token; None where none was scored."""
         return self.nats / self.tokens if self.tokens else None
 
-    def to_json(self) -> JsonObject:
+    def to_json(self) -> Json:
         return {**vars(self), "bits_per_byte": self.bits_per_byte, "loss": self.loss}
 
 
@@ -105,7 +105,7 @@ class Score:
         edges = [2**i for i in range(self.context.bit_length())]
         return tuple(_sum(self.positions[first - 1 : 2 * first - 1]) for first in edges)
 
-    def to_json(self) -> JsonObject:
+    def to_json(self) -> Json:
         """What ``arch-lab score --json`` prints; a perplexity beyond every number is null."""
         plain = {name: value for name, value in vars(self).items() if name not in ("text", "positions")}
         scores = {
@@ -152,7 +152,7 @@ def score(
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else open_decoder(checkpoint, trust)
     tokens, step = _window(opened, context, stride)
     target_device = _device(device, threads)
-    overrides: JsonObject = {
+    overrides: Json = {
         "document_start": document_start,
         "text_column": text_column,
         "count_line_ends": count_line_ends,

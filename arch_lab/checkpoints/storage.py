@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from arch_lab.checkpoints.checkpoint import CheckpointError
-from arch_lab.yaml_files import JsonObject, load_json
+from arch_lab.stored import Json
+from arch_lab.yaml_files import load_json
 
 
-def read_object(path: Path) -> JsonObject:
+def read_object(path: Path) -> Json:
     """A JSON object. Raises: CheckpointError, one line that begins with the path."""
     if not os.path.exists(path):
         raise CheckpointError(f"{path} is missing")
@@ -24,7 +25,7 @@ def read_object(path: Path) -> JsonObject:
     return content
 
 
-def write_object(path: Path, content: JsonObject) -> None:
+def write_object(path: Path, content: Json) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -6,49 +6,42 @@ import json
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from arch_lab.cli.verbs import parser
-from arch_lab.yaml_files import JsonObject
 
 if TYPE_CHECKING:  # torch is slow to load, and --help needs none of it
     from arch_lab.bench import Row, Skipped
 
-JSON = (
-    "print {environment, rows: [{name, shape, ours_ms, peer, peer_ms, ratio, …}], skipped: "
-    "[{name, reason}] if any}; "
-)
-JSON += "throughput: {environment, rows, ratios, crossovers, verdict, …}"
+JSON = "print {environment, rows: [{name, shape, ours_ms, peer, peer_ms, ratio, …}], skipped: [{name, reason}] if any}; "
+JSON += "throughput: {environment, results, details: {ratios, crossovers}, verdict, …}"
 
 
 def main(verb: str, argv: list[str]) -> int:
     p = parser(
         verb,
-        "Ratio = peer time / arch-lab time, median of interleaved repeats: above 1 arch-lab is faster. "
-        "float32; gemma_gpu, ops_gpu: bf16.",
+        "Ratio = peer time / arch-lab time, median of interleaved repeats: above 1 arch-lab is faster. float32; gemma_gpu, ops_gpu: bf16.",
     )
-    suites = (
-        "linear, convolution, mixer, gemma, gemma_gpu, ops_gpu, monarch, algorithms, "
-        "all of these (default), or throughput: "
-    )
+    suites = "linear, convolution, mixer, gemma, gemma_gpu, ops_gpu, monarch, algorithms, all of these (default), or throughput: "
     suites += "whole architectures against sequence length, minutes, as arch-lab compare throughput"
     p.add_argument("suite", metavar="SUITE", nargs="?", default="all", help=suites)
     p.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: chosen by torch)")
     p.add_argument("--json", action="store_true", help=JSON)
     p.add_argument("--markdown", metavar="FILE", type=Path, help="also write the rows as a Markdown table")
-    options = p.parse_args(argv)
-    if options.suite == "throughput":
-        return throughput(options)
+    given = p.parse_args(argv)
+    if given.suite == "throughput":
+        return throughput(given)
 
     from arch_lab import files
     from arch_lab.bench import Row, Skipped, run_suite
-    from arch_lab.console import console, say, table
+    from arch_lab.console import console, say
+    from arch_lab.report.section import Table
     from arch_lab.study.environment import environment
-    from arch_lab.study.planning import use_threads
+    from arch_lab.study.estimate import set_threads
 
-    use_threads(options.threads)
+    set_threads(given.threads)
     notes, rows, skipped = console(stderr=True), list[Row](), list[Skipped]()
-    for row in run_suite(options.suite):
+    for row in run_suite(given.suite):
         if not isinstance(row, Row):
             skipped.append(row)
             say(notes, f"{row.name}: skipped, {row.reason}")
@@ -57,12 +50,12 @@ def main(verb: str, argv: list[str]) -> int:
         say(notes, (f"{row.name} ({row.shape}): {row.ratio:.2f} x {row.peer}", "dim"))
     if not rows:
         return 2  # every reason has been said
-    if options.markdown is not None:
-        files.write_text(options.markdown, markdown(rows, skipped))
-    if options.json:
-        printed: JsonObject = {"environment": environment(), "rows": [asdict(row) for row in rows]}
+    if given.markdown is not None:
+        files.write_text(given.markdown, markdown(rows, skipped))
+    if given.json:
+        printed: dict[str, Any] = {"environment": environment(), "rows": [asdict(row) for row in rows]}
         if skipped:
-            printed["skipped"] = [asdict(entry) for entry in skipped]
+            printed["skipped"] = [asdict(each) for each in skipped]
         print(json.dumps(printed, indent=2))
         return 0
     cells = [
@@ -76,20 +69,17 @@ def main(verb: str, argv: list[str]) -> int:
         ]
         for r in rows
     ]
-    numeric = ["ours, ms", "peer, ms", "ratio [quartiles]"]
-    console().print(
-        table(["what", "shape", "ours, ms", "peer", "peer, ms", "ratio [quartiles]"], cells, numeric=numeric)
-    )
+    heads = ["what", "shape", "ours, ms", "peer", "peer, ms", "ratio [quartiles]"]
+    console().print(Table(headers=heads, rows=cells, text_columns=(0, 1, 3)))
     return 0
 
 
 def markdown(rows: list[Row], skipped: list[Skipped]) -> str:
-    """A Markdown table of the rows."""
+    """One line a row; where rows carry them, the share of the measured roof and what both sides held in memory."""
     from arch_lab.bench.cold import ColdRow
 
     lines = [
-        "| what | shape | peer | ours, ms | peer, ms | ratio [quartiles] | share of roof | peak memory, "
-        "ours / peer |",
+        "| what | shape | peer | ours, ms | peer, ms | ratio [quartiles] | share of roof | peak memory, ours / peer |",
         "|---" * 8 + "|",
     ]
     for r in rows:
@@ -102,15 +92,15 @@ def markdown(rows: list[Row], skipped: list[Skipped]) -> str:
         ratio = f"{r.ratio:.2f} [{r.ratio_low:.2f}, {r.ratio_high:.2f}]"
         cells = [r.name, r.shape, r.peer, f"{r.ours_ms:.3f}", f"{r.peer_ms:.3f}", ratio, *extra]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += [f"\nNot measured: {entry.name}: {entry.reason}" for entry in skipped]
+    lines += [f"\nNot measured: {each.name}: {each.reason}" for each in skipped]
     return "\n".join(lines) + "\n"
 
 
-def throughput(options: Namespace) -> int:
+def throughput(given: Namespace) -> int:
     """The study of that name, cells of an earlier call kept."""
-    from arch_lab.study import compare
+    from arch_lab.cli.workflow import compare
 
-    result = compare("throughput", threads=options.threads, quiet=options.json)
-    if options.json:
-        print(json.dumps(result, indent=2))
+    result = compare("throughput", threads=given.threads, quiet=given.json)
+    if given.json:
+        print(json.dumps(result.to_json(), indent=2))
     return 0

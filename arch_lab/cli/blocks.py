@@ -17,29 +17,27 @@ def main(verb: str, argv: list[str]) -> int:
         action="store_true",
         help="print a list of {name, kind, causal, source, complexity, summary}",
     )
-    options = p.parse_args(argv)
+    given = p.parse_args(argv)
 
     from blocks.errors import ConfigError, did_you_mean
     from blocks.registry import KINDS, entries
 
-    if options.kind is not None and options.kind not in KINDS:
-        raise ConfigError(f"--kind: unknown kind {options.kind!r}{did_you_mean(options.kind, KINDS)}")
-    registered = entries(options.kind)
-    if options.json:
+    if given.kind is not None and given.kind not in KINDS:
+        raise ConfigError(f"--kind: unknown kind {given.kind!r}{did_you_mean(given.kind, KINDS)}")
+    found = entries(given.kind)
+    if given.json:
         keys = ("name", "kind", "causal", "source", "complexity", "summary")
         print(
             json.dumps(
-                [{key: getattr(entry, key) for key in keys} for entry in registered],
-                indent=2,
-                ensure_ascii=False,
+                [{key: getattr(entry, key) for key in keys} for entry in found], indent=2, ensure_ascii=False
             )
         )
         return 0
 
-    from arch_lab.console import console, table
+    from arch_lab.console import console
+    from arch_lab.report.section import Table
 
-    rows = [[e.name, e.kind, "yes" if e.causal else "no", e.complexity, e.source] for e in registered]
-    console().print(
-        table(["block", "kind", "causal", "cost", "source"], rows, drop=("source", "causal", "cost"))
-    )
+    rows = [[e.name, e.kind, "yes" if e.causal else "no", e.complexity, e.source] for e in found]
+    heads, drop = ["block", "kind", "causal", "cost", "source"], ("source", "causal", "cost")
+    console().print(Table(headers=heads, rows=rows, text_columns=range(5), drop=drop))
     return 0

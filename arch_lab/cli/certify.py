@@ -79,7 +79,8 @@ def _reports(entries: Sequence[Entry], *, quiet: bool) -> list[BlockReport]:
 
 
 def _one(report: BlockReport) -> None:
-    from arch_lab.console import console, table
+    from arch_lab.console import console
+    from arch_lab.report.section import Table
 
     words = {"passed": "passed", "failed": "FAILED", "not_applicable": "n/a"}
     rows = []
@@ -90,7 +91,8 @@ def _one(report: BlockReport) -> None:
     verdict = f"{failed} of {len(report.laws)} laws broken" if failed else "no law broken"
     out = console()
     columns = ["law", "status", "share", "value", "bound", "smallest failing example, or reason"]
-    out.print(table(columns, rows, title=f"{report.block} ({report.kind.replace('_', ' ')}): {verdict}"))
+    title = f"{report.block} ({report.kind.replace('_', ' ')}): {verdict}"
+    out.print(Table(title=title, headers=columns, rows=rows, text_columns=range(len(columns))))
     legend = "share: worst deviation divided by its bound; the law holds below 1 (docs/laws.md has the units)"
     out.print(legend, soft_wrap=True)
     names = "; ".join(report.cases)
@@ -108,13 +110,14 @@ def _numbers(share: Share | None) -> list[str]:
 
 
 def _overview(reports: Sequence[BlockReport]) -> None:
-    from arch_lab.console import console, table
+    from arch_lab.console import console
     from arch_lab.laws import LAWS
+    from arch_lab.report.section import Table
 
     signs = {"passed": "holds", "failed": "FAILED", "not_applicable": "n/a"}
     rows = [[report.block, *(signs[r.status] for r in report.laws)] for report in reports]
     out = console()
-    out.print(table(["block", *LAWS], rows))
+    out.print(Table(headers=["block", *LAWS], rows=rows, text_columns=range(len(LAWS) + 1)))
     results = [(report.block, result) for report in reports for result in report.laws]
     for block, result in results:
         if result.status == "failed":

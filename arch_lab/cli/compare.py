@@ -45,7 +45,7 @@ def arguments(verb: str) -> Parser:
         "--threads",
         metavar="N",
         type=threads,
-        help="CPU threads of each run (default: 1; for studies of tasks or speed: chosen by torch)",
+        help="CPU threads of each run (default: 1; for studies of speed: chosen by torch)",
     )
     p.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
     add_trust(p)
@@ -86,47 +86,47 @@ def _positive(option: str, text: str) -> int:
 
 
 def main(verb: str, argv: list[str]) -> int:
-    given = arguments(verb).parse_args(argv)
-    for override in given.overrides:
+    options = arguments(verb).parse_args(argv)
+    for override in options.overrides:
         if not override.partition("=")[1] or override.startswith("="):
             raise UsageError(
                 f"--set: expected KEY=VALUE, got {override!r}; for example --set budget.params=2e6"
             )
-    if given.list:
-        return show_studies(as_json=given.json)
-    if given.study is None:
+    if options.list:
+        return show_studies(as_json=options.json)
+    if options.study is None:
         raise UsageError(f"{verb}: which study? (arch-lab {verb} --list shows all)")
 
     from arch_lab.study.library import find_study
 
-    name, _ = find_study(given.study)  # a misspelt name need not wait for what training imports
-    if sys.stderr.isatty() and not (given.json or getattr(given, "quiet", False)):
+    name, _ = find_study(options.study)  # a misspelt name need not wait for what training imports
+    if sys.stderr.isatty() and not (options.json or getattr(options, "quiet", False)):
         print(f"{name}: loading torch and the experiment", file=sys.stderr, flush=True)
     from blocks.registry import trusting
 
     with trusting(
-        given.trust
+        options.trust
     ):  # for what the study starts from; modules that the study file names are its user's own
-        return run_compare(given) if verb == "compare" else run_plan(given)
+        return run_compare(options) if verb == "compare" else run_plan(options)
 
 
-def run_compare(given: Namespace) -> int:
-    from arch_lab.study import compare
+def run_compare(options: Namespace) -> int:
+    from arch_lab.cli.workflow import compare
 
     result = compare(
-        given.study,
-        overrides=given.overrides,
-        output=given.output,
-        data_root=given.data_root,
-        threads=given.threads,
-        quiet=given.quiet or given.json,
-        executor=given.executor or default_executor(),
-        workers=given.workers,
+        options.study,
+        overrides=options.overrides,
+        output=options.output,
+        data_root=options.data_root,
+        threads=options.threads,
+        quiet=options.quiet or options.json,
+        executor=options.executor or default_executor(),
+        workers=options.workers,
     )
-    if given.json:
-        print(json.dumps(result, indent=2))
-    elif given.quiet:
-        print(result["verdict"]["text"])
+    if options.json:
+        print(json.dumps(result.to_json(), indent=2))
+    elif options.quiet:
+        print(result.verdict.text)
     return 0
 
 
@@ -134,29 +134,28 @@ def default_executor() -> str:
     return os.environ.get("ARCH_LAB_EXECUTOR") or "auto"
 
 
-def run_plan(given: Namespace) -> int:
+def run_plan(options: Namespace) -> int:
     from arch_lab.console import console
-    from arch_lab.study import plan, render_plan
-    from arch_lab.study.experiment import engine_named
+    from arch_lab.report import render_plan
+    from arch_lab.study.engine import plan_and_workers
 
-    executor = default_executor()
-    result = plan(
-        given.study,
-        overrides=given.overrides,
-        data_root=given.data_root,
-        threads=given.threads,
-        executor=executor,
+    plan, workers = plan_and_workers(
+        options.study,
+        overrides=options.overrides,
+        data_root=options.data_root,
+        threads=options.threads,
+        executor=default_executor(),
     )
-    if given.json:
-        print(json.dumps(result, indent=2))
+    if options.json:
+        print(json.dumps({**plan.to_json(), "workers": workers}, indent=2))
     else:
-        engine = engine_named(result["experiment"])
-        (engine.render_plan if engine else render_plan)(result, console())
+        render_plan(plan, console(), workers)
     return 0
 
 
 def show_studies(*, as_json: bool) -> int:
-    from arch_lab.console import console, table
+    from arch_lab.console import console
+    from arch_lab.report.section import Table
     from arch_lab.study.library import list_studies
 
     studies = list_studies()
@@ -168,5 +167,6 @@ def show_studies(*, as_json: bool) -> int:
             )
         )
     else:
-        console().print(table(["study", "what it asks"], [[name, summary] for name, _, summary in studies]))
+        rows = [[name, summary] for name, _, summary in studies]
+        console().print(Table(headers=["study", "what it asks"], rows=rows, text_columns=(0, 1)))
     return 0

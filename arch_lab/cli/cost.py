@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arch_lab.cli.verbs import UsageError, parser
-from arch_lab.yaml_files import JsonObject
-from blocks.config import Options
 
 if TYPE_CHECKING:
     from arch_lab.accounting import Ledger
     from arch_lab.models import Recipe, Shape
+    from arch_lab.report.section import Table
+    from arch_lab.stored import Json
 
 VOCABULARY, CLASSES = 32_768, 1000
 STATELESS = {  # kinds of model that keep nothing while decoding, and why
@@ -23,13 +25,11 @@ STATELESS = {  # kinds of model that keep nothing while decoding, and why
     "image_classifier": "an image classifier reads whole images, so it keeps no state",
 }
 DESCRIPTION = """Parameters are four lines: embedding (a tied table counts here, once), head, body, total.
-FLOPs per token are of the FORWARD pass: matmul and fft make the canonical number, elementwise is shown
-separately. Training is 3 x the canonical forward. The conventions of other papers (palm, six_nd, kaplan,
-chinchilla) are TRAINING FLOPs per token.
+FLOPs per token are of the FORWARD pass: matmul and fft make the canonical number, elementwise is shown separately. Training is
+3 x the canonical forward. The conventions of other papers (palm, six_nd, kaplan, chinchilla) are TRAINING FLOPs per token.
 State bytes: what one sequence keeps while decoding, after --seq-len tokens, in float32.
 An encoder-decoder splits the --seq-len tokens in two: the first half is its source, the second its target.
-An image model's tokens are the patches of one image (options image, channels, patch), so --seq-len is left
-out; V counts its classes.
+An image model's tokens are the patches of one image (options image, channels, patch), so --seq-len is left out; V counts its classes.
 
   arch-lab cost gemma2 --preset 2b --seq-len 8192
   arch-lab cost m2_gpt --width 512 --depth 8 --seq-len 1024 --batch 8
@@ -101,11 +101,19 @@ def main(verb: str, argv: list[str]) -> int:
             f"accounting: architecture {arguments.architecture!r} reports zero cost; "
             "correct the cost() of its blocks"
         )
-    facts = _facts(arguments, recipe, shape, vocabulary, built_for, book)
+    quote = Quote(
+        architecture=arguments.architecture,
+        preset=arguments.preset.lower() if arguments.preset else None,
+        recipe=recipe,
+        shape=shape,
+        vocabulary=vocabulary,
+        built_for=built_for,
+        book=book,
+    )
     if arguments.json:
-        print(json.dumps(facts, indent=2))
+        print(json.dumps(quote.to_json(), indent=2))
     else:
-        _print(facts, published)
+        _print(quote, published)
     return 0
 
 
@@ -185,10 +193,10 @@ def _model(arguments: argparse.Namespace) -> tuple[Recipe, Shape, int, int]:
     return recipe_, Shape(width=arguments.width, depth=arguments.depth, ffn_width=ffn), vocabulary, 0
 
 
-def _options(pairs: list[str]) -> Options:
+def _options(pairs: list[str]) -> dict[str, Any]:
     from arch_lab.yaml_files import parse_yaml
 
-    options: Options = {}
+    options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
@@ -197,100 +205,146 @@ def _options(pairs: list[str]) -> Options:
     return options
 
 
-def _facts(
-    arguments: argparse.Namespace, recipe: Recipe, shape: Shape, vocabulary: int, built_for: int, book: Ledger
-) -> JsonObject:
-    from arch_lab.models.encoder_decoder import halves
+@dataclass(frozen=True, kw_only=True)
+class Quote:
+    """A model and its ledger. ``built_for``: tokens that its tables are built for."""
 
-    facts: JsonObject = {
-        "architecture": arguments.architecture,
-        "preset": arguments.preset.lower() if arguments.preset else None,
-        **vars(shape),
-        "vocabulary": vocabulary,
-        "seq_len": arguments.seq_len,
-        "max_tokens": built_for,
-        "batch": arguments.batch,
-        "parameters": book.parameters,
-        "flops_per_token": {kind: _plain(flops) for kind, flops in book.forward_by_kind.items()},
-        "training_flops_per_token": _plain(book.training),
-        "conventions": book.conventions,
-        "state_bytes": None if recipe.kind in STATELESS else book.state_bytes,
-    }
-    if recipe.kind in STATELESS:
-        facts["state_reason"] = STATELESS[recipe.kind]
-    if recipe.kind == "encoder_decoder":
-        facts["source_tokens"], facts["target_tokens"] = halves(arguments.seq_len)
-    if image := recipe.image_size:
-        facts |= {"image": [image.height, image.width], "channels": image.channels, "patch": image.patch}
-    facts["components"] = [vars(c) for c in book.components]
-    return facts
+    architecture: str
+    preset: str | None
+    recipe: Recipe
+    shape: Shape
+    vocabulary: int
+    built_for: int
+    book: Ledger
+
+    @property
+    def halves(self) -> tuple[int, int] | None:
+        """Source and target tokens of an encoder-decoder; None for other models."""
+        from arch_lab.models.encoder_decoder import halves
+
+        return halves(self.book.tokens) if self.recipe.kind == "encoder_decoder" else None
+
+    @property
+    def training(self) -> int | float:
+        """Canonical training FLOPs per token."""
+        return _plain(self.book.training)
+
+    @property
+    def forward_by_kind(self) -> dict[str, int | float]:
+        return {kind: _plain(flops) for kind, flops in self.book.forward_by_kind.items()}
+
+    @property
+    def stateless(self) -> str:
+        """Why it keeps no state while decoding; '' where it keeps one."""
+        return STATELESS.get(self.recipe.kind, "")
+
+    def to_json(self) -> Json:
+        book, image, halves = self.book, self.recipe.image_size, self.halves
+        reason: Json = {"state_reason": self.stateless} if self.stateless else {}
+        split: Json = {"source_tokens": halves[0], "target_tokens": halves[1]} if halves else {}
+        pixels: Json = {}
+        if image:
+            pixels = {"image": [image.height, image.width], "channels": image.channels, "patch": image.patch}
+        return {
+            "architecture": self.architecture,
+            "preset": self.preset,
+            **vars(self.shape),
+            "vocabulary": self.vocabulary,
+            "seq_len": book.tokens,
+            "max_tokens": self.built_for,
+            "batch": book.batch,
+            "parameters": book.parameters,
+            "flops_per_token": self.forward_by_kind,
+            "training_flops_per_token": self.training,
+            "conventions": book.conventions,
+            "state_bytes": None if self.stateless else book.state_bytes,
+            **reason,
+            **split,
+            **pixels,
+            "components": [vars(component) for component in book.components],
+        }
 
 
 def _plain(value: Fraction) -> int | float:
     return int(value) if value.denominator == 1 else float(value)
 
 
-def _print(facts: JsonObject, published: int) -> None:
-    from arch_lab.console import console, say, si, table
+def _print(quote: Quote, published: int) -> None:
+    from arch_lab.console import console, say
+    from arch_lab.report.section import Table
 
-    out, tokens, training = console(), facts["seq_len"], facts["training_flops_per_token"]
-    size = f" {facts['preset']}" if facts["preset"] else ""
-    counted = "classes" if "image" in facts else "vocabulary"
+    out, book = console(), quote.book
+    for line in _head(quote, published):
+        out.print(line)
+    say(out)
+    out.print(_parts(quote))
+    say(out)
     out.print(
-        f"{facts['architecture']}{size}: width {facts['width']}, depth {facts['depth']}, "
-        f"ffn_width {facts['ffn_width']}, {counted} {facts['vocabulary']:,}; "
-        f"{facts['batch']} x {tokens:,} tokens"
+        Table(headers=["parameters", ""], rows=[[name, f"{n:,}"] for name, n in book.parameters.items()])
     )
-    if "image" in facts:
-        out.print(
-            f"a token is a patch of {facts['patch']} x {facts['patch']} of "
-            f"{' x '.join(map(str, facts['image']))} pixels"
+    say(out)
+    out.print(_conventions(quote))
+    say(out)
+    if quote.stateless:
+        out.print(f"state: none; {quote.stateless}")
+    else:
+        out.print(f"state: {book.state_bytes:,} bytes a sequence after {book.tokens:,} tokens (float32)")
+
+
+def _head(quote: Quote, published: int) -> Iterator[str]:
+    """What is counted, in a line or more."""
+    shape, book, image, halves = quote.shape, quote.book, quote.recipe.image_size, quote.halves
+    size = f" {quote.preset}" if quote.preset else ""
+    yield (
+        f"{quote.architecture}{size}: width {shape.width}, depth {shape.depth}, ffn_width {shape.ffn_width}, "
+        f"{'classes' if image else 'vocabulary'} {quote.vocabulary:,}; {book.batch} x {book.tokens:,} tokens"
+    )
+    if image:
+        yield (
+            f"a token is a patch of {image.patch} x {image.patch} of {image.height} x {image.width} pixels"
         )
-    if "source_tokens" in facts:
-        out.print(
-            f"of each row {facts['source_tokens']:,} tokens are source and {facts['target_tokens']:,} target"
-        )
-    if 0 < published < tokens:
-        out.print(
-            f"built for {tokens:,} tokens, published for {published:,}: "
+    if halves:
+        yield f"of each row {halves[0]:,} tokens are source and {halves[1]:,} target"
+    if 0 < published < book.tokens:
+        yield (
+            f"built for {book.tokens:,} tokens, published for {published:,}: "
             "tables that grow with length are counted as built"
         )
 
-    def row(name: str, count: Any, parameters: int, flops: dict[str, float], share: float) -> list[Any]:
-        return [
-            name,
-            count,
-            f"{parameters:,}",
-            *(si(flops[kind]) for kind in ("matmul", "fft", "elementwise")),
-            f"{share:.1%}",
-        ]
 
-    columns = ["part", "count", "parameters", "matmul", "fft", "elementwise", "of training"]
+def _parts(quote: Quote) -> Table:
+    """Forward FLOPs per token by part and kind."""
+    from arch_lab.report.section import Table
+    from arch_lab.units import short
+
+    def row(name: str, count: int | str, parameters: int, flops: Iterable[float], share: float) -> list[Any]:
+        return [name, count, f"{parameters:,}", *map(short, flops), f"{share:.1%}"]
+
     rows = [
-        row(c["name"], c["count"], c["parameters"], c, c["flops_per_token"] / training)
-        for c in facts["components"]
-    ]
-    rows.append(row("total", "", facts["parameters"]["total"], facts["flops_per_token"], 1.0))
-    say(out)
-    out.print(
-        table(
-            columns, rows, title="forward FLOPs per token", numeric=columns[1:], drop=("elementwise", "fft")
+        row(
+            c.name,
+            c.count,
+            c.parameters,
+            (c.matmul, c.fft, c.elementwise),
+            c.flops_per_token / quote.training,
         )
-    )
-    say(out)
-    out.print(
-        table(["parameters", ""], [[name, f"{n:,}"] for name, n in facts["parameters"].items()], numeric=[""])
-    )
-    say(out)
-    conventions = [["canonical (3 x forward)", si(training, 4), ""]]
-    conventions += [
-        [name, si(value, 4), f"{value / training - 1:+.1%}"] for name, value in facts["conventions"].items()
+        for c in quote.book.components
     ]
-    out.print(
-        table(["training FLOPs per token", "", "off canonical"], conventions, numeric=["", "off canonical"])
-    )
-    say(out)
-    if facts["state_bytes"] is None:
-        out.print(f"state: none; {facts['state_reason']}")
-    else:
-        out.print(f"state: {facts['state_bytes']:,} bytes a sequence after {tokens:,} tokens (float32)")
+    rows.append(row("total", "", quote.book.parameters["total"], quote.forward_by_kind.values(), 1.0))
+    columns = ["part", "count", "parameters", "matmul", "fft", "elementwise", "of training"]
+    drop = ("elementwise", "fft")
+    return Table(title="forward FLOPs per token", headers=columns, rows=rows, drop=drop)
+
+
+def _conventions(quote: Quote) -> Table:
+    """Training FLOPs per token, by our rule and those of other papers."""
+    from arch_lab.report.section import Table
+    from arch_lab.units import short
+
+    training = quote.training
+    rows = [["canonical (3 x forward)", short(training, digits=4), ""]]
+    rows += [
+        [name, short(flops, digits=4), f"{flops / training - 1:+.1%}"]
+        for name, flops in quote.book.conventions.items()
+    ]
+    return Table(headers=["training FLOPs per token", "", "off canonical"], rows=rows)

@@ -6,9 +6,9 @@ import json
 import os
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from arch_lab.cli.verbs import parser
-from arch_lab.yaml_files import JsonObject
 
 PACKAGES = (
     "torch",
@@ -28,42 +28,50 @@ OPERATIONS_VARIABLE = "ARCH_LAB_OPS"  # blocks.dispatch.VARIABLE, without import
 def main(verb: str, argv: list[str]) -> int:
     p = parser(verb)
     p.add_argument("--json", action="store_true", help="print as JSON")
-    options = p.parse_args(argv)
-    description = describe()
-    if options.json:
-        print(json.dumps(description, indent=2))
-        return 0
-    _print(description)
+    arguments = p.parse_args(argv)
+    environment = describe()
+    if arguments.json:
+        print(json.dumps(environment, indent=2))
+    else:
+        _print(environment)
     return 0
 
 
-def _print(description: JsonObject) -> None:
-    from arch_lab.console import Table, console, say
+def _print(environment: dict[str, Any]) -> None:
+    from arch_lab.console import console, say
+    from arch_lab.report.section import SOFT, Cell, Table
+    from blocks.dispatch import report
 
-    operations, requested = description.pop("operations"), description.pop(OPERATIONS_VARIABLE)
-    out, facts = console(), Table(["what", "here"], words=(0, 1))
-    for key, value in description.items():
+    wishes = os.environ.get(OPERATIONS_VARIABLE)
+    out, rows = console(), list[list[Any]]()
+    for key, value in environment.items():
+        if key in ("operations", OPERATIONS_VARIABLE):
+            continue
         if isinstance(value, dict):
             value = ", ".join(f"{k} {v}" for k, v in value.items())
         if isinstance(value, list):
             value = ", ".join(value)
         if key == "memory" and value is not None:
             value = f"{value / 2**30:.1f} GiB"
-        facts.add(key, None if value == "" else value)
-    out.print(facts)
-    suffix = f"; {OPERATIONS_VARIABLE}={requested}" if requested else ""
-    say(out, "\noperations (docs/ops.md): what runs here, and why the others do not" + suffix)
-    table = Table(["operation", "dtype", "code", "why"], words=(0, 1, 2, 3))
-    for name, by_dtype in operations.items():
-        for dtype, entry in by_dtype.items():
-            table.add(name, dtype, entry["runs"] or "nothing", entry["reason"])
-            for other, reason in entry["others"].items():
-                table.add("", "", f"not {other}", reason, style="dim")
-    out.print(table)
+        rows.append([key, None if value == "" else value])
+    out.print(Table(headers=["what", "here"], rows=rows, text_columns=(0, 1)))
+    request = f"; {OPERATIONS_VARIABLE}={wishes}" if wishes else ""
+    say(out, "\noperations (docs/ops.md): what runs here, and why the others do not" + request)
+    rows = []
+    for name, by_dtype in report().items():
+        for dtype, decision in by_dtype.items():
+            rows.append([name, dtype, decision.runs or "nothing", decision.reason])
+            rows += [
+                ["", "", Cell(f"not {other}", SOFT), Cell(reason, SOFT)]
+                for other, reason in decision.others.items()
+            ]
+    out.print(Table(headers=["operation", "dtype", "code", "why"], rows=rows, text_columns=range(4)))
 
 
-def describe() -> JsonObject:
-    """The environment as a study records it, with memory, GPUs, packages and operations."""
+def describe() -> dict[str, Any]:
+    """What a study records about its environment; beside it memory in bytes, GPUs, package versions and which
+    code runs the operations.
+    """
     import torch
 
     from arch_lab.study.environment import environment
@@ -83,7 +91,7 @@ def describe() -> JsonObject:
 
 
 def memory() -> int | None:
-    """Physical memory in bytes, or None where the system does not report it."""
+    """Physical memory in bytes; None where the system does not tell."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):

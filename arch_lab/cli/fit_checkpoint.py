@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from packaging.version import InvalidVersion, Version
 
 from arch_lab.checkpoints.ckpt_file import read_file, tokenizer_of
@@ -98,16 +99,14 @@ def _run_settings(run: Any, file: Path, data_class: type) -> Options:
     Raises: UsageError when it holds anything else.
     """
     parameters = set(inspect.signature(data_class).parameters)
-    expected = {"data": dict, "fingerprint": str, "precision": str}
-    is_complete = isinstance(run, dict) and all(
-        isinstance(run.get(name), kind) for name, kind in expected.items()
+    match run:
+        case {"data": dict() as data, "fingerprint": str() as fingerprint, "precision": str() as precision}:
+            if {"source"} <= set(data) <= parameters:
+                return {"data": data, "fingerprint": fingerprint, "precision": precision}
+    raise UsageError(
+        f"--ckpt_path: {file}: its data settings cannot be read, so the file is damaged; "
+        "use another checkpoint"
     )
-    if not is_complete or not {"source"} <= set(run["data"]) <= parameters:
-        raise UsageError(
-            f"--ckpt_path: {file}: its data settings cannot be read, so the file is damaged; "
-            "use another checkpoint"
-        )
-    return {name: run[name] for name in expected}
 
 
 def _study_run(file: Path) -> Options:
@@ -128,3 +127,16 @@ def _study_run(file: Path) -> Options:
         raise UsageError(
             f"--ckpt_path: {run} and {study} do not record the training data ({error}); give --data options"
         ) from None
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal as plain values; an absent key and null are the same, in mappings too."""
+    return plain(a) == plain(b)
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, Namespace):
+        value = value.as_dict()
+    if isinstance(value, dict):
+        return {key: plain(v) for key, v in value.items() if v is not None} or None
+    return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value

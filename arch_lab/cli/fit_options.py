@@ -131,10 +131,10 @@ def read_config(text: str) -> Options:
         raise UsageError(
             f"{origin}: expected keys such as model, data, trainer; got {type(content).__name__}"
         )
-    model = content.get("model")
-    for name in LINKED:
-        if isinstance(model, dict) and name in model:  # the parser would drop it without a word
-            raise UsageError(f"{origin}: {linked(name)}")
+    match content:
+        case {"model": dict() as model}:
+            for name in set(LINKED) & set(model):  # the parser would drop it without a word
+                raise UsageError(f"{origin}: {linked(name)}")
     return content
 
 
@@ -147,15 +147,18 @@ def linked(name: str) -> str:
 
 def rename_keys(content: Options, command: Command) -> None:
     """Rename the ``data`` keys of a configuration to those of a study, in place."""
-    data = content.get("data")
-    if not isinstance(data, dict):
-        return
-    old_kind = data.get("tokenizer")
-    if isinstance(old_kind, str):
-        data["tokenizer"] = {"kind": old_kind}
-        command.notes.append(f"note: data.tokenizer: {old_kind} is now data.tokenizer.kind: {old_kind}")
-        if old_kind != "bpe" and data.get("vocabulary") == OLD_VOCABULARY:
-            del data["vocabulary"]
+    match content:
+        case {"data": dict() as data}:
+            _rename_data_keys(data, command)
+
+
+def _rename_data_keys(data: Options, command: Command) -> None:
+    match data:
+        case {"tokenizer": str() as kind}:
+            data.update(tokenizer={"kind": kind})
+            command.notes.append(f"note: data.tokenizer: {kind} is now data.tokenizer.kind: {kind}")
+            if kind != "bpe" and data.get("vocabulary") == OLD_VOCABULARY:
+                del data["vocabulary"]
     for old, new in RENAMED.items():
         value = data.pop(old, None)
         if value is None:

@@ -80,16 +80,14 @@ def _sections(table: KeyTable, options: Namespace) -> list[Section]:
 
 
 def _show(sections: list[Section]) -> None:
-    from arch_lab.console import console, table
+    from arch_lab.console import console
+    from arch_lab.report.section import Table
 
     out = console()
     for section in sections:
         rows = [[key.path, key.type, key.default, key.bounds, key.doc] for key in section.keys]
+        heads = ["key", "type", "default", "bounds", "meaning"]
+        text = range(len(heads))
         out.print(
-            table(
-                ["key", "type", "default", "bounds", "meaning"],
-                rows,
-                title=section.title,
-                drop=("bounds", "type"),
-            )
+            Table(title=section.title, headers=heads, rows=rows, text_columns=text, drop=("bounds", "type"))
         )

@@ -8,52 +8,48 @@ really starts.
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import json
-import re
 import sys
-from collections.abc import Iterable
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from jsonargparse import ActionConfigFile, Namespace
 from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ProgressBar, RichProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 
 from arch_lab.checkpoints import open_decoder
 from arch_lab.checkpoints.initialise import initial_settings, start_from
-from arch_lab.cli.fit_checkpoint import SavedRun, read_checkpoint
-from arch_lab.cli.fit_failures import explained, innermost, one_line
-from arch_lab.cli.fit_options import Command, linked
+from arch_lab.cli.fit_checkpoint import SavedRun, plain, read_checkpoint, same
+from arch_lab.cli.fit_failures import explained, one_line
+from arch_lab.cli.fit_keys import Parser, group_help
+from arch_lab.cli.fit_options import Command
+from arch_lab.cli.fit_parts import LastScore, SavedConfig, StepBar, results_folder
 from arch_lab.cli.ranks import run_ranks
-from arch_lab.cli.verbs import UsageError, nearest
+from arch_lab.cli.verbs import UsageError
 from arch_lab.data import WindowOrder
-from arch_lab.data.config import FilesConfig, HubConfig, TokenizerConfig
 from arch_lab.files import atomic_path
+from arch_lab.stored import Json
 from arch_lab.study.experiment import Fittable, load_experiment
 from arch_lab.training.callbacks import RandomState
 from arch_lab.training.certification import Certification
 from arch_lab.training.interruption import Interruption
-from arch_lab.yaml_files import JsonObject
 from blocks.config import Options
 
 GROUPS = ("model", "data", "trainer")
-NESTED = {
-    "files": FilesConfig,
-    "hub": HubConfig,
-    "tokenizer": TokenizerConfig,
-}  # data keys with keys below them
 LOGGER = {
     "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
     "init_args": {"save_dir": "runs", "name": "fit"},
 }
+NEVER_STOPS = (
+    "note: EarlyStopping cannot stop this run; it checks only when the tuning split is scored, "
+    "which is once, at the end: give --trainer.val_check_interval N (batches)"
+)
 STEPS = 1000  # where nothing says how long to train
 
 
@@ -73,10 +69,13 @@ def start(command: Command) -> int:
     interruption = Interruption()
     cls = type("CommandLine", (CommandLine,), {"command": command, "group": group, "saved": saved})
     callbacks = [Certification(partial(print, file=sys.stderr)), RandomState(), interruption]
-    defaults: Options = {"enable_model_summary": False, "callbacks": callbacks}
-    defaults["logger"] = LOGGER if keeps_config else False
-    if saved and saved.precision and verb != "fit":
-        defaults["precision"] = saved.precision
+    precision = saved.precision if saved and verb != "fit" else None
+    defaults: Options = {
+        "enable_model_summary": False,
+        "callbacks": callbacks,
+        "logger": LOGGER if keeps_config else False,
+        **({"precision": precision} if precision else {}),
+    }
     try:
         with interruption.listening():
             cli = cls(
@@ -109,72 +108,6 @@ def lightning_classes(name: str) -> tuple[type[LightningModule], type[LightningD
             "arch-lab compare runs its studies"
         )
     return experiment.fit_classes()
-
-
-class Parser(LightningArgumentParser):
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UsageError(reword(message, known_keys(self))) from None
-
-
-class SavedConfig(SaveConfigCallback):
-    """The configuration of a run, without the checkpoint it went on from.
-
-    Read again, it must not undo ``--ckpt_path``.
-    """
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.config.pop("ckpt_path", None)
-        self.save_to_log_dir = trainer.log_dir is not None
-        super().setup(trainer, pl_module, stage)
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if not self.save_to_log_dir:
-            folder = results_folder(trainer)
-            folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(
-                self.config, str(folder / self.config_filename), skip_none=False, overwrite=self.overwrite
-            )
-
-
-def results_folder(trainer: Trainer) -> Path:
-    """Folder of configuration and weights.
-
-    As Lightning's checkpoints where the logger has none (a server, a database).
-    """
-    if trainer.log_dir is not None:
-        return Path(trainer.log_dir)
-    logger = trainer.loggers[0]
-    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-    return Path(trainer.default_root_dir, str(logger.name), version)
-
-
-class StepBar(RichProgressBar):
-    """Counts optimizer steps: 12 of 12, not batches of an epoch that has no end."""
-
-    @property
-    def total_train_batches(self) -> int:
-        return self.trainer.max_steps
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        return "Training  "
-
-    def get_metrics(self, *arguments: Any) -> JsonObject:
-        return {name: value for name, value in super().get_metrics(*arguments).items() if name != "v_num"}
-
-    def _update(self, progress_bar_id: Any, current: int, visible: bool = True, hard: bool = False) -> None:
-        if progress_bar_id is not None and progress_bar_id == self.train_progress_bar_id:
-            current = self.trainer.global_step
-        super()._update(progress_bar_id, current, visible, hard)
-
-
-class LastScore(Callback):
-    """The step at which the tuning split was last scored."""
-
-    step = -1
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.step = trainer.global_step
 
 
 class CommandLine(LightningCLI):
@@ -281,33 +214,27 @@ class CommandLine(LightningCLI):
         config = self.config[self.command.verb]
         extra: list[Callback] = []
         if self.command.verb == "fit":
-            self.steps = options["max_steps"] = config.trainer.max_steps = self.datamodule.steps = (
-                self._steps(config)
-            )
+            self.steps = config.trainer.max_steps = self.datamodule.steps = self._steps(config)
             for key, value in self.datamodule.settings.items():
                 config.data[key] = (
                     value  # with its defaults, so that the saved configuration says what was trained on
                 )
-            options["max_epochs"] = -1  # the steps end the run; a pass over the loader is the whole of it
+            # the steps end the run; a pass over the loader is the whole of it
+            options |= {"max_steps": self.steps, "max_epochs": -1}
             self.last_score = LastScore()
             extra.append(self.last_score)
             self.model.start_from = start_from
         callbacks = self._get(self.config_init, "trainer", default={}).get("callbacks") or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-        if config.trainer.enable_progress_bar is not False and not any(
-            isinstance(c, ProgressBar) for c in callbacks
-        ):
+        has_bar = any(isinstance(c, ProgressBar) for c in callbacks)
+        if config.trainer.enable_progress_bar is not False and not has_bar:
             if sys.stderr.isatty() and not self.command.json:
                 extra.append(StepBar())
             else:
-                options["enable_progress_bar"] = False
-        if any(isinstance(c, EarlyStopping) for c in callbacks) and config.trainer.val_check_interval in (
-            None,
-            1.0,
-        ):
-            needed = "it checks only when the tuning split is scored, which is once, at the end: "
-            needed += "give --trainer.val_check_interval N (batches)"
-            print(f"note: EarlyStopping cannot stop this run; {needed}", file=sys.stderr)
+                options |= {"enable_progress_bar": False}
+        stops_early = any(isinstance(c, EarlyStopping) for c in callbacks)
+        if stops_early and config.trainer.val_check_interval in (None, 1.0):
+            print(NEVER_STOPS, file=sys.stderr)
         trainer = super().instantiate_trainer(callbacks=[*callbacks, *extra], **options)
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise UsageError(
@@ -398,7 +325,7 @@ class CommandLine(LightningCLI):
     def _metrics(self) -> dict[str, float]:
         return {name: float(value) for name, value in self.trainer.callback_metrics.items()}
 
-    def _show(self, scores: dict[str, float], facts: JsonObject) -> None:
+    def _show(self, scores: dict[str, float], facts: Json) -> None:
         if not self.trainer.is_global_zero:
             return
         if self.command.json:
@@ -413,92 +340,5 @@ def decimal(value: float) -> str:
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.4e}"
 
 
-def same(a: Any, b: Any) -> bool:
-    """Equal as plain values; an absent key and null are the same, in mappings too."""
-    return plain(a) == plain(b)
-
-
-def plain(value: Any) -> Any:
-    if isinstance(value, Namespace):
-        value = value.as_dict()
-    if isinstance(value, dict):
-        return {key: plain(v) for key, v in value.items() if v is not None} or None
-    return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
 def _vocabulary(data: Any) -> int:
     return data.vocabulary
-
-
-def known_keys(parser: argparse.ArgumentParser) -> list[str]:
-    """Every key a parser takes, in dotted form, those of its subcommands included."""
-    keys: set[str] = set()
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for sub in set(action.choices.values()):
-                keys.update(known_keys(sub))
-        else:
-            keys.update(o[2:] for o in action.option_strings if o.startswith("--"))
-    return sorted(keys)
-
-
-def reword(message: str, keys: Iterable[str]) -> str:
-    """jsonargparse's message as one line; the wrong key by its full name, and the nearest right one."""
-    message = innermost(message)
-    text = " ".join(message.split())
-    wrong = wrong_key(text)
-    if wrong is None:
-        if match := re.match(r'Linked "([\w.]+)" must be given via', text):
-            return linked(match[1].rpartition(".")[2])
-        if match := re.match(r'Parser key "([\w.]+)": ', text):
-            text = f"{match[1]}: {text[match.end() :]}"
-        text = re.sub(r"Expected an? <class '(\w+)'>\. Got value: ", r"expected \1, got ", text)
-        return text
-    return (
-        f"unknown key {wrong!r}{nearest_key(wrong, list(keys))} (--model.help, "
-        "--data.help and --trainer.help list all)"
-    )
-
-
-def wrong_key(text: str) -> str | None:
-    """The key that a parser did not accept, dotted; None when the message is about something else."""
-    if match := re.search(r"[Uu]nrecognized arguments: --([\w.+-]+)", text):
-        return match[1]
-    if match := re.search(r"Group '([\w.]+)' does not accept option '([\w.+-]+)'", text):
-        return f"{match[1]}.{match[2]}"
-    if match := re.search(r"(?:Subcommand '\w+'|Parser) does not accept option '([\w.+-]+)'", text):
-        return match[1]
-    return None
-
-
-def nearest_key(wrong: str, keys: list[str]) -> str:
-    """The nearest key of the same group first: ``trainer.max_epoch`` is no misspelt ``model.depth``."""
-    group = wrong.rpartition(".")[0]
-    return nearest(wrong, [k for k in keys if group and k.rpartition(".")[0] == group]) or nearest(
-        wrong, keys
-    )
-
-
-def group_help(parser: argparse.ArgumentParser, group: str) -> str:
-    """One line per key of ``group``: name, default, what it means."""
-    lines = [f"keys of {group}:"]
-    for action in parser._actions:
-        name = next((o for o in action.option_strings if o.startswith(f"--{group}.")), None)
-        if name and not name.endswith((".help", "+")):
-            default = action.default
-            if isinstance(default, (dict, Namespace)):
-                default = default.get("class_path", default)
-            text = " ".join((action.help or "").split()).replace("%%", "%")
-            lines.append(f"  {name:<34}{text.split(' Default: ')[0]} (default: {default})")
-            if group == "data" and name.removeprefix("--data.") in NESTED:
-                lines += nested_help(name, NESTED[name.removeprefix("--data.")])
-    return "\n".join(lines)
-
-
-def nested_help(name: str, config: type[Any]) -> list[str]:
-    """The keys below one of ``data``, with their defaults."""
-    lines = []
-    for field in dataclasses.fields(config):
-        default = "required" if field.default is dataclasses.MISSING else f"default: {field.default}"
-        lines.append(f"  {f'{name}.{field.name}':<34}({default})")
-    return lines

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from arch_lab.cli.verbs import UsageError, nearest, parser
+from arch_lab.stored import Facts, Json
+
+if TYPE_CHECKING:
+    from arch_lab.study.overview import RunFolder
 
 WHAT = ("studies", "runs")
 EXAMPLES = """examples:
@@ -14,7 +20,20 @@ EXAMPLES = """examples:
   arch-lab list studies
   arch-lab list runs --output runs --json
 
-States of a run folder: running, finished, interrupted (the same compare continues it), refused (an arm failed its certificate), damaged."""
+States of a run folder: running, finished, interrupted (the same compare continues it),
+refused (an arm failed its certificate), damaged, outdated (another version of arch-lab wrote it)."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A study file."""
+
+    name: str
+    path: str
+    question: str
+    experiment: str
+    arms: list[str]
+    budget: Facts
 
 
 def main(verb: str, argv: list[str]) -> int:
@@ -37,93 +56,97 @@ def main(verb: str, argv: list[str]) -> int:
         raise UsageError(
             f"list: unknown kind {options.what!r}{nearest(options.what, WHAT)} (studies or runs)"
         )
-    kinds = WHAT if options.what is None else (options.what,)
-    listed = {kind: _studies() if kind == "studies" else _runs(options.output) for kind in kinds}
+    studies = _studies() if options.what in (None, "studies") else None
+    runs = _runs(options.output) if options.what in (None, "runs") else None
     if options.json:
+        content = _content(studies, runs)
         print(
-            json.dumps(listed if options.what is None else listed[options.what], indent=2, ensure_ascii=False)
+            json.dumps(
+                content if options.what is None else content[options.what], indent=2, ensure_ascii=False
+            )
         )
         return 0
-    if "studies" in listed:
-        _show_studies(listed["studies"])
-    if "runs" in listed:
-        _show_runs(listed["runs"], options.output)
+    if studies is not None:
+        _show_studies(studies)
+    if runs is not None:
+        _show_runs(runs, options.output)
     return 0
 
 
-def _studies() -> list[dict[str, Any]]:
+def _content(studies: Sequence[Listed] | None, runs: Sequence[RunFolder] | None) -> Json:
+    listed = {} if studies is None else {"studies": [asdict(study) for study in studies]}
+    ended = {} if runs is None else {"runs": [{**run.to_json(), "progress": run.progress} for run in runs]}
+    return {**listed, **ended}
+
+
+def _studies() -> list[Listed]:
     from arch_lab.study.library import load_study_file, studies, summary
 
-    rows = []
+    listed = []
     for name, path in studies().items():
         content = load_study_file(path)
         arms = [
-            str(arm.get("name", arm.get("architecture")) if isinstance(arm, dict) else arm)
+            arm.get("name", arm.get("architecture")) if isinstance(arm, dict) else arm
             for arm in content.get("arms") or []
         ]
-        row = {
-            "name": name,
-            "path": str(path),
-            "question": summary(content),
-            "experiment": str(content.get("experiment", "perplexity")),
-        }
-        rows.append({**row, "arms": arms, "budget": content.get("budget") or {}})
-    return rows
+        experiment = str(content.get("experiment", "perplexity"))
+        listed.append(
+            Listed(
+                name,
+                str(path),
+                summary(content),
+                experiment,
+                list(map(str, arms)),
+                content.get("budget") or {},
+            )
+        )
+    return listed
 
 
-def _runs(root: Path) -> list[dict[str, Any]]:
+def _runs(root: Path) -> list[RunFolder]:
     from arch_lab.study.overview import run_folders
 
-    return [run.to_json() | {"progress": run.progress} for run in run_folders(root)]
+    return run_folders(root)
 
 
-def _show_studies(studies: list[dict[str, Any]]) -> None:
-    from arch_lab.console import console, table
+def _show_studies(studies: Sequence[Listed]) -> None:
+    from arch_lab.console import console
+    from arch_lab.report.section import Table
     from arch_lab.units import budget_words
 
     rows = []
     for study in studies:
-        numbers = {
-            key: value for key, value in study["budget"].items() if isinstance(value, (int, float, str))
-        }
+        numbers = {key: value for key, value in study.budget.items() if isinstance(value, (int, float, str))}
         rows.append(
             [
-                study["name"],
-                study["question"],
-                ", ".join(study["arms"]) or "-",
-                budget_words(numbers) if numbers else "-",
+                study.name,
+                study.question,
+                ", ".join(study.arms) or None,
+                budget_words(numbers) if numbers else None,
             ]
         )
-    columns = ["study", "question", "arms", "budget"]
-    console().print(table(columns, rows, title="studies (arch-lab compare NAME)", drop=("budget", "arms")))
+    heads, title = ["study", "question", "arms", "budget"], "studies (arch-lab compare NAME)"
+    console().print(
+        Table(title=title, headers=heads, rows=rows, text_columns=range(4), drop=("budget", "arms"))
+    )
 
 
-def _show_runs(runs: list[dict[str, Any]], root: Path) -> None:
-    from arch_lab.console import console, say, table
+def _show_runs(runs: Sequence[RunFolder], root: Path) -> None:
+    from arch_lab.console import console, say
+    from arch_lab.report.section import Table
+    from arch_lab.report.wording import short_verdict
 
     out = console()
     say(out)
     if not runs:
         say(out, f"no runs in {root}; arch-lab compare writes there (--output names another folder)")
         return
-    rows = [
-        [
-            run["folder"],
-            run["study"],
-            run["state"],
-            run["progress"],
-            run["when"],
-            run["verdict"] or run["reason"],
-        ]
-        for run in runs
-    ]
-    columns = ["folder", "study", "state", "trials", "last change", "verdict"]
-    out.print(
-        table(
-            columns,
-            rows,
-            title="runs (arch-lab show FOLDER)",
-            numeric=columns[3:5],
-            drop=("study", "last change", "verdict"),
-        )
+    verdicts = [short_verdict(run.verdict, run.by_arm) or run.reason for run in runs]
+    facts = [[run.folder, run.study, run.state, run.progress, run.when] for run in runs]
+    rows = [[*row, verdict] for row, verdict in zip(facts, verdicts, strict=True)]
+    heads, title = (
+        ["folder", "study", "state", "trials", "last change", "verdict"],
+        "runs (arch-lab show FOLDER)",
     )
+    drop = ("study", "last change", "verdict")
+    out.print(Table(title=title, headers=heads, rows=rows, text_columns=(0, 1, 2, 5), drop=drop))

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,20 @@ class RankError(UsageError):
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + number
+
+
+@dataclass(frozen=True)
+class End:
+    """How a rank ended, as it says itself. ``code``: its exit code."""
+
+    message: str
+    code: int
+    interrupted: bool = False
+
+    @classmethod
+    def read(cls, path: Path) -> End | None:
+        """None where the rank left no word."""
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def is_rank() -> bool:
@@ -73,11 +88,10 @@ def run_ranks(arguments: list[str], *, ranks: int, port: int, nodes: int = 1) ->
 def _start(
     arguments: list[str], rank: int, report: Path, *, ranks: int, port: int, nodes: int
 ) -> subprocess.Popen[bytes]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PL_")}
+    environment = {"NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    environment |= {name: value for name, value in os.environ.items() if not name.startswith("PL_")}
     environment |= {
         "LOCAL_RANK": str(rank),
-        "NODE_RANK": os.environ.get("NODE_RANK", "0"),
-        "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(ranks * nodes),
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # a lost connection is told here, in one line
@@ -117,33 +131,29 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int | None:
 def _outcome(first: int | None, codes: list[int], reports: list[Path]) -> int:
     if first is None:
         return 0
-    stories = [
-        json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None for report in reports
-    ]
-    stopped = next((story for story in stories if story and story["interrupted"]), None)
+    ends = [End.read(report) for report in reports]
+    stopped = next((end for end in ends if end and end.interrupted), None)
     if stopped is not None:
-        print(stopped["message"], file=sys.stderr)
-        return int(stopped["code"])
+        print(stopped.message, file=sys.stderr)
+        return stopped.code
     others = f"the other {len(codes) - 1} were ended" if len(codes) > 2 else "the other one was ended"
-    if codes[first] < 0 and stories[first] is None:
+    if codes[first] < 0 and ends[first] is None:
         name = signal.Signals(-codes[first]).name
         raise RankError(
             f"rank {first} of {len(codes)} was killed by {name} (out of memory?); {others}; "
             "continue with --ckpt_path and the last one",
             -codes[first],
         )
-    story = stories[first] or {"message": "error: it printed no message", "code": 1}
-    print(story["message"], file=sys.stderr)
-    return int(story["code"])
+    end = ends[first] or End("error: it printed no message", 1)
+    print(end.message, file=sys.stderr)
+    return end.code
 
 
 def report(message: str, code: int, *, interrupted: bool = False) -> None:
     """Leave word of how this rank ended to the process that watches it."""
     path = Path(os.environ[REPORT])
     temporary = path.with_suffix(".part")
-    temporary.write_text(
-        json.dumps({"message": message, "code": code, "interrupted": interrupted}), encoding="utf-8"
-    )
+    temporary.write_text(json.dumps(asdict(End(message, code, interrupted))), encoding="utf-8")
     os.replace(temporary, path)
 
 

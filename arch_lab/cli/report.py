@@ -1,26 +1,58 @@
-"""``arch-lab report``: the HTML report of a study folder, written again from its plain files; its results in another form."""
+"""``arch-lab report``.
+
+The page of a study folder, of several on one page, or of all; a study's results in another form.
+"""
 
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from arch_lab.cli.verbs import UsageError, add_trust, nearest, parser
 
 EXAMPLES = """examples:
   arch-lab report runs/quickstart --open
+  arch-lab report runs/quickstart more/quickstart --output both.html
+  arch-lab report runs                        (index.html: every study there, with its verdict)
   arch-lab report runs/quickstart --markdown
   arch-lab report runs/quickstart --json
   arch-lab report runs/quickstart --curves curves.svg --arm m2_gpt"""
+FORMS = ("json", "markdown", "curves", "output")  # options of which one is given
 
 
 def main(verb: str, argv: list[str]) -> int:
+    options = _options(verb, argv)
+    if options.json:
+        print(json.dumps(_content(options.folders[0]), indent=2))
+    elif options.markdown:
+        print(_markdown(options.folders[0], options.trust), end="")
+    elif options.curves is not None:
+        print(_curves(options.folders[0], options.curves, options.arms))
+    else:
+        page = _page(options)
+        print(page)
+        if options.open:
+            _open(page)
+    return 0
+
+
+def _options(verb: str, argv: list[str]) -> Namespace:
     p = parser(verb, EXAMPLES)
     p.add_argument(
-        "folder", metavar="RUNDIR", type=Path, help="the folder of a study, for example runs/quickstart"
+        "folders",
+        metavar="RUNDIR",
+        nargs="+",
+        type=Path,
+        help="folder of a study, for example runs/quickstart; several with --output; or a folder of studies",
     )
     p.add_argument("--open", action="store_true", help="open the page in the web browser")
+    p.add_argument(
+        "--output",
+        metavar="HTML",
+        type=Path,
+        help="write the page to this file; of several studies, all on one page",
+    )
     p.add_argument("--json", action="store_true", help="print the content of study.json and write nothing")
     p.add_argument(
         "--markdown", action="store_true", help="print verdict and tables for a README and write nothing"
@@ -41,76 +73,91 @@ def main(verb: str, argv: list[str]) -> int:
     )
     add_trust(p)
     options = p.parse_args(argv)
-    chosen = [f"--{name}" for name in ("json", "markdown", "curves") if getattr(options, name)]
-    if len(chosen) > 1:
-        raise UsageError(f"report: {chosen[0]} and {chosen[1]} print different things; choose one")
-    if options.open and chosen:
-        raise UsageError(f"report: --open shows the page, {chosen[0]} writes none; choose one")
+    forms = [f"--{name}" for name in FORMS if getattr(options, name)]
+    if len(forms) > 1:
+        raise UsageError(f"report: {forms[0]} and {forms[1]} print different things; choose one")
+    if options.open and forms and forms != ["--output"]:
+        raise UsageError(f"report: --open shows the page, {forms[0]} writes none; choose one")
     if options.arms and options.curves is None:
         raise UsageError("--arm chooses what --curves draws; add --curves FILE.svg")
-    study = _study(options.folder)
-    if options.json:
-        print(json.dumps(study, indent=2))
-    elif options.curves is not None:
-        from arch_lab.report.html import load
-        from arch_lab.report.rates import write_rates
-
-        print(write_rates(options.folder, load(options.folder), options.curves, options.arms))
-    elif options.markdown:
-        print(_markdown(options.folder, study, options.trust), end="")
-    else:
-        page = _page(options.folder, study, options.trust)
-        print(page)
-        if options.open:
-            import webbrowser
-
-            if not webbrowser.open(page.resolve().as_uri()):
-                raise UsageError(f"report: no web browser could be started; open {page} yourself")
-    return 0
-
-
-def _study(folder: Path) -> dict[str, Any]:
-    """Content of study.json. Raises: UsageError when the folder has none; DamagedError when it was edited."""
-    if not (folder / "study.json").is_file():
-        near = (
-            nearest(folder.name, [f.parent.name for f in folder.parent.glob("*/study.json")])
-            if folder.parent.is_dir()
-            else ""
+    if len(options.folders) > 1 and options.output is None:
+        needed = (
+            f"{forms[0]} takes one study" if forms else "add --output FILE.html for one page of all of them"
         )
-        why = (
-            "holds no study.json; it is written when arch-lab compare ends"
-            if folder.is_dir()
-            else "no such folder"
-        )
-        raise UsageError(f"{folder}: {why}{near}")
-    from arch_lab import sealed
-
-    return sealed.read(folder / "study.json", advice="the same arch-lab compare writes it again")
+        raise UsageError(f"report: {len(options.folders)} folders given; {needed}")
+    return options
 
 
-def _engine(study: dict[str, Any], trust: list[str]) -> Any:
-    """The engine of the stored study's experiment. Raises: TrustError when that is a module the user did not name."""
-    from arch_lab.study.experiment import engine_named
+def _page(options: Namespace) -> Path:
+    """Write what was asked for: an index, one page of several studies, or the page of one."""
+    first = options.folders[0]
+    if options.output is None and _holds_studies(first):
+        from arch_lab.report.page import write_index
+
+        return write_index(first)
+    for folder in options.folders:
+        _check(folder)
+    from arch_lab.files import folder_lock
+    from arch_lab.report import load
+    from arch_lab.report.page import write_combined, write_page
     from blocks.registry import import_only
 
-    with import_only(trust):  # somebody else may have written the folder
-        return engine_named(study.get("experiment"))
+    studies = [(folder, load(folder)) for folder in options.folders]
+    with import_only(options.trust):  # somebody else may have written the folder
+        if options.output is not None:
+            return write_combined(studies, options.output)
+        with folder_lock(first, "arch-lab report"):
+            return write_page(*studies[0])
 
 
-def _page(folder: Path, study: dict[str, Any], trust: list[str]) -> Path:
-    from arch_lab.files import folder_lock
-    from arch_lab.report import write
+def _open(page: Path) -> None:
+    import webbrowser
 
-    engine = _engine(study, trust)
-    with folder_lock(folder, "arch-lab report"):
-        return engine.report(folder) if engine is not None else write(folder)
+    if not webbrowser.open(page.resolve().as_uri()):
+        raise UsageError(f"report: no web browser could be started; open {page} yourself")
 
 
-def _markdown(folder: Path, study: dict[str, Any], trust: list[str]) -> str:
-    engine = _engine(study, trust)
-    if engine is not None:
-        return engine.markdown(folder)
-    from arch_lab.report.html import load
-    from arch_lab.report.tables import markdown
+def _holds_studies(folder: Path) -> bool:
+    from arch_lab.study.overview import is_run, run_folders
 
-    return markdown(load(folder))
+    return folder.is_dir() and not is_run(folder) and bool(run_folders(folder))
+
+
+def _check(folder: Path) -> None:
+    """Raises: UsageError when the folder holds no finished study, before anything heavy is imported."""
+    if (folder / "study.json").is_file():
+        return
+    others = folder.parent.glob("*/study.json") if folder.parent.is_dir() else ()
+    near = nearest(folder.name, [path.parent.name for path in others])
+    absent = "holds no study.json; it is written when arch-lab compare ends"
+    raise UsageError(f"{folder}: {absent if folder.is_dir() else 'no such folder'}{near}")
+
+
+def _content(folder: Path) -> object:
+    """Content of study.json. Raises: UserError when it was edited, or is of another version."""
+    _check(folder)
+    from arch_lab import sealed
+    from arch_lab.study.study import ADVICE, STUDY, parse_study
+
+    content = sealed.read(folder / STUDY, advice=ADVICE)
+    parse_study(content, folder / STUDY)
+    return content
+
+
+def _markdown(folder: Path, trust: list[str]) -> str:
+    _check(folder)
+    from arch_lab.report import load
+    from arch_lab.report.markdown import markdown
+    from blocks.registry import import_only
+
+    study = load(folder)
+    with import_only(trust):
+        return markdown(study)
+
+
+def _curves(folder: Path, path: Path, arms: list[str]) -> Path:
+    _check(folder)
+    from arch_lab.report import load
+    from arch_lab.report.rates import write_rates
+
+    return write_rates(folder, load(folder), path, arms)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from arch_lab.data.store import TokenSplit
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Json
 from blocks.errors import ConfigError
 
 
@@ -95,10 +95,10 @@ class OrderedLoader:
             self.step += 1  # before the yield: a checkpoint taken in this step resumes at the next batch
             yield {"tokens": self.order.batch(step, rank=self.rank, world=self.world)}
 
-    def state_dict(self) -> JsonObject:
+    def state_dict(self) -> Json:
         return {"step": self.step, **self._identity()}
 
-    def load_state_dict(self, state: JsonObject) -> None:
+    def load_state_dict(self, state: Json) -> None:
         for name, value in self._identity().items():
             if state.get(name) != value:
                 raise ConfigError(
@@ -107,7 +107,7 @@ class OrderedLoader:
                 )
         self.step = int(state["step"])
 
-    def _identity(self) -> JsonObject:
+    def _identity(self) -> Json:
         order = self.order
         return {
             "seed": order.seed,

@@ -31,7 +31,7 @@ from arch_lab.data.store import Corrupt, TokenSplit, cache_errors, open_split, r
 from arch_lab.data.tokenizer import Tokenizer, load_tokenizer
 from arch_lab.data.tokenizer_choice import is_checkpoint, make_tokenizer, stored_tokenizer
 from arch_lab.files import write_json
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Json
 
 _FORMAT = 2  # counts up when the meaning of the stored files changes
 _log = logging.getLogger("arch_lab.data")
@@ -51,7 +51,7 @@ class PreparedData:
     validation: TokenSplit
     test: TokenSplit | None
     fingerprint: str
-    about: JsonObject  # source, dropped documents, versions
+    about: Json  # source, dropped documents, versions
     config: DataConfig | None = None  # what it was prepared from
 
     @property
@@ -72,7 +72,7 @@ class PreparedData:
             )
         return token_split
 
-    def summary(self) -> JsonObject:
+    def summary(self) -> Json:
         """Plain values for reports."""
         tokenizer = {
             "kind": self.tokenizer.kind,
@@ -109,9 +109,9 @@ def prepare(config: DataConfig, cache: Path, progress: Progress | None = None) -
         ) from None
 
 
-def _identity(config: DataConfig) -> JsonObject:
+def _identity(config: DataConfig) -> Json:
     """Everything the ids depend on; not ``root``, because the content of files is in it."""
-    identity: JsonObject = {"format": _FORMAT, "config": {**dataclasses.asdict(config), "root": None}}
+    identity: Json = {"format": _FORMAT, "config": {**dataclasses.asdict(config), "root": None}}
     if config.source == "embedded":
         identity["content"] = embedded.environment_key()
     elif config.source == "files":
@@ -139,7 +139,7 @@ def _build(config: DataConfig, folder: Path, key: str, report: Progress) -> None
     )
     report(f"making the {config.tokenizer.kind} tokenizer")
     tokenizer = make_tokenizer(config.tokenizer, splits["train"], config.folder)
-    about: JsonObject = {
+    about: Json = {
         "source": config.source,
         "dropped_documents": dropped,
         "count_line_ends": config.count_line_ends,

@@ -20,7 +20,7 @@ import numpy as np
 from arch_lab.data.documents import Counts
 from arch_lab.data.formats import DataError
 from arch_lab.files import OutputError, write_bytes
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Json
 
 MAPPED_FROM = 256 << 20  # bytes of a split beyond which it is mapped instead of read
 
@@ -55,7 +55,7 @@ class TokenSplit:
                 "give more text, shorter sequences or fewer rows"
             )
 
-    def summary(self) -> JsonObject:
+    def summary(self) -> Json:
         return {
             "tokens": self.tokens,
             "bytes": self.bytes,
@@ -121,7 +121,7 @@ def _read_ids(path: Path, dtype: np.dtype[Any], tokens: int, digest: str) -> np.
     raise Corrupt(f"{path} does not match its sidecar file")
 
 
-def read_json(path: Path, seal: str | None = None) -> JsonObject:
+def read_json(path: Path, seal: str | None = None) -> Json:
     """Raises: Corrupt unless the file holds a JSON object and has the sha256 ``seal``, if one is given."""
     try:
         raw = path.read_bytes()

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from arch_lab.data.formats import DataError
-from arch_lab.yaml_files import JsonObject, parse_json
+from arch_lab.stored import Json
+from arch_lab.yaml_files import parse_json
 
 LARGEST_FILE = 256 * 10**6  # bytes; the largest published one is near 35 MB
 LARGEST_LENGTH = 1 << 20  # of a token, of padding, of anything else that a number in the file stands for
@@ -137,7 +138,7 @@ def _check(layout: Any) -> None:
         _check_size(model.get(name), f"model.{name}")
 
 
-def _vocabulary(vocab: Any) -> JsonObject:
+def _vocabulary(vocab: Any) -> Json:
     """Token -> id; the list of a unigram model numbers its pairs."""
     if isinstance(vocab, dict):
         return vocab

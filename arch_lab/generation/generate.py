@@ -13,7 +13,7 @@ from arch_lab.checkpoints import Checkpoint, CheckpointError, open_decoder
 from arch_lab.data import Tokenizer
 from arch_lab.generation.decode import Meter, decode
 from arch_lab.generation.sampling import Sampling
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Json
 from blocks.errors import UserError
 
 DEFAULT_TOKENS = 64
@@ -35,7 +35,7 @@ class Generation:
     seed: int
     ended: bool  # by the end-of-text token, not by the limit
 
-    def to_dict(self) -> JsonObject:
+    def to_dict(self) -> Json:
         """What ``--json`` prints."""
         return {name: value for name, value in vars(self).items() if name != "ended"}
 

@@ -1,35 +1,117 @@
 """Ratios of interleaved pairs, and the length from which one arm is faster than another.
 
 Legend: T tokens; ratio = the peer's time / the subject's: above 1 the subject is faster.
-Between two measured lengths the logarithm of the ratio is a straight line over log T. The spread of a crossover is where
-the line through the lower quartiles crosses, and the one through the upper quartiles.
+Between two measured lengths the logarithm of the ratio is a straight line over log T. The spread of a
+crossover is where the line through the lower quartiles crosses, and the one through the upper quartiles.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-Row = Mapping[str, Any]
+from arch_lab.stored import Stored
+
 BELOW, NONE, CROSSES, UNKNOWN = "below", "none", "crosses", "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series(Stored):
+    """What is timed over sequence lengths: a part of a model (``level``) doing one thing (``mode``)."""
+
+    level: str
+    mode: str
+    compiled: bool
+
+    @property
+    def mode_label(self) -> str:
+        """'step', 'step compiled'."""
+        return f"{self.mode}{' compiled' if self.compiled else ''}"
+
+    @property
+    def series(self) -> Series:
+        """The series alone, of what is one length of it."""
+        return Series(level=self.level, mode=self.mode, compiled=self.compiled)
+
+
+class Timed(Protocol):
+    """Seconds of one arm at one length. ``seconds``: one value per round; empty where it was not measured."""
+
+    @property
+    def series(self) -> Series: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def arm(self) -> str: ...
+    @property
+    def seconds(self) -> Sequence[float]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio(Series):
+    """Median and quartiles of the peer's time / the subject's, round by round."""
+
+    tokens: int
+    subject: str
+    peer: str
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crossing(Stored):
+    """Where a ratio rises above 1 for good.
+
+    ``where``: ``crosses`` at ``tokens``; ``below`` the shortest length, faster everywhere; ``none`` up to the
+    longest; ``unknown``: no length at which both were measured.
+    """
+
+    where: str
+    tokens: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crossover(Series):
+    """The length from which the subject is faster than a peer.
+
+    ``where`` and ``tokens``: the crossing of the medians; ``earliest`` and ``latest``: of the quartiles.
+    ``shortest`` and ``longest``: lengths at which both were measured; ``last_ratio``: at the longest.
+    """
+
+    subject: str
+    peer: str
+    where: str
+    tokens: float | None
+    earliest: Crossing
+    latest: Crossing
+    shortest: int
+    longest: int
+    last_ratio: float
+
+    def __str__(self) -> str:
+        """'1,430 tokens [1,210, 1,690]', 'below 128 tokens', 'none up to 512 tokens (ratio 0.83 there)'."""
+        spread = f" [{self._edge(self.earliest)}, {self._edge(self.latest)}]"
+        if self.where == CROSSES:
+            return f"{self.tokens:,.0f} tokens{spread}"
+        if self.where == BELOW:
+            return f"below {self.shortest:,} tokens{'' if self.latest.where == BELOW else spread}"
+        tail = "" if self.earliest.where == NONE else spread
+        return f"none up to {self.longest:,} tokens (ratio {self.last_ratio:.2f} there){tail}"
+
+    def _edge(self, crossing: Crossing) -> str:
+        if crossing.where == CROSSES:
+            return f"{crossing.tokens:,.0f}"
+        return f"< {self.shortest:,}" if crossing.where == BELOW else f"> {self.longest:,}"
 
 
 def middle(values: Sequence[float]) -> tuple[float, float, float]:
     """Median, lower and upper quartile; of three values the extremes."""
     ordered = sorted(values)
     return statistics.median(ordered), ordered[len(ordered) // 4], ordered[-1 - len(ordered) // 4]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Crossing:
-    """``where``: ``crosses`` at ``tokens``; ``below`` the shortest length, faster everywhere; ``none`` up to the longest;
-    ``unknown``: no length at which both were measured."""
-
-    where: str
-    tokens: float | None = None
 
 
 def crossing(points: Sequence[tuple[int, float]]) -> Crossing:
@@ -47,68 +129,51 @@ def crossing(points: Sequence[tuple[int, float]]) -> Crossing:
     return Crossing(where=CROSSES, tokens=t * (t_next / t) ** along)
 
 
-def ratios(rows: Iterable[Row], subject: str) -> list[dict[str, Any]]:
-    """Median and quartiles of peer time / subject time, pair by pair, wherever both were measured in one group."""
-    cells = {(r["level"], r["mode"], r["tokens"], r["compiled"], r["arm"]): r for r in rows}
-    found = []
-    for (*place, arm), peer in cells.items():
-        ours = cells.get((*place, subject))
-        if arm == subject or ours is None or not (ours["seconds"] and peer["seconds"]):
-            continue
-        ratio, low, high = middle([b / a for a, b in zip(ours["seconds"], peer["seconds"], strict=True)])
-        level, mode, tokens, compiled = place
-        sizes = {"level": level, "mode": mode, "tokens": tokens, "compiled": compiled}
-        found.append(
-            {**sizes, "subject": subject, "peer": arm, "ratio": ratio, "ratio_low": low, "ratio_high": high}
-        )
-    return found
+def ratios(timings: Iterable[Timed], subject: str) -> list[Ratio]:
+    """A ratio of each peer to the subject, wherever both were measured in one group."""
+    cells = {(timing.series, timing.tokens, timing.arm): timing for timing in timings}
+    pairs = []
+    for (series, tokens, arm), peer in cells.items():
+        ours = cells.get((series, tokens, subject))
+        if arm != subject and ours is not None and ours.seconds and peer.seconds:
+            pairs.append(_ratio(ours, peer))
+    return pairs
 
 
-def crossovers(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One an (level, mode, compiled, peer): the crossing of the medians, and the earliest and latest of the quartiles."""
-    series: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for pair in sorted(pairs, key=lambda p: p["tokens"]):
-        series.setdefault(
-            (pair["level"], pair["mode"], pair["compiled"], pair["subject"], pair["peer"]), []
-        ).append(pair)
-    found = []
-    for (level, mode, compiled, subject, peer), points in series.items():
-        at = {
-            key: crossing([(p["tokens"], p[key]) for p in points])
-            for key in ("ratio", "ratio_high", "ratio_low")
-        }
-        found.append(
-            {
-                "level": level,
-                "mode": mode,
-                "compiled": compiled,
-                "subject": subject,
-                "peer": peer,
-                **asdict(at["ratio"]),
-                "earliest": asdict(at["ratio_high"]),
-                "latest": asdict(at["ratio_low"]),
-                "shortest": points[0]["tokens"],
-                "longest": points[-1]["tokens"],
-                "last_ratio": points[-1]["ratio"],
-            }
-        )
-    return found
+def _ratio(subject: Timed, peer: Timed) -> Ratio:
+    median, low, high = middle([b / a for a, b in zip(subject.seconds, peer.seconds, strict=True)])
+    return Ratio(
+        **subject.series.to_json(),
+        tokens=subject.tokens,
+        subject=subject.arm,
+        peer=peer.arm,
+        ratio=median,
+        ratio_low=low,
+        ratio_high=high,
+    )
 
 
-def words(found: Mapping[str, Any]) -> str:
-    """'1,430 tokens [1,210, 1,690]', 'below 128 tokens', 'none up to 16,384 tokens (ratio 0.83 there)'."""
-    edges = [_edge(found[key], found) for key in ("earliest", "latest")]
-    if found["where"] == CROSSES:
-        return f"{found['tokens']:,.0f} tokens [{edges[0]}, {edges[1]}]"
-    if found["where"] == BELOW:
-        sure = found["latest"]["where"] == BELOW
-        return f"below {found['shortest']:,} tokens" + ("" if sure else f" [{edges[0]}, {edges[1]}]")
-    sure = found["earliest"]["where"] == NONE
-    tail = "" if sure else f" [{edges[0]}, {edges[1]}]"
-    return f"none up to {found['longest']:,} tokens (ratio {found['last_ratio']:.2f} there){tail}"
+def crossovers(pairs: Sequence[Ratio]) -> list[Crossover]:
+    """A crossover of each series and peer: of the medians, with the earliest and latest of the quartiles."""
+    lines: dict[tuple[Series, str], list[Ratio]] = {}
+    for pair in sorted(pairs, key=lambda pair: pair.tokens):
+        lines.setdefault((pair.series, pair.peer), []).append(pair)
+    return [_crossover(line) for line in lines.values()]
 
 
-def _edge(edge: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    if edge["where"] == CROSSES:
-        return f"{edge['tokens']:,.0f}"
-    return f"< {found['shortest']:,}" if edge["where"] == BELOW else f"> {found['longest']:,}"
+def _crossover(line: Sequence[Ratio]) -> Crossover:
+    """Of the ratios of one series and peer, T ascending."""
+    shortest, longest = line[0], line[-1]
+    medians = crossing([(pair.tokens, pair.ratio) for pair in line])
+    return Crossover(
+        **shortest.series.to_json(),
+        subject=shortest.subject,
+        peer=shortest.peer,
+        where=medians.where,
+        tokens=medians.tokens,
+        earliest=crossing([(pair.tokens, pair.ratio_high) for pair in line]),
+        latest=crossing([(pair.tokens, pair.ratio_low) for pair in line]),
+        shortest=shortest.tokens,
+        longest=longest.tokens,
+        last_ratio=longest.ratio,
+    )

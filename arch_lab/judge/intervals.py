@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 import numpy as np
 
@@ -23,12 +22,12 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     """Student-t interval of the mean. ``values`` are finite; an empty sequence has mean None."""
     n = len(values)
     if n == 0:
-        return Interval(None, None, None, 0)
+        return Interval(mean=None, n=0)
     mean = float(np.mean(values))
     if n == 1:
-        return Interval(mean, None, None, 1)
+        return Interval(mean=mean, n=1)
     half = student_t.quantile((1 + level) / 2, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half, n)
+    return Interval(mean=mean, low=mean - half, high=mean + half, n=n)
 
 
 def measure_interval(values: Sequence[float], measure: Measure) -> Interval:
@@ -39,7 +38,7 @@ def measure_interval(values: Sequence[float], measure: Measure) -> Interval:
     mean, low, high = (
         None if x is None else math.exp(min(x, LARGEST_LOGARITHM)) for x in (logs.mean, logs.low, logs.high)
     )
-    return Interval(mean, low, high, logs.n)
+    return Interval(mean=mean, low=low, high=high, n=logs.n)
 
 
 def paired_difference(
@@ -56,13 +55,16 @@ def paired_difference(
     differences = a - b
     base = mean_interval(differences.tolist(), level)
     if base.n < 2 or (np.ptp(a) == 0 and np.ptp(b) == 0):
-        return Difference(base.mean, None, None, base.n, tuple(differences.tolist()))
+        return Difference(mean=base.mean, n=base.n, differences=tuple(differences.tolist()))
     error = float(np.std(differences, ddof=1)) / math.sqrt(base.n)
     assert base.mean is not None
     statistic = base.mean / error if error else (math.inf if base.mean else 0.0)
     p_value = student_t.two_sided(statistic, base.n - 1)
     return Difference(
-        **asdict(base),
+        mean=base.mean,
+        low=base.low,
+        high=base.high,
+        n=base.n,
         differences=tuple(differences.tolist()),
         p_value=p_value,
         distinguishable=p_value < 1 - level,

@@ -1,86 +1,88 @@
 """Typed results of a study and what the judge makes of them: records in; choices, standings, pairs and a verdict out.
 
-A record is one trial. A standing is one arm on one task at its chosen learning rate. A pair compares two arms on one task.
-``to_json`` gives plain values that JSON can hold.
+A record is one trial, or one arm of a trial that measures several together. A standing is one arm on one task at its chosen
+learning rate. A pair compares two arms on one task.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from arch_lab.judge.measures import Measure
+from arch_lab.stored import Facts, Stored
 from arch_lab.units import counted
 
 FINISHED, DIVERGED = "finished", "diverged"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class Machine(Stored):
+    """Where a trial ran. ``device``: "cpu", or the name of the GPU."""
+
+    cpu: str
+    cores: int | None = None
+    device: str = "cpu"
+    threads: int = 1
+    torch: str = ""
+
+    @property
+    def name(self) -> str:
+        """The machine in words."""
+        processor = self.cpu if self.device == "cpu" else self.device
+        cores = f", {self.cores} cores" if self.cores else ""
+        return f"{processor}{cores}, {counted(self.threads, 'thread')}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(Stored):
     """Result of one trial.
 
-    ``task`` is empty in a study of one task; ``learning_rate`` is None for an arm without one. ``tuned``: the first measure on
-    the tune split. ``scores``: measure key -> value on the held-out split, empty where the trial diverged.
+    ``task`` is empty in a study of one task; ``learning_rate`` is None for an arm without one. ``status``: finished, diverged, or why
+    there are no scores, with ``reason`` in words. ``tuned``: the first measure on the tune split. ``scores``: measure key -> value on
+    the held-out split, empty where there is none. ``facts``: what only the experiment understands, shown as it is.
     """
 
     task: str = ""
     arm: str
-    learning_rate: float | None
-    seed: int
-    status: str
-    tuned: float | None
-    scores: Mapping[str, float]
-    tokens_per_second: float | None = None
-    peak_memory_bytes: float | None = None
+    learning_rate: float | None = None
+    seed: int = 0
+    status: str = FINISHED
+    reason: str = ""
+    tuned: float | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    steps: int | None = None
+    tokens: int | None = None
+    flops: int | float | None = None
     seconds: float | None = None
-    machine: str = ""  # where it ran, in words
+    tokens_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    facts: Facts = field(default_factory=dict)
+    machine: Machine | None = None
 
     def score(self, key: str) -> float | None:
         """Value of a measure; None where the trial diverged or the value is not a finite number."""
         value = self.scores.get(key)
-        return float(value) if self.status == FINISHED and is_finite(value) else None  # type: ignore[arg-type]
+        return value if self.status == FINISHED and is_finite(value) else None
 
-    def tuning_score(self, primary: Measure) -> float | None:
+    @property
+    def tuning_score(self) -> float | None:
         """Value that a learning rate is chosen by; None where the trial diverged."""
-        return float(self.tuned) if self.score(primary.key) is not None and is_finite(self.tuned) else None  # type: ignore[arg-type]
-
-    @classmethod
-    def of_run(cls, row: Mapping[str, Any], measures: tuple[Measure, ...]) -> Record:
-        """A row of ``results`` in a study.json, where scores are flat keys."""
-        return cls(
-            arm=row["arm"],
-            learning_rate=row["learning_rate"],
-            seed=row["seed"],
-            status=row.get("status", DIVERGED),
-            tuned=row.get(measures[0].tuned),
-            scores={m.key: row[m.key] for m in measures if is_finite(row.get(m.key))},
-            tokens_per_second=row.get("tokens_per_second"),
-            peak_memory_bytes=row.get("peak_memory_bytes"),
-            seconds=row.get("seconds"),
-            machine=machine_name(row["machine"]) if row.get("machine") else "",
-        )
-
-    @classmethod
-    def of_fit(cls, row: Mapping[str, Any]) -> Record:
-        """A row of ``rows`` in the study.json of a study over tasks."""
-        same = {name: row[name] for name in ("task", "learning_rate", "seed", "status", "tuned", "scores")}
-        machine = machine_name(row["machine"]) if row.get("machine") else ""
-        return cls(**same, arm=row["method"], seconds=row["facts"].get("seconds"), machine=machine)
+        return self.tuned if self.status == FINISHED and is_finite(self.tuned) else None
 
 
-@dataclass(frozen=True)
-class Interval:
+@dataclass(frozen=True, kw_only=True)
+class Interval(Stored):
     """Mean of ``n`` values with its confidence interval; without at least two values there is no interval."""
 
     mean: float | None
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
     n: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Difference(Interval):
     """Mean of the paired differences a - b. ``p_value`` is None where the seeds cannot support a test."""
 
@@ -90,7 +92,7 @@ class Difference(Interval):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class Standing(Stored):
     """One arm on one task at its chosen learning rate.
 
     ``scores`` and ``medians``: by measure key. ``beats``: baselines that lie outside the whole interval of the first measure, on
@@ -98,27 +100,28 @@ class Standing:
     over trials of different machines.
     """
 
-    task: str
+    task: str = ""
     arm: str
-    baseline: bool
-    learning_rate: float | None
-    scores: dict[str, Interval]
-    medians: dict[str, float | None]
+    baseline: bool = False
+    learning_rate: float | None = None
+    scores: dict[str, Interval] = field(default_factory=dict)
+    medians: dict[str, float | None] = field(default_factory=dict)
     beats: tuple[str, ...] = ()
     diverged_seeds: tuple[int, ...] = ()
     tokens_per_second: float | None = None
-    peak_memory_bytes: float | None = None
+    peak_memory_bytes: int | None = None
     seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class Pair(Stored):
     """Two arms on one task: paired differences ``a`` - ``b`` over seeds, tested with Holm's correction over the task's pairs.
 
-    ``low`` and ``high`` bound the plain interval; ``distinguishable`` and ``better`` follow the corrected p-value.
+    ``low`` and ``high`` bound the plain interval; ``distinguishable`` and ``better`` follow the corrected p-value. ``measure`` is the
+    name of the first measure of the task; of an average over tasks, ``task`` is "average".
     """
 
-    task: str
+    task: str = ""
     a: str
     b: str
     measure: str
@@ -138,26 +141,49 @@ class Pair:
         """The other arm, where one is better."""
         return None if self.better is None else self.b if self.better == self.a else self.a
 
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "differences": list(self.differences)}
+
+@dataclass(frozen=True, kw_only=True)
+class Average(Interval):
+    """Mean over tasks of one arm, with its interval over seeds."""
+
+    arm: str
+    baseline: bool = False
+    median: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """The quotable answer, and the pairs it rests on."""
+class Baseline(Stored):
+    """A trivial model that is not trained: measure key -> score on the held-out split of the study's one task."""
+
+    name: str
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict(Stored):
+    """The quotable answer of a study, in words."""
 
     text: str
-    pairs: tuple[Pair, ...] = field(default_factory=tuple)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"text": self.text, "pairs": [pair.to_json() for pair in self.pairs]}
 
 
-def machine_name(machine: Mapping[str, Any]) -> str:
-    """A machine, as a record stores it, in words."""
-    processor = machine["cpu"] if machine["device"] == "cpu" else machine["device"]
-    cores = f", {machine['cores']} cores" if machine.get("cores") else ""
-    return f"{processor}{cores}, {counted(machine['threads'], 'thread')}"
+@dataclass(frozen=True, kw_only=True)
+class Judgement(Stored):
+    """What the judge makes of the records of a study.
+
+    ``details``: what only the experiment's own judge knows, such as crossovers of speed.
+    """
+
+    summary: tuple[Standing, ...] = ()
+    pairs: tuple[Pair, ...] = ()
+    averages: tuple[Average, ...] = ()
+    verdict: Verdict
+    warnings: tuple[str, ...] = ()
+    details: Facts = field(default_factory=dict)
+
+
+def machine_names(records: Sequence[Record]) -> list[str]:
+    """Name of the machine of each record that has one."""
+    return [record.machine.name for record in records if record.machine is not None]
 
 
 def is_finite(value: Any) -> bool:

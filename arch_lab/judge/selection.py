@@ -27,7 +27,7 @@ def select(records: Sequence[Record], arms: Sequence[str], primary: Measure) -> 
         tuned: dict[float, dict[int, float | None]] = {}
         for record in records:
             if record.arm == arm and record.learning_rate is not None:
-                tuned.setdefault(record.learning_rate, {})[record.seed] = record.tuning_score(primary)
+                tuned.setdefault(record.learning_rate, {})[record.seed] = record.tuning_score
         if tuned:
             selected[arm] = _best_rate(tuned, primary)
     return selected
@@ -67,19 +67,19 @@ def edge_warnings(records: Sequence[Record], selected: Mapping[str, float], prim
     """
     lines = []
     for arm, learning_rate in selected.items():
-        mine = [r for r in records if r.arm == arm and r.learning_rate is not None]
-        if any(r.score(primary.key) is not None for r in mine if r.learning_rate == learning_rate):
-            task = f"{mine[0].task}: " if mine[0].task else ""
-            problem = _edge_problem(mine, learning_rate, primary)
+        tried = [r for r in records if r.arm == arm and r.learning_rate is not None]
+        if any(r.score(primary.key) is not None for r in tried if r.learning_rate == learning_rate):
+            task = f"{tried[0].task}: " if tried[0].task else ""
+            problem = _edge_problem(tried, learning_rate)
             lines += [f"{task}{arm}: {problem}"] if problem else []
     return lines
 
 
-def _edge_problem(records: Sequence[Record], learning_rate: float, primary: Measure) -> str:
+def _edge_problem(records: Sequence[Record], learning_rate: float) -> str:
     rates = sorted({r.learning_rate for r in records if r.learning_rate is not None})
     if len(rates) == 1:
         return f"only one learning rate ({rate(learning_rate)}) was tried, so it is not tuned; add neighbours a factor 2 apart"
-    if len({_first_tuning_score(records, other, primary) for other in rates}) == 1:
+    if len({_first_tuning_score(records, other) for other in rates}) == 1:
         return f"the score is the same at every learning rate tried, so the choice of {rate(learning_rate)} is arbitrary"
     if learning_rate not in (rates[0], rates[-1]):
         return ""
@@ -90,6 +90,6 @@ def _edge_problem(records: Sequence[Record], learning_rate: float, primary: Meas
     )
 
 
-def _first_tuning_score(records: Sequence[Record], learning_rate: float, primary: Measure) -> float | None:
+def _first_tuning_score(records: Sequence[Record], learning_rate: float) -> float | None:
     """Of the seed that ran first at this rate: any tuning seed would do."""
-    return next(r.tuning_score(primary) for r in records if r.learning_rate == learning_rate)
+    return next(r.tuning_score for r in records if r.learning_rate == learning_rate)

@@ -9,7 +9,7 @@ import numpy as np
 
 from arch_lab.judge.intervals import measure_interval
 from arch_lab.judge.measures import Measure
-from arch_lab.judge.records import Interval, Record, Standing, is_finite
+from arch_lab.judge.records import Interval, Record, Standing, is_finite, machine_names
 
 
 def by_seed(
@@ -36,10 +36,8 @@ def standing(
         medians[measure.key] = float(np.median(values)) if values else None
     trials = [r for r in records if r.arm == arm and r.learning_rate == learning_rate]
     finished = [r for r in trials if r.score(measures[0].key) is not None]
-    timed = (
-        trials if len({r.machine for r in trials}) < 2 else []
-    )  # speeds of different machines have no mean
-    peaks = [r.peak_memory_bytes for r in timed if r in finished and is_finite(r.peak_memory_bytes)]
+    timed = trials if len(set(machine_names(trials))) < 2 else []  # speeds of different machines have no mean
+    peaks = [r.peak_memory_bytes for r in timed if r in finished and r.peak_memory_bytes is not None]
     return Standing(
         task=task,
         arm=arm,
@@ -49,7 +47,7 @@ def standing(
         medians=medians,
         diverged_seeds=tuple(sorted(r.seed for r in trials if r not in finished)),
         tokens_per_second=_mean([r.tokens_per_second for r in timed if r in finished]),
-        peak_memory_bytes=max(peaks) if peaks else None,  # type: ignore[type-var]
+        peak_memory_bytes=max(peaks, default=None),
         seconds=_mean([r.seconds for r in timed]),
     )
 
@@ -80,5 +78,5 @@ def _beats(score: Interval, bar: float | None, measure: Measure) -> bool:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if is_finite(value)]
-    return float(np.mean(known)) if known else None  # type: ignore[arg-type]
+    finite = [value for value in values if is_finite(value)]
+    return float(np.mean(finite)) if finite else None  # type: ignore[arg-type]

@@ -7,37 +7,33 @@ from collections.abc import Mapping, Sequence
 
 from arch_lab.judge.intervals import mean_interval
 from arch_lab.judge.measures import Measure
-from arch_lab.judge.pairs import compare_pairs
-from arch_lab.judge.records import Pair, Record, Verdict
-from arch_lab.judge.standings import by_seed
+from arch_lab.judge.records import Pair, Record
 from arch_lab.units import decimals, rate, words
 
 
-def verdict(
+def verdict_of_one(
+    values: Mapping[str, Mapping[int, float | None]],
+    pairs: Sequence[Pair],
     records: Sequence[Record],
-    selected: Mapping[str, float],
-    arms: Sequence[str],
     primary: Measure,
     *,
     budget: str = "the same budget",
     matched: bool = True,
-) -> Verdict:
-    """The quotable answer of a study of one task.
+) -> str:
+    """The quotable answer of a study of one task. ``values``: arm -> seed -> score, at its chosen learning rate.
 
     ``budget``: the words after "At", for instance "1M parameters and 20 TFLOP of training". ``matched`` False (a gate that was
     overridden) is stated before anything else.
     """
-    values = {arm: by_seed(records, arm, selected.get(arm), primary.key) for arm in arms}
-    pairs = compare_pairs(values, primary)
     text = _sentence(values, pairs, f"At {budget}" if matched else "As measured", primary)
     if not matched:
         text = f"The budgets are not matched, so this is not a comparison at equal cost. {text}"
     failures = _failures(records, primary)
-    return Verdict(text=f"{text} {failures}" if failures else text, pairs=tuple(pairs))
+    return f"{text} {failures}" if failures else text
 
 
 def _sentence(
-    values: Mapping[str, Mapping[int, float | None]], pairs: Sequence[Pair], at: str, primary: Measure
+    values: Mapping[str, Mapping[int, float | None]], pairs: Sequence[Pair], premise: str, primary: Measure
 ) -> str:
     means = {
         arm: mean_interval([v for v in seeds.values() if v is not None]).mean for arm, seeds in values.items()
@@ -47,35 +43,35 @@ def _sentence(
         return "No run finished, so there is no verdict."
     if len(means) == 1:
         arm, mean = next(iter(means.items()))
-        return f"{at}, {arm} measures {mean:.4f} {primary.name}; it is the only arm, so nothing is compared."
+        return f"{premise}, {arm} measures {mean:.4f} {primary.name}; it is the only arm, so nothing is compared."
     tested = [pair for pair in pairs if pair.p_adjusted is not None]
     if not tested:
-        return _untested(pairs, measured, at, primary.name)
+        return _untested(pairs, measured, premise, primary.name)
     if len(pairs) == 1:
-        return _one_pair(pairs[0], at)
+        return _one_pair(pairs[0], premise)
     clauses = _ranked(pairs, means, primary)
     clauses += [f"{p.b} and {p.a} are not distinguishable" for p in tested if not p.distinguishable]
     clauses += [
         f"{p.b} and {p.a} cannot be judged ({p.n} paired seeds)" for p in pairs if p.p_adjusted is None
     ]
     corrected = f", Holm-corrected over {len(tested)} pairs" if len(tested) > 1 else ""
-    return f"{at}, {'; '.join(clauses)} (95 % level, {_seed_range(tested)} paired seeds{corrected})."
+    return f"{premise}, {'; '.join(clauses)} (95 % level, {_seed_range(tested)} paired seeds{corrected})."
 
 
-def _untested(pairs: Sequence[Pair], measured: list[str], at: str, unit: str) -> str:
-    most = max(pair.n for pair in pairs)
-    if most == 0:
-        return f"{at}, no two arms finished the same seed, so there is no verdict ({unit}: {', '.join(measured)})."
-    why = (
+def _untested(pairs: Sequence[Pair], measured: list[str], premise: str, unit: str) -> str:
+    shared_seeds = max(pair.n for pair in pairs)
+    if shared_seeds == 0:
+        return f"{premise}, no two arms finished the same seed, so there is no verdict ({unit}: {', '.join(measured)})."
+    reason = (
         "One seed cannot support a verdict"
-        if most == 1
+        if shared_seeds == 1
         else "The seeds show no spread, so they cannot support a verdict"
     )
-    advice = "; run at least 3 seeds" if most == 1 else "; check that the runs use the seed"
-    return f"{why}: {at[0].lower()}{at[1:]}, {unit} are {words(measured)}{advice}."
+    advice = "; run at least 3 seeds" if shared_seeds == 1 else "; check that the runs use the seed"
+    return f"{reason}: {premise[0].lower()}{premise[1:]}, {unit} are {words(measured)}{advice}."
 
 
-def _one_pair(pair: Pair, at: str) -> str:
+def _one_pair(pair: Pair, premise: str) -> str:
     assert pair.low is not None and pair.high is not None
     places = decimals((pair.high - pair.low) / 2)
     evidence = (
@@ -83,8 +79,8 @@ def _one_pair(pair: Pair, at: str) -> str:
         f"{pair.measure}, 95 % interval over {pair.n} paired seeds)"
     )
     if pair.better is None:
-        return f"{at}, {pair.a} and {pair.b} are not distinguishable {evidence}."
-    return f"{at}, {pair.better} is better than {pair.worse} {evidence}."
+        return f"{premise}, {pair.a} and {pair.b} are not distinguishable {evidence}."
+    return f"{premise}, {pair.better} is better than {pair.worse} {evidence}."
 
 
 def _ranked(pairs: Sequence[Pair], means: Mapping[str, float | None], primary: Measure) -> list[str]:
@@ -155,9 +151,9 @@ def _clauses(pairs: Sequence[Pair]) -> str:
         f"{better} is better than {words(worse)}"
         for better, worse in sorted(beaten.items(), key=lambda item: -len(item[1]))
     ]
-    for alone, ending in ((undecided, "are distinguishable"), (untested, "can be judged")):
-        if len(alone) > 1 and len(alone) == len(pairs):
-            return f"no two of {words(list(dict.fromkeys(name for pair in alone for name in pair)))} {ending}"
+    for group, ending in ((undecided, "are distinguishable"), (untested, "can be judged")):
+        if len(group) > 1 and len(group) == len(pairs):
+            return f"no two of {words(list(dict.fromkeys(name for pair in group for name in pair)))} {ending}"
     if len(undecided) > 2:
         clauses.append("no other two are distinguishable")
     else:

@@ -18,7 +18,7 @@ from arch_lab.laws.examination import examine
 from arch_lab.laws.probe import MODES, preserved_random_state
 from arch_lab.laws.scope import Failure, Leak, Scope
 from arch_lab.laws.tolerances import MODEL
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Json
 from blocks.errors import UserError
 from blocks.user_code import describe
 
@@ -68,7 +68,7 @@ class Certificate:
     leak: Leak | None = None
     reason: str = ""
 
-    def to_dict(self) -> JsonObject:
+    def to_dict(self) -> Json:
         """Plain JSON values, None for a number that was not measured."""
         return {name: _finite_or_none(value) for name, value in asdict(self).items()}
 

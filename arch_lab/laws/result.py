@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Literal, Self
 
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Json
 from blocks.config import Options
 
 Status = Literal["passed", "failed", "not_applicable"]
@@ -93,7 +93,7 @@ class LawResult:
             return self.example.text
         return self.reason
 
-    def to_dict(self) -> JsonObject:
+    def to_dict(self) -> Json:
         return {
             "law": self.law,
             "status": self.status,
@@ -123,7 +123,7 @@ class BlockReport:
     def __getitem__(self, law: str) -> LawResult:
         return next(result for result in self.laws if result.law == law)
 
-    def to_dict(self) -> JsonObject:
+    def to_dict(self) -> Json:
         return {
             "block": self.block,
             "kind": self.kind,

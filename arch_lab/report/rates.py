@@ -1,22 +1,37 @@
-"""Learning curves of a study over its learning-rate grid, as one SVG file that stands alone: one panel an arm, one line a rate.
+"""Learning curves of a study over its learning-rate grid, as one SVG file that stands alone.
 
-It shows what a table of final scores cannot: which rates are unstable, and whether a bad one learns slowly or breaks off.
+A column per arm, a line per rate.
+
+It shows what a table of final scores cannot: which rates are unstable, and whether a bad one learns slowly
+or breaks off. A study of several tasks has a pair of rows per task.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from arch_lab import files
-from arch_lab.judge.measures import primary
-from arch_lab.report.curves import read_metrics, run_path, series, smooth
-from arch_lab.report.rows import diverged
+from arch_lab.judge.measures import Measure
+from arch_lab.judge.records import Record
+from arch_lab.report.curves import (
+    AXES,
+    TRAIN_LOSS,
+    Curve,
+    mean_curve,
+    smooth,
+    trial_curve,
+    trial_folder,
+    tuned_key,
+)
+from arch_lab.study.events import METRICS
+from arch_lab.study.study import Study
 from arch_lab.units import rate, short
 from blocks.errors import UserError
 
@@ -26,119 +41,153 @@ if TYPE_CHECKING:
 
 POINTS = 48  # of a line: the file stays small, and a smoothed curve has no more to say
 WIDTH, HEIGHT = 4.6, 3.0  # inches, of a panel
-SPAN = 1 / 20  # of the records: how far the training loss is smoothed
+SPAN = 1 / 20  # of a curve: how far the training loss is smoothed
 
 
-def write_rates(study_dir: Path, study: Mapping[str, Any], path: Path, arms: Sequence[str] = ()) -> Path:
-    """``path``: training loss (above) and tuning score (below) of every arm, or of ``arms``, at every learning rate.
+@dataclass(frozen=True)
+class RateLine:
+    """Curve of one arm at one learning rate.
 
-    Seeds of one rate are averaged over the steps they share; a run that diverged is drawn alone, up to where it broke off, and ends
-    in a cross. The same study gives the same bytes. Raises: UserError for an unknown arm, or when no run left metrics.
+    The mean of its trials that finished, or one trial that broke off.
     """
-    text = _svg(draw(study_dir, study, arms), study["study"])
-    files.write_text(path, text)
+
+    learning_rate: float
+    curve: Curve
+    broken: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """Panels of all arms that share a scale. ``lines``: by arm."""
+
+    label: str
+    lines: dict[str, list[RateLine]]
+
+
+def write_rates(folder: Path, study: Study, path: Path, arms: Sequence[str] = ()) -> Path:
+    """Write training loss (above) and tuning score (below) of ``arms``, or of all, at every learning rate.
+
+    Seeds of one rate are averaged over the steps they share. A trial that diverged is drawn alone, up to
+    where it broke off, and ends in a cross. The same study gives the same bytes.
+    Raises: UserError for an unknown arm, or when no trial left a curve.
+    """
+    files.write_text(path, _svg(draw(folder, study, arms), study.study))
     return Path(path)
 
 
-def draw(study_dir: Path, study: Mapping[str, Any], arms: Sequence[str] = ()) -> Figure:
+def draw(folder: Path, study: Study, arms: Sequence[str] = ()) -> Figure:
     """The figure. Raises: UserError as ``write_rates``."""
-    known = [arm["name"] for arm in study["arms"]]
-    unknown = [arm for arm in arms if arm not in known]
+    names = [arm.name for arm in study.arms]
+    unknown = [arm for arm in arms if arm not in names]
     if unknown:
-        raise UserError(f"study {study['study']!r} has no arm {unknown[0]!r}; it has {', '.join(known)}")
-    names, judged = list(arms) or known, primary(study)
-    rates = sorted({r["learning_rate"] for r in study["results"] if r["arm"] in names})
-    rows = {"train_loss": "training loss, nats per token", judged.tuned: f"tuning {judged.name}"}
-    figure, axes = _panels(len(names))
-    drawn = 0
-    for row, (key, label) in enumerate(rows.items()):
-        ends: list[tuple[float, float]] = []
-        for column, arm in enumerate(names):
-            panel = axes[row][column]
-            for i, learning_rate in enumerate(rates):
-                runs = [
-                    r for r in study["results"] if r["arm"] == arm and r["learning_rate"] == learning_rate
-                ]
-                ends += _lines(panel, study_dir, runs, key, i, len(rates), judged)
-            _dress(panel)
-            panel.set_title(arm if row == 0 else "", fontsize=10)
-            panel.set_xlabel("training tokens" if row else "")
-            panel.set_ylabel(label if column == 0 else "")
-        drawn += len(ends)
-        _frame(axes[row][0], ends)  # the panels of a row share their scale
-    if not drawn:
-        raise UserError(f"{study_dir}: no run of {', '.join(names)} left metrics to draw")
-    handles, labels = axes[0][0].get_legend_handles_labels()
+        raise UserError(f"study {study.study!r} has no arm {unknown[0]!r}; it has {', '.join(names)}")
+    rows = _rows(folder, study, list(arms) or names)
+    columns = [name for name in names if any(row.lines.get(name) for row in rows)]
+    if not columns:
+        of = f" of {', '.join(arms)}" if arms else ""
+        raise UserError(
+            f"{folder}: no trial{of} left a curve to draw (its experiment writes no {METRICS}, or it is gone)"
+        )
+    rates = sorted({line.learning_rate for row in rows for lines in row.lines.values() for line in lines})
+    figure, panels = _panels(len(rows), len(columns))
+    for row, axes in zip(rows, panels, strict=True):
+        _draw_row(row, axes, columns, rates)
+    for panel, name in zip(panels[0], columns, strict=True):
+        panel.set_title(name, fontsize=10)
+    labels: dict[Any, Any] = {}
+    for panel in panels.flat:
+        handles, words = panel.get_legend_handles_labels()
+        labels |= dict(zip(words, handles, strict=True))
+    words = [rate(learning_rate) for learning_rate in rates if rate(learning_rate) in labels]
+    handles = [labels[word] for word in words]
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=len(labels), title="learning rate", frameon=False
+        handles, words, loc="outside lower center", ncols=len(words), title="learning rate", frameon=False
     )
     return figure
 
 
-def _lines(
-    panel: Axes, study_dir: Path, runs: list[Mapping[str, Any]], key: str, place: int, rates: int, judged: Any
-) -> list[tuple[float, float]]:
-    """Draw one learning rate; returns (a value soon after the start, the lowest value) of each line."""
+def _rows(folder: Path, study: Study, arms: Sequence[str]) -> list[Row]:
+    """Two rows per task, without those that nothing is drawn in."""
+    rows = []
+    for task in study.tasks:
+        for key, label in (
+            (TRAIN_LOSS, "training loss"),
+            (tuned_key(task.primary), f"tuning {task.primary.name}"),
+        ):
+            records = [r for r in study.records(task=task.name) if r.learning_rate is not None]
+            lines = {
+                arm: _lines(folder, [r for r in records if r.arm == arm], key, task.primary) for arm in arms
+            }
+            title = f"{task.name}: {label}" if task.name else label
+            rows += [Row(title, lines)] if any(lines.values()) else []
+    return rows
+
+
+def _lines(folder: Path, records: Sequence[Record], key: str, primary: Measure) -> list[RateLine]:
+    lines: list[RateLine] = []
+    for learning_rate in sorted({r.learning_rate for r in records if r.learning_rate is not None}):
+        finished, broken = list[Curve](), list[Curve]()
+        for record in (r for r in records if r.learning_rate == learning_rate):
+            curve = trial_curve(trial_folder(folder, record) / METRICS, key)
+            if curve is not None:
+                (broken if record.score(primary.key) is None else finished).append(curve)
+        mean = mean_curve(finished)
+        lines += [RateLine(learning_rate, _smoothed(mean, key), False)] if mean is not None else []
+        lines += [RateLine(learning_rate, _smoothed(curve, key), True) for curve in broken]
+    return lines
+
+
+def _smoothed(curve: Curve, key: str) -> Curve:
+    y = smooth(curve.middle, round(len(curve.middle) * SPAN)) if key == TRAIN_LOSS else curve.middle
+    return Curve(curve.x, y, y, y, curve.seeds)
+
+
+def _draw_row(row: Row, axes: Sequence[Axes], columns: Sequence[str], rates: Sequence[float]) -> None:
+    for panel, name in zip(axes, columns, strict=True):
+        for line in row.lines.get(name, []):
+            _draw_line(panel, line, rates.index(line.learning_rate) / max(1, len(rates) - 1))
+        _dress(panel)
+    lines = [line for lines in row.lines.values() for line in lines]
+    axis = lines[0].curve.axes[0]
+    for panel in axes:
+        panel.set_xlabel(AXES[axis])
+    axes[0].set_ylabel(row.label)
+    _frame(axes[0], [line.curve.middle for line in lines])  # the panels of a row share their scale
+
+
+def _draw_line(panel: Axes, line: RateLine, share: float) -> None:
+    """``share``: position of the learning rate in the grid, 0 to 1."""
     import matplotlib
 
-    if not runs:
-        return []
-    colour = matplotlib.colormaps["viridis"](0.9 * place / max(1, rates - 1))
-    look: dict[str, Any] = {
-        "color": colour,
-        "linewidth": 1.5,
-        "marker": None if key == "train_loss" else "o",
-        "markersize": 3,
-    }
-    found = []
-    label: str | None = rate(runs[0]["learning_rate"])
-    good = [
-        series(read_metrics(run_path(study_dir, r) / "metrics.jsonl"), key)
-        for r in runs
-        if not diverged(r, judged)
-    ]
-    lost = [
-        series(read_metrics(run_path(study_dir, r) / "metrics.jsonl"), key)
-        for r in runs
-        if diverged(r, judged)
-    ]
-    for points, broken in [(_mean([p for p in good if p]), False), *((_mean([p]), True) for p in lost if p)]:
-        if points is None:
-            continue
-        x, y = points
-        if key == "train_loss":
-            y = smooth(y, round(len(y) * SPAN))
-        some = np.unique(np.linspace(0, len(x) - 1, POINTS).round().astype(int))
-        panel.plot(x[some], y[some], label=label, linestyle="--" if broken else "-", **look)
-        label = None
-        if broken:
-            panel.plot(
-                x[-1:], y[-1:], marker="x", color=colour, markersize=8, markeredgewidth=2, linestyle=""
-            )
-        found.append((float(y[min(len(y) - 1, len(y) // 20)]), float(y.min())))
-    return found
+    colour = matplotlib.colormaps["viridis"](0.9 * share)
+    x, y = line.curve.x[line.curve.axes[0]], line.curve.middle
+    some = np.unique(np.linspace(0, len(x) - 1, POINTS).round().astype(int))
+    few: Any = {"marker": "o", "markersize": 3} if len(x) < 30 else {}
+    label = None if line.broken else rate(line.learning_rate)
+    panel.plot(
+        x[some],
+        y[some],
+        label=label,
+        linestyle="--" if line.broken else "-",
+        color=colour,
+        linewidth=1.5,
+        **few,
+    )
+    if line.broken:
+        panel.plot(x[-1:], y[-1:], marker="x", color=colour, markersize=8, markeredgewidth=2, linestyle="")
 
 
-def _mean(runs: list[dict[int, dict[str, float]]]) -> tuple[np.ndarray, np.ndarray] | None:
-    """(tokens, mean) over the steps that all runs have."""
-    steps = sorted(set.intersection(*(set(points) for points in runs))) if runs else []
-    if not steps:
-        return None
-    tokens = np.array([runs[0][s]["tokens"] for s in steps])
-    return tokens, np.mean([[points[s]["y"] for s in steps] for points in runs], axis=0)
+def _frame(panel: Axes, values: Sequence[np.ndarray]) -> None:
+    """Scale to what follows the first twentieth.
 
-
-def _frame(panel: Axes, ends: list[tuple[float, float]]) -> None:
-    """Scale to what follows the first twentieth: the fall from chance, or a loss that exploded, would flatten all the rest."""
-    if ends:
-        low, highs = min(e[1] for e in ends), sorted(e[0] for e in ends)
-        high = (
-            min(highs[-1], low + 2 * (highs[len(highs) // 2] - low))
-            if highs[len(highs) // 2] > low
-            else highs[-1]
-        )
-        margin = 0.05 * (high - low) or 0.1
-        panel.set_ylim(low - margin, high + margin)
+    The fall from chance, or a loss that exploded, would flatten all the rest.
+    """
+    low = min(float(y.min()) for y in values)
+    highs = sorted(float(y[len(y) // 20 :].max()) for y in values)
+    middle = highs[len(highs) // 2]
+    high = min(highs[-1], low + 2 * (middle - low)) if middle > low else highs[-1]
+    margin = 0.05 * (high - low) or 0.1
+    panel.set_ylim(low - margin, high + margin)
 
 
 def _dress(panel: Axes) -> None:
@@ -148,25 +197,24 @@ def _dress(panel: Axes) -> None:
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     panel.grid(color="#dddddd", linewidth=0.6)
     panel.set_axisbelow(True)
-    panel.tick_params(
-        left=False, bottom=False
-    )  # the grid shows where they would be, and a file of many panels stays small
+    # the grid shows where ticks would be, and a file of many panels stays small
+    panel.tick_params(left=False, bottom=False)
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _panels(columns: int) -> tuple[Figure, Any]:
+def _panels(rows: int, columns: int) -> tuple[Figure, Any]:
     try:
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError("curves need matplotlib; install it with: pip install 'arch-lab[report]'") from None
-    figure = Figure(figsize=(WIDTH * columns, 2 * HEIGHT + 0.5), layout="constrained")
+    figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows + 0.5), layout="constrained")
     FigureCanvasSVG(figure)
-    return figure, figure.subplots(2, columns, squeeze=False, sharex="col", sharey="row")
+    return figure, figure.subplots(rows, columns, squeeze=False, sharex="col", sharey="row")
 
 
 def _svg(figure: Figure, salt: str) -> str:
-    """Text kept as text, on white (the file is shown on pages of either colour), coordinates to a tenth of a point."""
+    """Text as text, on white for pages of either colour, coordinates to a tenth of a point."""
     import matplotlib
 
     buffer = io.StringIO()
@@ -176,5 +224,5 @@ def _svg(figure: Figure, salt: str) -> str:
     text = re.sub(r"\n\s+", "\n", text)
     # in coordinates only: a label's digits are meant
     return re.sub(
-        r' (?:d|x|y|transform)="[^"]*"', lambda found: re.sub(r"(\d+\.\d)\d+", r"\1", found[0]), text
+        r' (?:d|x|y|transform)="[^"]*"', lambda match: re.sub(r"(\d+\.\d)\d+", r"\1", match[0]), text
     )

@@ -1,224 +1,303 @@
-"""The terminal's tables of a study that trains: the plan before training, the results after."""
+"""Tables of what a study found: results, standings on each task, averages, pairs, learning rates, trials."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-from rich.text import Text
+from arch_lab import units
+from arch_lab.judge.measures import Measure, Task
+from arch_lab.judge.records import DIVERGED, Average, Interval, Record, Standing
+from arch_lab.report.section import ARM, BAD, SOFT, STRONG, Cell, Table, Value
+from arch_lab.study.study import Study
 
-from arch_lab import files, units
-from arch_lab.console import Table, say, show_verdict
-from arch_lab.judge.measures import measures, primary
-from arch_lab.judge.records import is_finite
-from arch_lab.report import cells
-from arch_lab.report.cells import readme
-from arch_lab.report.rows import better_than, diverged
-
-Study = Mapping[str, Any]
-CSV_FIRST = ("arm", "architecture", "learning_rate", "seed", "status", "selected")
-CSV_LAST = ("tokens_per_second", "peak_memory_bytes", "tokens", "steps", "flops", "seconds")
+PLACES = 3  # decimals of a score on one of several tasks: its own noise is larger than a thousandth
+CSV_LAST = ("tuned", "tokens_per_second", "peak_memory_bytes", "tokens", "steps", "flops", "seconds")
 
 
-def _show(console: Console, title: str, table: Table, note: str = "") -> None:
-    """Title above the table rather than in it: the table's width does not limit it."""
-    say(console, "\n", (title, "bold"), (f" ({note})" if note else "", "dim"))
-    console.print(table)
+def results(study: Study) -> Table:
+    """The table at a glance: arms x measures, or arms x tasks."""
+    return overview(study) if study.has_tasks else standings(study)
 
 
-def render_plan(plan: Study, console: Console) -> None:
-    """What will be trained. ``plan`` holds study.json's keys up to ``arms``; ``runs`` (their number), ``learning_rates``,
-    ``seeds``, ``misses``, ``warnings`` and each arm's ``estimate`` (seconds_per_run, memory_bytes) are shown when present."""
-    _budget_line(plan, console)
-    _arms_tables(plan, console)
-    say(console)
-    rates, seeds = plan.get("learning_rates") or [], plan.get("seeds") or []
-    seeds = list(range(seeds)) if isinstance(seeds, int) else seeds
-    if rates and seeds:
-        full = len(plan["arms"]) * len(rates) * len(seeds)
-        runs = plan.get("runs", full)
-        listed = ", ".join(units.rate(r) for r in rates)
-        how = f"arms {len(plan['arms'])}, learning rates {len(rates)} ({listed}), seeds {len(seeds)}"
-        fewer = "; not every seed at every rate" if runs < full else ""
-        say(console, f"runs: {runs} ({how}{fewer})")
-        times: list[Any] = [(arm.get("estimate") or {}).get("seconds_per_run") for arm in plan["arms"]]
-        if all(is_finite(t) for t in times):
-            seconds = sum(times) / len(times) * runs / plan.get("workers", 1)
-            say(console, f"time: about {units.duration(seconds)} in all, a rough estimate")
-    _warnings(plan, console)
-
-
-def render_results(study: Study, console: Console) -> None:
-    """Results, cost, learning rates and verdict of study.json."""
-    _budget_line(study, console)
-    _show(
-        console,
-        "results",
-        results_table(study),
-        "held-out split, mean ± 95 % interval over seeds, lower is better (↑: higher)",
-    )
-    _arms_tables(study, console)
-    note = f"tuning {primary(study).name}, mean (number of seeds); * chosen, × diverged"
-    _show(console, "learning rates", _sensitivity_table(study), note)
-    say(console)
-    _warnings(study, console)
-    pairs = study["verdict"]["pairs"]
-    # the verdict on two arms is the sentence of their one pair
-    lines = [p["text"] for p in pairs] if len(pairs) > 1 else []
-    show_verdict(console, "\n".join([study["verdict"]["text"], *([""] if lines else []), *lines]))
-
-
-def markdown(study: Study) -> str:
-    """Verdict, command and result table for a README."""
-    shown = results_table(study)
-    words = tuple(sorted(shown.words))
-    heads, rows = (
-        [" ".join(head.split()) for head in shown.heads],
-        [[cell.plain for cell in row] for row in shown.rows],
-    )
-    note = "held-out split, mean ± 95 % interval over seeds"
-    return readme(study, [cells.Table(title="results", headers=heads, rows=rows, note=note, words=words)])
-
-
-def _budget_line(study: Study, console: Console) -> None:
-    target = study.get("budget") or {}
-    tolerance = f" within {100 * study['tolerance']:g} %" if is_finite(study.get("tolerance")) else ""
-    say(console, (str(study["study"]), "bold"), f": {units.budget_words(target)}{tolerance}")
-    if study.get("matched") is False:
-        say(console, ("budgets NOT matched", "bold red"), ": differences may come from size or compute")
-        for miss in study.get("misses") or []:
-            say(console, (f"  {miss['text']}", "red"))
-
-
-def _deviation(value: float | None, tolerance: float | None) -> Text:
-    if not is_finite(value):
-        return Text(units.DASH)
-    inside = not is_finite(tolerance) or abs(value) <= tolerance  # type: ignore[arg-type, operator]
-    return Text(f"{'✓' if inside else '✗'} {units.percent(value)}", style="green" if inside else "bold red")
-
-
-def _arms_tables(study: Study, console: Console) -> None:
-    _show(console, "size", _size_table(study), "parameters")
-    at = f" at {study['sequence_length']} tokens" if study.get("sequence_length") else ""
-    _show(
-        console,
-        "cost",
-        _cost_table(study),
-        f"training, exact count; state = memory per sequence while generating{at}",
-    )
-
-
-def _size_table(study: Study) -> Table:
-    table = Table(["arm", "width × depth, ffn", "embedding", "head", "body", "total", "off budget"])
-    for arm in study["arms"]:
-        shape = f"{arm['width']} × {arm['depth']}, {arm['ffn_width']}"
-        counts = [
-            units.short(arm["parameters"].get(key), digits=4)
-            for key in ("embedding", "head", "body", "total")
+def standings(study: Study) -> Table:
+    """Arms of a study of one task, the best first, then the baselines."""
+    primary, *others = study.measures
+    seeds = len({record.seed for record in study.results})
+    rows: list[list[Value]] = []
+    for s in sorted(study.summary, key=lambda s: _rank(s.scores[primary.key], primary)):
+        score = s.scores[primary.key]
+        rivals = ", ".join(better_than(study, s.arm)) or "nothing shown"
+        means = [units.number(s.scores[m.key].mean) for m in others]
+        cells: list[Value] = [
+            Cell(s.arm, ARM),
+            units.rate(s.learning_rate),
+            Cell(units.plus_minus(score), STRONG),
         ]
-        table.add(
-            arm["name"],
-            shape,
-            *counts,
-            _deviation((arm.get("deviation") or {}).get("params"), study.get("tolerance")),
-        )
-    return table
+        rows.append([*cells, *means, f"{score.n}/{seeds}", rivals])
+    for b in study.baselines:
+        values = [Cell(units.number(b.scores.get(m.key)), SOFT) for m in study.measures]
+        rows.append([Cell(b.name, SOFT), Cell(units.DASH, SOFT), *values, "", Cell("(baseline)", SOFT)])
+    heads = ["arm", "learning rate", *(m.head for m in study.measures), "seeds", "better than"]
+    note = "held-out split, mean ± 95 % interval over seeds, lower is better (↑: higher)"
+    return Table(title="results", headers=heads, rows=rows, note=note, text_columns=(0, len(heads) - 1))
 
 
-def _cost_table(study: Study) -> Table:
-    measured = {s["arm"]: s for s in study.get("summary") or []}
-    last = ["tokens per s", "peak memory"] if measured else ["run, about", "memory, about"]
-    table = Table(
-        ["arm", "FLOPs per token", "tokens", "steps", "training FLOPs", "off budget", "state", *last]
-    )
-    for arm in study["arms"]:
-        deviation = arm.get("deviation") or {}
-        length = [
-            deviation[axis]
-            for axis in ("train_flops", "tokens", "seconds", "flops_per_token")
-            if axis in deviation
+def _rank(score: Interval, measure: Measure) -> tuple[bool, float]:
+    if score.mean is None:
+        return True, 0.0
+    return False, -score.mean if measure.higher_is_better else score.mean
+
+
+def better_than(study: Study, arm: str) -> list[str]:
+    """What an arm is better than.
+
+    Baselines outside its interval, arms whose paired difference is distinguishable.
+    """
+    baselines = [name for s in study.summary if s.arm == arm for name in s.beats]
+    return baselines + [str(pair.worse) for pair in study.pairs if pair.better == arm]
+
+
+def measures(study: Study) -> Table:
+    """Every measure of a study of one task with its interval."""
+    heads = ["arm", *(m.arrow for m in study.measures)]
+    rows = [
+        [
+            Cell(s.arm, ARM),
+            *(Cell(units.bounded(s.scores[m.key]), value=s.scores[m.key].mean) for m in study.measures),
         ]
-        if measured:
-            run = measured.get(arm["name"], {})
-            speed = [units.short(run.get("tokens_per_second")), units.memory(run.get("peak_memory_bytes"))]
-        else:
-            guess = arm.get("estimate") or {}
-            speed = [units.duration(guess.get("seconds_per_run")), units.memory(guess.get("memory_bytes"))]
-        table.add(
-            arm["name"],
-            units.short(arm.get("flops_per_token")),
-            units.short(arm.get("tokens")),
-            units.exact(arm.get("steps")),
-            units.short(arm.get("train_flops")),
-            _deviation(max(length, key=abs, default=None), study.get("tolerance")),
-            units.memory(arm.get("state_bytes")),
-            *speed,
-        )
-    return table
+        for s in study.summary
+    ]
+    note = "mean [95 % Student-t interval]; that of a perplexity is taken on its logarithm"
+    return Table(title="every measure", headers=heads, rows=rows, note=note)
 
 
-def results_table(study: Study) -> Table:
-    judged, *others = measures(study)
-    table = Table(
-        ["arm", "learning rate", *(m.head for m in (judged, *others)), "seeds", "better than"],
-        words=(0, len(others) + 4),
+def overview(study: Study) -> Table:
+    """Arms x tasks.
+
+    The first measure of each task, mean ± half of its interval; the average where one is meant.
+    """
+    averages = {average.arm: average for average in study.averages}
+    heads = [
+        "arm",
+        *(f"{task.name}, {task.primary.arrow}" for task in study.tasks),
+        *(["average ↑"] if averages else []),
+    ]
+    rows = []
+    for arm in study.arms:
+        row: list[Value] = [_arm_cell(arm.name, arm.baseline)]
+        for task in study.tasks:
+            standing = study.standing(arm.name, task.name)
+            row.append(units.plus_minus(standing.scores[task.primary.key] if standing else None, PLACES))
+        row += [Cell(units.plus_minus(averages.get(arm.name), PLACES), STRONG)] if averages else []
+        rows.append(row)
+    return Table(title="scores", headers=heads, rows=rows, note=_overview_note(study))
+
+
+def _overview_note(study: Study) -> str:
+    seeds = len(study.seeds)
+    note = (
+        f"mean ± half of the 95 % Student-t interval over {seeds} seeds"
+        if seeds > 1
+        else "one seed, so no interval"
     )
-    total = len({r["seed"] for r in study["results"]})
-    for s in sorted(study["summary"], key=lambda s: (s[judged.key]["mean"] is None, s[judged.key]["mean"])):
-        loss = s[judged.key]
-        means = [units.number((s.get(m.key) or {}).get("mean")) for m in others]
-        rivals = ", ".join(better_than(study, s["arm"])) or "nothing shown"
-        table.add(
-            s["arm"],
-            units.rate(s["learning_rate"]),
-            units.plus_minus(loss),
-            *means,
-            f"{loss['n']}/{total}",
-            rivals,
+    if study.averages:
+        note += f"; average over {', '.join(task.name for task in study.tasks if task.counted)}"
+        note += f"; not in it: {', '.join(study.absent)}" if study.absent else ""
+    return note
+
+
+def _arm_cell(name: str, baseline: bool) -> Cell:
+    return Cell(f"{name} (baseline)", SOFT) if baseline else Cell(name, ARM)
+
+
+def of_task(study: Study, task: Task) -> Table:
+    """Every arm on one of several tasks, with every measure."""
+    tuned = any(arm.tuned for arm in study.arms_of(task.name))
+    rows = [_task_row(s, task, tuned=tuned) for s in study.summary if s.task == task.name]
+    heads = ["arm", *(["learning rate"] if tuned else []), f"median {task.primary.name}"]
+    heads += [*(m.arrow for m in task.measures), "beats", "seconds per trial"]
+    facts = ", ".join(f"{key} {fact(value)}" for key, value in task.facts.items())
+    note = (
+        "mean [95 % interval]; beats: the baselines that lie outside the whole interval of the first measure"
+    )
+    note = f"{facts}; {note}" if facts else note
+    return Table(
+        title=f"task {task.name}", headers=heads, rows=rows, note=note, text_columns=(0, len(heads) - 2)
+    )
+
+
+def _task_row(s: Standing, task: Task, *, tuned: bool) -> list[Value]:
+    middle = s.medians[task.primary.key]
+    scores = [Cell(units.bounded(s.scores[m.key], PLACES), value=s.scores[m.key].mean) for m in task.measures]
+    return [
+        _arm_cell(s.arm, s.baseline),
+        *([units.rate(s.learning_rate)] if tuned else []),
+        units.DASH if middle is None else f"{middle:.{PLACES}f}",
+        *scores,
+        ", ".join(s.beats) or None,
+        None if s.seconds is None else f"{s.seconds:.3g}",
+    ]
+
+
+def averages(study: Study) -> Table:
+    """Mean over the counted tasks of each arm that has them all."""
+    rows = [[_arm_cell(a.arm, a.baseline), units.bounded(a, PLACES), _median(a), a.n] for a in study.averages]
+    names = ", ".join(task.name for task in study.tasks if task.counted)
+    return Table(
+        title="average",
+        headers=["arm", "mean [95 % interval]", "median", "seeds"],
+        rows=rows,
+        note=f"over {names}",
+    )
+
+
+def _median(average: Average) -> Value:
+    return None if average.median is None else f"{average.median:.{PLACES}f}"
+
+
+def pairs(study: Study) -> Table:
+    """Paired differences with their tests."""
+    rows = []
+    for p in study.pairs:
+        gap = Interval(mean=p.difference, low=p.low, high=p.high, n=p.n)
+        places = PLACES if study.has_tasks else units.decimals(units.half_width(gap))
+        verdict = (
+            f"{p.better} is better"
+            if p.better
+            else "not distinguishable"
+            if p.p_adjusted is not None
+            else "cannot be primary"
         )
-    for b in study.get("baselines") or []:
-        values = [units.number(b.get(m.key)) for m in (judged, *others)]
-        table.add(b["name"], units.DASH, *values, "", "(baseline)", style="dim")
-    return table
+        numbers = [_p_value(p.p_value), _p_value(p.p_adjusted), p.n]
+        row = [
+            f"{p.a} − {p.b}",
+            Cell(units.bounded(gap, places), value=p.difference),
+            *numbers,
+            Cell(verdict, STRONG if p.better else ""),
+        ]
+        rows.append([p.task, *row] if study.has_tasks else row)
+    heads = ["difference of", "mean [95 % interval]", "p", "p, Holm", "seeds", "verdict"]
+    heads = ["task", *heads] if study.has_tasks else heads
+    of = "first measure of each task" if study.has_tasks else study.primary.name
+    note = f"paired by seed, {of}; the verdict uses Holm's correction over the pairs of a task"
+    text = (0, 1, 6) if study.has_tasks else (0, 5)
+    return Table(title="paired differences", headers=heads, rows=rows, note=note, text_columns=text)
 
 
-def _sensitivity_table(study: Study) -> Table:
-    """Rows are learning rates, so that any number of them fits; * marks the choice, × the seeds that diverged."""
-    names = [arm["name"] for arm in study["arms"]]
-    table = Table(["learning rate", *names], words=())
-    for rate in sorted({r["learning_rate"] for r in study["results"]}):
-        table.add(units.rate(rate), *(_tuning_cell(study, name, rate) for name in names))
-    return table
+def _p_value(value: float | None) -> Value:
+    return None if value is None else Cell(f"{value:.2g}", value=value)
 
 
-def _tuning_cell(study: Study, arm: str, rate: float) -> Text:
-    """'2.4312 (3) *': mean of the seeds that finished, their number, and whether this rate was chosen."""
-    judged = primary(study)
-    runs = [r for r in study["results"] if r["arm"] == arm and r["learning_rate"] == rate]
-    good = [r[judged.tuned] for r in runs if not diverged(r, judged) and is_finite(r.get(judged.tuned))]
-    lost = sum(diverged(r, judged) for r in runs)
-    chosen = study["selected"].get(arm) == rate
-    text = f"{sum(good) / len(good):.4f} ({len(good)})" if good else "" if lost else units.DASH
-    text += f" ×{lost}/{len(runs)}" if lost else ""
-    return Text(text.strip() + (" *" if chosen else "  "), style="red" if lost else "bold" if chosen else "")
+def rates(study: Study) -> Table:
+    """Tuning score of every learning rate.
+
+    What the choice was made by. * marks it, × the seeds that diverged.
+    """
+    names = [arm.name for arm in study.arms if arm.tuned]
+    rows: list[list[Value]] = []
+    for task in study.tasks:
+        tried = sorted(
+            {r.learning_rate for r in study.records(task=task.name) if r.learning_rate is not None}
+        )
+        for rate in tried:
+            cells = [_tuning_cell(study, task, name, rate) for name in names]
+            rows.append([*([task.name] if study.has_tasks else []), units.rate(rate), *cells])
+    heads = ["task", "rate", *names] if study.has_tasks else ["learning rate", *names]
+    of = "first measure on the tune split" if study.has_tasks else f"tuning {study.primary.name}"
+    note = f"{of}, mean (number of seeds); * chosen, × diverged"
+    return Table(
+        title="learning rates",
+        headers=heads,
+        rows=rows,
+        note=note,
+        text_columns=(0,) if study.has_tasks else (),
+    )
 
 
-def _warnings(study: Study, console: Console) -> None:
-    for line in study.get("warnings") or []:
-        say(console, ("warning:", "yellow"), f" {line}")
+def _tuning_cell(study: Study, task: Task, arm: str, rate: float) -> Cell:
+    """'2.4312 (3) *': mean of the trials that finished, their number, and whether this rate was chosen."""
+    records = [r for r in study.records(arm=arm, task=task.name) if r.learning_rate == rate]
+    scores = [r.tuning_score for r in records if r.tuning_score is not None]
+    lost = sum(r.score(task.primary.key) is None for r in records)
+    places = PLACES if study.has_tasks else 4
+    mean = sum(scores) / len(scores) if scores else None
+    chosen = study.selected(arm, task.name) == rate
+    text = f"{mean:.{places}f} ({len(scores)})" if scores else "" if lost else units.DASH
+    text += f" ×{lost}/{len(records)}" if lost else ""
+    return Cell(
+        text.strip() + (" *" if chosen else "  "), BAD if lost else STRONG if chosen else "", value=mean
+    )
 
 
-def write_csv(study: Study, path: Path) -> Path:
-    """``results.csv``: one row per run, diverged ones with empty values; replaced atomically. Returns ``path``."""
+def trials(study: Study) -> Table:
+    """Every trial that was run; a diverged one is marked, never hidden."""
+    plan_order = {name: position for position, name in enumerate([arm.name for arm in study.arms])}
+    tasks = {task.name: (position, task) for position, task in enumerate(study.tasks)}
+    records = sorted(
+        study.results,
+        key=lambda r: (tasks[r.task][0], plan_order.get(r.arm, 0), r.learning_rate or 0.0, r.seed),
+    )
+    rows = [_trial_row(study, r, tasks[r.task][1].primary) for r in records]
+    score = "score" if study.has_tasks else study.primary.name
+    heads = [
+        "arm",
+        *(["task"] if study.has_tasks else []),
+        "learning rate",
+        "seed",
+        "status",
+        score,
+        f"tuning {score}",
+    ]
+    heads += ["tokens/s", "peak memory", "time"]
+    lost = [r for r in records if r.score(tasks[r.task][1].primary.key) is None]
+    how = "diverged" if all(r.status == DIVERGED for r in lost) else "without a score"
+    note = f"{units.counted(len(rows), 'trial')}, {len(lost)} of them {how}"
+    text = (0, 1, 4) if study.has_tasks else (0, 3)
+    return Table(title="every trial", headers=heads, rows=rows, note=note, text_columns=text)
+
+
+def _trial_row(study: Study, r: Record, measure: Measure) -> list[Value]:
+    rate = r.learning_rate
+    chosen = " (chosen)" if rate is not None and study.selected(r.arm, r.task) == rate else ""
+    lost = r.score(measure.key) is None
+    return [
+        Cell(r.arm, ARM),
+        *([r.task] if study.has_tasks else []),
+        Cell(f"{units.rate(rate)}{chosen}", value=rate),
+        r.seed,
+        Cell(f"✗ {r.status}" + (f": {r.reason}" if r.reason else ""), BAD) if lost else r.status,
+        units.number(r.scores.get(measure.key), 5),
+        units.number(r.tuned, 5),
+        Cell(units.short(r.tokens_per_second), value=r.tokens_per_second),
+        Cell(units.memory(r.peak_memory_bytes), value=r.peak_memory_bytes),
+        Cell(units.duration(r.seconds), value=r.seconds),
+    ]
+
+
+def fact(value: object) -> str:
+    """A plain value as people read it."""
+    if value is None:
+        return units.DASH
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return units.exact(value)
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def results_csv(study: Study) -> str:
+    """``results.csv``.
+
+    A row per record, a column per measure of any task; no values where a trial diverged.
+    """
+    keys = list(dict.fromkeys(m.key for task in study.tasks for m in task.measures))
+    models = {arm.name: arm.architecture for arm in study.arms if arm.architecture}
+    heads = [*(["task"] if study.has_tasks else []), "arm", *(["architecture"] if models else [])]
+    heads += ["learning_rate", "seed", "status", "selected", *keys, *CSV_LAST]
     stream = io.StringIO()
-    measured = [m.key for m in measures(study)] + [primary(study).tuned]
-    writer = csv.DictWriter(stream, [*CSV_FIRST, *measured, *CSV_LAST], extrasaction="ignore", restval="")
+    writer = csv.DictWriter(stream, heads, extrasaction="ignore", restval="", lineterminator="\n")
     writer.writeheader()
-    for r in study["results"]:
-        writer.writerow({**r, "selected": int(study["selected"].get(r["arm"]) == r["learning_rate"])})
-    files.write_text(path, stream.getvalue())
-    return Path(path)
+    for row in study.rows():
+        writer.writerow({**row, "architecture": models.get(row["arm"], ""), "selected": int(row["selected"])})
+    return stream.getvalue()

@@ -10,27 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from arch_lab.data import Tokenizer
 from arch_lab.models import Model
+from arch_lab.stored import Json
 from arch_lab.study.load import load_run
 from blocks.errors import ConfigError
 
 
 class Body(nn.Module):
-    """tokens (B, T) int64 -> hidden states (B, T, D): those the run's own head reads, the same weights bit for bit.
+    """tokens (B, T) int64 -> hidden states (B, T, D): those that the run's own head reads, bit for bit.
 
-    ``segments`` (B, T) as in blocks.SequenceMixer, 0 = padding; ``types`` (B, T): sentence 0 or 1, only where ``types`` says that
-    the model has a table of them. Without ``head`` what only the run's task needs is gone: parameters that no state depends on would
-    get no gradient. ``causal``: whether a state sees the tokens after it, which decides where a classifier may read.
+    ``segments`` (B, T) as in blocks.SequenceMixer, 0 = padding; ``types`` (B, T): sentence 0 or 1, only where
+    ``types`` says that the model has a table of them. Without ``head`` what only the run's task needs is
+    gone: parameters that no state depends on would get no gradient. ``causal``: whether a state sees the
+    tokens after it, which decides where a classifier may read.
     Raises: ConfigError for types that the model does not have, for rows longer than ``max_tokens``.
     """
 
     def __init__(
-        self, model: Model, tokenizer: Tokenizer | None, config: dict[str, Any], *, head: bool = False
+        self, model: Model, tokenizer: Tokenizer | None, config: Json, *, head: bool = False
     ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.config = model, tokenizer, config
@@ -50,7 +51,8 @@ class Body(nn.Module):
             return self.model.hidden(tokens, segments)
         if not self.types:
             raise ConfigError(
-                f"{type(self.model).__name__} has no table of sentence types; leave types out and separate by tokens"
+                f"{type(self.model).__name__} has no table of sentence types; leave types out and separate "
+                "by tokens"
             )
         return self.model.hidden(tokens, segments, types=types)
 
@@ -58,16 +60,17 @@ class Body(nn.Module):
         """(B, T, V) of the run's own task. Raises: ConfigError for a body loaded without its head."""
         if not self.has_head:
             raise ConfigError("this body was loaded without its head; load_body(run, head=True) keeps it")
-        found: Tensor = self.model(tokens, segments)
-        return found
+        logits: Tensor = self.model(tokens, segments)
+        return logits
 
 
 def load_body(run: str | Path, *, head: bool = False, trust: Sequence[str] = ()) -> Body:
-    """The body of a finished run of ``arch-lab compare``, in evaluation mode on the CPU, to be trained further or read.
+    """The body of a finished run, in evaluation mode on the CPU, to be trained further or read.
 
     ``trust``: modules of your own that its blocks come from.
 
-    Raises: CheckpointError naming what is missing or damaged; ConfigError for an encoder–decoder, which has two bodies, and for images.
+    Raises: CheckpointError naming what is missing or damaged; ConfigError for an encoder–decoder, which has
+    two bodies, and for images.
     """
     loaded = load_run(run, trust)
     if loaded.model.kind == "encoder_decoder":

@@ -16,16 +16,16 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from arch_lab.signals import raising_signals
-from arch_lab.study.config import StudyConfig
-from arch_lab.study.experiment import Experiment
+from arch_lab.study.plan import Plan, PlannedArm
 from arch_lab.study.planning import MEASURED
-from arch_lab.study.run import _trainer
-from arch_lab.study.spec import spec_of
+from arch_lab.study.run import trainer_of
+from arch_lab.study.spec import RunSpec
 from arch_lab.training.trainer import quiet_lightning
 
 WARM_UP = 3  # steps not counted: allocators, caches and kernels settle
 LEAST_STEPS, LEAST_SECONDS, MOST_STEPS = 10, 2.0, 200
 IDENTITY = ("architecture", "options", "width", "depth", "ffn_width")
+SHARED = ("vocabulary", "sequence_length", "batch_size", "training")
 
 
 class _Clock(Callback):
@@ -52,28 +52,32 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def seconds_per_step(arm: dict[str, Any], config: StudyConfig, data: Any, experiment: Experiment) -> float:
-    """Median seconds of a training step of ``arm`` (plan form)."""
-    spec = spec_of(arm, config.learning_rates[0], config.seeds[0], config, data.vocabulary)
-    spec = replace(spec, steps=WARM_UP + MOST_STEPS, training=replace(config.training, evaluations=1))
+def seconds_per_step(spec: RunSpec, experiment: Any, data: Any) -> float:
+    """Median seconds of a training step of one run."""
+    training = replace(spec.training, evaluations=1)
+    spec = replace(spec, steps=WARM_UP + MOST_STEPS, training=training)
     clock = _Clock()
     with quiet_lightning(), raising_signals():
         pl.seed_everything(spec.seed, verbose=False)
-        _trainer(spec, [clock]).fit(experiment.module(spec), datamodule=experiment.datamodule(spec, data))
+        trainer = trainer_of(spec, [clock])
+        trainer.fit(experiment.module(spec), datamodule=experiment.datamodule(spec, data))
     return median(clock.seconds[WARM_UP:])
 
 
-def kept(previous: dict[str, Any] | None, planned: dict[str, Any]) -> dict[str, float]:
-    """Seconds per step, by arm, that an earlier plan.json of the same study measured for the same shapes and batches."""
-    if not previous or any(
-        previous.get(k) != planned[k] for k in ("vocabulary", "sequence_length", "batch_size", "training")
-    ):
+def measured_before(previous: Plan | None, plan: Plan) -> dict[str, float]:
+    """Seconds per step, by arm, that an earlier plan of the same study measured for the same shapes and batches."""
+    if previous is None or any(getattr(previous, key) != getattr(plan, key) for key in SHARED):
         return {}
-    before = {arm["name"]: arm for arm in previous["arms"]}
-    found = {}
-    for arm in planned["arms"]:
-        old = before.get(arm["name"], {})
-        timing = old.get("calibration") or {}
-        if timing.get("source") == MEASURED and all(old.get(k) == arm[k] for k in IDENTITY):
-            found[arm["name"]] = float(timing["seconds_per_step"])
-    return found
+    earlier = {arm.name: arm for arm in previous.arms}
+    return {
+        arm.name: seconds
+        for arm in plan.arms
+        if (seconds := _measured(earlier.get(arm.name), arm)) is not None
+    }
+
+
+def _measured(earlier: PlannedArm | None, arm: PlannedArm) -> float | None:
+    if earlier is None or earlier.calibration is None or earlier.calibration.source != MEASURED:
+        return None
+    same = all(getattr(earlier, key) == getattr(arm, key) for key in IDENTITY)
+    return earlier.calibration.seconds_per_step if same else None

@@ -29,60 +29,29 @@ from blocks.registry import lookup
 # what plans, certifies, judges, stores and shows, and registries: it decides whether a trial runs and what is made of it, not its numbers
 APART = (
     *(f"blocks.{name}" for name in ("index", "registry", "user_code")),
-    *(
-        f"arch_lab.{name}"
-        for name in (
-            "accounting",
-            "bench",
-            "budget",
-            "cli",
-            "console",
-            "files",
-            "judge",
-            "laws",
-            "metrics.ngram",
-        )
-    ),
-    *(
-        f"arch_lab.{name}"
-        for name in (
-            "models.registry",
-            "report",
-            "sealed",
-            "signals",
-            "tasks",
-            "units",
-            "version",
-            "yaml_files",
-        )
-    ),
+    *(f"arch_lab.{name}" for name in ("accounting", "bench", "budget", "cli", "console", "files", "judge")),
+    *(f"arch_lab.{name}" for name in ("laws", "metrics.ngram", "models.registry", "report", "sealed")),
+    *(f"arch_lab.{name}" for name in ("signals", "units", "version", "yaml_files")),
+    *(f"arch_lab.study.{name}" for name in ("code_identity", "config", "engine", "environment", "events")),
     *(
         f"arch_lab.study.{name}"
         for name in (
-            "code_identity",
-            "engine",
-            "environment",
+            "estimate",
             "executor",
+            "experiment",
             "identity",
-            "judgement",
             "library",
             "loggers",
+            "open_study",
+            "plan",
         )
     ),
     *(
         f"arch_lab.study.{name}"
-        for name in (
-            "planning",
-            "registry",
-            "sources",
-            "stages",
-            "storage",
-            "syntax",
-            "terminal",
-            "trial_loggers",
-            "workers",
-        )
+        for name in ("planning", "recheck", "registry", "sources", "stages", "storage")
     ),
+    *(f"arch_lab.study.{name}" for name in ("study", "syntax", "task_study", "training_study", "trial")),
+    *(f"arch_lab.study.{name}" for name in ("trial_loggers", "workers")),
 )
 LOADING = ("arch_lab.checkpoints",)  # how weights are read: no part of a trial that draws its own
 TRAINING = (
@@ -101,16 +70,16 @@ def trial_code(
     *,
     names: Iterable[str] = (),
     also: Iterable[Node] = (),
-    apart: Sequence[str] = APART,
+    excluded: Sequence[str] = APART,
 ) -> dict[str, str]:
     """File -> hash of each source that a trial uses; a path starts at the folder that holds the package.
 
     ``built``: a model, a recipe, an experiment, any object the trial calls. ``names``: what it may look up in a registry.
-    ``also``: definitions where the search starts beside them. ``apart``: modules and packages where it ends.
+    ``also``: definitions where the search starts beside them. ``excluded``: modules and packages where it ends.
     """
     classes = [cls for thing in built for cls in _classes(thing)]
     seeds = {(cls.__module__, cls.__qualname__.partition(".")[0]) for cls in [*classes, *_registered(names)]}
-    search = _Search({module.partition(".")[0] for module, _ in seeds}, apart)
+    search = _Search({module.partition(".")[0] for module, _ in seeds}, excluded)
     return search.run([*seeds, *also])
 
 
@@ -140,16 +109,16 @@ def conditions() -> dict[str, Any]:
 
 def _classes(thing: Any) -> Iterator[type]:
     """The classes of an object, of the parts of a model and of their configs, bases included."""
-    for part in thing.modules() if isinstance(thing, nn.Module) else (thing,):
-        yield from type(part).__mro__
-        yield from type(getattr(part, "config", None)).__mro__
+    for component in thing.modules() if isinstance(thing, nn.Module) else (thing,):
+        yield from type(component).__mro__
+        yield from type(getattr(component, "config", None)).__mro__
 
 
 def _registered(names: Iterable[str]) -> Iterator[type]:
     """The classes behind names of blocks and architectures; a name of neither stands for nothing."""
-    known = set(architectures())
+    recipes = set(architectures())
     for name in names:
-        if name in known:
+        if name in recipes:
             yield from recipe_class(name).__mro__
             continue
         try:
@@ -163,8 +132,8 @@ def _registered(names: Iterable[str]) -> Iterator[type]:
 class _Search:
     """One search through source files. ``packages``: top-level packages that are followed although they are installed."""
 
-    def __init__(self, packages: set[str], apart: Sequence[str]) -> None:
-        self.packages, self.apart = packages, frozenset(apart)
+    def __init__(self, packages: set[str], excluded: Sequence[str]) -> None:
+        self.packages, self.apart = packages, frozenset(excluded)
         self.sources: dict[str, Source | None] = {}
         self.files: dict[str, Path] = {}
         self.followed: set[Node] = set()  # names that were looked for
@@ -214,22 +183,22 @@ class _Search:
 
     def _used(self, module: str, source: Source, uses: Uses, dotted: str) -> None:
         """Follow a dotted name that a definition of a module uses; a name of Python's own leads nowhere."""
-        head, _, rest = dotted.partition(".")
+        head, _, attribute = dotted.partition(".")
         if head in uses.imports:
-            self._target(uses.imports[head], rest)
+            self._target(uses.imports[head], attribute)
         elif head in source.definitions:
             self._reach(module, head)
         elif head in source.imports:
-            self._target(source.imports[head], rest)
+            self._target(source.imports[head], attribute)
         else:
             for star in source.stars:
                 if self._binds(star, head):
                     self._definition(star, head)
 
-    def _target(self, target: Target, rest: str = "") -> None:
-        """Follow what an import binds; ``rest``: the attributes that are taken of it."""
+    def _target(self, target: Target, attribute: str = "") -> None:
+        """Follow what an import binds; ``attribute``: the attributes that are taken of it."""
         module = target.module
-        for name in filter(None, (target.name, *rest.split("."))):
+        for name in filter(None, (target.name, *attribute.split("."))):
             if self._binds(module, name) or not self._has_module(module, name):
                 self._definition(module, name)
                 return
@@ -317,20 +286,20 @@ class _Search:
 
     def _kernel(self, name: str) -> None:
         """A kernel source by file name or by the name that ``blocks`` gives it, and all that it includes."""
-        for file in (folder / each for folder in KERNELS for each in (name, f"{name}_triton.py")):
-            shown = f"cuda/{file.name}"
-            if shown in self.kernels or not file.is_file():
+        for file in (folder / entry for folder in KERNELS for entry in (name, f"{name}_triton.py")):
+            label = f"cuda/{file.name}"
+            if label in self.kernels or not file.is_file():
                 continue
             if file.suffix == ".py":
                 source = read_source(file, file.stem)
-                self.kernels[shown] = source.hash
+                self.kernels[label] = source.hash
                 more = {kernel for uses in source.definitions.values() for kernel in uses.kernels}
             else:
                 content = file.read_bytes()
-                self.kernels[shown] = hashlib.sha256(content).hexdigest()[:16]
+                self.kernels[label] = hashlib.sha256(content).hexdigest()[:16]
                 more = set(_INCLUDE.findall(content.decode(errors="replace")))
-            for each in more:
-                self._kernel(each)
+            for entry in more:
+                self._kernel(entry)
 
 
 def _hash(source: Source | None) -> str:

@@ -1,18 +1,16 @@
-"""A study file: architectures x budget x data x learning rates x seeds, strict to the last key.
+"""Keys of a study file, strict to the last one: an unknown key is an error that names the nearest valid one, at any depth.
 
-Unknown keys are errors that name the nearest valid one, at any depth. ``--set training.batch_size=4`` on the command
-line goes through the same parser as the file.
+``--set training.batch_size=4`` on the command line goes through the same parser as the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 from arch_lab.budget.budget import Budget
-from arch_lab.data import DataConfig
 from arch_lab.fields import (
     ArchitectureName,
     BatchSize,
@@ -30,14 +28,14 @@ from arch_lab.fields import (
 )
 from arch_lab.models.recipe import Recipe, Shape
 from arch_lab.models.registry import recipe
-from arch_lab.study.experiment import OwnData, load_experiment
+from arch_lab.stored import Json
 from arch_lab.study.loggers import LoggerConfig, entries
-from arch_lab.study.study_file import read_study
 from arch_lab.training.optimizer import GroupRule, OptimizerConfig
-from blocks.config import Bounds, Config, Doc, Length
+from blocks.config import Bounds, Config, Doc, Length, Options
 from blocks.errors import ConfigError, UnknownOption
 
 C = TypeVar("C", bound=Config)
+T = TypeVar("T", bound="TunedStudyConfig")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +63,7 @@ class Arm(Config):
         ""
     )
     options: Annotated[
-        dict[str, Any], Doc("Options of the architecture (arch-lab keys --architecture NAME lists them).")
+        Options, Doc("Options of the architecture (arch-lab keys --architecture NAME lists them).")
     ] = field(default_factory=dict)
     shape: Annotated[FixedShape | None, Doc("Fixed shape; null: the budget solver chooses one.")] = None
     initialise_from: Annotated[
@@ -120,18 +118,34 @@ class Training(OptimizerConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(Config):
-    """A whole study. ``widen`` is how often the learning-rate grid may grow when an arm's optimum sits on its edge."""
+    """Keys of every study. A kind of study adds its own in a subclass."""
 
     name: Annotated[Name, Doc("Name of the study and of its folder; default: the name of the file.")]
     description: Annotated[Text, Doc("The question in one line, shown in lists and reports.")] = ""
-    experiment: Annotated[ExperimentName, Doc("What is learned and scored, and on what kind of data.")] = (
-        "perplexity"
-    )
-    arms: Annotated[list[Arm], Length(1, 100), Doc("The architectures to compare.")]
-    budget: Annotated[Budget, Doc("What is equal for every arm.")]
-    data: Annotated[Config, Doc("What to train on; experiments that do not read text have other keys here.")]
-    objective: Annotated[dict[str, Any], Doc("Options of the experiment.")] = field(default_factory=dict)
-    training: Annotated[Training, Doc("How every arm is trained.")] = field(default_factory=Training)
+    experiment: Annotated[ExperimentName, Doc("What is learned and scored, and on what kind of data.")]
+
+    @classmethod
+    def with_data_root(cls, content: Json, root: str) -> Json:
+        """The content of a study file with ``--data-root`` applied. Raises: ConfigError where no data are read."""
+        raise ConfigError(f"--data-root: a study of {content.get('experiment')} reads no data; leave it out")
+
+    def to_json(self) -> Json:
+        """Plain values, as YAML would hold them (tuples become lists)."""
+        plain_values: Json = plain(asdict(self))
+        return plain_values
+
+    def to_identity(self) -> Json:
+        """``to_json`` without the keys that determine no number."""
+        return {key: value for key, value in self.to_json().items() if key != "loggers"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedStudyConfig(StudyConfig):
+    """A study that chooses a learning rate for each arm and repeats it over seeds.
+
+    ``widen``: how often the grid may grow, for all arms, when the optimum of one lies on its edge.
+    """
+
     learning_rates: Annotated[
         LearningRates,
         Doc("Learning rates to train every arm at; the best one on the tuning split is reported."),
@@ -151,34 +165,51 @@ class StudyConfig(Config):
     ] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        check_arms(self.name, self.arms)
         problem = tuning_seeds_problem(self.tuning_seeds, self.seeds)
         if problem:
             raise ConfigError(f"study {self.name!r}: {problem}")
 
     @classmethod
-    def from_options(cls, options: dict[str, Any], *, where: str = "") -> StudyConfig:
-        """As for every config; which options ``data`` has is the experiment's to say."""
-        data, name = options.get("data"), options.get("experiment", cls.experiment)
-        if isinstance(data, dict) and isinstance(name, str):
-            experiment = load_experiment(name)
-            kind = experiment.data if isinstance(experiment, OwnData) else DataConfig
-            options = {**options, "data": kind.from_options(data, where=f"{where or cls.__name__}.data")}
+    def from_options(cls: type[T], options: Json, *, where: str = "") -> T:
+        """As for every config; a bare class path may stand for a logger."""
         if "loggers" in options:
             options = {**options, "loggers": entries(options["loggers"])}
-        return super().from_options(options, where=where)
+        return super().from_options(options, where=where)  # type: ignore[misc]
 
     @property
     def grid_seeds(self) -> list[int]:
+        """Seeds that run at every learning rate."""
         return self.seeds if self.tuning_seeds is None else self.tuning_seeds
 
-    def to_identity(self) -> dict[str, Any]:
-        """``to_dict`` less the keys that determine no number."""
-        return {key: value for key, value in self.to_dict().items() if key != "loggers"}
+    @property
+    def other_seeds(self) -> list[int]:
+        """Seeds that run at the chosen learning rate only."""
+        return [seed for seed in self.seeds if seed not in self.grid_seeds]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as YAML would hold them (tuples become lists)."""
-        return plain(asdict(self))
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingStudyConfig(TunedStudyConfig):
+    """A study that trains every arm once at one budget: architectures x budget x data x learning rates x seeds."""
+
+    experiment: Annotated[ExperimentName, Doc("What is learned and scored, and on what kind of data.")] = (
+        "perplexity"
+    )
+    arms: Annotated[list[Arm], Length(1, 100), Doc("The architectures to compare.")]
+    budget: Annotated[Budget, Doc("What is equal for every arm.")]
+    data: Annotated[
+        Options | Config, Doc("What to train on; experiments that do not read text have other keys here.")
+    ]
+    objective: Annotated[Options, Doc("Options of the experiment.")] = field(default_factory=dict)
+    training: Annotated[Training, Doc("How every arm is trained.")] = field(default_factory=Training)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_arms(self.name, self.arms)
+
+    @classmethod
+    def with_data_root(cls, content: Json, root: str) -> Json:
+        data = content.get("data", {})
+        return {**content, "data": {**data, "root": root}} if isinstance(data, dict) else content
 
 
 def check_arms(study: str, arms: Sequence[Arm]) -> None:
@@ -197,28 +228,19 @@ def plain(value: Any) -> Any:
     return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def load_study(
-    path: Path, *, name: str, overrides: Sequence[str] = (), data_root: str | None = None
-) -> StudyConfig:
-    """Parse, override, validate. Raises: ConfigError naming file and key; nothing is written."""
-    content = read_study(path, name=name, overrides=overrides)
-    if data_root is not None:
-        content.setdefault("data", {})
-        if isinstance(content["data"], dict):
-            content["data"]["root"] = data_root
-    return from_study(StudyConfig, content, name)
-
-
-def from_study(cls: type[C], content: dict[str, Any], name: str) -> C:
+def from_study(cls: type[C], content: Json, name: str) -> C:
     """The configuration of a study. Raises: ConfigError; an unknown key comes with the command that lists the valid ones."""
+    with naming_keys(name):
+        return cls.from_options(content, where=f"study {name!r}")
+
+
+@contextmanager
+def naming_keys(name: str) -> Iterator[None]:
+    """Inside, an unknown key of study ``name`` is refused with the command that lists the valid ones."""
     where = f"study {name!r}"
     try:
-        return cls.from_options(content, where=where)
+        yield
     except UnknownOption as error:
         section = error.where.removeprefix(where).removeprefix(".")
         hint = f"arch-lab keys {section}" if error.where.startswith(where) and section else "arch-lab keys"
         raise ConfigError(f"{error} ({hint})") from None
-
-
-def with_rates(config: StudyConfig, rates: list[float]) -> StudyConfig:
-    return replace(config, learning_rates=rates)

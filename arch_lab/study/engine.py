@@ -1,6 +1,6 @@
-"""The study engine: plan -> verify -> tune -> run -> judge -> report, each stage resumable, the gate in the middle.
+"""The study engine: plan -> certify -> tune -> run -> judge, each stage resumable, the gate in the middle.
 
-No path through here writes a comparison that the gate refused or a metric for a model without its experiment's certificate.
+No path through here writes a comparison that the gate refused, or a score of a model without its certificate.
 """
 
 from __future__ import annotations
@@ -8,43 +8,89 @@ from __future__ import annotations
 import math
 import os
 import shlex
-from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+import yaml
 
 from arch_lab import files, sealed
-from arch_lab.budget import require_matched
+from arch_lab.judge.records import Record
 from arch_lab.laws import PROTOCOL, LeakError
-from arch_lab.models import Shape, recipe
-from arch_lab.report.curves import run_path
+from arch_lab.stored import Json
 from arch_lab.study import storage
 from arch_lab.study.code_identity import conditions
-from arch_lab.study.config import StudyConfig
+from arch_lab.study.config import StudyConfig, TrainingStudyConfig, TunedStudyConfig, from_study
 from arch_lab.study.environment import environment, gate_fingerprint, judge_fingerprint
+from arch_lab.study.estimate import threads_of_trials
 from arch_lab.study.executor import Executor, executor_for, spare_cores
-from arch_lab.study.experiment import Certificate, Experiment, load_experiment, own_engine
+from arch_lab.study.experiment import load_experiment
 from arch_lab.study.identity import digest
-from arch_lab.study.initial import initial_warnings
-from arch_lab.study.judgement import judge
-from arch_lab.study.loggers import try_loggers
-from arch_lab.study.planning import build_plan, open_study, threads_of_runs
-from arch_lab.study.spec import spec_of
-from blocks.errors import ConfigError
+from arch_lab.study.library import find_study
+from arch_lab.study.loggers import check_loggers, try_loggers
+from arch_lab.study.open_study import OpenStudy
+from arch_lab.study.plan import Plan, PlannedArm
+from arch_lab.study.recheck import matched_plan
+from arch_lab.study.study import STUDY, Study, parse_study, study_of
+from arch_lab.study.study_file import read_study
+from arch_lab.study.trial import Observer
 
-Observer = Callable[[str, dict[str, Any]], None]  # (event, facts): how a terminal follows a study
+if TYPE_CHECKING:
+    from arch_lab.study.stages import Stages
+
+LISTS = ("tasks", "learning_rates", "seeds")  # keys of a configuration whose entries may only grow
 
 
-def silent(event: str, facts: dict[str, Any]) -> None:
+def silent(event: str, facts: Json) -> None:
     """The observer that shows nothing."""
 
 
-def followed(terminal: Any, call: Callable[[Observer], dict[str, Any]]) -> dict[str, Any]:
-    """``call`` with a terminal as its observer, which is closed however it ends."""
-    try:
-        return call(terminal)
-    finally:
-        terminal.close()
+def open_study(study: str, overrides: list[str] | None = None, data_root: str | None = None) -> OpenStudy:
+    """Find, parse and validate a study by name or path. Reads no data. Raises: ConfigError."""
+    name, path = find_study(study)
+    content = read_study(path, name=name, overrides=overrides or [])
+    key = content.get("experiment", TrainingStudyConfig.experiment)
+    if not isinstance(key, str):
+        from_study(StudyConfig, {k: content[k] for k in ("name", "experiment")}, name)  # refuses it
+    experiment = load_experiment(key)
+    if data_root is not None:
+        content = experiment.config.with_data_root(content, data_root)
+    config = from_study(experiment.config, content, name)
+    if isinstance(config, TunedStudyConfig):
+        check_loggers(config.loggers, f"study {name!r}.loggers")
+    return experiment.open(config)
+
+
+def plan(
+    study: str,
+    *,
+    overrides: list[str] | None = None,
+    data_root: str | None = None,
+    threads: int | None = None,
+) -> Plan:
+    """The plan of a study by name or path, without training (``arch-lab plan``).
+
+    Raises: BudgetError when an arm cannot meet the budget; ConfigError for options that do not fit.
+    """
+    planned, _ = plan_and_workers(study, overrides=overrides, data_root=data_root, threads=threads)
+    return planned
+
+
+def plan_and_workers(
+    study: str,
+    *,
+    overrides: list[str] | None = None,
+    data_root: str | None = None,
+    threads: int | None = None,
+    executor: str | None = None,
+) -> tuple[Plan, int]:
+    """As ``plan``, with the number of trials that would run at a time. ``executor``: as in ``compare``."""
+    opened = open_study(study, overrides, data_root)
+    with threads_of_trials(_threads(opened, threads), one=opened.in_processes):
+        planned = opened.plan(lambda text: None)
+        return planned, executor_for(planned, opened, executor, None).workers
 
 
 def compare(
@@ -55,207 +101,34 @@ def compare(
     data_root: str | None = None,
     threads: int | None = None,
     cache: str | Path | None = None,
-    quiet: bool = False,
-    observer: Observer | None = None,
+    observer: Observer = silent,
     executor: str | None = None,
     workers: int | None = None,
-) -> dict[str, Any]:
-    """Run a study to its verdict (``arch-lab compare``); finished runs of an earlier call are kept.
+) -> Study:
+    """Run a study to its verdict and write study.json; finished trials of an earlier call are kept.
 
-    ``executor``: ``inline`` (one run after the other, in this process; the default here), ``processes``
-    (``workers`` runs at a time, each in a process of its own; by default as many as cores and memory allow) or
-    ``auto``. ``threads``: CPU threads of each run, 1 by default. With the same number of threads the numbers do not
+    ``executor``: ``inline`` (one trial after the other, in this process; the default here), ``processes``
+    (``workers`` trials at a time, each in a process of its own; by default as many as cores and memory allow) or
+    ``auto``. ``threads``: CPU threads of each trial, 1 by default. With the same number of threads the numbers do not
     depend on the executor.
-    Follows along in the terminal unless ``quiet`` or another ``observer`` is given.
-    Returns: the content of ``<output>/<study>/study.json``.
     Raises: UserError subclasses, one line each, before anything trains wherever that is possible.
     """
-    engine = own_engine(study, overrides)
-    if engine is not None:
-        if executor == "processes":
-            raise ConfigError(
-                f"--executor processes: study {study!r} runs its trials one after the other; leave it out"
-            )
-        watching = silent if quiet and observer is None else observer
-        return engine.compare(
-            study,
-            overrides=overrides or [],
-            output=output,
-            data_root=data_root,
-            threads=threads,
-            observer=watching,
-        )
-    if observer is None and not quiet:
-        from arch_lab.study.terminal import Terminal
-
-        given: dict[str, Any] = {
-            "overrides": overrides,
-            "output": output,
-            "data_root": data_root,
-            "threads": threads,
-            "cache": cache,
-        }
-        given |= {"executor": executor, "workers": workers}
-        return followed(Terminal(), lambda terminal: compare(study, **given, observer=terminal))
-    observer = observer or silent
-    with threads_of_runs(threads):
-        config = open_study(study, overrides, data_root)
-        folder = Path(output) / config.name
-        with files.folder_lock(folder, "arch-lab compare"):
-            planned = build_plan(config)
-            chosen = executor_for(planned, executor, workers)
-            command = command_of(study, overrides, data_root)
-            return _compare(config, planned, folder, Path(cache or cache_folder()), chosen, observer, command)
+    opened = open_study(study, overrides, data_root)
+    folder = Path(output) / opened.config.name
+    call = _Call(opened, folder, Path(cache or cache_folder()), observer)
+    with (
+        threads_of_trials(_threads(opened, threads), one=opened.in_processes),
+        files.folder_lock(folder, "arch-lab compare"),
+    ):
+        return call.run(command_of(study, overrides, data_root), partial(_executor, executor, workers))
 
 
-def _compare(
-    config: StudyConfig,
-    planned: dict[str, Any],
-    folder: Path,
-    cache: Path,
-    executor: Executor,
-    observer: Observer,
-    command: str,
-) -> dict[str, Any]:
-    """``compare`` in a folder that is locked."""
-    grown = _refuse_changed(config, folder, planned)
-    observer("plan", {**planned, "workers": executor.workers})
-    experiment = load_experiment(config.experiment)
-    data = experiment.prepare(config, cache, lambda text: observer("data", {"text": text}))
-    _refuse_changed(config, folder, planned, data)
-    done = _unchanged(config, folder, planned, data)
-    if done is not None:
-        observer(
-            "note", {"text": f"already finished: {folder} holds every result, and nothing is written again"}
-        )
-        _report_again(folder, done, observer)
-        return done
-    try_loggers(config.loggers, folder, config.name, f"study {config.name!r}.loggers")
-    for line in grown:
-        observer("note", {"text": f"adding to the finished study in {folder}: {line}"})
-    planned = _timed(config, planned, folder, data, experiment, observer)
-    _keep_config(folder, config, planned)
-    with spare_cores(executor):
-        verify(
-            planned["arms"],
-            folder,
-            vocabulary=data.vocabulary,
-            max_tokens=planned["sequence_length"],
-            certify=lambda model: experiment.certify(model, config, data),
-            gate=gate_fingerprint(config.experiment),
-            objective=config.objective,
-            batch=config.training.batch_size,
-            observer=observer,
-        )
-    # imported here: Lightning and TensorBoard take seconds, and no refusal should wait for them
-    from arch_lab.report.tensorboard import write_experiment
-    from arch_lab.study.stages import Training, TrainingContext
-
-    write_experiment(
-        folder, [a["name"] for a in planned["arms"]], config.learning_rates, config.seeds, experiment.measures
-    )
-    context = TrainingContext(config, folder, cache, data.fingerprint, data)
-    context.open()
-    with closing(executor):
-        results, rates = Training(planned, context, executor, observer).train_all()
-    judged = _judge(planned, config, results, rates, data, experiment, observer)
-    identity = _study_identity(config, planned, data)
-    study_json = sealed.write(folder / storage.STUDY, {**judged, "command": command, "identity": identity})
-    _report(folder, study_json)
-    observer("report", _shown(folder, study_json))
-    return study_json
+def _threads(opened: OpenStudy, threads: int | None) -> int | None:
+    return threads if threads is not None else getattr(opened.config, "threads", None)
 
 
-# --- what an earlier call left ----------------------------------------------------------------------------------------
-
-
-def _refuse_changed(
-    config: StudyConfig, folder: Path, planned: dict[str, Any], data: Any = None
-) -> list[str]:
-    """Refuse a study that does not go with what the folder holds; returns in words what it adds to a finished one.
-
-    Without ``data`` (nothing is prepared yet) their fingerprint is not compared but their options are.
-    """
-    grown = storage.refuse_smaller(
-        folder, storage.stored_config(folder), config.to_dict(), ("arms", "learning_rates", "seeds")
-    )
-    unknown = [] if config.budget.seconds is None else ["steps"]  # an estimate until real steps are timed
-    if data is None:
-        storage.refuse_other_data(folder, config.to_dict())
-        unknown += ["data", "vocabulary"]
-    rate, seed = config.learning_rates[0], config.seeds[0]
-    specs = [
-        spec_of(arm, rate, seed, config, planned["vocabulary"] if data is None else data.vocabulary)
-        for arm in planned["arms"]
-    ]
-    storage.refuse_changed(
-        folder, {spec.arm: spec.identity("" if data is None else data.fingerprint) for spec in specs}, unknown
-    )
-    return grown
-
-
-def _study_identity(config: StudyConfig, planned: dict[str, Any], data: Any) -> str:
-    """Hash of all that study.json follows from."""
-    code = {arm["name"]: arm["code"] for arm in planned["arms"]}
-    judge = judge_fingerprint(config.experiment)
-    return digest(
-        {
-            "config": config.to_identity(),
-            "data": data.fingerprint,
-            "code": code,
-            "judge": judge,
-            **conditions(),
-        }
-    )
-
-
-def _unchanged(
-    config: StudyConfig, folder: Path, planned: dict[str, Any], data: Any
-) -> dict[str, Any] | None:
-    """The stored study where this very call has already ended and every result is there; None otherwise.
-
-    Raises: DamagedError for a result, a curve or weights that are not what was written.
-    """
-    stored = sealed.read_or_none(folder / storage.STUDY)
-    if stored is None or stored.get("identity") != _study_identity(config, planned, data):
-        return None
-    steps = {arm["name"]: arm for arm in stored["arms"]}
-    for row in stored["results"]:
-        spec = spec_of(steps[row["arm"]], row["learning_rate"], row["seed"], config, data.vocabulary)
-        result = storage.stored_result(spec.folder(folder), spec.identity(data.fingerprint))
-        if result is None or storage.public(result) != row:
-            return None
-    return stored
-
-
-def _report_again(folder: Path, study_json: dict[str, Any], observer: Observer) -> None:
-    """Write only what is missing of the report."""
-    if not (folder / "report.html").is_file() or not (folder / "results.csv").is_file():
-        _report(folder, study_json)
-    observer("report", _shown(folder, study_json))
-
-
-def _timed(
-    config: StudyConfig,
-    planned: dict[str, Any],
-    folder: Path,
-    data: Any,
-    experiment: Experiment,
-    observer: Observer,
-) -> dict[str, Any]:
-    """The plan with real steps timed, where the budget is in seconds; once timed, a study keeps its numbers of steps."""
-    if config.budget.seconds is None:
-        return planned
-    from arch_lab.study import calibration
-
-    timings = calibration.kept(sealed.read_or_none(folder / storage.PLAN), planned)
-    for arm in planned["arms"]:
-        if arm["name"] not in timings:
-            observer("data", {"text": f"timing training steps of {arm['name']}"})
-            timings[arm["name"]] = calibration.seconds_per_step(arm, config, data, experiment)
-    planned = build_plan(config, timings)
-    observer("plan", planned)
-    return planned
+def _executor(name: str | None, workers: int | None, plan: Plan, opened: OpenStudy) -> Executor:
+    return executor_for(plan, opened, name, workers)
 
 
 def cache_folder() -> Path:
@@ -266,149 +139,217 @@ def cache_folder() -> Path:
     )
 
 
-def _keep_config(folder: Path, config: StudyConfig, planned: dict[str, Any]) -> None:
-    """The resolved study beside its results, runnable as it is, and its plan."""
-    import yaml
-
-    storage.write_when_changed(
-        folder / "study.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
-    )
-    arms = [
-        {k: v for k, v in arm.items() if k != "estimate"} for arm in planned["arms"]
-    ]  # an estimate is another each time
-    identity = digest({"config": config.to_dict(), "arms": arms})
-    before = sealed.read_or_none(folder / storage.PLAN)
-    if before is None or before.get("identity") != identity:
-        sealed.write(folder / storage.PLAN, {**planned, "config": config.to_dict(), "identity": identity})
+def command_of(study: str, overrides: list[str] | None, data_root: str | None) -> str:
+    """The command line that runs a study."""
+    changes = [word for override in overrides or [] for word in ("--set", override)]
+    root = ["--data-root", data_root] if data_root else []
+    return shlex.join(["arch-lab", "compare", study, *changes, *root])
 
 
-# --- verify ---------------------------------------------------------------------------------------------------------
+@dataclass
+class _Call:
+    """One call of ``compare`` in a folder that is locked."""
 
+    opened: OpenStudy
+    folder: Path
+    cache: Path
+    observer: Observer
 
-def verify(
-    arms: list[dict[str, Any]],
-    folder: Path,
-    *,
-    vocabulary: int,
-    max_tokens: int,
-    certify: Callable[[Any], Certificate],
-    gate: str,
-    observer: Observer,
-    objective: dict[str, Any] | None = None,
-    batch: int | None = None,
-) -> None:
-    """The certificate of every built model. Raises: LeakError with the arm and what leaks; no metric exists yet."""
-    for arm in arms:
-        path = folder / "certificates" / f"{arm['name']}.json"
-        identity = {k: arm[k] for k in ("architecture", "options", "width", "depth", "ffn_width")}
-        identity |= {
-            "vocabulary": vocabulary,
-            "max_tokens": max_tokens,
-            "batch": batch,
-            "protocol": PROTOCOL,
-            "code": digest(arm["code"]),
-        }
-        identity |= {"objective": objective} if objective else {}
-        identity |= {
-            "gate": gate,
-            **{name: value for name, value in conditions().items() if name != "threads"},
-        }
-        kept = sealed.read_or_none(files.inside(folder, path))
-        if kept and kept.get("passed") and kept.get("identity") == identity:
-            observer("certificate", {"arm": arm["name"], **kept})
-            continue
-        model = recipe(arm["architecture"], arm["options"]).model(
-            _shape(arm), vocabulary=vocabulary, max_tokens=max_tokens
+    @property
+    def config(self) -> StudyConfig:
+        config: StudyConfig = self.opened.config
+        return config
+
+    def run(self, command: str, make_executor: partial[Executor]) -> Study:
+        opened, config = self.opened, self.config
+        storage.refuse_other_settings(self.folder, opened.settings, config.to_json(), opened.noun)
+        grown = self._refuse_smaller()
+        plan = opened.planned = opened.plan(self._data)
+        grown += self._refuse_fewer_arms(plan)
+        self._refuse_changed()
+        executor = make_executor(plan, opened)
+        self.observer("plan", {"plan": plan, "workers": executor.workers})
+        opened.prepare(plan, self.cache, self._data)
+        self._refuse_changed()
+        stored = self._unchanged()
+        if stored is not None:
+            text = f"already finished: {self.folder} holds every result, and nothing is written again"
+            self.observer("note", {"text": text})
+            return stored
+        if isinstance(config, TunedStudyConfig):
+            try_loggers(config.loggers, self.folder, config.name, f"study {config.name!r}.loggers")
+        for line in grown:
+            self.observer("note", {"text": f"adding to the finished study in {self.folder}: {line}"})
+        self._calibrate(executor)
+        self._keep_config()
+        with spare_cores(executor):
+            self._certify()
+        with closing(executor):
+            study = self._finish(executor, command)
+        sealed.write(self.folder / STUDY, study.to_json())
+        return study
+
+    def _data(self, text: str) -> None:
+        self.observer("data", {"text": text})
+
+    # --- what an earlier call left ------------------------------------------------------------------------------------
+
+    def _refuse_smaller(self) -> list[str]:
+        """Refuse a study that leaves out what the folder holds; returns in words what it adds to a finished one."""
+        return storage.refuse_smaller(
+            self.folder, storage.stored_config(self.folder), self.config.to_json(), LISTS
         )
-        observer("data", {"text": f"certifying {arm['name']}"})
-        certificate = certify(model)
-        finite = {
-            k: None if isinstance(v, float) and not math.isfinite(v) else v
-            for k, v in certificate.to_dict().items()
-        }
+
+    def _refuse_fewer_arms(self, plan: Plan) -> list[str]:
+        """As ``_refuse_smaller``, of the arms: a configuration may leave them out to mean all."""
+        names = {"arms": [arm.name for arm in plan.arms]}
+        return storage.refuse_smaller(self.folder, storage.stored_names(self.folder), names, ("arms",))
+
+    def _refuse_changed(self) -> None:
+        """Refuse a plan that does not go with the trials in the folder."""
+        plan, opened = self.opened.planned, self.opened
+        storage.refuse_changed(
+            self.folder,
+            [arm.name for arm in plan.arms],
+            [task.name for task in plan.tasks],
+            opened.identity,
+            unknown=opened.unknown,
+            noun=opened.noun,
+        )
+
+    def _identity(self) -> str:
+        """Hash of all that study.json follows from."""
+        plan = self.opened.planned
+        return digest(
+            {
+                "config": self.config.to_identity(),
+                "data": self._fingerprints(),
+                "absent": plan.absent,
+                "code": {arm.name: arm.code for arm in plan.arms},
+                "judge": judge_fingerprint(self.config.experiment),
+                **conditions(),
+            }
+        )
+
+    def _fingerprints(self) -> dict[str, str]:
+        return {task.name: self.opened.fingerprint(task.name) for task in self.opened.planned.tasks}
+
+    def _unchanged(self) -> Study | None:
+        """The stored study where this very call has already ended and every result is there; None otherwise.
+
+        Raises: DamagedError for a result, a curve or weights that are not what was written.
+        """
+        content = sealed.read_or_none(self.folder / STUDY)
+        if content is None or content.get("identity") != self._identity():
+            return None
+        study = parse_study(content, self.folder / STUDY)
+        plan = self.opened.planned
+        self.opened.planned = study  # whose steps were fixed by the timing of the first call
+        try:
+            return study if self._stored_records(study) == list(study.results) else None
+        finally:
+            self.opened.planned = plan
+
+    def _stored_records(self, study: Study) -> list[Record] | None:
+        """Records of all trials of a finished study; None when one is missing."""
+        records: list[Record] = []
+        for trial in dict.fromkeys(self.opened.trial_of(record) for record in study.results):
+            result = storage.stored_result(trial.folder(self.folder), self.opened.identity(trial))
+            if result is None:
+                return None
+            records += storage.records_of(result)
+        return records
+
+    # --- before anything is trained -----------------------------------------------------------------------------------
+
+    def _calibrate(self, executor: Executor) -> None:
+        stored = storage.stored_plan(self.folder)
+        plan = self.opened.calibrate(self.opened.planned, stored, self._data)
+        if plan is not self.opened.planned:
+            self.opened.planned = plan
+            self.observer("plan", {"plan": plan, "workers": executor.workers})
+
+    def _keep_config(self) -> None:
+        """The resolved study beside its results, runnable as it is, and its plan."""
+        config, plan = self.config.to_json(), self.opened.planned
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        storage.write_when_changed(self.folder / "study.yaml", text)
+        # an estimate is another each time
+        arms = [replace(arm, estimate=None).to_json() for arm in plan.arms]
+        identity = digest({"config": config, "arms": arms})
+        stored = sealed.read_or_none(self.folder / storage.PLAN)
+        if stored is None or stored.get("identity") != identity:
+            sealed.write(
+                self.folder / storage.PLAN, {**plan.to_json(), "config": config, "identity": identity}
+            )
+
+    def _certify(self) -> None:
+        """The certificate of every built model. Raises: LeakError with the arm and what leaks; no score exists yet."""
+        for arm in self.opened.planned.arms:
+            identity = self.opened.certificate_identity(arm)
+            if identity:
+                self._certify_arm(arm, {**identity, **self._gate(arm)})
+
+    def _gate(self, arm: PlannedArm) -> Json:
+        gate = gate_fingerprint(self.config.experiment)
+        others = {name: value for name, value in conditions().items() if name != "threads"}
+        return {"protocol": PROTOCOL, "code": digest(arm.code), "gate": gate, **others}
+
+    def _certify_arm(self, arm: PlannedArm, identity: Json) -> None:
+        path = self.folder / "certificates" / f"{arm.name}.json"
+        stored = sealed.read_or_none(files.inside(self.folder, path))
+        if stored and stored.get("passed") and stored.get("identity") == identity:
+            self.observer("certificate", {**stored, "arm": arm.name})
+            return
+        self._data(f"certifying {arm.name}")
+        certificate = self.opened.certify(arm)
+        content = certificate.to_dict()
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in content.items()}
         sealed.write(path, {"identity": identity, **finite})
-        observer("certificate", {"arm": arm["name"], **certificate.to_dict()})
+        self.observer("certificate", {**content, "arm": arm.name})
         if not certificate.passed:
             raise LeakError(
-                f"refused: arm {arm['name']!r}: {certificate.reason}; no metric is written (certificate in {path})"
+                f"refused: arm {arm.name!r}: {certificate.reason}; no metric is written (certificate in {path})"
             )
 
+    # --- trials and verdict -------------------------------------------------------------------------------------------
 
-def _shape(arm: dict[str, Any]) -> Shape:
-    return Shape(width=arm["width"], depth=arm["depth"], ffn_width=arm["ffn_width"])
+    def _finish(self, executor: Executor, command: str) -> Study:
+        # imported here: Lightning and TensorBoard take seconds, and no refusal should wait for them
+        from arch_lab.study.events import write_experiment
+        from arch_lab.study.stages import Stages, StudyContext
 
-
-# --- judge and report -----------------------------------------------------------------------------------------------
-
-
-def _judge(
-    planned: dict[str, Any],
-    config: StudyConfig,
-    results: list[dict[str, Any]],
-    rates: list[float],
-    data: Any,
-    experiment: Experiment,
-    observer: Observer,
-) -> dict[str, Any]:
-    """Selection on the tuning split, intervals on the held-out one, baselines beside them; the gate once more.
-
-    Raises: BudgetError when arms are not matched, or runs did not train what the plan says, and nothing overrides it.
-    """
-    planned = {
-        k: v for k, v in require_matched({**planned, "results": results}, "study").items() if k != "results"
-    }
-    observer("baselines", {})
-    baselines = experiment.baselines(config, data)
-    arms = [a["name"] for a in planned["arms"]]
-    judged = judge(
-        results, arms, experiment.measures, baselines, budget=planned["budget"], matched=planned["matched"]
-    )
-    return {
-        **planned,
-        "learning_rates": rates,
-        "results": [storage.public(r) for r in results],
-        "curves": storage.curve_hashes(results, lambda r: run_path(Path(), r)),
-        "baselines": baselines,
-        **judged,
-        "warnings": [
-            *judged["warnings"],
-            *_clock_warnings(planned, results),
-            *initial_warnings(planned["arms"]),
-            *storage.machine_warnings(results),
-        ],
-        "data": data.summary(),
-        "environment": environment(),
-    }
+        opened = self.opened
+        write_experiment(self.folder, opened.planned)
+        context = StudyContext(
+            self.config, opened.planned, self.folder, self.cache, self._fingerprints(), opened
+        )
+        context.open()
+        stages = Stages(context, executor, self.observer)
+        records = stages.run_all()
+        rates = {rate for rates in stages.rates.values() for rate in rates}
+        plan = replace(opened.planned, learning_rates=tuple(sorted(rates)))
+        plan = matched_plan(plan, records, "study")
+        notes = opened.finish(self.folder, _reported(stages, records), self._data)
+        self.observer("baselines", {})
+        baselines = opened.baselines()
+        trials = list(stages.results)
+        return study_of(
+            plan,
+            opened.judge(plan, records, baselines),
+            records,
+            baselines=baselines,
+            notes=notes,
+            curves=storage.curve_hashes(self.folder, trials, stages.results.values()),
+            data=opened.data_summary(),
+            environment=environment(),
+            command=command,
+            identity=self._identity(),
+            warnings=tuple(storage.machine_warnings(records)),
+        )
 
 
-def _clock_warnings(planned: dict[str, Any], results: list[dict[str, Any]]) -> list[str]:
-    """Arms whose runs took another time than the budget in seconds: a busy machine is not the same machine."""
-    target, said = planned["budget"].get("seconds"), []
-    for arm in planned["arms"] if target else ():
-        taken = sorted(r["seconds"] for r in results if r["arm"] == arm["name"] and r["status"] == "finished")
-        if taken and abs(taken[len(taken) // 2] / target - 1) > planned["tolerance"]:
-            middle = taken[len(taken) // 2]
-            said.append(
-                f"{arm['name']} trained for {middle:.3g} s (median run), {middle / target - 1:+.1%} off budget.seconds {target:g}: "
-                "its steps were fixed by a timing taken before; compare seconds only on an idle machine"
-            )
-    return said
-
-
-def command_of(study: str, overrides: list[str] | None, data_root: str | None) -> str:
-    words = ["arch-lab", "compare", study, *(w for o in overrides or [] for w in ("--set", o))]
-    return shlex.join([*words, *(["--data-root", data_root] if data_root else [])])
-
-
-def _report(folder: Path, study_json: dict[str, Any]) -> None:
-    from arch_lab.report import tables, write
-    from arch_lab.report.tensorboard import write_figures
-
-    tables.write_csv(study_json, folder / "results.csv")
-    write(folder)
-    write_figures(folder, study_json)
-
-
-def _shown(folder: Path, study_json: dict[str, Any]) -> dict[str, Any]:
-    """Facts of the event ``report``."""
-    return {"study": study_json, "report": str(folder / "report.html"), "folder": str(folder)}
+def _reported(stages: Stages, records: list[Record]) -> list[Record]:
+    """The records at the learning rates that were chosen."""
+    selected = {task: stages.selected(task) for task in stages.rates}
+    return [r for r in records if r.learning_rate == selected[r.task].get(r.arm)]

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from arch_lab.judge.records import Machine
+from arch_lab.stored import Facts
 from arch_lab.study.registry import find_experiment
 from arch_lab.study.sources import PACKAGE_ROOT
 from arch_lab.version import __version__, commit
@@ -32,14 +33,14 @@ def judge_fingerprint(experiment: str) -> str:
 
 def _fingerprint(parts: Sequence[str | Path]) -> str:
     digest = hashlib.sha256()
-    for part in parts:
-        path = PACKAGE_ROOT / part
+    for source in parts:
+        path = PACKAGE_ROOT / source
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.suffix == ".py" and file.is_file():
-                inside = file.is_relative_to(
+                is_ours = file.is_relative_to(
                     PACKAGE_ROOT
                 )  # else of another package, wherever that is installed
-                name = file.relative_to(PACKAGE_ROOT).as_posix() if inside else file.name
+                name = file.relative_to(PACKAGE_ROOT).as_posix() if is_ours else file.name
                 digest.update(name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -54,23 +55,24 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def machine() -> dict[str, Any]:
-    """Where a trial ran: what its speed and the last digits of its scores depend on."""
-    return {
-        "cpu": cpu_name(),
-        "cores": os.cpu_count(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
+def machine() -> Machine:
+    """Where a trial runs: what its speed and the last digits of its scores depend on."""
+    return Machine(
+        cpu=cpu_name(),
+        cores=os.cpu_count(),
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+    )
 
 
-def environment() -> dict[str, Any]:
+def environment() -> Facts:
+    """Versions, code, machine and time."""
     return {
         "arch_lab": __version__,
         "commit": commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        **machine(),
+        **machine().to_json(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }

@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
+from arch_lab.stored import Json
+from arch_lab.study.open_study import OpenStudy
+from arch_lab.study.plan import Plan
+from arch_lab.study.trial import Observer, Trial
 from arch_lab.study.workers import GRACE, Worker, wait_for_messages
 from blocks.errors import ConfigError, did_you_mean, shown
 
-Observer = Callable[[str, dict[str, Any]], None]
 NAMES = ("auto", "inline", "processes")
 ATTEMPTS = 3  # of a trial whose worker dies, before the study ends
 PROCESS_BYTES = 700e6  # of a worker beside its trial: torch, Lightning and the data's index
-
-
-class Trial(Protocol):
-    """One unit of work. It can be pickled."""
-
-    @property
-    def label(self) -> str: ...
+UNKNOWN_BYTES = 500e6  # of a trial whose size is not estimated
 
 
 class Context(Protocol):
@@ -37,7 +34,7 @@ class Context(Protocol):
     def open(self) -> None:
         """Called once in each process, before its first trial. Raises: UserError."""
 
-    def run(self, trial: Any, observer: Observer) -> dict[str, Any]:
+    def run(self, trial: Trial, observer: Observer) -> Json:
         """Run one trial and store its result. ``observer`` gets ``step`` and ``note``. Raises: UserError, KeyboardInterrupt."""
 
 
@@ -48,8 +45,8 @@ class Executor(Protocol):
     workers: int
 
     def run(
-        self, trials: Sequence[Any], context: Context, observer: Observer
-    ) -> Iterator[tuple[int, dict[str, Any]]]: ...
+        self, trials: Sequence[Trial], context: Context, observer: Observer
+    ) -> Iterator[tuple[int, Json]]: ...
 
     def close(self) -> None: ...
 
@@ -60,8 +57,8 @@ class Inline:
     name, workers = "inline", 1
 
     def run(
-        self, trials: Sequence[Any], context: Context, observer: Observer
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        self, trials: Sequence[Trial], context: Context, observer: Observer
+    ) -> Iterator[tuple[int, Json]]:
         for index, trial in enumerate(trials):
             observer("run", {"index": index})
             yield index, context.run(trial, observer)
@@ -84,8 +81,8 @@ class Processes:
         self._alive: list[Worker] = []
 
     def run(
-        self, trials: Sequence[Any], context: Context, observer: Observer
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        self, trials: Sequence[Trial], context: Context, observer: Observer
+    ) -> Iterator[tuple[int, Json]]:
         waiting, attempts = list(range(len(trials))), [0] * len(trials)
         try:
             while waiting or any(worker.index is not None for worker in self._alive):
@@ -106,7 +103,7 @@ class Processes:
             raise
 
     def _assign(
-        self, waiting: list[int], trials: Sequence[Any], context: Context, observer: Observer
+        self, waiting: list[int], trials: Sequence[Trial], context: Context, observer: Observer
     ) -> None:
         """Give every free worker a trial, and start workers while there are fewer than allowed."""
         while waiting:
@@ -122,7 +119,7 @@ class Processes:
     def _bury(
         self,
         worker: Worker,
-        trials: Sequence[Any],
+        trials: Sequence[Trial],
         attempts: list[int],
         waiting: list[int],
         observer: Observer,
@@ -185,11 +182,21 @@ def make_executor(
     return Processes(workers, threads)
 
 
-def executor_for(planned: Mapping[str, Any], name: str | None, workers: int | None) -> Executor:
-    """The executor for the runs of a plan, with the threads of now. Raises: ConfigError."""
-    largest = max(arm["estimate"]["memory_bytes"] for arm in planned["arms"])
+def executor_for(plan: Plan, opened: OpenStudy, name: str | None, workers: int | None) -> Executor:
+    """The executor for the trials of a plan, with the threads of now. Raises: ConfigError."""
+    if not opened.in_processes:
+        if name == "processes" or workers not in (None, 1):
+            raise ConfigError(
+                f"--executor processes: study {plan.study!r} runs its trials one after the other; leave it out"
+            )
+        return Inline()
+    estimates = [arm.estimate.memory_bytes for arm in plan.arms if arm.estimate is not None]
     return make_executor(
-        name, workers=workers, threads=torch.get_num_threads(), memory_bytes=largest, trials=planned["runs"]
+        name,
+        workers=workers,
+        threads=torch.get_num_threads(),
+        memory_bytes=max(estimates, default=UNKNOWN_BYTES),
+        trials=plan.trials,
     )
 
 
@@ -204,7 +211,7 @@ def spare_cores(executor: Executor) -> Iterator[None]:
 
     OMP_NUM_THREADS stays the limit.
     """
-    before, limit = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS", "")
+    previous, limit = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS", "")
     if executor.name == "processes":
         torch.set_num_threads(
             min(available_cores(), int(limit) if limit.isdecimal() and int(limit) else available_cores())
@@ -212,7 +219,7 @@ def spare_cores(executor: Executor) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(previous)
 
 
 def available_memory() -> float:

@@ -14,11 +14,12 @@ from arch_lab.checkpoints import Checkpoint, open_checkpoint
 from arch_lab.checkpoints.blueprint import check_tensors
 from arch_lab.checkpoints.initialise import start_from
 from arch_lab.models import recipe
-from arch_lab.study.config import Arm, FixedShape, StudyConfig
+from arch_lab.study.config import Arm, FixedShape, TrainingStudyConfig
+from arch_lab.study.plan import InitialWeights, PlannedArm
 from blocks.errors import ConfigError, UserError
 
 
-def with_initial(config: StudyConfig) -> StudyConfig:
+def with_initial(config: TrainingStudyConfig) -> TrainingStudyConfig:
     """The study with options and shape of its checkpoints filled in.
 
     Raises: UserError for a path that holds no checkpoint, ConfigError for an arm that contradicts its own.
@@ -31,13 +32,13 @@ def with_initial(config: StudyConfig) -> StudyConfig:
     )
 
 
-def initial_facts(arm: Arm, model: nn.Module, vocabulary: int) -> dict[str, Any]:
-    """``initialise_from`` of an arm in a plan: path and fingerprint of the weights; nothing for an arm that starts anew.
+def initial_weights(arm: Arm, model: nn.Module, vocabulary: int) -> InitialWeights | None:
+    """The weights that an arm of a plan starts from; None for an arm that starts anew.
 
     ``model``: the arm's, without memory. Raises: UserError unless the weights fit it, each by name and shape.
     """
     if not arm.initialise_from:
-        return {}
+        return None
     opened = _opened_of(arm)
     if opened.vocabulary != vocabulary:
         raise ConfigError(
@@ -45,40 +46,38 @@ def initial_facts(arm: Arm, model: nn.Module, vocabulary: int) -> dict[str, Any]
             f"tokenizer: data.tokenizer: {{kind: file, path: {opened.path.absolute()}}}"
         )
     check_tensors(model, opened.model.state_dict(), f"arm {arm.name!r}: {opened.path}")
-    return {"initialise_from": {"path": arm.initialise_from, "fingerprint": opened.fingerprint}}
+    return InitialWeights(path=arm.initialise_from, fingerprint=opened.fingerprint)
 
 
-def initial_warnings(arms: Sequence[dict[str, Any]]) -> list[str]:
-    """That the budget of an arm (plan form) does not hold what its weights cost before."""
+def initial_warnings(arms: Sequence[PlannedArm]) -> list[str]:
+    """That the budget of an arm does not hold what its weights cost before."""
     return [
-        f"{arm['name']} starts from the checkpoint {arm['initialise_from']['path']}: the budget counts its training here only"
+        f"{arm.name} starts from the checkpoint {arm.initialise_from.path}: the budget counts its training here only"
         for arm in arms
-        if arm.get("initialise_from")
+        if arm.initialise_from is not None
     ]
 
 
-def start(model: nn.Module, initial: dict[str, Any], data: Any) -> None:
-    """Give the model of a run its initial weights. Raises: UserError when they are no longer those of the plan."""
-    if initial:
-        start_from(
-            model, initial["path"], getattr(data, "tokenizer", None), fingerprint=initial["fingerprint"]
-        )
+def start(model: nn.Module, initial: InitialWeights | None, data: Any) -> None:
+    """Give the model of a trial its initial weights. Raises: UserError when they are no longer those of the plan."""
+    if initial is not None:
+        start_from(model, initial.path, getattr(data, "tokenizer", None), fingerprint=initial.fingerprint)
 
 
 def _resolved(arm: Arm, tokens: int) -> Arm:
     opened = _opened_of(arm)
-    what = f"arm {arm.name!r}: "
+    prefix = f"arm {arm.name!r}: "
     holds = f"contradicts the checkpoint {opened.path}, which has"
     if opened.architecture != arm.architecture:
-        raise ConfigError(f"{what}architecture {arm.architecture!r} {holds} {opened.architecture!r}")
+        raise ConfigError(f"{prefix}architecture {arm.architecture!r} {holds} {opened.architecture!r}")
     if arm.options and recipe(arm.architecture, arm.options) != recipe(opened.architecture, opened.options):
-        raise ConfigError(f"{what}options {arm.options} {holds} {opened.options}; leave them out")
+        raise ConfigError(f"{prefix}options {arm.options} {holds} {opened.options}; leave them out")
     shape = FixedShape(**asdict(opened.shape))
     if arm.shape not in (None, shape):
-        raise ConfigError(f"{what}shape {asdict(arm.shape)} {holds} {asdict(shape)}; leave it out")  # type: ignore[arg-type]
+        raise ConfigError(f"{prefix}shape {asdict(arm.shape)} {holds} {asdict(shape)}; leave it out")  # type: ignore[arg-type]
     if tokens > opened.max_tokens:
         raise ConfigError(
-            f"{what}training.sequence_length {tokens} {holds} at most {opened.max_tokens} tokens"
+            f"{prefix}training.sequence_length {tokens} {holds} at most {opened.max_tokens} tokens"
         )
     return replace(arm, options=dict(opened.options), shape=shape)
 

@@ -16,51 +16,50 @@ from arch_lab.data import DataConfig
 from arch_lab.key_table import TABLE, Key, KeyTable, Section, markdown
 from arch_lab.models.recipe import Recipe
 from arch_lab.models.registry import architectures
-from arch_lab.study.config import StudyConfig
-from arch_lab.study.experiment import NoOptions, OwnData, StudyEngine, experiments, load_experiment
+from arch_lab.study.config import TrainingStudyConfig
+from arch_lab.study.experiment import NoOptions, experiments, load_experiment
 from arch_lab.study.registry import ExperimentSource
+from arch_lab.study.training_study import TrainingExperiment
 from blocks.config import Config, Doc, Rule, field_hints
 
 OWN_KEYS = {"data", "objective"}  # of a study that trains: what is in them is the experiment's to say
 
 
 def sections() -> list[Section]:
-    """The keys of every kind of study: those that train first, then experiments with a study of their own."""
-    every = {name: typing.cast(Any, load_experiment(name)) for name in experiments()}
-    training = tuple(name for name, e in every.items() if not isinstance(e, StudyEngine))
-    texts = tuple(name for name in training if not isinstance(every[name], OwnData))
-    found = [
+    """The keys of every kind of study: those that train models first, then experiments with keys of their own."""
+    every = {name: load_experiment(name) for name in experiments()}
+    trained = {name: e for name, e in every.items() if isinstance(e, TrainingExperiment)}
+    texts = tuple(name for name, experiment in trained.items() if experiment.data is DataConfig)
+    shared = [
         Section(
-            title=f"Studies that train: {', '.join(training)}",
-            experiments=training,
-            keys=tuple(keys_of(StudyConfig)),
+            title=f"Studies that train: {', '.join(trained)}",
+            experiments=tuple(trained),
+            keys=tuple(keys_of(TrainingStudyConfig)),
         ),
         Section(
             title=f"Text: {', '.join(texts)}", experiments=texts, keys=tuple(keys_of(DataConfig, "data."))
         ),
     ]
-    for name in training:
-        own = list(keys_of(every[name].data, "data.")) if isinstance(every[name], OwnData) else []
-        own += (
-            [] if every[name].objective is NoOptions else list(keys_of(every[name].objective, "objective."))
+    for name, experiment in trained.items():
+        extra = [] if name in texts else list(keys_of(experiment.data, "data."))
+        extra += (
+            [] if experiment.objective is NoOptions else list(keys_of(experiment.objective, "objective."))
         )
-        if own:
-            found.append(Section(title=f"Experiment {name}", experiments=(name,), keys=tuple(own)))
-    for name in (name for name in every if name not in training):
-        found.append(
-            Section(title=f"Experiment {name}", experiments=(name,), keys=tuple(keys_of(every[name].config)))
-        )
-    return found
+        if extra:
+            shared.append(Section(title=f"Experiment {name}", experiments=(name,), keys=tuple(extra)))
+    return shared + [
+        Section(title=f"Experiment {name}", experiments=(name,), keys=tuple(keys_of(experiment.config)))
+        for name, experiment in every.items()
+        if name not in trained
+    ]
 
 
 def plug_in_section(source: ExperimentSource) -> Section:
     """All keys that studies of an experiment of another package may have. Raises: ConfigError when it cannot be loaded."""
-    experiment: Any = load_experiment(source.name)
-    if isinstance(experiment, StudyEngine):
-        keys = list(keys_of(experiment.config))
-    else:
-        data = experiment.data if isinstance(experiment, OwnData) else DataConfig
-        keys = [*keys_of(StudyConfig), *keys_of(data, "data."), *keys_of(experiment.objective, "objective.")]
+    experiment = load_experiment(source.name)
+    keys = list(keys_of(experiment.config))
+    if isinstance(experiment, TrainingExperiment):
+        keys += [*keys_of(experiment.data, "data."), *keys_of(experiment.objective, "objective.")]
     return Section(title=f"Experiment {source.name}", experiments=(source.name,), keys=tuple(keys))
 
 
@@ -115,7 +114,7 @@ def type_text(hint: Any) -> str:
     hint, _, _ = unwrapped(hint)
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(type_text(a) for a in arguments)
+        return " or ".join(dict.fromkeys(type_text(a) for a in arguments))
     if origin is typing.Literal:
         return ", ".join(str(a) for a in arguments)
     if origin in (list, tuple):
@@ -128,8 +127,8 @@ def type_text(hint: Any) -> str:
 
 
 def _plural(text: str) -> str:
-    known = {"whole number": "whole numbers", "number": "numbers", "text": "texts", "mapping": "mappings"}
-    return known.get(text, text)
+    plurals = {"whole number": "whole numbers", "number": "numbers", "text": "texts", "mapping": "mappings"}
+    return plurals.get(text, text)
 
 
 def _nested(hint: Any) -> tuple[type[Config] | None, bool]:

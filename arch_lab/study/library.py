@@ -12,13 +12,15 @@ from blocks.errors import ConfigError, UserError, did_you_mean, shown
 
 
 def studies() -> dict[str, Path]:
-    """Every study that comes with an installed experiment: name -> YAML file; a built-in name stays with its owner."""
-    found: dict[str, Path] = {}
+    """Every study that comes with an installed experiment: name -> YAML file; a built-in name stays with its
+    owner.
+    """
+    files: dict[str, Path] = {}
     for source in installed():
         for path in source.study_files():
             if _is_study(path):
-                found.setdefault(path.stem, path)
-    return found
+                files.setdefault(path.stem, path)
+    return files
 
 
 def _is_study(path: Path) -> bool:
@@ -56,12 +58,12 @@ def find_study(study: str) -> tuple[str, Path]:
         if not path.is_file():
             raise ConfigError(f"study file {shown(study)} not found{_near_file(path)}")
         return folder_name(path.stem), path
-    known = studies()
-    if study not in known:
+    names = studies()
+    if study not in names:
         raise ConfigError(
-            f"study {shown(study)} not found{did_you_mean(study, known)} (arch-lab compare --list shows all)"
+            f"study {shown(study)} not found{did_you_mean(study, names)} (arch-lab compare --list shows all)"
         )
-    return study, known[study]
+    return study, names[study]
 
 
 def _near_file(path: Path) -> str:
@@ -70,5 +72,5 @@ def _near_file(path: Path) -> str:
         return " (it is a folder; name the YAML file)"
     if not path.parent.is_dir():
         return f" (there is no folder {shown(str(path.parent))})"
-    near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")][:1000])
-    return near if near.startswith("; did you mean") else ""
+    suggestion = did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")][:1000])
+    return suggestion if suggestion.startswith("; did you mean") else ""

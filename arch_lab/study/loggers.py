@@ -1,6 +1,7 @@
 """Loggers of a study: Lightning's classes, or the user's own, opened anew for every trial.
 
-They record what TensorBoard gets and determine no number: they are no part of a run's identity, and a study that has
+They record what TensorBoard gets and determine no number: they are no part of a run's identity, and a study
+that has
 finished accepts others. Folder and names that the study file does not give are those of the trial.
 """
 
@@ -37,7 +38,8 @@ class LoggerConfig(Config):
         Length(1, 1000),
         Pattern(r"[^\W\d]\w*(\.[^\W\d]\w*)*", "an import path package.module.Class"),
         Doc(
-            "Class of the logger; a name without dots is a logger of Lightning. May be written instead of the mapping."
+            "Class of the logger; a name without dots is a logger of Lightning. "
+            "May be written instead of the mapping."
         ),
     ]
     init_args: Annotated[
@@ -76,7 +78,8 @@ def check_loggers(configs: Sequence[LoggerConfig], where: str) -> None:
 
 
 def try_loggers(configs: Sequence[LoggerConfig], folder: Path, study: str, where: str) -> None:
-    """Construct the loggers of Lightning's that then start no run: one whose package is missing is refused at once.
+    """Construct the loggers of Lightning's that then start no run: one whose package is missing is refused at
+    once.
 
     Raises: ConfigError that names the entry.
     """
@@ -131,7 +134,8 @@ def build(config: LoggerConfig, names: TrialNames, where: str) -> Logger:
 
 def cannot_start(config: LoggerConfig, error: BaseException) -> str:
     """Why a logger does not start and what to do, in one line without its place in the study."""
-    return f"{config.class_path.rpartition('.')[2]} cannot start: {describe(error)}; fix that, or remove it from loggers"
+    name = config.class_path.rpartition(".")[2]
+    return f"{name} cannot start: {describe(error)}; fix that, or remove it from loggers"
 
 
 def _arguments(config: LoggerConfig, cls: type[Logger], names: TrialNames, where: str) -> dict[str, Any]:
@@ -154,7 +158,7 @@ def _arguments(config: LoggerConfig, cls: type[Logger], names: TrialNames, where
     if accepted.get("tracking_uri"):  # from the variable MLFLOW_TRACKING_URI
         filled.pop("tracking_uri", None)
     if "group" not in options and _is_wandb(cls):
-        extra["group"] = names.study
+        extra |= {"group": names.study}
     try:
         parsed = parser.parse_object(
             {**filled, **{key: value for key, value in options.items() if key in accepted}}
@@ -170,12 +174,10 @@ def _defaults(cls: type[Logger], names: TrialNames, options: Mapping[str, Any]) 
     defaults = dict.fromkeys(FOLDERS, folder)
     defaults |= {"name": names.trial, "run_name": names.trial}
     defaults |= dict.fromkeys(("experiment_name", "project", "group"), names.study)
-    if _is_csv(
-        cls
-    ):  # it replaces the file in its folder: an attempt that was cut short leaves none beside it
-        defaults["version"] = names.trial if "name" in options else ""
+    if _is_csv(cls):  # it replaces the file in its folder: no attempt that was cut short stays beside it
+        defaults |= {"version": names.trial if "name" in options else ""}
     if "save_dir" not in options:  # MLflow 3 refuses a store of plain files
-        defaults["tracking_uri"] = f"sqlite:///{folder}/mlflow.db"
+        defaults |= {"tracking_uri": f"sqlite:///{folder}/mlflow.db"}
     return defaults
 
 
@@ -187,7 +189,8 @@ def _check_names(options: Mapping[str, Any], where: str) -> None:
         path = PurePath(str(options.get(key) or ""))
         if path.is_absolute() or ".." in path.parts:
             raise ConfigError(
-                f"{where}.init_args.{key}: {shown(options[key])} leads out of the study's folder; give save_dir to write elsewhere"
+                f"{where}.init_args.{key}: {shown(options[key])} leads out of the study's folder; "
+                "give save_dir to write elsewhere"
             )
 
 
@@ -197,7 +200,8 @@ def _check_file(
     """Raises: ConfigError when two trials, or two entries, would write one CSV file."""
     if {"name", "version"} <= set(config.init_args):
         raise ConfigError(
-            f"{where}.init_args: with both name and version, every trial replaces the file of the one before; leave one out"
+            f"{where}.init_args: with both name and version, every trial replaces the file of the one before; "
+            "leave one out"
         )
     file = tuple(arguments.get(key) for key in ("save_dir", "name", "version"))
     if file in written:

@@ -71,9 +71,9 @@ def built_in() -> list[ExperimentSource]:
 
 def plug_ins() -> list[ExperimentSource]:
     """The experiments that installed packages declare; a built-in name stays with its owner."""
-    taken = {source.name for source in built_in()}
+    reserved = {source.name for source in built_in()}
     points = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
-    return [ExperimentSource(point.name, point.value) for point in points if point.name not in taken]
+    return [ExperimentSource(point.name, point.value) for point in points if point.name not in reserved]
 
 
 def installed() -> list[ExperimentSource]:

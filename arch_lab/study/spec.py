@@ -1,23 +1,23 @@
-"""One run of a study in data: what is trained, and the identity that its result is stored under."""
+"""One training run in data: what is trained, and the identity that its result is stored under."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
 
-from arch_lab.report.curves import run_path
+from arch_lab.stored import Facts, Json
 from arch_lab.study.code_identity import conditions
-from arch_lab.study.config import StudyConfig, Training
+from arch_lab.study.config import Training, TrainingStudyConfig
+from arch_lab.study.plan import InitialWeights, PlannedArm
+from arch_lab.study.trial import Trial
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """Everything that determines a run's numbers, beside the data and the conditions it runs under (both are in its identity)."""
+    """Everything that determines a run's numbers, without the data and the conditions it runs under (both are in its identity)."""
 
     arm: str
     architecture: str
-    options: dict[str, Any]
+    options: Facts
     width: int
     depth: int
     ffn_width: int
@@ -27,21 +27,16 @@ class RunSpec:
     learning_rate: float
     seed: int
     training: Training
-    objective: dict[str, Any] = field(default_factory=dict)  # options of the experiment
-    initial: dict[str, Any] = field(
-        default_factory=dict
-    )  # path and fingerprint of the weights it starts from; empty: drawn
+    objective: Facts = field(default_factory=dict)  # options of the experiment
+    initial: InitialWeights | None = None  # the weights it starts from; None: drawn
     experiment: str = "perplexity"
     code: dict[str, str] = field(default_factory=dict)  # file -> hash, see code_identity.trial_code
 
     @property
-    def label(self) -> str:
-        return f"{self.arm} lr {self.learning_rate:g} seed {self.seed}"
+    def tokens_per_step(self) -> int:
+        return self.training.sequence_length * self.training.batch_size
 
-    def folder(self, study: Path) -> Path:
-        return run_path(study, {"arm": self.arm, "learning_rate": self.learning_rate, "seed": self.seed})
-
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Facts:
         """Arguments of the run's LanguageModel, plain JSON."""
         t = self.training
         copied = ("architecture", "options", "width", "depth", "ffn_width", "vocabulary", "learning_rate")
@@ -54,29 +49,32 @@ class RunSpec:
             "groups": [{**asdict(rule), "match": list(rule.match)} for rule in t.groups],
         }
 
-    def identity(self, data: str) -> dict[str, Any]:
+    def identity(self, data: str) -> Json:
         """Everything that determines the run's numbers; ``data``: the fingerprint of its data."""
-        return {**asdict(self), "initial": self.initial.get("fingerprint"), "data": data, **conditions()}
+        initial = None if self.initial is None else self.initial.fingerprint
+        return {"task": "", **asdict(self), "initial": initial, "data": data, **conditions()}
 
 
-def spec_of(arm: dict[str, Any], rate: float, seed: int, config: StudyConfig, vocabulary: int) -> RunSpec:
-    """The run of an arm (plan form) at one learning rate and seed."""
-    assert vocabulary > 1
+def spec_of(arm: PlannedArm, trial: Trial, config: TrainingStudyConfig, vocabulary: int) -> RunSpec:
+    """The run of an arm at one learning rate and seed."""
+    assert vocabulary > 1 and arm.steps is not None and arm.flops_per_token is not None
+    assert trial.learning_rate is not None
+    shape = arm.shape
     return RunSpec(
-        arm=arm["name"],
-        architecture=arm["architecture"],
-        options=arm["options"],
-        width=arm["width"],
-        depth=arm["depth"],
-        ffn_width=arm["ffn_width"],
+        arm=arm.name,
+        architecture=arm.architecture,
+        options=arm.options,
+        width=shape.width,
+        depth=shape.depth,
+        ffn_width=shape.ffn_width,
         vocabulary=vocabulary,
-        steps=arm["steps"],
-        flops_per_token=float(arm["flops_per_token"]),
-        learning_rate=rate,
-        seed=seed,
+        steps=arm.steps,
+        flops_per_token=float(arm.flops_per_token),
+        learning_rate=trial.learning_rate,
+        seed=trial.seed,
         training=config.training,
         objective=config.objective,
-        initial=arm.get("initialise_from", {}),
+        initial=arm.initialise_from,
         experiment=config.experiment,
-        code=arm["code"],
+        code=arm.code,
     )

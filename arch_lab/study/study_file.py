@@ -35,8 +35,8 @@ def _apply(content: dict[str, Any], override: str) -> None:
     if len(parents) >= DEEPEST:
         raise ConfigError(f"--set {shown(key)}: nested deeper than {DEEPEST} levels")
     node: Any = content
-    for part in parents:
-        node = node[int(part)] if _is_index(node, part) else _child(node, part, override)
+    for step in parents:
+        node = node[int(step)] if _is_index(node, step) else _child(node, step, override)
     if _is_index(node, last):
         node[int(last)] = value
     elif isinstance(node, dict):
@@ -45,19 +45,19 @@ def _apply(content: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {shown(override)}: {shown(last)} does not exist there")
 
 
-def _is_index(node: Any, part: str) -> bool:
+def _is_index(node: Any, step: str) -> bool:
     return (
         isinstance(node, list)
-        and part.isascii()
-        and part.isdigit()
-        and len(part) < 9
-        and int(part) < len(node)
+        and step.isascii()
+        and step.isdigit()
+        and len(step) < 9
+        and int(step) < len(node)
     )
 
 
-def _child(node: Any, part: str, override: str) -> Any:
+def _child(node: Any, step: str, override: str) -> Any:
     if not isinstance(node, dict):
-        raise ConfigError(f"--set {shown(override)}: {shown(part)} does not exist there")
-    if node.get(part) is None:
-        node[part] = {}
-    return node[part]
+        raise ConfigError(f"--set {shown(override)}: {shown(step)} does not exist there")
+    if node.get(step) is None:
+        node[step] = {}
+    return node[step]

@@ -1,4 +1,6 @@
-"""A study file to start from: a shipped study with one sentence above each key, and the other keys commented out."""
+"""A study file to start from: a shipped study with one sentence above each key, and the other keys commented
+out.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,11 @@ def read_table() -> KeyTable:
 
 
 def with_plug_ins(table: KeyTable, experiment: str | None = None) -> KeyTable:
-    """``table`` and the keys of experiments of other packages; one that cannot be loaded is named in a warning.
+    """``table`` and the keys of experiments of other packages; one that cannot be loaded is named in a
+    warning.
 
-    ``experiment``: the one that is asked for, which may be an import path. Raises: ConfigError when it cannot be loaded.
+    ``experiment``: the one that is asked for, which may be an import path. Raises: ConfigError when it cannot
+    be loaded.
     """
     sources = plug_ins() if experiment is None or ":" not in experiment else [find_experiment(experiment)]
     if experiment is not None:
@@ -79,14 +83,14 @@ def template(experiment: str) -> str:
 
 def _shipped(experiment: str) -> tuple[str, dict[str, Any]]:
     """The smallest shipped study of an experiment: one that calls itself quick, else the first."""
-    found = {name: load_yaml(path) for name, path in studies().items()}
+    contents = {name: load_yaml(path) for name, path in studies().items()}
     fitting = [
-        name for name, content in found.items() if content.get("experiment", "perplexity") == experiment
+        name for name, content in contents.items() if content.get("experiment", "perplexity") == experiment
     ]
     if not fitting:
         raise ConfigError(f"experiment {experiment!r} comes with no study file to start from")
     name = next((n for n in fitting if "quick" in n), fitting[0])
-    return name, found[name]
+    return name, contents[name]
 
 
 def _mapping(content: Mapping[str, Any], path: str, keys: Mapping[str, Key]) -> Iterator[str]:

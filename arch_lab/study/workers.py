@@ -44,13 +44,13 @@ class Worker:
 
     def __init__(self, context: Any, threads: int) -> None:
         spawn = multiprocessing.get_context("spawn")  # a fork would copy locked mutexes of torch's threads
-        self.connection, theirs = spawn.Pipe()
+        self.connection, far_end = spawn.Pipe()
         self.process = spawn.Process(
-            target=work, args=(theirs, context, threads, tuple(trusted())), daemon=True
+            target=work, args=(far_end, context, threads, tuple(trusted())), daemon=True
         )
         with without_main():
             self.process.start()
-        theirs.close()
+        far_end.close()
         self.index: int | None = None
 
     def send(self, index: int, trial: Any) -> None:
@@ -143,11 +143,11 @@ class _Reporter:
         self.connection, self.last = connection, 0.0
 
     def __call__(self, event: str, facts: dict[str, Any]) -> None:
-        now = time.monotonic()
+        moment = time.monotonic()
         if event == "step":
-            if now - self.last < STEP_SECONDS and facts["step"] < facts["steps"]:
+            if moment - self.last < STEP_SECONDS and facts["step"] < facts["steps"]:
                 return
-            self.last = now
+            self.last = moment
         self.connection.send(Message(event, facts))
 
 

@@ -21,8 +21,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from arch_lab import files
+from arch_lab.stored import Json
 from arch_lab.training.saving import CHECKPOINT, State, save
-from arch_lab.yaml_files import JsonObject
 
 
 class RandomState(Callback):
@@ -93,14 +93,14 @@ class RunLog(Callback):
         tokens_per_step: int,
         flops_per_token: float,
         every: int,
-        write: Callable[[JsonObject], None],
+        write: Callable[[Json], None],
         progress: Callable[[int, float | None], None],
         primary: str = "bits_per_byte",
     ) -> None:
         self.primary = primary
         self.path, self.every, self.write, self.progress = path, every, write, progress
         self.tokens_per_step, self.flops_per_token = tokens_per_step, flops_per_token
-        self.records: list[JsonObject] = []
+        self.records: list[Json] = []
         self.step_seconds: list[float] = []
         self.seconds = 0.0  # training only: evaluation, checkpoints and data are not on this clock
         self.gradient_norm = float("nan")
@@ -154,7 +154,7 @@ class RunLog(Callback):
             "seconds": self.seconds,
         }
 
-    def add(self, record: JsonObject) -> None:
+    def add(self, record: Json) -> None:
         record = {k: (v if not isinstance(v, float) or math.isfinite(v) else None) for k, v in record.items()}
         self.records.append(record)
         with open(self.path, "a", encoding="utf-8") as file:

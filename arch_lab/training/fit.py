@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from lightning.pytorch.callbacks import Callback
 from arch_lab.signals import raising_signals
 from arch_lab.training.callbacks import Divergence
 from arch_lab.training.trainer import plain_trainer, quiet_lightning
+
+Report = Callable[[int, int, float], None]  # (step, steps, loss), after every step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +37,18 @@ class FitResult:
 
 
 class Losses(Callback):
-    """The loss of every step."""
+    """The loss of every step, handed to ``report`` as it comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, report: Report | None = None) -> None:
         self.values: list[float] = []
+        self.report = report
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         self.values.append(float(outputs["loss"]))
+        if self.report is not None:
+            self.report(trainer.global_step, trainer.max_steps, self.values[-1])
 
 
 def fit(
@@ -54,13 +59,15 @@ def fit(
     epochs: int | None = None,
     clip: float | None = None,
     callbacks: Sequence[Callback] = (),
+    report: Report | None = None,
 ) -> FitResult:
     """Train ``module`` in place on ``loader`` (batches, or a data module) for ``steps``, or for ``epochs``.
 
-    ``clip``: norm that longer gradients are cut to. A callback Divergence ends the run early.
+    ``clip``: norm that longer gradients are cut to. A callback Divergence ends the run early. ``report``: called
+    after every step of a run whose ``steps`` are given.
     Raises: KeyboardInterrupt after Ctrl-C.
     """
-    losses = Losses()
+    losses = Losses(report)
     source = (
         {"datamodule": loader}
         if isinstance(loader, pl.LightningDataModule)

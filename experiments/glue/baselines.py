@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Facts
 from blocks.errors import UserError
-from experiments.glue.data import GlueSet, sentences
+from experiments.glue.data import GlueSet, Rows, sentences
 
 if TYPE_CHECKING:  # an optional dependency
     from scipy.sparse import csr_matrix
@@ -42,10 +42,9 @@ def require_sklearn() -> None:
         )
 
 
-def tf_idf(data: GlueSet) -> tuple[Predictions, JsonObject]:
-    """Logistic regression (for scores: ridge regression) on TF-IDF of words and word pairs.
-
-    C by the tuning split.
+def tf_idf(data: GlueSet) -> tuple[Predictions, Facts]:
+    """Logistic regression (for scores: ridge regression) on TF-IDF of words and word pairs; C by the tuning
+    split.
 
     Of a pair the features are both vectors, their absolute difference, their product by word, and their
     cosine.
@@ -53,16 +52,16 @@ def tf_idf(data: GlueSet) -> tuple[Predictions, JsonObject]:
     labels = np.array([row.label for row in data.train])
     if data.classes and len(set(labels.tolist())) == 1:
         return majority(data), {"strength": None}
-    features = _features(data)
+    training, features = _features(data)
     best: tuple[float, float, Any] | None = None
     for strength in STRENGTHS:
-        model = _model(data, strength).fit(features["train"], labels)
+        model = _model(data, strength).fit(training, labels)
         tuned = data.tuned(_answers(model, features["tuning"], data))
         if best is None or tuned > best[0]:
             best = tuned, strength, model
     assert best is not None
     predictions = {name: _answers(best[2], features[name], data).tolist() for name, _ in _scored(data)}
-    return predictions, {"strength": best[1], "features": features["train"].shape[1]}
+    return predictions, {"strength": best[1], "features": training.shape[1]}
 
 
 def _model(data: GlueSet, strength: float) -> Any:
@@ -80,7 +79,8 @@ def _answers(model: Any, features: Any, data: GlueSet) -> Any:
     return predictions if data.classes else np.clip(predictions, 0.0, 5.0)
 
 
-def _features(data: GlueSet) -> dict[str, csr_matrix]:
+def _features(data: GlueSet) -> tuple[csr_matrix, dict[str, csr_matrix]]:
+    """Of the training rows, and of every scored split."""
     from scipy import sparse
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -88,17 +88,17 @@ def _features(data: GlueSet) -> dict[str, csr_matrix]:
     counted = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b").fit(
         [*first, *(second or [])]
     )
-    matrices = {}
-    for name, rows in [("train", data.train), *_scored(data)]:
+
+    def features(rows: Rows) -> csr_matrix:
         first, second = sentences(rows)
         u = counted.transform(first)
         if second is None:
-            matrices[name] = u
-            continue
+            return u
         v = counted.transform(second)
         product = u.multiply(v).tocsr()  # rows have length 1, so its sum is the cosine
-        matrices[name] = sparse.hstack([u, v, abs(u - v), product, product.sum(axis=1)]).tocsr()
-    return matrices
+        return sparse.hstack([u, v, abs(u - v), product, product.sum(axis=1)]).tocsr()
+
+    return features(data.train), {name: features(rows) for name, rows in _scored(data)}
 
 
 def _scored(data: GlueSet) -> Iterable[tuple[str, Any]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,26 @@ from torch import Tensor
 from arch_lab.data.tokenizer import Tokenizer
 
 BUCKET = 16  # batches that are sorted by length together
-Batch = dict[str, Any]  # what ``collate`` returns
+
+
+class TokenRows(NamedTuple):
+    """``tokens`` and ``segments`` (·, T); ``types`` (·, T), if asked for: 0 first sentence, 1 second."""
+
+    tokens: Tensor
+    segments: Tensor
+    types: Tensor | None = None
+
+
+class Batch(NamedTuple):
+    """``parts``: one a sentence of a row, sorted by length; ``places``: where in them all the first sentence
+    of
+    each row stands, then the second; ``row_numbers`` (B,): which rows these are.
+    """
+
+    parts: list[TokenRows]
+    places: Tensor
+    row_numbers: Tensor
+    targets: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -116,35 +135,32 @@ def by_length(rows: Sequence[EncodedRow], batch: int) -> list[np.ndarray]:
 def collate(
     rows: Sequence[EncodedRow], index: np.ndarray, *, types: bool, targets: Tensor | None = None
 ) -> Batch:
-    """``parts``: dicts of ``tokens`` and ``segments`` (·, T) and, if asked for, ``types``, one part a
-    sentence of a row;
-    ``place``: where in them all the first sentence of each row stands, then the second; ``index`` (B,): which
-    rows these are.
-    """
+    """The rows of ``index`` as one batch; ``targets``: those of all rows."""
     batch_rows = [rows[i] for i in index]
     texts = [row.tokens[side] for side in range(len(batch_rows[0].tokens)) for row in batch_rows]
     order = np.argsort([len(text) for text in texts], kind="stable")
     parts = [_padded([texts[i] for i in half]) for half in np.array_split(order, len(batch_rows[0].tokens))]
     if types:
-        (group,) = parts
-        length = group["tokens"].shape[1]
+        (rows_of_pairs,) = parts
+        length = rows_of_pairs.tokens.shape[1]
         starts = torch.tensor([batch_rows[i].second or length for i in order])
-        group["types"] = (torch.arange(length)[None] >= starts[:, None]).long()
-    batch: Batch = {
-        "parts": parts,
-        "place": torch.from_numpy(np.argsort(order)),
-        "index": torch.from_numpy(np.asarray(index)),
-    }
-    return batch if targets is None else {**batch, "targets": targets[batch["index"]]}
+        parts = [rows_of_pairs._replace(types=(torch.arange(length)[None] >= starts[:, None]).long())]
+    numbers = torch.from_numpy(np.asarray(index))
+    return Batch(
+        parts=parts,
+        places=torch.from_numpy(np.argsort(order)),
+        row_numbers=numbers,
+        targets=None if targets is None else targets[numbers],
+    )
 
 
-def _padded(parts: Sequence[np.ndarray]) -> dict[str, Tensor]:
+def _padded(parts: Sequence[np.ndarray]) -> TokenRows:
     tokens = np.zeros((len(parts), max(len(sentence) for sentence in parts)), np.int64)
     segments = np.zeros_like(tokens)
     for row, sentence in enumerate(parts):
         tokens[row, : len(sentence)] = sentence
         segments[row, : len(sentence)] = 1
-    return {"tokens": torch.from_numpy(tokens), "segments": torch.from_numpy(segments)}
+    return TokenRows(torch.from_numpy(tokens), torch.from_numpy(segments))
 
 
 class TrainingLoader:

@@ -1,14 +1,14 @@
-"""What a GLUE study says: where the data and the pretrained bodies are, and one fine-tuning for all of them."""
+"""Keys of a GLUE study: where data and pretrained bodies are, and one fine-tuning for all of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from arch_lab.fields import BatchSize, Count, HeldOutFraction, LearningRate, Name, PathText
-from arch_lab.tasks import TaskStudyConfig
+from arch_lab.study.task_study import TaskStudyConfig
 from arch_lab.training.optimizer import Beta2Option, DecayOption, FinalOption, OptimizerConfig, WarmupOption
-from blocks.config import Bounds, Config, Doc, Length, Unique
+from blocks.config import Bounds, Config, Doc, Length, Options, Unique
 from blocks.errors import ConfigError, did_you_mean
 from experiments.glue.hub import HUB_NAME
 from experiments.glue.reader import GLUE_TASKS, glue_task
@@ -23,8 +23,8 @@ GlueTask = Annotated[str, Length(1, 100)]  # its name is checked against the tab
 class GlueData(Config):
     """``folder``: under the data root, the layout of the benchmark (CoLA/train.tsv, .tsv.gz or .parquet, …).
 
-    ``hub``: the dataset's name, or a local copy of it under the data root. ``incomplete``: tasks that are scored although their
-    files do not hold the official number of rows; their facts say so.
+    ``hub``: the dataset's name, or a local copy of it under the data root. ``incomplete``: tasks that are
+    scored although their files do not hold the official number of rows; their facts say so.
     """
 
     source: Annotated[Literal["files", "hub"], Doc("Your files, or the dataset on Hugging Face.")] = "files"
@@ -50,9 +50,10 @@ class GlueData(Config):
 class Finetuning(OptimizerConfig):
     """One recipe for every arm and, but for ``task_epochs`` and ``task_rows``, every task.
 
-    ``max_rows``: training rows used of a task, chosen by a hash of their text (None: all); ``max_tokens``: a longer row is cut, the
-    longer of its sentences first. ``pairs``: "joint" reads both sentences in one row, "separate" each in a row of its own and
-    compares their vectors (u, v, |u - v|, u·v), the form of GLUE's own baselines (arXiv 1804.07461 §4.1, 1705.02364).
+    ``max_rows``: training rows used of a task, chosen by a hash of their text (None: all); ``max_tokens``: a
+    longer row is cut, the longer of its sentences first. ``pairs``: "joint" reads both sentences in one row,
+    "separate" each in a row of its own and compares their vectors (u, v, |u - v|, u·v), the form of GLUE's
+    own baselines (arXiv 1804.07461 §4.1, 1705.02364).
     """
 
     epochs: Annotated[Epochs, Doc("Passes over the training rows of a task.")] = 3
@@ -76,7 +77,7 @@ class Finetuning(OptimizerConfig):
     pooler: Annotated[
         str, Length(1, 1000), Doc("Block that reduces a row to one vector (arch-lab blocks lists them).")
     ] = "mean"
-    pooler_options: Annotated[dict[str, Any], Doc("Options of the pooler.")] = field(default_factory=dict)
+    pooler_options: Annotated[Options, Doc("Options of the pooler.")] = field(default_factory=dict)
     pairs: Annotated[
         Literal["joint", "separate"],
         Doc("Read both sentences in one row, or each in a separate row and compare their vectors."),
@@ -98,15 +99,16 @@ class Finetuning(OptimizerConfig):
         return int(self.task_epochs.get(task, self.epochs))
 
     def rows_of(self, task: str) -> int | None:
-        found = self.task_rows.get(task, self.max_rows)
-        return None if found is None else int(found)
+        rows = self.task_rows.get(task, self.max_rows)
+        return None if rows is None else int(rows)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FromMnli(Config):
-    """Tasks whose bodies are first fine-tuned on MNLI, once an arm and seed, at a rate fixed here; the head is not handed over.
+    """Tasks whose bodies are first fine-tuned on MNLI, without its head, at a rate fixed here.
 
-    ``source`` "mnli_subset" is another, small sample: a score that started from it is not comparable with a published one.
+    Once per arm and seed. ``source`` "mnli_subset" is another, small sample: a score that started from it is
+    not comparable with a published one.
     """
 
     learning_rate: Annotated[LearningRate, Doc("Rate of the fine-tuning on MNLI, the same for every arm.")]
@@ -119,16 +121,19 @@ class FromMnli(Config):
         for task in self.tasks:
             if task not in FROM_MNLI:
                 raise ConfigError(
-                    f"from_mnli.tasks: {task!r} is not one of {', '.join(FROM_MNLI)}{did_you_mean(task, FROM_MNLI)}"
+                    f"from_mnli.tasks: {task!r} is not one of "
+                    f"{', '.join(FROM_MNLI)}{did_you_mean(task, FROM_MNLI)}"
                 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class GlueStudyConfig(TaskStudyConfig):
-    """``pretrained``: the folder of a finished masked study; ``arms``: those of its arms to compare (empty: all).
+    """Keys of a GLUE study.
 
-    ``scratch``: each arm a second time with fresh weights, so that what pretraining brought is measured. ``baselines``: majority class
-    and TF-IDF with logistic regression. ``submission``: predict the test sets too, for GLUE's server.
+    ``pretrained``: the folder of a finished masked study; ``arms``: those of its arms to compare (empty:
+    all). ``scratch``: each arm a second time with fresh weights, so that what pretraining brought is
+    measured. ``baselines``: majority class and TF-IDF with logistic regression. ``submission``: predict the
+    test sets too, for GLUE's server.
     """
 
     # the weights behind ``pretrained`` are in the fingerprint, wherever their folder lies

@@ -8,15 +8,15 @@ and nothing is chosen by it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from arch_lab.data import DataError
-from arch_lab.judge.measures import Measure
-from arch_lab.tasks import Task
-from arch_lab.yaml_files import JsonObject
+from arch_lab.judge.measures import Measure, Task
+from arch_lab.stored import Facts
+from arch_lab.study.open_study import Progress
 from experiments.glue.config import GlueStudyConfig
 from experiments.glue.hub import read_glue_hub
 from experiments.glue.metrics import GLUE_METRICS, glue_metrics
@@ -32,7 +32,6 @@ WORDS = {
     "spearman": "Spearman correlation",
 }
 Rows = list[GlueRow]
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +46,7 @@ class GlueSet:
     tuning: Rows
     reported: dict[str, Rows]
     submitted: dict[str, Rows]
-    facts: JsonObject = field(default_factory=dict)
+    facts: Facts = field(default_factory=dict)
 
     @property
     def layout(self) -> GlueTask:
@@ -104,7 +103,7 @@ def read_set(name: str, config: GlueStudyConfig) -> GlueSet:
     """
     layout = GLUE_TASKS[name]
     dev = tuple(split for split in layout.rows if split.startswith(("dev", "validation")))
-    facts: JsonObject = {
+    facts: Facts = {
         "scores": f"official {' and '.join(dev)}"
         if name != "mnli_subset"
         else "its own validation file, not MNLI's dev sets"
@@ -121,7 +120,7 @@ def read_set(name: str, config: GlueStudyConfig) -> GlueSet:
             f"[{name}] scores it anyway, marked"
         )
     if short:
-        facts["incomplete"] = "; ".join(short)
+        facts |= {"incomplete": "; ".join(short)}
     train, tuning = held_out(
         name, rows["train"], fraction=config.data.tuning_fraction, max_rows=config.data.tuning_rows
     )
@@ -251,7 +250,7 @@ def sentences(rows: Rows) -> tuple[list[str], list[str] | None]:
     return [row.text for row in rows], seconds or None
 
 
-def read_sets(config: GlueStudyConfig, report: Tell) -> tuple[dict[str, GlueSet], dict[str, str]]:
+def read_sets(config: GlueStudyConfig, progress: Progress) -> tuple[dict[str, GlueSet], dict[str, str]]:
     """Tasks that can be scored, and of the others why not. Raises: DataError when there is none."""
     sets, absent = {}, {}
     for name in config.tasks:
@@ -259,7 +258,7 @@ def read_sets(config: GlueStudyConfig, report: Tell) -> tuple[dict[str, GlueSet]
             sets[name] = read_set(name, config)
         except DataError as error:
             absent[name] = str(error)
-            report(f"{name} is left out: {error}")
+            progress(f"{name} is left out: {error}")
     if not sets:
         more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
         raise DataError(f"no task of study {config.name!r} can be read: {next(iter(absent.values()))}{more}")

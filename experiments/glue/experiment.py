@@ -1,24 +1,30 @@
 """GLUE: bodies of a masked study under fresh heads, fine-tuned with equal effort, beside trivial baselines.
 
-The learning rate is chosen on rows held out of each task's training file; scores are of the official dev set, which no choice sees.
+The learning rate is chosen on rows held out of each task's training file; scores are of the official dev set,
+which no choice sees.
 """
 
 from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from arch_lab import files
+from arch_lab.judge.records import Record
 from arch_lab.metrics.classification import confusion_matrix
-from arch_lab.study.code_identity import conditions, texts, trial_code
+from arch_lab.stored import Facts, Json
+from arch_lab.study.code_identity import conditions
 from arch_lab.study.identity import digest
-from arch_lab.tasks import Cell, Fitted, Method, Task, TaskEngine, TaskStudyConfig
+from arch_lab.study.open_study import Experiment, Progress
+from arch_lab.study.plan import PlannedArm
+from arch_lab.study.task_study import Curve, Fitted, TaskStudy
+from arch_lab.study.trial import Job, Trial
 from blocks.errors import ConfigError
-from experiments.glue.baselines import majority, require_sklearn, tf_idf
+from experiments.glue.baselines import Predictions, majority, require_sklearn, tf_idf
 from experiments.glue.config import GlueStudyConfig
 from experiments.glue.data import GlueSet, read_set, read_sets
 from experiments.glue.reader import write_submission
@@ -29,136 +35,142 @@ if TYPE_CHECKING:  # torch and Lightning take seconds to load, and no refusal of
     from experiments.glue.model import Encoded
 
 SCRATCH = "_scratch"
-PREDICTIONS = "predictions.json"  # of the test files, in the cell's folder
-Tell = Callable[[str], None]
+BASELINES = ("majority", "tf_idf")
+PREDICTIONS = "predictions.json"  # of the test files, in the trial's folder
 
 
-@dataclass(kw_only=True)
-class GluePrepared:
-    """One study, read and checked (arch_lab.tasks.Prepared)."""
+class GlueStudy(TaskStudy):
+    """One study of GLUE.
+
+    ``bodies``: the pretrained arms by name; ``mnli``: what bodies pass through first.
+    """
 
     config: GlueStudyConfig
     sets: dict[str, GlueSet]
-    absent: dict[str, str]
-    arms: dict[str, PretrainedArm]
-    mnli: GlueSet | None = None
-    _encoded: dict[tuple[str, str, int], Encoded] = field(default_factory=dict)  # a memo, not state
+    bodies: dict[str, PretrainedArm]
+    mnli: GlueSet | None
 
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        return tuple(data.task() for data in self.sets.values())
+    def __init__(self, config: GlueStudyConfig) -> None:
+        super().__init__(config)
+        self._encoded: dict[tuple[str, str, int], Encoded] = {}  # a memo, not state
 
-    @property
-    def methods(self) -> tuple[Method, ...]:
-        found = [Method(name=name, facts=arm.facts, code=arm.code) for name, arm in self.arms.items()]
-        if self.config.scratch:
-            found += [
-                Method(name=f"{name}{SCRATCH}", facts={**arm.facts, "pretraining": "none"}, code=arm.code)
-                for name, arm in self.arms.items()
-            ]
-        if self.config.baselines:
-            found += [
-                Method(name=name, tuned=False, seeded=False, baseline=True) for name in ("majority", "tf_idf")
-            ]
-        return tuple(found)
+    def read(self, progress: Progress) -> None:
+        config = self.config
+        self.sets, self.absent = read_sets(config, progress)
+        self.mnli = None
+        if config.from_mnli is not None:
+            # nothing of it is handed in
+            self.mnli = read_set(config.from_mnli.source, replace(config, submission=False))
+        if config.baselines:
+            require_sklearn()
+        from arch_lab.study.pretrained import pretrained_arms
+
+        self.bodies = pretrained_arms(config.pretrained, config.arms)
+        check_arms(config, self.bodies)
+        self.tasks = tuple(data.task() for data in self.sets.values())
+        self.arms = planned_arms(config, self.bodies)
 
     def fingerprint(self, task: str) -> str:
-        weights = {name: [arm.fingerprint(seed) for seed in arm.runs] for name, arm in self.arms.items()}
+        weights = {name: [arm.fingerprint(seed) for seed in arm.runs] for name, arm in self.bodies.items()}
         mnli = self.mnli.fingerprint if self._starts_from_mnli(task) and self.mnli is not None else None
         return digest([self.sets[task].fingerprint, weights, mnli])
 
-    def fit(self, cell: Cell, folder: Path, tell: Tell) -> Fitted:
-        data, started = self.sets[cell.task], time.monotonic()
-        curve: tuple[tuple[int, str, float], ...] = ()
-        predictions: dict[str, list[float]] | None
-        facts: dict[str, Any] = {}
-        if cell.method == "majority":
-            predictions = majority(data)
-        elif cell.method == "tf_idf":
-            predictions, facts = tf_idf(data)
-        else:
-            predictions, facts, curve = self._fine_tuned(cell, folder, tell)
+    def fit(self, trial: Trial, job: Job) -> Fitted:
+        data, started = self.sets[trial.task], time.monotonic()
+        predictions, facts, curve = self._predictions(trial, job)
         facts["seconds"] = round(time.monotonic() - started, 2)
         if predictions is None:
             return Fitted(scores=None, facts=facts, curve=curve)
         if data.submitted:
-            files.write_json(folder / PREDICTIONS, {split: predictions[split] for split in data.submitted})
+            submitted = {split: predictions[split] for split in data.submitted}
+            files.write_json(job.folder / PREDICTIONS, submitted)
         if data.classes:
-            facts["confusion"] = {
-                split: confusion_matrix(
-                    predictions[split], [row.label for row in rows], data.classes
-                ).tolist()
-                for split, rows in data.reported.items()
-            }
-        tuned = None if cell.method == "majority" else data.tuned(predictions["tuning"])
+            facts["confusion"] = confusions(data, predictions)
+        tuned = None if trial.arm == "majority" else data.tuned(predictions["tuning"])
         return Fitted(scores=data.scores(predictions), tuned=tuned, facts=facts, curve=curve)
 
-    def finish(self, chosen: dict[tuple[str, str], list[Path]], folder: Path, tell: Tell) -> list[str]:
-        """Submission files of every method, from the seed with the best tuning score."""
-        written: dict[str, list[str]] = {}
-        for (task, method), folders in chosen.items():
-            results = {
-                path: files.read_json(path / "result.json") or {}
-                for path in folders
-                if (path / PREDICTIONS).is_file()
-            }
-            if results:
-                best = max(
-                    results,
-                    key=lambda path: -1.0 if results[path].get("tuned") is None else results[path]["tuned"],
+    def finish(self, study_folder: Path, records: Sequence[Record], progress: Progress) -> tuple[str, ...]:
+        """Submission files of every arm, from the seed with the best tuning score."""
+        notes = []
+        for arm in self.arms:
+            paths: list[Path] = []
+            for task in self.tasks:
+                trials = [record for record in records if (record.task, record.arm) == (task.name, arm.name)]
+                paths += self._submit(trials, study_folder)
+            if paths:
+                names = ", ".join(path.name for path in paths)
+                notes.append(
+                    f"submission/{arm.name}: {names} (GLUE's format, the seed with the best tuning score)"
                 )
-                kept = files.read_json(best / PREDICTIONS) or {}
-                made = [
-                    write_submission(task, values, folder / "submission" / method, split=split)
-                    for split, values in kept.items()
-                ]
-                written.setdefault(method, []).extend(path.name for path in made)
+        return tuple(notes)
+
+    def _submit(self, records: Sequence[Record], study_folder: Path) -> list[Path]:
+        """Submission files of the records of an arm on a task; none where no test file was predicted."""
+        predicted = []
+        for record in sorted(records, key=lambda record: record.seed):
+            path = self.trial_of(record).folder(study_folder) / PREDICTIONS
+            predicted += [(record, path)] if path.is_file() else []
+        if not predicted:
+            return []
+        best, path = max(predicted, key=lambda pair: -1.0 if pair[0].tuned is None else pair[0].tuned)
+        folder = study_folder / "submission" / best.arm
+        predictions: Predictions = files.read_json(path) or {}
         return [
-            f"submission/{method}: {', '.join(names)} (GLUE's format, the seed with the best tuning score)"
-            for method, names in written.items()
+            write_submission(best.task, values, folder, split=split) for split, values in predictions.items()
         ]
 
-    # --- one fine-tuning ---------------------------------------------------------------------------------------------
+    # --- one fine-tuning ------------------------------------------------------------------------------------
 
-    def _fine_tuned(self, cell: Cell, folder: Path, tell: Tell) -> tuple[Any, dict[str, Any], Any]:
+    def _predictions(self, trial: Trial, job: Job) -> tuple[Predictions | None, Facts, Curve]:
+        """Predictions of every split but train; None where the fine-tuning diverged."""
+        data = self.sets[trial.task]
+        if trial.arm == "majority":
+            return majority(data), {}, ()
+        if trial.arm == "tf_idf":
+            return *tf_idf(data), ()
+        return self._fine_tuned(trial, job)
+
+    def _fine_tuned(self, trial: Trial, job: Job) -> tuple[Predictions | None, Facts, Curve]:
         import torch
 
         from experiments.glue.model import fine_tune
 
-        assert cell.learning_rate is not None
-        data, recipe = self.sets[cell.task], self.config.finetuning
+        assert trial.learning_rate is not None
+        data = self.sets[trial.task]
         with torch.random.fork_rng():
-            arm, scratch = self._arm(cell.method)
-            body = (
-                self._from_mnli(cell, folder, tell)
-                if self._starts_from_mnli(cell.task)
-                else arm.body(cell.seed, scratch=scratch)
-            )
-            rows = self._rows(data, arm, body)
-            torch.manual_seed(cell.seed)  # after the body: the head is the same draw whatever stands below it
+            arm, scratch = self._body_of(trial.arm)
+            if self._starts_from_mnli(trial.task):
+                body = self._from_mnli(trial, job)
+            else:
+                body = arm.body(trial.seed, scratch=scratch)
+            rows = self._rows(data, body)
+            torch.manual_seed(
+                trial.seed
+            )  # after the body: the head is the same draw whatever stands below it
             outcome = fine_tune(
                 body,
                 data,
                 rows,
-                recipe,
-                learning_rate=cell.learning_rate,
-                seed=cell.seed,
-                report=lambda step, steps: tell(f"step {step:,} of {steps:,}"),
+                self.config.finetuning,
+                learning_rate=trial.learning_rate,
+                seed=trial.seed,
+                report=job.step,
             )
         facts = {
             "steps": outcome.steps,
             **rows.facts,
-            "pretraining_seed": None if scratch else arm.seed(cell.seed),
+            "pretraining_seed": None if scratch else arm.seed(trial.seed),
             "before": outcome.spread_before,
         }
         return outcome.predictions, facts, outcome.curve
 
-    def _arm(self, method: str) -> tuple[PretrainedArm, bool]:
-        if method in self.arms:
-            return self.arms[method], False
-        return self.arms[method.removesuffix(SCRATCH)], True
+    def _body_of(self, arm: str) -> tuple[PretrainedArm, bool]:
+        """The pretrained arm behind an arm of this study, and whether its weights are fresh."""
+        if arm in self.bodies:
+            return self.bodies[arm], False
+        return self.bodies[arm.removesuffix(SCRATCH)], True
 
-    def _rows(self, data: GlueSet, arm: PretrainedArm, body: Body) -> Encoded:
+    def _rows(self, data: GlueSet, body: Body) -> Encoded:
         from experiments.glue.model import encoded
 
         assert body.tokenizer is not None  # a masked study reads text
@@ -169,97 +181,131 @@ class GluePrepared:
             )
         return self._encoded[key]
 
-    # --- by way of MNLI ----------------------------------------------------------------------------------------------
+    # --- by way of MNLI -------------------------------------------------------------------------------------
 
     def _starts_from_mnli(self, task: str) -> bool:
         return self.config.from_mnli is not None and task in self.config.from_mnli.tasks
 
-    def _from_mnli(self, cell: Cell, folder: Path, tell: Tell) -> Body:
-        """The method's body after MNLI, fine-tuned once a seed and kept in the study's folder; its head is dropped."""
+    def _from_mnli(self, trial: Trial, job: Job) -> Body:
+        """The arm's body after MNLI, without its head; fine-tuned once per seed and stored.
+
+        Two workers that need the same body may both train it: they write the same bytes, each in one step.
+        """
+        arm, scratch = self._body_of(trial.arm)
+        body = arm.body(trial.seed, scratch=scratch)
+        path = job.study_folder / "from_mnli" / f"{trial.arm}_seed-{trial.seed}.pt"
+        identity = self._mnli_identity(trial, arm)
+        stored = read_body(path)
+        if stored.get("identity") == identity:
+            body.load_state_dict(stored["body"])
+            return body
+        scores = self._train_on_mnli(body, trial, job)
+        write_body(path, {"identity": identity, "body": body.state_dict(), "scores": scores})
+        return body.eval()
+
+    def _mnli_identity(self, trial: Trial, arm: PretrainedArm) -> str:
+        """Hash of everything that determines the body of an arm and seed after MNLI."""
+        assert self.config.from_mnli is not None and self.mnli is not None
+        settings = [asdict(self.config.from_mnli), asdict(self.config.finetuning), trial.arm, trial.seed]
+        code = [arm.code, self.shared_code, conditions()]
+        return digest([settings, code, self.mnli.fingerprint, arm.fingerprint(trial.seed)])
+
+    def _train_on_mnli(self, body: Body, trial: Trial, job: Job) -> dict[str, float]:
+        """Fine-tune ``body`` in place; the scores on MNLI. Raises: ConfigError when it diverges."""
         import torch
 
         from experiments.glue.model import fine_tune
 
-        mnli = self.mnli
-        assert self.config.from_mnli is not None and mnli is not None
-        arm, scratch = self._arm(cell.method)
-        body = arm.body(cell.seed, scratch=scratch)
-        path = study_folder(folder) / "from_mnli" / f"{cell.method}_seed-{cell.seed}.pt"
-        settings = [asdict(self.config.from_mnli), asdict(self.config.finetuning), cell.method, cell.seed]
-        code = [arm.code, trial_code([self], names=texts(settings)), conditions()]
-        identity = digest([settings, code, mnli.fingerprint, arm.fingerprint(cell.seed)])
-        kept = _kept(path)
-        if kept.get("identity") == identity:
-            body.load_state_dict(kept["body"])
-            return body
-        torch.manual_seed(cell.seed)
-        rate = self.config.from_mnli.learning_rate
+        mnli, options = self.mnli, self.config.from_mnli
+        assert mnli is not None and options is not None
+
+        def report(step: int, steps: int, loss: float) -> None:
+            if step % max(1, steps // 4) == 0:
+                job.detail(f"first {mnli.name}: step {step:,} of {steps:,}")
+
+        torch.manual_seed(trial.seed)
         outcome = fine_tune(
             body,
             mnli,
-            self._rows(mnli, arm, body),
+            self._rows(mnli, body),
             self.config.finetuning,
-            learning_rate=rate,
-            seed=cell.seed,
-            report=lambda step, steps: tell(f"first {mnli.name}: step {step:,} of {steps:,}"),
+            learning_rate=options.learning_rate,
+            seed=trial.seed,
+            report=report,
         )
         if outcome.predictions is None:
             raise ConfigError(
-                f"from_mnli: {cell.method} seed {cell.seed} diverged at learning rate {rate:g}; set from_mnli.learning_rate lower"
+                f"from_mnli: {trial.arm} seed {trial.seed} diverged at learning rate "
+                f"{options.learning_rate:g}; set from_mnli.learning_rate lower"
             )
-        buffer = io.BytesIO()
-        torch.save(
-            {"identity": identity, "body": body.state_dict(), "scores": mnli.scores(outcome.predictions)},
-            buffer,
+        return mnli.scores(outcome.predictions)
+
+
+def check_arms(config: GlueStudyConfig, bodies: dict[str, PretrainedArm]) -> None:
+    """Raises: ConfigError for a pooler or a head that cannot be built, or an arm with the name of another."""
+    from experiments.glue.model import head_config, pooler_config
+
+    for arm in bodies.values():
+        pooler_config(config.finetuning, arm.width)
+        head_config(config.finetuning, arm.width, 2)
+    others = {f"{name}{SCRATCH}" for name in bodies} if config.scratch else set()
+    if config.baselines:
+        others |= set(BASELINES)
+    clash = sorted(set(bodies) & others)
+    if clash:
+        raise ConfigError(
+            f"arms: {clash[0]!r} is the name of another method of this study; name that arm differently"
         )
-        files.write_bytes(path, buffer.getvalue())
-        return body.eval()
 
 
-def study_folder(cell: Path) -> Path:
-    """<study>/runs/<task>/<method>/<cell> -> <study>."""
-    return cell.parents[3]
+def planned_arms(config: GlueStudyConfig, bodies: dict[str, PretrainedArm]) -> tuple[PlannedArm, ...]:
+    """Every body, every body with fresh weights, the baselines."""
+    arms = [PlannedArm(name=name, facts=arm.facts, code=arm.code) for name, arm in bodies.items()]
+    if config.scratch:
+        arms += [
+            PlannedArm(name=f"{name}{SCRATCH}", facts={**arm.facts, "pretraining": "none"}, code=arm.code)
+            for name, arm in bodies.items()
+        ]
+    if config.baselines:
+        arms += [PlannedArm(name=name, tuned=False, seeded=False, baseline=True) for name in BASELINES]
+    return tuple(arms)
 
 
-def _kept(path: Path) -> dict[str, Any]:
-    """What was saved, or nothing when it is absent or damaged: it is then made again."""
+def confusions(data: GlueSet, predictions: Predictions) -> Facts:
+    """Confusion matrix of each reported split."""
+    return {
+        split: confusion_matrix(predictions[split], [row.label for row in rows], data.classes).tolist()
+        for split, rows in data.reported.items()
+    }
+
+
+def read_body(path: Path) -> Json:
+    """What ``write_body`` wrote, or nothing when it is absent or damaged: it is then made again."""
     import torch
 
     try:
-        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content: Json = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch raises half a dozen types for a file that is damaged
         return {}
-    return found
+    return content
 
 
-class Glue:
-    """The experiment as the engine of studies over tasks sees it (arch_lab.tasks.TaskExperiment)."""
+def write_body(path: Path, content: Json) -> None:
+    """Replace ``path`` in one step."""
+    import torch
 
-    config: type[TaskStudyConfig] = GlueStudyConfig
-
-    def open(self, config: GlueStudyConfig, cache: Path, tell: Tell) -> GluePrepared:
-        sets, absent = read_sets(config, tell)
-        mnli = None
-        if config.from_mnli is not None:
-            mnli = read_set(
-                config.from_mnli.source, replace(config, submission=False)
-            )  # nothing of it is handed in
-        if config.baselines:
-            require_sklearn()
-        from arch_lab.study.pretrained import pretrained_arms
-        from experiments.glue.model import head_config, pooler_config
-
-        arms = pretrained_arms(config.pretrained, config.arms)
-        for arm in arms.values():  # built here only to be refused here
-            pooler_config(config.finetuning, arm.width)
-            head_config(config.finetuning, arm.width, 2)
-        taken = {f"{name}{SCRATCH}" for name in arms} if config.scratch else set()
-        clash = (set(arms) & (taken | {"majority", "tf_idf"})) if config.baselines else set(arms) & taken
-        if clash:
-            raise ConfigError(
-                f"arms: {sorted(clash)[0]!r} is the name of another method of this study; name that arm differently"
-            )
-        return GluePrepared(config=config, sets=sets, absent=absent, arms=arms, mnli=mnli)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    files.write_bytes(path, buffer.getvalue())
 
 
-EXPERIMENT = TaskEngine(Glue())
+class Glue(Experiment):
+    """Fine-tuning on GLUE."""
+
+    config = GlueStudyConfig
+
+    def open(self, config: GlueStudyConfig) -> GlueStudy:
+        return GlueStudy(config)
+
+
+EXPERIMENT = Glue()

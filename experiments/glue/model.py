@@ -6,22 +6,21 @@ Legend: B rows or pairs, T tokens, D width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from arch_lab.data.tokenizer import Tokenizer
+from arch_lab.stored import Facts
 from arch_lab.study.body import Body
 from arch_lab.training.callbacks import Divergence
-from arch_lab.training.fit import fit, predict
+from arch_lab.training.fit import Report, fit, predict
 from arch_lab.training.optimizer import optimizer_and_schedule
-from arch_lab.yaml_files import JsonObject
 from blocks.config import Options
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError
@@ -31,7 +30,7 @@ from blocks.heads.range_regression import RangeRegressionHeadConfig
 from blocks.registry import configure, lookup
 from experiments.glue.batches import Batch, EncodedRow, ScoringLoader, TrainingLoader, collate, encode
 from experiments.glue.config import Finetuning
-from experiments.glue.data import GlueSet, sentences
+from experiments.glue.data import GlueSet, Rows, sentences
 
 POINTS = 100  # of the loss curve
 LOOKED_AT = 256  # rows
@@ -62,14 +61,9 @@ class PairClassifier(nn.Module):
 
     def pooled(self, batch: Batch) -> Tensor:
         """(B, D) or (2·B, D): one vector per row of tokens, first sentences first."""
-        read = [
-            (
-                part_batch["segments"],
-                self.body(part_batch["tokens"], part_batch["segments"], part_batch.get("types")),
-            )
-            for part_batch in batch["parts"]
-        ]
-        return torch.cat([self.pooler(states, segments != 0) for segments, states in read])[batch["place"]]
+        states = [self.body(rows.tokens, rows.segments, rows.types) for rows in batch.parts]
+        vectors = [self.pooler(h, rows.segments != 0) for h, rows in zip(states, batch.parts, strict=True)]
+        return torch.cat(vectors)[batch.places]
 
 
 @torch.no_grad()
@@ -125,11 +119,11 @@ class FineTuning(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         features = self.model.features(batch)
-        loss: Tensor = self.model.head.loss(features, batch["targets"])  # type: ignore[operator]
+        loss: Tensor = self.model.head.loss(features, batch.targets)  # type: ignore[operator]
         return loss
 
     def predict_step(self, batch: Batch, batch_index: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        return batch["index"], self.model.head.predict(self.model.features(batch))
+        return batch.row_numbers, self.model.head.predict(self.model.features(batch))
 
     def configure_optimizers(self) -> Any:
         return optimizer_and_schedule(
@@ -139,31 +133,36 @@ class FineTuning(pl.LightningModule):
 
 @dataclass(frozen=True)
 class Encoded:
-    """A set in the ids of one tokenizer: the rows of every split, and the targets of the training rows."""
+    """A set in the ids of one tokenizer.
 
-    splits: dict[str, list[EncodedRow]]
+    ``targets``: of the training rows; ``predicted``: the rows of the other splits, ``tuning`` among them.
+    """
+
+    train: list[EncodedRow]
     targets: Tensor
-    facts: JsonObject
+    tuning: list[EncodedRow]
+    predicted: dict[str, list[EncodedRow]]
+    facts: Facts
 
 
 def encoded(data: GlueSet, tokenizer: Tokenizer, recipe: Finetuning, *, max_tokens: int) -> Encoded:
-    rows_by_split = {"train": data.train, "tuning": data.tuning, **data.reported, **data.submitted}
-    splits = {
-        name: encode(
-            tokenizer, *sentences(rows), max_tokens=min(max_tokens, recipe.max_tokens), pairs=recipe.pairs
-        )
-        for name, rows in rows_by_split.items()
-    }
+    longest = min(max_tokens, recipe.max_tokens)
+
+    def ids(rows: Rows) -> list[EncodedRow]:
+        return encode(tokenizer, *sentences(rows), max_tokens=longest, pairs=recipe.pairs)
+
+    train, tuning = ids(data.train), ids(data.tuning)
+    reported = {name: ids(rows) for name, rows in data.reported.items()}
+    submitted = {name: ids(rows) for name, rows in data.submitted.items()}
     labels = [row.label for row in data.train]
     targets = torch.tensor(labels, dtype=torch.long if data.classes else torch.float32)
-    shown_splits = ("train", "tuning", *data.reported)
+    splits = {"train": train, "tuning": tuning, **reported}
+    tokens = sum(len(sentence) for row in train for sentence in row.tokens)
     facts = {
-        "tokens_a_row": round(
-            sum(len(sentence) for row in splits["train"] for sentence in row.tokens) / len(labels), 1
-        ),
-        "rows_cut": {name: sum(row.cut for row in splits[name]) for name in shown_splits},
+        "tokens_a_row": round(tokens / len(labels), 1),
+        "rows_cut": {name: sum(row.cut for row in rows) for name, rows in splits.items()},
     }
-    return Encoded(splits, targets, facts)
+    return Encoded(train, targets, tuning, {"tuning": tuning, **reported, **submitted}, facts)
 
 
 @dataclass(frozen=True)
@@ -187,20 +186,20 @@ def fine_tune(
     *,
     learning_rate: float,
     seed: int,
-    report: Callable[[int, int], None],
+    report: Report,
 ) -> Outcome:
     """Train ``body`` (in place) and a fresh head on ``data``, then predict.
 
-    ``report(step, steps)`` now and then.
-
-    Draws from torch's global generator, which the caller seeds.
+    ``report``: called with (step, steps, loss) after every step. Draws from torch's global generator, which
+    the
+    caller seeds.
     """
     separate = data.paired and recipe.pairs == "separate"
     model = PairClassifier(body, recipe, classes=data.classes, separate=separate).train()
     types = bool(body.types) and data.paired and not separate
-    spread_before = spread(model, rows.splits["tuning"], types=types)
+    spread_before = spread(model, rows.tuning, types=types)
     loader = TrainingLoader(
-        rows.splits["train"],
+        rows.train,
         rows.targets,
         batch=recipe.batch_size,
         epochs=recipe.epochs_of(data.name),
@@ -214,15 +213,15 @@ def fine_tune(
         loader,
         steps=len(loader),
         clip=recipe.clip_norm,
-        callbacks=[divergence, _Progress(report, len(loader))],
+        callbacks=[divergence],
+        report=report,
     )
     curve = fitted.curve(every=max(1, len(loader) // POINTS))
     if fitted.diverged:
         return Outcome(None, spread_before, curve, fitted.steps)
     predictions = {
         name: _predict(module, ScoringLoader(split, batch=FASTER * recipe.batch_size, types=types))
-        for name, split in rows.splits.items()
-        if name != "train"
+        for name, split in rows.predicted.items()
     }
     return Outcome(predictions, spread_before, curve, fitted.steps)
 
@@ -233,14 +232,3 @@ def _predict(module: FineTuning, loader: ScoringLoader) -> list[float]:
     order = torch.cat([index for index, _ in batches]).argsort()
     values: list[float] = torch.cat([prediction for _, prediction in batches])[order].tolist()
     return values
-
-
-class _Progress(Callback):
-    def __init__(self, report: Callable[[int, int], None], steps: int) -> None:
-        self.report, self.steps = report, steps
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
-    ) -> None:
-        if trainer.global_step % max(1, self.steps // 4) == 0:
-            self.report(trainer.global_step, self.steps)

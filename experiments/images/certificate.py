@@ -1,4 +1,5 @@
-"""The certificate of an image classifier: no metric for a model whose answer about one image depends on another.
+"""The certificate of an image classifier: no metric for a model whose answer about one image depends on
+another.
 
 Legend: B images, C channels, H x W pixels.
 Float64, on a copy of the built model with parameters re-drawn at order 1, in evaluation and in training mode:
@@ -23,7 +24,9 @@ from arch_lab.models.image import ImageClassifier
 
 @dataclass(frozen=True, kw_only=True)
 class ImageCertificate:
-    """``leak_ratio``: how far other images move the scores of one; ``live_ratio``: how far its least heard patch does."""
+    """``leak_ratio``: how far other images move the scores of one; ``live_ratio``: how far its least heard
+    patch does.
+    """
 
     passed: bool
     kind: str = "images"
@@ -96,7 +99,9 @@ def _moved(scores: Tensor, expected: Tensor) -> float:
 
 
 def _least_heard(model: ImageClassifier, image: Tensor, patch: int) -> tuple[float, int]:
-    """(how far the scores move, number of the patch) for the patch that moves them least, all patches in one batch."""
+    """(how far the scores move, number of the patch) for the patch that moves them least, all patches in one
+    batch.
+    """
     h, w = image.shape[-2] // patch, image.shape[-1] // patch
     changed = image.repeat(h * w, 1, 1, 1)
     for t in range(h * w):

@@ -1,6 +1,8 @@
-"""Images: classification of small pictures cut into patches, scored in cross-entropy and accuracy, beside a linear model.
+"""Images: classification of small pictures cut into patches, scored in cross-entropy and accuracy, beside a
+linear model.
 
-The learning rate is chosen on images held out from the training split, the numbers come from the test split. A token is a patch.
+The learning rate is chosen on images held out from the training split, the numbers come from the test split.
+A token is a patch.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from arch_lab.judge.measures import IMAGES
-from arch_lab.models import require_kind
+from arch_lab.judge.measures import Measure
+from arch_lab.judge.records import Baseline
+from arch_lab.study.training_study import TrainingExperiment
 from blocks.config import Bounds, Config, Doc
 from blocks.errors import ConfigError
 from experiments.images.certificate import ImageCertificate, certify_images
@@ -25,7 +28,9 @@ if TYPE_CHECKING:  # Lightning takes seconds to load, and no refusal of data sho
 
 @dataclass(frozen=True, kw_only=True)
 class ImageObjective(Config):
-    """``label_smoothing``: the share of a label's weight that all classes share while training (0.1 in Hyena's recipe)."""
+    """``label_smoothing``: the share of a label's weight that all classes share while training (0.1 in
+    Hyena's recipe).
+    """
 
     label_smoothing: Annotated[
         float,
@@ -34,21 +39,53 @@ class ImageObjective(Config):
     ] = 0.0
 
 
-class Images:
-    """The experiment as the study engine sees it (arch_lab.study.experiment.Experiment)."""
+MEASURES = (
+    Measure(
+        key="cross_entropy",
+        name="nats per image",
+        short="nats",
+        meaning="The cross-entropy: minus the natural logarithm of the probability that the model gives the right class, averaged "
+        "over the images; guessing among ten classes gives 2.303. Lower is better.",
+    ),
+    Measure(
+        key="top1_accuracy",
+        name="top-1 accuracy",
+        short="top-1 ↑",
+        higher_is_better=True,
+        meaning="The share of images whose class scores highest. Higher is better.",
+    ),
+    Measure(
+        key="top5_accuracy",
+        name="top-5 accuracy",
+        short="top-5 ↑",
+        higher_is_better=True,
+        meaning="The share of images whose class is among the five that score highest. Higher is better.",
+    ),
+    Measure(
+        key="images_per_second",
+        name="training images per second",
+        short="images/s ↑",
+        higher_is_better=True,
+        meaning="From the median training step, with the optimizer and without data loading. Higher is better.",
+    ),
+)
 
-    measures = IMAGES
-    causal = False
+
+class Images(TrainingExperiment):
+    """Classification of pictures that are cut into patches."""
+
+    measures = MEASURES
+    kind = "image_classifier"
     objective = ImageObjective
     data = ImagesConfig
 
     def resolve(self, config: Any) -> Any:
         """The length of a row is the number of patches, and every arm is built for the images of the set."""
         image_set, tokens = config.data.set, config.data.tokens
-        given = config.training.sequence_length
-        if given not in (tokens, type(config.training)().sequence_length):
+        length = config.training.sequence_length
+        if length not in (tokens, type(config.training)().sequence_length):
             raise ConfigError(
-                f"study {config.name!r}: training.sequence_length is {given}, but an image of {image_set.height} x {image_set.width} "
+                f"study {config.name!r}: training.sequence_length is {length}, but an image of {image_set.height} x {image_set.width} "
                 f"pixels in patches of {config.data.patch} is {tokens} tokens; leave it out"
             )
         size = {
@@ -62,8 +99,6 @@ class Images:
                 raise ConfigError(
                     f"study {config.name!r}, arm {arm.name!r}: {twice[0]} is set by the data and is the same for every arm"
                 )
-            # before the arm is given the size of images, for which a recipe of text has no option
-            require_kind(arm.recipe(), "image_classifier", f"experiment 'images', arm {arm.name!r}: ")
         arms = [replace(arm, options={**size, **arm.options}) for arm in config.arms]
         return replace(config, arms=arms, training=replace(config.training, sequence_length=tokens))
 
@@ -81,8 +116,8 @@ class Images:
     def module(self, spec: Any) -> ImageModel:
         from experiments.images.model import ImageModel
 
-        chosen = self.objective.from_options(spec.objective, where="objective")
-        return ImageModel(label_smoothing=chosen.label_smoothing, **spec.settings())
+        options = ImageObjective.from_options(spec.objective, where="objective")
+        return ImageModel(label_smoothing=options.label_smoothing, **spec.settings())
 
     def datamodule(self, spec: Any, data: PreparedImages) -> ImageDataModule:
         from experiments.images.model import ImageDataModule
@@ -94,15 +129,12 @@ class Images:
     ) -> dict[str, float]:
         from arch_lab.training.callbacks import RunLog
 
-        (tune,) = trainer.validate(module, datamodule=datamodule, verbose=False)
-        (final,) = trainer.test(module, datamodule=datamodule, verbose=False)
-        primary, speed = self.measures[0], self.measures[-1]
+        speed = self.measures[-1]
         log = next(callback for callback in trainer.callbacks if isinstance(callback, RunLog))  # type: ignore[attr-defined]
         images = datamodule.batch / log.median_step_seconds()  # type: ignore[attr-defined]
-        scored = {m.key: final[f"final/{m.key}"] for m in self.measures if m is not speed}
-        return {**scored, speed.key: images, primary.tuned: tune[f"tune/{primary.key}"]}
+        return {**super().scores(trainer, module, datamodule), speed.key: images}
 
-    def baselines(self, config: Any, data: PreparedImages) -> list[dict[str, Any]]:
+    def baselines(self, config: Any, data: PreparedImages) -> list[Baseline]:
         from experiments.images.baselines import image_baselines
 
         return image_baselines(data)

@@ -19,7 +19,14 @@ from torchmetrics import Metric, MetricCollection
 
 from arch_lab.models import Kind
 from arch_lab.training.module import LanguageModel
-from experiments.images.data import ImageLoader, ImageOrder, ImageSplit, PreparedImages, scoring_batches
+from experiments.images.data import (
+    ImageBatch,
+    ImageLoader,
+    ImageOrder,
+    ImageSplit,
+    PreparedImages,
+    scoring_batches,
+)
 
 SCORED = 250  # images a scoring batch: no metric depends on it
 
@@ -111,18 +118,18 @@ class ImageModel(LanguageModel):
             image_metrics().to(self.device),
         )
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
-        scores = self.model(batch["images"]).float()
+    def training_step(self, batch: ImageBatch, batch_index: int) -> Tensor:  # type: ignore[override]
+        scores = self.model(batch.images).float()
         # equal shards: the mean over this batch is the mean over the global batch
-        return F.cross_entropy(scores, batch["labels"], label_smoothing=self.label_smoothing)
+        return F.cross_entropy(scores, batch.labels, label_smoothing=self.label_smoothing)
 
-    def predict_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:  # type: ignore[override]
+    def predict_step(self, batch: ImageBatch, batch_index: int) -> Tensor:  # type: ignore[override]
         """Class scores (B, N)."""
-        scores: Tensor = self.model(batch["images"])
+        scores: Tensor = self.model(batch.images)
         return scores
 
-    def _score(self, batch: dict[str, Tensor], metrics: Any) -> None:  # type: ignore[override]
-        metrics.update(self.model(batch["images"]), batch["labels"])
+    def _score(self, batch: ImageBatch, metrics: Any) -> None:  # type: ignore[override]
+        metrics.update(self.model(batch.images), batch.labels)
 
 
 class ScoringLoader:
@@ -134,7 +141,7 @@ class ScoringLoader:
     def __len__(self) -> int:
         return -(-len(self.split) // SCORED)
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[ImageBatch]:
         return scoring_batches(self.split, self.data, batch=SCORED)
 
 

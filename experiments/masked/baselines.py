@@ -2,7 +2,8 @@
 
 Legend: N tokens asked for, V vocabulary (the mask token included, which no text holds).
 The unigram's best guess is the most frequent token. The bigram sees the token on the left as the model does:
-where that is hidden too, it falls back on the unigram, as for any context it never met.
+where that is hidden
+too, it falls back on the unigram, as for any context it never met.
 """
 
 from __future__ import annotations
@@ -11,17 +12,15 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
-from torch import Tensor
 
 from arch_lab.data import PreparedData
+from arch_lab.judge.records import Baseline
 from arch_lab.metrics.ngram import NGram
-from arch_lab.yaml_files import JsonObject
-from experiments.masked.objective import IGNORED
+from experiments.masked.objective import IGNORED, MaskedRows
 
 
-def masked_baselines(data: PreparedData, batches: Iterable[dict[str, Tensor]]) -> list[JsonObject]:
-    """Rows ``name, masked_bits, masked_perplexity, masked_accuracy``, counted on train and weighted on tune
-    (arch_lab.metrics.ngram).
+def masked_baselines(data: PreparedData, batches: Iterable[MaskedRows]) -> list[Baseline]:
+    """Unigram and bigram, counted on train and weighted on tune (arch_lab.metrics.ngram).
 
     ``batches``: of the split that is scored, as the models get them.
     """
@@ -29,24 +28,24 @@ def masked_baselines(data: PreparedData, batches: Iterable[dict[str, Tensor]]) -
     model = NGram(data.train.ids, data.tune.ids, data.vocabulary)
     # pairs one after the other: every second prediction is of a token asked for, from the one before it
     nats = -model.log_probabilities(np.stack([contexts, targets], axis=1).reshape(-1), order=2)[::2]
-    unigram = model.distribution((), order=1)
+    alone = model.distribution((), order=1)
     hits = {
-        "unigram": targets == _ordinary(unigram, data).argmax(),
+        "unigram": targets == _ordinary(alone, data).argmax(),
         "bigram": targets == _best_after(contexts, model, data),
     }
     return [
         _row(name, losses, hits[name])
-        for name, losses in (("unigram", -np.log(unigram[targets])), ("bigram", nats))
+        for name, losses in (("unigram", -np.log(alone[targets])), ("bigram", nats))
     ]
 
 
-def asked_for(batches: Iterable[dict[str, Tensor]], separator: int) -> tuple[np.ndarray, np.ndarray]:
+def asked_for(batches: Iterable[MaskedRows], separator: int) -> tuple[np.ndarray, np.ndarray]:
     """(N,), (N,): the input on the left of each token asked for (at a window's start: a separator), and that
     token.
     """
     contexts, targets = [], []
     for batch in batches:
-        inputs, labels = batch["inputs"].numpy(), batch["labels"].numpy()
+        inputs, labels = batch.inputs.numpy(), batch.labels.numpy()
         left = np.concatenate([np.full_like(inputs[:, :1], separator), inputs[:, :-1]], axis=1)
         is_target = labels != IGNORED
         contexts.append(left[is_target])
@@ -54,11 +53,11 @@ def asked_for(batches: Iterable[dict[str, Tensor]], separator: int) -> tuple[np.
     return np.concatenate(contexts), np.concatenate(targets)
 
 
-def _best_after(tokens: np.ndarray, model: NGram, data: PreparedData) -> np.ndarray:
+def _best_after(contexts: np.ndarray, model: NGram, data: PreparedData) -> np.ndarray:
     """(N,): the most probable token after each."""
-    contexts, inverse = np.unique(tokens, return_inverse=True)
-    best = np.array([_ordinary(model.distribution((int(c),), order=2), data).argmax() for c in contexts])
-    guesses: np.ndarray = best[inverse]
+    distinct, positions = np.unique(contexts, return_inverse=True)
+    best = np.array([_ordinary(model.distribution((int(c),), order=2), data).argmax() for c in distinct])
+    guesses: np.ndarray = best[positions]
     return guesses
 
 
@@ -67,11 +66,11 @@ def _ordinary(distribution: np.ndarray, data: PreparedData) -> np.ndarray:
     return np.where(data.token_bytes > 0, distribution, 0.0)
 
 
-def _row(name: str, nats: np.ndarray, hits: np.ndarray) -> JsonObject:
+def _row(name: str, nats: np.ndarray, hits: np.ndarray) -> Baseline:
     mean = math.fsum(nats) / len(nats)
-    return {
-        "name": name,
+    scores = {
         "masked_bits": mean / math.log(2),
         "masked_perplexity": math.exp(mean),
         "masked_accuracy": float(hits.mean()),
     }
+    return Baseline(name=name, scores=scores)

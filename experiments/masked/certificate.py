@@ -1,14 +1,18 @@
-"""The certificate of a masked objective: no bidirectional model gets a metric from an input that holds the answer.
+"""The certificate of a masked objective: no bidirectional model gets a metric from an input that holds the
+answer.
 
 Legend: B rows, T tokens, V vocabulary.
 A model that sees both sides has no causality law to keep, so what could give the answer away is checked
 instead, on the objective that trains and scores and on the built model (float64, parameters of order 1):
 
-* hidden: of the tokens asked for, no more than BERT's tenth stand in the input as they are; putting other tokens of the same kind
+* hidden: of the tokens asked for, no more than BERT's tenth stand in the input as they are; putting other
+  tokens of the same kind
   (special or not, opening or closing a word) under all the rest changes no input;
 * labels: other labels beside the same inputs change no logit;
-* rows, documents, padding: the other rows of a batch, a document packed into the same row, and padding before or behind change no
-  output of a row (1e-9 of the scale), in evaluation and in training mode, at 48 tokens, at the length that trains and is scored and
+* rows, documents, padding: the other rows of a batch, a document packed into the same row, and padding before
+  or behind change no
+  output of a row (1e-9 of the scale), in evaluation and in training mode, at 48 tokens, at the length that
+  trains and is scored and
   at one token less. Padding never occurs in training here; fine-tuning relies on it;
 * alive: logits do react to tokens on the left and on the right, so a dead or a one-sided model cannot pass.
 
@@ -32,18 +36,33 @@ from arch_lab.data.tokenizer import Tokenizer
 from arch_lab.laws.moves import TINY
 from arch_lab.laws.probe import EVALUATION, MODES, Mode, preserved_random_state, redraw
 from arch_lab.laws.tolerances import MODEL, MODEL_LIVE
-from experiments.masked.objective import IGNORED, RANDOM, REPLACED, SCORING, Draw, Masked, draws
+from experiments.masked.objective import IGNORED, RANDOM, REPLACED, SCORING, Draw, Masked, MaskedRows, draws
 
 ROWS = 64  # masked rows: thousands of tokens asked for, so that a share of 0.1 is told from 0.2
 LONGEST = 48
 DEVIATIONS = 5.0  # how far a share may stray by chance
 
-Logits = Callable[[nn.Module, dict[str, Tensor]], Tensor]
+Logits = Callable[[nn.Module, MaskedRows], Tensor]
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How far an output moved, in shares of its scale, and at what length and in which mode."""
+
+    ratio: float = 0.0
+    case: str = ""
+
+    def or_larger(self, ratio: float, case: str) -> Shift:
+        """The larger of two; a ratio that is no number counts as larger."""
+        return self if ratio <= self.ratio else Shift(ratio, case)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveCertificate:
-    """What was checked and what was found. ``visible``: share of the tokens asked for that stand in the input as they are."""
+    """What was checked and what was found.
+
+    ``visible``: share of the tokens asked for that stand in the input as they are.
+    """
 
     passed: bool
     kind: str = "objective"
@@ -67,7 +86,8 @@ class ObjectiveCertificate:
 def certify_objective(
     model: nn.Module, masking: Draw, logits: Logits, *, tokenizer: Tokenizer, tokens: int
 ) -> ObjectiveCertificate:
-    """Run the protocol on a copy of ``model``; never changes it. ``passed`` is False with a reason on any failure.
+    """Run the protocol on a copy of ``model``; never changes it. ``passed`` is False with a reason on any
+    failure.
 
     ``masking`` and ``logits`` are what training and scoring call; ``tokens``: the longest row the model
     takes.
@@ -85,24 +105,25 @@ def certify_objective(
         with torch.no_grad():
             reason = reason or _labels(probe, logits, masked, generator)
             live = _alive(probe, masked.inputs[:1], tokenizer.vocabulary)
-        worst, place = {"rows": 0.0, "documents": 0.0, "padding": 0.0}, {}
+        shifts = [Shift()] * 3
         for n in lengths:
             inputs = torch.from_numpy(generator.integers(tokenizer.vocabulary, size=(4, n)))
             for mode in MODES:
-                for name, ratio in _apart(probe, inputs, mode).items():
-                    if not ratio <= worst[name]:
-                        worst[name], place[name] = ratio, f"{n} tokens, {mode}"
+                ratios = _apart(probe, inputs, mode)
+                case = f"{n} tokens, {mode}"
+                shifts = [shift.or_larger(r, case) for shift, r in zip(shifts, ratios, strict=True)]
         probe.eval()
-    reason = reason or _model_failure(worst, place, live)
+    rows, documents, padding = shifts
+    reason = reason or _model_failure(rows, documents, padding, live)
     return ObjectiveCertificate(
         passed=not reason,
         lengths=tuple(lengths),
         visible=visible,
         asked=asked,
-        leak_ratio=max(worst.values()),
-        rows_ratio=worst["rows"],
-        documents_ratio=worst["documents"],
-        padding_ratio=worst["padding"],
+        leak_ratio=max(shift.ratio for shift in shifts),
+        rows_ratio=rows.ratio,
+        documents_ratio=documents.ratio,
+        padding_ratio=padding.ratio,
         live_ratio=live,
         reason=reason,
     )
@@ -117,22 +138,23 @@ def _hidden(
     generator: np.random.Generator,
 ) -> tuple[float, int, str]:
     """(share of tokens asked for that are visible, how many were asked for, why it fails)."""
-    chosen = masked.labels != IGNORED
-    asked = int(chosen.sum())
+    is_hidden = masked.labels != IGNORED
+    asked = int(is_hidden.sum())
     if not asked:
         return 0.0, 0, "the objective hides no token"
-    if not np.array_equal(masked.labels[chosen], ids[chosen]):
+    if not np.array_equal(masked.labels[is_hidden], ids[is_hidden]):
         return 0.0, asked, "a label differs from the original token"
-    visible = float((masked.inputs == masked.labels)[chosen].mean())
-    kept = 1 - REPLACED - RANDOM
-    bound = kept + RANDOM / 100 + DEVIATIONS * (kept * (1 - kept) / asked) ** 0.5
+    visible = float((masked.inputs == masked.labels)[is_hidden].mean())
+    share = 1 - REPLACED - RANDOM
+    bound = share + RANDOM / 100 + DEVIATIONS * (share * (1 - share) / asked) ** 0.5
     if visible > bound:
         return (
             visible,
             asked,
-            f"{visible:.0%} of the hidden tokens are unchanged in the input; BERT's recipe leaves {kept:.0%}",
+            f"{visible:.0%} of the hidden tokens are unchanged in the input; "
+            f"BERT's recipe leaves {share:.0%}",
         )
-    covered = chosen & (masked.inputs != ids)
+    covered = is_hidden & (masked.inputs != ids)
     other = _others(ids, tokenizer, generator)
     again = masking(np.where(covered, other, ids), uniform)
     moved = again.inputs != masked.inputs
@@ -141,25 +163,27 @@ def _hidden(
         return (
             visible,
             asked,
-            f"the input at token {t} depends on a token that is hidden (row {row}): the mask does not hide the answer",
+            f"the input at token {t} depends on a token that is hidden (row {row}): "
+            "the mask does not hide the answer",
         )
     return visible, asked, ""
 
 
 def _others(ids: np.ndarray, tokenizer: Tokenizer, generator: np.random.Generator) -> np.ndarray:
-    """Another token of the same kind for each, where there is one: special or not, opening and closing a word or not."""
+    """Another token of the same kind for each, where there is one: special or not, opening and closing a word
+    or not.
+    """
     kinds = np.array([(not p, p[:1].isspace(), p[-1:].isspace()) for p in tokenizer.pieces()]) @ np.array(
         [4, 2, 1]
     )
     out = ids.copy()
     for kind in np.unique(kinds):
         members = np.flatnonzero(kinds == kind)
-        here = kinds[ids] == kind
+        is_kind = kinds[ids] == kind
         if len(members) > 1:
-            place = np.searchsorted(members, ids[here])
-            out[here] = members[
-                (place + generator.integers(1, len(members), size=int(here.sum()))) % len(members)
-            ]
+            ranks = np.searchsorted(members, ids[is_kind])
+            steps = generator.integers(1, len(members), size=int(is_kind.sum()))
+            out[is_kind] = members[(ranks + steps) % len(members)]
     return out
 
 
@@ -167,16 +191,14 @@ def _labels(model: nn.Module, logits: Logits, masked: Masked, generator: np.rand
     rows = slice(0, 2)
     inputs, labels = torch.from_numpy(masked.inputs[rows]), torch.from_numpy(masked.labels[rows])
     shuffled = torch.from_numpy(generator.permuted(masked.labels[rows], axis=1))
-    same = torch.equal(
-        logits(model, {"inputs": inputs, "labels": labels}),
-        logits(model, {"inputs": inputs, "labels": shuffled}),
-    )
+    same = torch.equal(logits(model, MaskedRows(inputs, labels)), logits(model, MaskedRows(inputs, shuffled)))
     return "" if same else "logits depend on the labels: the model sees the answers"
 
 
-def _apart(model: nn.Module, tokens: Tensor, mode: Mode) -> dict[str, float]:
-    """How far outputs of a row move, in shares of the scale, for what must not move them: tokens (4, T), the last row for changes.
+def _apart(model: nn.Module, tokens: Tensor, mode: Mode) -> tuple[float, float, float]:
+    """How far other rows, documents and padding move the outputs of a row, in shares of the scale.
 
+    ``tokens`` (4, T): the last row is for changes.
     Calls of one shape start from the same random numbers, so dropout changes nothing; calls of two shapes are
     compared in evaluation mode only.
     """
@@ -195,25 +217,23 @@ def _apart(model: nn.Module, tokens: Tensor, mode: Mode) -> dict[str, float]:
     base, in_pack, in_pads = run(rows), run(packed, segments), run(padded, padding)
     scale = max(base.abs().max().item(), TINY)
 
-    def moved(after: Tensor, before: Tensor) -> float:
-        return torch.nan_to_num((after - before).abs(), nan=float("inf")).max().item() / scale
+    def moved(outputs: Tensor, reference: Tensor) -> float:
+        return torch.nan_to_num((outputs - reference).abs(), nan=float("inf")).max().item() / scale
 
     others = torch.cat([rows[:1], other, rows[1:2]])
     changed_pack = torch.where(segments == 2, other, packed)
     changed_pads = torch.where(padding == 0, other, padded)
-    worst = {
-        "rows": moved(run(others)[:1], base[:1]),
-        "documents": moved(run(changed_pack, segments)[:, :half], in_pack[:, :half]),
-        "padding": moved(run(changed_pads, padding)[:, pads : pads + half], in_pads[:, pads : pads + half]),
-    }
+    by_rows = moved(run(others)[:1], base[:1])
+    by_documents = moved(run(changed_pack, segments)[:, :half], in_pack[:, :half])
+    by_padding = moved(run(changed_pads, padding)[:, pads : pads + half], in_pads[:, pads : pads + half])
     if mode is EVALUATION:
         alone = run(first)
-        worst["rows"] = max(worst["rows"], moved(run(rows[:1]), base[:1]))
-        worst["documents"] = max(
-            worst["documents"], moved(in_pack[:, :half], alone), moved(in_pack[:, half:], run(second))
+        by_rows = max(by_rows, moved(run(rows[:1]), base[:1]))
+        by_documents = max(
+            by_documents, moved(in_pack[:, :half], alone), moved(in_pack[:, half:], run(second))
         )
-        worst["padding"] = max(worst["padding"], moved(in_pads[:, pads : pads + half], alone))
-    return worst
+        by_padding = max(by_padding, moved(in_pads[:, pads : pads + half], alone))
+    return by_rows, by_documents, by_padding
 
 
 def _run(model: nn.Module, mode: Mode, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
@@ -238,15 +258,18 @@ def _alive(model: nn.Module, inputs: np.ndarray, vocabulary: int) -> float:
     return min(moved[t].item(), moved[:t].max().item(), moved[t + 1 :].max().item())
 
 
-def _model_failure(worst: dict[str, float], place: dict[str, str], live: float) -> str:
-    words = {
-        "rows": "the other rows of a batch",
-        "documents": "another document in the same row",
-        "padding": "padding",
-    }
-    for name, ratio in worst.items():
-        if not ratio <= MODEL.bound:
-            return f"logits of a row depend on {words[name]} ({ratio:.1e} of the scale; {place[name]})"
+def _model_failure(rows: Shift, documents: Shift, padding: Shift, live: float) -> str:
+    causes = (
+        ("the other rows of a batch", rows),
+        ("another document in the same row", documents),
+        ("padding", padding),
+    )
+    for cause, shift in causes:
+        if not shift.ratio <= MODEL.bound:
+            return f"logits of a row depend on {cause} ({shift.ratio:.1e} of the scale; {shift.case})"
     if not live >= MODEL_LIVE.bound:
-        return f"logits hardly react to a token, or to one side only ({live:.1e} of the scale): the check would show nothing"
+        return (
+            f"logits hardly react to a token, or to one side only ({live:.1e} of the scale): "
+            "the check would show nothing"
+        )
     return ""

@@ -17,8 +17,10 @@ from arch_lab.models import Kind
 from arch_lab.training.datamodule import PreparedDataModule
 from arch_lab.training.module import LanguageModel
 from experiments.masked.objective import (
+    MaskedBatch,
     MaskedLoader,
     MaskedObjective,
+    MaskedRows,
     Masking,
     asked_for,
     masked_logits,
@@ -106,22 +108,22 @@ class MaskedLanguageModel(LanguageModel):
             masked_metrics().to(self.device),
         )
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+    def training_step(self, batch: MaskedBatch, batch_index: int) -> Tensor:  # type: ignore[override]
         nats = masked_nats(self.model, batch)
         # the mean over the tokens asked for in the whole optimizer step: Lightning averages over devices and
         # divides by the batches accumulated, which would weight tokens by how many were asked for beside them
         return (
             nats.sum()
             * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
-            / batch["asked"].clamp(min=1)
+            / batch.target_count.clamp(min=1)
         )
 
-    def predict_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:  # type: ignore[override]
+    def predict_step(self, batch: MaskedRows, batch_index: int) -> Tensor:  # type: ignore[override]
         """Nats of each token asked for, flat."""
         return masked_nats(self.model, batch)
 
-    def _score(self, batch: dict[str, Tensor], metrics: Any) -> None:  # type: ignore[override]
-        metrics.update(*asked_for(masked_logits(self.model, batch), batch["labels"]))
+    def _score(self, batch: MaskedRows, metrics: Any) -> None:  # type: ignore[override]
+        metrics.update(*asked_for(masked_logits(self.model, batch), batch.labels))
 
 
 class ScoringLoader:
@@ -143,7 +145,7 @@ class ScoringLoader:
             -len(scoring_windows(self.split, tokens=self.tokens, max_windows=self.max_windows)) // self.batch
         )
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[MaskedRows]:
         return scoring_batches(
             self.split, self.masking, tokens=self.tokens, batch=self.batch, max_windows=self.max_windows
         )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from arch_lab.data.order import OrderedLoader
 from arch_lab.data.store import TokenSplit
 from arch_lab.data.tokenizer import Tokenizer
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Json
 from blocks.config import Bounds, Config, Doc
 from blocks.errors import ConfigError
 
@@ -130,13 +130,29 @@ def draws(purpose: int, seed: int, number: int, rows: int, tokens: int) -> np.nd
     return (words >> np.uint64(11)) * 2.0**-53
 
 
+class MaskedRows(NamedTuple):
+    """What is scored: ``inputs`` and ``labels`` (b, T) int64, as in Masked."""
+
+    inputs: Tensor
+    labels: Tensor
+
+
+class MaskedBatch(NamedTuple):
+    """What is trained on: ``inputs`` and ``labels`` (B/world, T).
+
+    ``target_count``: the number of tokens asked for in the whole optimizer step, over all devices and accumulated
+    batches: what the sum of their losses is divided by.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    target_count: Tensor
+
+
 class MaskedLoader:
-    """Batches ``{"inputs", "labels" (B/world, T), "asked"}`` of an OrderedLoader's windows.
+    """Batches of an OrderedLoader's windows; its state is that loader's.
 
-    Its state is that loader's.
-
-    ``asked`` is the number of tokens asked for in the whole optimizer step, over all devices and
-    ``accumulate`` batches: what the sum of their losses is divided by. Each device draws for the global batch
+    ``accumulate``: batches of an optimizer step. Each device draws for the global batch
     and takes its rows, so both are the same on any number.
     """
 
@@ -147,16 +163,16 @@ class MaskedLoader:
     def __len__(self) -> int:
         return len(self.loader)
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[MaskedBatch]:
         rank, world = self.loader.rank, self.loader.world
         for _ in self.loader:
             step = self.loader.step - 1
             masked = self.batch(step)
-            yield {
-                "inputs": torch.from_numpy(masked.inputs[rank::world]),
-                "labels": torch.from_numpy(masked.labels[rank::world]),
-                "asked": torch.tensor(self.target_count(step // self.accumulate)),
-            }
+            yield MaskedBatch(
+                inputs=torch.from_numpy(masked.inputs[rank::world]),
+                labels=torch.from_numpy(masked.labels[rank::world]),
+                target_count=torch.tensor(self.target_count(step // self.accumulate)),
+            )
 
     def batch(self, step: int) -> Masked:
         """The global batch of ``step``.
@@ -176,10 +192,10 @@ class MaskedLoader:
             self._target_count = optimizer_step, sum(int((m.labels != IGNORED).sum()) for m in batches)
         return self._target_count[1]
 
-    def state_dict(self) -> JsonObject:
+    def state_dict(self) -> Json:
         return self.loader.state_dict()
 
-    def load_state_dict(self, state: JsonObject) -> None:
+    def load_state_dict(self, state: Json) -> None:
         self.loader.load_state_dict(state)
 
 
@@ -199,8 +215,8 @@ def scoring_windows(split: TokenSplit, *, tokens: int, max_windows: int | None =
 
 def scoring_batches(
     split: TokenSplit, masking: Masking, *, tokens: int, batch: int, max_windows: int | None = None
-) -> Iterator[dict[str, Tensor]]:
-    """``{"inputs", "labels" (b, T)}``.
+) -> Iterator[MaskedRows]:
+    """The windows of a split, hidden tokens replaced.
 
     A window's mask is a function of its number alone: no seed, step, batch size or device in it.
     """
@@ -209,18 +225,18 @@ def scoring_batches(
         some = windows[first : first + batch]
         ids = split.ids[some[:, None] * tokens + np.arange(tokens)]
         masked = masking(ids, np.concatenate([draws(SCORING, 0, int(number), 1, tokens) for number in some]))
-        yield {"inputs": torch.from_numpy(masked.inputs), "labels": torch.from_numpy(masked.labels)}
+        yield MaskedRows(torch.from_numpy(masked.inputs), torch.from_numpy(masked.labels))
 
 
-def masked_logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+def masked_logits(model: nn.Module, batch: MaskedRows | MaskedBatch) -> Tensor:
     """(B, T, V) from what the model may see; the labels are not handed to it."""
-    logits: Tensor = model(batch["inputs"])
+    logits: Tensor = model(batch.inputs)
     return logits
 
 
-def masked_nats(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+def masked_nats(model: nn.Module, batch: MaskedRows | MaskedBatch) -> Tensor:
     """Nats of every token asked for, flat, in the order of the rows."""
-    return asked_for(masked_logits(model, batch), batch["labels"])[0]
+    return asked_for(masked_logits(model, batch), batch.labels)[0]
 
 
 def asked_for(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,28 +10,49 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arch_lab.data import PreparedData, prepare
-from arch_lab.judge.measures import PERPLEXITY
+from arch_lab.judge.measures import Measure
+from arch_lab.judge.records import Baseline
 from arch_lab.laws import Certificate, certify_model
 from arch_lab.metrics.ngram import ngram_baselines
-from arch_lab.study.experiment import NoOptions
+from arch_lab.study.training_study import TrainingExperiment
 from arch_lab.study.vocabulary import planned_vocabulary
+from blocks.errors import UserError
+from blocks.registry import trusted
 
 if TYPE_CHECKING:  # Lightning takes seconds to load, and no refusal of data should wait for it
-    import lightning.pytorch as pl
-
     from arch_lab.training.datamodule import PreparedDataModule, TextDataModule
     from arch_lab.training.module import LanguageModel
 
 
-KEYS = tuple(m.key for m in PERPLEXITY)
+PROMPT_TOKENS = 16
+MEASURES = (
+    Measure(
+        key="bits_per_byte",
+        name="bits per byte",
+        meaning="How many bits the model needs on average to predict one byte of unseen text. It is the loss divided by ln 2 and by "
+        "the bytes of the text, so it does not depend on the tokenizer. Lower is better.",
+    ),
+    Measure(
+        key="perplexity",
+        name="token perplexity",
+        short="token ppl",
+        logarithmic=True,
+        meaning="The exponential of the loss per token: depends on the tokenizer, comparable only within this study.",
+    ),
+    Measure(
+        key="word_perplexity",
+        name="word perplexity",
+        short="word ppl",
+        logarithmic=True,
+        meaning="The same per whitespace-separated word, comparable across tokenizers on the same text.",
+    ),
+)
 
 
-class Perplexity:
-    """The experiment as the study engine sees it (arch_lab.study.experiment.Experiment)."""
+class Perplexity(TrainingExperiment):
+    """Next-token training of decoders on text."""
 
-    measures = PERPLEXITY
-    causal = True
-    objective = NoOptions
+    measures = MEASURES
 
     def vocabulary(self, data: Any) -> int:
         return planned_vocabulary(data)
@@ -70,25 +91,32 @@ class Perplexity:
             data, tokens=t.sequence_length, batch=t.batch_size, seed=spec.seed, steps=spec.steps
         )
 
+    def sample(self, run: Path, data: PreparedData) -> dict[str, str] | None:
+        """How the model goes on after the first words of the held-out text."""
+        from arch_lab.generation import generate
+
+        prompt = data.tokenizer.decode(data.validation.ids[:PROMPT_TOKENS].tolist()).strip()
+        if not prompt:
+            return None
+        try:
+            written = generate(run, prompt, temperature=0.8, trust=sorted(trusted()))
+        except (
+            UserError
+        ):  # a mixer of the user's own that does not decode, or a prompt beyond the model's length
+            return None
+        return {"prompt": prompt, "text": written.text}
+
     def fit_classes(self) -> tuple[type[LanguageModel], type[TextDataModule]]:
         from arch_lab.training.datamodule import TextDataModule
         from arch_lab.training.module import LanguageModel
 
         return LanguageModel, TextDataModule
 
-    def scores(
-        self, trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule
-    ) -> dict[str, float]:
-        (tune,) = trainer.validate(module, datamodule=datamodule, verbose=False)
-        (final,) = trainer.test(module, datamodule=datamodule, verbose=False)
-        return {
-            **{name: final[f"final/{name}"] for name in KEYS},
-            "tune_bits_per_byte": tune["tune/bits_per_byte"],
-        }
-
-    def baselines(self, config: Any, data: PreparedData) -> list[dict[str, Any]]:
+    def baselines(self, config: Any, data: PreparedData) -> list[Baseline]:
+        keys = [m.key for m in self.measures]
         return [
-            {"name": name, **{k: values[k] for k in KEYS}} for name, values in ngram_baselines(data).items()
+            Baseline(name=name, scores={key: values[key] for key in keys})
+            for name, values in ngram_baselines(data).items()
         ]
 
 

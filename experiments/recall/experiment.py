@@ -17,16 +17,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from arch_lab.judge.measures import Measure
+from arch_lab.judge.records import Baseline
 from arch_lab.laws import Certificate, certify_model
-from arch_lab.models import require_kind
-from arch_lab.study.experiment import NoOptions
+from arch_lab.stored import Facts
 from arch_lab.study.identity import digest
+from arch_lab.study.training_study import TrainingExperiment
 from blocks.config import Bounds, Config, Doc
 from blocks.errors import ConfigError
 
 if TYPE_CHECKING:  # Lightning takes seconds to load, and no refusal of a study should wait for it
-    import lightning.pytorch as pl
-
     from experiments.recall.model import RecallDataModule, RecallModel
 
 TRAIN, TUNE, HELD_OUT = 1, 2, 3  # highest word of Philox's counter: streams that never meet
@@ -105,22 +104,31 @@ class PreparedRecall:
     def fingerprint(self) -> str:
         return digest([asdict(self.config), self.tokens])
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Facts:
         """Plain values for reports."""
         rows = {"tune": self.config.tune_rows, "held-out": self.config.held_out_rows}
         splits = {name: {"rows": n, "tokens": n * self.tokens} for name, n in rows.items()}
         return {"source": "drawn", **asdict(self.config), "splits": splits, "fingerprint": self.fingerprint}
 
 
-class Recall:
-    """The experiment as the study engine sees it (arch_lab.study.experiment.Experiment)."""
+class Recall(TrainingExperiment):
+    """Multi-query associative recall by decoders."""
 
     measures = (
-        Measure(key="accuracy", name="recall accuracy", short="accuracy ↑", higher_is_better=True),
-        Measure(key="nats", name="nats per answer", short="nats"),
+        Measure(
+            key="accuracy",
+            name="recall accuracy",
+            short="accuracy ↑",
+            higher_is_better=True,
+            meaning="The share of questions to which the model gives the right value the highest probability. Higher is better.",
+        ),
+        Measure(
+            key="nats",
+            name="nats per answer",
+            short="nats",
+            meaning="Minus the natural logarithm of the probability of the right value, averaged over the questions. Lower is better.",
+        ),
     )
-    causal = True
-    objective = NoOptions
     data = RecallData
 
     def resolve(self, config: Any) -> Any:
@@ -129,8 +137,6 @@ class Recall:
             raise ConfigError(
                 f"study {config.name!r}: {pairs} pairs and {pairs} questions need training.sequence_length {4 * pairs}, got {tokens}"
             )
-        for arm in config.arms:
-            require_kind(arm.recipe(), "decoder", f"experiment 'recall', arm {arm.name!r}: ")
         return config
 
     def vocabulary(self, data: RecallData) -> int:
@@ -167,21 +173,16 @@ class Recall:
             held_out=loader(HELD_OUT, 0, scoring_sizes(data.config.held_out_rows)),
         )
 
-    def scores(
-        self, trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule
-    ) -> dict[str, float]:
-        (tune,) = trainer.validate(module, datamodule=datamodule, verbose=False)
-        (final,) = trainer.test(module, datamodule=datamodule, verbose=False)
-        primary = self.measures[0]
-        return {
-            **{m.key: final[f"final/{m.key}"] for m in self.measures},
-            primary.tuned: tune[f"tune/{primary.key}"],
-        }
-
-    def baselines(self, config: Any, data: PreparedRecall) -> list[dict[str, Any]]:
+    def baselines(self, config: Any, data: PreparedRecall) -> list[Baseline]:
         """Guesses, by what they know: any value, or which values the row holds."""
-        known = {"any value": data.vocabulary - data.vocabulary // 2, "a value of the row": data.config.pairs}
-        return [{"name": name, "accuracy": 1 / n, "nats": math.log(n)} for name, n in known.items()]
+        choices = {
+            "any value": data.vocabulary - data.vocabulary // 2,
+            "a value of the row": data.config.pairs,
+        }
+        return [
+            Baseline(name=name, scores={"accuracy": 1 / n, "nats": math.log(n)})
+            for name, n in choices.items()
+        ]
 
 
 EXPERIMENT = Recall()

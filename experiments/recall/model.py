@@ -6,7 +6,7 @@ Legend: B rows, T tokens, V vocabulary, A answers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
@@ -15,12 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
 
+from arch_lab.stored import Json
 from arch_lab.training.module import LanguageModel
 from arch_lab.training.scoring import at_least_float32
-from arch_lab.yaml_files import JsonObject
 
 IGNORED = -100  # the label of a place where nothing is asked, as cross_entropy knows it
-Batch = dict[str, Tensor]
+
+
+class RecallBatch(NamedTuple):
+    """``tokens`` and ``labels`` (B, T) int64; labels are IGNORED where nothing is asked."""
+
+    tokens: Tensor
+    labels: Tensor
 
 
 class RecallModel(LanguageModel):
@@ -29,27 +35,39 @@ class RecallModel(LanguageModel):
     def setup(self, stage: str) -> None:
         self.tune_metrics, self.final_metrics = (recall_metrics().to(self.device) for _ in range(2))
 
-    def answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def answers(self, batch: RecallBatch) -> tuple[Tensor, Tensor]:
         """Logits (A, V) and the values asked for (A,), in the order of the rows."""
-        is_target = batch["labels"] != IGNORED
-        return at_least_float32(self.model(batch["tokens"])[is_target]), batch["labels"][is_target]
+        is_target = batch.labels != IGNORED
+        return at_least_float32(self.model(batch.tokens)[is_target]), batch.labels[is_target]
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+    def training_step(self, batch: RecallBatch, batch_index: int) -> Tensor:  # type: ignore[override]
         return F.cross_entropy(*self.answers(batch))
 
-    def predict_step(self, batch: Batch, batch_index: int) -> Tensor:  # type: ignore[override]
+    def predict_step(self, batch: RecallBatch, batch_index: int) -> Tensor:  # type: ignore[override]
         """The tokens named (A,)."""
         return self.answers(batch)[0].argmax(dim=-1)
 
-    def _score(self, batch: Batch, metrics: Any) -> None:  # type: ignore[override]
-        logits, values = self.answers(batch)
-        metrics["accuracy"].update((logits.argmax(dim=-1) == values).double())
-        metrics["nats"].update(F.cross_entropy(logits, values, reduction="none").double())
+    def _score(self, batch: RecallBatch, metrics: Any) -> None:  # type: ignore[override]
+        metrics.update(*self.answers(batch))
+
+
+class AnswerAccuracy(MeanMetric):
+    """Share of the values that were named: ``update(logits (A, V), values (A,))``. Higher is better."""
+
+    def update(self, logits: Tensor, values: Tensor) -> None:  # type: ignore[override]
+        super().update((logits.argmax(dim=-1) == values).double())
+
+
+class AnswerNats(MeanMetric):
+    """Nats to name a value: ``update(logits (A, V), values (A,))``. Lower is better."""
+
+    def update(self, logits: Tensor, values: Tensor) -> None:  # type: ignore[override]
+        super().update(F.cross_entropy(logits, values, reduction="none").double())
 
 
 def recall_metrics() -> MetricCollection:
     """Means over answers, by the names used in every table and file."""
-    return MetricCollection({"accuracy": MeanMetric(), "nats": MeanMetric()}, compute_groups=False)
+    return MetricCollection({"accuracy": AnswerAccuracy(), "nats": AnswerNats()}, compute_groups=False)
 
 
 class RowLoader:
@@ -65,17 +83,17 @@ class RowLoader:
     def __len__(self) -> int:
         return self.steps
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[RecallBatch]:
         first = self.step if self.step < self.steps else 0
         for step in range(first, self.steps):
             tokens, labels = self.draw(step)
             self.step = step + 1
-            yield {"tokens": torch.from_numpy(tokens), "labels": torch.from_numpy(labels)}
+            yield RecallBatch(torch.from_numpy(tokens), torch.from_numpy(labels))
 
-    def state_dict(self) -> JsonObject:
+    def state_dict(self) -> Json:
         return {"step": self.step}
 
-    def load_state_dict(self, state: JsonObject) -> None:
+    def load_state_dict(self, state: Json) -> None:
         self.step = state["step"]
 
 

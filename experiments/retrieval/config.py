@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from arch_lab.fields import BatchSize, Name, PathText
-from arch_lab.tasks.contract import TaskStudyConfig
+from arch_lab.study.task_study import TaskStudyConfig
 from arch_lab.training.optimizer import Beta2Option, DecayOption, FinalOption, OptimizerConfig, WarmupOption
-from blocks.config import Bounds, Config, Doc, Length, Unique
+from blocks.config import Bounds, Config, Doc, Length, Options, Unique
 from blocks.errors import ConfigError, did_you_mean
 from experiments.retrieval.readers import RETRIEVAL_SETS
 
@@ -20,10 +20,11 @@ ENCODER = ("pooler", "pooler_options", "projection")  # options of training that
 class RetrievalTraining(OptimizerConfig):
     """How every arm is fine-tuned, and what every method is shown of a text.
 
-    ``query_tokens`` and ``document_tokens``: where texts are cut, the separator before them included, for all alike, BM25 too.
-    ``projection``: width of a bias-free map behind the pooler, None: the pooled states themselves.
-    ``negatives``: documents beside the positive for each query, drawn anew every epoch from its own candidates where the set has
-    them, else from the ``negative_pool`` irrelevant documents that BM25 ranks highest (``hard``) or from all of them (``random``).
+    ``query_tokens`` and ``document_tokens``: where texts are cut, the separator before them included, for all
+    alike, BM25 too. ``projection``: width of a bias-free map behind the pooler, None: the pooled states
+    themselves. ``negatives``: documents beside the positive for each query, drawn anew every epoch from its
+    own candidates where the set has them, else from the ``negative_pool`` irrelevant documents that BM25
+    ranks highest (``hard``) or from all of them (``random``).
     """
 
     epochs: Annotated[
@@ -35,7 +36,7 @@ class RetrievalTraining(OptimizerConfig):
     pooler: Annotated[
         str, Length(1, 1000), Doc("Block that reduces a text to one vector (arch-lab blocks lists them).")
     ] = "mean"
-    pooler_options: Annotated[dict[str, Any], Doc("Options of the pooler.")] = field(default_factory=dict)
+    pooler_options: Annotated[Options, Doc("Options of the pooler.")] = field(default_factory=dict)
     projection: Annotated[
         int | None,
         Bounds(minimum=1, maximum=2**17),
@@ -70,13 +71,14 @@ class RetrievalTraining(OptimizerConfig):
             )
         if self.loss == "nce" and self.batch_size == 1 and not self.negatives:
             raise ConfigError(
-                "training.loss: nce has nothing to contrast in a batch of one; raise training.batch_size or training.negatives"
+                "training.loss: nce has nothing to contrast in a batch of one; raise training.batch_size or "
+                "training.negatives"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class BM25(Config):
-    """Lucene's formula; its customary constants are not tuned, for want of a fair grid against learning rates."""
+    """Lucene's formula. Its constants are not tuned: no grid of them would be fair against learning rates."""
 
     k1: Annotated[float, Bounds(minimum=0, maximum=1e6), Doc("How fast repeated words stop counting.")] = 1.2
     b: Annotated[float, Bounds(minimum=0, maximum=1), Doc("How much long documents are penalised.")] = 0.75
@@ -84,10 +86,12 @@ class BM25(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalStudyConfig(TaskStudyConfig):
-    """``pretrained``: folder of a finished study of masked tokens; ``arms``: those of its arms that take part, None: all.
+    """Keys of a study of retrieval.
 
-    ``for_task``: set -> options of ``training`` that differ there, for every arm alike. ``zero_shot``: also score every arm as it
-    comes from pretraining. ``complete``: the sets must hold as much as was published.
+    ``pretrained``: folder of a finished study of masked tokens; ``arms``: those of its arms that take part,
+    None: all. ``for_task``: set -> options of ``training`` that differ there, for every arm alike.
+    ``zero_shot``: also score every arm as it comes from pretraining. ``complete``: the sets must hold as much
+    as was published.
     """
 
     CHOOSES = (
@@ -105,7 +109,7 @@ class RetrievalStudyConfig(TaskStudyConfig):
         default_factory=RetrievalTraining
     )
     for_task: Annotated[
-        dict[str, Any],
+        Options,
         Doc("Options of training that differ for single sets, such as {nfcorpus: {epochs: 1}}."),
     ] = field(default_factory=dict)
     bm25: Annotated[BM25, Doc("Constants of the BM25 baseline.")] = field(default_factory=BM25)

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arch_lab.data import Tokenizer
 from arch_lab.study.body import Body, load_body
 from arch_lab.study.pretrained import PretrainedArm
 from blocks.config import Options
 from blocks.errors import ConfigError
 from blocks.linear import Linear, LinearConfig
 from blocks.registry import build, lookup
+from experiments.retrieval.config import RetrievalTraining
 
 ROUND = 8  # rows are padded to a multiple of so many tokens: fewer different shapes
 ENCODED = 64  # texts at a time without gradients
@@ -54,6 +53,11 @@ class TextEncoder(nn.Module):
             if projection is None
             else Linear(LinearConfig(in_features=body.width, out_features=projection, bias=False))
         )
+
+    @property
+    def has_new_weights(self) -> bool:
+        """Whether pooler or projection has weights that pretraining did not train."""
+        return self.projection is not None or next(self.pooler.parameters(), None) is not None
 
     def forward(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
         pooled = self.pooler(self.body(tokens, segments), None if segments is None else segments != 0)
@@ -90,31 +94,14 @@ class TextEncoder(nn.Module):
         return out
 
 
-def text_encoder(arm: PretrainedArm, training: Any) -> TextEncoder:
-    """The arm's encoder as the study (RetrievalTraining) describes it.
-
-    What is new in it is drawn from torch's generator.
-    """
+def text_encoder(arm: PretrainedArm, training: RetrievalTraining) -> TextEncoder:
+    """The arm's encoder as the study describes it; new weights are drawn from torch's generator."""
     return TextEncoder(
         load_body(arm.first),
         pooler=training.pooler,
         options=training.pooler_options,
         projection=training.projection,
     )
-
-
-def token_rows(
-    tokenizer: Tokenizer, texts: Sequence[str], *, max_tokens: int
-) -> tuple[list[np.ndarray], int]:
-    """The separator and the ids of each text, cut at ``max_tokens`` tokens in all; and how many of them were
-    cut.
-    """
-    ids = tokenizer.encode(texts)
-    rows = [
-        np.concatenate([np.array([tokenizer.separator], np.int64), text_ids[: max_tokens - 1]])
-        for text_ids in ids
-    ]
-    return rows, sum(len(text_ids) > max_tokens - 1 for text_ids in ids)
 
 
 def padded(rows: Sequence[np.ndarray], *, max_tokens: int) -> tuple[Tensor, Tensor | None]:

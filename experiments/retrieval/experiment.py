@@ -1,222 +1,153 @@
-"""Retrieval on small public sets: encoders pretrained at one budget, fine-tuned with equal effort, beside BM25 and chance.
+"""Retrieval on small public sets: pretrained encoders, fine-tuned with equal effort, beside BM25 and chance.
 
-Learning rates are chosen by nDCG@10 on queries held out of the training part; what is reported no choice has looked at. Every text is cut
-at the same number of tokens for every method.
+Learning rates are chosen by nDCG@10 on queries held out of the training part; what is reported no choice has
+looked at. Every text is cut at the same number of tokens for every method.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from arch_lab.checkpoints.opening import MODEL
 from arch_lab.data import DataError, Tokenizer
 from arch_lab.data.files import file_hash
+from arch_lab.judge.measures import Task
+from arch_lab.judge.records import Record
+from arch_lab.stored import Facts
+from arch_lab.study.open_study import Experiment, Progress
+from arch_lab.study.plan import PlannedArm
 from arch_lab.study.pretrained import PretrainedArm, pretrained_arms
-from arch_lab.study.run import MODEL
-from arch_lab.tasks import TaskEngine
-from arch_lab.tasks.contract import Cell, Fitted, Method, Task, TaskStudyConfig, Tell
+from arch_lab.study.task_study import Curve, Fitted, TaskStudy
+from arch_lab.study.trial import Job, Trial
 from blocks.errors import ConfigError
 from experiments.retrieval.baselines import BM25Index, Chance, bm25s_library
-from experiments.retrieval.config import RetrievalStudyConfig, RetrievalTraining
-from experiments.retrieval.encoder import TextEncoder, text_encoder, token_rows
+from experiments.retrieval.config import RetrievalStudyConfig
+from experiments.retrieval.encoder import TextEncoder, text_encoder
 from experiments.retrieval.readers import RetrievalSet, read_retrieval
-from experiments.retrieval.scoring import NDCG, evaluate, measures_of
+from experiments.retrieval.scoring import NDCG, Scorer, evaluate, measures_of
+from experiments.retrieval.texts import CutTexts, cut_texts
 
 ZERO_SHOT = "_zero_shot"  # behind the name of an arm
 BASELINES = ("bm25", "bm25_whole", "random")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shown:
-    """One set as the methods are shown it: ids -> token ids, and what those say. (Ids of queries and documents may be the same.)"""
+class RetrievalStudy(TaskStudy):
+    """One study of retrieval.
 
-    data: RetrievalSet
-    training: RetrievalTraining
-    query_rows: Mapping[str, np.ndarray]
-    document_rows: Mapping[str, np.ndarray]
-    documents: Mapping[str, str]
-    queries: Mapping[str, str]
-    facts: Mapping[str, Any]
+    ``bodies``: the pretrained arms; ``texts``: the sets by name, as every method reads them.
+    """
 
-    @property
-    def asked(self) -> dict[str, str]:
-        """Every query of the set, whole."""
-        return {query: text for split in self.data.queries.values() for query, text in split.items()}
+    config: RetrievalStudyConfig
+    bodies: list[PretrainedArm]
+    texts: dict[str, CutTexts]
 
-    @property
-    def scored(self) -> list[str]:
-        """The documents that a tuning or a reported query ranks."""
-        if self.data.candidates is None:
-            return list(self.data.documents)
-        queries = [*self.data.queries["tune"], *self.data.queries["test"]]
-        return list(dict.fromkeys(document for query in queries for document in self.data.candidates[query]))
+    def __init__(self, config: RetrievalStudyConfig) -> None:
+        super().__init__(config)
+        self._indices: dict[tuple[str, bool], BM25Index] = {}  # a memo, not state
 
-
-class PreparedRetrieval:
-    """Sets, tokens and arms of one study (arch_lab.tasks.contract.Prepared)."""
-
-    def __init__(
-        self,
-        config: RetrievalStudyConfig,
-        arms: list[PretrainedArm],
-        sets: list[RetrievalSet],
-        absent: dict[str, str],
-    ) -> None:
-        self.config, self.arms, self.absent = config, arms, absent
-        bodies = {arm.name: text_encoder(arm, config.training) for arm in arms}
-        tokenizer = one_tokenizer(bodies)
-        self.shown = {data.name: shown(data, config.training_of(data.name), tokenizer) for data in sets}
-        for name, encoder in bodies.items():
-            for task, each in self.shown.items():
-                longest = max(each.training.query_tokens, each.training.document_tokens)
-                if longest > encoder.body.max_tokens:
-                    raise ConfigError(
-                        f"{task}: texts of {longest} tokens, but {name} was pretrained on {encoder.body.max_tokens}; "
-                        "lower training.document_tokens or training.query_tokens"
-                    )
-            if config.zero_shot and (
-                config.training.projection is not None or next(encoder.pooler.parameters(), None) is not None
-            ):
-                raise ConfigError(
-                    f"zero_shot: pooler {config.training.pooler!r} or the projection has weights that pretraining did not train; "
-                    "set zero_shot: false"
-                )
-        self.methods = self._methods(bodies)
+    def read(self, progress: Progress) -> None:
+        config = self.config
+        bm25s_library()  # required now, not after an hour
+        self.bodies = list(pretrained_arms(config.pretrained, config.arms or ()).values())
+        check_names(config, self.bodies)
+        sets, self.absent = read_sets(config, progress)
+        encoders = {arm.name: text_encoder(arm, config.training) for arm in self.bodies}
+        tokenizer = one_tokenizer(encoders)
+        self.texts = {data.name: cut_texts(data, config.training_of(data.name), tokenizer) for data in sets}
+        check_encoders(config, encoders, self.texts)
         self.tasks = tuple(
-            Task(name=name, measures=measures_of(each.data), counted=(NDCG.key,), facts=dict(each.facts))
-            for name, each in self.shown.items()
+            Task(name=name, measures=measures_of(texts.data), counted=(NDCG.key,), facts=texts.facts)
+            for name, texts in self.texts.items()
         )
-        self._bodies = [
-            tokenizer.fingerprint,
-            *(f"{arm.name} {file_hash(arm.first / MODEL)}" for arm in arms),
-        ]
-        self._indices: dict[tuple[str, bool], BM25Index] = {}
+        self.arms = planned_arms(config, self.bodies, encoders, self.texts)
+        weights = [f"{arm.name} {file_hash(arm.first / MODEL)}" for arm in self.bodies]
+        self._pretraining = [tokenizer.fingerprint, *weights]
 
     def fingerprint(self, task: str) -> str:
-        return hashlib.sha256(
-            " ".join([self.shown[task].data.fingerprint, *self._bodies]).encode()
-        ).hexdigest()
+        parts = [self.texts[task].data.fingerprint, *self._pretraining]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
-    def _methods(self, encoders: Mapping[str, TextEncoder]) -> tuple[Method, ...]:
-        lengths = [
-            (each.training.query_tokens, each.training.document_tokens) for each in self.shown.values()
-        ]
-        found = []
-        for arm in self.arms:
-            encoder = encoders[arm.name]
-            costs = {
-                f"FLOPs, {n} tokens": encoder.flops(n) for n in sorted({n for both in lengths for n in both})
-            }
-            facts = {
-                "texts": "cut",
-                "parameters": sum(p.numel() for p in encoder.parameters()),
-                "embedding": arm.entry["parameters"]["embedding"],
-                **costs,
-                "pretrained": f"{arm.score} at {arm.learning_rate:g}, seed {next(iter(arm.runs))}",
-            }
-            found.append(Method(name=arm.name, facts=facts, code=arm.code))
-            if self.config.zero_shot:
-                name = arm.name + ZERO_SHOT
-                found.append(
-                    Method(name=name, tuned=False, seeded=False, baseline=True, facts=facts, code=arm.code)
-                )
-        found += [
-            Method(
-                name="bm25",
-                tuned=False,
-                seeded=False,
-                baseline=True,
-                facts={"texts": "cut, as for the encoders"},
-            ),
-            Method(name="bm25_whole", tuned=False, seeded=False, baseline=True, facts={"texts": "whole"}),
-            Method(name="random", tuned=False, baseline=True),
-        ]
-        # the arms first, as in the verdict
-        return tuple(sorted(found, key=lambda method: method.baseline))
-
-    def fit(self, cell: Cell, folder: Path, tell: Tell) -> Fitted:
-        each = self.shown[cell.task]
+    def fit(self, trial: Trial, job: Job) -> Fitted:
+        texts = self.texts[trial.task]
         started = time.perf_counter()
-        arm = next((arm for arm in self.arms if cell.method in (arm.name, arm.name + ZERO_SHOT)), None)
+        arm = next((arm for arm in self.bodies if trial.arm in (arm.name, arm.name + ZERO_SHOT)), None)
         if arm is not None:
-            return self._encoder(cell, each, arm, tell)
-        if cell.method == "random":
-            scorer: Any = Chance(each.data.documents, each.asked, seed=cell.seed)
+            return self._encoder(trial, texts, arm, job)
+        scorer: Scorer
+        if trial.arm == "random":
+            scorer = Chance(texts.data.documents, texts.data.all_queries, seed=trial.seed)
         else:
-            scorer = self._index(cell.task, whole=cell.method == "bm25_whole")
-        return Fitted(
-            scores=evaluate(each.data, "test", scorer), facts={"seconds": time.perf_counter() - started}
-        )
+            scorer = self.index(trial.task, whole=trial.arm == "bm25_whole")
+        scores = evaluate(texts.data, "test", scorer)
+        return Fitted(scores=scores, facts={"seconds": time.perf_counter() - started})
 
-    def finish(self, chosen: dict[tuple[str, str], list[Path]], folder: Path, tell: Tell) -> list[str]:
+    def finish(self, study_folder: Path, records: Sequence[Record], progress: Progress) -> tuple[str, ...]:
         constants = self.config.bm25
-        notes = [f"{name}: {note}" for name, each in self.shown.items() for note in each.data.notes]
-        return [*notes, f"bm25: Lucene's formula, k1 {constants.k1:g}, b {constants.b:g}, not tuned"]
+        notes = [f"{name}: {note}" for name, texts in self.texts.items() for note in texts.data.notes]
+        return (*notes, f"bm25: Lucene's formula, k1 {constants.k1:g}, b {constants.b:g}, not tuned")
 
-    def _encoder(self, cell: Cell, each: Shown, arm: PretrainedArm, tell: Tell) -> Fitted:
+    def _encoder(self, trial: Trial, texts: CutTexts, arm: PretrainedArm, job: Job) -> Fitted:
+        """Fine-tune an encoder; without a learning rate score it as it comes from pretraining."""
         from lightning.pytorch.utilities.seed import isolate_rng
 
         from experiments.retrieval.training import PairLoader, PairOrder, fine_tune
 
         started = time.perf_counter()
-        facts: dict[str, Any] = {"steps": 0}
-        curve: tuple[tuple[int, str, float], ...] = ()
+        facts: Facts = {"steps": 0}
+        curve: Curve = ()
         with isolate_rng():
-            torch.manual_seed(cell.seed)
-            encoder = text_encoder(arm, each.training)
-            if cell.learning_rate is not None:
-                order = PairOrder(each.data, each.training, self._pools(cell.task), seed=cell.seed)
-                loader = PairLoader(
-                    each.data, order, each.training, queries=each.query_rows, documents=each.document_rows
+            torch.manual_seed(trial.seed)
+            encoder = text_encoder(arm, texts.training)
+            if trial.learning_rate is not None:
+                order = PairOrder(texts.data, texts.training, self.pools(trial.task), seed=trial.seed)
+                outcome = fine_tune(
+                    encoder,
+                    PairLoader(texts, order),
+                    texts.training,
+                    learning_rate=trial.learning_rate,
+                    report=job.step,
                 )
-                fitted = fine_tune(
-                    encoder, loader, each.training, learning_rate=cell.learning_rate, report=tell
-                )
-                facts = {
-                    "steps": order.steps,
-                    "pairs": len(order.pairs),
-                    "training seconds": time.perf_counter() - started,
-                }
-                if fitted.diverged:
+                seconds = time.perf_counter() - started
+                facts = {"steps": order.steps, "pairs": len(order.pairs), "training seconds": seconds}
+                if outcome.diverged:
                     return Fitted(scores=None, facts={**facts, "seconds": time.perf_counter() - started})
-                curve = fitted.curve()
-            tell(f"encoding {len(each.scored):,} documents")
-            scorer = Cosine(encoder, each)
+                curve = outcome.curve()
+            job.detail(f"encoding {len(texts.scored):,} documents")
+            scorer = Cosine(encoder, texts)
         return Fitted(
-            scores=evaluate(each.data, "test", scorer),
-            tuned=None if cell.learning_rate is None else evaluate(each.data, "tune", scorer)[NDCG.key],
+            scores=evaluate(texts.data, "test", scorer),
+            tuned=None if trial.learning_rate is None else evaluate(texts.data, "tune", scorer)[NDCG.key],
             facts={**facts, "seconds": time.perf_counter() - started},
             curve=curve,
         )
 
-    def _index(self, task: str, *, whole: bool) -> BM25Index:
+    def index(self, task: str, *, whole: bool) -> BM25Index:
+        """BM25 of the documents of a set, cut as for the encoders or whole."""
         if (task, whole) not in self._indices:
-            each, constants = self.shown[task], self.config.bm25
-            documents, queries = (
-                (each.data.documents, each.asked) if whole else (each.documents, each.queries)
-            )
+            texts, constants = self.texts[task], self.config.bm25
+            documents = texts.data.documents if whole else texts.documents
+            queries = texts.data.all_queries if whole else texts.queries
             self._indices[task, whole] = BM25Index(documents, queries, k1=constants.k1, b=constants.b)
         return self._indices[task, whole]
 
-    def _pools(self, task: str) -> dict[str, list[str]]:
+    def pools(self, task: str) -> dict[str, list[str]]:
         """Training query -> documents its negatives are drawn from."""
-        each = self.shown[task]
-        t, data = each.training, each.data
-        if not t.negatives:
+        texts = self.texts[task]
+        training, data = texts.training, texts.data
+        if not training.negatives:
             return {}
-        pools = {query: data.irrelevant(query) for query in data.queries["train"]}
-        if data.candidates is not None or t.negatives_from == "random":
+        pools = {query: data.irrelevant(query) for query in data.training_queries}
+        if data.candidates is not None or training.negatives_from == "random":
             return pools
-        index = self._index(task, whole=False)
+        index = self.index(task, whole=False)
         for query, pool in pools.items():
-            best = np.argsort(-index([query], pool)[0], kind="stable")[: t.negative_pool]
+            best = np.argsort(-index([query], pool)[0], kind="stable")[: training.negative_pool]
             pools[query] = [pool[i] for i in best]
         return pools
 
@@ -224,34 +155,113 @@ class PreparedRetrieval:
 class Cosine:
     """``scorer(queries, documents)``: cosines (Q, N) in float32 of vectors made once."""
 
-    def __init__(self, encoder: TextEncoder, each: Shown) -> None:
+    def __init__(self, encoder: TextEncoder, texts: CutTexts) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        queries = [*each.data.queries["tune"], *each.data.queries["test"]]
-        t = each.training
-        self.queries = encoder.encode(
-            [each.query_rows[q] for q in queries], max_tokens=t.query_tokens, device=device
-        )
-        self.documents = encoder.encode(
-            [each.document_rows[d] for d in each.scored], max_tokens=t.document_tokens, device=device
-        )
+        queries = texts.data.scored_queries
+        query_rows = [texts.query_rows[query] for query in queries]
+        document_rows = [texts.document_rows[document] for document in texts.scored]
+        training = texts.training
+        self.queries = encoder.encode(query_rows, max_tokens=training.query_tokens, device=device)
+        self.documents = encoder.encode(document_rows, max_tokens=training.document_tokens, device=device)
         self.row = {query: at for at, query in enumerate(queries)}
-        self.column = {document: at for at, document in enumerate(each.scored)}
+        self.column = {document: at for at, document in enumerate(texts.scored)}
 
     def __call__(self, queries: list[str], documents: list[str]) -> np.ndarray:
-        scores: np.ndarray = (
-            self.queries[[self.row[q] for q in queries]]
-            @ self.documents[[self.column[d] for d in documents]].T
-        )
+        query_vectors = self.queries[[self.row[query] for query in queries]]
+        scores: np.ndarray = query_vectors @ self.documents[[self.column[each] for each in documents]].T
         return scores
+
+
+def read_sets(config: RetrievalStudyConfig, progress: Progress) -> tuple[list[RetrievalSet], dict[str, str]]:
+    """Sets that can be read, and of the others why not. Raises: DataError when there is none."""
+    sets, absent = [], {}
+    for name in config.tasks:
+        try:
+            progress(f"reading {name}")
+            sets.append(read_retrieval(name, config.folder, complete=config.complete))
+        except DataError as error:
+            absent[name] = str(error)
+    if not sets:
+        raise DataError(f"none of the sets can be read: {absent[config.tasks[0]]}")
+    return sets, absent
+
+
+def check_names(config: RetrievalStudyConfig, arms: Sequence[PretrainedArm]) -> None:
+    """Raises: ConfigError for an arm with the name of a baseline."""
+    names = {arm.name for arm in arms}
+    clash = sorted({*BASELINES, *(name + ZERO_SHOT for name in names)} & names)
+    if clash:
+        raise ConfigError(
+            f"arm {clash[0]!r} has the name of a baseline; rename it in the study {config.pretrained}"
+        )
+
+
+def check_encoders(
+    config: RetrievalStudyConfig, encoders: Mapping[str, TextEncoder], sets: Mapping[str, CutTexts]
+) -> None:
+    """Raises: ConfigError for texts longer than an arm reads, and zero-shot scores of new weights."""
+    for name, encoder in encoders.items():
+        for task, texts in sets.items():
+            longest = max(texts.training.query_tokens, texts.training.document_tokens)
+            if longest > encoder.body.max_tokens:
+                raise ConfigError(
+                    f"{task}: texts of {longest} tokens, but {name} was pretrained on "
+                    f"{encoder.body.max_tokens}; lower training.document_tokens or training.query_tokens"
+                )
+        if config.zero_shot and encoder.has_new_weights:
+            raise ConfigError(
+                f"zero_shot: pooler {config.training.pooler!r} or the projection has weights that "
+                "pretraining "
+                "did not train; set zero_shot: false"
+            )
+
+
+def planned_arms(
+    config: RetrievalStudyConfig,
+    bodies: Sequence[PretrainedArm],
+    encoders: Mapping[str, TextEncoder],
+    sets: Mapping[str, CutTexts],
+) -> tuple[PlannedArm, ...]:
+    """The encoders first, as in the verdict; then the baselines."""
+    lengths = {length for texts in sets.values() for length in texts.lengths}
+    tuned, untuned = [], []
+    for arm in bodies:
+        facts = arm_facts(arm, encoders[arm.name], sorted(lengths))
+        tuned.append(PlannedArm(name=arm.name, facts=facts, code=arm.code))
+        if config.zero_shot:
+            untuned.append(baseline(arm.name + ZERO_SHOT, facts=facts, code=arm.code))
+    return (
+        *tuned,
+        *untuned,
+        baseline("bm25", facts={"texts": "cut, as for the encoders"}),
+        baseline("bm25_whole", facts={"texts": "whole"}),
+        PlannedArm(name="random", tuned=False, baseline=True),
+    )
+
+
+def baseline(name: str, *, facts: Facts, code: dict[str, str] | None = None) -> PlannedArm:
+    """An arm that is fitted once."""
+    return PlannedArm(name=name, tuned=False, seeded=False, baseline=True, facts=facts, code=code or {})
+
+
+def arm_facts(arm: PretrainedArm, encoder: TextEncoder, lengths: Sequence[int]) -> Facts:
+    """What a reader must know of an encoder. ``lengths``: tokens that texts are cut at."""
+    return {
+        "texts": "cut",
+        "parameters": sum(p.numel() for p in encoder.parameters()),
+        "embedding": arm.planned.parameters["embedding"],
+        **{f"FLOPs, {tokens} tokens": encoder.flops(tokens) for tokens in lengths},
+        "pretrained": f"{arm.score} at {arm.learning_rate:g}, seed {next(iter(arm.runs))}",
+    }
 
 
 def one_tokenizer(encoders: Mapping[str, TextEncoder]) -> Tokenizer:
     """Raises: ConfigError when arms cut text differently, or an arm reads no text at all."""
-    found = {name: encoder.body.tokenizer for name, encoder in encoders.items()}
-    missing = [name for name, tokenizer in found.items() if tokenizer is None]
+    tokenizers = {name: encoder.body.tokenizer for name, encoder in encoders.items()}
+    missing = [name for name, tokenizer in tokenizers.items() if tokenizer is None]
     if missing:
         raise ConfigError(f"arm {missing[0]!r} was trained without a tokenizer, so it cannot read text")
-    (first, tokenizer), *others = found.items()
+    (first, tokenizer), *others = tokenizers.items()
     for name, other in others:
         if other.fingerprint != tokenizer.fingerprint:  # type: ignore[union-attr]
             raise ConfigError(
@@ -261,63 +271,13 @@ def one_tokenizer(encoders: Mapping[str, TextEncoder]) -> Tokenizer:
     return tokenizer
 
 
-def shown(data: RetrievalSet, training: RetrievalTraining, tokenizer: Tokenizer) -> Shown:
-    """The set, cut where ``training`` says, the same for whoever asks. Raises: DataError for fewer training pairs than a batch takes."""
-    pairs = len(data.pairs("train"))
-    if pairs < training.batch_size:
-        raise DataError(
-            f"{data.name}: {pairs} training pairs, fewer than training.batch_size {training.batch_size}"
-        )
-    asked = {query: text for split in data.queries.values() for query, text in split.items()}
-    document_rows, long_documents = token_rows(
-        tokenizer, list(data.documents.values()), max_tokens=training.document_tokens
-    )
-    query_rows, long_queries = token_rows(tokenizer, list(asked.values()), max_tokens=training.query_tokens)
-    documents = dict(zip(data.documents, document_rows, strict=True))
-    queries = dict(zip(asked, query_rows, strict=True))
-    facts = {
-        "train / tune / reported": " / ".join(str(len(each)) for each in data.queries.values()),
-        "pairs": pairs,
-        "documents": len(data.documents),
-        "ranks": "all" if data.candidates is None else "own candidates",
-        "query": f"{training.query_tokens} tokens ({long_queries / len(asked):.0%} cut)",
-        "document": f"{training.document_tokens} tokens ({long_documents / len(data.documents):.0%} cut)",
-        "loss": f"{training.loss}, {training.negatives} negatives",
-    }
-    return Shown(
-        data=data,
-        training=training,
-        query_rows=queries,
-        document_rows=documents,
-        documents={key: tokenizer.decode(row) for key, row in documents.items()},
-        queries={key: tokenizer.decode(row) for key, row in queries.items()},
-        facts=facts,
-    )
+class Retrieval(Experiment):
+    """Retrieval with pretrained encoders."""
+
+    config = RetrievalStudyConfig
+
+    def open(self, config: RetrievalStudyConfig) -> RetrievalStudy:
+        return RetrievalStudy(config)
 
 
-class Retrieval:
-    """The experiment as the engine of task studies sees it (arch_lab.tasks.contract.TaskExperiment)."""
-
-    config: type[TaskStudyConfig] = RetrievalStudyConfig
-
-    def open(self, config: RetrievalStudyConfig, cache: Path, tell: Tell) -> PreparedRetrieval:
-        bm25s_library()  # asked for now, not after an hour
-        arms = list(pretrained_arms(config.pretrained, config.arms or ()).values())
-        taken = {*BASELINES, *(arm.name + ZERO_SHOT for arm in arms)} & {arm.name for arm in arms}
-        if taken:
-            raise ConfigError(
-                f"arm {sorted(taken)[0]!r} has the name of a baseline; rename it in the study {config.pretrained}"
-            )
-        sets, absent = [], {}
-        for name in config.tasks:
-            try:
-                tell(f"reading {name}")
-                sets.append(read_retrieval(name, config.folder, complete=config.complete))
-            except DataError as error:
-                absent[name] = str(error)
-        if not sets:
-            raise DataError(f"none of the sets can be read: {absent[config.tasks[0]]}")
-        return PreparedRetrieval(config, arms, sets, absent)
-
-
-EXPERIMENT = TaskEngine(Retrieval())
+EXPERIMENT = Retrieval()

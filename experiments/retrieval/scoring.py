@@ -35,15 +35,15 @@ Scorer = Callable[[list[str], list[str]], np.ndarray]  # queries, documents -> s
 
 def measures_of(data: RetrievalSet) -> tuple[Measure, ...]:
     """The informative measures: recall@100 is 1 where fewer candidates are ranked."""
-    fewest_candidates = min(len(data.ranked(query)) for query in data.queries["test"])
-    shared = data.candidates is None and 0 < len(unseen(data)) < len(data.queries["test"])
+    fewest_candidates = min(len(data.ranked(query)) for query in data.reported_queries)
+    shared = data.candidates is None and 0 < len(unseen(data)) < len(data.reported_queries)
     return (*(MEASURES if fewest_candidates > 100 else MEASURES[:3]), *((UNSEEN,) if shared else ()))
 
 
 def unseen(data: RetrievalSet) -> list[str]:
     """Reported queries none of whose relevant documents is relevant to a training query."""
-    trained = {document for query in data.queries["train"] for document in data.relevance[query]}
-    return [query for query in data.queries["test"] if not trained & data.relevance[query].keys()]
+    trained = {document for query in data.training_queries for document in data.relevance[query]}
+    return [query for query in data.reported_queries if not trained & data.relevance[query].keys()]
 
 
 def evaluate(data: RetrievalSet, split: str, scorer: Scorer) -> dict[str, float]:

@@ -10,27 +10,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from arch_lab.tasks.contract import Tell
 from arch_lab.training.callbacks import Divergence
-from arch_lab.training.fit import FitResult, fit
+from arch_lab.training.fit import FitResult, Report, fit
 from arch_lab.training.optimizer import optimizer_and_schedule
 from blocks.losses import in_batch_nce, pairwise_m2
 from experiments.retrieval.config import RetrievalTraining
 from experiments.retrieval.encoder import TextEncoder, padded
 from experiments.retrieval.readers import RetrievalSet
+from experiments.retrieval.texts import CutTexts
 
-Batch = dict[str, Any]  # queries and documents (tokens, segments), ``relevant`` (queries, documents)
 
+class PairBatch(NamedTuple):
+    """``queries`` and ``documents``: (tokens, segments); ``relevant`` (B, M) bool."""
 
-Rows = Mapping[str, np.ndarray]  # id -> token ids
+    queries: tuple[Tensor, Tensor | None]
+    documents: tuple[Tensor, Tensor | None]
+    relevant: Tensor
 
 
 class PairOrder:
@@ -87,40 +89,26 @@ class PairOrder:
 class PairLoader:
     """Batches of a whole training, ready for the module."""
 
-    def __init__(
-        self,
-        data: RetrievalSet,
-        order: PairOrder,
-        training: RetrievalTraining,
-        *,
-        queries: Rows,
-        documents: Rows,
-    ) -> None:
-        self.data, self.order, self.training, self.queries, self.documents = (
-            data,
-            order,
-            training,
-            queries,
-            documents,
-        )
+    def __init__(self, texts: CutTexts, order: PairOrder) -> None:
+        self.texts, self.order = texts, order
 
     def __len__(self) -> int:
         return self.order.steps
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[PairBatch]:
+        texts, training = self.texts, self.texts.training
         for step in range(len(self)):
             queries, positives, negatives = self.order.step(step)
             documents = [*positives, *negatives]
-            relevant = [
-                [document in self.data.relevance[query] for document in documents] for query in queries
-            ]
-            yield {
-                "queries": padded([self.queries[q] for q in queries], max_tokens=self.training.query_tokens),
-                "documents": padded(
-                    [self.documents[d] for d in documents], max_tokens=self.training.document_tokens
-                ),
-                "relevant": torch.tensor(relevant),
-            }
+            query_rows = [texts.query_rows[query] for query in queries]
+            document_rows = [texts.document_rows[document] for document in documents]
+            relevance = [texts.data.relevance[query] for query in queries]
+            relevant = [[document in grades for document in documents] for grades in relevance]
+            yield PairBatch(
+                queries=padded(query_rows, max_tokens=training.query_tokens),
+                documents=padded(document_rows, max_tokens=training.document_tokens),
+                relevant=torch.tensor(relevant),
+            )
 
 
 class RetrievalModule(pl.LightningModule):
@@ -132,15 +120,15 @@ class RetrievalModule(pl.LightningModule):
         super().__init__()
         self.encoder, self.options, self.learning_rate, self.steps = encoder, training, learning_rate, steps
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        queries, documents = self.encoder(*batch["queries"]), self.encoder(*batch["documents"])
+    def training_step(self, batch: PairBatch, batch_index: int) -> Tensor:
+        queries, documents = self.encoder(*batch.queries), self.encoder(*batch.documents)
         n, k = len(queries), self.options.negatives
         if self.options.loss == "m2":
             return pairwise_m2(queries, documents[:n], documents[n:].unflatten(0, (n, k)))
         positive = torch.arange(n, device=queries.device)  # the positives stand first
         # a document that is relevant to the query is not its negative, whoever it was put into the batch for
         return in_batch_nce(
-            queries, documents, positive, temperature=self.options.temperature, left_out=batch["relevant"]
+            queries, documents, positive, temperature=self.options.temperature, left_out=batch.relevant
         )
 
     def configure_optimizers(self) -> Any:
@@ -149,38 +137,18 @@ class RetrievalModule(pl.LightningModule):
         )
 
 
-class EpochProgress(Callback):
-    """Report the loss after every epoch."""
-
-    def __init__(self, steps: int, steps_per_epoch: int, report: Tell) -> None:
-        self.losses: list[float] = []  # of the epoch
-        self.steps, self.steps_per_epoch, self.report = steps, steps_per_epoch, report
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
-    ) -> None:
-        self.losses.append(float(outputs["loss"]))
-        if trainer.global_step % self.steps_per_epoch == 0:
-            self.report(
-                f"step {trainer.global_step:,} of {self.steps:,}, mean loss of the epoch "
-                f"{np.mean(self.losses):.3f}"
-            )
-            self.losses = []
-
-
 def fine_tune(
     encoder: TextEncoder,
     loader: PairLoader,
     training: RetrievalTraining,
     *,
     learning_rate: float,
-    report: Tell,
+    report: Report | None = None,
 ) -> FitResult:
     """Train ``encoder`` in place. Raises: KeyboardInterrupt after Ctrl-C."""
-    module = RetrievalModule(encoder, training, learning_rate=learning_rate, steps=len(loader))
-    progress = EpochProgress(len(loader), loader.order.steps_per_epoch, report)
-    fitted = fit(
-        module, loader, steps=len(loader), clip=training.clip_norm, callbacks=[Divergence(math.inf), progress]
-    )
+    steps = len(loader)
+    module = RetrievalModule(encoder, training, learning_rate=learning_rate, steps=steps)
+    divergence = Divergence(math.inf)
+    outcome = fit(module, loader, steps=steps, clip=training.clip_norm, callbacks=[divergence], report=report)
     finite = all(bool(p.isfinite().all()) for p in encoder.parameters())
-    return replace(fitted, diverged=fitted.diverged or not finite)
+    return replace(outcome, diverged=outcome.diverged or not finite)

@@ -1,20 +1,23 @@
-"""Triplets: an embedding learned from who is near whom, against simpler maps, on regression sets or on classes (speakers, characters).
+"""Triplets: an embedding learned from who is near whom, against simpler maps, on regression sets or classes.
 
-A study has one of two protocols, ``regression`` or ``verification`` (see the modules of these names), and names tasks of that one.
-Seed s draws split s: training, validation (which chooses the learning rate and the round) and test rows that are disjoint.
+A study has one of two protocols, ``regression`` or ``verification`` (see the modules of these names), and
+names tasks of that one. Seed s draws split s: training, validation (which chooses the learning rate and the
+round) and test rows that are disjoint.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Annotated, Any
 
 from arch_lab.data import DataError
 from arch_lab.data.files import file_hash
+from arch_lab.judge.measures import Task
 from arch_lab.study.identity import digest
-from arch_lab.tasks import Cell, Fitted, Method, Task, TaskEngine, TaskStudyConfig, Tell
+from arch_lab.study.open_study import Experiment, Progress
+from arch_lab.study.task_study import Fitted, TaskStudy, TaskStudyConfig
+from arch_lab.study.trial import Job, Trial
 from blocks.config import Doc
 from blocks.errors import ConfigError, did_you_mean
 from experiments.triplets import regression, verification
@@ -64,71 +67,71 @@ class TripletsConfig(TaskStudyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = [name for name in TASKS if getattr(self, name) is not None]
-        if len(given) != 1:
+        protocols = [name for name in TASKS if getattr(self, name) is not None]
+        if len(protocols) != 1:
             raise ConfigError(
-                f"study {self.name!r}: give one protocol, regression or verification (an empty mapping takes its defaults)"
+                f"study {self.name!r}: give one protocol, regression or verification (an empty mapping "
+                "takes its defaults)"
             )
         for task in self.tasks:
-            if task not in TASKS[given[0]]:
+            if task not in TASKS[protocols[0]]:
                 raise ConfigError(
-                    f"study {self.name!r}: no {given[0]} task {task!r}{did_you_mean(task, TASKS[given[0]])}"
+                    f"study {self.name!r}: no {protocols[0]} task "
+                    f"{task!r}{did_you_mean(task, TASKS[protocols[0]])}"
                 )
 
 
-class PreparedTriplets:
-    """Sets that are read and checked (arch_lab.tasks.contract.Prepared)."""
+class TripletStudy(TaskStudy):
+    """One study of triplets."""
 
-    def __init__(self, config: TripletsConfig, tell: Tell) -> None:
-        self.config, self.root = config, config.folder
-        self.absent: dict[str, str] = {}
+    config: TripletsConfig
+
+    def __init__(self, config: TripletsConfig) -> None:
+        super().__init__(config)
+        self._draw = lru_cache(maxsize=4)(self._drawn)  # a memo, not state
+
+    def read(self, progress: Progress) -> None:
+        config = self.config
+        self.absent = {}
         self._sets: dict[str, Any] = {}
         self._hashes: dict[str, str] = {}
         self._archive: UciArchive | None = None
         for name in config.tasks:
-            tell(f"reading {name}")
+            progress(f"reading {name}")
             try:
                 self._sets[name] = self._read(name)
-                self._hashes[name] = digest([file_hash(find_in(self.root, *place)) for place in FILES[name]])
+                paths = [find_in(config.folder, folder, file) for folder, file in FILES[name]]
+                self._hashes[name] = digest([file_hash(path) for path in paths])
             except DataError as error:
                 self.absent[name] = str(error)
         if not self._sets:
             raise DataError(self.absent[config.tasks[0]])
-        self.methods: tuple[Method, ...] = (
-            regression if config.regression is not None else verification
-        ).methods()
-        self.tasks: tuple[Task, ...] = tuple(self._task(name) for name in self._sets)
-        self._draw = lru_cache(maxsize=4)(self._drawn)
+        self.arms = regression.arms() if config.regression is not None else verification.arms()
+        self.tasks = tuple(self._task(name) for name in self._sets)
 
     def fingerprint(self, task: str) -> str:
         return self._hashes[task]
 
-    def fit(self, cell: Cell, folder: Path, tell: Tell) -> Fitted:
+    def fit(self, trial: Trial, job: Job) -> Fitted:
         config = self.config
         if config.regression is not None:
-            return regression.fit(self._sets[cell.task], config.regression, config.effort, cell)
+            return regression.fit(self._sets[trial.task], config.regression, config.effort, trial)
         assert config.verification is not None
-        return verification.fit(self._draw(cell.task, cell.seed), config.verification, config.effort, cell)
-
-    def finish(self, chosen: dict[tuple[str, str], list[Path]], folder: Path, tell: Tell) -> list[str]:
-        return []
+        return verification.fit(self._draw(trial.task, trial.seed), config.verification, config.effort, trial)
 
     def _read(self, name: str) -> Any:
         """A RegressionSet, or what ``_drawn`` draws from. Raises: DataError."""
+        root = self.config.folder
         if name in UCI_SETS:
-            self._archive = self._archive or UciArchive(self.root)  # one archive for all sets
+            self._archive = self._archive or UciArchive(root)  # one archive for all sets
             return self._archive.read(name)
         if name.startswith("music_"):
-            return read_music(self.root)[name]
+            return read_music(root)[name]
         if name == "speakers":
-            return read_utterances(self.root, "train"), read_utterances(self.root, "test")
+            return read_utterances(root, "train"), read_utterances(root, "test")
         assert self.config.verification is not None
         side = self.config.verification.omniglot.side
-        return (
-            read_drawings(self.root, 1, side),
-            read_drawings(self.root, 2, side),
-            read_one_shot(self.root, side),
-        )
+        return read_drawings(root, 1, side), read_drawings(root, 2, side), read_one_shot(root, side)
 
     def _task(self, name: str) -> Task:
         """With every seed's split checked: a fit should not fail after an hour. Raises: UserError."""
@@ -149,13 +152,13 @@ class PreparedTriplets:
         return characters(first, second, runs, self.config.verification.omniglot, seed)
 
 
-class TripletsExperiment:
-    """arch_lab.tasks.contract.TaskExperiment."""
+class Triplets(Experiment):
+    """Embeddings learned from triplets."""
 
-    config: type[TaskStudyConfig] = TripletsConfig
+    config = TripletsConfig
 
-    def open(self, config: TripletsConfig, cache: Path, tell: Tell) -> PreparedTriplets:
-        return PreparedTriplets(config, tell)
+    def open(self, config: TripletsConfig) -> TripletStudy:
+        return TripletStudy(config)
 
 
-EXPERIMENT = TaskEngine(TripletsExperiment())
+EXPERIMENT = Triplets()

@@ -20,9 +20,11 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-from arch_lab.judge.measures import Measure
+from arch_lab.judge.measures import Measure, Task
 from arch_lab.metrics import spearman
-from arch_lab.tasks.contract import Cell, Fitted, Method, Task
+from arch_lab.study.plan import PlannedArm
+from arch_lab.study.task_study import Fitted
+from arch_lab.study.trial import Trial
 from blocks.config import Bounds, Config, Doc
 from blocks.errors import ConfigError
 from blocks.triplet.mining import RegressionTripletMiner
@@ -147,19 +149,23 @@ def check_radii(data: RegressionSet, protocol: RegressionProtocol, seed: int) ->
         )
 
 
-def methods() -> tuple[Method, ...]:
+def arms() -> tuple[PlannedArm, ...]:
     layer = "dense + ReLU, F to E"
     return (
-        Method(name="triplets", facts={"map": layer, "trained on": "triplets, margin on squared distances"}),
-        Method(name="supervised", facts={"map": layer, "trained on": "labels, through a linear readout"}),
-        Method(
+        PlannedArm(
+            name="triplets", facts={"map": layer, "trained on": "triplets, margin on squared distances"}
+        ),
+        PlannedArm(name="supervised", facts={"map": layer, "trained on": "labels, through a linear readout"}),
+        PlannedArm(
             name="autoencoder", facts={"map": layer, "trained on": "its own input, through a linear decoder"}
         ),
-        Method(
+        PlannedArm(
             name="pca", tuned=False, facts={"map": "first E principal components", "trained on": "inputs"}
         ),
-        Method(name="raw", tuned=False, facts={"map": "none: all F features"}),
-        Method(name="untrained", tuned=False, baseline=True, facts={"map": layer, "trained on": "nothing"}),
+        PlannedArm(name="raw", tuned=False, facts={"map": "none: all F features"}),
+        PlannedArm(
+            name="untrained", tuned=False, baseline=True, facts={"map": layer, "trained on": "nothing"}
+        ),
     )
 
 
@@ -179,49 +185,50 @@ def task(data: RegressionSet, protocol: RegressionProtocol) -> Task:
     )
 
 
-def fit(data: RegressionSet, protocol: RegressionProtocol, effort: Effort, cell: Cell) -> Fitted:
-    """One cell; every random draw follows from its seed."""
-    split = fold(data, protocol, cell.seed)
+def fit(data: RegressionSet, protocol: RegressionProtocol, effort: Effort, trial: Trial) -> Fitted:
+    """One trial; every random draw follows from its seed."""
+    split = fold(data, protocol, trial.seed)
     x, y = (torch.from_numpy(a) for a in split.train)
-    if cell.method == "raw":
-        return Fitted(scores=readouts(split, lambda a: a, cell.seed))
+    if trial.arm == "raw":
+        return Fitted(scores=readouts(split, lambda a: a, trial.seed))
     width = protocol.width(x.shape[1])
-    if cell.method == "pca":
+    if trial.arm == "pca":
         components = (
             library("sklearn.decomposition")
-            .PCA(n_components=width, random_state=cell.seed)
+            .PCA(n_components=width, random_state=trial.seed)
             .fit(split.train[0])
         )
         return Fitted(
-            scores=readouts(split, components.transform, cell.seed),
+            scores=readouts(split, components.transform, trial.seed),
             facts={"variance kept": float(components.explained_variance_ratio_.sum())},
         )
     from experiments.triplets import networks
     from experiments.triplets.training import LabelledSteps, Source, TripletSteps, train
 
-    steps = (x, y, protocol.miner(), effort, cell.seed)
-    rate = cell.learning_rate or 0.0
+    steps = (x, y, protocol.miner(), effort, trial.seed)
+    rate = trial.learning_rate or 0.0
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cell.seed)
-        if cell.method in ("triplets", "untrained"):
+        torch.manual_seed(trial.seed)
+        if trial.arm in ("triplets", "untrained"):
             network: networks.Embedder = networks.TripletNetwork(
                 x.shape[1], width, rate, margin=protocol.margin
             )
-            if cell.method == "untrained":
-                return Fitted(scores=readouts(split, partial(embedded, network), cell.seed))
+            if trial.arm == "untrained":
+                return Fitted(scores=readouts(split, partial(embedded, network), trial.seed))
             source: Source = TripletSteps(*steps)
         else:
-            kind = {"supervised": networks.Regressor, "autoencoder": networks.Autoencoder}[cell.method]
+            kind = {"supervised": networks.Regressor, "autoencoder": networks.Autoencoder}[trial.arm]
             network, source = kind(x.shape[1], width, rate), LabelledSteps(*steps)
         trained = train(
             network,
             source,
             effort.rounds,
-            lambda network: boosted(split, partial(embedded, network), split.valid, cell.seed)[0],
+            MEASURES[0],
+            lambda network: boosted(split, partial(embedded, network), split.valid, trial.seed)[0],
         )
     if not trained.usable:
         return Fitted(scores=None, facts=trained.facts, curve=trained.curve)
-    scores = readouts(split, partial(embedded, network), cell.seed)
+    scores = readouts(split, partial(embedded, network), trial.seed)
     return Fitted(scores=scores, tuned=trained.best, facts=trained.facts, curve=trained.curve)
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from math import inf, isfinite
+from math import isfinite
 from typing import Any, Protocol
 
 import lightning.pytorch as pl
@@ -21,13 +21,16 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from arch_lab.judge.measures import Measure
+from arch_lab.stored import Facts
+from arch_lab.study.task_study import Curve
 from arch_lab.training.fit import fit
-from arch_lab.yaml_files import JsonObject
 from blocks.triplet.mining import Triplets
 from experiments.triplets.effort import Effort
 from experiments.triplets.networks import Embedder
 
 Rows = tuple[Tensor, ...]
+Judge = Callable[[Embedder], float]
 
 
 class Miner(Protocol):
@@ -71,7 +74,7 @@ class TripletSteps:
 
     def __init__(self, items: Tensor, labels: Tensor, miner: Miner, effort: Effort, seed: int) -> None:
         self.items, self.labels, self.miner, self.effort, self.seed = items, labels, miner, effort, seed
-        self.facts: JsonObject = {}
+        self.facts: Facts = {}
 
     def steps(self, number: int) -> list[Rows]:
         """The batches of one round: a function of (seed, number)."""
@@ -101,7 +104,7 @@ class LabelledSteps:
         self.items, self.labels, self.size, self.seed = items, labels, 3 * effort.batch, seed
         array = labels.numpy()
         self.counts = _step_counts(array.tobytes(), array.dtype.str, miner, effort, seed)
-        self.facts: JsonObject = {}
+        self.facts: Facts = {}
 
     def steps(self, number: int) -> list[Rows]:
         draw = torch.Generator().manual_seed(_round_seed(self.seed, number))
@@ -139,11 +142,16 @@ class Rounds(pl.LightningDataModule):
 
 
 class Choice(Callback):
-    """Keep the weights of the round with the best ``judge``; NaN cannot be judged."""
+    """Keeps the weights of the round with the best score.
 
-    def __init__(self, judge: Callable[[Embedder], float], display: Callable[[float], float]) -> None:
-        self.judge, self.display = judge, display
-        self.best, self.round, self.weights = -inf, 0, {}  # type: ignore[var-annotated]
+    ``judge``: the score; NaN for what cannot be judged.
+    """
+
+    def __init__(self, measure: Measure, judge: Judge) -> None:
+        self.measure, self.judge = measure, judge
+        self.best: float | None = None
+        self.round = 0
+        self.weights: dict[str, Tensor] = {}
         self.curve: list[tuple[int, str, float]] = []
         self.losses: list[Tensor] = []
         self.judging = 0.0
@@ -161,50 +169,50 @@ class Choice(Callback):
         if not isfinite(loss):
             trainer.should_stop = True
             return
-        value = self.judge(module)
+        score = self.judge(module)
         self.curve.append((trainer.global_step, "train/loss", loss))
-        if isfinite(value):
-            self.curve.append((trainer.global_step, "tune/score", self.display(value)))
-        if value > self.best:
-            self.best, self.round = value, trainer.current_epoch + 1
+        if isfinite(score):
+            self.curve.append((trainer.global_step, f"tune/{self.measure.key}", score))
+        if self._is_better(score):
+            self.best, self.round = score, trainer.current_epoch + 1
             self.weights = {name: weight.detach().clone() for name, weight in module.state_dict().items()}
         self.judging += time.perf_counter() - started
+
+    def _is_better(self, score: float) -> bool:
+        if self.best is None or not isfinite(score):
+            return isfinite(score)
+        return score > self.best if self.measure.higher_is_better else score < self.best
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """``best`` is -inf, and the weights are the last ones, when no round could be judged: the run diverged or
-    collapsed.
+    """``best``: score of the best round; None when no round could be judged: the run diverged or collapsed.
+
+    Its weights are then the last ones.
     """
 
-    best: float
-    facts: JsonObject
-    curve: tuple[tuple[int, str, float], ...]
+    best: float | None
+    facts: Facts
+    curve: Curve
 
     @property
     def usable(self) -> bool:
-        return self.best > -inf
+        return self.best is not None
 
 
-def train(
-    network: Embedder,
-    source: Source,
-    rounds: int,
-    judge: Callable[[Embedder], float],
-    display: Callable[[float], float] = float,
-) -> Trained:
-    """Train ``rounds`` rounds, leave the best one's weights in ``network``.
+def train(network: Embedder, source: Source, rounds: int, measure: Measure, judge: Judge) -> Trained:
+    """Train ``rounds`` rounds and leave the weights of the best one in ``network``.
 
-    ``display``: the judge's number as the curve shows it.
+    ``judge``: score of a network by ``measure`` on the validation rows.
     """
-    choice = Choice(judge, display)
+    choice = Choice(measure, judge)
     started = time.perf_counter()
-    fitted = fit(network, Rounds(source), epochs=rounds, callbacks=[choice])
+    outcome = fit(network, Rounds(source), epochs=rounds, callbacks=[choice])
     if choice.weights:
         network.load_state_dict(choice.weights)
     network.cpu().eval()
     facts = {
-        "steps": fitted.steps,
+        "steps": outcome.steps,
         "seconds": time.perf_counter() - started,
         "seconds of judging rounds": choice.judging,
         "round chosen": choice.round,

@@ -18,10 +18,12 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-from arch_lab.judge.measures import Measure
+from arch_lab.judge.measures import Measure, Task
 from arch_lab.metrics import CentroidCosineScorer, MetricError, top1_eer_with_confusion, top_s_eer
-from arch_lab.tasks.contract import Cell, Fitted, Method, Task
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Facts
+from arch_lab.study.plan import PlannedArm
+from arch_lab.study.task_study import Fitted
+from arch_lab.study.trial import Trial
 from blocks.config import Bounds, Config, Doc
 from blocks.triplet.mining import ClassTripletMiner
 from experiments.triplets.cohorts import BACKGROUND, Characters, Cohort, Draw, Speakers, unit
@@ -67,18 +69,20 @@ class VerificationProtocol(Config):
         return ClassTripletMiner(ap_pairs=self.ap_pairs, an_pairs=self.an_pairs)
 
 
-def methods() -> tuple[Method, ...]:
+def arms() -> tuple[PlannedArm, ...]:
     layer = "dense + ReLU, F to F"
     return (
-        Method(name="triplets", facts={"map": layer, "trained on": "triplets, margin on squared distances"}),
-        Method(name="softmax", facts={"map": layer, "trained on": "classes, cross-entropy"}),
-        Method(
+        PlannedArm(
+            name="triplets", facts={"map": layer, "trained on": "triplets, margin on squared distances"}
+        ),
+        PlannedArm(name="softmax", facts={"map": layer, "trained on": "classes, cross-entropy"}),
+        PlannedArm(
             name="lda",
             tuned=False,
             facts={"map": "linear discriminants, shrinkage by Ledoit and Wolf", "trained on": "classes"},
         ),
-        Method(name="cosine", tuned=False, facts={"map": "none"}),
-        Method(
+        PlannedArm(name="cosine", tuned=False, facts={"map": "none"}),
+        PlannedArm(
             name="knn",
             tuned=False,
             facts={
@@ -86,13 +90,15 @@ def methods() -> tuple[Method, ...]:
                 "scored by": f"the {NEIGHBOURS} nearest enrolled items, not by class means",
             },
         ),
-        Method(name="untrained", tuned=False, baseline=True, facts={"map": layer, "trained on": "nothing"}),
+        PlannedArm(
+            name="untrained", tuned=False, baseline=True, facts={"map": layer, "trained on": "nothing"}
+        ),
     )
 
 
 def task(name: str, draw: Draw) -> Task:
     cohorts = {"validation": draw.valid, "test": draw.test}
-    facts: JsonObject = {
+    facts: Facts = {
         "features": draw.train.shape[1],
         "training items": len(draw.train),
         "training classes": int(draw.labels.max()) + 1,
@@ -113,11 +119,11 @@ def task(name: str, draw: Draw) -> Task:
     )
 
 
-def fit(draw: Draw, protocol: VerificationProtocol, effort: Effort, cell: Cell) -> Fitted:
-    """One cell; every random draw follows from its seed."""
-    if cell.method in ("cosine", "knn"):
-        return Fitted(scores=scored(draw, lambda a: a, nearest if cell.method == "knn" else centroids))
-    if cell.method == "lda":
+def fit(draw: Draw, protocol: VerificationProtocol, effort: Effort, trial: Trial) -> Fitted:
+    """One trial; every random draw follows from its seed."""
+    if trial.arm in ("cosine", "knn"):
+        return Fitted(scores=scored(draw, lambda a: a, nearest if trial.arm == "knn" else centroids))
+    if trial.arm == "lda":
         analysis = library("sklearn.discriminant_analysis").LinearDiscriminantAnalysis(
             solver="eigen", shrinkage="auto"
         )
@@ -130,32 +136,31 @@ def fit(draw: Draw, protocol: VerificationProtocol, effort: Effort, cell: Cell) 
     from experiments.triplets.training import LabelledSteps, Source, TripletSteps, train
 
     x, labels = torch.from_numpy(draw.train), torch.from_numpy(draw.labels)
-    steps = (x, labels, protocol.miner(), effort, cell.seed)
-    features, rate = x.shape[1], cell.learning_rate or 0.0
+    steps = (x, labels, protocol.miner(), effort, trial.seed)
+    features, rate = x.shape[1], trial.learning_rate or 0.0
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cell.seed)
-        if cell.method in ("triplets", "untrained"):
+        torch.manual_seed(trial.seed)
+        if trial.arm in ("triplets", "untrained"):
             network: networks.Embedder = networks.TripletNetwork(
                 features, features, rate, margin=protocol.margin
             )
-            if cell.method == "untrained":
+            if trial.arm == "untrained":
                 return Fitted(scores=scored(draw, partial(embedded, network)))
             source: Source = TripletSteps(*steps)
         else:
             network = networks.Classifier(features, features, rate, classes=int(labels.max()) + 1)
             source = LabelledSteps(*steps)
-        # the judge of rounds likes more, an error rate is better when it is less
         trained = train(
             network,
             source,
             effort.rounds,
-            lambda network: -validation_eer(draw.valid, partial(embedded, network)),
-            display=lambda v: -v,
+            MEASURES[0],
+            lambda network: validation_eer(draw.valid, partial(embedded, network)),
         )
     if not trained.usable:
         return Fitted(scores=None, facts=trained.facts, curve=trained.curve)
     scores = scored(draw, partial(embedded, network))
-    return Fitted(scores=scores, tuned=-trained.best, facts=trained.facts, curve=trained.curve)
+    return Fitted(scores=scores, tuned=trained.best, facts=trained.facts, curve=trained.curve)
 
 
 def embedded(network: Any, items: Array) -> Array:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from arch_lab.accounting import ledger
+from arch_lab.accounting.ledger import Component
 from arch_lab.budget import Budget, BudgetError, check, refuse, solve, solve_together
 from arch_lab.models import Shape, recipe
+from arch_lab.study.plan import PlannedArm
 from blocks.errors import ConfigError
 
 
@@ -214,13 +216,16 @@ def test_an_encoder_decoder_is_refused_as_what_it_is() -> None:
         solve(recipe("t5gemma"), Budget(params=10**6, tokens=1), vocabulary=512, max_tokens=64)
 
 
-def _arm(name: str, params: float, flops: float) -> dict[str, Any]:
-    components = [
-        {"name": "embedding+head", "parameters": 50, "flops_per_token": 10.0},
-        {"name": "layers.*.mixer", "parameters": 30, "flops_per_token": 20.0},
-        {"name": "layers.*.channel", "parameters": 70, "flops_per_token": 70.0},
-    ]
-    return {"name": name, "deviation": {"params": params, "train_flops": flops}, "components": components}
+def _arm(name: str, params: float, flops: float) -> PlannedArm:
+    parts = (("embedding+head", 50, 10.0), ("layers.*.mixer", 30, 20.0), ("layers.*.channel", 70, 70.0))
+    components = tuple(
+        Component(
+            name=part, parameters=count, flops_per_token=cost, count=1, matmul=cost, fft=0.0, elementwise=0.0
+        )
+        for part, count, cost in parts
+    )
+    deviation = {"params": params, "train_flops": flops}
+    return PlannedArm(name=name, deviation=deviation, components=components)
 
 
 def test_the_gate_lets_matched_arms_pass() -> None:

@@ -25,27 +25,25 @@ BUDGETS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("budget", BUDGETS, ids=lambda b: "-".join(b))
 def test_a_plan_meets_every_axis_of_its_budget(budget: dict[str, Any], tmp_path: Path) -> None:
     plan = arch_lab.plan(str(small_study(tmp_path, budget=budget)))
-    for arm in plan["arms"]:
-        assert set(arm["deviation"]) == set(budget)
-        assert all(abs(off) <= 0.01 for off in arm["deviation"].values())
-    assert {axis: plan["budget"][axis] for axis in budget} == budget
+    for arm in plan.arms:
+        assert set(arm.deviation) == set(budget)
+        assert all(abs(off) <= 0.01 for off in arm.deviation.values())
+    assert {axis: plan.budget[axis] for axis in budget} == budget
 
 
 def test_the_default_pair_keeps_the_keys_its_readers_know(tmp_path: Path) -> None:
     plan = arch_lab.plan(str(small_study(tmp_path)))
-    assert plan["budget"] == {"params": 60_000, "train_flops": 1.6e9, "tokens": None, "match_on": "body+head"}
-    assert all(
-        list(arm["deviation"]) == ["params", "train_flops"] and "calibration" not in arm
-        for arm in plan["arms"]
-    )
+    assert plan.budget == {"params": 60_000, "train_flops": 1.6e9, "tokens": None, "match_on": "body+head"}
+    for arm in plan.arms:
+        assert list(arm.deviation) == ["params", "train_flops"] and arm.calibration is None
 
 
 def test_a_plan_in_seconds_says_that_its_steps_are_an_estimate(tmp_path: Path) -> None:
     plan = arch_lab.plan(str(small_study(tmp_path, budget={"params": 6.0e4, "seconds": 3600})))
-    assert "estimate" in plan["warnings"][0]
-    for arm in plan["arms"]:
-        assert arm["calibration"]["source"] == "estimate"
-        assert arm["steps"] == pytest.approx(3600 / arm["calibration"]["seconds_per_step"], rel=1e-2)
+    assert "estimate" in plan.warnings[0]
+    for arm in plan.arms:
+        assert arm.calibration.source == "estimate"
+        assert arm.steps == pytest.approx(3600 / arm.calibration.seconds_per_step, rel=1e-2)
 
 
 @pytest.mark.slow
@@ -57,8 +55,8 @@ def test_seconds_are_measured_once_and_a_resumed_study_keeps_its_steps(tmp_path:
     assert all(arm["calibration"]["source"] == "measured" for arm in stored["arms"])
     assert all(abs(arm["deviation"]["seconds"]) <= 0.01 for arm in stored["arms"])
     again = arch_lab.compare(str(path), **where)
-    assert [arm["calibration"] for arm in again["arms"]] == [arm["calibration"] for arm in first["arms"]]
-    assert [r["steps"] for r in again["results"]] == [r["steps"] for r in first["results"]]
+    assert [arm.calibration for arm in again.arms] == [arm.calibration for arm in first.arms]
+    assert [r.steps for r in again.results] == [r.steps for r in first.results]
 
 
 def test_too_few_steps_to_meet_a_length_are_refused_with_what_would_do(tmp_path: Path) -> None:

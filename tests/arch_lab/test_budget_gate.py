@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from arch_lab import sealed
-from arch_lab.budget import BudgetError, deviations, misses_of
+import arch_lab
+from arch_lab import report, sealed
+from arch_lab.budget import BudgetError, deviations
 from arch_lab.cli import main
-from arch_lab.report import write
-from arch_lab.study import engine
+from arch_lab.study.plan import Plan
+from arch_lab.study.recheck import misses_of
+from arch_lab.study.training_study import TrainingStudy
 from blocks.errors import ConfigError, UserError
+from experiments.perplexity.experiment import Perplexity
+from tests.small_study import small_study
 from tests.study_fixture import write_study
 
 Edit = Callable[[dict[str, Any]], None]
+
+
+def write(folder: Path) -> Path:
+    """The report of a stored study."""
+    return report.write_all(folder, report.load(folder))
 
 
 def edited(folder: Path, edit: Edit, **options: Any) -> Path:
@@ -122,22 +132,41 @@ def test_the_command_line_refuses_in_one_line_and_exits_with_2(
     assert error.startswith("error: ") and "refused" in error and error.count("\n") == 1
 
 
-def test_the_judge_refuses_arms_that_were_changed_after_the_plan(tmp_path: Path) -> None:
+class Fattening(TrainingStudy):
+    """A study whose plan is changed after the gate has let it pass, and goes on saying that it is matched."""
+
+    def calibrate(self, plan: Plan, previous: Plan | None, progress: Any) -> Plan:
+        arm = plan.arms[0]
+        counts = {**arm.parameters, "body": arm.parameters["body"] + 5000}
+        return replace(plan, arms=(replace(arm, parameters=counts),))
+
+
+class FatteningPerplexity(Perplexity):
+    """An experiment with such a study."""
+
+    def open(self, config: Any) -> Fattening:
+        return Fattening(self, super().open(config).config)
+
+
+FATTENING = FatteningPerplexity()
+
+
+def test_the_engine_refuses_arms_that_were_changed_after_the_plan(tmp_path: Path) -> None:
     """The last door before study.json: it asks the counts again, so a planned "matched" does not open it."""
-    study = json.loads((edited(tmp_path, fatter) / "study.json").read_text())
+    path = small_study(
+        tmp_path,
+        experiment=f"{__name__}:FATTENING",
+        arms=[{"architecture": "gemma1"}],
+        budget={"params": 6.0e4, "train_flops": 4.0e8, "tolerance": 0.03},
+    )
     with pytest.raises(BudgetError, match="on params"):
-        engine._judge(study, None, study["results"], [0.004], None, None, engine.silent)  # type: ignore[arg-type]
+        arch_lab.compare(str(path), output=tmp_path / "runs", cache=tmp_path / "cache", quiet=True)
+    assert not (tmp_path / "runs/small/study.json").exists()
 
 
 def test_every_given_axis_has_a_deviation_of_its_own() -> None:
-    arm = {
-        "parameters": {"embedding": 5, "head": 0, "body": 101, "total": 106},
-        "flops_per_token": 9.0,
-        "train_flops": 880.0,
-        "tokens": 98,
-        "steps": 10,
-        "calibration": {"seconds_per_step": 0.5},
-    }
+    parameters = {"embedding": 5, "head": 0, "body": 101, "total": 106}
+    spent = {"flops_per_token": 9.0, "train_flops": 880.0, "tokens": 98}
     budget = {
         "params": 100,
         "flops_per_token": 10.0,
@@ -147,10 +176,9 @@ def test_every_given_axis_has_a_deviation_of_its_own() -> None:
         "match_on": "body",
     }
     expected = {"params": 0.01, "flops_per_token": -0.1, "train_flops": 0.1, "tokens": -0.02, "seconds": 0.25}
-    assert deviations(arm, budget) == pytest.approx(expected)
+    measured = deviations(budget, parameters=parameters, spent=spent, seconds=5.0)
+    assert measured == pytest.approx(expected)
 
 
 def test_a_plan_can_be_checked_as_a_study_can() -> None:
-    import arch_lab
-
     assert misses_of(arch_lab.plan("quickstart")) == []

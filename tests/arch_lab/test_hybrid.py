@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+import arch_lab
 from arch_lab.accounting import ledger
 from arch_lab.budget import Budget, solve
 from arch_lab.generation.decode import Meter, decode
 from arch_lab.generation.sampling import Sampling
 from arch_lab.laws import certify_model
 from arch_lab.models import DecoderConfig, Shape, recipe
-from arch_lab.study.config import load_study
-from arch_lab.study.planning import build_plan
 from blocks.errors import ConfigError
 from tests.small_study import small_study
 
@@ -153,7 +152,7 @@ def test_a_study_plans_it_beside_attention(tmp_path: Path) -> None:
         {"params": 6.0e4, "train_flops": 1.0e11},
     )
     path = small_study(tmp_path, arms=arms, budget=budget)
-    assert [arm["architecture"] for arm in build_plan(load_study(path, name="small"))["arms"]] == [
+    assert [arm.architecture for arm in arch_lab.plan(str(path)).arms] == [
         "gemma3",
         "hybrid",
     ]

@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import arch_lab
 from arch_lab import cli
 from arch_lab.accounting import ledger, prove
 from arch_lab.accounting.ledger import Ledger
 from arch_lab.budget import Budget, BudgetError, solve, solve_together
 from arch_lab.models import ImageClassifier, ImageRecipe, Shape, architectures, recipe, require_kind
 from arch_lab.models.presets import preset
-from arch_lab.study.config import load_study
-from arch_lab.study.planning import build_plan
 from arch_lab.training.module import LanguageModel
 from blocks.errors import ConfigError
 from tests.small_study import small_study
@@ -272,7 +271,7 @@ def test_they_are_refused_where_text_is_asked_for(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     path = small_study(tmp_path, arms=[{"architecture": "gemma3"}, {"name": "eye", "architecture": "vit"}])
     with pytest.raises(ConfigError, match=r"experiment 'perplexity', arm 'eye': .*'vit' classifies images"):
-        build_plan(load_study(path, name="small"))
+        arch_lab.plan(str(path))
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,9 @@ from typing import get_args
 import pytest
 import torch
 
+import arch_lab
 from arch_lab.laws import certify_model
 from arch_lab.models import Encoder, Kind, Shape, architectures, recipe, require_kind
-from arch_lab.study.config import load_study
-from arch_lab.study.planning import build_plan
 from arch_lab.training.module import LanguageModel
 from blocks.errors import ConfigError
 from tests.small_study import small_study
@@ -93,7 +92,7 @@ def test_a_perplexity_study_refuses_it_by_the_name_of_the_arm(tmp_path: Path) ->
         tmp_path, arms=[{"architecture": "gemma3"}, {"name": "encoder", "architecture": "m2_bert"}]
     )
     with pytest.raises(ConfigError, match=r"experiment 'perplexity', arm 'encoder': .*bidirectional encoder"):
-        build_plan(load_study(path, name="small"))
+        arch_lab.plan(str(path))
 
 
 def test_the_certificate_of_the_model_itself_names_the_mixer(model: Encoder) -> None:

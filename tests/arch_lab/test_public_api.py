@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import arch_lab
 from arch_lab.study.memory import PeakMemory
@@ -36,9 +37,20 @@ def peak_without_proc(monkeypatch: pytest.MonkeyPatch) -> int | None:
     def absent(self: Path, *_: object, **__: object) -> str:
         raise FileNotFoundError(str(self))
 
-    with monkeypatch.context() as patch, PeakMemory() as memory:
+    with monkeypatch.context() as patch:
         patch.setattr(Path, "read_text", absent)
-        return memory.peak()
+        with PeakMemory() as memory:
+            return memory.peak()
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux counts per process in /proc")
+def test_peak_memory_is_what_was_added_since_the_start() -> None:
+    before = torch.ones(16 * 2**20)  # 64 MiB that do not count
+    with PeakMemory() as memory:
+        del before
+        torch.ones(48 * 2**20)
+    added = memory.peak()
+    assert added is not None and 100 * 2**20 < added < 220 * 2**20
 
 
 def test_peak_memory_is_in_bytes_on_every_platform(monkeypatch: pytest.MonkeyPatch) -> None:

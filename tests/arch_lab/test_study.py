@@ -17,20 +17,22 @@ import pytest
 import torch
 
 import arch_lab
+from arch_lab import sealed
 from arch_lab.budget import BudgetError
 from arch_lab.files import OutputError
 from arch_lab.laws import LeakError
-from arch_lab.models import Shape, recipe
+from arch_lab.models import recipe
 from arch_lab.sealed import DamagedError
+from arch_lab.study.study import Study, read_study
 from blocks.errors import UserError
 from tests.small_study import small_study
 
 ROOT = Path(__file__).resolve().parents[2]
-SCORES = ("bits_per_byte", "perplexity", "word_perplexity", "tune_bits_per_byte")
+Compared = tuple[Path, Study]
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
     """One small comparison, run once for every test that only looks at it."""
     folder = tmp_path_factory.mktemp("study")
     path = small_study(folder, seeds=[0, 1])
@@ -38,44 +40,48 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return folder, result
 
 
-def _scores(result: dict[str, Any]) -> dict[tuple[str, float, int], tuple[float, ...]]:
-    return {(r["arm"], r["learning_rate"], r["seed"]): tuple(r[k] for k in SCORES) for r in result["results"]}
+def _scores(study: Study) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+    return {(r.arm, r.learning_rate, r.seed): (r.tuned, r.scores) for r in study.results}
 
 
-def test_study_json_holds_plan_results_and_verdict(compared: tuple[Path, dict[str, Any]]) -> None:
-    folder, result = compared
+def test_study_json_holds_the_study(compared: Compared) -> None:
+    folder, study = compared
+    assert read_study(folder / "runs/small") == study
     stored = json.loads((folder / "runs/small/study.json").read_text())
-    assert stored == json.loads(json.dumps(result))
-    assert stored["matched"] is True and stored["override"] is False
-    assert {"budget", "tolerance", "arms", "results", "verdict", "baselines", "environment"} <= stored.keys()
-    for arm in stored["arms"]:
-        assert set(arm["parameters"]) == {"embedding", "head", "body", "total"}
-        assert arm["train_flops"] == pytest.approx(arm["flops_per_token"] * arm["tokens"])
-    assert [b["name"] for b in stored["baselines"]] == ["unigram", "bigram", "trigram"]
-    assert {(r["arm"], r["seed"]) for r in stored["results"]} == {
-        (a, s) for a in ("gemma3", "m2_gpt") for s in (0, 1)
-    }
-    assert all(
-        r["status"] == "finished" and math.isfinite(r["bits_per_byte"]) and r["tokens_per_second"] > 0
-        for r in stored["results"]
-    )
+    assert stored.pop(sealed.CHECKSUM) and stored == json.loads(json.dumps(study.to_json()))
 
 
-def test_the_plan_counts_the_models_that_are_built(compared: tuple[Path, dict[str, Any]]) -> None:
-    for arm in compared[1]["arms"]:
-        shape = Shape(width=arm["width"], depth=arm["depth"], ffn_width=arm["ffn_width"])
-        model = recipe(arm["architecture"], arm["options"]).model(shape, vocabulary=257, max_tokens=32)
-        assert arm["parameters"]["total"] == sum(p.numel() for p in model.parameters())
-        assert arm["parameters"]["body"] == pytest.approx(60_000, rel=0.01)
-        assert arm["train_flops"] == pytest.approx(1.6e9, rel=0.01)
+def test_a_study_is_its_plan_with_results_and_a_verdict(compared: Compared) -> None:
+    study = compared[1]
+    assert study.matched and not study.override and study.verdict.text and study.environment["torch"]
+    for arm in study.arms:
+        assert set(arm.parameters) == {"embedding", "head", "body", "total"}
+        assert arm.train_flops == pytest.approx(arm.flops_per_token * arm.tokens)
+    assert [b.name for b in study.baselines] == ["unigram", "bigram", "trigram"]
 
 
-def test_models_learn_more_than_the_unigram(compared: tuple[Path, dict[str, Any]]) -> None:
-    unigram = compared[1]["baselines"][0]["bits_per_byte"]
-    assert all(r["bits_per_byte"] < unigram for r in compared[1]["results"])
+def test_every_run_has_finite_scores_and_a_speed(compared: Compared) -> None:
+    results = compared[1].results
+    assert {(r.arm, r.seed) for r in results} == {(a, s) for a in ("gemma3", "m2_gpt") for s in (0, 1)}
+    for r in results:
+        assert r.status == "finished" and r.tokens_per_second > 0
+        assert all(map(math.isfinite, (r.tuned, *r.scores.values())))
 
 
-def test_report_table_certificates_and_events_are_written(compared: tuple[Path, dict[str, Any]]) -> None:
+def test_the_plan_counts_the_models_that_are_built(compared: Compared) -> None:
+    for arm in compared[1].arms:
+        model = recipe(arm.architecture, arm.options).model(arm.shape, vocabulary=257, max_tokens=32)
+        assert arm.parameters["total"] == sum(p.numel() for p in model.parameters())
+        assert arm.parameters["body"] == pytest.approx(60_000, rel=0.01)
+        assert arm.train_flops == pytest.approx(1.6e9, rel=0.01)
+
+
+def test_models_learn_more_than_the_unigram(compared: Compared) -> None:
+    unigram = compared[1].baselines[0].scores["bits_per_byte"]
+    assert all(r.scores["bits_per_byte"] < unigram for r in compared[1].results)
+
+
+def test_report_table_certificates_and_events_are_written(compared: Compared) -> None:
     study = compared[0] / "runs/small"
     assert "bits per byte" in (study / "report.html").read_text()
     assert (study / "results.csv").read_text().count("\n") == 5
@@ -85,7 +91,7 @@ def test_report_table_certificates_and_events_are_written(compared: tuple[Path, 
     assert len(list(study.glob("runs/*/*/events.out.tfevents*"))) == 4
 
 
-def test_a_second_call_keeps_every_run(compared: tuple[Path, dict[str, Any]]) -> None:
+def test_a_second_call_keeps_every_run(compared: Compared) -> None:
     folder, first = compared
     before = {p: p.stat().st_mtime_ns for p in (folder / "runs/small/runs").rglob("result.json")}
     again = arch_lab.compare(
@@ -95,13 +101,13 @@ def test_a_second_call_keeps_every_run(compared: tuple[Path, dict[str, Any]]) ->
     assert _scores(again) == _scores(first)
 
 
-def test_the_stored_study_file_is_the_study(compared: tuple[Path, dict[str, Any]]) -> None:
+def test_the_stored_study_file_is_the_study(compared: Compared) -> None:
     folder, first = compared
     plan = arch_lab.plan(str(folder / "runs/small/study.yaml"))
-    assert [a["parameters"] for a in plan["arms"]] == [a["parameters"] for a in first["arms"]]
+    assert [a.parameters for a in plan.arms] == [a.parameters for a in first.arms]
 
 
-def test_a_changed_study_is_refused_not_mixed(compared: tuple[Path, dict[str, Any]]) -> None:
+def test_a_changed_study_is_refused_not_mixed(compared: Compared) -> None:
     folder, _ = compared
     with pytest.raises(OutputError, match=r"another configuration \(training.weight_decay changed\)"):
         arch_lab.compare(
@@ -113,17 +119,15 @@ def test_a_changed_study_is_refused_not_mixed(compared: tuple[Path, dict[str, An
         )
 
 
-def test_a_run_loads_as_the_model_that_was_scored(compared: tuple[Path, dict[str, Any]]) -> None:
+def test_a_run_loads_as_the_model_that_was_scored(compared: Compared) -> None:
     folder, result = compared
     run = arch_lab.load(folder / "runs/small/runs/m2_gpt/lr-0.004_seed-1")
-    assert run.result == next(r for r in result["results"] if r["arm"] == "m2_gpt" and r["seed"] == 1)
+    assert run.result == next(r for r in result.results if r.arm == "m2_gpt" and r.seed == 1)
     assert torch.isfinite(run.model(torch.arange(20)[None])).all()
 
 
 @torch.no_grad()
-def test_a_run_is_read_aloud_wherever_it_is_copied(
-    compared: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_run_is_read_aloud_wherever_it_is_copied(compared: Compared, tmp_path: Path) -> None:
     for arm in ("gemma3", "m2_gpt"):
         moved = tmp_path / arm
         shutil.copytree(compared[0] / f"runs/small/runs/{arm}/lr-0.004_seed-0", moved)
@@ -139,7 +143,7 @@ def test_a_run_is_read_aloud_wherever_it_is_copied(
 
 
 def test_a_run_is_handed_on_where_the_other_format_knows_its_architecture(
-    compared: tuple[Path, dict[str, Any]], tmp_path: Path
+    compared: Compared, tmp_path: Path
 ) -> None:
     runs = compared[0] / "runs/small/runs"
     done = arch_lab.convert(runs / "gemma3/lr-0.004_seed-0", tmp_path / "theirs", to="huggingface")
@@ -153,7 +157,7 @@ def test_a_run_is_handed_on_where_the_other_format_knows_its_architecture(
         arch_lab.convert(runs / "m2_gpt/lr-0.004_seed-0", tmp_path / "none", to="huggingface")
 
 
-def test_a_damaged_checkpoint_is_not_loaded(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_not_loaded(compared: Compared, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(compared[0] / "runs/small/runs/gemma3/lr-0.004_seed-0", copy)
     content = bytearray((copy / "model.ckpt").read_bytes())
@@ -181,10 +185,10 @@ def test_a_leaking_block_is_refused_before_any_metric(tmp_path: Path) -> None:
 def test_a_diverging_rate_is_reported_and_the_study_goes_on(tmp_path: Path) -> None:
     path = small_study(tmp_path, learning_rates=[0.004, 1000.0], arms=[{"architecture": "gemma1"}])
     result = arch_lab.compare(str(path), output=tmp_path / "runs", cache=tmp_path / "cache", quiet=True)
-    status = {r["learning_rate"]: r["status"] for r in result["results"]}
+    status = {r.learning_rate: r.status for r in result.results}
     assert status == {0.004: "finished", 1000.0: "diverged"}
-    assert result["selected"] == {"gemma1": 0.004}
-    assert next(r for r in result["results"] if r["learning_rate"] == 1000.0)["bits_per_byte"] is None
+    assert result.selected("gemma1") == 0.004
+    assert next(r for r in result.results if r.learning_rate == 1000.0).scores == {}
 
 
 UNEQUAL = [
@@ -209,7 +213,7 @@ def test_an_explicit_override_is_marked_everywhere(tmp_path: Path) -> None:
         cache=tmp_path / "cache",
         quiet=True,
     )
-    assert result["override"] is True and result["matched"] is False
+    assert result.override and not result.matched
     assert "not matched" in (tmp_path / "runs/small/report.html").read_text().lower()
 
 
@@ -249,7 +253,7 @@ def _wait_for(condition: Any, process: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_study_resumes_to_the_results_of_an_uninterrupted_one(
-    compared: tuple[Path, dict[str, Any]], tmp_path: Path, how: signal.Signals
+    compared: Compared, tmp_path: Path, how: signal.Signals
 ) -> None:
     """Killed in its second run, after a checkpoint: the first run is kept, the second goes on, every score is equal."""
     # the same study, text included, but a checkpoint every few steps, which no score may notice
@@ -269,11 +273,10 @@ def test_a_killed_study_resumes_to_the_results_of_an_uninterrupted_one(
     again = _start(path, tmp_path)
     assert again.wait(timeout=240) == 0
     assert (runs / "lr-0.004_seed-0/result.json").stat().st_mtime_ns == kept
-    resumed = json.loads((tmp_path / "runs/small/study.json").read_text())
-    assert _scores(resumed) == _scores(compared[1])
+    assert _scores(read_study(tmp_path / "runs/small")) == _scores(compared[1])
 
 
-def test_a_damaged_checkpoint_restarts_its_run(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_restarts_its_run(compared: Compared, tmp_path: Path) -> None:
     path = small_study(tmp_path, seeds=[0, 1])
     broken = tmp_path / "runs/small/runs/gemma3/lr-0.004_seed-0"
     broken.mkdir(parents=True)

@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 
 import arch_lab
-from arch_lab.study.config import load_study
-from arch_lab.study.experiment import own_engine
+from arch_lab.study.engine import open_study
 from arch_lab.study.library import find_study, studies
-from arch_lab.study.planning import build_plan
 from arch_lab.study.study_file import read_study
-from arch_lab.tasks import TaskEngine
+from arch_lab.study.task_study import TaskStudy
 from blocks.errors import ConfigError, UserError
 from tests.small_study import small_study
 
@@ -56,7 +54,7 @@ def test_broken_yaml_names_file_line_and_column(tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text("arms: [\nbudget: {", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"broken.yaml: line \d+, column \d+"):
-        load_study(path, name="broken")
+        open_study(str(path))
 
 
 def test_an_unknown_study_offers_the_nearest() -> None:
@@ -68,7 +66,7 @@ def test_overrides_reach_the_plan(tmp_path: Path) -> None:
     plan = arch_lab.plan(
         str(small_study(tmp_path)), overrides=["training.sequence_length=16", "budget.params=7e4"]
     )
-    assert plan["sequence_length"] == 16 and plan["budget"]["params"] == 70_000
+    assert plan.sequence_length == 16 and plan.budget["params"] == 70_000
 
 
 SHIPPED = {name: read_study(path, name=name) for name, path in studies().items()}
@@ -77,29 +75,26 @@ SHIPPED = {name: read_study(path, name=name) for name, path in studies().items()
 @pytest.mark.parametrize("name", [name for name, content in SHIPPED.items() if "tasks" not in content])
 def test_every_shipped_study_plans_within_its_tolerance(name: str) -> None:
     plan = arch_lab.plan(name)
-    assert plan["matched"] is True
-    for arm in plan["arms"]:
-        assert all(abs(d) <= plan["tolerance"] for d in arm["deviation"].values())
+    assert plan.matched
+    for arm in plan.arms:
+        assert arm.deviation and all(abs(d) <= plan.tolerance for d in arm.deviation.values())
 
 
 @pytest.mark.parametrize("name", [name for name, content in SHIPPED.items() if "tasks" in content])
 def test_every_shipped_study_over_tasks_says_what_its_experiment_understands(name: str) -> None:
-    engine = own_engine(name)  # its plan reads data that this machine may not have
-    assert (
-        isinstance(engine, TaskEngine)
-        and engine.experiment.config.from_options(SHIPPED[name], where=name).name == name
-    )
+    opened = open_study(name)  # its plan reads data that this machine may not have
+    assert isinstance(opened, TaskStudy) and opened.config.name == name
 
 
 def test_optimizer_groups_stand_in_the_plan_and_one_that_reaches_nothing_is_refused(tmp_path: Path) -> None:
     rule = {"name": "filters", "match": ["*.filter.*"], "rate": 0.1}
     study = small_study(tmp_path, training={"sequence_length": 32, "batch_size": 2, "groups": [rule]})
-    gemma, m2 = build_plan(load_study(study, name="small"))["arms"]
-    assert "filters" in m2["optimizer_groups"] and "filters" not in gemma["optimizer_groups"]
-    assert sum(m2["optimizer_groups"].values()) == m2["parameters"]["total"]
+    gemma, m2 = arch_lab.plan(str(study)).arms
+    assert "filters" in m2.optimizer_groups and "filters" not in gemma.optimizer_groups
+    assert sum(m2.optimizer_groups.values()) == m2.parameters["total"]
     lost = {**rule, "match": ["*.filtre.*"]}
     wrong = small_study(
         tmp_path, name="wrong", training={"sequence_length": 32, "batch_size": 2, "groups": [lost]}
     )
     with pytest.raises(ConfigError, match="matches no parameter of any arm"):
-        build_plan(load_study(wrong, name="wrong"))
+        arch_lab.plan(str(wrong))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import arch_lab
 from arch_lab.accounting import ledger, prove
 from arch_lab.cli import main
 from arch_lab.laws import LAWS, ModelSubject, model_subject
@@ -27,8 +28,6 @@ from arch_lab.models import (
 from arch_lab.models.direction import bidirectional_mixer, causal_mixer
 from arch_lab.models.encoder_decoder import halves
 from arch_lab.models.presets import PRESETS, preset
-from arch_lab.study.config import load_study
-from arch_lab.study.planning import build_plan
 from blocks import GeGLUConfig
 from blocks.attention.gemma import Gemma2AttentionConfig
 from blocks.attention.masks import attended_pairs, sides, sides_of_width, visible
@@ -259,7 +258,7 @@ def test_where_one_sequence_is_asked_for_an_encoder_decoder_is_refused_in_one_li
 def test_a_perplexity_study_refuses_it_by_the_name_of_the_arm(name: str, tmp_path: Path) -> None:
     path = small_study(tmp_path, arms=[{"architecture": "gemma3"}, {"name": "pair", "architecture": name}])
     with pytest.raises(ConfigError, match=r"experiment 'perplexity', arm 'pair': .*encoder–decoder"):
-        build_plan(load_study(path, name="small"))
+        arch_lab.plan(str(path))
 
 
 def test_t5gemma_2_refuses_stacks_of_two_sizes() -> None:

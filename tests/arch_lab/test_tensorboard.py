@@ -18,30 +18,43 @@ import pytest
 
 pytest.importorskip("tensorboard")
 
-from arch_lab.report import tensorboard as tb
-from tests.study_fixture import run_folder, write_study
+from arch_lab.judge.records import Record
+from arch_lab.report.event_figures import write_figures
+from arch_lab.study import events
+from arch_lab.study.events import TrialLog, write_experiment
+from arch_lab.study.loggers import TrialNames
+from arch_lab.study.plan import PlannedArm
+from arch_lab.study.study import read_study
+from arch_lab.study.trial_loggers import TrialLoggers
+from tests.study_fixture import make_study, run_folder, write_study
 
-METRICS = {
+FINAL = {
     "bits_per_byte": 1.9,
     "perplexity": 30.0,
     "word_perplexity": 900.0,
     "tokens_per_second": 5e4,
-    "peak_memory_bytes": 3 * 2**20,
+    "peak_memory_mib": 3.0,
 }
 
 
-def hparams(arm: dict, result: dict) -> dict[str, Any]:
-    fixed = {
-        "architecture": arm["architecture"],
-        "arm": arm["name"],
-        "width": arm["width"],
-        "depth": arm["depth"],
-    }
-    return fixed | {
-        "learning_rate": result["learning_rate"],
-        "seed": result["seed"],
+TAGS = [f"final/{key}" for key in FINAL]  # the columns of the table
+
+
+def log_of(folder: Path, **hparams: Any) -> TrialLog:
+    """The log of a trial in ``folder`` that no other logger follows."""
+    return TrialLog(folder, hparams, TrialLoggers([], TrialNames(folder, "quickstart", "trial")))
+
+
+def hparams(arm: PlannedArm, record: Record) -> dict[str, Any]:
+    return {
+        "architecture": arm.architecture,
+        "arm": arm.name,
+        "width": arm.width,
+        "depth": arm.depth,
+        "learning_rate": record.learning_rate,
+        "seed": record.seed,
         "parameters": 1_000_000,
-        "train_flops": arm["train_flops"],
+        "train_flops": arm.train_flops,
     }
 
 
@@ -65,56 +78,51 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_loss_is_drawn_against_steps_and_against_tokens(tmp_path: Path) -> None:
-    writer = tb.RunWriter(tmp_path, {"arm": "a"})
-    writer.scalars(10, record(10))
-    writer.scalars(10, {"step": 10, "tokens": 1000, "tune_bits_per_byte": 2.5})
-    writer.close()
+    log = log_of(tmp_path, arm="a")
+    log.record(record(10))
+    log.record({"step": 10, "tokens": 1000, "tune_bits_per_byte": 2.5})
+    log.close()
     seen = scalars(tmp_path)
     assert (seen["train/loss"], seen["train/loss_by_tokens"]) == ([(10, 2.0)], [(1000, 2.0)])
     assert (seen["tune/bits_per_byte"], seen["tune/bits_per_byte_by_tokens"]) == ([(10, 2.5)], [(1000, 2.5)])
 
 
 def test_throughput_follows_from_tokens_and_seconds(tmp_path: Path) -> None:
-    writer = tb.RunWriter(tmp_path, {})
+    log = log_of(tmp_path)
     for step in (1, 2, 3):
-        writer.scalars(step, record(step))
-    writer.close()
+        log.record(record(step))
+    log.close()
     assert scalars(tmp_path)["train/tokens_per_second"] == [(2, 200.0), (3, 200.0)]
 
 
 def test_final_metrics_are_written_once_at_the_last_step(tmp_path: Path) -> None:
-    writer = tb.RunWriter(tmp_path, {})
-    writer.scalars(7, record(7))
-    writer.close(METRICS)
+    log = log_of(tmp_path)
+    log.record(record(7))
+    log.close(FINAL)
     finals = {tag: points for tag, points in scalars(tmp_path).items() if tag.startswith("final/")}
-    assert set(finals) == set(tb.METRICS) and all(
-        points[0][0] == 7 and len(points) == 1 for points in finals.values()
-    )
-    assert finals["final/peak_memory_mib"][0][1] == 3
+    assert set(finals) == {f"final/{key}" for key in events.metric_columns(make_study())}
+    assert all([step for step, _ in points] == [7] for points in finals.values())
 
 
 def test_a_diverged_run_writes_no_false_metric(tmp_path: Path) -> None:
-    writer = tb.RunWriter(tmp_path, {})
-    writer.scalars(1, record(1, float("nan")))
-    writer.close(dict.fromkeys(METRICS))
+    log = log_of(tmp_path)
+    log.record(record(1, float("nan")))
+    log.close(None)
     seen = scalars(tmp_path)
-    assert (
-        "train/loss" not in seen
-        and "hp_metric" not in seen
-        and not any(tag.startswith("final/") for tag in seen)
-    )
+    assert "train/loss" not in seen and "hp_metric" not in seen
+    assert not any(tag.startswith("final/") for tag in seen)
 
 
 def test_a_resumed_run_does_not_double_back(tmp_path: Path) -> None:
-    killed = tb.RunWriter(tmp_path, {})
+    killed = log_of(tmp_path)
     for step in (1, 2, 3):
-        killed.scalars(step, record(step))
+        killed.record(record(step))
     killed.close()
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record(s)) + "\n" for s in (1, 2)))
-    resumed = tb.RunWriter(tmp_path, {})
-    with (tmp_path / "metrics.jsonl").open("a") as log:  # training appends before it hands the record on
-        log.write(json.dumps(record(3, 1.5)) + "\n")
-    resumed.scalars(3, record(3, 1.5))
+    resumed = log_of(tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as curve:  # training appends before it hands the record on
+        curve.write(json.dumps(record(3, 1.5)) + "\n")
+    resumed.record(record(3, 1.5))
     resumed.close()
     assert scalars(tmp_path)["train/loss"] == [(1, 2.0), (2, 2.0), (3, 1.5)]
 
@@ -122,7 +130,7 @@ def test_a_resumed_run_does_not_double_back(tmp_path: Path) -> None:
 def test_other_writers_events_are_left_alone(tmp_path: Path) -> None:
     foreign = tmp_path / "events.out.tfevents.1.somebody"
     foreign.touch()
-    tb.RunWriter(tmp_path, {}).close()
+    log_of(tmp_path).close()
     assert foreign.exists()
 
 
@@ -131,12 +139,28 @@ def test_figures_and_verdict_reach_the_study_root(tmp_path: Path) -> None:
 
     folder = write_study(tmp_path / "s", exponents=(-8,), seeds=1)
     for _ in range(2):  # a second call replaces the first
-        tb.write_figures(folder, json.loads((folder / "study.json").read_text()))
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    tags = events.Tags()
-    assert "report/losses" in tags["images"] and "verdict/text_summary" in tags["tensors"]
-    assert len(events.Images("report/losses")) == 1
+        write_figures(folder, read_study(folder))
+    read = EventAccumulator(str(folder))
+    read.Reload()
+    tags = read.Tags()
+    assert "report/loss" in tags["images"] and "verdict/text_summary" in tags["tensors"]
+    assert len(read.Images("report/loss")) == 1
+
+
+def test_charts_of_every_measure_are_laid_out(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.custom_scalar import layout_pb2
+
+    study = make_study()
+    write_experiment(tmp_path, study)
+    read = EventAccumulator(str(tmp_path))
+    read.Reload()
+    (stored,) = read.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(stored.tensor_proto.string_val[0])
+    assert len(layout.category) > 1
+    for category in layout.category:
+        titles = [chart.title for chart in category.chart]
+        assert titles == [m.name for m in study.measures] or category.title == "training"
 
 
 @pytest.fixture(scope="module")
@@ -148,12 +172,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]
         folder = write_study(
             root / name, name=name, arms=arms, seeds=1, exponents=(-9, -8), diverged=(("m2_gpt", -8, 0),)
         )
-        study = json.loads((folder / "study.json").read_text())
-        tb.write_experiment(folder, arms, [2.0**-9, 2.0**-8], 1)
-        for result in study["results"]:
-            arm = next(a for a in study["arms"] if a["name"] == result["arm"])
-            tb.RunWriter(run_folder(folder, result), hparams(arm, result)).close(result)
-            finished += result["status"] == "finished"
+        study = read_study(folder)
+        write_experiment(folder, study)
+        for result in study.results:
+            log = log_of(run_folder(folder, result), **hparams(study.arm(result.arm), result))
+            log.close(FINAL if result.status == "finished" else None)
+            finished += result.status == "finished"
     command = [
         sys.executable,
         "-m",
@@ -190,7 +214,7 @@ def ask(address: str, path: str, body: dict) -> dict:
 def session_groups(address: str, expected: int) -> list[dict]:
     """Polls until the server has read every event file (it loads in the background)."""
     statuses = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
-    columns = [{"metric": {"group": "", "tag": tag}} for tag in tb.METRICS]
+    columns = [{"metric": {"group": "", "tag": tag}} for tag in TAGS]
     query = {"startIndex": 0, "sliceSize": 100, "allowedStatuses": statuses, "colParams": columns}
     groups: list[dict] = []
     for _ in range(120):
@@ -206,8 +230,8 @@ def session_groups(address: str, expected: int) -> list[dict]:
 def test_the_hparams_table_has_every_declared_column(server: tuple[str, int]) -> None:
     session_groups(server[0], 8)
     experiment = ask(server[0], "experiment", {})
-    assert {h["name"] for h in experiment["hparamInfos"]} == set(tb.HPARAMS)
-    assert [m["name"]["tag"] for m in experiment["metricInfos"]] == list(tb.METRICS)
+    assert {h["name"] for h in experiment["hparamInfos"]} == set(events.HPARAMS) - {"task"}
+    assert [m["name"]["tag"] for m in experiment["metricInfos"]] == TAGS
 
 
 @pytest.mark.slow
@@ -217,7 +241,7 @@ def test_every_finished_run_of_every_study_has_real_metrics(server: tuple[str, i
     measured = [
         g
         for g in groups
-        if {m["name"]["tag"] for m in g.get("metricValues", []) if "value" in m} == set(tb.METRICS)
+        if {m["name"]["tag"] for m in g.get("metricValues", []) if "value" in m} == set(TAGS)
     ]
     assert len(measured) == server[1]
     assert {g["hparams"]["arm"] for g in groups} == {"gemma3", "m2_gpt", "gemma1", "hybrid_<b>"}

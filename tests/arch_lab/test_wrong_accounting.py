@@ -9,7 +9,7 @@ the Gemma reports (hidden width, table rows), PyTorch's counter.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from arch_lab.accounting.ledger import Ledger
 from arch_lab.budget import Budget, BudgetError, refuse
 from arch_lab.models import DecoderConfig, Shape, on_meta, recipe
 from arch_lab.models.presets import PRESETS, preset
+from arch_lab.study.plan import PlannedArm
 from blocks import Block, BlockConfig, ConfigError, Cost, GeGLU, GeGLUConfig
 from blocks.attention.masks import attended_pairs
 
@@ -43,14 +44,9 @@ def published(architecture: str, size: str, tokens: int = 128) -> Ledger:
     return ledger(config, tokens=tokens, batch=1)
 
 
-def arm(name: str, book: Ledger, target: int) -> dict[str, Any]:
-    """An arm as the gate sees it, its parameters compared with ``target``."""
-    deviation = (book.parameters["body"] + book.parameters["head"]) / target - 1
-    return {
-        "name": name,
-        "deviation": {"params": deviation},
-        "components": [asdict(c) for c in book.components],
-    }
+def arm(name: str, book: Ledger, deviation: float) -> PlannedArm:
+    """An arm as the gate sees it. ``deviation``: of its parameters from the budget."""
+    return PlannedArm(name=name, deviation={"params": deviation}, components=book.components)
 
 
 # --- parameters -----------------------------------------------------------------------------------------------------
@@ -68,18 +64,21 @@ def test_a_name_is_not_a_budget_and_the_gate_names_the_part() -> None:
     """Two published models are called 2B; their bodies are 2.2 % apart."""
     first, second = published("gemma1", "2b"), published("gemma2", "2b")
     target = first.parameters["body"]
+    arms = [
+        arm(name, book, (book.parameters["body"] + book.parameters["head"]) / target - 1)
+        for name, book in (("gemma1", first), ("gemma2", second))
+    ]
     with pytest.raises(BudgetError, match=r"arm 'gemma2' is \+2\.1\d%.*largest part is layers\.\*\.channel"):
-        refuse([arm("gemma1", first, target), arm("gemma2", second, target)], Budget(params=target, tokens=1))
+        refuse(arms, Budget(params=target, tokens=1))
 
 
 def test_the_parameter_matched_m2_bert_is_refused() -> None:
     """115.58M against the 109.19M of the attention BERT built by the same code: 5.9 % is not matched."""
     book, bert = published("m2_bert", "110m"), 109_187_136
     assert book.parameters["total"] / bert - 1 == pytest.approx(0.0586, abs=1e-4)
-    deviation = {"params": book.parameters["total"] / bert - 1}
-    entry = {"name": "m2_bert", "deviation": deviation, "components": [asdict(c) for c in book.components]}
+    over = arm("m2_bert", book, book.parameters["total"] / bert - 1)
     with pytest.raises(BudgetError, match=r"'m2_bert' is \+5\.86%.*layers\.\*\.mixer"):
-        refuse([entry], Budget(params=bert, tokens=1, match_on="total"))
+        refuse([over], Budget(params=bert, tokens=1, match_on="total"))
 
 
 def test_the_80m_for_32k_tokens_is_not_an_80m() -> None:

@@ -26,12 +26,11 @@ from tests.study_fixture import write_study
 def runs(tmp_path: Path) -> Path:
     """A finished study, one that was interrupted after its first runs, and one whose second arm leaks."""
     for name in ("finished", "stopped", "leaky"):
-        write_study(tmp_path / name, ["gemma3", "m2_gpt"], name=name)
+        write_study(tmp_path / name, arms=("gemma3", "m2_gpt"), name=name)
         study = json.loads((tmp_path / name / "study.json").read_text())
-        plan = {key: study[key] for key in ("study", "experiment", "arms")} | {
-            "runs": len(study["results"]) + 2
-        }
-        (tmp_path / name / "plan.json").write_text(json.dumps(plan))
+        plan = {key: study[key] for key in ("version", "study", "experiment", "arms")}
+        planned = len(study["results"]) + 2
+        (tmp_path / name / "plan.json").write_text(json.dumps({**plan, "trials": planned}))
         if name != "finished":
             (tmp_path / name / "study.json").unlink()
     folder = tmp_path / "stopped/runs/gemma3/lr-0.004_seed-0"

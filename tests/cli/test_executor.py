@@ -220,7 +220,7 @@ def test_workers_end_when_their_study_is_killed_and_its_lock_is_free(
     smaller = arch_lab.compare(
         str(small_study(tmp_path / "other")), output=tmp_path / "other/runs", quiet=True
     )
-    assert smaller["results"]
+    assert smaller.results
     again = start(long_study, tmp_path / "runs")  # the lock of a dead holder is free
     wait_for_training(tmp_path / "runs", again)
     again.send_signal(signal.SIGINT)
@@ -250,9 +250,8 @@ def test_a_study_leaves_the_threads_of_the_process_as_they_were(tmp_path: Path) 
     torch.set_num_threads(3)
     try:
         result = arch_lab.compare(str(small_study(tmp_path)), output=tmp_path / "runs", quiet=True)
-        assert torch.get_num_threads() == 3 and {row["machine"]["threads"] for row in result["results"]} == {
-            1
-        }
+        assert torch.get_num_threads() == 3
+        assert {record.machine.threads for record in result.results} == {1}
     finally:
         torch.set_num_threads(before)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from arch_lab import cli
 from arch_lab.models import Shape, recipe
+from arch_lab.study.study import read_study
 from arch_lab.training import scoring
 from tests.small_study import small_study
 
@@ -23,8 +23,8 @@ def study_scores(folder: Path, precision: str) -> dict[str, float]:
     budget = {"params": 6.0e4, "train_flops": 4.0e8, "tolerance": 0.05}
     study = small_study(folder, name=precision, training=training, budget=budget)
     assert cli.main(["compare", str(study), "--output", str(folder / "runs"), "--quiet"]) == 0
-    results = json.loads((folder / "runs" / precision / "study.json").read_text())["results"]
-    return {r["arm"]: r["bits_per_byte"] for r in results}
+    results = read_study(folder / "runs" / precision).results
+    return {r.arm: r.scores["bits_per_byte"] for r in results}
 
 
 def test_a_study_in_bf16_mixed_trains_near_its_float32_twin(

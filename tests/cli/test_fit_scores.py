@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 import yaml
 
 from arch_lab import cli
+from arch_lab.study.study import read_study
 from tests.small_fit import failure_of, scores_of, small_fit
 from tests.small_study import small_study
 
@@ -151,13 +151,13 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_test_repeats_the_held_out_scores_of_a_study(study: Path, capsys: Capture) -> None:
-    for run in json.loads((study / "study.json").read_text())["results"]:
-        (model,) = (study / "runs" / run["arm"]).glob("*/model.ckpt")
+    for run in read_study(study).results:
+        (model,) = (study / "runs" / run.arm).glob("*/model.ckpt")
         tested = scores_of(capsys, "test", "--ckpt_path", str(model))["scores"]
         tuned = scores_of(capsys, "validate", "--ckpt_path", str(model))["scores"]
         for name in ("bits_per_byte", "perplexity", "word_perplexity"):
-            assert tested[f"final/{name}"] == run[name]
-        assert tuned["tune/bits_per_byte"] == run["tune_bits_per_byte"]
+            assert tested[f"final/{name}"] == run.scores[name]
+        assert tuned["tune/bits_per_byte"] == run.tuned
 
 
 def test_a_finished_run_stores_weights_and_no_optimizer(study: Path, capsys: Capture) -> None:

@@ -183,7 +183,7 @@ def test_a_run_that_was_deleted_is_trained_again_to_the_same_numbers(finished: P
     shutil.rmtree(finished / ONE)
     assert stored.compare(finished).code == 0
     after = json.loads((finished / "runs/small/study.json").read_text())
-    assert [r["bits_per_byte"] for r in after["results"]] == [r["bits_per_byte"] for r in before["results"]]
+    assert [r["scores"] for r in after["results"]] == [r["scores"] for r in before["results"]]
 
 
 def test_an_edited_study_json_is_refused_by_report_and_rewritten_by_compare(finished: Path) -> None:
@@ -194,7 +194,7 @@ def test_an_edited_study_json_is_refused_by_report_and_rewritten_by_compare(fini
     assert (
         done.code == 2
         and "study.json was edited or damaged" in done.last
-        and "the same arch-lab compare writes it again" in done.last
+        and "run `arch-lab compare` again to rewrite it" in done.last
     )
     assert stored.compare(finished).code == 0
     assert json.loads(path.read_text())["results"] == whole["results"]

@@ -140,19 +140,18 @@ def test_an_arm_starts_from_a_checkpoint_and_says_so(
     path = study(folder, {"name": "tuned"})
     result = arch_lab.compare(str(path), output="runs", cache="cache", quiet=True)
     before = arch_lab.score("start.ckpt", "held_out.txt", context=16, document_start="^(train|held)")
-    scores = {r["arm"]: r["bits_per_byte"] for r in result["results"]}
+    scores = {r.arm: r.scores["bits_per_byte"] for r in result.results}
     assert (
         scores["tuned"]
         == pytest.approx(before.bits_per_byte, rel=1e-6)
         != pytest.approx(scores["fresh"], rel=1e-4)
     )
-    tuned = next(arm for arm in result["arms"] if arm["name"] == "tuned")
-    assert (tuned["width"], tuned["depth"], tuned["options"]) == (32, 2, OPTIONS) and tuned[
-        "initialise_from"
-    ]["path"] == "start.ckpt"
+    tuned = result.arm("tuned")
+    assert (tuned.width, tuned.depth, tuned.options) == (32, 2, OPTIONS)
+    assert tuned.initialise_from.path == "start.ckpt"
     said = "tuned starts from the checkpoint start.ckpt"
     assert (
-        any(line.startswith(said) for line in result["warnings"])
+        any(line.startswith(said) for line in result.warnings)
         and said in Path("runs/small/report.html").read_text()
     )
     save("start.ckpt", seed=2)  # other weights under the same name are another arm

@@ -86,7 +86,7 @@ def compared(site: Path) -> dict[str, object]:
 def test_a_study_of_a_package_is_certified_trained_and_judged(
     site: Path, compared: dict[str, object]
 ) -> None:
-    assert compared["experiment"] == "lookups" and compared["measures"][0]["higher_is_better"]
+    assert compared["experiment"] == "lookups" and compared["tasks"][0]["measures"][0]["higher_is_better"]
     assert [run["status"] for run in compared["results"]] == ["finished"] * 4
     assert "recall accuracy" in compared["verdict"]["text"]
     for arm in ("gemma3", "m2_gpt"):
@@ -138,7 +138,10 @@ def test_a_study_may_name_the_experiment_by_import_path(site: Path) -> None:
         ("lookup", "unknown experiment 'lookup'; did you mean 'lookups'?"),
         ("broken", "experiment broken = no_such_package:EXPERIMENT: ModuleNotFoundError"),
         ("lookup_package.experiment:EXPERIMENTS", "has no 'EXPERIMENTS'; did you mean 'EXPERIMENT'?"),
-        ("lookup_package.experiment:RecallData", "lacks"),
+        (
+            "lookup_package.experiment:RecallData",
+            "not an instance of a subclass of arch_lab.study.Experiment",
+        ),
     ],
 )
 def test_an_experiment_that_cannot_be_had_is_one_line(site: Path, experiment: str, message: str) -> None:

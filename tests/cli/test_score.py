@@ -18,15 +18,17 @@ from arch_lab import cli
 from arch_lab.checkpoints.score import Score
 from arch_lab.data import ByteTokenizer, train_bpe
 from arch_lab.models import Shape, recipe
+from arch_lab.study.study import Study
 from tests.small_study import small_study
 
+Trained = tuple[Path, Study]
 RUN = "runs/small/runs/{}/lr-0.004_seed-0"
 HELD_OUT = "\n".join(f"# {key}\n{topics[key]}" for key in sorted(topics)[30:34])
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A study of two arms on files of its own, and study.json."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The folder of a study of two arms on files of its own, and the study."""
     folder = tmp_path_factory.mktemp("scored")
     (folder / "held_out.txt").write_text(HELD_OUT, encoding="utf-8")
     path = small_study(folder)
@@ -39,7 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
 
 
 @pytest.fixture(scope="module")
-def reference(trained: tuple[Path, dict[str, Any]]) -> Score:
+def reference(trained: Trained) -> Score:
     """The Gemma arm on its held-out file, through Python."""
     return arch_lab.score(trained[0] / RUN.format("gemma3"), trained[0] / "held_out.txt")
 
@@ -63,17 +65,17 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
 
 @pytest.mark.parametrize("arm", ["gemma3", "m2_gpt"])
 def test_a_run_scores_on_its_held_out_file_as_in_study_json(
-    arm: str, trained: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+    arm: str, trained: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, study = trained
-    (result,) = [r for r in study["results"] if r["arm"] == arm]
+    (result,) = study.records(arm=arm)
     found = scored(capsys, folder / RUN.format(arm), "--text", folder / "held_out.txt")
     for name in ("bits_per_byte", "perplexity", "word_perplexity"):
-        assert found[name] == pytest.approx(result[name], rel=1e-6, abs=1e-6)
+        assert found[name] == pytest.approx(result.scores[name], rel=1e-6, abs=1e-6)
 
 
 def test_a_fit_scores_on_its_held_out_file_as_test_does(
-    trained: tuple[Path, dict[str, Any]],
+    trained: Trained,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -124,7 +126,7 @@ FILES = (
 
 
 def test_every_form_of_one_model_has_one_score(
-    trained: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, text = trained[0] / RUN.format("gemma3"), trained[0] / "held_out.txt"
     same = ["--text", text, "--document-start", "^# ", "--context", 32]
@@ -189,7 +191,7 @@ def test_a_stride_scores_each_token_once_with_more_context(
     assert found["nats"] == pytest.approx(nats, rel=1e-6) and found["tokens"] == len(ids) - 1
 
 
-def test_batches_change_no_score(trained: tuple[Path, dict[str, Any]], reference: Score) -> None:
+def test_batches_change_no_score(trained: Trained, reference: Score) -> None:
     other = arch_lab.score(trained[0] / RUN.format("gemma3"), trained[0] / "held_out.txt", batch=3)
     assert other.nats == pytest.approx(reference.nats, rel=1e-6) and other.tokens == reference.tokens
 
@@ -204,7 +206,7 @@ def test_folders_and_patterns_stand_for_their_files(tmp_path: Path) -> None:
 
 
 def test_the_table_holds_the_score_and_bands_of_positions(
-    trained: tuple[Path, dict[str, Any]], reference: Score, capsys: pytest.CaptureFixture[str]
+    trained: Trained, reference: Score, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
         cli.main(
@@ -218,7 +220,7 @@ def test_the_table_holds_the_score_and_bands_of_positions(
 
 
 def test_python_returns_what_the_command_prints(
-    trained: tuple[Path, dict[str, Any]], reference: Score, capsys: pytest.CaptureFixture[str]
+    trained: Trained, reference: Score, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert reference.to_json() == scored(
         capsys, trained[0] / RUN.format("gemma3"), "--text", trained[0] / "held_out.txt"
@@ -237,7 +239,7 @@ def test_a_leaking_model_gets_no_score(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_what_cannot_be_scored_is_one_line(
-    trained: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, text = trained[0] / RUN.format("gemma3"), trained[0] / "held_out.txt"
     encoder = _checkpoint(tmp_path, "gemma_encoder", {}, ByteTokenizer())[0]

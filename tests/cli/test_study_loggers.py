@@ -17,6 +17,8 @@ import torch
 import yaml
 from lightning.pytorch.loggers import Logger
 
+from arch_lab.judge.records import Record
+from arch_lab.study.storage import records_of
 from tests.cli import stored
 from tests.cli.test_page_commands import fenced
 
@@ -80,9 +82,15 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def result_of(folder: Path) -> Record:
+    content = json.loads((folder / RUN / "result.json").read_text())
+    return records_of(content)[0]
+
+
 def scores(folder: Path) -> tuple[float, float]:
-    result = json.loads((folder / RUN / "result.json").read_text())
-    return result["bits_per_byte"], result["tune_bits_per_byte"]
+    result = result_of(folder)
+    assert result.tuned is not None
+    return result.scores["bits_per_byte"], result.tuned
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +123,10 @@ def test_a_csv_logger_holds_every_record_of_the_run(logged: Path) -> None:
 
 
 def test_a_csv_logger_ends_with_the_scores_of_the_result(logged: Path) -> None:
-    result = json.loads((logged / RUN / "result.json").read_text())
-    final = rows(logged)[-1]
-    for key in ("bits_per_byte", "perplexity", "word_perplexity", "tokens_per_second"):
-        assert float(final[f"final/{key}"]) == result[key]
-    assert int(final["step"]) == result["steps"]
+    result, final = result_of(logged), rows(logged)[-1]
+    for key, value in {**result.scores, "tokens_per_second": result.tokens_per_second}.items():
+        assert float(final[f"final/{key}"]) == value
+    assert int(final["step"]) == result.steps
 
 
 def test_a_csv_logger_has_the_tags_of_tensorboard(logged: Path) -> None:

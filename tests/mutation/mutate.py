@@ -196,9 +196,9 @@ MUTATIONS = (
     ),
     Mutation(
         "stored flags believed",
-        "arch_lab/budget/recheck.py",
-        'study.get("override") is not True',
-        'study.get("matched") is not True',
+        "arch_lab/study/recheck.py",
+        "if misses and not plan.override",
+        "if misses and not plan.matched",
         ("tests/arch_lab/test_budget_gate.py",),
     ),
 )

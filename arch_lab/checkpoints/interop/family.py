@@ -18,12 +18,12 @@ from torch import Tensor
 from arch_lab.checkpoints.blueprint import LARGEST
 from arch_lab.checkpoints.checkpoint import Blueprint, CheckpointError
 from arch_lab.models import recipe
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Json
 from blocks.errors import shown
 
 # ids that begin, end and pad a text, and what transformers takes for them in a configuration of Gemma that
 # says nothing
-TOKENS: JsonObject = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
+TOKENS: Json = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
 
 
 class Family(ABC):
@@ -41,7 +41,7 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def write_config(self, blueprint: Blueprint) -> JsonObject:
+    def write_config(self, blueprint: Blueprint) -> Json:
         """The fields of config.json that the function depends on.
 
         Raises: CheckpointError for what the format cannot say.
@@ -51,11 +51,11 @@ class Family(ABC):
     def their_name(self, name: str) -> str:
         """The name their checkpoint gives one of our parameters."""
 
-    def read_tokens(self, fields: Fields) -> JsonObject:
+    def read_tokens(self, fields: Fields) -> Json:
         """The ids that begin, end and pad a text, by field name."""
         return {name: read_ids(fields, name, fields.take(name, default)) for name, default in TOKENS.items()}
 
-    def write_tokens(self, config: JsonObject, tokens: Mapping[str, Any]) -> None:
+    def write_tokens(self, config: Json, tokens: Mapping[str, Any]) -> None:
         """Puts the ids where ``read_tokens`` and transformers look for them."""
         config.update(tokens)
 
@@ -180,7 +180,7 @@ class Fields:
             raise self.refuse(name, value, f"expected a whole number from 1 to {maximum:,}")
         return int(value)
 
-    def mapping(self, name: str) -> JsonObject:
+    def mapping(self, name: str) -> Json:
         """A copy of an object in the configuration, {} for none.
 
         Raises: CheckpointError for anything else.

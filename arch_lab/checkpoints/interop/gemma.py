@@ -27,7 +27,7 @@ from arch_lab.checkpoints.interop.family import (
 from arch_lab.models.gemma import GLOBAL, LOCAL, GemmaRecipe
 from arch_lab.models.recipe import Shape
 from arch_lab.models.registry import recipe
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Json
 from blocks.attention.gemma import NORM_EPS
 
 ATTENTION = {
@@ -136,7 +136,7 @@ class GemmaFamily(Family):
             max_tokens=max_tokens,
         )
 
-    def write_config(self, blueprint: Blueprint) -> JsonObject:
+    def write_config(self, blueprint: Blueprint) -> Json:
         model_recipe, shape = recipe(blueprint.architecture, blueprint.options), blueprint.shape
         assert isinstance(model_recipe, GemmaRecipe)
         for option in ("rope_fraction", "local_rope_fraction"):
@@ -157,11 +157,11 @@ class GemmaFamily(Family):
         }
 
     @abstractmethod
-    def read_options(self, fields: Fields, depth: int, head_width: int) -> JsonObject:
+    def read_options(self, fields: Fields, depth: int, head_width: int) -> Json:
         """Options of our recipe beyond the heads. Raises: CheckpointError."""
 
     @abstractmethod
-    def write_options(self, model_recipe: Any, depth: int, head_width: int) -> JsonObject:
+    def write_options(self, model_recipe: Any, depth: int, head_width: int) -> Json:
         """The inverse. Raises: CheckpointError."""
 
 
@@ -170,10 +170,10 @@ class Gemma1Family(GemmaFamily):
     sandwich = False
     activation = "hidden_act"
 
-    def read_options(self, fields: Fields, depth: int, head_width: int) -> JsonObject:
+    def read_options(self, fields: Fields, depth: int, head_width: int) -> Json:
         return {"rope_base": flat_rope(fields)}
 
-    def write_options(self, model_recipe: Any, depth: int, head_width: int) -> JsonObject:
+    def write_options(self, model_recipe: Any, depth: int, head_width: int) -> Json:
         if model_recipe.query_scale not in (None, head_width**-0.5):
             raise CheckpointError(
                 f"gemma: query_scale {model_recipe.query_scale} cannot be written: "
@@ -185,7 +185,7 @@ class Gemma1Family(GemmaFamily):
 class Gemma2Family(GemmaFamily):
     model_type, architecture, class_name = "gemma2", "gemma2", "Gemma2ForCausalLM"
 
-    def read_options(self, fields: Fields, depth: int, head_width: int) -> JsonObject:
+    def read_options(self, fields: Fields, depth: int, head_width: int) -> Json:
         return {
             "attention_softcap": read_cap(fields, "attn_logit_softcapping", 50.0),
             "final_softcap": read_cap(fields, "final_logit_softcapping", 30.0),
@@ -194,7 +194,7 @@ class Gemma2Family(GemmaFamily):
             "rope_base": flat_rope(fields),
         }
 
-    def write_options(self, model_recipe: Any, depth: int, head_width: int) -> JsonObject:
+    def write_options(self, model_recipe: Any, depth: int, head_width: int) -> Json:
         return {
             "attn_logit_softcapping": model_recipe.attention_softcap,
             "final_logit_softcapping": model_recipe.final_softcap,
@@ -207,7 +207,7 @@ class Gemma2Family(GemmaFamily):
 class Gemma3Family(GemmaFamily):
     model_type, architecture, class_name = "gemma3_text", "gemma3", "Gemma3ForCausalLM"
 
-    def read_options(self, fields: Fields, depth: int, head_width: int) -> JsonObject:
+    def read_options(self, fields: Fields, depth: int, head_width: int) -> Json:
         fields.only(
             "attn_logit_softcapping",
             [None],
@@ -234,7 +234,7 @@ class Gemma3Family(GemmaFamily):
             "rope_factor": factor,
         }
 
-    def write_options(self, model_recipe: Any, depth: int, head_width: int) -> JsonObject:
+    def write_options(self, model_recipe: Any, depth: int, head_width: int) -> Json:
         scaled = (
             None
             if model_recipe.rope_factor == 1
@@ -265,7 +265,7 @@ class Gemma3WithVision(Gemma3Family):
     model_type = "gemma3"
     writes = False  # as Gemma3ForCausalLM, by the family of text
 
-    def read_tokens(self, fields: Fields) -> JsonObject:
+    def read_tokens(self, fields: Fields) -> Json:
         """Token ids of the text part, unless the outer configuration gives them."""
         inner = fields.content.get("text_config")
         inner = inner if isinstance(inner, dict) else {}
@@ -341,7 +341,7 @@ def read_heads(fields: Fields) -> dict[str, int]:
 
 def write_blocks(
     shape: Shape, heads: int, kv_heads: int, head_width: int, *, activation: str = "hidden_activation"
-) -> JsonObject:
+) -> Json:
     """The inverse of the three."""
     return {
         "hidden_size": shape.width,
@@ -373,11 +373,11 @@ def flat_rope(fields: Fields) -> float:
     return rope(fields, rope_fields, "rope_parameters", linear=False)[0]
 
 
-def write_flat_rope(base: float) -> JsonObject:
+def write_flat_rope(base: float) -> Json:
     return {"rope_parameters": {"rope_type": "default", "rope_theta": base}, "rope_theta": base}
 
 
-def rope(fields: Fields, rope_fields: JsonObject, origin: str, *, linear: bool) -> tuple[float, float]:
+def rope(fields: Fields, rope_fields: Json, origin: str, *, linear: bool) -> tuple[float, float]:
     """(base, factor) of one set of rotary fields.
 
     Raises: CheckpointError for another kind of scaling.
@@ -418,7 +418,7 @@ def write_scale(query_scale: float | None, head_width: int) -> int:
     return scalar
 
 
-def read_pattern(fields: Fields, depth: int, *, period: int) -> JsonObject:
+def read_pattern(fields: Fields, depth: int, *, period: int) -> Json:
     """``window`` and ``pattern``, shortened to its smallest period."""
     layers = read_layers(fields, depth, period=period)
     return {"pattern": shortest(layers), **read_window(fields, layers)}
@@ -462,7 +462,7 @@ def read_window(fields: Fields, layers: str) -> dict[str, int]:
     return {"window": window}
 
 
-def write_pattern(model_recipe: Any, depth: int) -> JsonObject:
+def write_pattern(model_recipe: Any, depth: int) -> Json:
     return {
         "layer_types": write_layers(model_recipe.layer_pattern, depth),
         "sliding_window": model_recipe.window,

@@ -14,7 +14,7 @@ from arch_lab.checkpoints.folder import Manifest
 from arch_lab.checkpoints.interop.family import TOKENS, Family, Fields, family_for, family_of
 from arch_lab.checkpoints.storage import read_object, write_object
 from arch_lab.checkpoints.tensors import SINGLE, TensorFiles, check_shapes, write_tensors
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Json
 from blocks.errors import ConfigError
 
 CONFIG = "config.json"
@@ -43,7 +43,7 @@ IGNORED = (
     "use_cache",
 )
 # fields of every configuration of transformers that change the function unless they hold these values
-DEFAULTS: JsonObject = {
+DEFAULTS: Json = {
     "add_cross_attention": False,
     "chunk_size_feed_forward": 0,
     "cross_attention_hidden_size": None,

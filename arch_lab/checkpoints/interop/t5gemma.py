@@ -38,7 +38,7 @@ from arch_lab.checkpoints.interop.t5gemma_names import t5gemma_name
 from arch_lab.models.recipe import Shape
 from arch_lab.models.registry import recipe
 from arch_lab.models.t5gemma import EncoderSize, T5Gemma
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Json
 from blocks.attention.gemma import NORM_EPS, Gemma2AttentionConfig
 
 STACKS = ("encoder", "decoder")
@@ -62,7 +62,7 @@ class T5GemmaFamily(Family):
 
     # --- tokens ---------------------------------------------------------------------------------------------
 
-    def read_tokens(self, fields: Fields) -> JsonObject:
+    def read_tokens(self, fields: Fields) -> Json:
         """The ids of the outer configuration, else those of the decoder.
 
         This is what transformers does.
@@ -78,7 +78,7 @@ class T5GemmaFamily(Family):
         encoder = blueprint.options["encoder"]
         return blueprint.shape.depth + (blueprint.shape.depth if encoder is None else encoder["depth"])
 
-    def write_tokens(self, config: JsonObject, tokens: Any) -> None:
+    def write_tokens(self, config: Json, tokens: Any) -> None:
         for stack_fields in (config, *(config[stack] for stack in STACKS)):
             stack_fields.update(tokens)
 
@@ -139,7 +139,7 @@ class T5GemmaFamily(Family):
             ),
         )
 
-    def write_config(self, blueprint: Blueprint) -> JsonObject:
+    def write_config(self, blueprint: Blueprint) -> Json:
         model_recipe, shape = _recipe(blueprint), blueprint.shape
         size = model_recipe.encoder or EncoderSize(**vars(shape))
         if model_recipe.encoder_radius < 1:
@@ -208,7 +208,7 @@ def _read_scale(encoder: Fields, decoder: Fields, source_width: int, width: int)
     return float(decoder_value**-0.5)
 
 
-def _read_patterns(encoder: Fields, decoder: Fields, source_depth: int, depth: int) -> JsonObject:
+def _read_patterns(encoder: Fields, decoder: Fields, source_depth: int, depth: int) -> Json:
     """``pattern`` of both stacks, ``window``, ``encoder_radius``.
 
     Raises: CheckpointError when the stacks follow two patterns.
@@ -231,7 +231,7 @@ def _read_patterns(encoder: Fields, decoder: Fields, source_depth: int, depth: i
     return {"pattern": shortest(longer), **read_window(decoder, decoder_value), **radius_options}
 
 
-def _write_stack(model_recipe: T5Gemma, shape: Shape, mixer: Any, blueprint: Blueprint) -> JsonObject:
+def _write_stack(model_recipe: T5Gemma, shape: Shape, mixer: Any, blueprint: Blueprint) -> Json:
     """Fields that both stacks have.
 
     Raises: CheckpointError for a stack that transformers would not load.

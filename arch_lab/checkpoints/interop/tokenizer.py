@@ -13,7 +13,7 @@ from typing import Any
 from arch_lab.checkpoints.storage import write_object
 from arch_lab.data import ByteTokenizer, Tokenizer
 from arch_lab.data.tokenizer import MASK, SEPARATOR, byte_of_character
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Json
 
 # transformers picks GemmaTokenizer for a Gemma without this, which rebuilds the vocabulary and fails on the
 # first text
@@ -28,7 +28,7 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_tokens: int) -> None
     inner = bytes_as_bpe(tokenizer) if isinstance(tokenizer, ByteTokenizer) else _copy(parts["json"])
     inner.post_processor = _separator_first(separator, tokenizer.separator)
     inner.save(str(folder / "tokenizer.json"))
-    config: JsonObject = {
+    config: Json = {
         "tokenizer_class": TOKENIZER_CLASS,
         "bos_token": separator,
         "eos_token": separator,

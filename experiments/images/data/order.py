@@ -9,6 +9,7 @@ changes what a step trains on.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,13 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from arch_lab.data.order import OrderedLoader
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Json
 from blocks.errors import ConfigError
 from experiments.images.data.config import Augmentation
 from experiments.images.data.prepare import ImageSplit, PreparedImages
 
 AUGMENTING = 1 << 63  # no epoch has this number
 BORDER = 8  # padding: this part of a side, 4 pixels at 32
+
+
+class ImageBatch(NamedTuple):
+    """``images`` float32 (B, C, H, W), normed; ``labels`` int64 (B,)."""
+
+    images: Tensor
+    labels: Tensor
 
 
 class ImageOrder:
@@ -59,10 +67,8 @@ class ImageOrder:
             self._epoch = epoch, np.argsort(words, kind="stable")
         return self._epoch[1][index * self.batch_size : (index + 1) * self.batch_size]
 
-    def batch(self, step: int, *, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
-        """``images`` float32 (B, C, H, W), normed and augmented, ``labels`` int64 (B,); rank r of w gets rows
-        r, r+w, …
-        """
+    def batch(self, step: int, *, rank: int = 0, world: int = 1) -> ImageBatch:
+        """Images normed and augmented; rank r of w gets rows r, r+w, …"""
         rows = np.arange(self.batch_size)[rank::world]
         indices = self.indices(step)[rows]
         images = normed(self.split.pixels[indices], self.data)
@@ -71,7 +77,7 @@ class ImageOrder:
                 key=np.array([self.seed, AUGMENTING], np.uint64), counter=[0, step, 0, 0]
             ).random_raw(4 * self.batch_size)
             images = augment(images, words.reshape(-1, 4)[rows], flip=self.augmentation == "crop_flip")
-        return {"images": images, "labels": torch.from_numpy(self.split.labels[indices].astype(np.int64))}
+        return ImageBatch(images, torch.from_numpy(self.split.labels[indices].astype(np.int64)))
 
 
 def normed(pixels: np.ndarray, data: PreparedImages) -> Tensor:
@@ -104,31 +110,26 @@ def augment(images: Tensor, words: np.ndarray, *, flip: bool) -> Tensor:
 
 
 class ImageLoader(OrderedLoader):
-    """Batches ``{"images", "labels"}`` of steps 0 … steps-1.
-
-    Its state is the next step (see OrderedLoader).
-    """
+    """Batches of steps 0 … steps-1; its state is the next step (see OrderedLoader)."""
 
     def __init__(self, order: ImageOrder, *, steps: int, rank: int = 0, world: int = 1) -> None:
         super().__init__(order, steps=steps, rank=rank, world=world)  # type: ignore[arg-type]
         self.images = order
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[ImageBatch]:  # type: ignore[override]
         while self.step < self.steps:
             step = self.step
             self.step += 1  # before the yield: a checkpoint taken in this step resumes at the next batch
             yield self.images.batch(step, rank=self.rank, world=self.world)
 
-    def _identity(self) -> JsonObject:
+    def _identity(self) -> Json:
         order = self.images
         return {"seed": order.seed, "batch": order.batch_size, "fingerprint": order.data.fingerprint}
 
 
-def scoring_batches(split: ImageSplit, data: PreparedImages, *, batch: int) -> Iterator[dict[str, Tensor]]:
+def scoring_batches(split: ImageSplit, data: PreparedImages, *, batch: int) -> Iterator[ImageBatch]:
     """Every image of a split once, in order, normed and not augmented; the last batch may be smaller."""
     for first in range(0, len(split), batch):
         window = slice(first, first + batch)
-        yield {
-            "images": normed(split.pixels[window], data),
-            "labels": torch.from_numpy(split.labels[window].astype(np.int64)),
-        }
+        labels = torch.from_numpy(split.labels[window].astype(np.int64))
+        yield ImageBatch(normed(split.pixels[window], data), labels)

@@ -24,7 +24,8 @@ from arch_lab.data import DataError
 from arch_lab.data.files import file_hash
 from arch_lab.data.store import Corrupt, cache_errors, read_json
 from arch_lab.files import write_bytes
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Json, Stored
+from blocks.errors import ConfigError
 from experiments.images.data.config import Augmentation, ImagesConfig, ImageSet
 from experiments.images.data.read import Labelled, located, read_split
 
@@ -53,6 +54,26 @@ class ImageSplit:
             raise DataError(f"the {self.name} split has {len(self)} images, {consumer} needs {images}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class SplitFiles(Stored):
+    """Number of images of a stored split, and the sha256 of its two files."""
+
+    images: int
+    pixels: str
+    labels: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Stored):
+    """Content of ``images.json``. ``key``: hash of the source files and of what was done to them."""
+
+    key: str
+    about: Json
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    splits: dict[str, SplitFiles]
+
+
 @dataclass(frozen=True)
 class PreparedImages:
     """The splits of a set. ``mean`` and ``std``: of the training pixels by channel, on the scale 0 to 1."""
@@ -66,14 +87,14 @@ class PreparedImages:
     std: np.ndarray
     augmentation: Augmentation  # of training batches
     fingerprint: str
-    about: JsonObject
+    about: Json
 
     @property
     def vocabulary(self) -> int:
         """Classes: what the engine sizes the output with."""
         return len(self.image_set.classes)
 
-    def summary(self) -> JsonObject:
+    def summary(self) -> Json:
         """Plain values for reports."""
         tokens = self.image_set.height * self.image_set.width // self.patch**2
         splits = {
@@ -84,16 +105,13 @@ class PreparedImages:
             }
             for split in (self.train, self.tune, self.test)
         }
-        size: JsonObject = {
+        return {
+            **self.about,
             "channels": self.image_set.channels,
             "height": self.image_set.height,
             "width": self.image_set.width,
             "patch": self.patch,
-        }
-        size["augmentation"] = self.augmentation
-        return {
-            **self.about,
-            **size,
+            "augmentation": self.augmentation,
             "classes": list(self.image_set.classes),
             "splits": splits,
             "fingerprint": self.fingerprint,
@@ -129,29 +147,26 @@ def _build(
     config: ImagesConfig, files: dict[str, tuple[Path, ...]], folder: Path, key: str, report: Progress
 ) -> None:
     train, tune = held_out(read_split(config, files["train"], "train", report), config.tune_fraction)
-    splits = {"train": train, "tune": tune, "test": read_split(config, files["test"], "test", report)}
+    test = read_split(config, files["test"], "test", report)
     mean, std = _statistics(train[0])
     training_hashes = set(_hashes(train[0])) | set(_hashes(tune[0]))
     about = {
         "source": config.source,
-        "test_images_also_in_train": sum(h in training_hashes for h in _hashes(splits["test"][0])),
+        "test_images_also_in_train": sum(h in training_hashes for h in _hashes(test[0])),
     }
-    manifest: JsonObject = {
-        "key": key,
-        "about": about,
-        "mean": mean.tolist(),
-        "std": std.tolist(),
-        "splits": {},
-    }
-    for name, (pixels, labels) in splits.items():
+    splits: dict[str, SplitFiles] = {}
+    for name, (pixels, labels) in {"train": train, "tune": tune, "test": test}.items():
         report(f"storing {len(labels):,} images of the {name} split")
         with cache_errors(folder):
             for ending, array in (("pixels", pixels), ("labels", labels)):
                 write_bytes(folder / f"{name}.{ending}", np.ascontiguousarray(array).tobytes())
         digests = {ending: file_hash(folder / f"{name}.{ending}") for ending in ("pixels", "labels")}
-        manifest["splits"][name] = {"images": len(labels), **digests}
+        splits[name] = SplitFiles(images=len(labels), **digests)
+    manifest = Manifest(
+        key=key, about=about, mean=tuple(mean.tolist()), std=tuple(std.tolist()), splits=splits
+    )
     with cache_errors(folder):
-        write_bytes(folder / "images.json", json.dumps(manifest, indent=1).encode())
+        write_bytes(folder / "images.json", json.dumps(manifest.to_json(), indent=1).encode())
 
 
 def held_out(labelled: Labelled, fraction: float) -> tuple[Labelled, Labelled]:
@@ -187,40 +202,40 @@ def _statistics(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _open(config: ImagesConfig, folder: Path, key: str) -> PreparedImages:
-    manifest = read_json(folder / "images.json")
     image_set = config.set
     try:
-        if manifest["key"] != key:
+        manifest = Manifest.from_json(read_json(folder / "images.json"))
+        if manifest.key != key:
             raise Corrupt(f"{folder} belongs to other data")
         splits = {
-            name: _open_split(folder, name, entry, image_set) for name, entry in manifest["splits"].items()
+            name: _open_split(folder, name, entry, image_set) for name, entry in manifest.splits.items()
         }
         return PreparedImages(
             image_set=image_set,
             patch=config.patch,
             **{name: splits[name] for name in ("train", "tune", "test")},
-            mean=np.array(manifest["mean"]),
-            std=np.array(manifest["std"]),
+            mean=np.array(manifest.mean),
+            std=np.array(manifest.std),
             augmentation=config.augmentation,
             # how images are trained on belongs to what determines a run, as a tokenizer does
             fingerprint=_hash(
                 [{n: s.fingerprint for n, s in splits.items()}, config.patch, config.augmentation]
             ),
-            about=dict(manifest["about"]),
+            about=dict(manifest.about),
         )
-    except (KeyError, TypeError, AttributeError, ValueError, OSError, DataError) as error:
+    except (KeyError, TypeError, ValueError, OSError, ConfigError, DataError) as error:
         raise Corrupt(f"{folder} is incomplete ({error})") from None
 
 
-def _open_split(folder: Path, name: str, entry: JsonObject, image_set: ImageSet) -> ImageSplit:
-    for ending in ("pixels", "labels"):
-        if file_hash(folder / f"{name}.{ending}") != entry[ending]:
+def _open_split(folder: Path, name: str, entry: SplitFiles, image_set: ImageSet) -> ImageSplit:
+    for ending, digest in (("pixels", entry.pixels), ("labels", entry.labels)):
+        if file_hash(folder / f"{name}.{ending}") != digest:
             raise Corrupt(f"{folder / name}.{ending} does not match the manifest")
-    shape = (int(entry["images"]), image_set.channels, image_set.height, image_set.width)
+    shape = (entry.images, image_set.channels, image_set.height, image_set.width)
     pixels = np.memmap(folder / f"{name}.pixels", np.uint8, mode="r", shape=shape)
     labels = np.fromfile(folder / f"{name}.labels", np.uint8)
     return ImageSplit(
-        name=name, pixels=pixels, labels=labels, fingerprint=_hash([entry["pixels"], entry["labels"]])
+        name=name, pixels=pixels, labels=labels, fingerprint=_hash([entry.pixels, entry.labels])
     )
 
 

@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from arch_lab.data import DataError
 from arch_lab.data.archives import open_zip
@@ -42,23 +43,19 @@ def read_scifact(root: str | Path, *, counts: Mapping[str, int] | None = None) -
     """
     path = find_file(Path(root) / "scifact", "scifact.zip")
     documents = _documents(path)
-    claims = {split: _claims(path, f"claims_{split}.csv", documents) for split in ("train", "validation")}
-    reported = {text for text, _ in claims["validation"].values()}
-    train, tune = _divided(
-        {claim: both for claim, both in claims["train"].items() if both[0] not in reported}
-    )
-    claims_by_split = {"train": train, "tune": tune, "test": claims["validation"]}
-    cited = {
-        split: {document for _, names in split_claims.values() for document in names}
-        for split, split_claims in claims_by_split.items()
-    }
-    overlapping = sum(bool(cited["train"] & set(names)) for _, names in claims_by_split["test"].values())
-    twice = len(claims["train"]) - len(train) - len(tune)
+    training = _claims(path, "claims_train.csv", documents)
+    validation = _claims(path, "claims_validation.csv", documents)
+    reported = {text for text, _ in validation.values()}
+    train, tune = _divided({claim: both for claim, both in training.items() if both[0] not in reported})
+    claims_by_split = {"train": train, "tune": tune, "test": validation}
+    cited = {document for _, names in train.values() for document in names}
+    overlapping = sum(bool(cited & set(names)) for _, names in validation.values())
+    twice = len(training) - len(train) - len(tune)
     numbers = {
         "documents": len(documents),
-        "training claims": len(claims["train"]),
-        "validation claims": len(claims["validation"]),
-        "citations": sum(len(names) for split in claims.values() for _, names in split.values()),
+        "training claims": len(training),
+        "validation claims": len(validation),
+        "citations": sum(len(names) for claims in (training, validation) for _, names in claims.values()),
     }
     check_counts(str(path), numbers, counts)
     return RetrievalSet(
@@ -76,7 +73,7 @@ def read_scifact(root: str | Path, *, counts: Mapping[str, int] | None = None) -
         fingerprint=fingerprint([path]),
         notes=(
             "reported: the validation claims (the test claims cite nothing)",
-            f"{overlapping} of the {len(claims_by_split['test'])} reported claims cite an abstract that a "
+            f"{overlapping} of the {len(validation)} reported claims cite an abstract that a "
             "training claim cites too, as published",
             f"{twice} training claims left out, whose text is a validation claim",
         ),
@@ -86,15 +83,29 @@ def read_scifact(root: str | Path, *, counts: Mapping[str, int] | None = None) -
 Claims = dict[str, tuple[str, tuple[str, ...]]]  # id -> text, documents cited
 
 
+class DocumentRow(NamedTuple):
+    """``abstract``: a printed list of sentences."""
+
+    doc_id: str
+    title: str
+    abstract: str
+
+
+class ClaimRow(NamedTuple):
+    """``cited_doc_ids``: a printed list of numbers."""
+
+    id: str
+    claim: str
+    cited_doc_ids: str
+
+
 def _documents(path: Path) -> dict[str, str]:
     documents: dict[str, str] = {}
-    for location, row in rows(
-        _member(path, "corpus_train.csv"), f"{path}: corpus_train.csv", ("doc_id", "title", "abstract")
-    ):
-        key = str(number(row["doc_id"], location, "doc_id"))
+    for location, row in rows(_member(path, "corpus_train.csv"), f"{path}: corpus_train.csv", DocumentRow):
+        key = str(number(row.doc_id, location, "doc_id"))
         if key in documents:
             raise DataError(f"{location}: doc_id {key} appears twice")
-        text = one_line(f"{row['title']} {_abstract(row['abstract'], location)}")
+        text = one_line(f"{row.title} {_abstract(row.abstract, location)}")
         if not text:
             raise DataError(f"{location}: document {key} has neither title nor abstract")
         documents[key] = text
@@ -116,15 +127,15 @@ def _abstract(value: str, location: str) -> str:
 
 def _claims(path: Path, member: str, documents: Mapping[str, str]) -> Claims:
     claims: Claims = {}
-    for location, row in rows(_member(path, member), f"{path}: {member}", ("id", "claim", "cited_doc_ids")):
-        key, text = f"claim-{number(row['id'], location, 'id')}", one_line(row["claim"])
+    for location, row in rows(_member(path, member), f"{path}: {member}", ClaimRow):
+        key, text = f"claim-{number(row.id, location, 'id')}", one_line(row.claim)
         if not text:
             raise DataError(f"{location}: the claim has no text")
-        if not CITED.fullmatch(row["cited_doc_ids"].strip()):
+        if not CITED.fullmatch(row.cited_doc_ids.strip()):
             raise DataError(
-                f"{location}: cited_doc_ids {row['cited_doc_ids']!r} is not a list of numbers in brackets"
+                f"{location}: cited_doc_ids {row.cited_doc_ids!r} is not a list of numbers in brackets"
             )
-        cited = tuple(dict.fromkeys(re.findall(r"\d+", row["cited_doc_ids"])))
+        cited = tuple(dict.fromkeys(re.findall(r"\d+", row.cited_doc_ids)))
         if not cited:
             raise DataError(f"{location}: the claim cites no document")
         for document in cited:

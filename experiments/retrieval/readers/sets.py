@@ -77,6 +77,24 @@ class RetrievalSet:
                     "it ranks"
                 )
 
+    @property
+    def training_queries(self) -> Mapping[str, str]:
+        return self.queries["train"]
+
+    @property
+    def reported_queries(self) -> Mapping[str, str]:
+        return self.queries["test"]
+
+    @property
+    def scored_queries(self) -> list[str]:
+        """Ids of the tuning and the reported queries."""
+        return [*self.queries["tune"], *self.reported_queries]
+
+    @property
+    def all_queries(self) -> dict[str, str]:
+        """Every query of the set: id -> text."""
+        return {query: text for queries in self.queries.values() for query, text in queries.items()}
+
     def ranked(self, query: str) -> Sequence[str]:
         """The documents that ``query`` puts in order."""
         return list(self.documents) if self.candidates is None else self.candidates[query]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from arch_lab.data import DataError
 from arch_lab.data.files import read_text
@@ -25,6 +26,14 @@ COUNTS = {
     "test questions": 95,
 }
 FILES = {"train": "train", "tune": "dev", "test": "test"}
+
+
+class Row(NamedTuple):
+    """A question and a candidate sentence; ``label`` is 1 where it answers."""
+
+    qtext: str
+    label: str
+    atext: str
 
 
 def read_trec_qa(root: str | Path, *, counts: Mapping[str, int] | None = None) -> RetrievalSet:
@@ -79,14 +88,14 @@ def read_trec_qa(root: str | Path, *, counts: Mapping[str, int] | None = None) -
 def _questions(path: Path) -> dict[str, tuple[dict[str, bool], int]]:
     """Question -> ({candidate: whether it answers}, rows); a candidate that comes again counts once."""
     questions: dict[str, tuple[dict[str, bool], int]] = {}
-    for location, row in rows(read_text(path), str(path), ("qtext", "label", "atext")):
-        question, answer = one_line(row["qtext"]), one_line(row["atext"])
+    for location, row in rows(read_text(path), str(path), Row):
+        question, answer = one_line(row.qtext), one_line(row.atext)
         if not question or not answer:
             raise DataError(f"{location}: the {'question' if not question else 'answer'} has no text")
-        if row["label"] not in ("0", "1"):
-            raise DataError(f"{location}: label {row['label']!r} is not 0 or 1")
+        if row.label not in ("0", "1"):
+            raise DataError(f"{location}: label {row.label!r} is not 0 or 1")
         answers, count = questions.setdefault(question, ({}, 0))
-        if answers.setdefault(answer, row["label"] == "1") != (row["label"] == "1"):
+        if answers.setdefault(answer, row.label == "1") != (row.label == "1"):
             raise DataError(f"{location}: the answer {answer[:40]!r} is judged 0 and 1")
         questions[question] = answers, count + 1
     if not questions:

@@ -15,7 +15,7 @@ import numpy as np
 
 from arch_lab.data import DataError
 from arch_lab.data.paths import ROOT_VARIABLE
-from arch_lab.yaml_files import JsonObject
+from arch_lab.stored import Facts
 from blocks.errors import did_you_mean
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -32,7 +32,7 @@ class RegressionSet:
     features: Array  # (N, F) float64
     target: Array  # (N,) float64
     splits: tuple[tuple[Array, Array], ...]
-    facts: JsonObject = field(default_factory=dict)
+    facts: Facts = field(default_factory=dict)
 
     def split(self, seed: int) -> tuple[Array, Array]:
         """Fold ``seed``. Raises: DataError when there is none of that number."""

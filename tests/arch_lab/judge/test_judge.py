@@ -10,40 +10,51 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arch_lab.judge import intervals, student_t
-from arch_lab.judge.measures import BITS_PER_BYTE, PERPLEXITY, Measure
+from arch_lab.judge.judge import judge
+from arch_lab.judge.measures import Measure, Task
 from arch_lab.judge.pairs import compare_pairs
-from arch_lab.judge.records import Interval, Record
+from arch_lab.judge.records import Baseline, Interval, Judgement, Record
 from arch_lab.judge.selection import edge_warnings, select, wider
-from arch_lab.judge.verdict import verdict
-from arch_lab.study.judgement import judge
+from arch_lab.study.plan import PlannedArm
+from arch_lab.units import budget_words
 
 ACCURACY = Measure(key="accuracy", name="accuracy", higher_is_better=True)
-
-
-def result(arm: str, rate: float, seed: int, bits: float | None, tune: float | None = None) -> dict:
-    """A row of study.json."""
-    finished = bits is not None
-    tune = bits if tune is None else tune
-    values = {
-        "perplexity": 2**bits if finished else None,
-        "word_perplexity": 2 ** (5 * bits) if finished else None,
-    }
-    head = {"arm": arm, "learning_rate": rate, "seed": seed, "status": "finished" if finished else "diverged"}
-    return {**head, "bits_per_byte": bits, "tune_bits_per_byte": tune if finished else None, **values}
+BITS_PER_BYTE = Measure(key="bits_per_byte", name="bits per byte")
+PERPLEXITY = Measure(key="perplexity", name="token perplexity", logarithmic=True)
+FAR = Baseline(name="far", scores={"bits_per_byte": 2.0})
 
 
 def record(rate: float, seed: int, bits: float | None, tune: float | None = None, arm: str = "a") -> Record:
-    return Record.of_run(result(arm, rate, seed, bits, tune), PERPLEXITY)
+    """A trial; without bits one that diverged."""
+    where = {"arm": arm, "learning_rate": rate, "seed": seed}
+    if bits is None:
+        return Record(**where, status="diverged")
+    scores = {"bits_per_byte": bits, "perplexity": 2**bits}
+    return Record(**where, tuned=bits if tune is None else tune, scores=scores)
 
 
-def two_arms(a: list[float | None], b: list[float | None]) -> list[dict]:
-    return [result(arm, 0.01, s, v) for arm, values in (("a", a), ("b", b)) for s, v in enumerate(values)]
+def accurate(rate: float, value: float, arm: str = "a", seed: int = 0) -> Record:
+    return Record(arm=arm, learning_rate=rate, seed=seed, tuned=value, scores={"accuracy": value})
 
 
-def verdict_text(
-    results: list[dict], arms: str = "ab", budget: str = "the same budget", **options: object
-) -> str:
-    return str(judge(results, list(arms), PERPLEXITY, budget=budget, **options)["verdict"]["text"])
+def of_arms(**values: list[float | None]) -> list[Record]:
+    """Arm -> bits of each seed."""
+    return [record(0.01, s, v, arm=arm) for arm, bits in values.items() for s, v in enumerate(bits)]
+
+
+def judged(
+    records: list[Record],
+    arms: str = "ab",
+    *baselines: Baseline,
+    measures: tuple[Measure, ...] = (BITS_PER_BYTE, PERPLEXITY),
+    **options: object,
+) -> Judgement:
+    planned = [PlannedArm(name=arm) for arm in arms]
+    return judge(records, [Task(measures=measures)], planned, baselines, **options)
+
+
+def verdict_text(records: list[Record], arms: str = "ab", **options: object) -> str:
+    return judged(records, arms, **options).verdict.text
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4.5, 9, 29, 300])
@@ -77,7 +88,7 @@ def test_three_seeds_give_the_textbook_interval() -> None:
 
 
 def test_one_value_has_a_mean_but_no_interval() -> None:
-    assert intervals.mean_interval([1.5]) == Interval(1.5, None, None, 1)
+    assert intervals.mean_interval([1.5]) == Interval(mean=1.5, n=1)
 
 
 def test_no_value_has_no_mean() -> None:
@@ -161,11 +172,7 @@ def test_the_learning_rate_is_chosen_on_the_tune_split() -> None:
 
 
 def test_the_higher_tuning_score_is_chosen_where_higher_is_better() -> None:
-    records = [
-        Record(arm="a", learning_rate=r, seed=0, status="finished", tuned=r, scores={"accuracy": 0.5})
-        for r in (0.1, 0.2)
-    ]
-    assert select(records, ["a"], ACCURACY) == {"a": 0.2}
+    assert select([accurate(0.1, 0.1), accurate(0.2, 0.2)], ["a"], ACCURACY) == {"a": 0.2}
 
 
 def test_a_tie_goes_to_the_smaller_rate() -> None:
@@ -232,85 +239,72 @@ def test_an_arm_that_diverged_everywhere_is_left_to_the_verdict() -> None:
 
 
 def test_the_better_arm_is_the_one_with_fewer_bits() -> None:
-    text = verdict_text(two_arms([1.00, 1.01, 1.02], [1.04, 1.052, 1.061]), budget="1M parameters")
+    text = verdict_text(of_arms(a=[1.00, 1.01, 1.02], b=[1.04, 1.052, 1.061]), budget="1M parameters")
     assert text.startswith(
         "At 1M parameters, a is better than b (b − a = +0.0410 [0.0385, 0.0435] bits per byte"
     )
 
 
 def test_an_unclear_difference_is_called_not_distinguishable() -> None:
-    text = verdict_text(two_arms([1.0, 1.1, 1.2], [1.1, 1.0, 1.25]))
+    text = verdict_text(of_arms(a=[1.0, 1.1, 1.2], b=[1.1, 1.0, 1.25]))
     assert "a is better" not in text and "not distinguishable" in text
 
 
-def test_the_budget_may_be_given_as_the_study_holds_it() -> None:
+def test_the_budget_of_a_study_reads_as_words() -> None:
     budget = {"params": 1_000_000, "train_flops": 12e12, "tokens": None, "match_on": "body+head"}
-    text = judge(two_arms([1.0, 1.01], [1.2, 1.22]), ["a", "b"], PERPLEXITY, budget=budget)["verdict"]["text"]
+    text = verdict_text(of_arms(a=[1.0, 1.01], b=[1.2, 1.22]), budget=budget_words(budget))
     assert text.startswith("At 1M body+head parameters and 12 TFLOP of training, ")
 
 
 def test_one_seed_supports_no_verdict() -> None:
-    out = judge(two_arms([1.0], [2.0]), ["a", "b"], PERPLEXITY)["verdict"]
-    assert (
-        out["text"].startswith("One seed cannot support a verdict") and not out["pairs"][0]["distinguishable"]
-    )
+    out = judged(of_arms(a=[1.0], b=[2.0]))
+    assert out.verdict.text.startswith("One seed cannot support a verdict")
+    assert not out.pairs[0].distinguishable
 
 
 def test_diverged_runs_are_counted_and_named() -> None:
-    text = verdict_text(two_arms([1.0, 1.01, 1.02, 1.0], [1.1, 1.111, None, 1.102]))
+    text = verdict_text(of_arms(a=[1.0, 1.01, 1.02, 1.0], b=[1.1, 1.111, None, 1.102]))
     assert "3 paired seeds" in text and "1 of 8 runs: b at learning rate 0.01 (seed 2)" in text
 
 
 def test_an_arm_that_never_finished_leaves_no_verdict() -> None:
-    assert "no verdict" in verdict_text(two_arms([1.0, 1.1], [None, None]))
+    assert "no verdict" in verdict_text(of_arms(a=[1.0, 1.1], b=[None, None]))
 
 
 def test_unmatched_budgets_are_said_first() -> None:
-    text = verdict_text(two_arms([1.0, 1.1], [1.2, 1.31]), budget="1M parameters", matched=False)
+    text = verdict_text(of_arms(a=[1.0, 1.1], b=[1.2, 1.31]), budget="1M parameters", matched=False)
     assert text.startswith("The budgets are not matched") and "At 1M" not in text
 
 
 def test_a_lone_arm_is_compared_with_nothing() -> None:
-    out = judge([result("a", 0.01, 0, 1.0)], ["a"], PERPLEXITY)["verdict"]
-    assert out["pairs"] == [] and "nothing is compared" in out["text"]
+    out = judged([record(0.01, 0, 1.0)], "a")
+    assert out.pairs == () and "nothing is compared" in out.verdict.text
 
 
 def test_three_arms_are_told_apart_in_one_sentence() -> None:
-    values = {"a": [1.0, 1.01, 1.02, 1.0], "b": [1.5, 1.51, 1.521, 1.502], "c": [1.0, 1.012, 1.018, 1.001]}
-    text = verdict_text(
-        [result(arm, 0.01, s, v) for arm, vs in values.items() for s, v in enumerate(vs)], arms="abc"
-    )
-    assert (
-        "a is better than b" in text
-        and "c is better than b" in text
-        and "a and c are not distinguishable" in text
-    )
+    records = of_arms(a=[1.0, 1.01, 1.02, 1.0], b=[1.5, 1.51, 1.521, 1.502], c=[1.0, 1.012, 1.018, 1.001])
+    text = verdict_text(records, "abc")
+    assert "a is better than b" in text and "c is better than b" in text
+    assert "a and c are not distinguishable" in text
 
 
 def test_the_best_arm_comes_first_where_higher_is_better() -> None:
     values = {"a": [0.1, 0.11, 0.12], "b": [0.5, 0.51, 0.53], "c": [0.9, 0.91, 0.92]}
-    records = [
-        Record(arm=arm, learning_rate=0.1, seed=s, status="finished", tuned=v, scores={"accuracy": v})
-        for arm, scores in values.items()
-        for s, v in enumerate(scores)
-    ]
-    text = verdict(records, dict.fromkeys(values, 0.1), list(values), ACCURACY).text
+    records = [accurate(0.1, v, arm, s) for arm, scores in values.items() for s, v in enumerate(scores)]
+    text = verdict_text(records, "abc", measures=(ACCURACY,))
     assert text.startswith("At the same budget, c is better than a and b; b is better than a ")
 
 
 def test_a_baseline_inside_the_interval_is_not_beaten() -> None:
-    baselines = [{"name": "far", "bits_per_byte": 2.0}, {"name": "near", "bits_per_byte": 1.12}]
-    row = judge(two_arms([1.0, 1.1, 1.2], []), ["a"], PERPLEXITY, baselines)["summary"][0]
-    assert row["beats"] == ["far"]
+    near = Baseline(name="near", scores={"bits_per_byte": 1.12})
+    assert judged(of_arms(a=[1.0, 1.1, 1.2]), "a", FAR, near).summary[0].beats == ("far",)
 
 
 def test_the_mean_perplexity_is_that_of_the_mean_loss() -> None:
-    row = judge(two_arms([1.0, 2.0, 3.0], []), ["a"], PERPLEXITY)["summary"][0]
-    assert row["perplexity"]["mean"] == pytest.approx(2 ** row["bits_per_byte"]["mean"])
+    scores = judged(of_arms(a=[1.0, 2.0, 3.0]), "a").summary[0].scores
+    assert scores["perplexity"].mean == pytest.approx(2 ** scores["bits_per_byte"].mean)
 
 
 def test_the_summary_of_an_arm_that_diverged_everywhere_is_empty() -> None:
-    row = judge(two_arms([None, None], []), ["a"], PERPLEXITY, [{"name": "far", "bits_per_byte": 2.0}])[
-        "summary"
-    ][0]
-    assert (row["bits_per_byte"]["mean"], row["beats"], row["diverged_seeds"]) == (None, [], [0, 1])
+    row = judged(of_arms(a=[None, None]), "a", FAR).summary[0]
+    assert (row.scores["bits_per_byte"].mean, row.beats, row.diverged_seeds) == (None, (), (0, 1))

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import arch_lab
+from arch_lab.study.engine import compare
+from arch_lab.study.task_study import Fitted
+from arch_lab.study.trial import Trial
 from experiments.glue.config import GlueStudyConfig
+from experiments.glue.experiment import EXPERIMENT, GlueStudy
+from tests.experiments import trials
 from tests.small_study import small_study
 
 ARMS = [
@@ -27,7 +31,7 @@ def pretrained(folder: Path) -> Path:
         training={"sequence_length": 48, "batch_size": 2, "evaluations": 1},
         objective={"mask_share": 0.3, "evaluation_windows": 4},
     )
-    arch_lab.compare(str(path), output=folder / "runs", cache=folder / "cache", quiet=True)
+    compare(str(path), output=folder / "runs", cache=folder / "cache")
     return folder / "runs/small"
 
 
@@ -77,6 +81,7 @@ def write(root: Path, name: str, lines: list[str]) -> Path:
     return path
 
 
+Made = tuple[Path, Path]  # pretrained study, data root
 FINETUNING = {"epochs": 1, "batch_size": 16, "max_tokens": 40, "pairs": "separate"}
 INCOMPLETE = ["sst2", "stsb", "wnli", "mnli_subset"]
 
@@ -98,3 +103,24 @@ def options(study: Path, root: Path, **changes: Any) -> dict[str, Any]:
 
 def config(study: Path, root: Path, **changes: Any) -> GlueStudyConfig:
     return GlueStudyConfig.from_options(options(study, root, **changes), where="study 'tiny'")
+
+
+def opened(made: Made, **changes: Any) -> GlueStudy:
+    study: GlueStudy = trials.opened(EXPERIMENT, config(*made, **changes))
+    return study
+
+
+def fit(
+    study: GlueStudy,
+    folder: Path,
+    arm: str = "m2_bert",
+    task: str = "sst2",
+    rate: float | None = 0.002,
+    seed: int = 0,
+) -> Fitted:
+    return trials.fit(study, Trial(task=task, arm=arm, learning_rate=rate, seed=seed), folder)
+
+
+def accuracy(fitted: Fitted) -> float:
+    assert fitted.scores is not None
+    return fitted.scores["accuracy"]

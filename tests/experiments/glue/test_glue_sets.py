@@ -97,15 +97,15 @@ def test_loaders_hand_every_row_with_its_own_target() -> None:
     loader = TrainingLoader(encoded, torch.arange(1, 38), batch=5, epochs=2, seed=3, types=False)
     batches = list(loader)
     assert len(batches) == len(loader) == 2 * 8
-    assert sorted(torch.cat([b["targets"] for b in batches]).tolist()) == sorted([*range(1, 38)] * 2)
+    assert sorted(torch.cat([b.targets for b in batches]).tolist()) == sorted([*range(1, 38)] * 2)
     for batch in batches:
-        (part,) = batch["parts"]
+        (part,) = batch.parts
         assert (
-            torch.equal(part["tokens"][batch["place"], 0], batch["targets"])
-            and part["tokens"].shape[1] == batch["targets"].max() + 1
+            torch.equal(part.tokens[batch.places, 0], batch.targets)
+            and part.tokens.shape[1] == batch.targets.max() + 1
         )
-        assert torch.equal(part["segments"].sum(dim=1)[batch["place"]], batch["targets"] + 1)
-    scored = torch.cat([b["index"] for b in ScoringLoader(encoded, batch=5, types=False)])
+        assert torch.equal(part.segments.sum(dim=1)[batch.places], batch.targets + 1)
+    scored = torch.cat([b.row_numbers for b in ScoringLoader(encoded, batch=5, types=False)])
     assert sorted(scored.tolist()) == list(range(37))
 
 
@@ -128,22 +128,22 @@ def test_a_joint_row_holds_both_sentences_and_separate_ones_a_row_each() -> None
     ]
     assert joint[0].length == 10 and joint[0].cut and not joint[1].cut and joint[0].second == 6
     batch = collate(joint, np.array([0, 1]), types=True)
-    (part,) = batch["parts"]
-    assert batch["place"].tolist() == [1, 0] and part["segments"].tolist() == [
+    (part,) = batch.parts
+    assert batch.places.tolist() == [1, 0] and part.segments.tolist() == [
         [1] * 8 + [0] * 2,
         [1] * 10,
     ]  # the shorter row first
-    assert part["types"].tolist() == [[0] * 4 + [1] * 6, [0] * 6 + [1] * 4]
+    assert part.types.tolist() == [[0] * 4 + [1] * 6, [0] * 6 + [1] * 4]
     apart = encode(tokenizer, first, second, max_tokens=6, pairs="separate")
     batch = collate(apart, np.array([0, 1]), types=False)
-    short, long = batch["parts"]
-    assert short["tokens"].tolist() == [[256, *b" ab"], [256, *b" xy"]] and long["tokens"][0].tolist() == [
+    short, long = batch.parts
+    assert short.tokens.tolist() == [[256, *b" ab"], [256, *b" xy"]] and long.tokens[0].tolist() == [
         256,
         *b" xy",
         0,
         0,
     ]
-    assert batch["place"].tolist() == [3, 0, 1, 2] and long["tokens"][1].tolist() == [256, *b" abcd"]
+    assert batch.places.tolist() == [3, 0, 1, 2] and long.tokens[1].tolist() == [256, *b" abcd"]
     assert apart[0].cut and not apart[1].cut
 
 

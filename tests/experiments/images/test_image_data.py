@@ -283,24 +283,24 @@ def test_a_batch_is_a_function_of_seed_and_step(prepared: PreparedImages) -> Non
     whole = order(prepared).batch(14)
     again = order(prepared)
     again.batch(3)
-    assert torch.equal(again.batch(14)["images"], whole["images"])
+    assert torch.equal(again.batch(14).images, whole.images)
     for rank in range(2):
         share = order(prepared).batch(14, rank=rank, world=2)
-        assert torch.equal(share["images"], whole["images"][rank::2]) and torch.equal(
-            share["labels"], whole["labels"][rank::2]
+        assert torch.equal(share.images, whole.images[rank::2]) and torch.equal(
+            share.labels, whole.labels[rank::2]
         )
-    assert not torch.equal(order(prepared, seed=1).batch(14)["images"], whole["images"])
+    assert not torch.equal(order(prepared, seed=1).batch(14).images, whole.images)
 
 
 def test_a_loader_resumes_at_the_next_batch(prepared: PreparedImages) -> None:
-    whole = [batch["images"] for batch in ImageLoader(order(prepared), steps=4)]
+    whole = [batch.images for batch in ImageLoader(order(prepared), steps=4)]
     stopped = ImageLoader(order(prepared), steps=4)
     for _, _ in zip(range(2), stopped, strict=False):
         pass
     state = stopped.state_dict()
     resumed = ImageLoader(order(prepared), steps=4)
     resumed.load_state_dict(state)
-    rest = [batch["images"] for batch in resumed]
+    rest = [batch.images for batch in resumed]
     assert len(rest) == 4 - state["step"]
     assert all(torch.equal(a, b) for a, b in zip(rest, whole[-len(rest) :], strict=True))
     with pytest.raises(ConfigError, match="cannot resume the data order"):
@@ -322,7 +322,7 @@ def test_without_augmentation_a_batch_holds_the_normed_pixels(prepared: Prepared
     made = order(prepared, augmentation="none")
     batch = made.batch(0)
     pixels = torch.from_numpy(prepared.train.pixels[made.indices(0)]).float() / 255
-    torch.testing.assert_close(batch["images"] * float(prepared.std[0]) + float(prepared.mean[0]), pixels)
+    torch.testing.assert_close(batch.images * float(prepared.std[0]) + float(prepared.mean[0]), pixels)
     everything = torch.from_numpy(np.array(prepared.train.pixels)).double() / 255
     assert everything.mean().item() == pytest.approx(prepared.mean[0]) and everything.std(
         correction=0
@@ -332,5 +332,5 @@ def test_without_augmentation_a_batch_holds_the_normed_pixels(prepared: Prepared
 def test_scoring_meets_every_image_once_whatever_the_batch(prepared: PreparedImages) -> None:
     for size in (7, 1000):
         batches = list(scoring_batches(prepared.test, prepared, batch=size))
-        assert torch.cat([b["labels"] for b in batches]).tolist() == prepared.test.labels.tolist()
-        assert torch.cat([b["images"] for b in batches]).shape == (30, 1, 28, 28)
+        assert torch.cat([b.labels for b in batches]).tolist() == prepared.test.labels.tolist()
+        assert torch.cat([b.images for b in batches]).shape == (30, 1, 28, 28)

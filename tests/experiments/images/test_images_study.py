@@ -16,13 +16,15 @@ from torch import Tensor
 import arch_lab
 from arch_lab.budget import BudgetError
 from arch_lab.models import ImageClassifier, Shape, recipe
+from arch_lab.study.study import Study
 from blocks.errors import ConfigError
 from experiments.images.baselines import image_baselines
 from experiments.images.certificate import certify_images
-from experiments.images.data import ImagesConfig, prepare_images
+from experiments.images.data import ImageBatch, ImagesConfig, prepare_images
 from experiments.images.model import ImageModel, image_metrics
 from tests.experiments.images.image_files import write_mnist
 
+Compared = tuple[Path, Study]
 M2 = {"filter_order": 16, "filter_emb": 5}
 
 
@@ -51,40 +53,39 @@ def study(folder: Path, name: str = "tiny", **changes: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
     folder = tmp_path_factory.mktemp("images")
     return folder, arch_lab.compare(
         str(study(folder)), output=folder / "runs", cache=folder / "cache", quiet=True
     )
 
 
-def test_a_study_ends_in_a_verdict_about_nats_per_image(compared: tuple[Path, dict[str, Any]]) -> None:
+def test_a_study_ends_in_a_verdict_about_nats_per_image(compared: Compared) -> None:
     folder, result = compared
-    assert result["matched"] and result["measures"][0]["key"] == "cross_entropy"
-    assert "nats per image" in result["verdict"]["text"]
-    for run in result["results"]:
-        assert run["status"] == "finished" and run["cross_entropy"] < math.log(10)
-        assert 0.1 < run["top1_accuracy"] <= run["top5_accuracy"] <= 1
-        assert run["images_per_second"] == pytest.approx(run["tokens_per_second"] / 16)
-    assert [b["name"] for b in result["baselines"]] == ["majority class", "linear softmax"]
+    assert result.matched and result.primary.key == "cross_entropy"
+    assert "nats per image" in result.verdict.text
+    for run in result.results:
+        assert run.status == "finished" and run.scores["cross_entropy"] < math.log(10)
+        assert 0.1 < run.scores["top1_accuracy"] <= run.scores["top5_accuracy"] <= 1
+        assert run.scores["images_per_second"] == pytest.approx(run.tokens_per_second / 16)
+    assert [b.name for b in result.baselines] == ["majority class", "linear softmax"]
     page = (folder / "runs/tiny/report.html").read_text()
     assert all(word in page for word in ("nats per image", "top-5 accuracy", "linear softmax", "images"))
     assert (folder / "runs/tiny/results.csv").read_text().startswith("arm,")
     assert len(list((folder / "runs/tiny").glob("runs/*/*/events.out.tfevents*"))) == 4
 
 
-def test_arms_are_matched_on_parameters_and_training_flops(compared: tuple[Path, dict[str, Any]]) -> None:
-    for arm in compared[1]["arms"]:
-        shape = Shape(width=arm["width"], depth=arm["depth"], ffn_width=arm["ffn_width"])
-        model = recipe(arm["architecture"], arm["options"]).model(shape, vocabulary=10, max_tokens=16)
+def test_arms_are_matched_on_parameters_and_training_flops(compared: Compared) -> None:
+    for arm in compared[1].arms:
+        model = recipe(arm.architecture, arm.options).model(arm.shape, vocabulary=10, max_tokens=16)
         assert isinstance(model, ImageClassifier)
-        assert arm["parameters"]["total"] == sum(p.numel() for p in model.parameters())
-        assert arm["parameters"]["body"] + arm["parameters"]["head"] == pytest.approx(6e4, rel=0.01)
-        assert arm["flops_per_token"] * 16 * 16 * arm["steps"] == pytest.approx(6e9, rel=0.01)
-        assert arm["options"]["image"] == [28, 28] and arm["options"]["patch"] == 7
+        assert arm.parameters["total"] == sum(p.numel() for p in model.parameters())
+        assert arm.parameters["body"] + arm.parameters["head"] == pytest.approx(6e4, rel=0.01)
+        assert arm.flops_per_token * 16 * 16 * arm.steps == pytest.approx(6e9, rel=0.01)
+        assert arm.options["image"] == [28, 28] and arm.options["patch"] == 7
 
 
-def test_every_arm_has_a_certificate_and_a_model_that_loads(compared: tuple[Path, dict[str, Any]]) -> None:
+def test_every_arm_has_a_certificate_and_a_model_that_loads(compared: Compared) -> None:
     folder = compared[0] / "runs/tiny"
     for arm in ("m2_vit", "vit"):
         assert json.loads((folder / f"certificates/{arm}.json").read_text())["kind"] == "images"
@@ -92,7 +93,7 @@ def test_every_arm_has_a_certificate_and_a_model_that_loads(compared: tuple[Path
         assert loaded.model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)  # type: ignore[operator]
 
 
-def test_the_same_command_again_keeps_every_run(compared: tuple[Path, dict[str, Any]]) -> None:
+def test_the_same_command_again_keeps_every_run(compared: Compared) -> None:
     folder, result = compared
     events: list[str] = []
     again = arch_lab.compare(
@@ -102,7 +103,7 @@ def test_the_same_command_again_keeps_every_run(compared: tuple[Path, dict[str, 
         observer=lambda event, facts: events.append(event),
     )
     assert events[-1] == "report" and "run" not in events
-    assert again["results"] == result["results"]
+    assert again.results == result.results
 
 
 def test_a_linear_model_beats_the_class_shares_where_pixels_tell(tmp_path: Path) -> None:
@@ -111,12 +112,9 @@ def test_a_linear_model_beats_the_class_shares_where_pixels_tell(tmp_path: Path)
         ImagesConfig(source="mnist", root=str(tmp_path), tune_fraction=0.2), tmp_path / "cache"
     )
     majority, linear = image_baselines(data)
-    assert (
-        majority["cross_entropy"] == pytest.approx(math.log(10))
-        and majority["top1_accuracy"] == 0.1
-        and majority["top5_accuracy"] == 0.5
-    )
-    assert linear["cross_entropy"] < 1.5 and linear["top1_accuracy"] > 0.7
+    expected = {"cross_entropy": math.log(10), "top1_accuracy": 0.1, "top5_accuracy": 0.5}
+    assert majority.scores == pytest.approx(expected)
+    assert linear.scores["cross_entropy"] < 1.5 and linear.scores["top1_accuracy"] > 0.7
     assert image_baselines(data)[1] == linear
 
 
@@ -147,8 +145,8 @@ def test_label_smoothing_changes_the_loss_and_no_metric() -> None:
     plain = ImageModel(**settings, vocabulary=5, max_tokens=4)
     smooth = ImageModel(label_smoothing=0.1, **settings, vocabulary=5, max_tokens=4)
     smooth.load_state_dict(plain.state_dict())
-    batch = {"images": torch.randn(4, 3, 8, 8), "labels": torch.tensor([0, 1, 2, 3])}
-    logs = plain.model(batch["images"]).log_softmax(1)
+    batch = ImageBatch(images=torch.randn(4, 3, 8, 8), labels=torch.tensor([0, 1, 2, 3]))
+    logs = plain.model(batch.images).log_softmax(1)
     right, spread = -logs[range(4), range(4)].mean(), -logs.mean()
     torch.testing.assert_close(plain.training_step(batch, 0), right)
     torch.testing.assert_close(smooth.training_step(batch, 0), 0.9 * right + 0.1 * spread)

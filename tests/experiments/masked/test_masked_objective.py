@@ -22,6 +22,7 @@ from experiments.masked.objective import (
     IGNORED,
     Masked,
     MaskedLoader,
+    MaskedRows,
     Masking,
     asked_for,
     masked_logits,
@@ -109,8 +110,8 @@ def test_a_masking_that_gives_the_answer_away_is_caught(broken: Any, said: str) 
 
 
 def test_labels_that_reach_the_model_are_caught() -> None:
-    def handed(built: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        return masked_logits(built, batch) + batch["labels"].clamp(min=0)[..., None]
+    def handed(built: nn.Module, batch: MaskedRows) -> Tensor:
+        return masked_logits(built, batch) + batch.labels.clamp(min=0)[..., None]
 
     assert "logits depend on the labels" in certify(model("gemma_encoder"), logits=handed).reason
 
@@ -166,7 +167,7 @@ class Trainer:
 def test_the_loss_is_the_mean_over_the_hidden_tokens() -> None:
     built = model("m2_bert")
     (batch,) = loader(4, 1)
-    logits, labels = built(batch["inputs"]), batch["labels"]
+    logits, labels = built(batch.inputs), batch.labels
     places = (labels != IGNORED).nonzero().tolist()
     by_hand = [-logits[b, t].log_softmax(-1)[labels[b, t]] for b, t in places]
     torch.testing.assert_close(masked_nats(built, batch), torch.stack(by_hand))
@@ -197,7 +198,7 @@ def test_accumulated_batches_weigh_tokens_not_batches(tmp_path: Any) -> None:
     module = MaskedLanguageModel(**settings, vocabulary=258, max_tokens=TOKENS, learning_rate=1e-3)  # type: ignore[arg-type]
     start = {name: value.clone() for name, value in module.model.state_dict().items()}
     batches = list(loader(3, 2, accumulate=2))
-    counts = [int((b["labels"] != IGNORED).sum()) for b in batches]
+    counts = [int((b.labels != IGNORED).sum()) for b in batches]
     assert counts[0] != counts[1]
     torch.cat([masked_nats(module.model, b) for b in batches]).mean().backward()
     expected = {name: p.grad.clone() for name, p in module.model.named_parameters() if p.grad is not None}
@@ -229,7 +230,7 @@ def test_metrics_do_not_depend_on_how_tokens_are_batched() -> None:
         metrics = masked_metrics()
         with torch.no_grad():
             for part in scoring_batches(text_split(TOKENIZER, 6), MASKING, tokens=TOKENS, batch=batch):
-                metrics.update(*asked_for(masked_logits(built, part), part["labels"]))
+                metrics.update(*asked_for(masked_logits(built, part), part.labels))
         values.append({name: float(value) for name, value in metrics.compute().items()})
     for other in values[1:]:
         assert other == pytest.approx(values[0], rel=1e-6)
@@ -257,16 +258,16 @@ def test_the_unigram_is_a_count_by_hand() -> None:
     batches = list(scoring_batches(data.validation, MASKING, tokens=TOKENS, batch=4))
     unigram = masked_baselines(data, batches)[0]
     counts = np.bincount(np.asarray(data.train.ids, dtype=np.int64), minlength=258)
-    labels = torch.cat([b["labels"] for b in batches]).numpy()
+    labels = torch.cat([b.labels for b in batches]).numpy()
     labels = labels[labels != IGNORED]
     weight = NGram(data.train.ids, data.tune.ids, 258).weights[0].max()  # of the counts against 1/V: nearly 1
     assert weight > 0.999
     bits = [-math.log2(weight * counts[w] / counts.sum() + (1 - weight) / 258) for w in labels]
-    assert unigram["masked_bits"] == pytest.approx(sum(bits) / len(bits), rel=1e-9)
-    assert unigram["masked_accuracy"] == pytest.approx(
+    assert unigram.scores["masked_bits"] == pytest.approx(sum(bits) / len(bits), rel=1e-9)
+    assert unigram.scores["masked_accuracy"] == pytest.approx(
         float((labels == ord(" ")).mean())
     )  # the most frequent byte of the text
-    assert unigram["masked_perplexity"] == pytest.approx(2 ** unigram["masked_bits"])
+    assert unigram.scores["masked_perplexity"] == pytest.approx(2 ** unigram.scores["masked_bits"])
 
 
 def test_the_bigram_sees_the_token_on_the_left_as_the_model_does() -> None:
@@ -276,15 +277,15 @@ def test_the_bigram_sees_the_token_on_the_left_as_the_model_does() -> None:
         data, scoring_batches(data.validation, MASKING, tokens=TOKENS, batch=4)
     )
     assert (
-        bigram["masked_bits"] < unigram["masked_bits"]
-        and bigram["masked_accuracy"] > unigram["masked_accuracy"]
+        bigram.scores["masked_bits"] < unigram.scores["masked_bits"]
+        and bigram.scores["masked_accuracy"] > unigram.scores["masked_accuracy"]
     )
     row = np.array([[ord("t"), ord("h"), ord("e")]])
-    seen = {
-        "inputs": torch.tensor([[ord("t"), TOKENIZER.mask, ord("e")]]),
-        "labels": torch.tensor([[IGNORED, row[0, 1], IGNORED]]),
-    }
-    hidden = {**seen, "inputs": torch.tensor([[TOKENIZER.mask, TOKENIZER.mask, ord("e")]])}
+    seen = MaskedRows(
+        inputs=torch.tensor([[ord("t"), TOKENIZER.mask, ord("e")]]),
+        labels=torch.tensor([[IGNORED, row[0, 1], IGNORED]]),
+    )
+    hidden = seen._replace(inputs=torch.tensor([[TOKENIZER.mask, TOKENIZER.mask, ord("e")]]))
     visible, blind = (masked_baselines(data, [batch]) for batch in (seen, hidden))
-    assert visible[1]["masked_bits"] < 0.8 * visible[0]["masked_bits"]
-    assert blind[1]["masked_bits"] == pytest.approx(blind[0]["masked_bits"])
+    assert visible[1].scores["masked_bits"] < 0.8 * visible[0].scores["masked_bits"]
+    assert blind[1].scores["masked_bits"] == pytest.approx(blind[0].scores["masked_bits"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import arch_lab
 from arch_lab.budget import BudgetError
 from arch_lab.files import OutputError
 from arch_lab.laws import LeakError
-from arch_lab.models import Shape, recipe
+from arch_lab.models import recipe
 from arch_lab.report.rates import write_rates
+from arch_lab.study.study import Study, read_study
 from blocks.errors import ConfigError, UserError
 from tests.small_study import small_study
 
@@ -25,7 +27,8 @@ ARMS = [
 ]
 TRAINING = {"sequence_length": 32, "batch_size": 2, "evaluations": 2}
 BUDGET = {"params": 6.0e4, "train_flops": 1.2e9, "tolerance": 0.01}
-SCORES = ("masked_bits", "masked_perplexity", "masked_accuracy", "tune_masked_bits")
+Compared = tuple[Path, Study]
+SCORES = ("masked_bits", "masked_perplexity", "masked_accuracy")
 
 
 def masked_study(folder: Path, **changes: Any) -> Path:
@@ -43,59 +46,52 @@ def masked_study(folder: Path, **changes: Any) -> Path:
     )
 
 
-def compare(path: Path, folder: Path, **options: Any) -> dict[str, Any]:
+def compare(path: Path, folder: Path, **options: Any) -> Study:
     return arch_lab.compare(str(path), output=folder / "runs", cache=folder / "cache", quiet=True, **options)
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
     folder = tmp_path_factory.mktemp("masked")
     return folder, compare(masked_study(folder, seeds=[0, 1]), folder)
 
 
-def scores(result: dict[str, Any]) -> dict[tuple[str, int], tuple[float, ...]]:
-    return {(r["arm"], r["seed"]): tuple(r[k] for k in SCORES) for r in result["results"]}
+def scores(study: Study) -> dict[tuple[str, int], tuple[Any, ...]]:
+    return {(r.arm, r.seed): (r.tuned, r.scores) for r in study.results}
 
 
-def test_a_masked_study_is_planned_matched_trained_and_judged(compared: tuple[Path, dict[str, Any]]) -> None:
-    folder, result = compared
-    assert json.loads((folder / "runs/small/study.json").read_text()) == json.loads(json.dumps(result))
-    assert (
-        result["matched"] is True and result["vocabulary"] == 258 and result["objective"]["mask_share"] == 0.3
-    )
-    for arm in result["arms"]:
-        shape = Shape(width=arm["width"], depth=arm["depth"], ffn_width=arm["ffn_width"])
-        built = recipe(arm["architecture"], arm["options"]).model(shape, vocabulary=258, max_tokens=32)
-        assert arm["parameters"]["total"] == sum(p.numel() for p in built.parameters())
-        assert arm["parameters"]["body"] + arm["parameters"]["head"] == pytest.approx(60_000, rel=0.01)
-        assert arm["train_flops"] == pytest.approx(1.2e9, rel=0.01) and arm["state_bytes"] == 0
-    assert [b["name"] for b in result["baselines"]] == ["unigram", "bigram"]
-    for run in result["results"]:
-        assert run["status"] == "finished" and all(math.isfinite(run[key]) for key in SCORES)
-        assert (
-            run["masked_perplexity"] == pytest.approx(2 ** run["masked_bits"], rel=1e-4)
-            and 0 <= run["masked_accuracy"] <= 1
-        )
-        assert run["masked_bits"] < math.log2(258)
-    assert (
-        "bits per masked token" in result["verdict"]["text"]
-        and "bits per byte" not in result["verdict"]["text"]
-    )
+def test_a_masked_study_is_planned_matched_trained_and_judged(compared: Compared) -> None:
+    folder, study = compared
+    assert read_study(folder / "runs/small") == study
+    assert study.matched and study.vocabulary == 258 and study.objective["mask_share"] == 0.3
+    for arm in study.arms:
+        built = recipe(arm.architecture, arm.options).model(arm.shape, vocabulary=258, max_tokens=32)
+        assert arm.parameters["total"] == sum(p.numel() for p in built.parameters())
+        assert arm.parameters["body"] + arm.parameters["head"] == pytest.approx(60_000, rel=0.01)
+        assert arm.train_flops == pytest.approx(1.2e9, rel=0.01) and arm.state_bytes == 0
+    assert [b.name for b in study.baselines] == ["unigram", "bigram"]
+    for run in study.results:
+        bits, perplexity, accuracy = (run.scores[key] for key in SCORES)
+        assert run.status == "finished" and math.isfinite(run.tuned)
+        assert perplexity == pytest.approx(2**bits, rel=1e-4) and 0 <= accuracy <= 1
+        assert bits < math.log2(258)
+    text = study.verdict.text
+    assert "bits per masked token" in text and "bits per byte" not in text
 
 
-def test_the_report_speaks_of_masked_tokens_and_not_of_bytes(compared: tuple[Path, dict[str, Any]]) -> None:
+def test_the_report_speaks_of_masked_tokens_and_not_of_bytes(compared: Compared) -> None:
     study = compared[0] / "runs/small"
     page = (study / "report.html").read_text()
     for words in (
         "bits per masked token",
         "masked perplexity",
-        "masked accuracy (higher is better)",
+        "masked accuracy ↑",
         "tuning bits per masked token",
     ):
         assert words in page
     assert "bits per byte" not in page and "word perplexity" not in page
     head = (study / "results.csv").read_text().splitlines()[0].split(",")
-    assert {*SCORES} <= set(head) and "bits_per_byte" not in head
+    assert {*SCORES, "tuned"} <= set(head) and "bits_per_byte" not in head
     for arm in ("gemma_encoder", "m2_bert"):
         certificate = json.loads((study / f"certificates/{arm}.json").read_text())
         assert (
@@ -105,7 +101,7 @@ def test_the_report_speaks_of_masked_tokens_and_not_of_bytes(compared: tuple[Pat
         )
 
 
-def test_tensorboard_gets_the_masked_scores(compared: tuple[Path, dict[str, Any]]) -> None:
+def test_tensorboard_gets_the_masked_scores(compared: Compared) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(compared[0] / "runs/small/runs/m2_bert/lr-0.004_seed-0"))
@@ -121,7 +117,7 @@ def test_tensorboard_gets_the_masked_scores(compared: tuple[Path, dict[str, Any]
 
 
 def test_a_second_call_keeps_every_run_and_a_changed_objective_is_refused(
-    compared: tuple[Path, dict[str, Any]],
+    compared: Compared,
 ) -> None:
     folder, first = compared
     before = {p: p.stat().st_mtime_ns for p in (folder / "runs/small/runs").rglob("result.json")}
@@ -132,7 +128,7 @@ def test_a_second_call_keeps_every_run_and_a_changed_objective_is_refused(
 
 
 def test_a_run_that_breaks_off_resumes_to_the_scores_of_an_uninterrupted_one(
-    compared: tuple[Path, dict[str, Any]], tmp_path: Path
+    compared: Compared, tmp_path: Path
 ) -> None:
     path = masked_study(tmp_path, training={**TRAINING, "checkpoint_seconds": 1e-6})
 
@@ -191,7 +187,7 @@ def test_what_is_no_encoder_is_refused_by_name(arm: dict[str, Any], said: str, t
 
 def test_options_of_the_objective_are_strict_and_reach_the_plan(tmp_path: Path) -> None:
     path = str(masked_study(tmp_path))
-    assert arch_lab.plan(path, overrides=["objective.mask_share=0.15"])["objective"]["mask_share"] == 0.15
+    assert arch_lab.plan(path, overrides=["objective.mask_share=0.15"]).objective["mask_share"] == 0.15
     with pytest.raises(
         ConfigError, match=r"study 'small'.objective: unknown option 'mask_shar'; did you mean 'mask_share'"
     ):
@@ -214,7 +210,7 @@ def test_a_bidirectional_mixer_of_a_users_stands_in_the_comparison(tmp_path: Pat
         },
     ]
     plan = arch_lab.plan(str(masked_study(tmp_path, arms=arms)))
-    assert plan["matched"] is True and [a["name"] for a in plan["arms"]] == ["m2", "attention"]
+    assert plan.matched and [arm.name for arm in plan.arms] == ["m2", "attention"]
     with pytest.raises(ConfigError, match=r"an encoder reads in both directions, but .* is causal"):
         arch_lab.plan(
             str(
@@ -250,7 +246,7 @@ def test_a_mixer_that_leaks_between_rows_gets_no_metric(tmp_path: Path) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("arm", ["m2_bert", "gemma_encoder"])
-def test_the_body_of_a_run_is_the_run_bit_for_bit(compared: tuple[Path, dict[str, Any]], arm: str) -> None:
+def test_the_body_of_a_run_is_the_run_bit_for_bit(compared: Compared, arm: str) -> None:
     folder = compared[0] / f"runs/small/runs/{arm}/lr-0.004_seed-1"
     run, body, whole = (
         arch_lab.load(folder),
@@ -279,7 +275,7 @@ def test_the_body_of_a_run_is_the_run_bit_for_bit(compared: tuple[Path, dict[str
 
 
 @pytest.mark.parametrize("arm", ["m2_bert", "gemma_encoder"])
-def test_every_parameter_of_a_body_learns(compared: tuple[Path, dict[str, Any]], arm: str) -> None:
+def test_every_parameter_of_a_body_learns(compared: Compared, arm: str) -> None:
     body = arch_lab.load_body(compared[0] / f"runs/small/runs/{arm}/lr-0.004_seed-0")
     tokens = torch.arange(24)[None]
     types = torch.tensor([[0] * 12 + [1] * 12]) if body.types else None
@@ -287,7 +283,7 @@ def test_every_parameter_of_a_body_learns(compared: tuple[Path, dict[str, Any]],
     assert all(p.grad is not None for p in body.parameters())
 
 
-def test_nobody_generates_text_from_an_encoder(compared: tuple[Path, dict[str, Any]]) -> None:
+def test_nobody_generates_text_from_an_encoder(compared: Compared) -> None:
     with pytest.raises(UserError, match=r"'gemma_encoder' is a bidirectional encoder"):
         arch_lab.generate(compared[0] / "runs/small/runs/gemma_encoder/lr-0.004_seed-0", "Import")
 
@@ -295,9 +291,7 @@ def test_nobody_generates_text_from_an_encoder(compared: tuple[Path, dict[str, A
 # --- curves over the learning-rate grid -----------------------------------------------------------------------------
 
 
-def test_curves_are_one_small_file_and_the_same_each_time(
-    compared: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
+def test_curves_are_one_small_file_and_the_same_each_time(compared: Compared, tmp_path: Path) -> None:
     folder, study = compared[0] / "runs/small", compared[1]
     first, again = (write_rates(folder, study, tmp_path / name).read_bytes() for name in ("a.svg", "b.svg"))
     assert first == again and first.startswith(b"<?xml") and len(first) < 60_000
@@ -310,16 +304,11 @@ def test_curves_are_one_small_file_and_the_same_each_time(
         write_rates(folder, study, tmp_path / "c.svg", ["gemma"])
 
 
-def test_a_run_that_diverged_is_drawn_to_where_it_broke_off(
-    compared: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_run_that_diverged_is_drawn_to_where_it_broke_off(compared: Compared, tmp_path: Path) -> None:
     folder, study = compared[0] / "runs/small", compared[1]
-    lost = {
-        **study,
-        "results": [
-            {**r, "status": "diverged"} if r["arm"] == "m2_bert" and r["seed"] == 1 else r
-            for r in study["results"]
-        ],
-    }
+    records = [
+        replace(r, status="diverged") if (r.arm, r.seed) == ("m2_bert", 1) else r for r in study.results
+    ]
+    lost = replace(study, results=tuple(records))
     assert "stroke-dasharray" in write_rates(folder, lost, tmp_path / "lost.svg").read_text()
     assert "stroke-dasharray" not in write_rates(folder, study, tmp_path / "kept.svg").read_text()

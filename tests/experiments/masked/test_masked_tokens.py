@@ -15,6 +15,7 @@ from experiments.masked.objective import (
     IGNORED,
     SCORING,
     TRAINING,
+    MaskedBatch,
     MaskedLoader,
     MaskedObjective,
     Masking,
@@ -128,15 +129,17 @@ def loader(
     )
 
 
-def equal(a: list[dict[str, torch.Tensor]], b: list[dict[str, torch.Tensor]]) -> bool:
-    return len(a) == len(b) and all(torch.equal(x[k], y[k]) for x, y in zip(a, b, strict=True) for k in x)
+def equal(a: list[MaskedBatch], b: list[MaskedBatch]) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(x, y) for one, other in zip(a, b, strict=True) for x, y in zip(one, other, strict=True)
+    )
 
 
 def test_a_batch_is_a_function_of_seed_and_step() -> None:
     tokenizer = TOKENIZERS["bytes"]
     first, again, other = list(loader(tokenizer)), list(loader(tokenizer)), list(loader(tokenizer, seed=1))
     assert equal(first, again) and not equal(first, other)
-    assert not torch.equal(first[0]["labels"] == IGNORED, first[1]["labels"] == IGNORED)
+    assert not torch.equal(first[0].labels == IGNORED, first[1].labels == IGNORED)
     resumed = loader(tokenizer)
     resumed.load_state_dict({**resumed.state_dict(), "step": 3})
     assert equal(list(resumed), first[3:])
@@ -149,18 +152,18 @@ def test_devices_share_the_batch_of_one(world: int) -> None:
     parts = [list(loader(tokenizer, rank=rank, world=world)) for rank in range(world)]
     for step, batch in enumerate(whole):
         for rank in range(world):
-            assert torch.equal(parts[rank][step]["inputs"], batch["inputs"][rank::world])
-            assert torch.equal(parts[rank][step]["labels"], batch["labels"][rank::world])
-            assert parts[rank][step]["asked"] == batch["asked"] == (batch["labels"] != IGNORED).sum()
+            assert torch.equal(parts[rank][step].inputs, batch.inputs[rank::world])
+            assert torch.equal(parts[rank][step].labels, batch.labels[rank::world])
+            assert parts[rank][step].target_count == batch.target_count == (batch.labels != IGNORED).sum()
 
 
 def test_accumulated_batches_know_what_is_asked_for_in_all_of_them() -> None:
     batches = list(loader(TOKENIZERS["bytes"], accumulate=2))
     for one, two in zip(batches[::2], batches[1::2], strict=True):
         assert (
-            one["asked"]
-            == two["asked"]
-            == (one["labels"] != IGNORED).sum() + (two["labels"] != IGNORED).sum()
+            one.target_count
+            == two.target_count
+            == (one.labels != IGNORED).sum() + (two.labels != IGNORED).sum()
         )
 
 
@@ -171,7 +174,7 @@ def scored(batch: int, most: int | None = None) -> tuple[torch.Tensor, torch.Ten
             text_split(tokenizer), Masking(tokenizer, share=0.15), tokens=32, batch=batch, max_windows=most
         )
     )
-    return torch.cat([b["inputs"] for b in batches]), torch.cat([b["labels"] for b in batches])
+    return torch.cat([b.inputs for b in batches]), torch.cat([b.labels for b in batches])
 
 
 def test_what_is_scored_does_not_depend_on_the_batch_size() -> None:

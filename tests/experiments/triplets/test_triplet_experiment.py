@@ -1,8 +1,7 @@
-"""Studies of triplets on small sets: what is apart stays apart, nothing of the test has a say, equal effort, and bad input in one line."""
+"""Studies of triplets on small sets: what is apart stays apart, nothing of the test has a say, equal effort."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,68 +12,20 @@ import pytest
 import torch
 import yaml
 
-from arch_lab.data import DataError
-from arch_lab.study.engine import silent
-from arch_lab.tasks import Cell, Fitted
-from blocks.errors import ConfigError, UserError
+from arch_lab.study.engine import compare
+from arch_lab.study.task_study import Fitted
 from experiments.triplets import regression, verification
 from experiments.triplets.cohorts import BACKGROUND, Characters, Speakers, characters, speakers
-from experiments.triplets.effort import Effort
-from experiments.triplets.experiment import EXPERIMENT, TripletsConfig
+from experiments.triplets.experiment import TripletsConfig, TripletStudy
 from experiments.triplets.readers.common import RegressionSet
 from experiments.triplets.readers.japanese_vowels import read_utterances
-from experiments.triplets.readers.omniglot import read_drawings, read_one_shot
-from experiments.triplets.readers.uci import UciArchive
+from experiments.triplets.readers.omniglot import read_drawings
 from experiments.triplets.regression import RegressionProtocol
 from experiments.triplets.verification import VerificationProtocol, nearest
-from tests.experiments.triplets.triplet_files import (
-    uci_members,
-    write_music,
-    write_omniglot,
-    write_uci,
-    write_vowels,
-)
+from tests.experiments import trials
+from tests.experiments.triplets.small_triplets import SMALL, opened, options, trial_of
 
-SMALL = Effort(rounds=3, epochs=1, triplets=1280, batch=128, rows=96)
 STUDIES = Path(regression.__file__).parent
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sets")
-    write_uci(folder, uci_members())
-    write_music(folder)
-    write_omniglot(folder)
-    for split in ("train", "test"):
-        write_vowels(folder, split)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def yacht(root: Path) -> RegressionSet:
-    return UciArchive(root).read("yacht")
-
-
-def cell(task: str, method: str, rate: float | None = 0.01, seed: int = 0) -> Cell:
-    return Cell(task=task, method=method, learning_rate=rate, seed=seed)
-
-
-def options(**changes: Any) -> dict[str, Any]:
-    return {
-        "name": "small",
-        "experiment": "triplets",
-        "tasks": ["yacht"],
-        "regression": {},
-        "effort": {"rounds": 2, "epochs": 1, "triplets": 256, "rows": 64},
-        "learning_rates": [0.01],
-        "seeds": [0],
-        **changes,
-    }
-
-
-def opened(root: Path, **changes: Any) -> Any:
-    config = TripletsConfig.from_options(options(root=str(root), **changes), where="study 'small'")
-    return EXPERIMENT.experiment.open(config, root, lambda line: None)
 
 
 # --- what is apart --------------------------------------------------------------------------------------------------
@@ -125,15 +76,15 @@ def test_characters_of_training_validation_and_test_are_of_different_alphabets(r
 # --- nothing of the test has a say ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["triplets", "supervised", "autoencoder"])
-def test_a_test_fold_of_other_numbers_changes_scores_and_no_choice(method: str, yacht: RegressionSet) -> None:
+@pytest.mark.parametrize("arm", ["triplets", "supervised", "autoencoder"])
+def test_a_test_fold_of_other_numbers_changes_scores_and_no_choice(arm: str, yacht: RegressionSet) -> None:
     _, test = yacht.split(0)
     features, target = yacht.features.copy(), yacht.target.copy()
     features[test] = 3 * features[test][::-1] + 1
     target[test] = 50 - target[test]
     twisted = replace(yacht, features=features, target=target)
     before, after = (
-        regression.fit(data, RegressionProtocol(), SMALL, cell("yacht", method)) for data in (yacht, twisted)
+        regression.fit(data, RegressionProtocol(), SMALL, trial_of("yacht", arm)) for data in (yacht, twisted)
     )
     assert before.tuned == after.tuned and before.facts["round chosen"] == after.facts["round chosen"]
     assert before.scores != after.scores
@@ -144,7 +95,7 @@ def test_other_test_speakers_change_scores_and_no_choice(root: Path) -> None:
     twisted = replace(test, frames=tuple(frames[::-1] ** 2 for frames in test.frames))
     found = [
         verification.fit(
-            speakers(train, t, Speakers(), 0), VerificationProtocol(), SMALL, cell("speakers", "triplets")
+            speakers(train, t, Speakers(), 0), VerificationProtocol(), SMALL, trial_of("speakers", "triplets")
         )
         for t in (test, twisted)
     ]
@@ -157,51 +108,58 @@ def test_other_test_speakers_change_scores_and_no_choice(root: Path) -> None:
 # --- what is fitted -------------------------------------------------------------------------------------------------
 
 
-def test_every_method_of_regression_scores_every_measure_and_triplets_beat_the_layer_as_drawn(
-    root: Path,
-) -> None:
-    prepared = opened(root, effort={"rounds": 4, "epochs": 1, "triplets": 3840, "rows": 96})
-    (task,) = prepared.tasks
-    found = {
-        m.name: prepared.fit(cell("yacht", m.name, 0.01 if m.tuned else None), root, print)
-        for m in prepared.methods
+def fit_all(study: TripletStudy, task: str, rate: float, folder: Path) -> dict[str, Fitted]:
+    """Every arm on a task at seed 0."""
+    return {
+        arm.name: trials.fit(study, trial_of(task, arm.name, rate if arm.tuned else None), folder)
+        for arm in study.arms
     }
-    for method in prepared.methods:
-        assert set(found[method.name].scores) == {m.key for m in task.measures}
-        assert (found[method.name].tuned is not None) == method.tuned
-    assert found["triplets"].scores["r2_gbm"] > found["untrained"].scores["r2_gbm"] + 0.1
-    assert found["triplets"].tuned == max(v for _, tag, v in found["triplets"].curve if tag == "tune/score")
+
+
+def score(fitted: Fitted, key: str) -> float:
+    assert fitted.scores is not None
+    return fitted.scores[key]
+
+
+def test_every_arm_of_regression_is_scored_and_triplets_beat_the_layer_as_drawn(
+    root: Path, tmp_path: Path
+) -> None:
+    study = opened(root, effort={"rounds": 4, "epochs": 1, "triplets": 3840, "rows": 96})
+    (task,) = study.tasks
+    fits = fit_all(study, task.name, 0.01, tmp_path)
+    for arm in study.arms:
+        assert set(fits[arm.name].scores or {}) == {m.key for m in task.measures}
+        assert (fits[arm.name].tuned is not None) == arm.tuned
+    assert score(fits["triplets"], "r2_gbm") > score(fits["untrained"], "r2_gbm") + 0.1
+    assert fits["triplets"].tuned == max(v for _, tag, v in fits["triplets"].curve if tag == "tune/r2_gbm")
 
 
 @pytest.mark.parametrize("task", ["speakers", "omniglot"])
-def test_every_method_of_verification_scores_every_measure(task: str, root: Path) -> None:
+def test_every_arm_of_verification_scores_every_measure(task: str, root: Path, tmp_path: Path) -> None:
     effort = {"rounds": 3, "epochs": 2, "triplets": 1280, "rows": 96}
-    prepared = opened(
+    study = opened(
         root,
         tasks=[task],
         regression=None,
         verification={"omniglot": {"side": 10, "enrolled": 2}},
         effort=effort,
     )
-    found = {
-        m.name: prepared.fit(cell(task, m.name, 0.003 if m.tuned else None), root, print)
-        for m in prepared.methods
-    }
-    for method in prepared.methods:
-        assert set(found[method.name].scores) == {m.key for m in prepared.tasks[0].measures}
-        assert (found[method.name].tuned is not None) == method.tuned
-        assert all(0 <= v <= 1 for v in found[method.name].scores.values())
-    assert ("one_shot" in found["triplets"].scores) == (task == "omniglot")
+    fits = fit_all(study, task, 0.003, tmp_path)
+    for arm in study.arms:
+        scores = fits[arm.name].scores or {}
+        assert set(scores) == {m.key for m in study.tasks[0].measures}
+        assert (fits[arm.name].tuned is not None) == arm.tuned
+        assert all(0 <= v <= 1 for v in scores.values())
+    assert ("one_shot" in (fits["triplets"].scores or {})) == (task == "omniglot")
     if task == "speakers":  # eight characters of random strokes teach nothing about others
-        assert found["triplets"].scores["top1_eer"] < found["untrained"].scores["top1_eer"]
-    assert found["triplets"].tuned == min(
-        v for _, tag, v in found["triplets"].curve if tag == "tune/score"
-    )  # an error rate
+        assert score(fits["triplets"], "top1_eer") < score(fits["untrained"], "top1_eer")
+    curve = [v for _, tag, v in fits["triplets"].curve if tag == "tune/top_s_eer"]
+    assert fits["triplets"].tuned == min(curve)  # an error rate
 
 
 def test_peers_take_as_many_steps_as_triplets_on_as_many_rows(yacht: RegressionSet) -> None:
     found = [
-        regression.fit(yacht, RegressionProtocol(), SMALL, cell("yacht", m))
+        regression.fit(yacht, RegressionProtocol(), SMALL, trial_of("yacht", m))
         for m in ("triplets", "supervised", "autoencoder")
     ]
     assert {f.facts["steps"] for f in found} == {3 * 10}  # 1280 triplets in batches of 128, three times
@@ -214,14 +172,15 @@ def test_peers_take_as_many_steps_as_triplets_on_as_many_rows(yacht: RegressionS
     assert [sum(len(x) for x in batch) for batch in mined] == [len(x) for x, _ in labelled] == [384] * 10
 
 
-def test_a_fit_is_a_function_of_the_cell_and_leaves_the_generators_alone(yacht: RegressionSet) -> None:
+def test_a_fit_is_a_function_of_the_trial_and_leaves_the_generators_alone(yacht: RegressionSet) -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    first = regression.fit(yacht, RegressionProtocol(), SMALL, cell("yacht", "triplets"))
+    first = regression.fit(yacht, RegressionProtocol(), SMALL, trial_of("yacht", "triplets"))
     assert torch.equal(torch.rand(3), expected)
     again, other = (
-        regression.fit(yacht, RegressionProtocol(), SMALL, cell("yacht", "triplets", seed=s)) for s in (0, 1)
+        regression.fit(yacht, RegressionProtocol(), SMALL, trial_of("yacht", "triplets", seed=s))
+        for s in (0, 1)
     )
     assert first.scores == again.scores and first.curve == again.curve
     assert first.scores != other.scores
@@ -240,9 +199,9 @@ def test_every_round_mines_anew_and_a_seed_mines_the_same(yacht: RegressionSet) 
     ).abs().min() >= 0.4 - 1e-6  # 2·pos_radius, neg_radius - pos_radius
 
 
-@pytest.mark.parametrize("method", ["triplets", "supervised"])
-def test_a_fit_that_diverges_has_no_scores_and_breaks_nothing(method: str, yacht: RegressionSet) -> None:
-    found: Fitted = regression.fit(yacht, RegressionProtocol(), SMALL, cell("yacht", method, 1e30))
+@pytest.mark.parametrize("arm", ["triplets", "supervised"])
+def test_a_fit_that_diverges_has_no_scores_and_breaks_nothing(arm: str, yacht: RegressionSet) -> None:
+    found: Fitted = regression.fit(yacht, RegressionProtocol(), SMALL, trial_of("yacht", arm, 1e30))
     assert found.scores is None and found.tuned is None
 
 
@@ -258,37 +217,19 @@ def test_three_neighbours_vote_and_the_nearest_breaks_a_tie() -> None:
 # --- whole studies --------------------------------------------------------------------------------------------------
 
 
-def test_a_study_goes_from_files_to_a_report_and_is_kept(root: Path, tmp_path: Path) -> None:
-    study = tmp_path / "small.yaml"
-    given = {
-        k: v
-        for k, v in options(tasks=["yacht", "wine"], seeds=[0, 1], tuning_seeds=[0]).items()
-        if k != "name"
-    }
-    study.write_text(yaml.safe_dump(given))
-    kwargs: dict[str, Any] = {
-        "overrides": [],
-        "output": tmp_path / "runs",
-        "data_root": str(root),
-        "threads": None,
-        "observer": silent,
-    }
-    found = EXPERIMENT.compare(str(study), **kwargs)
-    assert [t["name"] for t in found["tasks"]] == ["yacht"]
-    assert "no member wine-quality-red/data/data.txt" in found["absent"]["wine"]
-    assert {s["method"] for s in found["summary"]} == {
-        "triplets",
-        "supervised",
-        "autoencoder",
-        "pca",
-        "raw",
-        "untrained",
-    }
-    assert (tmp_path / "runs" / "small" / "report.html").is_file()
-    assert "| triplets |" in EXPERIMENT.markdown(tmp_path / "runs" / "small")
-    labels: list[str] = []
-    EXPERIMENT.compare(str(study), **{**kwargs, "observer": lambda event, facts: labels.append(event)})
-    assert "fit" not in labels and labels[-1] == "report"
+def test_a_study_goes_from_files_to_a_verdict_and_is_kept(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "small.yaml"
+    content = options(tasks=["yacht", "wine"], seeds=[0, 1], tuning_seeds=[0])
+    path.write_text(yaml.safe_dump(content))
+    call: dict[str, Any] = {"output": tmp_path / "runs", "data_root": str(root)}
+    study = compare(str(path), **call)
+    assert [task.name for task in study.tasks] == ["yacht"]
+    assert "no member wine-quality-red/data/data.txt" in study.absent["wine"]
+    arms = {"triplets", "supervised", "autoencoder", "pca", "raw", "untrained"}
+    assert {standing.arm for standing in study.summary} == arms
+    events: list[str] = []
+    assert compare(str(path), **call, observer=lambda event, facts: events.append(event)) == study
+    assert "run" not in events
 
 
 @pytest.mark.parametrize("name", ["regression", "speakers", "omniglot"])
@@ -296,114 +237,3 @@ def test_the_studies_of_the_folder_are_sound(name: str) -> None:
     content = yaml.safe_load((STUDIES / f"{name}.yaml").read_text(encoding="utf-8"))
     config = TripletsConfig.from_options({"name": name, **content}, where=f"study {name!r}")
     assert len(config.learning_rates) >= 4 and len(config.seeds) >= 5  # a grid and an interval
-
-
-# --- refusals -------------------------------------------------------------------------------------------------------
-
-BAD = [
-    ({"regression": None}, "give one protocol, regression or verification"),
-    ({"verification": {}}, "give one protocol, regression or verification"),
-    ({"tasks": ["speakers"]}, "no regression task 'speakers'"),
-    ({"tasks": ["yatch"]}, "no regression task 'yatch'; did you mean 'yacht'"),
-    (
-        {"regression": {"embeding_share": 1}},
-        "unknown option 'embeding_share'; did you mean 'embedding_share'",
-    ),
-    ({"regression": {"embedding_share": 0}}, "embedding_share: must be positive, got 0"),
-    ({"regression": {"validation_share": 0.6}}, "validation_share: must be at most 0.5, got 0.6"),
-    ({"regression": {"margin": 0}}, "regression.margin: must be positive, got 0"),
-    ({"regression": {"pos_radius": 0.6}}, "pos_radius < neg_radius must hold, got 0.6 and 0.5"),
-    ({"effort": {"rounds": 0}}, "effort.rounds: must be at least 1, got 0"),
-    ({"seeds": [2]}, "yacht: no split 2; it comes with splits 0 … 1"),
-]
-CLASSES = [
-    ({"speakers": {"enrolled": 1}}, "speakers.enrolled: must be at least 2, got 1"),
-    (
-        {"speakers": {"enrolled": 7, "background": 2}},
-        "7 enrolled and a background of 2 in validation must leave at least one of nine men",
-    ),
-    ({"speakers": {"utterances": 26}}, "utterances: must be at most 25, got 26"),
-    ({"omniglot": {"enrolled": 20}}, "enrolled: must be at most 19, got 20"),
-    ({"omniglot": {"side": 1}}, "side: must be at least 2, got 1"),
-    (
-        {"omniglot": {"side": 8, "enrolled": 6}},
-        r"omniglot: class Gamma/character\d\d has 6 drawings, which leaves none after 6 enrolled",
-    ),
-    ({"margin": -1}, "verification.margin: must be positive"),
-    ({"ap_pairs": 0}, "ap_pairs: must be at least 1"),
-]
-
-
-def refused(root: Path, message: str, **changes: Any) -> None:
-    with pytest.raises(UserError, match=message) as caught:
-        opened(root, **changes)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(("changes", "message"), BAD)
-def test_a_wrong_study_is_one_line(changes: dict[str, Any], message: str, root: Path) -> None:
-    refused(root, message, **changes)
-
-
-@pytest.mark.parametrize(("changes", "message"), CLASSES)
-def test_a_wrong_protocol_of_classes_is_one_line(changes: dict[str, Any], message: str, root: Path) -> None:
-    refused(root, message, tasks=["omniglot"], regression=None, verification=changes, seeds=[2])
-
-
-@pytest.mark.parametrize(
-    ("radii", "message"),
-    [
-        (
-            (0.1, 2.5),
-            r"yacht: regression\.neg_radius 2\.5 leaves no negative for any of the 77 training labels of split 0, .* -1 … 1",
-        ),
-        ((0.0, 0.5), r"yacht: regression\.pos_radius 0 leaves no positive for any of the 77 training labels"),
-    ],
-)
-def test_radii_that_leave_a_set_without_triplets_name_the_radius_and_the_labels(
-    radii: tuple[float, float], message: str, root: Path
-) -> None:
-    refused(root, message, regression={"pos_radius": radii[0], "neg_radius": radii[1]})
-
-
-def test_labels_whose_neighbours_have_no_negatives_are_refused_before_training(yacht: RegressionSet) -> None:
-    # pairs only in the middle, which reaches neither end: no centre has both
-    target = np.linspace(-0.01, 0.01, len(yacht.target))
-    (train, test), held = yacht.split(0), 96 // 5
-    lonely = replace(yacht, target=target, splits=((train, test),))
-    target[np.random.default_rng(0).permutation(train)[[held, held + 1]]] = -1, 1
-    with pytest.raises(
-        ConfigError,
-        match=r"has both a neighbour within .* 0\.1 and one .* 1\.5 away; the labels lie in -1 … 1",
-    ):
-        regression.check_radii(lonely, RegressionProtocol(neg_radius=1.5), 0)
-
-
-def test_labels_that_are_all_alike_are_refused(yacht: RegressionSet) -> None:
-    with pytest.raises(
-        ConfigError, match="yacht: every training label of split 0 is 3, so there is nothing to learn"
-    ):
-        regression.fold(replace(yacht, target=np.full(len(yacht.target), 3.0)), RegressionProtocol(), 0)
-
-
-def test_a_study_without_any_of_its_sets_is_refused_and_names_the_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no file 'uci_regression\.tar\.gz'"):
-        opened(tmp_path, tasks=["yacht", "music_arousal"])
-
-
-def test_alphabets_that_leave_nothing_new_are_refused(root: Path) -> None:
-    first = read_drawings(root, 1, 8)
-    with pytest.raises(
-        ConfigError, match="a new one to test on are needed; found Alpha, Beta, Gamma and none"
-    ):
-        characters(first, first, read_one_shot(root, 8), Characters(side=8, enrolled=2), 0)
-
-
-def test_without_scikit_learn_one_line_says_what_to_install(
-    yacht: RegressionSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in [n for n in sys.modules if n.partition(".")[0] == "sklearn"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(UserError, match=r"needs scikit-learn .* \(pip install 'arch-lab\[tasks\]'\)"):
-        regression.fit(yacht, RegressionProtocol(), SMALL, cell("yacht", "pca", None))

@@ -1,0 +1,181 @@
+"""Tables of what a study compares and on what.
+
+Arms, sizes, costs, tasks, data, environment. A plan has most of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from arch_lab import units
+from arch_lab.judge.records import is_finite
+from arch_lab.report.section import ARM, BAD, GOOD, Cell, Table, Value
+from arch_lab.report.tables import fact
+from arch_lab.stored import Facts, flatten
+from arch_lab.study.plan import Plan, PlannedArm
+from arch_lab.study.study import Study
+
+GROUPS = ("embedding", "head", "body", "total")  # of parameters
+SPENT = ("train_flops", "tokens", "seconds", "flops_per_token")  # budget axes of training
+FORMULAS = {"palm": "PaLM", "six_nd": "6ND", "kaplan": "Kaplan", "chinchilla": "Chinchilla"}
+
+
+def trains_models(plan: Plan) -> bool:
+    """Whether its arms are architectures that are trained: they have a size and a cost."""
+    return any(arm.train_flops for arm in plan.arms)
+
+
+def size(plan: Plan) -> Table:
+    rows: list[list[Value]] = []
+    for arm in plan.arms:
+        counts = [_prefixed(arm.parameters.get(group), digits=4) for group in GROUPS]
+        shape = f"{arm.width} × {arm.depth}, {arm.ffn_width}"
+        rows.append(
+            [Cell(arm.name, ARM), shape, *counts, _deviation(arm.deviation.get("params"), plan.tolerance)]
+        )
+    heads = ["arm", "width × depth, ffn", *GROUPS, "off budget"]
+    return Table(title="size", headers=heads, rows=rows, note="parameters")
+
+
+def cost(plan: Plan) -> Table:
+    """What training costs. Of a study: as measured; of a plan: as estimated."""
+    study = plan if isinstance(plan, Study) else None
+    rows: list[list[Value]] = []
+    for arm in plan.arms:
+        spent = [arm.deviation[axis] for axis in SPENT if axis in arm.deviation]
+        counts: list[Value] = [_prefixed(arm.flops_per_token), _prefixed(arm.tokens)]
+        counts += [units.exact(arm.steps), _prefixed(arm.train_flops)]
+        off = _deviation(max(spent, key=abs, default=None), plan.tolerance)
+        state = Cell(units.memory(arm.state_bytes), value=arm.state_bytes)
+        speed = _estimated(arm) if study is None else _measured(study, arm)
+        rows.append([Cell(arm.name, ARM), *counts, off, state, *speed])
+    last = ["run, about", "memory, about"] if study is None else ["tokens per s", "peak memory"]
+    heads = ["arm", "FLOPs per token", "tokens", "steps", "training FLOPs", "off budget", "state", *last]
+    at = f" at {plan.sequence_length} tokens" if plan.sequence_length else ""
+    note = f"training, exact count; state = memory per sequence while generating{at}"
+    return Table(title="cost", headers=heads, rows=rows, note=note)
+
+
+def _estimated(arm: PlannedArm) -> list[Value]:
+    if arm.estimate is None:
+        return [None, None]
+    return [units.duration(arm.estimate.seconds_per_trial), units.memory(arm.estimate.memory_bytes)]
+
+
+def _measured(study: Study, arm: PlannedArm) -> list[Value]:
+    standing = study.standing(arm.name)
+    if standing is None:
+        return [None, None]
+    peak = Cell(units.memory(standing.peak_memory_bytes), value=standing.peak_memory_bytes)
+    return [_prefixed(standing.tokens_per_second), peak]
+
+
+def _prefixed(value: float | None, digits: int = 3) -> Cell:
+    return Cell(units.short(value, digits=digits), value=value)
+
+
+def _deviation(value: float | None, tolerance: float | None) -> Cell:
+    if value is None or not is_finite(value):
+        return Cell(units.DASH)
+    is_within = tolerance is None or abs(value) <= tolerance
+    return Cell(
+        f"{'✓' if is_within else '✗'} {units.percent(value)}", GOOD if is_within else BAD, value=value
+    )
+
+
+def conventions(plan: Plan) -> Table:
+    """Training FLOPs per token as counted, and by the formulas of papers."""
+    rows = []
+    for arm in plan.arms:
+        exact = arm.flops_per_token
+        formulas = [_convention(arm.conventions.get(key), exact) for key in FORMULAS]
+        counts = [Cell(units.short(exact, "FLOP"), value=exact), *formulas]
+        rows.append(
+            [
+                Cell(arm.name, ARM),
+                *counts,
+                Cell(units.short(arm.elementwise_per_token, "FLOP"), value=arm.elementwise_per_token),
+            ]
+        )
+    heads = ["arm", "exact", *FORMULAS.values(), "element-wise, in no budget"]
+    note = "in brackets: distance of the formula from the exact count"
+    return Table(title="training FLOPs per token by other counts", headers=heads, rows=rows, note=note)
+
+
+def _convention(value: float | None, exact: float | None) -> Value:
+    if value is None or not is_finite(value) or not exact:
+        return None
+    return Cell(f"{units.short(value, 'FLOP')} ({100 * (value / exact - 1):+.0f} %)", value=value)
+
+
+def arms(plan: Plan) -> Table:
+    """What each arm is, for arms that are described by facts."""
+    keys = list(dict.fromkeys(key for arm in plan.arms for key in arm.facts))
+    rows: list[list[Value]] = []
+    for arm in plan.arms:
+        kind = "baseline" if arm.baseline else "compared"
+        rows.append([Cell(arm.name, ARM), kind, *(fact(arm.facts.get(key)) for key in keys)])
+    return Table(title="arms", headers=["arm", "is", *keys], rows=rows, text_columns=_text_columns(rows))
+
+
+def options(plan: Plan) -> Table:
+    """Architectures, their options, and the weights they start from."""
+    rows = []
+    for arm in plan.arms:
+        listed = ", ".join(f"{key} {fact(value)}" for key, value in flatten(arm.options)) or units.DASH
+        start = (
+            f"{arm.initialise_from.path} ({arm.initialise_from.fingerprint})" if arm.initialise_from else None
+        )
+        row: list[Value] = [Cell(arm.name, ARM), arm.architecture, listed]
+        rows.append([*row, start] if any(a.initialise_from for a in plan.arms) else row)
+    heads = ["arm", "architecture", "options"]
+    heads += ["starts from"] if any(arm.initialise_from for arm in plan.arms) else []
+    return Table(title="architectures", headers=heads, rows=rows, text_columns=range(len(heads)))
+
+
+def tasks(plan: Plan) -> Table:
+    keys = list(dict.fromkeys(key for task in plan.tasks for key in task.facts))
+    rows: list[list[Value]] = [
+        [task.name, ", ".join(m.arrow for m in task.measures), *(fact(task.facts.get(key)) for key in keys)]
+        for task in plan.tasks
+    ]
+    rows += [[name, f"left out: {why}", *(units.DASH for _ in keys)] for name, why in plan.absent.items()]
+    return Table(
+        title="tasks", headers=["task", "measures", *keys], rows=rows, text_columns=_text_columns(rows)
+    )
+
+
+def _text_columns(rows: Sequence[Sequence[Value]]) -> list[int]:
+    """Columns with a value that does not begin like a number."""
+    columns = zip(*rows, strict=True)
+    return [
+        i
+        for i, column in enumerate(columns)
+        if any(not str(value)[:1].isdigit() for value in column if str(value) != units.DASH)
+    ]
+
+
+def data(study: Study) -> list[Table]:
+    """Single values, then a table of the splits where the summary has some."""
+    nested = study.data.get("splits")
+    splits = {
+        name: split
+        for name, split in (nested if isinstance(nested, dict) else study.data).items()
+        if _is_split(split)
+    }
+    single = {key: value for key, value in study.data.items() if key not in splits and key != "splits"}
+    columns = list(dict.fromkeys(key for split in splits.values() for key in split))
+    rows = [[name, *(fact(split.get(column)) for column in columns)] for name, split in splits.items()]
+    tables = [settings(single, heads=("entry", "value"))] if single else []
+    text = _text_columns(rows) if rows else ()
+    return [*tables, *([Table(headers=["split", *columns], rows=rows, text_columns=text)] if rows else [])]
+
+
+def _is_split(value: object) -> bool:
+    return isinstance(value, dict) and "tokens" in value
+
+
+def settings(content: Facts, title: str = "", heads: Sequence[str] = ("setting", "value")) -> Table:
+    """Nested values, one per row."""
+    rows = [[key, fact(value)] for key, value in flatten(content)]
+    return Table(title=title, headers=heads, rows=rows, text_columns=(0, 1))

@@ -1,0 +1,83 @@
+"""A plan and a study on a console.
+
+The same tables as on the page, the verdict last, where a reader of a terminal looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from arch_lab import units
+from arch_lab.console import say, show_verdict
+from arch_lab.judge.records import is_finite
+from arch_lab.report.contents import planned_sections, sections
+from arch_lab.report.section import Section
+from arch_lab.study.experiment import load_experiment
+from arch_lab.study.plan import Plan
+from arch_lab.study.study import Study
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def render_plan(plan: Plan, console: Console, workers: int = 1) -> None:
+    """What will be run, and roughly for how long. ``workers``: trials at a time."""
+    _head(plan, console)
+    further = list(load_experiment(plan.experiment).sections(plan))
+    for section in (*planned_sections(plan, further), *further):
+        _show_tables([section], console)
+        for line in section.text if section in further else ():
+            say(console, line)
+    if plan.learning_rates:
+        say(console)
+        say(console, _trials_line(plan))
+    times = [arm.estimate.seconds_per_trial for arm in plan.arms if arm.estimate is not None]
+    if len(times) == len(plan.arms) and all(map(is_finite, times)):
+        seconds = sum(times) / len(times) * plan.trials / max(1, workers)
+        say(console, f"time: about {units.duration(seconds)} in all, a rough estimate")
+    _warnings(plan, console)
+
+
+def render_results(study: Study, console: Console) -> None:
+    """Every table of a study, its warnings and notes, then the verdict."""
+    _head(study, console)
+    _show_tables(sections(study), console)
+    say(console)
+    _warnings(study, console)
+    for line in study.notes:
+        say(console, line)
+    show_verdict(console, study.verdict.text)
+
+
+def _head(plan: Plan, console: Console) -> None:
+    budget = units.budget_words(plan.budget) if plan.budget else ""
+    budget += f" within {100 * plan.tolerance:g} %" if plan.budget and plan.tolerance is not None else ""
+    counts = f"{units.counted(len(plan.arms), 'arm')} on {units.counted(len(plan.tasks), 'task')}"
+    say(console, (plan.study, "bold"), f": {budget or counts}")
+    if not plan.matched:
+        say(console, ("budgets NOT matched", "bold red"), ": differences may come from size or compute")
+        for miss in plan.misses:
+            say(console, (f"  {miss.text}", "red"))
+
+
+def _show_tables(groups: Iterable[Section], console: Console) -> None:
+    for section in groups:
+        for table in () if section.page_only else section.tables:
+            table.show(console)
+
+
+def _trials_line(plan: Plan) -> str:
+    rates = ", ".join(map(units.rate, plan.learning_rates))
+    how = (
+        f"arms {len(plan.arms)}, learning rates {len(plan.learning_rates)} ({rates}), seeds {len(plan.seeds)}"
+    )
+    if plan.has_tasks:
+        return f"trials: {plan.trials} ({how}; every seed at every rate only where it tunes)"
+    fewer = plan.trials < len(plan.arms) * len(plan.learning_rates) * len(plan.seeds)
+    return f"trials: {plan.trials} ({how}{'; not every seed at every rate' if fewer else ''})"
+
+
+def _warnings(plan: Plan, console: Console) -> None:
+    for line in plan.warnings:
+        say(console, ("warning:", "yellow"), f" {line}")
