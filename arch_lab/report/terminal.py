@@ -105,6 +105,7 @@ class Terminal:
 
     def on_data(self, *, text: str, **_: Any) -> None:
         """Preparing data is many short lines: the live one where there is one, else one now and then."""
+        self.mention_kept()
         self.show(f"preparing: {text}")
         if not self.notes.is_terminal and time.monotonic() - self.spoken > SILENCE:
             self.spoken = time.monotonic()
