@@ -55,8 +55,7 @@ class Curve:
 
 
 def trial_folder(study_folder: Path, record: Record) -> Path:
-    trial = Trial(task=record.task, arm=record.arm, learning_rate=record.learning_rate, seed=record.seed)
-    return trial.folder(study_folder)
+    return Trial.of(record).folder(study_folder)
 
 
 def tuned_key(measure: Measure) -> str:

@@ -10,7 +10,6 @@ import os
 import shlex
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,15 +119,11 @@ def compare(
         threads_of_trials(_threads(opened, threads), one=opened.in_processes),
         files.folder_lock(folder, "arch-lab compare"),
     ):
-        return call.run(command_of(study, overrides, data_root), partial(_executor, executor, workers))
+        return call.run(command_of(study, overrides, data_root), executor, workers)
 
 
 def _threads(opened: OpenStudy, threads: int | None) -> int | None:
     return threads if threads is not None else getattr(opened.config, "threads", None)
-
-
-def _executor(name: str | None, workers: int | None, plan: Plan, opened: OpenStudy) -> Executor:
-    return executor_for(plan, opened, name, workers)
 
 
 def cache_folder() -> Path:
@@ -160,14 +155,14 @@ class _Call:
         config: StudyConfig = self.opened.config
         return config
 
-    def run(self, command: str, make_executor: partial[Executor]) -> Study:
+    def run(self, command: str, executor_name: str | None, workers: int | None) -> Study:
         opened, config = self.opened, self.config
         storage.refuse_other_settings(self.folder, opened.settings, config.to_json(), opened.noun)
         grown = self._refuse_smaller()
         plan = opened.planned = opened.plan(self._data)
         grown += self._refuse_fewer_arms(plan)
         self._refuse_changed()
-        executor = make_executor(plan, opened)
+        executor = executor_for(plan, opened, executor_name, workers)
         self.observer("plan", {"plan": plan, "workers": executor.workers})
         opened.prepare(plan, self.cache, self._data)
         self._refuse_changed()

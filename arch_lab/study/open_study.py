@@ -73,7 +73,7 @@ class OpenStudy(ABC):
 
     def certify(self, arm: PlannedArm) -> Certificate:
         """Certificate of the built model of an arm. Called where ``certificate_identity`` is not empty."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} names certificates and does not define certify")
 
     @abstractmethod
     def fingerprint(self, task: str) -> str:
@@ -89,7 +89,7 @@ class OpenStudy(ABC):
 
     def trial_of(self, record: Record) -> Trial:
         """The trial that gave a record."""
-        return Trial(task=record.task, arm=record.arm, learning_rate=record.learning_rate, seed=record.seed)
+        return Trial.of(record)
 
     @abstractmethod
     def run(self, trial: Trial, job: Job) -> Record | Sequence[Record]:

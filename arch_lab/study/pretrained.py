@@ -141,8 +141,7 @@ def _arm(folder: Path, study: Study, planned: PlannedArm) -> PretrainedArm:
         )
     runs = {}
     for record in sorted(records, key=lambda record: record.seed):
-        trial = Trial(arm=planned.name, learning_rate=rate, seed=record.seed)
-        runs[record.seed] = trial.folder(folder)
+        runs[record.seed] = Trial.of(record).folder(folder)
     for run in runs.values():
         if not intact(run / MODEL):
             raise CheckpointError(

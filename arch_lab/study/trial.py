@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from arch_lab.judge.records import Record
 from arch_lab.stored import Stored
 from arch_lab.study.events import TrialLog
 from arch_lab.study.loggers import LoggerConfig, TrialNames
@@ -26,6 +27,11 @@ class Trial(Stored):
     arm: str = ""
     learning_rate: float | None = None
     seed: int = 0
+
+    @classmethod
+    def of(cls, record: Record) -> Trial:
+        """The trial of one arm that gave a record."""
+        return cls(task=record.task, arm=record.arm, learning_rate=record.learning_rate, seed=record.seed)
 
     @property
     def label(self) -> str:
