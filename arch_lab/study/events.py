@@ -240,7 +240,8 @@ def write_experiment(folder: Path, plan: Plan) -> None:
     writer = open_events(folder, "experiment")
     write_summary(writer, hp.hparams_config_pb(hparams=hparams, metrics=metrics))
     writer.add_text("study", _spanned(plan))
-    writer.add_custom_scalars(chart_layout(list(_measures(plan).values())))
+    primaries = list({task.primary.key: task.primary for task in plan.tasks}.values())
+    writer.add_custom_scalars(chart_layout(primaries, list(_measures(plan).values())))
     writer.close()
 
 
@@ -250,12 +251,15 @@ def metric_columns(plan: Plan) -> dict[str, str]:
     return {key: measure.name for key, measure in _measures(plan).items()} | speed
 
 
-def chart_layout(measures: Sequence[Measure]) -> dict[str, dict[str, list[Any]]]:
-    """Custom charts of TensorBoard: one of each measure on the tune split, then the training loss, then final
-    values.
+def chart_layout(
+    primaries: Sequence[Measure], measures: Sequence[Measure]
+) -> dict[str, dict[str, list[Any]]]:
+    """Custom charts of TensorBoard.
+
+    First measures have curves on the tune split; then the training loss, then the final value of every measure.
     """
-    tuned = {measure.name: ["Multiline", [f"^tune/{measure.key}$"]] for measure in measures}
-    by_tokens = {measure.name: ["Multiline", [f"^tune/{measure.key}_by_tokens$"]] for measure in measures}
+    tuned = {measure.name: ["Multiline", [f"^tune/{measure.key}$"]] for measure in primaries}
+    by_tokens = {measure.name: ["Multiline", [f"^tune/{measure.key}_by_tokens$"]] for measure in primaries}
     finals = {measure.name: ["Multiline", [f"^final/{measure.key}$"]] for measure in measures}
     training = {"training loss": ["Multiline", ["^train/loss$"]]}
     return {
