@@ -48,6 +48,11 @@ VARIANTS: dict[str, list[Options]] = {
     "kv_heads": [{"kv_heads": SMALL["heads"]}],
     # as in Hyena's image model
     "short_taps": [{"short_taps": 5, "filter_inner": 1, "train_positions": False}],
+    "short_convolution": [
+        {"short_convolution": 3, "window": WINDOW},
+        {"short_convolution": 4, "causal": False, "radius": 2},
+    ],
+    "k_eq_v": [{"k_eq_v": True, "short_convolution": 2}],
     "softcap": [{"softcap": None}, {"softcap": 2.0, "window": WINDOW}],
     "rope_factor": [{"rope_factor": 8.0, "query_scale": 0.7}],
     "rope_fraction": [{"rope_fraction": 0.5, "rope_drop": "high"}],

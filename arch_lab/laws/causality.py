@@ -104,8 +104,8 @@ def _changes(
             _compare(*_one_by_one(subject, x, rows, segments), suffix, mode, limit)
         if suffix:
             _alive_or_deaf(subject, x, other, y, outputs, segments, mode)
-        elif subject.window is not None:
-            _reach(y, outputs, subject.window, limit)
+        elif subject.span is not None:
+            _reach(y, outputs, subject.span, limit)
         if single:
             one_by_one = _one_by_one(subject, x, rows, segments)
             worst = max(worst, _compare(*one_by_one, suffix, mode + f" at batch {batch}", limit))
@@ -188,7 +188,7 @@ def _alive(y: Tensor, variants: list[Tensor], mode: str) -> None:
 
 
 def _reach(y: Tensor, outputs: Tensor, window: int, limit: tolerances.Tolerance) -> None:
-    """A declared window of w keys: y[s + w - 1] feels x[s], y[s + w] does not."""
+    """A declared window of w tokens: y[s + w - 1] feels x[s], y[s + w] does not."""
     tokens, unit = y.shape[2], max(scale_of(y), TINY)
     moves = (outputs - y).abs().flatten(3).amax(dim=(1, 3)) / unit  # [s, t]
     distance = torch.arange(tokens)[None, :] - torch.arange(tokens)[:, None]

@@ -100,7 +100,7 @@ def _explain(
 
 def _reach(subject: Subject, moves: Tensor, changes: list[Change], limit: float) -> None:
     """A declared window is as narrow in long rows."""
-    window = subject.window
+    window = subject.span
     if window is None:
         return
     for (s, suffix), row in zip(changes, moves, strict=True):

@@ -76,10 +76,23 @@ class Subject:
         return window if isinstance(window, int) and self.causal and self.mixes else None
 
     @property
+    def span(self) -> int | None:
+        """Tokens that reach an output of a causal mixer with a window: a short convolution widens its keys."""
+        return None if self.window is None else self.window + self._lags
+
+    @property
     def reach(self) -> tuple[int, int] | None:
-        """Keys before and after its own that a bidirectional mixer says a token sees."""
+        """Tokens before and after its own that reach an output of a bidirectional mixer with a radius."""
         radius = getattr(self.module.config, "radius", None)
-        return sides(radius) if isinstance(radius, (int, tuple)) and not self.causal else None
+        if not isinstance(radius, (int, tuple)) or self.causal:
+            return None
+        before, after = sides(radius)
+        return before + self._lags, after
+
+    @property
+    def _lags(self) -> int:
+        """Tokens before its own that a key holds."""
+        return (getattr(self.module.config, "short_convolution", None) or 1) - 1
 
     @property
     def block(self) -> Any:

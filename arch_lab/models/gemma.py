@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from math import lcm
+from typing import Annotated, ClassVar
 
+from arch_lab.models.channel import BLOCKS, FFN_MULTIPLE, Blocks, Channel, check_channel, gated_channel
 from arch_lab.models.decoder import DecoderConfig
 from arch_lab.models.layer import LayerConfig
 from arch_lab.models.recipe import Recipe, Shape
 from arch_lab.models.registry import register_architecture
 from blocks.attention.gemma import (
+    MOST_TAPS,
     NORM_EPS,
     AttentionConfig,
     Gemma1AttentionConfig,
@@ -24,13 +27,18 @@ from blocks.attention.gemma import (
     Gemma3AttentionConfig,
 )
 from blocks.attention.rope import Drop, check_fraction
-from blocks.channel.glu import GeGLUConfig
+from blocks.config import Bounds, Doc
 from blocks.embedding import TiedEmbeddingConfig
 from blocks.errors import ConfigError
 from blocks.norm import RMSNormConfig
 from blocks.scale import LayerScaleConfig
 
 LOCAL, GLOBAL = "L", "G"
+ShortConvolution = Annotated[
+    int | None,
+    Bounds(minimum=1, maximum=MOST_TAPS),
+    Doc("Taps of a depth-wise causal convolution on queries, keys and values; null: none."),
+]
 
 
 def default_head_width(width: int) -> int:
@@ -50,12 +58,13 @@ def grouped(heads: int, groups: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadShape:
-    """H, K, C and the scale of one model's attention, resolved at a width."""
+    """What every attention of one model shares: H, K, C and the scale at a width, and the short taps."""
 
     heads: int
     kv_heads: int
     head_width: int
     query_scale: float | None
+    short_convolution: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +77,10 @@ class GemmaRecipe(Recipe):
     rope_fraction: float = 1.0  # p of p-RoPE (Gemma 3 and 4: of global layers); 0 = no position encoding
     rope_drop: Drop = "low"  # which frequencies a fraction below 1 leaves out
     norm_eps: float = NORM_EPS  # of every norm
+    # the three that no published Gemma has; they isolate what another architecture's lead comes from
+    short_convolution: ShortConvolution = None
+    channel: Channel = "dense"
+    blocks: Blocks = BLOCKS
 
     sandwich: ClassVar[bool] = True  # norms after each mixer too (Gemma 2 on)
 
@@ -88,6 +101,10 @@ class GemmaRecipe(Recipe):
             object.__setattr__(
                 self, "width_multiple", 2 * self.heads
             )  # heads of even width, which RoPE needs
+        check_channel(f"architecture {self.name!r}", self.channel, self.blocks)
+        object.__setattr__(self, "ffn_multiple", FFN_MULTIPLE[self.channel])
+        if self.channel == "block_diagonal":
+            object.__setattr__(self, "width_multiple", lcm(self.width_multiple, self.blocks))
 
     def head_shape(self, width: int) -> HeadShape:
         """Raises: ConfigError when the width is not made of whole heads."""
@@ -108,7 +125,11 @@ class GemmaRecipe(Recipe):
                 )
             c = self.head_width or width // heads
         return HeadShape(
-            heads=heads, kv_heads=self._kv_heads(heads), head_width=c, query_scale=self.query_scale
+            heads=heads,
+            kv_heads=self._kv_heads(heads),
+            head_width=c,
+            query_scale=self.query_scale,
+            short_convolution=self.short_convolution,
         )
 
     def _kv_heads(self, heads: int) -> int:
@@ -151,7 +172,7 @@ class GemmaRecipe(Recipe):
         layers = tuple(
             LayerConfig(
                 mixer=self._mixer(kind, shape.width, heads),
-                channel=GeGLUConfig(width=shape.width, ffn_width=shape.ffn_width),
+                channel=gated_channel(self.channel, shape, blocks=self.blocks),
                 norm=norm,
                 sandwich=self.sandwich,
                 scale=self._scale(shape.width),

@@ -77,6 +77,7 @@ class Gemma4(PatternedRecipe):
             kv_heads=self.global_kv_heads or grouped(heads.heads, self.global_kv_groups),
             head_width=self.global_head_width or 2 * heads.head_width,
             query_scale=heads.query_scale,
+            short_convolution=heads.short_convolution,
             k_eq_v=self.k_eq_v,
             rope_base=self.global_rope_base,
             rope_fraction=self.rope_fraction,

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from arch_lab.models import gemma, gemma4  # noqa: F401  registers the generations
+from arch_lab.models.channel import BLOCKS, FFN_MULTIPLE, Blocks, Channel
 from arch_lab.models.decoder import DecoderConfig
 from arch_lab.models.direction import bidirectional_layer, bidirectional_stack
 from arch_lab.models.encoder import BidirectionalStackConfig
-from arch_lab.models.gemma import GemmaRecipe
+from arch_lab.models.gemma import GemmaRecipe, ShortConvolution
 from arch_lab.models.model import Kind
 from arch_lab.models.recipe import Recipe, Shape
 from arch_lab.models.registry import recipe, register_architecture
@@ -39,6 +40,10 @@ class GemmaEncoder(Recipe):
     generation: Literal[1, 2, 3, 4] = 3
     radius: int = 256  # keys a local layer sees on each side
     generation_options: Options = field(default_factory=dict)  # of the recipe gemma1 … gemma4, except window
+    # of every generation; the short convolution stays causal, as that of the released M2-BERT
+    short_convolution: ShortConvolution = None
+    channel: Channel = "dense"
+    blocks: Blocks = BLOCKS
 
     def __post_init__(self) -> None:
         title = f"architecture {self.name!r}"
@@ -48,11 +53,21 @@ class GemmaEncoder(Recipe):
             raise ConfigError(
                 f"{title}: window is for causal attention; give radius (keys on each side) instead"
             )
-        self.causal_recipe()
+        twice = [name for name in self._shared_options() if name in self.generation_options]
+        if twice:
+            raise ConfigError(
+                f"{title}: {twice[0]} is given twice, also in generation_options; leave out one"
+            )
+        object.__setattr__(self, "ffn_multiple", FFN_MULTIPLE[self.causal_recipe().channel])
+
+    def _shared_options(self) -> Options:
+        """Options that this recipe has too, where they differ from the default."""
+        options = {name: getattr(self, name) for name in ("short_convolution", "channel", "blocks")}
+        return {name: value for name, value in options.items() if value != getattr(GemmaRecipe, name)}
 
     def causal_recipe(self) -> GemmaRecipe:
         """The decoder with parameters of the same shapes. Raises: ConfigError for options that it lacks."""
-        causal = recipe(f"gemma{self.generation}", self.generation_options)
+        causal = recipe(f"gemma{self.generation}", self.generation_options | self._shared_options())
         assert isinstance(causal, GemmaRecipe)
         return causal
 

@@ -17,10 +17,11 @@ from math import floor, lcm
 from typing import ClassVar
 
 from arch_lab.models.decoder import DecoderConfig
-from arch_lab.models.gemma import GLOBAL, LOCAL, Gemma3
+from arch_lab.models.gemma import GLOBAL, LOCAL, Gemma3, ShortConvolution
 from arch_lab.models.m2 import M2GPT
 from arch_lab.models.recipe import Shape
 from arch_lab.models.registry import register_architecture
+from blocks.config import Options
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError
 
@@ -46,6 +47,7 @@ class Hybrid(M2GPT):
     window: int | None = None  # keys an attention layer sees, the token itself included; None: all before it
     head_width: int | None = None  # None: as gemma3 chooses it
     kv_groups: int = 4  # query heads per key/value head; falls to a divisor of the number of heads
+    short_convolution: ShortConvolution = None  # of attention layers
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,6 +91,11 @@ class Hybrid(M2GPT):
         )
 
     def _gemma(self) -> Gemma3:
+        options: Options = {
+            "head_width": self.head_width,
+            "kv_groups": self.kv_groups,
+            "short_convolution": self.short_convolution,
+        }
         if self.window is None:
-            return Gemma3(pattern=GLOBAL, head_width=self.head_width, kv_groups=self.kv_groups)
-        return Gemma3(pattern=LOCAL, window=self.window, head_width=self.head_width, kv_groups=self.kv_groups)
+            return Gemma3(pattern=GLOBAL, **options)
+        return Gemma3(pattern=LOCAL, window=self.window, **options)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from arch_lab.models.channel import BLOCKS, FFN_MULTIPLE, Blocks, Channel, check_channel, gated_channel
 from arch_lab.models.decoder import DecoderConfig
 from arch_lab.models.layer import LayerConfig
 from arch_lab.models.recipe import Recipe, Shape
@@ -24,7 +25,6 @@ from blocks.contract import BlockConfig
 from blocks.convolution.mixer import M2MixerConfig
 from blocks.embedding import TiedEmbeddingConfig
 from blocks.errors import ConfigError
-from blocks.monarch.glu import BlockDiagonalGLUConfig
 from blocks.monarch.polynomial_mixer import MonarchPolynomialConfig
 from blocks.norm import RMSNormConfig
 
@@ -42,7 +42,8 @@ class M2GPT(Recipe):
     width_multiple: ClassVar[int] = 32  # keeps 4 (and 8, 16) blocks whole
     ffn_multiple: ClassVar[int] = 32
 
-    blocks: int = 4
+    channel: Channel = "block_diagonal"
+    blocks: Blocks = BLOCKS
     filter_order: int = 64
     filter_emb: int = 17
     sine_frequency: float = 10.0
@@ -60,6 +61,8 @@ class M2GPT(Recipe):
             raise ConfigError(
                 f"{self.name}: polynomial_groups = {self.polynomial_groups} needs a polynomial_order"
             )
+        check_channel(f"architecture {self.name!r}", self.channel, self.blocks)
+        object.__setattr__(self, "ffn_multiple", FFN_MULTIPLE[self.channel])
 
     def mixer(self, width: int, max_tokens: int) -> M2MixerConfig:
         common: Options = {
@@ -79,9 +82,9 @@ class M2GPT(Recipe):
         """One layer of this body around a sequence mixer."""
         return LayerConfig(
             mixer=mixer,
-            channel=BlockDiagonalGLUConfig(
-                width=shape.width,
-                ffn_width=shape.ffn_width,
+            channel=gated_channel(
+                self.channel,
+                shape,
                 blocks=self.blocks,
                 start="fan_in" if self.start == "balanced" else "released",
             ),

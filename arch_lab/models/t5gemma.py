@@ -14,7 +14,7 @@ from typing import ClassVar
 from arch_lab.models.cross_layer import CrossLayerConfig, MergedLayerConfig
 from arch_lab.models.direction import bidirectional_layer
 from arch_lab.models.encoder_decoder import EncoderDecoderConfig
-from arch_lab.models.gemma import Gemma2, Gemma3
+from arch_lab.models.gemma import Gemma2, Gemma3, ShortConvolution
 from arch_lab.models.layer import LayerConfig
 from arch_lab.models.model import Kind
 from arch_lab.models.recipe import Recipe, Shape
@@ -69,6 +69,7 @@ class T5Gemma(Recipe):
     final_softcap: float | None = 30.0
     rope_base: float = 10_000.0
     norm_eps: float = NORM_EPS  # of every norm of both stacks
+    short_convolution: ShortConvolution = None  # of both stacks' self-attention, causal in both
 
     def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderDecoderConfig:
         decoder_size = EncoderSize(
@@ -105,6 +106,7 @@ class T5Gemma(Recipe):
             attention_softcap=self.attention_softcap,
             rope_base=self.rope_base,
             norm_eps=self.norm_eps,
+            short_convolution=self.short_convolution,
         )
         return recipe.config(size.shape, vocabulary=vocabulary, max_tokens=max_tokens).layers
 
@@ -116,7 +118,7 @@ class T5Gemma2(Recipe):
 
     No parameters beyond two Gemma 3 stacks and the table. Text only: the published models also see images,
     through a frozen vision tower, and replace one token's row by a vector of its own (end of image).
-    ``encoder``: only there to be refused.
+    ``encoder``, ``short_convolution``: only there to be refused.
     """
 
     kind: ClassVar[Kind] = "encoder_decoder"
@@ -133,12 +135,18 @@ class T5Gemma2(Recipe):
     local_rope_base: float = 10_000.0
     global_rope_base: float = 1_000_000.0
     rope_factor: float = 1.0  # of global layers
+    short_convolution: ShortConvolution = None
 
     def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderDecoderConfig:
         if self.encoder is not None:
             raise ConfigError(
                 "architecture 't5gemma2': encoder and decoder have the same weight shapes, "
                 "so the encoder cannot have a different size"
+            )
+        if self.short_convolution is not None:
+            raise ConfigError(
+                "architecture 't5gemma2': short_convolution is not defined for merged attention, which reads "
+                "tokens of two sequences; t5gemma has it"
             )
         if self.encoder_span < 1:
             raise ConfigError(
@@ -195,9 +203,14 @@ def reading(layer: LayerConfig, *, memory_width: int) -> CrossLayerConfig:
 
 
 def merged(layer: LayerConfig) -> MergedLayerConfig:
-    """A Gemma 3 layer whose attention also reads the encoder."""
+    """A Gemma 3 layer whose attention also reads the encoder.
+
+    Raises: ConfigError for one with a short convolution.
+    """
     mixer = layer.mixer
     assert isinstance(mixer, AttentionConfig)
+    if mixer.short_convolution is not None:
+        raise ConfigError("merged attention has no short convolution, the Gemma 3 layer has one")
     attention = GemmaMergedAttentionConfig(
         width=mixer.width,
         heads=mixer.heads,

@@ -44,6 +44,7 @@ class KeyValueState:
     window: int | None = None  # of the layer; None = global
     reserved: int | None = None  # N, or None for a growing cache
     spent: bool = field(default=False, compare=False)
+    tails: tuple[Tensor, ...] = ()  # last inputs of a short convolution before the cache
 
     @property
     def ring(self) -> bool:
@@ -57,17 +58,26 @@ class KeyValueState:
 
 
 def empty_state(
-    like: Tensor, *, batch: int, kv_heads: int, channels: int, window: int | None, reserve: int | None
+    like: Tensor,
+    *,
+    batch: int,
+    kv_heads: int,
+    channels: int,
+    window: int | None,
+    reserve: int | None,
+    tails: tuple[Tensor, ...] = (),
 ) -> KeyValueState:
     """Nothing seen yet, in dtype and on the device of ``like``. ``reserve``: tokens to make room for now,
     None = grow.
     """
     entries = 0 if reserve is None else min(reserve, window or reserve)
     k = torch.zeros((batch, kv_heads, entries, channels), device=like.device, dtype=like.dtype)
-    return KeyValueState(k=k, v=torch.zeros_like(k), window=window, reserved=reserve)
+    return KeyValueState(k=k, v=torch.zeros_like(k), window=window, reserved=reserve, tails=tails)
 
 
-def extend(state: KeyValueState, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, KeyValueState]:
+def extend(
+    state: KeyValueState, k: Tensor, v: Tensor, tails: tuple[Tensor, ...] = ()
+) -> tuple[Tensor, Tensor, KeyValueState]:
     """m new entries (B, K, m, C) -> the keys and values their queries may see, oldest first, and the next
     state.
 
@@ -80,25 +90,29 @@ def extend(state: KeyValueState, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, 
     if state.reserved is None:
         keys, values = _joined(state.k, k, state), _joined(state.v, v, state)
         grown = replace(
-            state, k=_last(keys, state.window, end), v=_last(values, state.window, end), position=end
+            state,
+            k=_last(keys, state.window, end),
+            v=_last(values, state.window, end),
+            position=end,
+            tails=tails,
         )
         return keys, values, grown
     # wraps: what is overwritten has to be read first
     if state.k.shape[2] == state.window and end > state.window:
         keys, values = _joined(state.k, k, state), _joined(state.v, v, state)
-        return keys, values, _written(state, k, v)
-    next_state = _written(state, k, v)
+        return keys, values, _written(state, k, v, tails)
+    next_state = _written(state, k, v, tails)
     return *next_state.entries, next_state
 
 
-def push(state: KeyValueState, k: Tensor, v: Tensor) -> KeyValueState:
+def push(state: KeyValueState, k: Tensor, v: Tensor, tails: tuple[Tensor, ...] = ()) -> KeyValueState:
     """One new entry (B, K, 1, C) -> the next state, whose ``entries`` are all the query may see. Raises:
     as ``extend``.
     """
     if state.reserved is None and not state.ring:
-        return extend(state, k, v)[2]
+        return extend(state, k, v, tails)[2]
     _check(state, 1)
-    return _written(state, k, v)
+    return _written(state, k, v, tails)
 
 
 def attend_to_all(q: Tensor, k: Tensor, v: Tensor, *, scale: float, softcap: float | None = None) -> Tensor:
@@ -158,7 +172,7 @@ def _last(entries: Tensor, window: int | None, end: int) -> Tensor:
     return entries[:, :, -window:].roll(end % window, dims=2)
 
 
-def _written(state: KeyValueState, k: Tensor, v: Tensor) -> KeyValueState:
+def _written(state: KeyValueState, k: Tensor, v: Tensor, tails: tuple[Tensor, ...]) -> KeyValueState:
     """In place: the last of the new entries that there is room for, each in its slot.
 
     Marks ``state`` spent.
@@ -173,4 +187,4 @@ def _written(state: KeyValueState, k: Tensor, v: Tensor) -> KeyValueState:
     state.k[:, :, slots_written] = k[:, :, first - end :].to(state.k.dtype)
     state.v[:, :, slots_written] = v[:, :, first - end :].to(state.v.dtype)
     state.spent = True
-    return replace(state, position=end, spent=False)
+    return replace(state, position=end, spent=False, tails=tails)

@@ -4,15 +4,15 @@ Legend: B batch, T tokens, D width, H query heads, K key/value heads, C head wid
 (C/2 with RoPE).
 Sources: arXiv 2403.08295, 2408.00118, 2503.19786, 2410.06205 (p-RoPE); google/gemma_pytorch gemma/model.py
 and gemma/gemma3_model.py.
-Order: project, QK-norm (Gemma 3), rotate, scale, soft-cap (Gemma 2), mask, softmax, values, out-projection.
-No biases.
+Order: project, short convolution (an option no published Gemma has), QK-norm (Gemma 3), rotate, scale,
+soft-cap (Gemma 2), mask, softmax, values, out-projection. No biases.
 C is independent of D/H: Gemma 1 7B has H·C = 4096 at D = 3072.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from einops import rearrange
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from blocks.attention.core import attend
 from blocks.attention.heads import HeadsConfig
 from blocks.attention.masks import Radius, attended_pairs, check_span
 from blocks.attention.rope import Drop, check_fraction, rope_tables, rotate, rotated_pairs
+from blocks.attention.short import ProjectionConvolution, Projections
+from blocks.config import Bounds
 from blocks.contract import Block, SequenceMixer, parameter_dtype
 from blocks.cost import Cost, total
 from blocks.linear import dense
@@ -30,6 +32,7 @@ from blocks.registry import register
 from blocks.segments import check, positions_of
 
 NORM_EPS = 1e-6  # what every published Gemma adds before a root
+MOST_TAPS = 64  # of a short convolution, which is summed tap by tap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,8 @@ class AttentionConfig(HeadsConfig):
     rope_base: float = 10_000.0
     rope_fraction: float = 1.0  # p of p-RoPE: the share of frequencies that rotate; 0 = no position encoding
     rope_drop: Drop = "low"  # those that do not: the slowest, or the fastest ("high")
+    # taps of a depth-wise causal convolution on queries, keys and values; None: no convolution
+    short_convolution: Annotated[int | None, Bounds(minimum=1, maximum=MOST_TAPS)] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,7 +64,8 @@ class GemmaAttention(SequenceMixer):
     Shape: (B, T, D) -> (B, T, D). Cost: D·C·(2H + 2K) weights; 2·T of that plus 4·H·C·pairs FLOPs, pairs
     counted exactly (``attended_pairs``). Elementwise, per pair and head: 1 scale, 5 softmax (maximum,
     subtract, exponential, sum, divide), 3 soft-cap; per rotated number, 2n of the C of a query or key, 3 (two
-    products, one sum); per normed number 4, 3 without gain.
+    products, one sum); per normed number 4, 3 without gain. ``short_convolution``: as
+    blocks.attention.short, over C·(H + 2K) channels.
     Rotation: by the positions given, else by those inside each document (``segments``), else by those in the
     row. The distance of two tokens of a document is the same either way; float32 angles are exact only while
     positions are small.
@@ -80,6 +86,7 @@ class GemmaAttention(SequenceMixer):
         # None: the keys' projection gives the values too (an option of Gemma 4)
         self.value = None if getattr(config, "k_eq_v", False) else dense(config.width, kv_inner)
         self.out = dense(inner, config.width)
+        self.short = self._short_convolution()
         # one gain for all heads of a kind, over the head width
         norm = self.head_norm(width=config.channels, eps=getattr(config, "norm_eps", NORM_EPS))
         self.query_norm: nn.Module = norm.build() if self.qk_norm else nn.Identity()
@@ -96,29 +103,41 @@ class GemmaAttention(SequenceMixer):
 
     def reset_parameters(self) -> None:
         for block in self.children():
-            if isinstance(block, Block):
+            if isinstance(block, Block | ProjectionConvolution):
                 block.reset_parameters()
+
+    def _short_convolution(self) -> ProjectionConvolution | None:
+        taps = self.config.short_convolution
+        if taps is None:
+            return None
+        inner, kv_inner = self.query.config.out_features, self.key.config.out_features
+        channels = {"query": inner, "key": kv_inner} | ({} if self.value is None else {"value": kv_inner})
+        return ProjectionConvolution(channels, taps)
 
     def forward(self, x: Tensor, segments: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         if segments is not None:
             check(segments, x)
             # a masked key has weight 0, but 0 times the infinity or NaN somebody left in the padding is NaN
             x = x.masked_fill((segments == 0)[..., None], 0)
-        q, k, v = self._heads(x, positions_of(x, segments, positions))
+        projections = self._projections(x)
+        if self.short is not None:
+            projections = self.short(projections, segments=segments)
+        q, k, v = self._heads(projections, positions_of(x, segments, positions))
         y = self._attend(q, k, v, segments=segments)
         return self.out(rearrange(y, "b h t c -> b t (h c)"))
 
-    def _heads(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _projections(self, x: Tensor) -> Projections:
+        """Queries (B, T, H·C), keys and values (B, T, K·C); without values where the keys give them too."""
+        pair = (self.query(x), self.key(x))
+        return pair if self.value is None else (*pair, self.value(x))
+
+    def _heads(self, projections: Projections, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normed and rotated q (B, H, T, C) and k, normed v (B, K, T, C) of tokens at ``positions`` (T,) or
         (B, T).
         """
         config, c = self.config, self.config.channels
-        projected = rearrange(self.key(x), "b t (k c) -> b k t c", c=c)
-        q = self.query_norm(rearrange(self.query(x), "b t (h c) -> b h t c", c=c))
-        k = self.key_norm(projected)
-        v = self.value_norm(
-            projected if self.value is None else rearrange(self.value(x), "b t (k c) -> b k t c", c=c)
-        )
+        heads = [rearrange(z, "b t (h c) -> b h t c", c=c) for z in projections]
+        q, k, v = self.query_norm(heads[0]), self.key_norm(heads[1]), self.value_norm(heads[-1])
         if rotated_pairs(c, config.rope_fraction) == 0:
             return q, k, v
         turn = rope_tables(
@@ -128,7 +147,7 @@ class GemmaAttention(SequenceMixer):
             factor=self.rope_factor,
             fraction=config.rope_fraction,
             drop=config.rope_drop,
-            dtype=x.dtype,
+            dtype=q.dtype,
         )
         cos, sin = (table if table.dim() == 2 else table[:, None] for table in turn)  # one for all heads
         return rotate(q, cos, sin, drop=config.rope_drop), rotate(k, cos, sin, drop=config.rope_drop), v
@@ -176,27 +195,41 @@ class GemmaAttention(SequenceMixer):
             channels=config.channels,
             window=config.window,
             reserve=reserve,
+            tails=() if self.short is None else self.short.empty_tails(batch, reserve),
         )
+
+    def _continued(self, x: Tensor, state: KeyValueState) -> tuple[Projections, Projections]:
+        """Convolved projections of the next tokens x (B, t, D), and the tails after them."""
+        projections = self._projections(x)
+        if self.short is None:
+            return projections, ()
+        tails = self.short.next_tails(projections, state.tails, state.reserved)
+        return self.short(projections, tails=state.tails), tails
 
     def prefill(self, x: Tensor, state: KeyValueState) -> tuple[Tensor, KeyValueState]:
         if not self.causal:
             raise self.refuse_decoding()
-        q, k, v = self._heads(x, positions_of(x, start=state.position))
-        k, v, state = extend(state, k, v)
+        projections, tails = self._continued(x, state)
+        q, k, v = self._heads(projections, positions_of(x, start=state.position))
+        k, v, state = extend(state, k, v, tails)
         y = self._attend(q, k.to(q.dtype), v.to(q.dtype), offset=k.shape[2] - x.shape[1])
         return self.out(rearrange(y, "b h t c -> b t (h c)")), state
 
     def step(self, x: Tensor, state: KeyValueState) -> tuple[Tensor, KeyValueState]:
         """One token, O(1) writes: nothing is shifted, no key is repeated, no mask is built."""
-        q, k, v = self._heads(x[:, None], positions_of(x[:, None], start=state.position))
-        state = push(state, k, v)
+        projections, tails = self._continued(x[:, None], state)
+        q, k, v = self._heads(projections, positions_of(x[:, None], start=state.position))
+        state = push(state, k, v, tails)
         y = attend_to_all(q, *state.entries, scale=self.scale, softcap=self.softcap)
         return self.out(rearrange(y, "b h 1 c -> b (h c)")), state
 
     def state_bytes(self, tokens: int) -> int:
         config = self.config
         entries = tokens if config.window is None else min(tokens, config.window)
-        return 2 * config.kv_heads * config.channels * parameter_dtype(self).itemsize * entries
+        numbers = 2 * config.kv_heads * config.channels * entries
+        if self.short is not None:
+            numbers += self.short.state_numbers(tokens)
+        return numbers * parameter_dtype(self).itemsize
 
     # --- the ledger -----------------------------------------------------------------------------------------
 
@@ -213,7 +246,9 @@ class GemmaAttention(SequenceMixer):
         )
         per_pair = 6 + (3 if self.softcap is not None else 0)
         attention = Cost(matmul=4 * config.channels * pairs, elementwise=3 * rotated + per_pair * pairs)
-        projections = [block for block in (self.query, self.key, self.value, self.out) if block is not None]
+        projections = [
+            block for block in (self.query, self.key, self.value, self.short, self.out) if block is not None
+        ]
         norms = (
             (self.query_norm, config.heads),
             (self.key_norm, config.kv_heads),

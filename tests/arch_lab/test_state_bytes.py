@@ -17,6 +17,8 @@ DECODERS: list[tuple[str, dict[str, Any]]] = [
     ("gemma2", {"window": 5}),
     ("gemma3", {"window": 7, "pattern": "LLG"}),
     ("gemma4", {"window": 7, "pattern": "LG"}),  # K=V on the global layers
+    ("gemma4", {"window": 7, "pattern": "LG", "short_convolution": 4}),
+    ("hybrid", {"pattern": "MA", "window": 5, "short_convolution": 3}),
     ("m2_gpt", {}),
     ("m2_gpt", {"residual_long_conv": True}),
     ("m2_gpt", {"polynomial_order": 2, "polynomial_groups": 4}),

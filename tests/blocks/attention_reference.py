@@ -52,8 +52,18 @@ def reference(block: GemmaAttention, x: Tensor) -> Tensor:
     # an angle of 0 turns nothing
     frequency[slice(n, None) if config.rope_drop == "low" else slice(0, c // 2 - n)] = 0
 
-    def head(weight: Tensor, h: int, norm: Any, position: int, row: Tensor) -> Tensor:
-        u = weight[h * c : (h + 1) * c] @ row
+    def projected(name: str, h: int, position: int, row: Tensor) -> Tensor:
+        """The head of a token, convolved with those of the tokens before it."""
+        channels = slice(h * c, (h + 1) * c)
+        weight = getattr(block, name).weight[channels]
+        if block.short is None:
+            return weight @ row[position]
+        taps = getattr(block.short, name)[channels]
+        lags = range(min(taps.shape[1], position + 1))
+        return sum((taps[:, -1 - lag] * (weight @ row[position - lag]) for lag in lags), torch.zeros(()))
+
+    def head(name: str, h: int, norm: Any, position: int, row: Tensor) -> Tensor:
+        u = projected(name, h, position, row)
         if hasattr(norm, "weight"):
             gain = norm.weight if fourth else 1 + norm.weight
             u = u / (u.square().mean() + 1e-6).sqrt() * gain
@@ -61,8 +71,8 @@ def reference(block: GemmaAttention, x: Tensor) -> Tensor:
         a, b = u[: c // 2], u[c // 2 :]
         return torch.cat((a * cos - b * sin, b * cos + a * sin))
 
-    def value(h: int, row: Tensor) -> Tensor:
-        u = (block.key if block.value is None else block.value).weight[h * c : (h + 1) * c] @ row
+    def value(h: int, position: int, row: Tensor) -> Tensor:
+        u = projected("key" if block.value is None else "value", h, position, row)
         return u / (u.square().mean() + 1e-6).sqrt() if fourth else u
 
     scale = config.query_scale or c**-0.5
@@ -72,17 +82,14 @@ def reference(block: GemmaAttention, x: Tensor) -> Tensor:
         for t in range(len(row)):
             heads = []
             for h in range(config.heads):
-                q = head(block.query.weight, h, block.query_norm, t, row[t])
+                q = head("query", h, block.query_norm, t, row)
                 keys = [s for s in range(len(row)) if sees(t, s, config)]
                 scores = (
-                    torch.stack(
-                        [q @ head(block.key.weight, h // group, block.key_norm, s, row[s]) for s in keys]
-                    )
-                    * scale
+                    torch.stack([q @ head("key", h // group, block.key_norm, s, row) for s in keys]) * scale
                 )
                 if softcap is not None:
                     scores = softcap * torch.tanh(scores / softcap)
-                values = torch.stack([value(h // group, row[s]) for s in keys])
+                values = torch.stack([value(h // group, s, row) for s in keys])
                 heads.append(scores.softmax(0) @ values)
             out.append(block.out.weight @ torch.cat(heads))
         rows.append(torch.stack(out))

@@ -37,6 +37,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "gemma2": {"window": 5},
     "gemma3": {"window": 5, "pattern": "LG"},
     "gemma4": {"window": 5},
+    "gemma4 convolved": {"window": 5, "short_convolution": 3, "channel": "block_diagonal"},
     "m2_gpt": {"filter_order": 8},
     "m2_gpt polynomial": {"filter_order": 8, "polynomial_order": 2, "polynomial_groups": 2},
     "hybrid": {"filter_order": 8, "pattern": "MA", "window": 5},

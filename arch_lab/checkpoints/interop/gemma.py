@@ -139,6 +139,7 @@ class GemmaFamily(Family):
     def write_config(self, blueprint: Blueprint) -> Json:
         model_recipe, shape = recipe(blueprint.architecture, blueprint.options), blueprint.shape
         assert isinstance(model_recipe, GemmaRecipe)
+        refuse_foreign_parts(self.model_type, model_recipe)
         for option in ("rope_fraction", "local_rope_fraction"):
             if getattr(model_recipe, option, 1) != 1:
                 raise CheckpointError(
@@ -328,6 +329,20 @@ def check_blocks(fields: Fields, *, activation: str = "hidden_activation") -> No
         [TANH_GELU, None] if activation == "hidden_act" else [TANH_GELU],
         "the gate is a tanh GELU",
     )
+
+
+def refuse_foreign_parts(model_type: str, model_recipe: Any) -> None:
+    """Raises: CheckpointError for a part that no published Gemma has."""
+    if model_recipe.short_convolution is not None:
+        raise CheckpointError(
+            f"{model_type}: short_convolution {model_recipe.short_convolution} cannot be written: "
+            "the format has no convolution in attention"
+        )
+    if getattr(model_recipe, "channel", "dense") != "dense":
+        raise CheckpointError(
+            f"{model_type}: channel {model_recipe.channel!r} cannot be written: "
+            "the format has dense channel mixers"
+        )
 
 
 def read_shape(fields: Fields) -> Shape:

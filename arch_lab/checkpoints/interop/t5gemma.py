@@ -28,6 +28,7 @@ from arch_lab.checkpoints.interop.gemma import (
     read_layers,
     read_shape,
     read_window,
+    refuse_foreign_parts,
     shortest,
     write_blocks,
     write_flat_rope,
@@ -141,6 +142,7 @@ class T5GemmaFamily(Family):
 
     def write_config(self, blueprint: Blueprint) -> Json:
         model_recipe, shape = _recipe(blueprint), blueprint.shape
+        refuse_foreign_parts(self.model_type, model_recipe)
         size = model_recipe.encoder or EncoderSize(**vars(shape))
         if model_recipe.encoder_radius < 1:
             raise CheckpointError(
