@@ -10,7 +10,7 @@ from blocks.config import Config
 
 S = TypeVar("S", bound="Stored")
 Json = dict[str, Any]  # content of a JSON object
-VERSION = 2  # of plan.json and study.json
+VERSION = 3  # of plan.json and study.json
 Facts = dict[str, Any]  # plain values that only the experiment which wrote them understands
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from blocks.config import Config
 from blocks.cost import Cost
 from blocks.errors import ConfigError
+from blocks.groups import ParameterGroup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,10 @@ class Block(nn.Module, ABC):
     @abstractmethod
     def reset_parameters(self) -> None:
         """Draw every parameter anew from torch's global generator. Called once by ``__init__``."""
+
+    def parameter_groups(self) -> dict[str, ParameterGroup]:
+        """Parameters that train at another rate or decay than matrices, see ``blocks.groups``."""
+        return {}
 
     def flops(self, tokens: int) -> int:
         """Canonical forward FLOPs (matmul + FFT) for one sequence of ``tokens`` tokens, batch of one."""

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from blocks.contract import Block, BlockConfig
 from blocks.cost import Cost
 from blocks.errors import ConfigError
+from blocks.groups import EMBEDDING, ParameterGroup
 from blocks.registry import register
 from blocks.softcap import soft_cap
 
@@ -64,6 +65,9 @@ class TiedEmbedding(Block):
         super().__init__(config)
         self.weight = nn.Parameter(torch.empty(config.vocabulary, config.width))
         self.reset_parameters()
+
+    def parameter_groups(self) -> dict[str, ParameterGroup]:
+        return {"": EMBEDDING}
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=self.config.width**-0.5)

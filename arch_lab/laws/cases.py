@@ -47,7 +47,7 @@ VARIANTS: dict[str, list[Options]] = {
     "radius": [{"causal": False, "radius": 2}, {"causal": False, "radius": [1, 2]}],
     "kv_heads": [{"kv_heads": SMALL["heads"]}],
     # as in Hyena's image model
-    "short_taps": [{"short_taps": 5, "filter_inner": 1, "train_positions": False}],
+    "short_taps": [{"short_taps": 5, "filter_inner": 1, "train_positions": True}],
     "short_convolution": [
         {"short_convolution": 3, "window": WINDOW},
         {"short_convolution": 4, "causal": False, "radius": 2},

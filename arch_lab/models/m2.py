@@ -47,13 +47,14 @@ class M2GPT(Recipe):
     filter_order: int = 64
     filter_emb: int = 17
     sine_frequency: float = 10.0
+    train_positions: bool | None = None  # of the filters; None: in a released start only
     residual_long_conv: bool = False
     polynomial_order: int | None = (
         None  # None: long convolutions; 2 or more: learned causal Monarch products of that order
     )
     polynomial_groups: int = 1  # matrices a layer: channels of one group share one
     start: Literal["balanced", "released"] = (
-        "balanced"  # initial values, see blocks.convolution.mixer and blocks.monarch.glu
+        "balanced"  # initial values, rates and decay of filters, see blocks.convolution.mixer and blocks.monarch.glu
     )
 
     def __post_init__(self) -> None:
@@ -71,6 +72,7 @@ class M2GPT(Recipe):
             "filter_order": self.filter_order,
             "filter_emb": self.filter_emb,
             "sine_frequency": self.sine_frequency,
+            "train_positions": self.train_positions,
             "residual_long_conv": self.residual_long_conv,
             "start": self.start,
         }

@@ -47,7 +47,10 @@ class M2BERT(Recipe):
     input_norm: bool = (
         False  # LayerNorm what each sequence mixer reads; without a skip around the mixer, h = mixer(norm(x))
     )
-    start: Literal["balanced", "released"] = "released"  # initial values, see blocks.convolution.mixer
+    train_positions: bool | None = None  # of the filters; None: in a released start only
+    start: Literal["balanced", "released"] = (
+        "balanced"  # initial values, rates and decay of filters, see blocks.convolution.mixer
+    )
 
     def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> EncoderConfig:
         layer = EncoderLayerConfig(
@@ -58,6 +61,7 @@ class M2BERT(Recipe):
                 filter_order=self.filter_order,
                 filter_emb=self.filter_emb,
                 sine_frequency=self.sine_frequency,
+                train_positions=self.train_positions,
                 residual_long_conv=self.residual_long_conv,
                 start=self.start,
             ),

@@ -56,12 +56,12 @@ class M2ViT(ImageRecipe):
     filter_emb: int = 33
     filter_inner: int = 1
     sine_frequency: float = 1.0
-    train_positions: bool = False
+    train_positions: bool | None = None  # None: in a released start only
     residual_long_conv: bool = (
         False  # the residual stream is the short path it stands in for in the released BERT
     )
     start: Literal["balanced", "released"] = (
-        "balanced"  # initial values, see blocks.convolution.mixer and blocks.monarch.glu
+        "balanced"  # initial values, rates and decay of filters, see blocks.convolution.mixer and blocks.monarch.glu
     )
 
     def classifier(self, shape: Shape, *, classes: int) -> ImageClassifierConfig:

@@ -78,7 +78,12 @@ def _gemma4(*sizes: int, **options: Any) -> Preset:
 
 def _m2_bert(d: int) -> Preset:
     # 12 layers at every size, the "large" ones too; 30,522 words padded to a multiple of 64
-    return Preset(shape=Shape(width=d, depth=12, ffn_width=4 * d), vocabulary=30_528, max_tokens=128)
+    return Preset(
+        shape=Shape(width=d, depth=12, ffn_width=4 * d),
+        vocabulary=30_528,
+        max_tokens=128,
+        options={"start": "released"},
+    )
 
 
 def _image(d: int, depth: int, **options: Any) -> Preset:

@@ -108,6 +108,18 @@ def _convention(value: float | None, exact: float | None) -> Value:
     return Cell(f"{units.short(value, 'FLOP')} ({100 * (value / exact - 1):+.0f} %)", value=value)
 
 
+def parameter_groups(plan: Plan) -> Table:
+    """Parameters of each arm by optimizer group."""
+    labels = dict.fromkeys(group.label for arm in plan.arms for group in arm.optimizer_groups)
+    rows: list[list[Value]] = []
+    for arm in plan.arms:
+        sizes = {group.label: group.parameters for group in arm.optimizer_groups}
+        counts = [Cell(units.short(sizes.get(label)), value=sizes.get(label)) for label in labels]
+        rows.append([Cell(arm.name, ARM), *counts])
+    note = "×: factor of the learning rate; decay: weight decay, none where it is not named"
+    return Table(title="parameter groups", headers=["arm", *labels], rows=rows, note=note)
+
+
 def arms(plan: Plan) -> Table:
     """What each arm is, for arms that are described by facts."""
     keys = list(dict.fromkeys(key for arm in plan.arms for key in arm.facts))

@@ -28,6 +28,27 @@ class Calibration(Stored):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OptimizerGroup(Stored):
+    """Parameters of an arm that train at ``rate`` times the learning rate with one weight decay.
+
+    ``declared``: by their blocks, not by ``training.groups`` of the study.
+    """
+
+    name: str
+    parameters: int
+    rate: float
+    weight_decay: float
+    declared: bool
+
+    @property
+    def label(self) -> str:
+        """Name with what sets the group apart, such as "filters × 0.02"."""
+        rate = "" if self.rate == 1 else f" × {self.rate:g}"
+        decay = f", decay {self.weight_decay:g}" if self.weight_decay else ""
+        return f"{self.name}{rate}{decay}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class InitialWeights(Stored):
     """Checkpoint that an arm starts from."""
 
@@ -69,7 +90,7 @@ class PlannedArm(Stored):
     elementwise_per_token: float | None = None
     conventions: dict[str, float] = field(default_factory=dict)
     state_bytes: int | None = None
-    optimizer_groups: dict[str, int] = field(default_factory=dict)
+    optimizer_groups: tuple[OptimizerGroup, ...] = ()
     estimate: Estimate | None = None
     calibration: Calibration | None = None
     initialise_from: InitialWeights | None = None

@@ -20,7 +20,7 @@ from arch_lab.study.code_identity import APART, LOADING, TRAINING, trial_code
 from arch_lab.study.config import Arm, TrainingStudyConfig
 from arch_lab.study.estimate import estimate
 from arch_lab.study.initial import initial_warnings, initial_weights
-from arch_lab.study.plan import Calibration, Plan, PlannedArm
+from arch_lab.study.plan import Calibration, OptimizerGroup, Plan, PlannedArm
 from arch_lab.study.recheck import arm_deviations
 from arch_lab.training.optimizer import groups
 from blocks.errors import ConfigError
@@ -116,11 +116,14 @@ def recipes_of(arms: Sequence[Arm], experiment: str, kind: Kind) -> list[Recipe]
 
 def _check_groups(config: TrainingStudyConfig, arms: Sequence[PlannedArm]) -> None:
     """Raises: ConfigError for a rule that reaches no parameter of any arm: a group that silently does nothing."""
-    reached = {name.removesuffix(", no_decay") for arm in arms for name in arm.optimizer_groups}
+    every = [group for arm in arms for group in arm.optimizer_groups]
+    reached = {group.name for group in every if not group.declared}
     for rule in config.training.groups:
         if rule.name not in reached:
+            patterns = f" ({', '.join(rule.match)})" if rule.match else ""
             raise ConfigError(
-                f"training.groups: {rule.name!r} ({', '.join(rule.match)}) matches no parameter of any arm"
+                f"training.groups: {rule.name!r}{patterns} matches no parameter of any arm; "
+                f"their groups: {', '.join(sorted({group.name for group in every}))}"
             )
 
 
@@ -159,7 +162,10 @@ def _planned(
         elementwise_per_token=_elementwise(costs),
         conventions=costs.conventions,
         state_bytes=costs.state_bytes,
-        optimizer_groups={group.name: group.parameters for group in optimizer_groups},
+        optimizer_groups=tuple(
+            OptimizerGroup(parameters=group.parameters, **asdict(group.treatment))
+            for group in optimizer_groups
+        ),
         code=trial_code([model, recipe, experiment], also=TRAINING, excluded=code_ends),
         initialise_from=initial_weights(arm, model, vocabulary),
     )

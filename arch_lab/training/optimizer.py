@@ -1,9 +1,8 @@
-"""The optimizer of every arm: AdamW with groups declared by name pattern, warm-up, cosine.
+"""The optimizer of every arm: AdamW over groups of parameters, warm-up, cosine.
 
-Declared once per study and printed in its plan, because a group that reaches one architecture only is a
-tuning advantage. A study adds groups under ``training.groups`` (GroupRule). (The released M2 code tags filter
-parameters with their own rates and then loses the tags in a deepcopy: here the groups are built from the
-finished model and a test compares their sizes with the parameters.)
+Blocks declare their groups (``blocks.groups``); a study overrides them, or adds groups of its own by parameter name, under
+``training.groups`` (GroupRule), for every arm alike. The plan prints them, because a group that reaches one architecture only is
+an advantage in tuning.
 """
 
 from __future__ import annotations
@@ -20,14 +19,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from arch_lab.fields import Beta, ClipNorm, FinalFraction, WarmupFraction, WeightDecay
 from blocks.config import Bounds, Config, Doc, Length
-from blocks.errors import ConfigError
+from blocks.groups import GROUPS, ParameterGroup, decays, parameter_groups
 
 if TYPE_CHECKING:  # seconds to import
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-
-# vectors (norms, biases, gains) never decay; these are matrices that are tables of positions or of tokens
-NO_DECAY = ("*embedding*", "*positions*")
-
 
 # each option with its bounds and its sentence; a configuration that only changes a default names the type
 # again
@@ -61,87 +56,102 @@ CONSTANT_ADAM = OptimizerConfig(weight_decay=0.0, beta2=0.999, warmup_fraction=0
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRule(Config):
-    """Parameters with a rate or decay of their own, by name.
+    """Learning rate and weight decay of a group of parameters.
 
-    ``{name: filters, match: ["*.filter.*"], rate: 0.1}``.
-
-    A parameter belongs to the first rule that matches it. ``rate`` multiplies the learning rate, so that a
-    grid stays a grid.
+    ``{name: filters, rate: 0.1}`` overrides a group that blocks declare; with ``match: ["*.filter.*"]`` the group is those
+    parameters. A parameter belongs to the first rule whose patterns match it, before any declaration.
     """
 
-    name: Annotated[str, Length(1, 100), Doc("Name of the group in plans; not decay or no_decay.")]
+    name: Annotated[
+        str,
+        Length(1, 100),
+        Doc("Name of the group: one that blocks declare, or with match any name."),
+    ]
     match: Annotated[
         tuple[str, ...],
-        Length(1, 100),
-        Doc("Shell patterns over parameter names, such as layers.0.mixer.long.filter.positions."),
-    ]
-    rate: Annotated[float, Bounds(above=0, maximum=1e6), Doc("Factor that multiplies the learning rate.")] = (
-        1.0
-    )
+        Length(0, 100),
+        Doc(
+            "Shell patterns over parameter names, such as layers.0.mixer.long.filter.positions; none: the group that blocks declare under "
+            "this name."
+        ),
+    ] = ()
+    rate: Annotated[
+        float | None,
+        Bounds(above=0, maximum=1e6),
+        Doc("Factor that multiplies the learning rate; null: as declared, 1 with match."),
+    ] = None
     weight_decay: Annotated[
         float | None,
         Bounds(minimum=0, maximum=1e3),
         Doc("Weight decay of the group; null: as without a rule."),
     ] = None
 
-    def __post_init__(self) -> None:
-        if self.name in ("decay", "no_decay"):
-            raise ConfigError(
-                f"optimizer group {self.name!r}: the name is taken; choose one other than decay and no_decay"
-            )
+    def reaches(self, name: str, group: ParameterGroup) -> bool:
+        """Whether the rule is about parameter ``name`` of a declared ``group``."""
+        return (
+            any(fnmatch(name, pattern) for pattern in self.match) if self.match else self.name == group.name
+        )
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Treatment:
+    """How a group of parameters trains. ``declared``: by its block, not by a rule of the study."""
+
+    name: str
+    rate: float
+    weight_decay: float
+    declared: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """One optimizer group: parameters, weight decay and a multiplier of the rate."""
+    """Parameters of the optimizer that train alike."""
 
-    name: str
-    weight_decay: float
+    treatment: Treatment
     names: tuple[str, ...]
     parameters: int
-    rate: float = 1.0
 
 
-def groups(
-    model: nn.Module,
-    *,
-    weight_decay: float,
-    no_decay: Sequence[str] = NO_DECAY,
-    rules: Sequence[GroupRule] = (),
-) -> list[Group]:
-    """Every trainable parameter in exactly one group (asserted).
+def groups(model: nn.Module, *, weight_decay: float, rules: Sequence[GroupRule] = ()) -> list[Group]:
+    """Every trainable parameter in exactly one group (asserted), as declared and as ``rules`` override it.
 
-    A rule without a decay of its own makes up to two groups.
+    A group of matrices and vectors gives two of its name where only matrices decay.
     """
-    members: dict[tuple[str, float, float], list[tuple[str, int]]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        spared = parameter.squeeze().ndim < 2 or any(fnmatch(name, p) for p in no_decay)
-        rule = next((r for r in rules if any(fnmatch(name, p) for p in r.match)), None)
-        if rule is None:
-            key = ("no_decay", 0.0, 1.0) if spared else ("decay", weight_decay, 1.0)
-        elif rule.weight_decay is not None:
-            key = (rule.name, rule.weight_decay, rule.rate)
-        else:
-            key = (
-                (f"{rule.name}, no_decay", 0.0, rule.rate) if spared else (rule.name, weight_decay, rule.rate)
-            )
-        members.setdefault(key, []).append((name, parameter.numel()))
+    sizes = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    members: dict[Treatment, list[str]] = {}
+    for name, group in parameter_groups(model).items():
+        decay = weight_decay if decays(group, sizes[name]) else 0.0
+        members.setdefault(_treatment(name, group, decay, rules), []).append(name)
     # in a fixed order whatever the order of parameters: checkpoints hold optimizer state by position
-    order = ["decay", "no_decay", *(label for r in rules for label in (r.name, f"{r.name}, no_decay"))]
+    order = [*(group.name for group in GROUPS), *(rule.name for rule in rules)]
     result = [
         Group(
-            name=label,
-            weight_decay=decay,
-            rate=rate,
-            names=tuple(n for n, _ in sized),
-            parameters=sum(c for _, c in sized),
+            treatment=treatment,
+            names=tuple(members[treatment]),
+            parameters=sum(sizes[name].numel() for name in members[treatment]),
         )
-        for (label, decay, rate), sized in sorted(members.items(), key=lambda item: order.index(item[0][0]))
+        for treatment in sorted(members, key=lambda t: (_position(order, t.name), t))
     ]
-    assert sum(g.parameters for g in result) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert sum(group.parameters for group in result) == sum(p.numel() for p in sizes.values())
     return result
+
+
+def _treatment(name: str, group: ParameterGroup, decay: float, rules: Sequence[GroupRule]) -> Treatment:
+    """Rules with patterns come first, then those that override a declared group."""
+    for rule in sorted(rules, key=lambda rule: not rule.match):
+        if rule.reaches(name, group):
+            declared_rate = 1.0 if rule.match else group.rate
+            return Treatment(
+                name=rule.name,
+                rate=declared_rate if rule.rate is None else rule.rate,
+                weight_decay=decay if rule.weight_decay is None else rule.weight_decay,
+                declared=False,
+            )
+    return Treatment(name=group.name, rate=group.rate, weight_decay=decay, declared=True)
+
+
+def _position(order: Sequence[str], name: str) -> int:
+    return order.index(name) if name in order else len(order)
 
 
 def adamw(
@@ -150,7 +160,6 @@ def adamw(
     learning_rate: float,
     betas: tuple[float, float],
     weight_decay: float,
-    no_decay: Sequence[str] = NO_DECAY,
     rules: Sequence[GroupRule] = (),
     fused: bool = True,
 ) -> AdamW:
@@ -159,11 +168,11 @@ def adamw(
     declared = [
         {
             "params": [parameters[n] for n in g.names],
-            "weight_decay": g.weight_decay,
-            "name": g.name,
-            "lr": learning_rate * g.rate,
+            "weight_decay": g.treatment.weight_decay,
+            "name": g.treatment.name,
+            "lr": learning_rate * g.treatment.rate,
         }
-        for g in groups(model, weight_decay=weight_decay, no_decay=no_decay, rules=rules)
+        for g in groups(model, weight_decay=weight_decay, rules=rules)
     ]
     return AdamW(declared, lr=learning_rate, betas=betas, eps=1e-8, fused=fused)
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from blocks.contract import Block, BlockConfig
 from blocks.cost import Cost
 from blocks.errors import ConfigError
+from blocks.groups import EMBEDDING, ParameterGroup
 from blocks.norm import LayerNorm, LayerNormConfig
 from blocks.registry import register
 from blocks.segments import runs
@@ -61,6 +62,9 @@ class BertEmbedding(Block):
         self.norm = LayerNorm(LayerNormConfig(width=config.width, eps=config.eps))
         self.bias = nn.Parameter(torch.empty(config.vocabulary))
         self.reset_parameters()
+
+    def parameter_groups(self) -> dict[str, ParameterGroup]:
+        return {"": EMBEDDING}
 
     def reset_parameters(self) -> None:
         """All tables N(0, 1/D), as every tied table here (the released 0.02 is that at D = 2500).

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from blocks.contract import Block, BlockConfig
 from blocks.cost import Cost
 from blocks.errors import ConfigError
+from blocks.groups import HEAD, ParameterGroup
 from blocks.linear import Linear, LinearConfig
 from blocks.norm import LayerNorm, LayerNormConfig
 from blocks.registry import register
@@ -45,6 +46,9 @@ class BertHead(Block):
         super().__init__(config)
         self.dense = Linear(LinearConfig(in_features=config.width, out_features=config.width))
         self.norm = LayerNorm(LayerNormConfig(width=config.width, eps=config.eps))
+
+    def parameter_groups(self) -> dict[str, ParameterGroup]:
+        return {"": HEAD}
 
     def reset_parameters(self) -> None:
         self.dense.reset_parameters()

@@ -12,7 +12,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from math import log, pi
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,10 @@ from torch import Tensor, nn
 
 from blocks.cost import Cost
 from blocks.errors import ConfigError
+from blocks.groups import EMBEDDING, FILTERS, ParameterGroup
 from blocks.init import fan_in_uniform_
+
+FilterStart = Literal["zero", "released"]
 
 # kernels decay to this share of their start after 0.3 (slowest channel: 1.5) times max_tokens
 DECAY_TARGET, FAST_DECAY, SLOW_DECAY = 0.01, 0.3, 1.5
@@ -48,10 +51,10 @@ class ImplicitFilter(nn.Module):
     """kernel[t, d] = MLP(z[t])[d] · exp(-t/(max_tokens - 1) · |delta[d]|).
 
     ``forward(tokens) -> (tokens, D)``; ``forward(tokens, reverse=True)`` is the second kernel of a
-    bidirectional filter. z is *trained* unless ``train_positions`` is off; it starts as [t, cos, -sin] over
-    (E - 1)/2 bands. The MLP is E -> R, then ``inner`` maps R -> R (2 in the released language models, 1 in
-    Hyena's image model), then R -> D, with sin(frequency ·) after all but the last; one ``frequency`` vector
-    serves all of them, in both directions; the last map has no bias.
+    bidirectional filter. z is [t, cos, -sin] over (E - 1)/2 bands, or with ``train_positions`` a trained table
+    that starts there (max_tokens·E parameters). The MLP is E -> R, then ``inner`` maps R -> R (2 in the
+    released language models, 1 in Hyena's image model), then R -> D, with sin(frequency ·) after all but the
+    last; one ``frequency`` vector serves all of them, in both directions; the last map has no bias.
     Time is normalised by ``max_tokens``, so the kernel of a shorter sequence is a prefix of the longer one's.
     Precision: float32 inside whatever the parameters' dtype (float64 stays): a kernel rounded to bf16 forgets
     its phase.
@@ -73,18 +76,14 @@ class ImplicitFilter(nn.Module):
         inner: int = 2,
         train_positions: bool = True,
         reverse: bool = False,
-        unit_energy: bool = False,
+        start: FilterStart = "released",
     ) -> None:
         super().__init__()
         check_filter(
             width=width, max_tokens=max_tokens, filter_order=order, filter_emb=emb, filter_inner=inner
         )
-        self.width, self.max_tokens, self.sine_frequency, self.unit_energy = (
-            width,
-            max_tokens,
-            sine_frequency,
-            unit_energy,
-        )
+        self.width, self.max_tokens = width, max_tokens
+        self.sine_frequency, self.start = sine_frequency, start
         positions = torch.empty(max_tokens, emb)
         if train_positions:
             self.positions = nn.Parameter(positions)
@@ -95,14 +94,21 @@ class ImplicitFilter(nn.Module):
         self.behind = _maps(emb, order, width, inner) if reverse else None
         self.reset_parameters()
 
+    def parameter_groups(self) -> dict[str, ParameterGroup]:
+        """ "zero": slow filters. "released": matrices, as what trained the released models.
+
+        (M2 tags its filters with rates of their own and loses the tags when it copies its layers.)
+        """
+        if self.start == "zero":
+            return {"": FILTERS}
+        return {"positions": EMBEDDING} if isinstance(self.positions, nn.Parameter) else {}
+
     def reset_parameters(self) -> None:
         """z and the frequency at their fixed starts.
 
-        Every map U(±1/sqrt(fan_in)), as the released class draws them.
-
-        ``unit_energy`` then shrinks the last map until no kernel's expected energy exceeds 1. The released
-        draw gives energy max_tokens/(12·|delta|), so that outputs grow with the root of the length: 5 times
-        the input at 2048 tokens.
+        Every map U(±1/sqrt(fan_in)), as the released class draws them; with ``start="zero"`` the last map is
+        zero, and so is the kernel: at first the skip around the convolution carries the signal (measured in
+        docs/long_convolution.md).
         """
         if self.positions.is_meta:
             return  # shapes only: the fixed starts would be computed for nothing
@@ -113,15 +119,10 @@ class ImplicitFilter(nn.Module):
             fan_in_uniform_(layer.weight, layer.in_features)
             if layer.bias is not None:
                 fan_in_uniform_(layer.bias, layer.in_features)
-        if self.unit_energy:
-            # a sine's mean square is 1/2 and U(±1/sqrt(R)) has variance 1/(3R): R of them sum to 1/6 before
-            # the decay
-            time = torch.linspace(0, 1, self.max_tokens, dtype=torch.float32)
-            energy = torch.exp(-2 * decay_rates(self.width)[:, None] * time).sum(dim=1) / 6
-            with torch.no_grad():
-                for maps in (self.ahead, self.behind):
-                    for last in _layers(maps)[-1:]:
-                        last.weight.mul_(energy.rsqrt().clamp(max=1)[:, None].to(last.weight))
+        if self.start == "zero":
+            for maps in (self.ahead, self.behind):
+                for last in _layers(maps)[-1:]:
+                    nn.init.zeros_(last.weight)
 
     def forward(self, tokens: int, *, reverse: bool = False) -> Tensor:
         if tokens > self.max_tokens:

@@ -62,7 +62,7 @@ class GatedLongConv(SequenceMixer):
 
     y = W_out (gate · (kernel * value + skip · value)) with (gate, value) = W_in x.
     Shape: (B, T, D) -> (B, T, D), see SequenceMixer. Initialisation: dense maps N(0, 1/D) with zero bias,
-    filter and skip as in ``LongConvolution``, kernels with at most unit energy.
+    filter and skip as in ``LongConvolution``, zero kernels on fixed positions.
     Cost: 6·D² FLOPs per token in matmuls, two transforms of about 2T points per channel, the filter once a
     forward; elementwise: gate and biases, 1 each. State: D numbers per slot, slots doubling with t
     (blocks.convolution.online).
@@ -81,7 +81,8 @@ class GatedLongConv(SequenceMixer):
             order=config.filter_order,
             emb=config.filter_emb,
             sine_frequency=config.sine_frequency,
-            unit_energy=True,
+            train_positions=False,
+            start="zero",
         )
         self.out_linear = nn.Linear(config.width, config.width)
         self.reset_parameters()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from blocks import segments as documents_of
 from blocks.convolution.algorithms import algorithm_flops, choose, long_convolution
 from blocks.convolution.fft import fft_length
-from blocks.convolution.filter import ImplicitFilter
+from blocks.convolution.filter import FilterStart, ImplicitFilter
 from blocks.convolution.gated_causal import gated_causal_conv
 from blocks.convolution.online import OnlineKernel, OnlineState, capacity, empty_state, extend, settle
 from blocks.convolution.short import ShortConvolution
@@ -26,8 +26,7 @@ from blocks.cost import Cost, fft_flops
 class LongConvolution(nn.Module):
     """y = kernel * u + skip · u, the kernel from an ImplicitFilter, the skip N(0, 1) a channel as released.
 
-    ``unit_energy``: kernels start with an energy of at most 1 whatever the length (see
-    ImplicitFilter.reset_parameters).
+    ``start``: of the kernel and of its rates, see ImplicitFilter.
 
     Shape: (D, B, T) -> (D, B, T). The skip is added to the kernel's lag 0: the same sum, one pass over u
     less.
@@ -48,7 +47,7 @@ class LongConvolution(nn.Module):
         inner: int = 2,
         train_positions: bool = True,
         bidirectional: bool = False,
-        unit_energy: bool = False,
+        start: FilterStart = "released",
     ) -> None:
         super().__init__()
         self.width, self.bidirectional = width, bidirectional
@@ -61,7 +60,7 @@ class LongConvolution(nn.Module):
             inner=inner,
             train_positions=train_positions,
             reverse=bidirectional,
-            unit_energy=unit_energy,
+            start=start,
         )
         self.skip = nn.Parameter(torch.empty(width))
         self.reset_parameters()

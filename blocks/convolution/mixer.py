@@ -18,7 +18,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from blocks.contract import BlockConfig, SequenceMixer, parameter_dtype
-from blocks.convolution.filter import check_filter
+from blocks.convolution.filter import FilterStart, check_filter
 from blocks.convolution.long import (
     Kernels,
     LongConvolution,
@@ -44,7 +44,8 @@ class M2MixerConfig(BlockConfig):
     filter_emb: int = 5
     sine_frequency: float = 10.0
     filter_inner: int = 2  # hidden maps of the filter's network beside its first and last
-    train_positions: bool = True  # of the filter; they start at fixed waves
+    # waves, fixed or the start of a trained table of max_tokens rows; None: trained in a released start only
+    train_positions: bool | None = None
     residual_long_conv: bool = False  # True in the released BERT, which has no other skip around the mixer
     short_taps: int = 3
     start: Literal["balanced", "released"] = "balanced"  # initial values, see M2Mixer.reset_parameters
@@ -59,6 +60,14 @@ class M2MixerConfig(BlockConfig):
         )
         if self.short_taps < 1:
             raise ConfigError(f"short_taps must be at least 1 (the token itself), got {self.short_taps}")
+
+    @property
+    def trains_positions(self) -> bool:
+        return self.start == "released" if self.train_positions is None else self.train_positions
+
+    @property
+    def filter_start(self) -> FilterStart:
+        return "released" if self.start == "released" else "zero"
 
 
 @dataclass
@@ -109,8 +118,9 @@ class M2Mixer(SequenceMixer):
 
         "released": short convolution U(±1/sqrt(W)), filter maps U(±1/sqrt(fan_in)), skip N(0, 1), as the
         released class draws them. Its dense maps follow torch, which BERT redraws as N(0, 0.02); here they
-        are N(0, 1/D) with zero bias, as everywhere. "balanced" changes three of these, each for the reason at
-        its line.
+        are N(0, 1/D) with zero bias, as everywhere. "balanced" changes the map in and the short convolution's
+        bias, each for the reason at its line, and has slow filters that start at a zero kernel
+        (ImplicitFilter).
         """
         reset_linear(self.in_linear)
         reset_linear(self.out_linear)
@@ -128,8 +138,6 @@ class M2Mixer(SequenceMixer):
             nn.init.ones_(self.short.bias)
             # the value; before it the two gates, see _mix
             nn.init.zeros_(self.short.bias[2 * self.config.width :])
-        # "balanced" kernels have at most unit energy (_long): with the released draw outputs grow with the
-        # root of max_tokens, which on prose mattered little at 128 tokens and much at 512
         self.long.reset_parameters()
         if self.residual is not None:
             self.residual.reset_parameters()
@@ -220,7 +228,7 @@ def _long(config: M2MixerConfig) -> LongConvolution:
         emb=config.filter_emb,
         sine_frequency=config.sine_frequency,
         inner=config.filter_inner,
-        train_positions=config.train_positions,
+        train_positions=config.trains_positions,
         bidirectional=not config.causal,
-        unit_energy=config.start == "balanced",
+        start=config.filter_start,
     )

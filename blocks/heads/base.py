@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from blocks.contract import Block, BlockConfig
 from blocks.cost import Cost
 from blocks.errors import ConfigError
+from blocks.groups import HEAD, ParameterGroup
 from blocks.linear import Linear, LinearConfig
 
 
@@ -27,6 +28,9 @@ class TaskHead(Block):
 
     ``cost(tokens)`` is of that many vectors: 1 for a pooled sequence.
     """
+
+    def parameter_groups(self) -> dict[str, ParameterGroup]:
+        return {"": HEAD}
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor: ...

@@ -69,8 +69,8 @@ class PolynomialConvolution(LongConvolution):
             emb=config.filter_emb,
             sine_frequency=config.sine_frequency,
             inner=config.filter_inner,
-            train_positions=config.train_positions,
-            unit_energy=config.start == "balanced",
+            train_positions=config.trains_positions,
+            start=config.filter_start,
         )
         digits = digits_for(config.max_tokens, config.order, config.base)
         self.groups = config.groups

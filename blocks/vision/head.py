@@ -16,6 +16,7 @@ from blocks.config import Options
 from blocks.contract import Block, BlockConfig
 from blocks.cost import Cost
 from blocks.errors import ConfigError
+from blocks.groups import HEAD, ParameterGroup
 from blocks.linear import Linear, LinearConfig
 from blocks.norm import LayerNorm, LayerNormConfig
 from blocks.registry import register
@@ -53,6 +54,9 @@ class ImageHead(Block):
         self.norm = LayerNorm(LayerNormConfig(width=config.width, eps=config.eps))
         self.scores = Linear(LinearConfig(in_features=config.width, out_features=config.classes))
         self.reset_parameters()
+
+    def parameter_groups(self) -> dict[str, ParameterGroup]:
+        return {"": HEAD}
 
     def reset_parameters(self) -> None:
         self.norm.reset_parameters()

@@ -18,6 +18,7 @@ from blocks.config import Options
 from blocks.contract import Block, BlockConfig
 from blocks.cost import Cost
 from blocks.errors import ConfigError
+from blocks.groups import EMBEDDING, ParameterGroup
 from blocks.linear import Linear, LinearConfig
 from blocks.registry import register
 
@@ -85,6 +86,9 @@ class PatchEmbedding(Block):
         self.positions = nn.Parameter(torch.empty(rows, config.width)) if rows else None
         self.class_token = nn.Parameter(torch.empty(config.width)) if config.class_token else None
         self.reset_parameters()
+
+    def parameter_groups(self) -> dict[str, ParameterGroup]:
+        return {"": EMBEDDING}
 
     def reset_parameters(self) -> None:
         """Tables N(0, 1/D), as every table here."""

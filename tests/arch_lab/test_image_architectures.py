@@ -29,9 +29,14 @@ SHAPE, CLASSES = Shape(width=32, depth=2, ffn_width=64), 5
 
 
 def small(name: str, **options: object) -> ImageClassifier:
+    """Float64, with no parameter at zero: long convolutions start there."""
     made = recipe(name, {**SMALL, **OPTIONS[name], **options})
     assert isinstance(made, ImageRecipe)
-    return made.classifier(SHAPE, classes=CLASSES).build().double().eval()
+    model = made.classifier(SHAPE, classes=CLASSES).build().double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
 
 
 def images(batch: int = 2) -> torch.Tensor:

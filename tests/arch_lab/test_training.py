@@ -15,17 +15,64 @@ from arch_lab.metrics.tokens import language_metrics
 from arch_lab.models import Shape, recipe
 from arch_lab.training.optimizer import GroupRule, adamw, groups, warmup_cosine
 from blocks.errors import ConfigError
+from blocks.groups import FILTERS, ParameterGroup
 
 
 @pytest.mark.parametrize("architecture", ["gemma3", "m2_gpt"])
 def test_every_parameter_is_in_one_group_and_no_vector_or_table_decays(architecture: str) -> None:
     model = recipe(architecture).model(Shape(width=32, depth=2, ffn_width=64), vocabulary=61, max_tokens=32)
-    made = {g.name: g for g in groups(model, weight_decay=0.1)}
-    assert sum(g.parameters for g in made.values()) == sum(p.numel() for p in model.parameters())
-    decayed = set(made["decay"].names)
+    declared = groups(model, weight_decay=0.1)
+    assert sum(g.parameters for g in declared) == sum(p.numel() for p in model.parameters())
+    decayed = {name for g in declared if g.treatment.weight_decay for name in g.names}
     for name, parameter in model.named_parameters():
-        spared = parameter.squeeze().ndim < 2 or "embedding" in name or "positions" in name
+        spared = parameter.squeeze().ndim < 2 or "embedding" in name or ".filter." in name
         assert (name in decayed) != spared, name
+
+
+def test_the_group_of_a_block_reaches_the_optimizer_of_the_whole_model() -> None:
+    optimizer = adamw(small_m2("balanced"), learning_rate=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
+    slow = {g["name"]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups}["filters"]
+    assert slow == (pytest.approx(2e-4), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("rule", "rate", "decay"),
+    [
+        (GroupRule(name="filters", rate=0.5), 0.5, 0.0),
+        (GroupRule(name="filters", weight_decay=0.3), 0.02, 0.3),
+        (GroupRule(name="filters"), 0.02, 0.0),
+    ],
+)
+def test_a_rule_without_patterns_overrides_a_declared_group(
+    rule: GroupRule, rate: float, decay: float
+) -> None:
+    declared = {g.treatment.name: g for g in groups(small_m2("balanced"), weight_decay=0.1)}
+    overridden = {g.treatment.name: g for g in groups(small_m2("balanced"), weight_decay=0.1, rules=[rule])}
+    treatment = overridden["filters"].treatment
+    assert (treatment.rate, treatment.weight_decay, treatment.declared) == (rate, decay, False)
+    assert overridden["filters"].names == declared["filters"].names
+    assert overridden["matrices"] == declared["matrices"]
+
+
+def test_patterns_come_before_the_group_that_a_block_declares() -> None:
+    rules = [GroupRule(name="filters", rate=0.5), GroupRule(name="waves", match=("*.frequency",))]
+    by_name = {g.treatment.name: g for g in groups(small_m2("balanced"), weight_decay=0.1, rules=rules)}
+    assert by_name["waves"].names == tuple(f"layers.{i}.mixer.long.filter.frequency" for i in range(2))
+    assert (by_name["waves"].treatment.rate, by_name["filters"].treatment.rate) == (1.0, 0.5)
+
+
+class Misspelt(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.nn.Linear(2, 2)
+
+    def parameter_groups(self) -> dict[str, ParameterGroup]:
+        return {"iner": FILTERS}
+
+
+def test_a_declaration_of_what_the_block_does_not_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"Misspelt\.parameter_groups names 'iner', which it does not have"):
+        groups(torch.nn.Sequential(Misspelt()), weight_decay=0.1)
 
 
 def test_groups_reach_the_optimizer() -> None:
@@ -34,12 +81,12 @@ def test_groups_reach_the_optimizer() -> None:
     sizes = {
         g["name"]: (g["weight_decay"], sum(p.numel() for p in g["params"])) for g in optimizer.param_groups
     }
-    declared = {g.name: (g.weight_decay, g.parameters) for g in groups(model, weight_decay=0.1)}
-    assert sizes == declared
+    declared = groups(model, weight_decay=0.1)
+    assert sizes == {g.treatment.name: (g.treatment.weight_decay, g.parameters) for g in declared}
 
 
-def small_m2() -> torch.nn.Module:
-    return recipe("m2_gpt", {"filter_order": 8}).model(
+def small_m2(start: str = "released") -> torch.nn.Module:
+    return recipe("m2_gpt", {"filter_order": 8, "start": start}).model(
         Shape(width=32, depth=2, ffn_width=64), vocabulary=61, max_tokens=24
     )
 
@@ -54,16 +101,16 @@ def test_filters_and_their_positions_train_at_rates_of_their_own() -> None:
     """The released code tags just these and loses the tags; here sizes and rates are those of the built optimizer."""
     optimizer = adamw(small_m2(), learning_rate=1e-2, betas=(0.9, 0.95), weight_decay=0.1, rules=RULES)
     found = {
-        g["name"]: (sum(p.numel() for p in g["params"]), g["lr"], g["weight_decay"])
+        (g["name"], g["weight_decay"]): (sum(p.numel() for p in g["params"]), g["lr"])
         for g in optimizer.param_groups
     }
     emb, order, layers, width, tokens = 17, 8, 2, 32, 24
     maps = emb * order + 2 * order * order + order * width  # without biases, and the frequency is a vector
-    assert found["positions"] == (layers * tokens * emb, pytest.approx(1e-4), 0.0)
-    assert found["filters"] == (layers * maps, pytest.approx(5e-3), 0.1)
-    assert found["filters, no_decay"] == (layers * (3 * order + order), pytest.approx(5e-3), 0.0)
-    assert found["decay"][1] == found["no_decay"][1] == 1e-2
-    assert sum(size for size, _, _ in found.values()) == sum(p.numel() for p in small_m2().parameters())
+    assert found["positions", 0.0] == (layers * tokens * emb, pytest.approx(1e-4))
+    assert found["filters", 0.1] == (layers * maps, pytest.approx(5e-3))
+    assert found["filters", 0.0] == (layers * (3 * order + order), pytest.approx(5e-3))
+    assert found["matrices", 0.1][1] == found["gains", 0.0][1] == 1e-2
+    assert sum(size for size, _ in found.values()) == sum(p.numel() for p in small_m2().parameters())
 
 
 def test_a_small_rate_moves_its_parameters_less() -> None:
@@ -95,9 +142,9 @@ def test_no_two_layers_start_from_the_same_draw() -> None:
     assert len(pairs) == 1
 
 
-@pytest.mark.parametrize("wrong", [{"rate": 0.0}, {"weight_decay": -1.0}, {"match": ()}, {"name": "decay"}])
+@pytest.mark.parametrize("wrong", [{"rate": 0.0}, {"weight_decay": -1.0}, {"name": ""}])
 def test_impossible_groups_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"optimizer group|GroupRule\.(rate|weight_decay|match): must"):
+    with pytest.raises(ConfigError, match=r"GroupRule\.(rate|weight_decay|name): must"):
         GroupRule(**{"name": "filters", "match": ("*",), **wrong})
 
 

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from m2_goldens import close, golden, group, load, ours
 
-from blocks.convolution.filter import ImplicitFilter, decay_rates
+from blocks.convolution.filter import FilterStart, ImplicitFilter, decay_rates
 from blocks.convolution.long import LongConvolution
 from blocks.errors import ConfigError
+from blocks.groups import parameter_groups
 
 
 def released(name: str) -> tuple[dict[str, torch.Tensor], LongConvolution]:
@@ -57,13 +58,29 @@ def test_maps_start_uniform_within_one_over_root_of_fan_in() -> None:
         )  # smallest map: 640 numbers
 
 
-@pytest.mark.parametrize("tokens", [4, 64, 2048])
-def test_unit_energy_bounds_the_initial_kernels_at_every_length(tokens: int) -> None:
-    torch.manual_seed(0)
-    filter = ImplicitFilter(64, tokens, emb=17, reverse=True, unit_energy=True)
-    for reverse in (False, True):
-        # 64 correlated channels estimate a mean that is at most 1 by design
-        assert filter(tokens, reverse=reverse).square().sum(0).mean() < 2
+def test_kernels_that_start_at_zero_still_learn() -> None:
+    filter = ImplicitFilter(6, 16, emb=17, reverse=True, start="zero")
+    for reverse, maps in ((False, filter.ahead), (True, filter.behind)):
+        kernel = filter(16, reverse=reverse)
+        assert not kernel.any()
+        kernel.sum().backward()
+        assert maps[-1].weight.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize(("start", "rates"), [("zero", {0.02}), ("released", {1.0})])
+def test_every_parameter_of_a_filter_that_starts_at_zero_is_slow(
+    start: FilterStart, rates: set[float]
+) -> None:
+    filter = ImplicitFilter(6, 16, reverse=True, start=start)
+    assert {group.rate for group in parameter_groups(filter).values()} == rates
+
+
+def test_fixed_positions_do_not_grow_with_the_length() -> None:
+    sizes = [
+        sum(p.numel() for p in ImplicitFilter(6, tokens, train_positions=False).parameters())
+        for tokens in (16, 4096)
+    ]
+    assert sizes[0] == sizes[1]
 
 
 @settings(deadline=None, max_examples=20)

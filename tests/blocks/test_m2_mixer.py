@@ -50,7 +50,8 @@ def randn(*shape: int) -> Tensor:
 
 def released(name: str) -> tuple[dict[str, Tensor], M2Mixer]:
     g = golden(f"seqmixer_{name}_f64")
-    mixer = M2Mixer(M2MixerConfig(width=16, max_tokens=32, filter_order=8, causal=name == "causal")).double()
+    config = M2MixerConfig(width=16, max_tokens=32, filter_order=8, causal=name == "causal", start="released")
+    mixer = M2Mixer(config).double()
     mapped = {mixer_name(key): value for key, value in group(g, "param.").items()}
     load(mixer, {key: value for key, value in mapped.items() if key is not None})
     return g, mixer

@@ -55,8 +55,9 @@ def test_it_starts_as_m2_mixer_and_leaves_it_when_a_matrix_is_learned(name: str)
 
 def test_at_the_start_outputs_and_gradients_equal_the_released_causal_mixer() -> None:
     g = golden("seqmixer_causal_f64")
-    mixer = MonarchPolynomial(MonarchPolynomialConfig(width=16, max_tokens=32, filter_order=8)).double()
-    released = M2Mixer(M2MixerConfig(width=16, max_tokens=32, filter_order=8)).double()
+    sizes: Any = {"width": 16, "max_tokens": 32, "filter_order": 8, "start": "released"}
+    mixer = MonarchPolynomial(MonarchPolynomialConfig(**sizes)).double()
+    released = M2Mixer(M2MixerConfig(**sizes)).double()
     load(
         released,
         {name: value for key, value in group(g, "param.").items() if (name := mixer_name(key)) is not None},

@@ -179,7 +179,11 @@ def test_impossible_poolers_are_refused(name: str, options: dict[str, Any], mess
 @pytest.mark.parametrize("mixer", ["gemma3_attention", "m2_mixer"])
 def test_on_a_causal_mixer_the_first_token_cannot_know_the_text_and_the_last_can(mixer: str) -> None:
     """Why last_k is the pooler of a causal encoder; in both directions every pooler sees everything."""
-    own = {"heads": 2} if mixer == "gemma3_attention" else {"max_tokens": 8, "filter_order": 8}
+    own = (
+        {"heads": 2}
+        if mixer == "gemma3_attention"
+        else {"max_tokens": 8, "filter_order": 8, "start": "released"}
+    )
     x = torch.randn(1, 8, D, dtype=torch.float64)
     changed = x.clone()
     changed[:, 4] += 1

@@ -123,7 +123,7 @@ LOADS = """
 import sys, blocks
 def loaded(): return {m for m in sys.modules if m.startswith("blocks")}
 blocks.build("rms_norm", width=4); blocks.RMSNorm
-few = {"blocks", *("blocks." + m for m in "config contract cost errors index norm registry user_code".split())}
+few = {"blocks", *("blocks." + m for m in "config contract cost errors groups index norm registry user_code".split())}
 assert loaded() == few, loaded() - few
 blocks.configure("gemma3_attention", width=8)
 others = [m for m in loaded() if m.startswith(("blocks.convolution", "blocks.monarch", "blocks.heads"))]

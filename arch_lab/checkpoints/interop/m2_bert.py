@@ -244,6 +244,7 @@ def _blueprint(state: dict[str, Tensor], path: Path) -> Blueprint:
         "filter_order": order,
         "filter_emb": emb,
         "residual_long_conv": any(name.startswith(f"{layer}.{FILTERS['residual']}.") for name in state),
+        "start": "released",
         "input_norm": f"{layer}.attention.layernorm.weight" in state,
     }
     size = Shape(width=width, depth=max(numbers) + 1, ffn_width=blocks * down)

@@ -126,6 +126,7 @@ def test_sizes_and_options_are_read_off_the_tensors(tmp_path: Path) -> None:
         "filter_order": R,
         "filter_emb": 5,
         "residual_long_conv": True,
+        "start": "released",
         "input_norm": False,
     }
 
