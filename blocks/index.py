@@ -7,6 +7,17 @@ both to the registry.
 
 from __future__ import annotations
 
+KINDS: tuple[str, ...] = (
+    "sequence_mixer",
+    "cross_mixer",
+    "channel_mixer",
+    "linear",
+    "norm",
+    "embedding",
+    "pooler",
+    "head",
+)
+
 BLOCKS: dict[str, str] = {  # registered name: import path of its class
     # sequence mixer
     "gated_long_conv": "blocks.convolution.gated:GatedLongConv",

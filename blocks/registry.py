@@ -22,22 +22,12 @@ from typing import Any, Literal, TypeVar
 from blocks.config import Options
 from blocks.contract import Block, BlockConfig, ChannelMixer, CrossMixer, Pooler, SequenceMixer
 from blocks.errors import ConfigError, did_you_mean
-from blocks.index import BLOCKS
+from blocks.index import BLOCKS, KINDS
 from blocks.user_code import describe
 
 Kind = Literal[
     "sequence_mixer", "cross_mixer", "channel_mixer", "linear", "norm", "embedding", "pooler", "head"
 ]
-KINDS: tuple[str, ...] = (
-    "sequence_mixer",
-    "cross_mixer",
-    "channel_mixer",
-    "linear",
-    "norm",
-    "embedding",
-    "pooler",
-    "head",
-)
 BASES: dict[str, type] = {  # abstract classes, which mypy does not take for type[Block]
     "sequence_mixer": SequenceMixer,
     "cross_mixer": CrossMixer,

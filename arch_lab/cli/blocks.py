@@ -20,10 +20,13 @@ def main(verb: str, argv: list[str]) -> int:
     given = p.parse_args(argv)
 
     from blocks.errors import ConfigError, did_you_mean
-    from blocks.registry import KINDS, entries
+    from blocks.index import KINDS
 
     if given.kind is not None and given.kind not in KINDS:
         raise ConfigError(f"--kind: unknown kind {given.kind!r}{did_you_mean(given.kind, KINDS)}")
+
+    from blocks.registry import entries
+
     found = entries(given.kind)
     if given.json:
         keys = ("name", "kind", "causal", "source", "complexity", "summary")

@@ -97,9 +97,7 @@ def main(verb: str, argv: list[str]) -> int:
     if options.study is None:
         raise UsageError(f"{verb}: which study? (arch-lab {verb} --list shows all)")
 
-    from arch_lab.study.library import find_study
-
-    name, _ = find_study(options.study)  # a misspelt name need not wait for what training imports
+    name = read_name(options)
     if sys.stderr.isatty() and not (options.json or getattr(options, "quiet", False)):
         print(f"{name}: loading torch and the experiment", file=sys.stderr, flush=True)
     from blocks.registry import trusting
@@ -108,6 +106,22 @@ def main(verb: str, argv: list[str]) -> int:
         options.trust
     ):  # for what the study starts from; modules that the study file names are its user's own
         return run_compare(options) if verb == "compare" else run_plan(options)
+
+
+def read_name(options: Namespace) -> str:
+    """Name of the study, whose file is read here because an error in it need not wait for torch.
+
+    Raises: ConfigError for a study or an experiment that does not exist, for YAML that cannot be read, and for a wrong ``--set``.
+    """
+    from arch_lab.study.library import find_study
+    from arch_lab.study.registry import find_experiment
+    from arch_lab.study.study_file import read_study
+
+    name, path = find_study(options.study)
+    experiment = read_study(path, name=name, overrides=options.overrides).get("experiment")
+    if isinstance(experiment, str):
+        find_experiment(experiment)
+    return name
 
 
 def run_compare(options: Namespace) -> int:

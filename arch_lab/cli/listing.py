@@ -80,11 +80,10 @@ def _content(studies: Sequence[Listed] | None, runs: Sequence[RunFolder] | None)
 
 
 def _studies() -> list[Listed]:
-    from arch_lab.study.library import load_study_file, studies, summary
+    from arch_lab.study.library import study_contents, summary
 
     listed = []
-    for name, path in studies().items():
-        content = load_study_file(path)
+    for name, (path, content) in study_contents().items():
         arms = [
             arm.get("name", arm.get("architecture")) if isinstance(arm, dict) else arm
             for arm in content.get("arms") or []

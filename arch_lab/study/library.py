@@ -15,35 +15,35 @@ def studies() -> dict[str, Path]:
     """Every study that comes with an installed experiment: name -> YAML file; a built-in name stays with its
     owner.
     """
-    files: dict[str, Path] = {}
+    return {name: path for name, (path, _) in study_contents().items()}
+
+
+def study_contents() -> dict[str, tuple[Path, dict[str, Any]]]:
+    """As ``studies``, with the keys of each file, which is read once.
+
+    What is wrong with a file stands in its description.
+    """
+    contents: dict[str, tuple[Path, dict[str, Any]]] = {}
     for source in installed():
         for path in source.study_files():
-            if _is_study(path):
-                files.setdefault(path.stem, path)
-    return files
+            content = _content(path)
+            if content is not None:
+                contents.setdefault(path.stem, (path, content))
+    return contents
 
 
-def _is_study(path: Path) -> bool:
-    """Whether the file compares something: a folder also holds configurations of a single run."""
+def _content(path: Path) -> dict[str, Any] | None:
+    """Keys of a study; None for a file that compares nothing: a folder also holds configurations of a single run."""
     try:
         content = load_yaml(path)
-    except UserError:  # whoever names it is shown the line that is wrong
-        return True
-    return isinstance(content, dict) and bool({"arms", "tasks"} & set(content))
-
-
-def load_study_file(path: Path) -> dict[str, Any]:
-    """The keys of a study for a list; what is wrong with the file stands in the description."""
-    try:
-        content: dict[str, Any] = load_yaml(path)
-    except UserError as error:
+    except UserError as error:  # whoever names it is shown the line that is wrong
         return {"description": f"cannot be read: {error}"}
-    return content
+    return content if isinstance(content, dict) and {"arms", "tasks"} & set(content) else None
 
 
 def list_studies() -> list[tuple[str, Path, str]]:
     """(name, file, one-line description) of every study."""
-    return [(name, path, summary(load_study_file(path))) for name, path in studies().items()]
+    return [(name, path, summary(content)) for name, (path, content) in study_contents().items()]
 
 
 def summary(content: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ LOCAL_DECORATORS = {
     "overload",
     "wraps",
     "assume_constant_result",
+    "compile_time_constant",
     "no_grad",
     "disable",
 }

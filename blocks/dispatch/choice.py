@@ -6,11 +6,14 @@ The logger ``blocks.dispatch`` states each distinct decision once.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 
 log = logging.getLogger("blocks.dispatch")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,3 +46,12 @@ def log_once(operation: str, choice: Choice) -> None:
     if decision not in _logged:
         _logged.add(decision)
         log.info("%s runs %s: %s", *decision)
+
+
+def compile_time_constant(function: F) -> F:
+    """Let torch.compile call ``function`` once and take its result as a constant.
+
+    Does what torch.compiler.assume_constant_result does, which imports torch._dynamo: seconds, for every program.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from blocks.dispatch.choice import Choice, log
+from blocks.dispatch.choice import Choice, compile_time_constant, log
 from blocks.dispatch.requests import KERNELS, check_known, override
 from blocks.errors import ConfigError, did_you_mean
 from blocks.kernels.check import kernel_mismatch
@@ -88,10 +88,11 @@ class Operation:
 
         Raises: ConfigError when an unknown implementation is requested, or one that cannot run.
         """
-        if implementation is not None:
-            requested, source = check_known(implementation, KERNELS), "the caller"
-        else:
-            requested, source = override(self.name)
+        requested, source = (
+            override(self.name)
+            if implementation is None
+            else (check_known(implementation, KERNELS), "the caller")
+        )
         if device == "meta":
             return SHAPES_ONLY
         if 0 in sizes.values():
@@ -144,7 +145,7 @@ _loaded: dict[tuple[str, str], Any] = {}
 _mismatches: dict[tuple[str, str, str, torch.dtype], str] = {}
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@compile_time_constant
 def _missing(operation: str, implementation: str) -> str:
     """Why the kernels of an operation cannot be loaded; "" when they are. Tried once."""
     key = (operation, implementation)
@@ -156,7 +157,7 @@ def _missing(operation: str, implementation: str) -> str:
     return _loaded[key] if isinstance(_loaded[key], str) else ""
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@compile_time_constant
 def _mismatch(operation: str, implementation: str, device: str, dtype: torch.dtype) -> str:
     """Why a kernel's numbers are wrong on this device; "" when they are right. Tried once
     (blocks.kernels.check).

@@ -17,8 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 
-import torch
-
+from blocks.dispatch.choice import compile_time_constant
 from blocks.errors import ConfigError, did_you_mean
 
 VARIABLE = "ARCH_LAB_OPS"
@@ -52,7 +51,7 @@ def use_implementation(names: str) -> Iterator[None]:
         _context.reset(token)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@compile_time_constant
 def override(operation: str) -> tuple[str | None, str]:
     """The implementation that ``use_implementation`` or the environment requests, or None; and which of the
     two.

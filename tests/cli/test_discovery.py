@@ -209,7 +209,10 @@ def test_version_names_the_commit_of_the_checkout(capsys) -> None:
         ["compare", "--list"],
         ["compare", "quikstart"],
         ["plan", "no/such.yaml"],
+        ["plan", "quickstart", "--set", "arms=[gemma3"],
+        ["compare", "quickstart", "--set", "experiment=perplexty"],
         ["compare"],
+        ["blocks", "--kind", "norms"],
         ["--version"],
         ["completion", "bash"],
         ["cost", "gemma3"],
@@ -222,6 +225,20 @@ def test_a_question_is_answered_without_importing_torch(arguments) -> None:
         f"import sys; from arch_lab.cli import main; main({arguments!r}); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
+
+
+def test_broken_yaml_is_refused_without_importing_torch(tmp_path) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text("arms: [gemma3\nbudget: {}\n")
+    code = f"import sys; from arch_lab.cli import main; code = main(['compare', {str(study)!r}])"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules; sys.exit(code)"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {study}: line 2, column ")
 
 
 def test_an_unknown_architecture_gets_the_nearest_before_its_shape(capsys) -> None:
