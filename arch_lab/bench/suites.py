@@ -100,6 +100,8 @@ def run_suite(name: str) -> Iterator[Row | Skipped]:
     Raises: ConfigError with the nearest name.
     """
     if name != "all" and name not in SUITES:
-        raise ConfigError(f"unknown benchmark {name!r}{did_you_mean(name, [*SUITES, 'throughput', 'all'])}")
+        raise ConfigError(
+            f"unknown benchmark {name!r}{did_you_mean(name, [*SUITES, 'step', 'throughput', 'all'])}"
+        )
     for suite in SUITES if name == "all" else (name,):
         yield from SUITES[suite]()

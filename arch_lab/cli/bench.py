@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,17 +24,28 @@ def main(verb: str, argv: list[str]) -> int:
         "Ratio = peer time / arch-lab time, median of interleaved repeats: above 1 arch-lab is faster. float32; gemma_gpu, ops_gpu: bf16.",
     )
     suites = "linear, convolution, mixer, gemma, gemma_gpu, ops_gpu, monarch, algorithms, all of these (default), or throughput: "
-    suites += "whole architectures against sequence length, minutes, as arch-lab compare throughput"
+    suites += "whole architectures against sequence length, minutes, as arch-lab compare throughput; "
+    suites += "or step: training steps against those of another checkout"
     p.add_argument("suite", metavar="SUITE", nargs="?", default="all", help=suites)
-    p.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: chosen by torch)")
+    p.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: chosen by torch; step: 1)")
+    p.add_argument(
+        "--against",
+        metavar="FOLDER",
+        type=Path,
+        help="checkout of another commit, which step is timed against",
+    )
     p.add_argument("--json", action="store_true", help=JSON)
     p.add_argument("--markdown", metavar="FILE", type=Path, help="also write the rows as a Markdown table")
     given = p.parse_args(argv)
+    if (given.suite == "step") != (given.against is not None):
+        p.error(
+            "--against FOLDER names a checkout of another commit for the suite step; give both or neither"
+        )
     if given.suite == "throughput":
         return throughput(given)
 
     from arch_lab import files
-    from arch_lab.bench import Row, Skipped, run_suite
+    from arch_lab.bench import Row, Skipped, StepRow, run_suite, steps_against
     from arch_lab.console import console, say
     from arch_lab.report.section import Table
     from arch_lab.study.environment import environment
@@ -41,13 +53,20 @@ def main(verb: str, argv: list[str]) -> int:
 
     set_threads(given.threads)
     notes, rows, skipped = console(stderr=True), list[Row](), list[Skipped]()
-    for row in run_suite(given.suite):
+    suite: Iterator[Row | Skipped] = (
+        run_suite(given.suite)
+        if given.against is None
+        else steps_against(given.against, threads=given.threads or 1)
+    )
+    for row in suite:
         if not isinstance(row, Row):
             skipped.append(row)
             say(notes, f"{row.name}: skipped, {row.reason}")
             continue
         rows.append(row)
         say(notes, (f"{row.name} ({row.shape}): {row.ratio:.2f} x {row.peer}", "dim"))
+        if isinstance(row, StepRow):
+            say(notes, (row.equality, "dim"))
     if not rows:
         return 2  # every reason has been said
     if given.markdown is not None:
