@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blocks.convolution.long import LongConvolution
 from blocks.convolution.mixer import M2Mixer
 from blocks.monarch.block_diagonal import BlockDiagonalLinear
 from blocks.monarch.glu import BlockDiagonalGLU
@@ -87,12 +88,13 @@ class ReleasedMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mixer, tokens = self.mixer, x.shape[1]
         z = mixer.in_linear(x).transpose(1, 2).contiguous()  # (B, 3D, T)
-        short = mixer.short
+        short, long = mixer.short, mixer.long
+        assert short is not None and isinstance(long, LongConvolution)
         taps = short.weight[:, None]
         z = F.conv1d(z, taps, short.bias, padding=short.taps - 1, groups=short.channels)[..., :tokens]
         gate_in, gate_out, value = z.chunk(3, dim=1)
         value = (value * gate_in).contiguous()
-        kernel = mixer.long.filter(tokens).mT.contiguous()
-        y = whole_tensor_convolution(value, kernel) + value * mixer.long.skip[:, None]
+        kernel = long.filter(tokens).mT.contiguous()
+        y = whole_tensor_convolution(value, kernel) + value * long.skip[:, None]
         y = (y * gate_out).transpose(1, 2).contiguous()
         return mixer.out_linear(y)  # type: ignore[no-any-return]

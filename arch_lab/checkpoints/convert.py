@@ -26,7 +26,12 @@ from arch_lab.checkpoints.interop.huggingface import (
     read_tensors,
     write_huggingface,
 )
-from arch_lab.checkpoints.interop.m2_bert import ARCHITECTURE, read_released, write_released
+from arch_lab.checkpoints.interop.m2_bert import (
+    ARCHITECTURE,
+    read_released,
+    refuse_changed_mixers,
+    write_released,
+)
 from arch_lab.checkpoints.interop.tokenizer import write_tokenizer
 from arch_lab.checkpoints.opening import open_decoder
 from arch_lab.checkpoints.storage import new_folder
@@ -121,6 +126,7 @@ def _read_own_m2_bert(source: Path) -> tuple[Manifest, dict[str, Tensor], Path]:
             f"{source} holds {manifest.blueprint.architecture!r}, which has no M2-BERT form; "
             f"only {ARCHITECTURE!r} does"
         )
+    refuse_changed_mixers(manifest.blueprint)
     return manifest, read_weights(source, manifest)[1], source
 
 

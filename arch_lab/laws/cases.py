@@ -53,6 +53,12 @@ VARIANTS: dict[str, list[Options]] = {
         {"short_convolution": 4, "causal": False, "radius": 2},
     ],
     "k_eq_v": [{"k_eq_v": True, "short_convolution": 2}],
+    "ablate": [
+        {"ablate": ["long_convolution"]},
+        {"ablate": ["short_convolution", "gates"]},
+        {"ablate": ["gates"], "causal": False, "residual_long_conv": True},
+    ],
+    "taps": [{"taps": 7}, {"taps": 7, "causal": False, "residual_long_conv": True}],
     "softcap": [{"softcap": None}, {"softcap": 2.0, "window": WINDOW}],
     "rope_factor": [{"rope_factor": 8.0, "query_scale": 0.7}],
     "rope_fraction": [{"rope_fraction": 0.5, "rope_drop": "high"}],

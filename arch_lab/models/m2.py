@@ -22,7 +22,7 @@ from arch_lab.models.recipe import Recipe, Shape
 from arch_lab.models.registry import register_architecture
 from blocks.config import Options
 from blocks.contract import BlockConfig
-from blocks.convolution.mixer import M2MixerConfig
+from blocks.convolution.mixer import Ablation, Lags, M2MixerConfig
 from blocks.embedding import TiedEmbeddingConfig
 from blocks.errors import ConfigError
 from blocks.monarch.polynomial_mixer import MonarchPolynomialConfig
@@ -49,6 +49,8 @@ class M2GPT(Recipe):
     sine_frequency: float = 10.0
     train_positions: bool | None = None  # of the filters; None: in a released start only
     residual_long_conv: bool = False
+    taps: Lags = None
+    ablate: Ablation = ()
     polynomial_order: int | None = (
         None  # None: long convolutions; 2 or more: learned causal Monarch products of that order
     )
@@ -62,6 +64,9 @@ class M2GPT(Recipe):
             raise ConfigError(
                 f"{self.name}: polynomial_groups = {self.polynomial_groups} needs a polynomial_order"
             )
+        if self.polynomial_order is not None and (self.taps is not None or self.ablate):
+            option = "ablate" if self.ablate else "taps"
+            raise ConfigError(f"{self.name}: {option} is about convolutions; leave out polynomial_order")
         check_channel(f"architecture {self.name!r}", self.channel, self.blocks)
         object.__setattr__(self, "ffn_multiple", FFN_MULTIPLE[self.channel])
 
@@ -77,7 +82,7 @@ class M2GPT(Recipe):
             "start": self.start,
         }
         if self.polynomial_order is None:
-            return M2MixerConfig(**common)
+            return M2MixerConfig(**common, taps=self.taps, ablate=self.ablate)
         return MonarchPolynomialConfig(**common, order=self.polynomial_order, groups=self.polynomial_groups)
 
     def layer(self, shape: Shape, mixer: BlockConfig) -> LayerConfig:

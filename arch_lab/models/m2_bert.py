@@ -19,7 +19,7 @@ from arch_lab.models.recipe import Recipe, Shape
 from arch_lab.models.registry import register_architecture
 from blocks.bert.embedding import BertEmbeddingConfig
 from blocks.bert.head import BertHeadConfig
-from blocks.convolution.mixer import M2MixerConfig
+from blocks.convolution.mixer import Ablation, Lags, M2MixerConfig
 from blocks.monarch.glu import BlockDiagonalGLUConfig
 from blocks.norm import LayerNormConfig
 
@@ -48,6 +48,8 @@ class M2BERT(Recipe):
         False  # LayerNorm what each sequence mixer reads; without a skip around the mixer, h = mixer(norm(x))
     )
     train_positions: bool | None = None  # of the filters; None: in a released start only
+    taps: Lags = None
+    ablate: Ablation = ()
     start: Literal["balanced", "released"] = (
         "balanced"  # initial values, rates and decay of filters, see blocks.convolution.mixer
     )
@@ -63,6 +65,8 @@ class M2BERT(Recipe):
                 sine_frequency=self.sine_frequency,
                 train_positions=self.train_positions,
                 residual_long_conv=self.residual_long_conv,
+                taps=self.taps,
+                ablate=self.ablate,
                 start=self.start,
             ),
             channel=BlockDiagonalGLUConfig(width=shape.width, ffn_width=shape.ffn_width, blocks=self.blocks),

@@ -28,7 +28,7 @@ from arch_lab.models.recipe import Shape
 from arch_lab.models.registry import register_architecture
 from blocks.channel.mlp import MLPConfig
 from blocks.contract import BlockConfig
-from blocks.convolution.mixer import M2MixerConfig
+from blocks.convolution.mixer import Ablation, Lags, M2MixerConfig
 from blocks.monarch.glu import BlockDiagonalMLPConfig
 from blocks.norm import LayerNormConfig
 
@@ -60,6 +60,8 @@ class M2ViT(ImageRecipe):
     residual_long_conv: bool = (
         False  # the residual stream is the short path it stands in for in the released BERT
     )
+    taps: Lags = None
+    ablate: Ablation = ()
     start: Literal["balanced", "released"] = (
         "balanced"  # initial values, rates and decay of filters, see blocks.convolution.mixer and blocks.monarch.glu
     )
@@ -76,6 +78,8 @@ class M2ViT(ImageRecipe):
             sine_frequency=self.sine_frequency,
             train_positions=self.train_positions,
             residual_long_conv=self.residual_long_conv,
+            taps=self.taps,
+            ablate=self.ablate,
             start=self.start,
         )
         layer = LayerConfig(

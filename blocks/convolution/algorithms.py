@@ -177,6 +177,7 @@ def algorithm_flops(
     """
     rows, length = batch * channels, fft_length(tokens)
     if algorithm == "fft":
+        length = fft_length(tokens, taps) if causal else length
         return fft_flops(length, 2 * rows + channels) + 6 * (length // 2 + 1) * rows
     if algorithm == "monarch":
         used = min(taps, tokens) if causal else length  # two kernels fill the whole circle

@@ -2,8 +2,8 @@
 
 Legend: B batch, D channels, T tokens, S taps of a kernel, N transform length.
 A product of spectra is a *circular* convolution: it equals the linear one on the first T outputs only when
-the transform is long enough that nothing wraps round. Causal: N >= T + S - 1; here always N >= 2T, so that
-one rule serves every kernel (N = 2T - 2 already leaks the last token into the first output).
+the transform is long enough that nothing wraps round. Causal: N >= T + S - 1; here N >= T + min(S, T), which
+is 2T for a kernel as long as the signal (N = 2T - 2 already leaks the last token into the first output).
 Memory order: transforms want time contiguous, channels outermost. (B, D, T) arguments may be any strided
 view; views of a (D, B, T) array cost no copy and give such a view back.
 """
@@ -26,12 +26,14 @@ CHUNK_POINTS = 2**18
 KERNEL_PASSES = 4
 
 
-def fft_length(tokens: int) -> int:
-    """The smallest fast length N >= 2·tokens: even, with prime factors 2, 3 and 5 only.
+def fft_length(tokens: int, taps: int | None = None) -> int:
+    """The smallest fast length N >= tokens + taps: even, with prime factors 2, 3 and 5 only.
 
-    At most 12.5 % above 2·tokens from 8 tokens on; equal to it for powers of two.
+    ``taps``: of a causal kernel shorter than the signal; None: as many as tokens. At most 12.5 % above 2·tokens
+    from 8 tokens on; equal to it for powers of two.
     """
-    length = max(2, 2 * tokens)
+    shortest = tokens + (tokens if taps is None else min(taps, tokens))
+    length = max(2, shortest + shortest % 2)
     while not _smooth(length):
         length += 2
     return length
@@ -49,12 +51,12 @@ def causal_convolution(u: Tensor, k: Tensor) -> Tensor:
 
     Shape: u (B, D, T), k (D, S) -> y (B, D, T). Taps beyond T are ignored, missing ones are zero.
     Precision: float32 inside, float64 when either argument is; y has u's dtype.
-    Cost: 2 real transforms of N = fft_length(T) points per channel and sequence, 1 a channel for the kernel.
+    Cost: 2 real transforms of N = fft_length(T, S) points per channel and sequence, 1 a channel for the kernel.
     Raises: ConfigError when the shapes do not fit.
     """
     check_shapes(u, k)
     tokens = u.shape[-1]
-    return _convolve(u, k[:, :tokens], fft_length(tokens))
+    return _convolve(u, k[:, :tokens], fft_length(tokens, k.shape[1]))
 
 
 def bidirectional_convolution(u: Tensor, k_forward: Tensor, k_reverse: Tensor) -> Tensor:

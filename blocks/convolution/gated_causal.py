@@ -168,7 +168,8 @@ def _convolve(u: Tensor, kernel: Tensor) -> Tensor:
     wide = _wide(u, kernel)
     if algorithm == "direct":
         return shifted_sum(u.to(wide), kernel.to(wide)).to(u.dtype)
-    return fft.convolve_in_groups(u.to(wide), kernel.to(wide), fft.fft_length(tokens)).to(u.dtype)
+    length = fft.fft_length(tokens, kernel.shape[1])
+    return fft.convolve_in_groups(u.to(wide), kernel.to(wide), length).to(u.dtype)
 
 
 def _correlate(gradient: Tensor, u: Tensor, kernel: Tensor, for_taps: bool) -> tuple[Tensor, Tensor | None]:
@@ -183,7 +184,8 @@ def _correlate(gradient: Tensor, u: Tensor, kernel: Tensor, for_taps: bool) -> t
     if _choose(batch, tokens, kernel.shape[1], u.device.type).implementation == "direct":
         du, dkernel = shifted_sum_backward(*wide_inputs, for_taps)
     else:
-        du, dkernel = fft.correlate_in_groups(*wide_inputs, fft.fft_length(tokens), for_taps)
+        length = fft.fft_length(tokens, kernel.shape[1])
+        du, dkernel = fft.correlate_in_groups(*wide_inputs, length, for_taps)
     return du.to(u.dtype), dkernel.to(kernel.dtype) if for_taps else None
 
 
@@ -240,7 +242,8 @@ def _flops(
 ) -> int:
     """Canonical, as a transform whatever runs (docs/accounting.md): of it ``short_flops`` are a product's."""
     shape = torch.Size((kernel_shape[0], *z_shape[1:]))
-    return short_flops(z_shape, short_shape[1]) + fft.forward_flops(shape, fft.fft_length(z_shape[2]))
+    length = fft.fft_length(z_shape[2], kernel_shape[1])
+    return short_flops(z_shape, short_shape[1]) + fft.forward_flops(shape, length)
 
 
 @register_flop_formula(torch.ops.blocks.causal_conv_backward)
@@ -249,11 +252,11 @@ def _backward_flops(
     z_shape: Any,
     short_shape: Any,
     bias: Any,
-    kernel_shape: Any,
+    kernel_shape: torch.Size,
     short: Any,
     long: Any,
     need: Sequence[bool],
     *_: Any,
     **__: Any,
 ) -> int:
-    return fft.backward_flops(gradient_shape, fft.fft_length(gradient_shape[2]), need[3])
+    return fft.backward_flops(gradient_shape, fft.fft_length(gradient_shape[2], kernel_shape[1]), need[3])

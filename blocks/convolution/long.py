@@ -9,6 +9,7 @@ blocks.convolution.fft.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from blocks.convolution.algorithms import algorithm_flops, choose, long_convolut
 from blocks.convolution.fft import fft_length
 from blocks.convolution.filter import FilterStart, ImplicitFilter
 from blocks.convolution.gated_causal import gated_causal_conv
-from blocks.convolution.online import OnlineKernel, OnlineState, capacity, empty_state, extend, settle
+from blocks.convolution.online import OnlineKernel, capacity, empty_state, extend, settle
 from blocks.convolution.short import ShortConvolution
 from blocks.cost import Cost, fft_flops
 
@@ -69,14 +70,18 @@ class LongConvolution(nn.Module):
         self.filter.reset_parameters()
         nn.init.normal_(self.skip)
 
+    def kernel_length(self, tokens: int) -> int:
+        """Taps of the kernel for a sequence of ``tokens``."""
+        return tokens
+
     def taps(self, tokens: int) -> Tensor:
-        """(D, tokens): the forward kernel with the skip at lag 0."""
-        kernel = self.filter(tokens).mT
+        """(D, kernel_length(tokens)): the forward kernel with the skip at lag 0."""
+        kernel = self.filter(self.kernel_length(tokens)).mT
         return torch.cat([kernel[:, :1] + self.skip[:, None].to(kernel.dtype), kernel[:, 1:]], dim=1)
 
     def forward(self, u: Tensor) -> Tensor:
         tokens = u.shape[-1]
-        reverse = self.filter(tokens, reverse=True).mT if self.bidirectional else None
+        reverse = self.filter(self.kernel_length(tokens), reverse=True).mT if self.bidirectional else None
         return long_convolution(u.transpose(0, 1), self.taps(tokens), reverse).transpose(0, 1)
 
     def gated(self, z: Tensor, short: ShortConvolution) -> Tensor:
@@ -92,21 +97,26 @@ class LongConvolution(nn.Module):
         canonical).
         """
         # a reverse kernel is one tap longer in its causal form
-        taps, causal, device = tokens + self.bidirectional, not self.bidirectional, self.skip.device.type
+        taps = self.kernel_length(tokens) + self.bidirectional
+        causal, device = not self.bidirectional, self.skip.device.type
         choice = choose(batch=batch, tokens=tokens, taps=taps, causal=causal, device=device)
         sizes = {"batch": batch, "channels": self.width, "tokens": tokens, "taps": taps}
         return algorithm_flops(choice.implementation, **sizes, causal=causal)
 
-    def extend(self, u: Tensor, state: OnlineState, kernels: Kernels) -> tuple[Tensor, OnlineState]:
+    def online_kernel(self, tokens: int) -> OnlineKernel:
+        """The kernel of a generation of at most ``tokens`` tokens."""
+        return OnlineKernel(self.taps(tokens))
+
+    def extend(self, u: Tensor, state: Any, kernels: Kernels) -> tuple[Tensor, Any]:
         """The outputs (D, B, t) for the next t tokens u (D, B, t), and the state after them."""
         y, state = extend(u.transpose(0, 1), state, kernels.of(self))
         return y.transpose(0, 1), state
 
-    def settle(self, state: OnlineState, kernels: Kernels, tokens: int) -> OnlineState:
+    def settle(self, state: Any, kernels: Kernels, tokens: int) -> Any:
         """The state for ``tokens`` more tokens without the inputs so far: ``tokens`` numbers per channel."""
         return settle(state, kernels.of(self), tokens)
 
-    def init_state(self, batch: int) -> OnlineState:
+    def init_state(self, batch: int) -> Any:
         return empty_state(batch, self.width, self.filter.max_tokens, like=self.skip)
 
     def state_bytes(self, tokens: int) -> int:
@@ -115,14 +125,15 @@ class LongConvolution(nn.Module):
         return self.width * capacity(tokens, self.filter.max_tokens) * dtype.itemsize
 
     def cost(self, tokens: int) -> Cost:
-        length = fft_length(tokens)
+        taps = self.kernel_length(tokens)
+        length = fft_length(tokens, None if self.bidirectional else taps)
         products = 6 * (length // 2 + 1) * self.width
         transforms = Cost(
             fft=fft_flops(length, 2 * self.width) + products,
             shared_fft=fft_flops(length, self.width),
             shared_elementwise=self.width,
         )
-        return transforms + self.filter.cost(tokens)
+        return transforms + self.filter.cost(taps)
 
 
 class Kernels:
@@ -142,7 +153,7 @@ class Kernels:
         if kernel is None or (
             torch.is_grad_enabled() and not kernel.taps.requires_grad and convolution.skip.requires_grad
         ):
-            kernel = self._kernels[id(convolution)] = OnlineKernel(convolution.taps(self.tokens))
+            kernel = self._kernels[id(convolution)] = convolution.online_kernel(self.tokens)
         return kernel
 
 

@@ -12,12 +12,15 @@ initial values, see ``M2Mixer.reset_parameters``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal, TypeGuard, get_args
 
 from torch import Tensor, nn
 
+from blocks.config import Bounds, Doc, Options
 from blocks.contract import BlockConfig, SequenceMixer, parameter_dtype
+from blocks.convolution.bounded import BoundedConvolution, Skip
 from blocks.convolution.filter import FilterStart, check_filter
 from blocks.convolution.long import (
     Kernels,
@@ -28,17 +31,28 @@ from blocks.convolution.long import (
     project_out,
     reset_linear,
 )
-from blocks.convolution.online import OnlineState
 from blocks.convolution.short import ShortConvolution
-from blocks.cost import Cost
+from blocks.cost import Cost, total
 from blocks.errors import ConfigError
 from blocks.registry import register
+
+Part = Literal["long_convolution", "short_convolution", "gates"]
+PARTS: tuple[Part, ...] = get_args(Part)
+Ablation = Annotated[
+    tuple[Part, ...] | Part,
+    Doc("Parts removed from every M2 mixer: long_convolution, short_convolution, gates; one or a list."),
+]
+Lags = Annotated[
+    int | None,
+    Bounds(minimum=1),
+    Doc("Lags of the long convolution's kernel, zero beyond; null: as many as the longest sequence."),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class M2MixerConfig(BlockConfig):
     width: int
-    max_tokens: int  # longest sequence; positions and time are laid out over it
+    max_tokens: int  # longest sequence; positions and time of a filter without ``taps`` are laid out over it
     causal: bool = True  # the released BERT is bidirectional
     filter_order: int = 64  # 128 in the released BERT
     filter_emb: int = 5
@@ -48,6 +62,8 @@ class M2MixerConfig(BlockConfig):
     train_positions: bool | None = None
     residual_long_conv: bool = False  # True in the released BERT, which has no other skip around the mixer
     short_taps: int = 3
+    taps: Lags = None
+    ablate: Ablation = ()
     start: Literal["balanced", "released"] = "balanced"  # initial values, see M2Mixer.reset_parameters
 
     def __post_init__(self) -> None:
@@ -60,6 +76,23 @@ class M2MixerConfig(BlockConfig):
         )
         if self.short_taps < 1:
             raise ConfigError(f"short_taps must be at least 1 (the token itself), got {self.short_taps}")
+        removed = (self.ablate,) if isinstance(self.ablate, str) else self.ablate
+        ordered = tuple(part for part in PARTS if part in removed)
+        if ordered != self.ablate:  # one spelling of what is removed
+            object.__setattr__(self, "ablate", ordered)
+        if self.taps is not None and not self.has("long_convolution"):
+            raise ConfigError(
+                f"taps = {self.taps} bounds the long convolution, which ablate removes; leave out one of them"
+            )
+
+    def has(self, part: Part) -> bool:
+        """Whether the mixer has this part, that is, ``ablate`` does not remove it."""
+        return part not in self.ablate
+
+    @property
+    def projected(self) -> int:
+        """Channels of the map in: value and both gates."""
+        return (3 if self.has("gates") else 1) * self.width
 
     @property
     def trains_positions(self) -> bool:
@@ -72,11 +105,11 @@ class M2MixerConfig(BlockConfig):
 
 @dataclass
 class M2MixerState:
-    """Decoding state of each long convolution and of the short one."""
+    """Decoding state of each long convolution, as it keeps it, and of the short one."""
 
     short: Tensor  # (B, 3D, min(t, W - 1))
-    gated: OnlineState
-    residual: OnlineState | None
+    gated: Any
+    residual: Any
     kernels: Kernels
 
 
@@ -99,15 +132,20 @@ class M2Mixer(SequenceMixer):
     State: D numbers per slot (2·D with the residual), slots doubling with t up to ``max_tokens``
     (blocks.convolution.online), and min(t, W - 1)·3·D of the short convolution: no fixed size. Generation
     costs O(T·log² T) for T tokens.
-    Raises: ConfigError when a sequence exceeds ``max_tokens``, or on decoding a bidirectional mixer.
+    ``taps=n`` bounds the kernels of the long convolutions: at most n - 1 numbers per channel of state
+    (blocks.convolution.bounded). ``ablate`` removes parts with their parameters, cost and state. Without the
+    long convolution (both, with a residual) its skip term stays; without gates W_in gives the value alone.
+    Raises: ConfigError when a sequence exceeds ``max_tokens`` and the kernel is not bounded, or on decoding a
+    bidirectional mixer.
     """
 
     config: M2MixerConfig
 
     def __init__(self, config: M2MixerConfig) -> None:
         super().__init__(config)
-        self.in_linear = nn.Linear(config.width, 3 * config.width)
-        self.short = ShortConvolution(3 * config.width, config.short_taps)
+        self.in_linear = nn.Linear(config.width, config.projected)
+        has_short = config.has("short_convolution")
+        self.short = ShortConvolution(config.projected, config.short_taps) if has_short else None
         self.long = _long(config)
         self.residual = _long(config) if config.residual_long_conv else None
         self.out_linear = nn.Linear(config.width, config.width)
@@ -124,8 +162,9 @@ class M2Mixer(SequenceMixer):
         """
         reset_linear(self.in_linear)
         reset_linear(self.out_linear)
-        self.short.reset_parameters()
-        if self.config.start == "balanced":
+        if self.short is not None:
+            self.short.reset_parameters()
+        if self.config.start == "balanced" and self.config.has("gates"):
             # With the full fan-in rule, seven layers of products of three noisy factors stayed near the
             # unigram loss for a hundred steps (5.99 nats after 60 steps on prose, BPE 1024, against 5.10; a
             # Gemma 3 of the same budget 5.13).
@@ -135,9 +174,10 @@ class M2Mixer(SequenceMixer):
             # Both gates start open: around zero the mixer is a product of three signals without a linear term
             # (the released BERT gets one from its residual convolution), and a two-layer model stayed at
             # chance on a copying task.
-            nn.init.ones_(self.short.bias)
+            bias = self.in_linear.bias if self.short is None else self.short.bias
+            nn.init.ones_(bias)
             # the value; before it the two gates, see _mix
-            nn.init.zeros_(self.short.bias[2 * self.config.width :])
+            nn.init.zeros_(bias[2 * self.config.width :])
         self.long.reset_parameters()
         if self.residual is not None:
             self.residual.reset_parameters()
@@ -154,16 +194,26 @@ class M2Mixer(SequenceMixer):
             return z if valid is None else z.masked_fill(~valid, 0)
 
         z = clean(project_in(self.in_linear, x))
-        if self.causal:
+        if self.causal and self.short is not None and self._fuses(self.long):
             y = self.long.gated(z, self.short)
         else:
-            # the short convolution's bias makes padding non-zero again: behind every token, where this kernel
-            # sees it
-            gate_in, gate_out, value = clean(self.short(z)).chunk(3)
-            y = self.long(value * gate_in) * gate_out
+            # the short convolution's bias makes padding non-zero again: behind every token, where a
+            # bidirectional kernel sees it
+            y = self._between_gates(z if self.short is None else clean(self.short(z)), self.long)
         if self.residual is not None:
             y = y + self.residual(clean(x.permute(2, 0, 1).contiguous()))
         return project_out(self.out_linear, y)
+
+    def _fuses(self, convolution: nn.Module) -> TypeGuard[LongConvolution]:
+        """Whether one operation computes the gates and ``convolution``."""
+        return self.config.has("gates") and isinstance(convolution, LongConvolution)
+
+    def _between_gates(self, z: Tensor, convolve: Callable[[Tensor], Tensor]) -> Tensor:
+        """gate_out · convolve(gate_in · value) of z (3D, B, T), or convolve(z) without gates: (D, B, T)."""
+        if not self.config.has("gates"):
+            return convolve(z)
+        gate_in, gate_out, value = z.chunk(3)
+        return convolve(value * gate_in) * gate_out
 
     # --- decoding -------------------------------------------------------------------------------------------
 
@@ -172,63 +222,65 @@ class M2Mixer(SequenceMixer):
             raise self.refuse_decoding()
         weight = self.in_linear.weight
         return M2MixerState(
-            short=weight.new_empty((batch, 3 * self.config.width, 0), dtype=parameter_dtype(self)),
+            short=weight.new_empty((batch, self.config.projected, 0), dtype=parameter_dtype(self)),
             gated=self.long.init_state(batch),
             residual=None if self.residual is None else self.residual.init_state(batch),
             kernels=Kernels(min(max_tokens, self.config.max_tokens)),
         )
 
     def prefill(self, x: Tensor, state: M2MixerState) -> tuple[Tensor, M2MixerState]:
-        z = project_in(self.in_linear, x)
-        gate_in, gate_out, value = self.short(z, state.short).chunk(3)
-        y, gated = self.long.extend(value * gate_in, state.gated, state.kernels)
-        y, residual = y * gate_out, None
-        if self.residual is not None and state.residual is not None:
-            extra, residual = self.residual.extend(x.permute(2, 0, 1), state.residual, state.kernels)
+        z, tail = project_in(self.in_linear, x), state.short
+        if self.short is not None:
+            z, tail = self.short(z, tail), self.short.next_tail(z, tail)
+        following = M2MixerState(short=tail, gated=None, residual=None, kernels=state.kernels)
+
+        def convolve(u: Tensor) -> Tensor:
+            v, following.gated = self.long.extend(u, state.gated, state.kernels)
+            return v
+
+        y = self._between_gates(z, convolve)
+        if self.residual is not None:
+            extra, following.residual = self.residual.extend(
+                x.permute(2, 0, 1), state.residual, state.kernels
+            )
             y = y + extra
-        tail = self.short.next_tail(z, state.short)
-        return project_out(self.out_linear, y), M2MixerState(
-            short=tail, gated=gated, residual=residual, kernels=state.kernels
-        )
+        return project_out(self.out_linear, y), following
 
     def settle(self, state: M2MixerState, tokens: int) -> M2MixerState:
         gated = self.long.settle(state.gated, state.kernels, tokens)
         residual = None
-        if self.residual is not None and state.residual is not None:
+        if self.residual is not None:
             residual = self.residual.settle(state.residual, state.kernels, tokens)
         return M2MixerState(short=state.short, gated=gated, residual=residual, kernels=state.kernels)
 
     def state_bytes(self, tokens: int) -> int:
         convolutions = 1 if self.residual is None else 2
-        short = (
-            3 * self.config.width * min(tokens, self.config.short_taps - 1) * parameter_dtype(self).itemsize
-        )
+        held = 0 if self.short is None else min(tokens, self.short.taps - 1)
+        short = self.config.projected * held * parameter_dtype(self).itemsize
         return convolutions * self.long.state_bytes(tokens) + short
 
     # --- the ledger -----------------------------------------------------------------------------------------
 
     def cost(self, tokens: int) -> Cost:
-        gates = 2 if self.residual is None else 3
-        cost = (
-            linear_cost(self.in_linear, tokens)
-            + self.short.cost(tokens)
-            + self.long.cost(tokens)
-            + linear_cost(self.out_linear, tokens)
-        )
-        if self.residual is not None:
-            cost = cost + self.residual.cost(tokens)
+        gates = (2 if self.config.has("gates") else 0) + (self.residual is not None)
+        parts = (part for part in (self.short, self.long, self.residual) if part is not None)
+        maps = linear_cost(self.in_linear, tokens) + linear_cost(self.out_linear, tokens)
+        cost = maps + total(part.cost(tokens) for part in parts)
         return cost + Cost(elementwise=gates * self.config.width * tokens)
 
 
-def _long(config: M2MixerConfig) -> LongConvolution:
-    return LongConvolution(
-        config.width,
-        config.max_tokens,
-        order=config.filter_order,
-        emb=config.filter_emb,
-        sine_frequency=config.sine_frequency,
-        inner=config.filter_inner,
-        train_positions=config.trains_positions,
-        bidirectional=not config.causal,
-        start=config.filter_start,
-    )
+def _long(config: M2MixerConfig) -> LongConvolution | Skip:
+    if not config.has("long_convolution"):
+        return Skip(config.width)
+    options: Options = {
+        "order": config.filter_order,
+        "emb": config.filter_emb,
+        "sine_frequency": config.sine_frequency,
+        "inner": config.filter_inner,
+        "train_positions": config.trains_positions,
+        "bidirectional": not config.causal,
+        "start": config.filter_start,
+    }
+    if config.taps is None or config.taps >= config.max_tokens:
+        return LongConvolution(config.width, config.max_tokens, **options)
+    return BoundedConvolution(config.width, config.taps, **options)

@@ -37,12 +37,12 @@ def capacity(tokens: int, longest: int) -> int:
 class OnlineKernel:
     """Taps (D, L) of one generation as its steps read them.
 
-    The nearest ones reversed, and spectra of the first 2S.
+    The ``nearest`` ones reversed, and spectra of the first 2S.
     """
 
-    def __init__(self, taps: Tensor) -> None:
+    def __init__(self, taps: Tensor, nearest: int = BLOCK) -> None:
         self.taps, self.tokens = taps, taps.shape[1]
-        self._nearest = taps[:, :BLOCK].flip(-1).unsqueeze(-1).contiguous()
+        self._nearest = taps[:, :nearest].flip(-1).unsqueeze(-1).contiguous()
         self._spectra: dict[int, Tensor] = {}
 
     def nearest(self, tokens: int) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from blocks.contract import SequenceMixer, parameter_dtype
 from blocks.convolution.fft import causal_convolution
 from blocks.convolution.long import LongConvolution, project_in, project_out
-from blocks.convolution.mixer import M2Mixer, M2MixerConfig
+from blocks.convolution.mixer import M2Mixer, M2MixerConfig, Part
 from blocks.convolution.short import ShortConvolution
 from blocks.cost import Cost
 from blocks.errors import ConfigError
@@ -30,7 +30,10 @@ from blocks.registry import register
 
 @dataclass(frozen=True, kw_only=True)
 class MonarchPolynomialConfig(M2MixerConfig):
-    causal: ClassVar[bool] = True  # type: ignore[misc]  # by construction: no option here
+    # by construction, and parts that the product does not have: no options here
+    causal: ClassVar[bool] = True  # type: ignore[misc]
+    taps: ClassVar[None] = None  # type: ignore[misc]
+    ablate: ClassVar[tuple[Part, ...]] = ()  # type: ignore[misc]
     # digits of the time index; each costs one GEMM a member, and fewer parameters remain at a higher order
     order: int = 2
     # values of every digit but the top one; None: the smallest b with b^order >= max_tokens
@@ -249,11 +252,12 @@ class MonarchPolynomial(SequenceMixer):
 
     def prefill(self, x: Tensor, state: MonarchPolynomialState) -> tuple[Tensor, MonarchPolynomialState]:
         body = self.body
+        assert body.short is not None  # there is no option to remove it
         z = project_in(body.in_linear, x)
         gate_in, gate_out, value = body.short(z, state.short).chunk(3)
         y, product = self.product.continue_from(value * gate_in, state.product, state.taps.of(self.product))
         y, residual = y * gate_out, None
-        if body.residual is not None and state.residual is not None:
+        if isinstance(body.residual, LongConvolution) and state.residual is not None:
             residual = torch.cat([state.residual, x.mT], dim=-1)
             y = y + _last_outputs(residual, state.taps.of(body.residual), x.shape[1]).transpose(0, 1).to(
                 y.dtype

@@ -28,6 +28,7 @@ from blocks.attention.tiled import tiles
 from blocks.channel.glu import GeGLUConfig
 from blocks.contract import BlockConfig
 from blocks.convolution.algorithms import algorithm_flops, choose
+from blocks.convolution.long import LongConvolution
 from blocks.convolution.mixer import M2Mixer, M2MixerConfig
 from blocks.cost import Cost
 from blocks.monarch.glu import BlockDiagonalGLUConfig
@@ -108,8 +109,11 @@ def executed_flops(config: DecoderConfig, group: Group, device: str = "cpu") -> 
 def _beyond_canonical(mixer: BlockConfig, call: _Call) -> float | None:
     """Executed minus canonical FLOPs of one sequence mixer."""
     if type(mixer) is M2MixerConfig:
-        return _convolution(mixer, call)
-    return _attention(mixer, call) if isinstance(mixer, AttentionConfig) else None
+        whole = mixer.taps is None and not mixer.ablate
+        return _convolution(mixer, call) if whole else None
+    if not isinstance(mixer, AttentionConfig) or (mixer.short_convolution is not None and call.step):
+        return None  # the backward pass of a short convolution executes less than is charged
+    return _attention(mixer, call)
 
 
 def _attention(mixer: AttentionConfig, call: _Call) -> float | None:
@@ -142,7 +146,7 @@ def _convolution(config: M2MixerConfig, call: _Call) -> float | None:
     with on_meta():
         mixer = M2Mixer(config)
         x = torch.empty(batch, tokens, config.width, requires_grad=True)
-    convolutions = [mixer.long] if mixer.residual is None else [mixer.long, mixer.residual]
+    convolutions = [part for part in (mixer.long, mixer.residual) if isinstance(part, LongConvolution)]
     # ``executed_flops`` of a built block would ask the device its parameters lie on, which is meta
     choices = [_choose(config, call) for _ in convolutions]
     if not call.step:

@@ -1,4 +1,4 @@
-"""Arms that isolate a cause: attention with a short convolution, channel mixers exchanged between both sides."""
+"""Arms that isolate a cause: a short convolution in attention, channel mixers exchanged, parts of M2 removed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from arch_lab.accounting.proof import prove
+from arch_lab.budget import Budget, solve_together
+from arch_lab.checkpoints.adaptation import bidirectional
 from arch_lab.checkpoints.checkpoint import Blueprint, CheckpointError
 from arch_lab.checkpoints.interop import family_for
+from arch_lab.checkpoints.interop.m2_bert import refuse_changed_mixers
 from arch_lab.models import Shape, recipe
 from blocks.channel.glu import GeGLUConfig
 from blocks.errors import ConfigError
@@ -34,6 +37,8 @@ CONVOLVED = {
     "gemma_encoder": 2 * (64 + 2 * 32),
     "hybrid": 2 * (64 + 2 * 32),
 }
+M2 = ["m2_gpt", "hybrid", "m2_bert"]
+PARTS = ["long_convolution", "short_convolution", "gates"]
 CHANNELS = ["gemma1", "gemma2", "gemma3", "gemma4", "gemma_encoder", "m2_gpt", "hybrid"]
 
 
@@ -92,6 +97,76 @@ def test_an_encoder_keeps_its_short_convolution_causal() -> None:
         assert torch.equal(a[:, :5], b[:, :5]) and not torch.equal(a[:, 5:], b[:, 5:])
 
 
+@pytest.mark.parametrize("name", M2)
+@pytest.mark.parametrize("part", PARTS)
+def test_a_removed_part_is_gone_from_every_m2_mixer_and_from_nothing_else(name: str, part: str) -> None:
+    options = {"pattern": "MA"} if name == "hybrid" else {}
+    whole, ablated = config(name, **options), config(name, ablate=part, **options)
+    assert [layer.channel for layer in whole.layers] == [layer.channel for layer in ablated.layers]
+    mixers = [layer.mixer for layer in ablated.layers if hasattr(layer.mixer, "ablate")]
+    assert mixers and {mixer.ablate for mixer in mixers} == {(part,)}
+    before, after = whole.build("meta"), ablated.build("meta")
+    assert cost(after) < cost(before)
+    assert after.parameter_counts()["body"] < before.parameter_counts()["body"]
+    assert prove(after, TOKENS) >= 3
+
+
+@pytest.mark.parametrize("name", M2)
+def test_a_bounded_kernel_costs_less_and_its_parameters_stay_when_sequences_grow(name: str) -> None:
+    options = {"pattern": "MA"} if name == "hybrid" else {}
+    bounded = config(name, taps=5, **options).build("meta")
+    assert cost(bounded) < cost(config(name, **options).build("meta"))
+    assert prove(bounded, TOKENS) >= 3
+    longer = recipe(name, {**options, "taps": 5}).config(SHAPE, vocabulary=VOCABULARY, max_tokens=10 * TOKENS)
+    assert longer.build("meta").parameter_counts()["body"] == bounded.parameter_counts()["body"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"ablate": ["gates", "long_convolution"]}, {"taps": 9}, {"taps": 9, "bidirectional": True}]
+)
+def test_an_image_classifier_has_the_same_options(options: dict[str, Any]) -> None:
+    arm = recipe("m2_vit", {"filter_order": 8, "filter_emb": 5, **options})
+    shape = Shape(width=32, depth=1, ffn_width=32)
+    model = arm.config(shape, vocabulary=3, max_tokens=arm.image_size.tokens).build("meta")  # type: ignore[union-attr]
+    assert {layer.mixer.config.taps for layer in model.layers} == {options.get("taps")}
+    assert prove(model, arm.image_size.tokens) >= 3  # type: ignore[union-attr]
+
+
+def test_the_solver_matches_every_isolating_arm_to_one_budget() -> None:
+    arms = [
+        recipe("gemma3"),
+        recipe("gemma3", {"short_convolution": 3}),
+        recipe("gemma3", {"channel": "block_diagonal"}),
+        recipe("m2_gpt"),
+        recipe("m2_gpt", {"channel": "dense"}),
+        *(recipe("m2_gpt", {"ablate": part}) for part in PARTS),
+        recipe("m2_gpt", {"taps": 64}),
+    ]
+    sizes = solve_together(arms, Budget(params=300_000, tokens=1), vocabulary=512, max_tokens=128)
+    for size in sizes:
+        matched = size.parameters["body"] + size.parameters["head"]
+        assert abs(matched / 300_000 - 1) <= 0.01
+
+
+@pytest.mark.parametrize("options", [{"ablate": "long_convolution"}, {"ablate": "gates"}, {"taps": 5}])
+def test_a_reverse_kernel_of_zeros_keeps_the_function_of_these_arms(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    decoder = config("m2_gpt", **options).build().double()
+    tokens = torch.randint(VOCABULARY, (2, TOKENS))
+    with torch.no_grad():
+        twin = bidirectional(decoder, reverse="zeros")
+        torch.testing.assert_close(twin.hidden(tokens), decoder.hidden(tokens), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(("option", "value"), [("ablate", "gates"), ("taps", 5)])
+def test_an_export_refuses_mixers_that_the_released_m2_bert_does_not_have(option: str, value: Any) -> None:
+    blueprint = Blueprint(
+        architecture="m2_bert", options={option: value}, shape=SHAPE, vocabulary=VOCABULARY, max_tokens=TOKENS
+    )
+    with pytest.raises(CheckpointError, match=f"{option} {value!r} cannot be written"):
+        refuse_changed_mixers(blueprint)
+
+
 @pytest.mark.parametrize(
     ("name", "option", "value"),
     [
@@ -126,6 +201,10 @@ def test_an_export_refuses_parts_that_hugging_face_does_not_have(name: str, opti
             "short_convolution is given twice",
         ),
         ("t5gemma2", {"short_convolution": 3}, "short_convolution is not defined for merged attention"),
+        ("m2_gpt", {"ablate": "gate"}, "did you mean 'gates'"),
+        ("m2_bert", {"taps": 0}, "taps: must be at least 1, got 0"),
+        ("hybrid", {"taps": 8, "ablate": ["long_convolution"]}, "leave out one of them"),
+        ("m2_gpt", {"taps": 8, "polynomial_order": 2}, "leave out polynomial_order"),
     ],
 )
 def test_impossible_options_are_refused_in_one_line(name: str, options: Any, words: str) -> None:

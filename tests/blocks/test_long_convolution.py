@@ -143,6 +143,13 @@ def test_transform_lengths_are_even_smooth_and_never_wrap(tokens: int) -> None:
     assert fft_length(tokens) <= 2 * tokens * 1.125 or tokens < 8
 
 
+@settings(deadline=None, max_examples=40)
+@given(tokens=st.integers(1, 150), taps=st.integers(1, 150))
+def test_a_short_kernel_needs_a_shorter_transform_and_gives_the_same_sums(tokens: int, taps: int) -> None:
+    assert tokens + min(taps, tokens) <= fft_length(tokens, taps) <= fft_length(tokens)
+    same_with_gradients(causal_convolution, causal_convolution_direct, randn(2, 3, tokens), randn(3, taps))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_narrow_inputs_are_convolved_in_single_precision(dtype: torch.dtype) -> None:
     u, k = torch.randn(2, 3, 33, dtype=dtype), torch.randn(3, 33)

@@ -39,6 +39,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "gemma4": {"window": 5},
     "gemma4 convolved": {"window": 5, "short_convolution": 3, "channel": "block_diagonal"},
     "m2_gpt": {"filter_order": 8},
+    "m2_gpt bounded": {"filter_order": 8, "taps": 7, "channel": "dense"},
     "m2_gpt polynomial": {"filter_order": 8, "polynomial_order": 2, "polynomial_groups": 2},
     "hybrid": {"filter_order": 8, "pattern": "MA", "window": 5},
     "custom": {"mixer": "gated_long_conv", "mixer_options": {"filter_order": 8}},

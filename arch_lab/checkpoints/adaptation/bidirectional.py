@@ -26,6 +26,7 @@ from arch_lab.models.direction import bidirectional_layer, bidirectional_stack, 
 from arch_lab.models.encoder import BidirectionalStack
 from arch_lab.models.layer import LayerConfig
 from blocks.attention.masks import Radius
+from blocks.convolution.long import LongConvolution
 from blocks.convolution.mixer import M2Mixer
 from blocks.errors import ConfigError
 
@@ -82,7 +83,7 @@ def bidirectional_state(layers: nn.ModuleList, *, reverse: Reverse | None = None
                 "choose reverse 'zeros' (same function) or 'copy'"
             )
         for name, convolution in (("long", mixer.long), ("residual", mixer.residual)):
-            if convolution is not None:
+            if isinstance(convolution, LongConvolution):
                 state |= _reverse_filter(
                     state, f"{i}.mixer.{name}.filter.", len(convolution.filter.ahead) - 1, reverse
                 )

@@ -116,6 +116,16 @@ def formulas(blueprint: Blueprint) -> dict[str, Tensor]:
     return buffers
 
 
+def refuse_changed_mixers(blueprint: Blueprint) -> None:
+    """Raises: CheckpointError for mixers that the released class does not have."""
+    for option in ("ablate", "taps"):
+        if value := blueprint.options.get(option):
+            raise CheckpointError(
+                f"m2-bert: {option} {value!r} cannot be written: released mixers have every part, "
+                "and kernels as long as the sequence"
+            )
+
+
 def skeleton(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
     """Name and shape of each of our parameters, without memory."""
     model_recipe = recipe(blueprint.architecture, blueprint.options)
