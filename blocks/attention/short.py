@@ -4,7 +4,7 @@ Legend: B batch, T tokens, C channels of one projection, W taps. Token-major (B,
 order and attention reads it, so nothing is transposed (blocks.convolution.short is channel-major for the same
 reason).
 Sources: arXiv 2109.08668 (Primer, "multi-dconv-head attention": 3 taps on q, k and v, no bias, no
-activation); arXiv 2512.17351 (Canon-B, the same with a residual, which the tap of the token itself holds).
+activation); arXiv 2512.17351 (Canon-B, the same with a residual, which the tap of the token itself can hold).
 Causal in bidirectional attention too, as the released M2-BERT keeps its short convolution.
 """
 
@@ -20,6 +20,7 @@ from torch.utils.flop_counter import register_flop_formula
 from blocks.convolution.short import short_flops
 from blocks.cost import Cost
 from blocks.dispatch import override
+from blocks.init import fan_in_uniform_
 from blocks.segments import positions
 
 Projections = tuple[Tensor, ...]  # of queries, keys and values; of two where one gives keys and values
@@ -88,8 +89,9 @@ class ProjectionConvolution(nn.Module):
     """c[t] = sum_{i < W} weight[:, i] z[t - W + 1 + i] of each projection z, zeros before its document.
 
     ``channels``: width of each projection, by the name of its weight. Shape: (B, T, C) each -> the same.
-    Initialisation, as Primer's code: 1/2 at the token itself and 1/(2·W) at the others, so that every
-    projection is a mean over W tokens from the first step on.
+    Initialisation: U(±1/sqrt(W)), as torch draws a depth-wise convolution, M2 its short one and
+    fla-org/flash-linear-attention those of its q, k and v. Primer's and an identity were worse
+    (docs/attention.md).
     Cost: W weights per channel, 2·W FLOPs per channel and token.
     Decoding keeps the last W - 1 inputs of each projection.
     """
@@ -105,11 +107,9 @@ class ProjectionConvolution(nn.Module):
     def weights(self) -> tuple[nn.Parameter, ...]:
         return tuple(self.parameters())
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
         for weight in self.weights:
-            weight.fill_(0.5 / self.taps)
-            weight[:, -1] = 0.5
+            fan_in_uniform_(weight, self.taps)
 
     def forward(
         self, projections: Projections, *, segments: Tensor | None = None, tails: Projections = ()
