@@ -71,8 +71,7 @@ class GroupRule(Config):
         tuple[str, ...],
         Length(0, 100),
         Doc(
-            "Shell patterns over parameter names, such as layers.0.mixer.long.filter.positions; none: the group that blocks declare under "
-            "this name."
+            "Shell patterns over parameter names, such as *.filter.positions; none: the declared group of this name."
         ),
     ] = ()
     rate: Annotated[

@@ -13,6 +13,7 @@ from arch_lab.checkpoints.adaptation import bidirectional
 from arch_lab.checkpoints.checkpoint import Blueprint, CheckpointError
 from arch_lab.checkpoints.interop import family_for
 from arch_lab.checkpoints.interop.m2_bert import refuse_changed_mixers
+from arch_lab.laws.probe import redraw
 from arch_lab.models import Shape, recipe
 from blocks.channel.glu import GeGLUConfig
 from blocks.errors import ConfigError
@@ -152,6 +153,7 @@ def test_the_solver_matches_every_isolating_arm_to_one_budget() -> None:
 def test_a_reverse_kernel_of_zeros_keeps_the_function_of_these_arms(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     decoder = config("m2_gpt", **options).build().double()
+    redraw(decoder)  # kernels start at zero
     tokens = torch.randint(VOCABULARY, (2, TOKENS))
     with torch.no_grad():
         twin = bidirectional(decoder, reverse="zeros")

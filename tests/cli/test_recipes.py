@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,9 +43,14 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return printed
 
 
+def study_of(folder: Path, arms: list[dict[str, Any]]) -> Path:
+    """A study of so many steps that whole steps of any arm meet the budget."""
+    return small_study(folder, arms=arms, budget={"params": 6.0e4, "train_flops": 6.4e9})
+
+
 def test_a_study_plans_a_recipe_by_its_import_path(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arms = [{"architecture": "my_recipes:Turns", "options": {"window": 8}}, {"architecture": "m2_gpt"}]
-    assert main(["plan", str(small_study(folder, arms=arms)), "--json"]) == 0
+    assert main(["plan", str(study_of(folder, arms)), "--json"]) == 0
     arm = json.loads(capsys.readouterr().out)["arms"][0]
     assert (arm["name"], arm["architecture"]) == ("Turns", "my_recipes:Turns")
     assert abs(arm["deviation"]["params"]) <= 0.01
@@ -53,7 +59,7 @@ def test_a_study_plans_a_recipe_by_its_import_path(folder: Path, capsys: pytest.
 def test_the_file_of_a_recipe_is_part_of_the_identity_of_its_arm(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = small_study(folder, arms=[{"architecture": "my_recipes:Turns"}, {"architecture": "m2_gpt"}])
+    path = study_of(folder, [{"architecture": "my_recipes:Turns"}, {"architecture": "m2_gpt"}])
     assert main(["plan", str(path), "--json"]) == 0
     own, built_in = (
         {Path(file).name for file in arm["code"]} for arm in json.loads(capsys.readouterr().out)["arms"]
