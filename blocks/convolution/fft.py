@@ -10,7 +10,7 @@ view; views of a (D, B, T) array cost no copy and give such a view back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -90,7 +90,8 @@ def _convolve(u: Tensor, taps: Tensor, length: int) -> Tensor:
     # output
     dtype = torch.promote_types(torch.promote_types(u.dtype, taps.dtype), torch.float32)
     u_DBT = u.transpose(0, 1).to(dtype).contiguous()  # no copy for the channel-major views the mixers pass
-    return _circular_convolution(u_DBT, taps.to(dtype), length).transpose(0, 1).to(u.dtype)
+    y_DBT, *_ = _circular_convolution(u_DBT, taps.to(dtype), length, torch.is_grad_enabled())
+    return y_DBT.transpose(0, 1).to(u.dtype)
 
 
 def _chunk(u: Tensor, length: int) -> int:
@@ -106,41 +107,68 @@ def _chunk(u: Tensor, length: int) -> int:
 # registered, so counted graphs still see them.
 
 
-def convolve_in_groups(u: Tensor, taps: Tensor, length: int) -> Tensor:
-    """First T outputs of the circular convolution of ``length`` points.
+def convolve_in_groups(
+    u: Tensor, taps: Tensor, length: int, keep: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """First T outputs of the circular convolution of ``length`` points, and what its gradients need.
 
-    u (D, B, T), taps (D, S) -> (D, B, T).
+    u (D, B, T), taps (D, S) -> (D, B, T), and with ``keep`` the spectra of u and of the taps, see
+    ``spectra_shapes``.
     """
+    tokens = u.shape[-1]
+    if keep and _chunk(u, length) >= len(u):  # one pass: its spectra are kept as they are
+        spectra = spectra_of(u, taps, length)
+        product = torch.view_as_complex(spectra[0]) * torch.view_as_complex(spectra[1])
+        return torch.fft.irfft(product, n=length)[..., :tokens].contiguous(), *spectra
     out, pad = torch.empty_like(u, memory_format=torch.contiguous_format), _Padding(u, length)
+    shapes = spectra_shapes(u.shape, length, keep)
+    spectrum_u, spectrum_taps = (u.new_empty(shape) for shape in shapes)
     for channels, kernel in _groups(u, taps, length):
-        spectrum = pad.transform(u[channels]).mul_(kernel)
-        out[channels] = torch.fft.irfft(spectrum, n=length)[..., : u.shape[-1]]
-    return out
+        spectrum = pad.transform(u[channels])
+        if keep:
+            spectrum_u[channels] = torch.view_as_real(spectrum)
+            spectrum_taps[channels] = torch.view_as_real(kernel)
+        out[channels] = torch.fft.irfft(spectrum.mul_(kernel), n=length)[..., :tokens]
+    return out, spectrum_u, spectrum_taps
+
+
+def spectra_shapes(u_shape: Sequence[int], length: int, keep: bool) -> tuple[list[int], list[int]]:
+    """Of the spectra of u (D, B, T) and of the taps: pairs of real numbers, which compilers can handle."""
+    if not keep:
+        return [0], [0]
+    d, b, bins = u_shape[0], u_shape[1], length // 2 + 1
+    return [d, b, bins, 2], [d, 1, bins, 2]
+
+
+def spectra_of(u: Tensor, taps: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """The spectra that ``convolve_in_groups`` keeps, all channels at once."""
+    spectra = torch.fft.rfft(u, n=length), torch.fft.rfft(taps, n=length).unsqueeze(1)
+    return torch.view_as_real(spectra[0]), torch.view_as_real(spectra[1])
 
 
 def correlate_in_groups(
-    gradient: Tensor, u: Tensor, taps: Tensor, length: int, for_taps: bool
+    gradient: Tensor, spectrum_u: Tensor, spectrum_taps: Tensor, length: int, taps: int
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of u and of taps (empty unless ``for_taps``).
+    """Gradients of u (D, B, T) and of the first ``taps`` taps (empty for 0).
 
-    Correlations, that is products with conjugate spectra.
+    Correlations, that is products with conjugate spectra. Those of the forward pass take twice the memory of
+    u and save one transform of five.
     """
-    du, pad = torch.empty_like(u, memory_format=torch.contiguous_format), _Padding(u, length)
-    dtaps = torch.empty_like(taps, memory_format=torch.contiguous_format) if for_taps else taps.new_empty(0)
-    for channels, kernel in _groups(u, taps, length):
+    du, pad = torch.empty_like(gradient, memory_format=torch.contiguous_format), _Padding(gradient, length)
+    dtaps = gradient.new_empty((len(gradient), taps) if taps else 0)
+    of_u, of_taps = torch.view_as_complex(spectrum_u), torch.view_as_complex(spectrum_taps)
+    for channels in _slices(gradient, _chunk(gradient, length)):
         spectrum = pad.transform(gradient[channels])
-        if for_taps:
-            # u's spectrum is computed again: keeping it would take twice the memory of u to save one
-            # transform of five
-            correlation = pad.transform(u[channels]).conj_physical_().mul_(spectrum).sum(dim=1)
-            dtaps[channels] = torch.fft.irfft(correlation, n=length)[:, : taps.shape[-1]]
-        spectrum.mul_(kernel.conj_physical_())
-        du[channels] = torch.fft.irfft(spectrum, n=length)[..., : u.shape[-1]]
+        if taps:
+            correlation = of_u[channels].conj_physical().mul_(spectrum).sum(dim=1)
+            dtaps[channels] = torch.fft.irfft(correlation, n=length)[:, :taps]
+        spectrum.mul_(of_taps[channels].conj_physical())
+        du[channels] = torch.fft.irfft(spectrum, n=length)[..., : gradient.shape[-1]]
     return du, dtaps
 
 
 def _groups(u: Tensor, taps: Tensor, length: int) -> Iterator[tuple[slice, Tensor]]:
-    """Channels of one pass and their kernels' spectra (d, 1, N/2 + 1), used once each."""
+    """Channels of one pass and their kernels' spectra (d, 1, N/2 + 1)."""
     size = _chunk(u, length)
     # a CPU library plans every call anew: kernels, one row per channel, are transformed for several passes at
     # once
@@ -149,6 +177,12 @@ def _groups(u: Tensor, taps: Tensor, length: int) -> Iterator[tuple[slice, Tenso
         for i in range(0, len(spectra), size):
             kernel = spectra[i : i + size]
             yield slice(first + i, first + i + len(kernel)), kernel
+
+
+def _slices(u: Tensor, size: int) -> Iterator[slice]:
+    """Channels of each pass."""
+    for first in range(0, len(u), size):
+        yield slice(first, min(first + size, len(u)))
 
 
 class _Padding:
@@ -174,27 +208,33 @@ _circular_convolution_backward = torch.library.custom_op(
 
 
 @_circular_convolution.register_fake
-def _(u: Tensor, taps: Tensor, length: int) -> Tensor:
-    return torch.empty_like(u, memory_format=torch.contiguous_format)
+def _(u: Tensor, taps: Tensor, length: int, keep: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    of_u, of_taps = (u.new_empty(shape) for shape in spectra_shapes(u.shape, length, keep))
+    return torch.empty_like(u, memory_format=torch.contiguous_format), of_u, of_taps
 
 
 @_circular_convolution_backward.register_fake
-def _(gradient: Tensor, u: Tensor, taps: Tensor, length: int, for_taps: bool) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(u, memory_format=torch.contiguous_format), taps.new_empty(
-        taps.shape if for_taps else 0
-    )
+def _(
+    gradient: Tensor, spectrum_u: Tensor, spectrum_taps: Tensor, length: int, taps: int
+) -> tuple[Tensor, Tensor]:
+    du = torch.empty_like(gradient, memory_format=torch.contiguous_format)
+    return du, gradient.new_empty((len(gradient), taps) if taps else 0)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
-    u, taps, ctx.length = inputs
-    ctx.save_for_backward(u, taps)
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, int, bool], output: tuple[Tensor, ...]) -> None:
+    _, taps, ctx.length, _ = inputs
+    ctx.taps = taps.shape[-1]
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*output[1:])
 
 
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
-    du, dtaps = _circular_convolution_backward(
-        gradient, *ctx.saved_tensors, ctx.length, ctx.needs_input_grad[1]
-    )
-    return du, dtaps if ctx.needs_input_grad[1] else None, None
+def _backward(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if gradient is None:
+        return None, None, None, None
+    taps = ctx.taps if ctx.needs_input_grad[1] else 0
+    du, dtaps = _circular_convolution_backward(gradient, *ctx.saved_tensors, ctx.length, taps)
+    return du, dtaps if taps else None, None, None
 
 
 _circular_convolution.register_autograd(_backward, setup_context=_keep)
@@ -211,11 +251,11 @@ def _backward_flops(
     u_shape: torch.Size,
     taps_shape: torch.Size,
     length: int,
-    for_taps: bool,
+    taps: int,
     *_: Any,
     **__: Any,
 ) -> int:
-    return backward_flops(u_shape, length, for_taps)
+    return backward_flops(g_shape, length, taps > 0)
 
 
 def forward_flops(u_shape: torch.Size, length: int) -> int:
@@ -225,6 +265,7 @@ def forward_flops(u_shape: torch.Size, length: int) -> int:
 
 
 def backward_flops(u_shape: torch.Size, length: int, for_taps: bool) -> int:
+    """Gradients there and back, those of kernels back, and the products with the spectra that were kept."""
     d, b, _tokens = u_shape
-    more = fft_flops(length, d * b + d) + 6 * (length // 2 + 1) * d * b if for_taps else 0
-    return forward_flops(u_shape, length) + more
+    transforms = fft_flops(length, 2 * d * b + (d if for_taps else 0))
+    return transforms + (2 if for_taps else 1) * 6 * (length // 2 + 1) * d * b

@@ -120,16 +120,16 @@ def reference(z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tenso
 
 
 def gated_forward(
-    z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor, keep: bool = False
+) -> tuple[Tensor, ...]:
     """y, and what the backward pass would compute again.
 
-    The short convolution (3D, B, T) and the long one (D, B, T).
+    The short convolution (3D, B, T), the long one (D, B, T), and with ``keep`` the spectra of its arguments.
     """
     short = shifted_taps(z.contiguous(), short_weight, short_bias)
     gate_in, gate_out, value = short.chunk(3)
-    long = _convolve(value * gate_in, kernel)
-    return long * gate_out, short, long
+    long, *spectra = _convolve(value * gate_in, kernel, keep)
+    return long * gate_out, short, long, *spectra
 
 
 def gated_backward(
@@ -141,13 +141,15 @@ def gated_backward(
     need: Sequence[bool],
     short: Tensor,
     long: Tensor,
+    *spectra: Tensor,
 ) -> tuple[Tensor | None, ...]:
     if not short.numel():
-        _, short, long = gated_forward(z, short_weight, short_bias, kernel)
+        _, short, long, *again = gated_forward(z, short_weight, short_bias, kernel, keep=True)
+        spectra = tuple(again)
     gradient = gradient.contiguous()  # a projection's arrives transposed, and four passes follow
     gate_in, gate_out, value = short.chunk(3)
-    dlong = gradient * gate_out
-    du, dkernel = _correlate(dlong, value * gate_in, kernel, need[3])
+    u = value * gate_in if not spectra[0].numel() else None
+    du, dkernel = _correlate(gradient * gate_out, u, kernel, spectra, need[3])
     if not any(need[:3]):
         return None, None, None, dkernel
     dshort = torch.empty_like(short)
@@ -157,40 +159,64 @@ def gated_backward(
     return dz, dweight, dbias, dkernel
 
 
-def _convolve(u: Tensor, kernel: Tensor) -> Tensor:
-    """u (D, B, T), kernel (D, S <= T) -> (D, B, T) in u's dtype."""
-    if u.numel() == 0:
-        return torch.empty_like(u)
-    batch, tokens = u.shape[1:]
-    algorithm = _choose(batch, tokens, kernel.shape[1], u.device.type).implementation
-    if algorithm == "toeplitz":
-        return toeplitz_convolution(u.transpose(0, 1), kernel).transpose(0, 1).contiguous()
-    wide = _wide(u, kernel)
-    if algorithm == "direct":
-        return shifted_sum(u.to(wide), kernel.to(wide)).to(u.dtype)
-    length = fft.fft_length(tokens, kernel.shape[1])
-    return fft.convolve_in_groups(u.to(wide), kernel.to(wide), length).to(u.dtype)
-
-
-def _correlate(gradient: Tensor, u: Tensor, kernel: Tensor, for_taps: bool) -> tuple[Tensor, Tensor | None]:
-    """Gradients of u, in its dtype, and of the kernel (None unless ``for_taps``). No block-Toeplitz form:
-    these need not be causal.
+def _convolve(u: Tensor, kernel: Tensor, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """u (D, B, T), kernel (D, S <= T) -> (D, B, T) in u's dtype, and the spectra of both for ``_correlate``,
+    empty where no transform runs or nothing is to be kept.
     """
-    if u.numel() == 0:
-        return torch.empty_like(u), torch.zeros_like(kernel) if for_taps else None
-    batch, tokens = u.shape[1:]
-    wide = _wide(u, kernel)
-    wide_inputs = gradient.to(wide), u.to(wide), kernel.to(wide)
-    if _choose(batch, tokens, kernel.shape[1], u.device.type).implementation == "direct":
-        du, dkernel = shifted_sum_backward(*wide_inputs, for_taps)
+    wide, nothing = _wide(u, kernel), (u.new_empty(0), u.new_empty(0))
+    algorithm = _algorithm(u, kernel)
+    if algorithm == "toeplitz":
+        return toeplitz_convolution(u.transpose(0, 1), kernel).transpose(0, 1).contiguous(), *nothing
+    if algorithm == "direct":
+        return shifted_sum(u.to(wide), kernel.to(wide)).to(u.dtype), *nothing
+    if algorithm == "none":
+        return torch.empty_like(u), *nothing
+    length = fft.fft_length(u.shape[2], kernel.shape[1])
+    y, of_u, of_kernel = fft.convolve_in_groups(u.to(wide), kernel.to(wide), length, keep)
+    return y.to(u.dtype), of_u, of_kernel
+
+
+def _correlate(
+    gradient: Tensor, u: Tensor | None, kernel: Tensor, spectra: tuple[Tensor, ...], for_taps: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of u, in its dtype, and of the kernel (None unless ``for_taps``). No block-Toeplitz form:
+    these need not be causal. ``u``: where its spectrum was not kept.
+    """
+    wide, algorithm = _wide(gradient, kernel), _algorithm(gradient, kernel)
+    if algorithm == "none":
+        return torch.empty_like(gradient), torch.zeros_like(kernel) if for_taps else None
+    if u is not None and algorithm == "direct":
+        du, dkernel = shifted_sum_backward(gradient.to(wide), u.to(wide), kernel.to(wide), for_taps)
     else:
-        length = fft.fft_length(tokens, kernel.shape[1])
-        du, dkernel = fft.correlate_in_groups(*wide_inputs, length, for_taps)
-    return du.to(u.dtype), dkernel.to(kernel.dtype) if for_taps else None
+        length = fft.fft_length(gradient.shape[2], kernel.shape[1])
+        if u is not None:
+            spectra = fft.spectra_of(u.to(wide), kernel.to(wide), length)
+        taps = kernel.shape[1] if for_taps else 0
+        of_u, of_kernel = spectra
+        du, dkernel = fft.correlate_in_groups(gradient.to(wide), of_u, of_kernel, length, taps)
+    return du.to(gradient.dtype), dkernel.to(kernel.dtype) if for_taps else None
+
+
+def _algorithm(u: Tensor, kernel: Tensor) -> str:
+    """What runs for u (D, B, T); "none" where there is nothing to compute."""
+    if u.numel() == 0:
+        return "none"
+    _, batch, tokens = u.shape
+    return _choose(batch, tokens, kernel.shape[1], u.device.type).implementation
 
 
 def _wide(u: Tensor, kernel: Tensor) -> torch.dtype:
     return torch.promote_types(torch.promote_types(u.dtype, kernel.dtype), torch.float32)
+
+
+def _empty_spectra(z: Tensor, kernel: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
+    """Shapes and dtype of the spectra that ``gated_forward`` keeps, for z (3D, B, T)."""
+    if not keep or _algorithm(z, kernel) != "fft":
+        return z.new_empty(0), z.new_empty(0)
+    length = fft.fft_length(z.shape[2], kernel.shape[1])
+    sizes = fft.spectra_shapes((kernel.shape[0], *z.shape[1:]), length, keep)
+    wide = _wide(z, kernel)
+    return z.new_empty(sizes[0], dtype=wide), z.new_empty(sizes[1], dtype=wide)
 
 
 # --- the operator -------------------------------------------------------------------------------------------
@@ -199,9 +225,11 @@ def _wide(u: Tensor, kernel: Tensor) -> torch.dtype:
 @torch.library.custom_op("blocks::causal_conv", mutates_args=())
 def _operator(
     z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor, choice: str, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    outputs = run_kernel(OPERATION, "forward", choice, gated_forward, z, short_weight, short_bias, kernel)
-    return with_saved(outputs, keep and choice == "cpu", z, 2)  # type: ignore[return-value]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    saves = keep and choice == "cpu"
+    plain = partial(gated_forward, keep=saves)
+    outputs = run_kernel(OPERATION, "forward", choice, plain, z, short_weight, short_bias, kernel)
+    return with_saved(outputs, saves, z, 4)  # type: ignore[return-value]
 
 
 @torch.library.custom_op("blocks::causal_conv_backward", mutates_args=())
@@ -213,10 +241,14 @@ def _backward(
     kernel: Tensor,
     short: Tensor,
     long: Tensor,
+    spectrum_u: Tensor,
+    spectrum_kernel: Tensor,
     need: Sequence[bool],
     choice: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    plain = partial(gated_backward, short=short, long=long)
+    def plain(*inputs: Any) -> tuple[Tensor | None, ...]:
+        return gated_backward(*inputs, short, long, spectrum_u, spectrum_kernel)
+
     gradients = run_kernel(
         OPERATION, "backward", choice, plain, gradient, z, short_weight, short_bias, kernel, tuple(need)
     )
@@ -227,13 +259,14 @@ def _backward(
 @_operator.register_fake
 def _(
     z: Tensor, short_weight: Tensor, short_bias: Tensor, kernel: Tensor, choice: str, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     shape = (kernel.shape[0], *z.shape[1:])
-    saved = keep and choice == "cpu"
-    return z.new_empty(shape), z.new_empty(z.shape if saved else 0), z.new_empty(shape if saved else 0)
+    saves = keep and choice == "cpu"
+    short, long = z.new_empty(z.shape if saves else 0), z.new_empty(shape if saves else 0)
+    return z.new_empty(shape), short, long, *_empty_spectra(z, kernel, saves)
 
 
-attach(_operator, _backward, reference, tensors=4, saved=2)
+attach(_operator, _backward, reference, tensors=4, saved=4)
 
 
 @register_flop_formula(torch.ops.blocks.causal_conv)
@@ -255,6 +288,8 @@ def _backward_flops(
     kernel_shape: torch.Size,
     short: Any,
     long: Any,
+    spectrum_u: Any,
+    spectrum_kernel: Any,
     need: Sequence[bool],
     *_: Any,
     **__: Any,

@@ -25,7 +25,8 @@ from blocks.init import fan_in_uniform_
 
 def shifted_taps(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """z (C, B, T), weight (C, W), bias (C,) -> (C, B, T)."""
-    out = torch.addcmul(bias[:, None, None], z, weight[:, -1, None, None])
+    # two passes: with a broadcast bias, addcmul takes three times the time of both
+    out = torch.mul(z, weight[:, -1, None, None]).add_(bias[:, None, None])
     for lag in range(1, min(weight.shape[1], z.shape[-1])):
         out[..., lag:].addcmul_(z[..., :-lag], weight[:, -1 - lag, None, None])
     return out

@@ -17,6 +17,7 @@ from arch_lab.accounting import count_forward, count_training
 from arch_lab.models import EncoderDecoder, Shape, architectures, on_meta, recipe
 from blocks.contract import CrossMixer
 from blocks.convolution.fft import convolve_in_groups, correlate_in_groups, fft_length
+from blocks.convolution.filter import ImplicitFilter
 from blocks.cost import fft_flops
 from blocks.errors import ConfigError
 from blocks.vision.patches import PatchEmbedding
@@ -137,7 +138,7 @@ def test_forward_and_backward_of_a_block_of_matmuls_execute_three_times_the_forw
 def test_training_a_convolution_executes_less_than_the_canonical_three_forwards(
     name: str, data: st.DataObject, batch: int, tokens: int
 ) -> None:
-    """Why: the backward reuses one spectrum for both gradients, and the short convolution's is written elementwise.
+    """Why: the backward uses spectra of the forward, and one for both gradients; the short convolution's is elementwise.
 
     The learned product's small inverses (solves of d³ a block) cost three of themselves backwards, not two.
     """
@@ -149,9 +150,13 @@ def test_training_a_convolution_executes_less_than_the_canonical_three_forwards(
     inner = getattr(block, "body", block)
     short = 0 if name == "gated_long_conv" else batch * inner.short.cost(tokens).matmul
     inverses = block.product.inverse_flops(tokens) if name == "monarch_polynomial" else 0
-    assert training.matmul == 3 * forward.matmul - 2 * short + inverses
+    # positions that are not trained have no gradient
+    fixed = [m for m in block.modules() if isinstance(m, ImplicitFilter) and not m.positions.requires_grad]
+    firsts = [maps[0].weight for m in fixed for maps in (m.ahead, m.behind) if maps is not None]
+    first_maps = sum(2 * tokens * weight.numel() for weight in firsts)
+    assert training.matmul == 3 * forward.matmul - 2 * short + inverses - first_maps
     convolutions = 1 + (getattr(inner, "residual", None) is not None)
-    transforms, products = 3 * width * batch + 2 * width, 12 * (length // 2 + 1) * width * batch
+    transforms, products = 2 * width * batch + width, 12 * (length // 2 + 1) * width * batch
     assert training.fft - forward.fft == convolutions * (fft_flops(length, transforms) + products)
     assert training.fft <= 3 * forward.fft
 
@@ -255,8 +260,10 @@ def test_the_registered_formula_of_the_convolution_is_the_count_of_its_body(
     assert count_forward(lambda: op(u, taps, length)) == count_forward(
         lambda: convolve_in_groups(u, taps, length)
     )
-    body = count_forward(lambda: correlate_in_groups(u, u, taps, length, for_taps))
-    assert count_forward(lambda: back(u, u, taps, length, for_taps)) == body
+    _, *spectra = convolve_in_groups(u, taps, length, True)
+    count = tokens if for_taps else 0
+    body = count_forward(lambda: correlate_in_groups(u, *spectra, length, count))
+    assert count_forward(lambda: back(u, *spectra, length, count)) == body
 
 
 def test_a_complex_matmul_is_four_real_ones() -> None:

@@ -88,11 +88,12 @@ def test_the_registered_flops_are_those_of_the_transforms_and_products_inside(
 
     transform._get_raw = product._get_raw = True  # type: ignore[attr-defined]
     aten = torch.ops.aten
-    inside = {aten._fft_r2c: transform, aten._fft_c2r: transform, aten.mul_: product}
+    inside = {aten._fft_r2c: transform, aten._fft_c2r: transform, aten.mul_: product, aten.mul: product}
     u, k, length = randn(d, b, tokens, grad=False), randn(d, tokens, grad=False), fft_length(tokens)
+    spectra, taps = fft.spectra_of(u, k, length), tokens if for_taps else 0
     for operator, plain, inputs in (
-        (fft._circular_convolution, fft.convolve_in_groups, (u, k, length)),
-        (fft._circular_convolution_backward, fft.correlate_in_groups, (u, u, k, length, for_taps)),
+        (fft._circular_convolution, fft.convolve_in_groups, (u, k, length, True)),
+        (fft._circular_convolution_backward, fft.correlate_in_groups, (u, *spectra, length, taps)),
     ):
         with FlopCounterMode(display=False) as registered:
             operator(*inputs)  # type: ignore[operator]

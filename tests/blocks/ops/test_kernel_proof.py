@@ -36,7 +36,7 @@ RIGHT: dict[str, tuple[Any, Any]] = {
     "monarch_matmul": (lambda *x: output(product_forward(*x)), partial(product_backward, hidden=NOTHING)),
     "causal_conv": (
         lambda *x: output(gated_forward(*x)),
-        partial(gated_backward, short=NOTHING, long=NOTHING),
+        lambda *x: gated_backward(*x, NOTHING, NOTHING),
     ),
 }
 
