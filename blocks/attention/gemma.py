@@ -121,7 +121,7 @@ class GemmaAttention(SequenceMixer):
             x = x.masked_fill((segments == 0)[..., None], 0)
         projections = self._projections(x)
         if self.short is not None:
-            projections = self.short(projections, segments=segments)
+            projections = self.short(projections, segments)
         q, k, v = self._heads(projections, positions_of(x, segments, positions))
         y = self._attend(q, k, v, segments=segments)
         return self.out(rearrange(y, "b h t c -> b t (h c)"))
@@ -203,8 +203,7 @@ class GemmaAttention(SequenceMixer):
         projections = self._projections(x)
         if self.short is None:
             return projections, ()
-        tails = self.short.next_tails(projections, state.tails, state.reserved)
-        return self.short(projections, tails=state.tails), tails
+        return self.short.extend(projections, state.tails, state.reserved)
 
     def prefill(self, x: Tensor, state: KeyValueState) -> tuple[Tensor, KeyValueState]:
         if not self.causal:

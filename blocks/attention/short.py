@@ -61,6 +61,14 @@ def _same_document(rows: Tensor, position: Tensor | None, lag: int) -> Tensor:
     return rows if position is None else rows.masked_fill((position[:, lag:] < lag)[..., None], 0)
 
 
+def _last_rows(z: Tensor, weight: Tensor, past: int) -> Tensor:
+    """The convolution of z (B, past + t, C) at its last t tokens; one token reads W rows."""
+    if z.shape[1] - past > 1:
+        return shifted_rows(z, weight, None)[:, past:]
+    read = min(weight.shape[1], past + 1)
+    return (z[:, -read:] * weight.mT[-read:]).sum(1, keepdim=True)
+
+
 _short = torch.library.custom_op("blocks::short_convolution_rows", shifted_rows, mutates_args=())
 
 
@@ -111,27 +119,17 @@ class ProjectionConvolution(nn.Module):
         for weight in self.weights:
             fan_in_uniform_(weight, self.taps)
 
-    def forward(
-        self, projections: Projections, *, segments: Tensor | None = None, tails: Projections = ()
-    ) -> Projections:
-        """``segments`` (B, T): document ids. ``tails``: the inputs just before, see ``next_tails``."""
+    def forward(self, projections: Projections, segments: Tensor | None = None) -> Projections:
+        """``segments`` (B, T): document ids."""
         position = None if segments is None else positions(segments)
-        if not tails:
-            return tuple(self._convolve(z, w, position) for z, w in self._pairs(projections))
-        joined = tuple(
-            torch.cat((tail.to(z.dtype), z), 1) for tail, z in zip(tails, projections, strict=True)
-        )
-        past = tails[0].shape[1]
-        return tuple(self._convolve(z, w, None)[:, past:] for z, w in self._pairs(joined))
-
-    def _pairs(self, projections: Projections) -> zip[tuple[Tensor, Tensor]]:
-        return zip(projections, self.weights, strict=True)
+        pairs = zip(projections, self.weights, strict=True)
+        return tuple(self._convolve(z, weight.to(z.dtype), position) for z, weight in pairs)
 
     def _convolve(self, z: Tensor, weight: Tensor, position: Tensor | None) -> Tensor:
         # one operator everywhere, which shapes alone are counted by; plain torch on request
         requested, _ = override("short_convolution")
         convolve = shifted_rows if requested == "reference" and not z.is_meta else _short
-        return convolve(z, weight.to(z.dtype), position)
+        return convolve(z, weight, position)
 
     def cost(self, tokens: int) -> Cost:
         return Cost(matmul=sum(2 * weight.numel() for weight in self.weights) * tokens)
@@ -143,11 +141,15 @@ class ProjectionConvolution(nn.Module):
         size = 0 if reserve is None else self._held(reserve)
         return tuple(weight.new_zeros((batch, size, len(weight))) for weight in self.weights)
 
-    def next_tails(self, projections: Projections, tails: Projections, reserve: int | None) -> Projections:
-        """The last inputs after ``projections`` have followed ``tails``: W - 1, or all of a shorter text."""
-        held = self._held(tails[0].shape[1] + projections[0].shape[1] if reserve is None else reserve)
-        joined = (torch.cat((tail, z.to(tail.dtype)), 1) for tail, z in zip(tails, projections, strict=True))
-        return tuple(z[:, z.shape[1] - held :].contiguous() for z in joined)
+    def extend(
+        self, projections: Projections, tails: Projections, reserve: int | None
+    ) -> tuple[Projections, Projections]:
+        """The outputs for the next tokens (B, t, C) of each projection, and the tails after them."""
+        joined = [torch.cat((tail, z.to(tail.dtype)), 1) for tail, z in zip(tails, projections, strict=True)]
+        held = self._held(joined[0].shape[1] if reserve is None else reserve)
+        pairs, past = zip(joined, self.weights, strict=True), tails[0].shape[1]
+        outputs = (_last_rows(z, weight, past).to(projections[0].dtype) for z, weight in pairs)
+        return tuple(outputs), tuple(z[:, z.shape[1] - held :].contiguous() for z in joined)
 
     def _held(self, tokens: int) -> int:
         return min(tokens, self.taps - 1)
