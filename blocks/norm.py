@@ -13,7 +13,9 @@ LayerNorm: arXiv 1607.06450.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from torch.nn import functional as F
 
 from blocks.contract import Block, BlockConfig
 from blocks.cost import Cost
+from blocks.dispatch import by_hand, through_formula
 from blocks.errors import ConfigError
 from blocks.registry import register
 
@@ -30,10 +33,67 @@ def widened(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def unit_rms(x: Tensor, eps: float) -> Tensor:
-    """``x`` (..., D) over its root mean square, in the wide dtype of ``x``."""
+def scaled_rms(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
+    """``x`` (..., D) over its root mean square, times ``gain`` (D,), in the wide dtype of ``x``."""
     wide = x.to(widened(x.dtype))
-    return wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
+    gain = None if gain is None else gain.to(wide.dtype)
+    if not by_hand("rms_norm", wide, gain):
+        return _formula(wide, gain, eps)
+    if torch.is_grad_enabled() and (wide.requires_grad or (gain is not None and gain.requires_grad)):
+        y: Tensor = _ScaledRMS.apply(wide, gain, eps)  # type: ignore[no-untyped-call]
+        return y
+    return _scale(wide, gain, eps)[0]
+
+
+def _formula(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
+    y = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)
+    return y if gain is None else y * gain
+
+
+def _scale(x: Tensor, gain: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+    """The result, and the inverse root (..., 1)."""
+    squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+    root = squares.div_(x.shape[-1]).add_(eps).rsqrt_()
+    y = x * root
+    return (y if gain is None else y.mul_(gain)), root
+
+
+class _ScaledRMS(torch.autograd.Function):
+    """The formula in three passes forward and six backward; input and inverse root are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
+        y, root = _scale(x, gain, eps)
+        ctx.save_for_backward(x, gain, root)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        (x, gain, root), need = ctx.saved_tensors, ctx.needs_input_grad[:2]
+        if torch.is_grad_enabled():
+            return (*through_formula(lambda x, gain: _formula(x, gain, ctx.eps), (x, gain), need, dy), None)
+        return (*_scale_backward(dy, x, gain, root, need), None)
+
+
+def _scale_backward(
+    dy: Tensor, x: Tensor, gain: Tensor | None, root: Tensor, need: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """With r the inverse root and p = dy·x: dgain = sum p·r, dx = r·(dy·gain - x·r²·mean(p·gain))."""
+    products = dy * x
+    # sums over rows and columns are matrix-vector products of rows as they lie in memory
+    order = sorted(range(x.dim() - 1), key=products.stride, reverse=True)
+    rows = products.permute(*order, -1).reshape(-1, x.shape[-1])
+    dgain = torch.mv(rows.mT, root.permute(*order, -1).reshape(-1)) if need[1] else None
+    if not need[0]:
+        return None, dgain
+    if gain is None:
+        means, dx = products.mean(dim=-1, keepdim=True), dy * root
+    else:
+        sums = torch.mv(rows, gain).view(*(x.shape[i] for i in order), 1)
+        means = sums.div_(x.shape[-1]).permute(*(order.index(i) for i in range(len(order))), -1)
+        dx = (dy * gain).mul_(root)
+    return dx.addcmul_(x, means * root * root * root, value=-1), dgain
 
 
 def _check(config: RMSNormConfig | LayerNormConfig) -> None:
@@ -73,8 +133,7 @@ class RMSNorm(Block):
         nn.init.zeros_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        normed = unit_rms(x, self.config.eps)
-        return (normed * (1 + self.weight.to(normed.dtype))).to(x.dtype)
+        return scaled_rms(x, 1 + self.weight.to(widened(x.dtype)), self.config.eps).to(x.dtype)
 
     def cost(self, tokens: int) -> Cost:
         return Cost(elementwise=4 * tokens * self.config.width)
@@ -111,8 +170,7 @@ class GainRMSNorm(Block):
         nn.init.ones_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        normed = unit_rms(x, self.config.eps)
-        return (normed * self.weight.to(normed.dtype)).to(x.dtype)
+        return scaled_rms(x, self.weight, self.config.eps).to(x.dtype)
 
     def cost(self, tokens: int) -> Cost:
         return Cost(elementwise=4 * tokens * self.config.width)
@@ -143,7 +201,7 @@ class UnitRMSNorm(Block):
         """Nothing to draw."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return unit_rms(x, self.config.eps).to(x.dtype)
+        return scaled_rms(x, None, self.config.eps).to(x.dtype)
 
     def cost(self, tokens: int) -> Cost:
         return Cost(elementwise=3 * tokens * self.config.width)

@@ -6,6 +6,7 @@ kernels.
 """
 
 from blocks.dispatch.choice import Choice, log_once
+from blocks.dispatch.eager import by_hand, is_plain_eager, through_formula
 from blocks.dispatch.operations import Operation, operation, report
 from blocks.dispatch.requests import IMPLEMENTATIONS, VARIABLE, override, use_implementation
 
@@ -14,9 +15,12 @@ __all__ = [
     "VARIABLE",
     "Choice",
     "Operation",
+    "by_hand",
+    "is_plain_eager",
     "log_once",
     "operation",
     "override",
     "report",
+    "through_formula",
     "use_implementation",
 ]

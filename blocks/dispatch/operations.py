@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -110,9 +111,8 @@ class Operation:
             if not refusal and device != "cpu":
                 refusal = _mismatch(self.name, name, device, dtype)
             if not refusal:
-                return Choice(
-                    implementation=name,
-                    reason=self.cpu_reason(sizes) if name == "cpu" else "a kernel serves these sizes",
+                return _choice(
+                    name, self.cpu_reason(sizes) if name == "cpu" else "a kernel serves these sizes"
                 )
             refusals.append(f"{name}: {refusal}")
         return Choice(implementation="reference", reason="; ".join(refusals))
@@ -134,6 +134,11 @@ class Operation:
             return reason
         answer: str | None = _loaded[self.name, implementation].serves(device, dtype, op=kernels.op, **sizes)
         return answer
+
+
+@lru_cache(maxsize=64)
+def _choice(implementation: str, reason: str) -> Choice:
+    return Choice(implementation=implementation, reason=reason)
 
 
 # --- kernels ------------------------------------------------------------------------------------------------

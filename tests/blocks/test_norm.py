@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blocks.dispatch import use_implementation
 from blocks.errors import ConfigError
 from blocks.norm import (
     GainRMSNorm,
@@ -76,6 +77,46 @@ def test_a_gain_of_w_is_an_offset_gain_of_w_minus_one() -> None:
         offset.weight.copy_(torch.tensor([0.5, -1.0, 2.0, 0.0, -3.0]))
         gain.weight.copy_(offset.weight + 1)
     assert torch.equal(offset(x), gain(x))
+
+
+@pytest.mark.parametrize("config", [RMSNormConfig, GainRMSNormConfig, UnitRMSNormConfig])
+@pytest.mark.parametrize("shape", [(5,), (0, 5), (3, 7, 5), (2, 4, 3, 5)])
+def test_gradients_by_hand_equal_those_of_the_formula(
+    config: type[RMSNormConfig], shape: tuple[int, ...]
+) -> None:
+    norm = config(width=5).build().double()
+    for parameter in norm.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(shape, dtype=torch.float64).movedim(0, -2 if len(shape) > 1 else 0).requires_grad_()
+    inputs, outcomes = [x, *norm.parameters()], []
+    for implementation in ("", "rms_norm=reference"):
+        with use_implementation(implementation):
+            y = norm(x)
+        outcomes.append([y, *torch.autograd.grad((y * torch.arange(5.0)).square().sum(), inputs)])
+    for ours, expected in zip(*outcomes, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("config", [RMSNormConfig, UnitRMSNormConfig])
+def test_first_and_second_derivatives_survive_a_numeric_check(config: type[RMSNormConfig]) -> None:
+    norm = config(width=4).build().double()
+    x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(norm, (x,)) and torch.autograd.gradgradcheck(norm, (x,))
+
+
+def test_large_and_small_vectors_keep_finite_gradients() -> None:
+    for scale in (1e-15, 1e15):
+        x = (scale * torch.randn(3, 8)).requires_grad_()
+        RMSNorm(RMSNormConfig(width=8))(x).square().sum().backward()
+        assert x.grad is not None and x.grad.isfinite().all()
+
+
+def test_a_gradient_under_autocast_is_not_rounded() -> None:
+    norm, x = RMSNorm(RMSNormConfig(width=8)), torch.randn(3, 8, requires_grad=True)
+    (expected,) = torch.autograd.grad(norm(x).pow(3).sum(), [x])
+    with torch.autocast("cpu", torch.bfloat16):
+        (ours,) = torch.autograd.grad(norm(x).pow(3).sum(), [x])
+    assert torch.equal(ours, expected)
 
 
 def test_a_zero_vector_stays_zero_with_finite_gradient() -> None:
