@@ -21,7 +21,7 @@ from blocks.attention.cache import KeyValueState, attend_to_all, empty_state, ex
 from blocks.attention.core import attend
 from blocks.attention.heads import HeadsConfig
 from blocks.attention.masks import Radius, attended_pairs, check_span
-from blocks.attention.rope import Drop, check_fraction, rope_tables, rotate, rotated_pairs
+from blocks.attention.rope import Drop, check_fraction, rope_tables_of, rotate, rotated_pairs
 from blocks.attention.short import ProjectionConvolution, Projections
 from blocks.config import Bounds
 from blocks.contract import Block, SequenceMixer, parameter_dtype
@@ -29,7 +29,7 @@ from blocks.cost import Cost, total
 from blocks.linear import dense
 from blocks.norm import RMSNormConfig
 from blocks.registry import register
-from blocks.segments import check, positions_of
+from blocks.segments import check
 
 NORM_EPS = 1e-6  # what every published Gemma adds before a root
 MOST_TAPS = 64  # of a short convolution, which is summed tap by tap
@@ -122,7 +122,7 @@ class GemmaAttention(SequenceMixer):
         projections = self._projections(x)
         if self.short is not None:
             projections = self.short(projections, segments)
-        q, k, v = self._heads(projections, positions_of(x, segments, positions))
+        q, k, v = self._heads(projections, segments=segments, positions=positions)
         y = self._attend(q, k, v, segments=segments)
         return self.out(rearrange(y, "b h t c -> b t (h c)"))
 
@@ -131,23 +131,32 @@ class GemmaAttention(SequenceMixer):
         pair = (self.query(x), self.key(x))
         return pair if self.value is None else (*pair, self.value(x))
 
-    def _heads(self, projections: Projections, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normed and rotated q (B, H, T, C) and k, normed v (B, K, T, C) of tokens at ``positions`` (T,) or
-        (B, T).
+    def _heads(
+        self,
+        projections: Projections,
+        *,
+        segments: Tensor | None = None,
+        positions: Tensor | None = None,
+        start: int = 0,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Normed and rotated q (B, H, T, C) and k, normed v (B, K, T, C) of tokens at the positions that
+        ``rope_tables_of`` reads from the other arguments.
         """
         config, c = self.config, self.config.channels
         heads = [rearrange(z, "b t (h c) -> b h t c", c=c) for z in projections]
         q, k, v = self.query_norm(heads[0]), self.key_norm(heads[1]), self.value_norm(heads[-1])
         if rotated_pairs(c, config.rope_fraction) == 0:
             return q, k, v
-        turn = rope_tables(
-            positions,
+        turn = rope_tables_of(
+            projections[0],
             c,
+            segments=segments,
+            positions=positions,
+            start=start,
             base=config.rope_base,
             factor=self.rope_factor,
             fraction=config.rope_fraction,
             drop=config.rope_drop,
-            dtype=q.dtype,
         )
         cos, sin = (table if table.dim() == 2 else table[:, None] for table in turn)  # one for all heads
         return rotate(q, cos, sin, drop=config.rope_drop), rotate(k, cos, sin, drop=config.rope_drop), v
@@ -209,7 +218,7 @@ class GemmaAttention(SequenceMixer):
         if not self.causal:
             raise self.refuse_decoding()
         projections, tails = self._continued(x, state)
-        q, k, v = self._heads(projections, positions_of(x, start=state.position))
+        q, k, v = self._heads(projections, start=state.position)
         k, v, state = extend(state, k, v, tails)
         y = self._attend(q, k.to(q.dtype), v.to(q.dtype), offset=k.shape[2] - x.shape[1])
         return self.out(rearrange(y, "b h t c -> b t (h c)")), state
@@ -217,7 +226,7 @@ class GemmaAttention(SequenceMixer):
     def step(self, x: Tensor, state: KeyValueState) -> tuple[Tensor, KeyValueState]:
         """One token, O(1) writes: nothing is shifted, no key is repeated, no mask is built."""
         projections, tails = self._continued(x[:, None], state)
-        q, k, v = self._heads(projections, positions_of(x[:, None], start=state.position))
+        q, k, v = self._heads(projections, start=state.position)
         state = push(state, k, v, tails)
         y = attend_to_all(q, *state.entries, scale=self.scale, softcap=self.softcap)
         return self.out(rearrange(y, "b h 1 c -> b (h c)")), state

@@ -24,13 +24,13 @@ from torch import Tensor
 from blocks.attention.heads import HeadsConfig
 from blocks.attention.masks import attended_pairs, check_span
 from blocks.attention.memory import attend_memory, check_memory, memory_mask, without_padding
-from blocks.attention.rope import rope_tables, rotate
+from blocks.attention.rope import rope_tables_of, rotate
 from blocks.contract import Block, CrossMixer, parameter_dtype
 from blocks.cost import Cost, total
 from blocks.linear import dense
 from blocks.norm import RMSNorm, RMSNormConfig
 from blocks.registry import register
-from blocks.segments import check, positions_of
+from blocks.segments import check
 
 Turn = tuple[Tensor, Tensor]  # cosines and sines, broadcast over heads
 
@@ -120,9 +120,14 @@ class GemmaMergedAttention(CrossMixer):
 
     def _turns(self, x: Tensor, start: int, segments: Tensor | None = None) -> Turn:
         """Cosines and sines at positions start, start + 1, …, or at those within each document."""
-        config, places = self.config, positions_of(x, segments, start=start)
-        cos, sin = rope_tables(
-            places, config.channels, base=config.rope_base, factor=config.rope_factor, dtype=x.dtype
+        config = self.config
+        cos, sin = rope_tables_of(
+            x,
+            config.channels,
+            segments=segments,
+            start=start,
+            base=config.rope_base,
+            factor=config.rope_factor,
         )
         return (cos, sin) if segments is None else (cos[:, None], sin[:, None])  # one for all heads
 

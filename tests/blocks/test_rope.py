@@ -7,7 +7,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blocks.attention.rope import Drop, check_fraction, rope_tables, rotate, rotated_pairs
+from blocks.attention.rope import (
+    LARGEST_TABLE,
+    TABLES,
+    Drop,
+    check_fraction,
+    counted_tables,
+    rope_tables,
+    rope_tables_of,
+    rotate,
+    rotated_pairs,
+)
+from blocks.dispatch import use_implementation
 from blocks.errors import ConfigError
 
 DROPS: tuple[Drop, ...] = ("low", "high")
@@ -152,3 +163,85 @@ def test_tables_are_float32_or_wider_and_the_result_keeps_its_dtype(
 def test_bfloat16_is_rotated_in_float32_and_rounded_once() -> None:
     x = torch.randn(9, 8).bfloat16()
     assert torch.equal(_rotate(x, torch.arange(9)), _rotate(x.float(), torch.arange(9)).bfloat16())
+
+
+# --- tables that are kept ----------------------------------------------------------------------------------------
+
+
+def _same(found: tuple[torch.Tensor, torch.Tensor], positions: torch.Tensor, dtype: torch.dtype) -> None:
+    for a, b in zip(found, rope_tables(positions, 8, base=100.0, dtype=dtype), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("start, tokens", [(0, 5), (0, 1), (7, 1), (8, 9), (1023, 3)])
+def test_kept_tables_are_those_that_would_be_built(start: int, tokens: int, dtype: torch.dtype) -> None:
+    x = torch.zeros(2, tokens, 8, dtype=dtype)
+    for _ in range(2):
+        _same(rope_tables_of(x, 8, start=start, base=100.0), torch.arange(start, start + tokens), dtype)
+
+
+def test_positions_and_documents_build_their_own_tables() -> None:
+    x, ids = torch.zeros(1, 5, 8), torch.tensor([[1, 1, 2, 2, 2]])
+    rope_tables_of(x, 8, base=100.0)
+    _same(rope_tables_of(x, 8, segments=ids, base=100.0), torch.tensor([[0, 1, 0, 1, 2]]), x.dtype)
+    elsewhere = torch.tensor([[9, 8, 7, 6, 5]])
+    _same(rope_tables_of(x, 8, positions=elsewhere, base=100.0), elsewhere, x.dtype)
+
+
+def test_options_that_determine_a_table_are_not_mixed_up() -> None:
+    x = torch.zeros(1, 5, 8)
+    tables = [
+        rope_tables_of(x, 8, base=base, factor=factor, fraction=fraction, drop=drop)[1]
+        for base, factor, fraction, drop in (
+            (100.0, 1.0, 0.5, "low"),
+            (100.0, 1.0, 0.5, "high"),
+            (100.0, 2.0, 0.5, "low"),
+            (90.0, 1.0, 0.5, "high"),
+        )
+    ]
+    assert not any(torch.equal(a, b) for i, a in enumerate(tables) for b in tables[:i])
+
+
+def test_inference_builds_tables_that_training_can_use() -> None:
+    x = torch.randn(1, 11, 8, requires_grad=True)
+    with torch.inference_mode():
+        rope_tables_of(x, 8, base=17.0)
+    cos, sin = rope_tables_of(x, 8, base=17.0)
+    assert not cos.is_inference()
+    rotate(x, cos, sin).sum().backward()
+
+
+def test_shapes_traces_and_transforms_leave_nothing_behind() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        rope_tables_of(torch.zeros(1, 6, 8), 8, base=19.0)
+    rope_tables_of(torch.zeros(1, 6, 8, device="meta"), 8, base=19.0)
+    torch.func.grad(lambda x: rotate(x, *rope_tables_of(x, 8, base=19.0)).sum())(torch.zeros(1, 6, 8))
+    for table in rope_tables_of(torch.zeros(1, 6, 8), 8, base=19.0):
+        assert type(table) is torch.Tensor and table.device.type == "cpu" and not table.requires_grad
+
+
+def test_only_a_bounded_number_of_tables_of_bounded_size_is_kept() -> None:
+    for i in range(2 * TABLES):
+        rope_tables_of(torch.zeros(1, 3, 8), 8, base=50.0 + i)
+    assert counted_tables.cache_info().currsize <= TABLES
+    before = counted_tables.cache_info()
+    rope_tables_of(torch.zeros(1, 1, 8), 8, start=LARGEST_TABLE, base=50.0)
+    assert counted_tables.cache_info() == before
+
+
+@pytest.mark.parametrize(("fraction", "drop"), [(1.0, "low"), (0.5, "low"), (0.5, "high")])
+def test_rotation_by_hand_has_the_gradients_of_the_formula(fraction: float, drop: Drop) -> None:
+    x = torch.randn(2, 5, 3, 8, dtype=torch.float64).transpose(1, 2).requires_grad_()
+    tables = rope_tables(torch.arange(5), 8, base=9.0, fraction=fraction, drop=drop, dtype=x.dtype)
+    with use_implementation("reference"):
+        expected = rotate(x, *tables, drop=drop)
+    y = rotate(x, *tables, drop=drop)
+    g = torch.randn_like(y)
+    torch.testing.assert_close(y, expected, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(each, x, g)[0] for each in (y, expected)), rtol=1e-14, atol=1e-14
+    )
+    assert torch.autograd.gradgradcheck(lambda x: rotate(x, *tables, drop=drop), (x,))
