@@ -18,9 +18,10 @@ from torch.utils.flop_counter import register_flop_formula
 from blocks.dispatch import log_once
 from blocks.dispatch.operations import Operation, Sizes, cuda, run_kernel, triton
 from blocks.errors import ConfigError
-from blocks.ops.gradients import attach, or_empty
+from blocks.ops.gradients import attach, on_rows, or_empty, rows_of
 from blocks.ops.inputs import check_alike, check_rank, follow_autocast
 
+FEW_NUMBERS = 2**17  # up to here copies of input and output cost less than a graph node written in Python
 FEW_ROWS = 64  # below it an operator of our own costs more to call than the copy it saves
 
 
@@ -32,10 +33,20 @@ def by_rows(sizes: Sizes) -> str:
     )
 
 
+def is_small(sizes: Sizes) -> bool:
+    return sizes["rows"] * sizes["k"] * max(sizes["p"], sizes["q"]) <= FEW_NUMBERS
+
+
+def by_size(sizes: Sizes) -> str:
+    if is_small(sizes) and sizes["rows"] >= FEW_ROWS:
+        return "a small product: plain, no operator to call"
+    return by_rows(sizes)
+
+
 OPERATION = Operation(
     name="block_diagonal_matmul",
     example={"rows": 4096, "k": 4, "q": 192, "p": 192},
-    cpu_reason=by_rows,
+    cpu_reason=by_size,
     kernels={
         "triton": triton("block_diagonal", "linear", "linear_forward", "linear_backward"),
         "cuda": cuda("block_diagonal", "linear", "linear_forward", "linear_backward"),
@@ -53,17 +64,15 @@ def block_diagonal_matmul(
     """
     x, weight, bias = follow_autocast(x, weight, bias)
     k, q, p = _check(x, weight, bias)
-    rows = x.reshape(x.shape[:-1].numel(), k * p)
-    choice = OPERATION.choose(
-        x.device.type, x.dtype, {"rows": rows.shape[0], "k": k, "q": q, "p": p}, implementation
-    )
+    sizes = {"rows": x.shape[:-1].numel(), "k": k, "q": q, "p": p}
+    choice = OPERATION.choose(x.device.type, x.dtype, sizes, implementation)
     log_once(OPERATION.name, choice)
     if choice.implementation == "reference":
         return reference(x, weight, bias)
-    if choice.implementation == "cpu" and rows.shape[0] < FEW_ROWS:
-        return few_rows(rows, weight, bias).view(*x.shape[:-1], k * q)
-    y: Tensor = _operator(rows, weight, bias, choice.token)
-    return y.view(*x.shape[:-1], k * q)
+    if choice.implementation == "cpu" and not choice.requested and is_small(sizes):
+        return few_rows(rows_of(x), weight, bias).view(*x.shape[:-1], k * q)
+    y: Tensor = _apply(x, weight, bias, choice.token)
+    return y
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[int, int, int]:
@@ -99,7 +108,7 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def blocks_of(rows: Tensor, k: int) -> Tensor:
     """(M, K·P) -> (K, M, P): rows of one block are K·P apart, which GEMM takes as it is."""
-    return rows.unflatten(-1, (k, -1)).transpose(0, 1)
+    return rows.view(rows.shape[0], k, rows.shape[1] // k).transpose(0, 1)
 
 
 def few_rows(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -109,17 +118,28 @@ def few_rows(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 def linear_forward(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return linear_into(rows.new_empty((rows.shape[0], weight.shape[0] * weight.shape[1])), rows, weight, bias)
+
+
+def linear_into(y: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The map written to y (M, K·Q), whose rows must be contiguous."""
     k, q, _ = weight.shape
-    y = rows.new_empty((len(rows), k, q))
+    out = y.view(rows.shape[0], k, q).transpose(0, 1)
     if bias is None:
-        torch.bmm(blocks_of(rows, k), weight.mT, out=y.transpose(0, 1))
+        torch.bmm(blocks_of(rows, k), weight.mT, out=out)
     else:
-        torch.baddbmm(bias.view(k, 1, q), blocks_of(rows, k), weight.mT, out=y.transpose(0, 1))
-    return y.view(len(rows), k * q)
+        torch.baddbmm(bias.view(k, 1, q), blocks_of(rows, k), weight.mT, out=out)
+    return y
 
 
 def weight_gradient(gradient: Tensor, rows: Tensor, k: int) -> Tensor:
     return torch.bmm(blocks_of(gradient, k).mT, blocks_of(rows, k))
+
+
+def add_weight_gradient(total: Tensor, gradient: Tensor, rows: Tensor, first: bool) -> None:
+    """Add these rows' gradient to ``total`` (K, Q, P), or write it there when they are the first."""
+    k = len(total)
+    total.baddbmm_(blocks_of(gradient, k).mT, blocks_of(rows, k), beta=0 if first else 1)
 
 
 def linear_backward(
@@ -135,14 +155,12 @@ def linear_backward(
 # --- the operator -------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("blocks::block_diagonal_matmul", mutates_args=())
-def _operator(rows: Tensor, weight: Tensor, bias: Tensor | None, choice: str) -> Tensor:
+def _run(rows: Tensor, weight: Tensor, bias: Tensor | None, choice: str) -> Tensor:
     y: Tensor = run_kernel(OPERATION, "forward", choice, linear_forward, rows, weight, bias)
     return y
 
 
-@torch.library.custom_op("blocks::block_diagonal_matmul_backward", mutates_args=())
-def _backward(
+def _run_backward(
     gradient: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None, need: Sequence[bool], choice: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     gradients = run_kernel(
@@ -151,12 +169,17 @@ def _backward(
     return or_empty(gradients, rows)  # type: ignore[return-value]
 
 
+_operator = torch.library.custom_op("blocks::block_diagonal_matmul", _run, mutates_args=())
+_backward = torch.library.custom_op("blocks::block_diagonal_matmul_backward", _run_backward, mutates_args=())
+
+
 @_operator.register_fake
 def _(rows: Tensor, weight: Tensor, bias: Tensor | None, choice: str) -> Tensor:
     return rows.new_empty((rows.shape[0], weight.shape[0] * weight.shape[1]))
 
 
 attach(_operator, _backward, reference, tensors=3)
+_apply = on_rows(_operator, _backward, _run, _run_backward, name=OPERATION.name, tensors=3)
 
 
 @register_flop_formula(torch.ops.blocks.block_diagonal_matmul)

@@ -5,6 +5,10 @@ kept for the backward pass.
 The backward operator takes the gradient of y, the tensors, what was kept, which gradients are needed, and the
 choice; it returns one gradient a tensor, empty where none is needed. It is itself differentiated through the
 reference: rare, so readable wins over fast.
+
+An operator costs about 50 µs to call, its gradient again, which is as long as a product of a few hundred rows
+takes. The cpu implementations therefore run as an ``autograd.Function`` of the same two bodies where nothing
+traces or counts.
 """
 
 from __future__ import annotations
@@ -15,9 +19,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blocks.dispatch import is_plain_eager
+
+Body = Callable[..., Any]
+
 
 def attach(
-    forward: Any, backward: Any, reference: Callable[..., Tensor], *, tensors: int, saved: int = 0
+    forward: Any,
+    backward: Any,
+    reference: Callable[..., Tensor],
+    *,
+    tensors: int,
+    saved: int = 0,
 ) -> None:
     """Give both operators their gradients, and the backward one its fake.
 
@@ -81,6 +94,52 @@ def attach(
     backward.register_fake(fake)
     forward.register_autograd(pull, setup_context=keep)
     backward.register_autograd(pull_again, setup_context=keep_again)
+
+
+def on_rows(forward: Any, backward: Any, run: Body, run_backward: Body, *, name: str, tensors: int) -> Body:
+    """What to call for an operator on rows (M, D) with inputs (..., D).
+
+    On processors the two bodies run without their operators, as the graph node ``name``.
+    """
+
+    # one method, not two: torch binds the signature of a forward that has a setup_context at every call
+    def run_and_keep(ctx: Any, x: Tensor, *others: Any) -> Tensor:
+        output = run(rows_of(x), *others)
+        y, *extra = output if isinstance(output, tuple) else (output,)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, *others[: tensors - 1], *extra)
+        ctx.choice, ctx.others = others[tensors - 1], len(others)
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    def pull(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+        if gradient is None:
+            return (None,) * (1 + ctx.others)
+        x, *stored = ctx.saved_tensors
+        need = list(ctx.needs_input_grad[:tensors])
+        # a second derivative needs the operator, which knows its own gradient
+        body = backward if torch.is_grad_enabled() else run_backward
+        dx, *gradients = body(rows_of(gradient), rows_of(x), *stored, need, ctx.choice)
+        return (
+            dx.view(x.shape) if need[0] else None,
+            *(g if needed else None for g, needed in zip(gradients, need[1:], strict=True)),
+            *(None,) * (1 + ctx.others - tensors),
+        )
+
+    methods: dict[str, Body] = {"forward": run_and_keep, "backward": pull}
+    direct: Any = type(name, (torch.autograd.Function,), {k: staticmethod(f) for k, f in methods.items()})
+
+    def call(x: Tensor, *others: Any) -> Tensor:
+        if others[tensors - 1].startswith("cpu") and is_plain_eager():
+            return direct.apply(x, *others)  # type: ignore[no-any-return]
+        output = forward(rows_of(x), *others)
+        y: Tensor = output[0] if isinstance(output, tuple) else output
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    return call
+
+
+def rows_of(x: Tensor) -> Tensor:
+    return x if x.dim() == 2 else x.reshape(x.shape[:-1].numel(), x.shape[-1])
 
 
 def with_saved(outputs: Any, keep: bool, like: Tensor, saved: int) -> tuple[Tensor, ...]:

@@ -26,7 +26,7 @@ from blocks.dispatch import log_once
 from blocks.dispatch.operations import Operation, cuda, run_kernel, triton
 from blocks.errors import ConfigError
 from blocks.ops import block_diagonal as product
-from blocks.ops.gradients import attach, or_empty, with_saved
+from blocks.ops.gradients import attach, on_rows, or_empty, rows_of, with_saved
 from blocks.ops.inputs import check_alike, check_rank, follow_autocast
 
 OPERATION = Operation(
@@ -50,16 +50,15 @@ def monarch_matmul(x: Tensor, first: Tensor, second: Tensor, *, implementation: 
     """
     x, first, second = follow_autocast(x, first, second)
     sizes = _check(x, first, second)
-    rows = x.reshape(sizes["rows"], x.shape[-1])
     choice = OPERATION.choose(x.device.type, x.dtype, sizes, implementation)
     log_once(OPERATION.name, choice)
     if choice.implementation == "reference":
         return reference(x, first, second)
-    shape = (*x.shape[:-1], sizes["l"] * sizes["s"])
-    if choice.implementation == "cpu" and rows.shape[0] < product.FEW_ROWS:
-        return second_factor(product.few_rows(rows, first), second).view(shape)
+    if choice.implementation == "cpu" and sizes["rows"] < product.FEW_ROWS:
+        y = second_factor(product.few_rows(rows_of(x), first), second)
+        return y.view(*x.shape[:-1], sizes["l"] * sizes["s"])
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, first, second))
-    return _operator(rows, first, second, choice.token, keep)[0].view(shape)  # type: ignore[no-any-return]
+    return _apply(x, first, second, choice.token, keep)
 
 
 def _check(x: Tensor, first: Tensor, second: Tensor) -> dict[str, int]:
@@ -122,14 +121,12 @@ def product_backward(
 # --- the operator -------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("blocks::monarch_matmul", mutates_args=())
-def _operator(rows: Tensor, first: Tensor, second: Tensor, choice: str, keep: bool) -> tuple[Tensor, Tensor]:
+def _run(rows: Tensor, first: Tensor, second: Tensor, choice: str, keep: bool) -> tuple[Tensor, Tensor]:
     outputs = run_kernel(OPERATION, "forward", choice, product_forward, rows, first, second)
     return with_saved(outputs, keep and choice == "cpu", rows, 1)  # type: ignore[return-value]
 
 
-@torch.library.custom_op("blocks::monarch_matmul_backward", mutates_args=())
-def _backward(
+def _run_backward(
     gradient: Tensor,
     rows: Tensor,
     first: Tensor,
@@ -144,6 +141,10 @@ def _backward(
     )  # type: ignore[return-value]
 
 
+_operator = torch.library.custom_op("blocks::monarch_matmul", _run, mutates_args=())
+_backward = torch.library.custom_op("blocks::monarch_matmul_backward", _run_backward, mutates_args=())
+
+
 @_operator.register_fake
 def _(rows: Tensor, first: Tensor, second: Tensor, choice: str, keep: bool) -> tuple[Tensor, Tensor]:
     hidden = (rows.shape[0], first.shape[0] * first.shape[1]) if keep and choice == "cpu" else (0,)
@@ -151,6 +152,7 @@ def _(rows: Tensor, first: Tensor, second: Tensor, choice: str, keep: bool) -> t
 
 
 attach(_operator, _backward, reference, tensors=3, saved=1)
+_apply = on_rows(_operator, _backward, _run, _run_backward, name=OPERATION.name, tensors=3)
 
 
 @register_flop_formula(torch.ops.blocks.monarch_matmul)
