@@ -21,9 +21,11 @@ from blocks.dispatch import log_once
 from blocks.dispatch.operations import Operation, run_kernel, triton
 from blocks.errors import ConfigError
 from blocks.ops import block_diagonal as product
-from blocks.ops.gradients import attach, or_empty, with_saved
+from blocks.ops.chunks import row_chunks
+from blocks.ops.gradients import attach, on_rows, or_empty, rows_of, with_saved
 from blocks.ops.inputs import check_alike, check_rank, follow_autocast
 
+CHUNK_ROWS = 256  # their hidden values stay in cache, and products do not starve yet
 OPERATION = Operation(
     name="block_diagonal_glu",
     example={"rows": 4096, "width": 768, "ffn_width": 3072, "k": 4},
@@ -42,17 +44,18 @@ def block_diagonal_glu(
     """
     x, up, down, bias = follow_autocast(x, up, down, bias)
     width, ffn_width, k = _check(x, up, down, bias)
-    rows = x.reshape(x.shape[:-1].numel(), width)
-    sizes = {"rows": rows.shape[0], "width": width, "ffn_width": ffn_width, "k": k}
+    rows = x.shape[:-1].numel()
+    sizes = {"rows": rows, "width": width, "ffn_width": ffn_width, "k": k}
     choice = OPERATION.choose(x.device.type, x.dtype, sizes, implementation)
     log_once(OPERATION.name, choice)
     if choice.implementation == "reference":
         return reference(x, up, down, bias)
-    if choice.implementation == "cpu" and rows.shape[0] < product.FEW_ROWS:
-        gate, value = product.few_rows(rows, up).chunk(2, dim=-1)
+    if choice.implementation == "cpu" and rows < product.FEW_ROWS:
+        gate, value = product.few_rows(rows_of(x), up).chunk(2, dim=-1)
         return product.few_rows(F.gelu(gate) * value, down, bias).view(x.shape)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, up, down, bias))
-    return _operator(rows, up, down, bias, choice.token, keep)[0].view(x.shape)  # type: ignore[no-any-return]
+    y: Tensor = _apply(x, up, down, bias, choice.token, keep)
+    return y
 
 
 def _check(x: Tensor, up: Tensor, down: Tensor, bias: Tensor | None) -> tuple[int, int, int]:
@@ -83,12 +86,23 @@ def reference(x: Tensor, up: Tensor, down: Tensor, bias: Tensor | None = None) -
 # --- cpu ----------------------------------------------------------------------------------------------------
 
 
-def glu_forward(rows: Tensor, up: Tensor, down: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """y, and what the backward pass would compute again: the map up (M, 2F) and the activated gate (M, F)."""
-    hidden = product.linear_forward(rows, up, None)
-    gate, value = hidden.chunk(2, dim=-1)
-    activated = F.gelu(gate)
-    return product.linear_forward(activated * value, down, bias), hidden, activated
+def glu_forward(
+    rows: Tensor, up: Tensor, down: Tensor, bias: Tensor | None, keep: bool = False
+) -> tuple[Tensor, ...]:
+    """y; with ``keep`` also what the backward pass needs: the map up (M, 2F) and the activated gate (M, F)."""
+    chunks, ffn_width = row_chunks(rows, CHUNK_ROWS), up.shape[0] * up.shape[1] // 2
+    longest = chunks[0].stop
+    y, length = rows.new_empty(rows.shape), len(rows) if keep else longest
+    hidden, activated = rows.new_empty((length, 2 * ffn_width)), rows.new_empty((length, ffn_width))
+    scratch = rows.new_empty((longest, ffn_width))
+    for chunk in chunks:
+        n = chunk.stop - chunk.start
+        stored = chunk if keep else slice(n)
+        gate, value = product.linear_into(hidden[stored], rows[chunk], up).chunk(2, dim=-1)
+        torch.ops.aten.gelu.out(gate, out=activated[stored])
+        torch.mul(activated[stored], value, out=scratch[:n])
+        product.linear_into(y[chunk], scratch[:n], down, bias)
+    return (y, hidden, activated) if keep else (y,)
 
 
 def glu_backward(
@@ -100,41 +114,45 @@ def glu_backward(
     hidden: Tensor,
     activated: Tensor,
 ) -> tuple[Tensor | None, ...]:
-    k = len(up)
     if not hidden.numel():
         hidden = product.linear_forward(rows, up, None)
         activated = F.gelu(hidden.chunk(2, dim=-1)[0])
-    gate, value = hidden.chunk(2, dim=-1)
-    ddown = product.weight_gradient(gradient, activated * value, k) if need[2] else None
-    dbias = gradient.sum(dim=0) if need[3] else None
-    if not (need[0] or need[1]):
-        return None, None, ddown, dbias
-    dproduct = product.linear_forward(gradient, down.mT, None)
-    dhidden = torch.empty_like(hidden)
-    dgate, dvalue = dhidden.chunk(2, dim=-1)
-    torch.mul(dproduct, activated, out=dvalue)
-    torch.ops.aten.gelu_backward.grad_input(dproduct.mul_(value), gate, grad_input=dgate)
-    return (
-        product.linear_forward(dhidden, up.mT, None) if need[0] else None,
-        product.weight_gradient(dhidden, rows, k) if need[1] else None,
-        ddown,
-        dbias,
+    chunks = row_chunks(rows, CHUNK_ROWS)
+    dx, dup, ddown = (
+        t.new_empty(t.shape) if needed else None for t, needed in zip((rows, up, down), need[:3], strict=True)
     )
+    scratch, dhidden = (t.new_empty((chunks[0].stop, t.shape[1])) for t in (activated, hidden))
+    for chunk in chunks:
+        n, is_first = chunk.stop - chunk.start, chunk.start == 0
+        (gate, value), dy, inner = hidden[chunk].chunk(2, dim=-1), gradient[chunk], scratch[:n]
+        if ddown is not None:
+            torch.mul(activated[chunk], value, out=inner)
+            product.add_weight_gradient(ddown, dy, inner, is_first)
+        if dx is None and dup is None:
+            continue
+        product.linear_into(inner, dy, down.mT)
+        dgate, dvalue = dhidden[:n].chunk(2, dim=-1)
+        torch.mul(inner, activated[chunk], out=dvalue)
+        torch.ops.aten.gelu_backward.grad_input(inner.mul_(value), gate, grad_input=dgate)
+        if dx is not None:
+            product.linear_into(dx[chunk], dhidden[:n], up.mT)
+        if dup is not None:
+            product.add_weight_gradient(dup, dhidden[:n], rows[chunk], is_first)
+    return dx, dup, ddown, gradient.sum(dim=0) if need[3] else None
 
 
 # --- the operator -------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("blocks::block_diagonal_glu", mutates_args=())
-def _operator(
+def _run(
     rows: Tensor, up: Tensor, down: Tensor, bias: Tensor | None, choice: str, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    outputs = run_kernel(OPERATION, "forward", choice, glu_forward, rows, up, down, bias)
+    plain = partial(glu_forward, keep=keep and choice == "cpu")
+    outputs = run_kernel(OPERATION, "forward", choice, plain, rows, up, down, bias)
     return with_saved(outputs, keep and choice == "cpu", rows, 2)  # type: ignore[return-value]
 
 
-@torch.library.custom_op("blocks::block_diagonal_glu_backward", mutates_args=())
-def _backward(
+def _run_backward(
     gradient: Tensor,
     rows: Tensor,
     up: Tensor,
@@ -151,6 +169,10 @@ def _backward(
     )  # type: ignore[return-value]
 
 
+_operator = torch.library.custom_op("blocks::block_diagonal_glu", _run, mutates_args=())
+_backward = torch.library.custom_op("blocks::block_diagonal_glu_backward", _run_backward, mutates_args=())
+
+
 @_operator.register_fake
 def _(
     rows: Tensor, up: Tensor, down: Tensor, bias: Tensor | None, choice: str, keep: bool
@@ -164,6 +186,7 @@ def _(
 
 
 attach(_operator, _backward, reference, tensors=4, saved=2)
+_apply = on_rows(_operator, _backward, _run, _run_backward, name=OPERATION.name, tensors=4)
 
 
 @register_flop_formula(torch.ops.blocks.block_diagonal_glu)
