@@ -290,12 +290,14 @@ def _first_that_fits(
 ) -> Any:
     if value is None and type(None) in choices:
         return None
+    errors = []
     for choice in (c for c in choices if c is not type(None)):
         try:
             return _walk(value, choice, rules, location, exact=exact)
         except ConfigError as error:
-            last = error
-    raise last
+            errors.append(error)
+    # an error inside a list says more than that another choice expects no list
+    raise next((error for error in errors if str(error).startswith(f"{location}[")), errors[-1])
 
 
 def _plain(
