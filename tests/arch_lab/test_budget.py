@@ -182,12 +182,14 @@ def test_the_hidden_width_a_refusal_names_costs_the_parameters_it_says() -> None
 
 
 def test_position_tables_that_outgrow_a_budget_are_named_with_a_length_that_fits() -> None:
-    """Filter positions are 17 numbers a token in every layer: 557,056 at 32768 tokens, more than 300,000."""
-    budget = Budget(params=300_000, tokens=1)
-    text = _refusal(budget, ("m2_gpt",), max_tokens=32768, vocabulary=257)
+    """Trained filter positions are 17 numbers a token in every layer: 557,056 at 32768 tokens, more than 300,000."""
+    arm, budget = recipe("m2_gpt", {"train_positions": True}), Budget(params=300_000, tokens=1)
+    with pytest.raises(BudgetError) as caught:
+        solve(arm, budget, vocabulary=257, max_tokens=32768)
+    text = str(caught.value)
     assert "layers.*.mixer.long.filter.positions is 557,056 parameters" in text
     shorter = re.search(r"sequence_length 32768 -> (\d+)", text)
-    assert shorter and solve(recipe("m2_gpt"), budget, vocabulary=257, max_tokens=int(shorter[1]))
+    assert shorter and solve(arm, budget, vocabulary=257, max_tokens=int(shorter[1]))
 
 
 def test_a_table_that_outgrows_a_total_budget_is_named_with_a_vocabulary_that_fits() -> None:

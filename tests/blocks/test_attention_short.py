@@ -151,14 +151,15 @@ def test_cost_is_what_a_counted_forward_executes(
 
 
 @pytest.mark.parametrize("segments", [None, torch.tensor([[1, 1, 1, 2, 2, 0, 0], [3, 4, 4, 4, 4, 4, 5]])])
-def test_plain_torch_on_request_gives_the_same_values_and_gradients(segments: Any) -> None:
+def test_operator_and_plain_torch_on_request_give_the_same_values_and_gradients(segments: Any) -> None:
     block, x, results = make("gemma2_attention", short_convolution=3), tokens(7), []
-    for request in ("", "short_convolution=reference"):
+    for request in ("", "short_convolution=reference", "short_convolution=operator"):
         with use_implementation(request):
             y = block(x, segments)
             results.append((y, *torch.autograd.grad(y.square().sum(), tuple(block.parameters()))))
-    for ours, plain in zip(*results, strict=True):
+    for ours, plain, operator in zip(*results, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
+        assert torch.equal(ours, operator)
 
 
 @pytest.mark.parametrize("value", [0, -1, 65, 2.5, "three", True])
