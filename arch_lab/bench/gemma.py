@@ -1,4 +1,4 @@
-"""Gemma against ``transformers``, and local attention against torch's.
+"""Gemma against ``transformers``.
 
 Legend: B batch, T tokens, D width, F ffn_width, H query heads, K key/value heads, C head width, w window, V
 vocabulary. Both sides run in this process, in float32, interleaved, and give equal outputs before anything is
@@ -9,26 +9,21 @@ that knows a soft-cap there; Gemma 3 its SDPA.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from arch_lab.bench.protocol import Row, Skipped, gate, measure, peak_bytes
+from arch_lab.bench.protocol import Row, Skipped, gate, measure
 from arch_lab.models import Decoder, Shape
 from arch_lab.models.gemma import Gemma2, Gemma3, GemmaRecipe
-from blocks.attention.core import attend
-from blocks.attention.masks import visible
 from blocks.config import Options
 
-LAYERS, WIDTH, FFN, HEADS, KV_HEADS, HEAD_WIDTH, WINDOW, VOCABULARY = 4, 256, 1024, 4, 2, 64, 256, 8192
+LAYERS, WIDTH, HEADS, KV_HEADS, HEAD_WIDTH, WINDOW, VOCABULARY = 4, 256, 4, 2, 64, 256, 8192
 MODELS = ((Gemma3, 2048, "sdpa"), (Gemma3, 512, "sdpa"), (Gemma2, 2048, "eager"))
-LOCAL_TOKENS, MEMORY_LENGTHS = 8192, (2048, 4096, 8192)
 REPEATS = 7  # a step takes seconds on one core
 
 # our block -> the module of theirs that holds the same weight
@@ -50,30 +45,17 @@ NAMES = {
 
 
 def gemma() -> Iterator[Row | Skipped]:
-    """Whole models, then local attention alone."""
+    """One row per model, or the one reason why not."""
     if find_spec("transformers") is None:
         yield Skipped(name="gemma models", reason="transformers is not installed: pip install transformers")
-    else:
-        for recipe, tokens, attention in MODELS:
-            yield _model_row(recipe, tokens, attention)
-    yield from _local_rows()
+        return
+    for recipe, tokens, attention in MODELS:
+        yield _model_row(recipe, tokens, attention)
 
 
 def _model_row(recipe: type[GemmaRecipe], tokens: int, attention: str) -> Row:
     """Forward and backward through every logit, from the same gradient."""
-    torch.manual_seed(0)
-    options: Options = {
-        "heads": HEADS,
-        "kv_heads": KV_HEADS,
-        "head_width": HEAD_WIDTH,
-        "window": WINDOW,
-    }
-    shape = Shape(width=WIDTH, depth=LAYERS, ffn_width=FFN)
-    subject = recipe(**options).config(shape, vocabulary=VOCABULARY, max_tokens=tokens).build()
-    with torch.no_grad():
-        for parameter in subject.parameters():
-            if parameter.dim() == 1:
-                parameter.normal_(std=0.3)  # gains that are still zero would hide a norm in the wrong place
+    subject = random_model(recipe, tokens)
     peer = twin(subject, recipe.__name__, attention)
     x = torch.randint(1, VOCABULARY, (1, tokens))
     with torch.no_grad():
@@ -93,6 +75,23 @@ def _model_row(recipe: type[GemmaRecipe], tokens: int, attention: str) -> Row:
         partial(step, peer),
         repeats=REPEATS,
     )
+
+
+def random_model(recipe: type[GemmaRecipe], tokens: int, width: int = WIDTH) -> Decoder:
+    torch.manual_seed(0)
+    options: Options = {
+        "heads": HEADS,
+        "kv_heads": KV_HEADS,
+        "head_width": HEAD_WIDTH,
+        "window": WINDOW,
+    }
+    shape = Shape(width=width, depth=LAYERS, ffn_width=4 * width)
+    subject = recipe(**options).config(shape, vocabulary=VOCABULARY, max_tokens=tokens).build()
+    with torch.no_grad():
+        for parameter in subject.parameters():
+            if parameter.dim() == 1:
+                parameter.normal_(std=0.3)  # gains that are still zero would hide a norm in the wrong place
+    return subject
 
 
 class Logits(nn.Module):
@@ -148,61 +147,3 @@ def their_name(name: str) -> str:
     if parts[0] != "layers":
         return {"embedding": "model.embed_tokens.weight", "norm": "model.norm.weight"}[parts[0]]
     return f"model.layers.{parts[1]}.{NAMES[parts[2]]}.weight"
-
-
-# --- local attention alone ----------------------------------------------------------------------------------
-
-
-def _local_rows() -> Iterator[Row]:
-    """The folds against the same function under a mask, and against the price of no window at all."""
-    tokens = LOCAL_TOKENS
-    q, k, v = heads(tokens)
-    mask = visible(tokens, tokens, causal=True, window=WINDOW)
-
-    def subject(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return attend(q, k, v, scale=HEAD_WIDTH**-0.5, window=WINDOW)
-
-    def masked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
-
-    def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-
-    with torch.no_grad():
-        gate("local attention", subject(q, k, v), masked(q, k, v))
-    dy = torch.randn_like(q)
-    for name, timed in (("forward", forward), ("forward+backward", both_ways)):
-        peaks = {t: _peak(timed, subject, t) for t in MEMORY_LENGTHS}
-        for peer, baseline in (("masked SDPA", masked), ("full causal SDPA", causal)):
-            row = measure(
-                f"local attention {name}",
-                f"B 1, T {tokens}, H {HEADS}, K {KV_HEADS}, C {HEAD_WIDTH}, w {WINDOW}",
-                partial(timed, subject, (q, k, v), dy),
-                peer,
-                partial(timed, baseline, (q, k, v), dy),
-                repeats=REPEATS,
-            )
-            yield replace(row, peak_bytes=peaks)
-
-
-def heads(tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(1, h, tokens, HEAD_WIDTH, requires_grad=True) for h in (HEADS, KV_HEADS, KV_HEADS))
-    return q, k, v
-
-
-Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def forward(attention: Attention, qkv: tuple[Tensor, Tensor, Tensor], dy: Tensor) -> None:
-    with torch.no_grad():
-        attention(*qkv)
-
-
-def both_ways(attention: Attention, qkv: tuple[Tensor, Tensor, Tensor], dy: Tensor) -> None:
-    torch.autograd.grad(attention(*qkv), qkv, dy)
-
-
-def _peak(timed: Callable[..., None], attention: Attention, tokens: int) -> int:
-    qkv = heads(tokens)
-    return peak_bytes(partial(timed, attention, qkv, torch.randn_like(qkv[0])))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,7 @@ def measure(
 ) -> Row:
     """Time ``subject`` against ``baseline``.
 
-    With ``same`` both must return equal tensors within ``tolerance`` of the scale.
+    With ``same`` both must return equal tensors, or as many of them, within ``tolerance`` of the scale.
 
     ``clock``: ``time.process_time`` for work on one thread, which other processes then disturb less.
 
@@ -95,14 +95,19 @@ def measure(
     )
 
 
-def gate(name: str, a: Tensor, b: Tensor, tolerance: float = 1e-3) -> None:
-    """Raises: GateError unless both are equal within ``tolerance`` of the scale."""
-    error = ((a - b).abs().max() / b.abs().max()).item()
-    if not error <= tolerance:
-        raise GateError(
-            f"bench {name!r}: the contenders differ by {error:.1e} of the scale (allowed {tolerance:.0e}); "
-            "no speed is reported"
-        )
+Outcome = Tensor | Sequence[Tensor]
+
+
+def gate(name: str, a: Outcome, b: Outcome, tolerance: float = 1e-3) -> None:
+    """Raises: GateError unless both are equal within ``tolerance`` of the scale, tensor by tensor."""
+    pairs = [(a, b)] if isinstance(a, Tensor) and isinstance(b, Tensor) else list(zip(a, b, strict=True))
+    for ours, theirs in pairs:
+        error = ((ours - theirs).abs().max() / theirs.abs().max()).item()
+        if not error <= tolerance:
+            raise GateError(
+                f"bench {name!r}: the contenders differ by {error:.1e} of the scale "
+                f"(allowed {tolerance:.0e}); no speed is reported"
+            )
 
 
 def seconds_of(call: Call, clock: Callable[[], float] = time.perf_counter) -> float:
@@ -126,6 +131,28 @@ def step_of(module: torch.nn.Module, x: Tensor) -> Call:
         x.grad = None
 
     return call
+
+
+def with_gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Call:
+    """Output and every gradient of ``function`` at ``inputs``.
+
+    The gradient of the output holds the same random numbers for every function, in the order of its memory.
+    """
+    leaves = [t.detach().requires_grad_() for t in inputs]
+    with torch.no_grad():
+        gradient = torch.empty_like(function(*leaves))
+    gradient.copy_(torch.randn(gradient.shape, generator=torch.Generator().manual_seed(1)))
+
+    def call() -> tuple[Tensor, ...]:
+        y = function(*leaves)
+        return (y.detach(), *torch.autograd.grad(y, leaves, gradient))
+
+    return call
+
+
+def one_thread_clock() -> Callable[[], float]:
+    """Processor time on one thread, which other processes disturb less; else the clock on the wall."""
+    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
 def peak_bytes(call: Call) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from arch_lab.cli.verbs import parser
 
 if TYPE_CHECKING:  # torch is slow to load, and --help needs none of it
     from arch_lab.bench import Row, Skipped
+    from arch_lab.report.section import Table
 
 JSON = "print {environment, rows: [{name, shape, ours_ms, peer, peer_ms, ratio, …}], skipped: [{name, reason}] if any}; "
 JSON += "throughput: {environment, results, details: {ratios, crossovers}, verdict, …}"
@@ -21,11 +22,14 @@ JSON += "throughput: {environment, results, details: {ratios, crossovers}, verdi
 def main(verb: str, argv: list[str]) -> int:
     p = parser(
         verb,
-        "Ratio = peer time / arch-lab time, median of interleaved repeats: above 1 arch-lab is faster. float32; gemma_gpu, ops_gpu: bf16.",
+        "Ratio = peer time / arch-lab time, median of interleaved repeats: above 1 arch-lab is faster. "
+        "limits: share of what this machine could do. float32; gemma_gpu, ops_gpu: bf16.",
     )
-    suites = "linear, convolution, mixer, gemma, gemma_gpu, ops_gpu, monarch, algorithms, all of these (default), or throughput: "
-    suites += "whole architectures against sequence length, minutes, as arch-lab compare throughput; "
-    suites += "or step: training steps against those of another checkout"
+    suites = (
+        "linear, convolution, attention, limits, mixer, gemma, gemma_gpu, ops_gpu, monarch, algorithms, images, "
+        "all of these (default), or throughput: whole architectures against sequence length, minutes, "
+        "as arch-lab compare throughput; or step: training steps against those of another checkout"
+    )
     p.add_argument("suite", metavar="SUITE", nargs="?", default="all", help=suites)
     p.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: chosen by torch; step: 1)")
     p.add_argument(
@@ -47,7 +51,6 @@ def main(verb: str, argv: list[str]) -> int:
     from arch_lab import files
     from arch_lab.bench import Row, Skipped, StepRow, run_suite, steps_against
     from arch_lab.console import console, say
-    from arch_lab.report.section import Table
     from arch_lab.study.environment import environment
     from arch_lab.study.estimate import set_threads
 
@@ -77,20 +80,37 @@ def main(verb: str, argv: list[str]) -> int:
             printed["skipped"] = [asdict(each) for each in skipped]
         print(json.dumps(printed, indent=2))
         return 0
-    cells = [
-        [
-            r.name,
-            r.shape,
-            f"{r.ours_ms:.2f}",
-            r.peer,
-            f"{r.peer_ms:.2f}",
-            f"{r.ratio:.2f} [{r.ratio_low:.2f}, {r.ratio_high:.2f}]",
-        ]
-        for r in rows
-    ]
-    heads = ["what", "shape", "ours, ms", "peer", "peer, ms", "ratio [quartiles]"]
-    console().print(Table(headers=heads, rows=cells, text_columns=(0, 1, 3)))
+    for table in tables(rows):
+        console().print(table)
     return 0
+
+
+def tables(rows: Sequence[Row]) -> Iterator[str | Table]:
+    """Ratios against peers, then shares of the machine's limit under the rates they refer to."""
+    from arch_lab.bench.limits import ShareRow
+    from arch_lab.report.section import Table
+
+    shares = [r for r in rows if isinstance(r, ShareRow)]
+    ratios = [r for r in rows if not isinstance(r, ShareRow)]
+    if ratios:
+        heads = ["what", "shape", "ours, ms", "peer", "peer, ms", "ratio [quartiles]"]
+        yield Table(headers=heads, rows=[cells(r) for r in ratios], text_columns=(0, 1, 3))
+    if shares:
+        heads = [
+            "what",
+            "shape",
+            "ours, ms",
+            "limit",
+            "limit, ms",
+            "share of the machine's limit [quartiles]",
+        ]
+        yield Table(headers=heads, rows=[cells(r) for r in shares], text_columns=(0, 1, 3))
+        yield shares[0].rates.text
+
+
+def cells(r: Row) -> list[str]:
+    ratio = f"{r.ratio:.2f} [{r.ratio_low:.2f}, {r.ratio_high:.2f}]"
+    return [r.name, r.shape, f"{r.ours_ms:.2f}", r.peer, f"{r.peer_ms:.2f}", ratio]
 
 
 def markdown(rows: list[Row], skipped: list[Skipped]) -> str:
@@ -109,8 +129,8 @@ def markdown(rows: list[Row], skipped: list[Skipped]) -> str:
                 f"{r.ours_peak_bytes / 2**20:.0f} / {r.peer_peak_bytes / 2**20:.0f} MiB",
             ]
         ratio = f"{r.ratio:.2f} [{r.ratio_low:.2f}, {r.ratio_high:.2f}]"
-        cells = [r.name, r.shape, r.peer, f"{r.ours_ms:.3f}", f"{r.peer_ms:.3f}", ratio, *extra]
-        lines.append("| " + " | ".join(cells) + " |")
+        columns = [r.name, r.shape, r.peer, f"{r.ours_ms:.3f}", f"{r.peer_ms:.3f}", ratio, *extra]
+        lines.append("| " + " | ".join(columns) + " |")
     lines += [f"\nNot measured: {each.name}: {each.reason}" for each in skipped]
     return "\n".join(lines) + "\n"
 
