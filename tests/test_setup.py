@@ -49,7 +49,7 @@ linux_only = pytest.mark.skipif(
 @linux_only
 def test_setup_asks_for_the_cpu_build_without_an_nvidia_device(tmp_path: Path) -> None:
     (command,), printed = install_commands(tmp_path, ARCH_LAB_NVIDIA="0")
-    assert backend(command) == "cpu" and "2.2 GB" in printed
+    assert backend(command) == "cpu" and "2.2 GB" in printed and "--compile-bytecode" in command
 
 
 def test_setup_leaves_the_build_alone_with_an_nvidia_device(tmp_path: Path) -> None:

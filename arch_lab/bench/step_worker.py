@@ -46,6 +46,8 @@ def _recipes(folder: Path) -> Any:
     package = importlib.import_module("arch_lab")
     if not Path(package.__file__ or "").resolve().is_relative_to(folder.resolve()):
         raise ImportError(f"arch_lab was imported from {package.__file__}, not from {folder}")
+    if importlib.util.find_spec("arch_lab.memory"):
+        importlib.import_module("arch_lab.memory").keep_memory()  # as a process of this commit trains
     return importlib.import_module(next(name for name in PACKAGES if importlib.util.find_spec(name)))
 
 

@@ -13,6 +13,7 @@ import torch
 from arch_lab.bench.algorithms import algorithms
 from arch_lab.bench.attention import attention
 from arch_lab.bench.convolution import convolution
+from arch_lab.bench.faults import faults
 from arch_lab.bench.gemma import gemma as gemma_suite
 from arch_lab.bench.gemma_gpu import gemma_gpu
 from arch_lab.bench.images import images
@@ -55,6 +56,7 @@ SUITES: dict[str, Callable[[], Iterator[Row | Skipped]]] = {
     "monarch": monarch,
     "algorithms": algorithms,
     "images": images,
+    "faults": faults,
 }
 
 

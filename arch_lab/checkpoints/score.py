@@ -26,11 +26,12 @@ from arch_lab.data.documents import Counts, count
 from arch_lab.data.files import documents_of
 from arch_lab.data.paths import expand_paths
 from arch_lab.laws import require_causal
+from arch_lab.memory import keep_memory
 from arch_lab.stored import Json
-from arch_lab.training.scoring import slice_rows, token_nats
+from arch_lab.training.scoring import token_nats, windows_at_once
 from blocks.errors import UserError
 
-SCORED_TOKENS = 8192  # of one batch, and the longest context that is taken without being asked for
+LONGEST_CONTEXT = 8192  # that is taken without being asked for
 ENCODED = 256  # documents encoded at once
 Progress = Callable[[int, int], None]  # windows scored, windows in all
 
@@ -148,6 +149,7 @@ def score(
     Raises: UserError, one line: no checkpoint, no decoder, no text, a text the tokenizer changes; LeakError
     for a leaking model.
     """
+    keep_memory()
     files = expand_paths(text, option="--text")
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else open_decoder(checkpoint, trust)
     tokens, step = _window(opened, context, stride)
@@ -192,7 +194,7 @@ def score(
 
 
 def _window(opened: Checkpoint, context: int | None, stride: int | None) -> tuple[int, int]:
-    tokens = context if context is not None else opened.context or min(opened.max_tokens, SCORED_TOKENS)
+    tokens = context if context is not None else opened.context or min(opened.max_tokens, LONGEST_CONTEXT)
     if not 1 <= tokens <= opened.max_tokens:
         raise UserError(
             f"context must be from 1 to {opened.max_tokens}, the tokens this model was built for; "
@@ -296,7 +298,7 @@ def _scored(
     progress: Progress | None,
 ) -> list[Band]:
     """Sums at each position of a window."""
-    rows = batch or min(max(1, SCORED_TOKENS // tokens), max(1, slice_rows(len(widths)) // tokens))
+    rows = batch or windows_at_once(tokens, len(widths))
     device = next(model.parameters()).device
     windows, scored = evaluation_windows(split, tokens=tokens, stride=stride), 0
     nats, number, size = (torch.zeros(tokens, dtype=torch.float64) for _ in range(3))

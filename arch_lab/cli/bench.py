@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arch_lab.cli.verbs import parser
+from arch_lab.memory import keep_memory
 
 if TYPE_CHECKING:  # torch is slow to load, and --help needs none of it
     from arch_lab.bench import Row, Skipped
@@ -26,7 +27,8 @@ def main(verb: str, argv: list[str]) -> int:
         "limits: share of what this machine could do. float32; gemma_gpu, ops_gpu: bf16.",
     )
     suites = (
-        "linear, convolution, attention, limits, mixer, gemma, gemma_gpu, ops_gpu, monarch, algorithms, images, "
+        "linear, convolution, attention, limits, mixer, gemma, gemma_gpu, ops_gpu, monarch, algorithms, "
+        "images, faults, "
         "all of these (default), or throughput: whole architectures against sequence length, minutes, "
         "as arch-lab compare throughput; or step: training steps against those of another checkout"
     )
@@ -46,6 +48,7 @@ def main(verb: str, argv: list[str]) -> int:
             "--against FOLDER names a checkout of another commit for the suite step; give both or neither"
         )
     if given.suite == "throughput":
+        keep_memory()  # before torch is imported
         return throughput(given)
 
     from arch_lab import files

@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 
 from arch_lab.cli.verbs import Parser, UsageError, add_trust, parser
+from arch_lab.memory import keep_memory
 
 EXAMPLES = {
     "compare": """examples:
@@ -125,6 +126,7 @@ def read_name(options: Namespace) -> str:
 
 
 def run_compare(options: Namespace) -> int:
+    keep_memory()  # before torch is imported
     from arch_lab.cli.workflow import compare
 
     result = compare(

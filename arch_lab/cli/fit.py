@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from arch_lab.cli import ranks
 from arch_lab.cli.fit_options import Command, read_command
 from arch_lab.cli.verbs import VERBS
+from arch_lab.memory import keep_memory
 
 if TYPE_CHECKING:  # imports torch
     from arch_lab.training.interruption import Interrupted
@@ -96,6 +97,7 @@ def help_text(verb: str) -> str:
 def run(command: Command) -> tuple[int, str]:
     """Exit code, and the line to print when a signal ended the run (else empty). Raises: UsageError."""
     hush()
+    keep_memory()  # before torch is imported
     from arch_lab.cli.lightning_run import start
     from arch_lab.training.interruption import Interrupted
 

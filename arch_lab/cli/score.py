@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from arch_lab.cli.verbs import add_trust, parser
+from arch_lab.memory import keep_memory
 
 if TYPE_CHECKING:
     from arch_lab.checkpoints.score import Band, Score
@@ -63,6 +64,7 @@ def main(verb: str, argv: list[str]) -> int:
     add_trust(p)
     options = p.parse_args(argv)
 
+    keep_memory()  # before torch is imported
     from arch_lab.checkpoints.score import score
     from arch_lab.console import progress
 

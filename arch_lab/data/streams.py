@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from arch_lab.data.formats import DataError
+from arch_lab.memory import available_memory
 
 CHUNK = 1 << 20
 LARGEST = 20 * 10**9  # bytes of one file, decompressed
@@ -60,7 +61,7 @@ def check_expansion(path: Path, packed: int, total: int) -> None:
 
 def most_bytes() -> int:
     """Decompressed bytes of one file that are read: a share of the free memory, at most ``LARGEST``."""
-    free = _free_memory()
+    free = available_memory()
     return LARGEST if free is None else min(LARGEST, free // COPIES)
 
 
@@ -127,12 +128,3 @@ def _zstandard(file: IO[bytes]) -> Iterator[bytes]:
         raise DataError(f"{file.name}: not a valid zstandard file ({error}); fetch it again") from None
     if frame is not None:
         raise DataError(f"{file.name}: not a valid zstandard file (it ends within a frame); fetch it again")
-
-
-def _free_memory() -> int | None:
-    """Bytes still available to the process, or None where the system does not report it."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, ValueError, StopIteration):
-        return None

@@ -15,6 +15,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from arch_lab.memory import keep_memory
 from arch_lab.signals import raising_signals
 from arch_lab.study.plan import Plan, PlannedArm
 from arch_lab.study.planning import MEASURED
@@ -57,6 +58,7 @@ def seconds_per_step(spec: RunSpec, experiment: Any, data: Any) -> float:
     training = replace(spec.training, evaluations=1)
     spec = replace(spec, steps=WARM_UP + MOST_STEPS, training=training)
     clock = _Clock()
+    keep_memory()  # as in the process of a run
     with quiet_lightning(), raising_signals():
         pl.seed_everything(spec.seed, verbose=False)
         trainer = trainer_of(spec, [clock])

@@ -30,7 +30,10 @@ from blocks.registry import lookup
 APART = (
     *(f"blocks.{name}" for name in ("index", "registry", "user_code")),
     *(f"arch_lab.{name}" for name in ("accounting", "bench", "budget", "cli", "console", "files", "judge")),
-    *(f"arch_lab.{name}" for name in ("laws", "metrics.ngram", "models.registry", "report", "sealed")),
+    *(
+        f"arch_lab.{name}"
+        for name in ("laws", "memory", "metrics.ngram", "models.registry", "report", "sealed")
+    ),
     *(f"arch_lab.{name}" for name in ("signals", "units", "version", "yaml_files")),
     *(f"arch_lab.study.{name}" for name in ("code_identity", "config", "engine", "environment", "events")),
     *(

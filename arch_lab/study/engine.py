@@ -18,6 +18,7 @@ import yaml
 from arch_lab import files, sealed
 from arch_lab.judge.records import Record
 from arch_lab.laws import PROTOCOL, LeakError
+from arch_lab.memory import release_memory
 from arch_lab.stored import Json
 from arch_lab.study import storage
 from arch_lab.study.code_identity import conditions
@@ -179,6 +180,7 @@ class _Call:
         self._keep_config()
         with spare_cores(executor):
             self._certify()
+        release_memory()  # worker processes may need it
         with closing(executor):
             study = self._finish(executor, command)
         sealed.write(self.folder / STUDY, study.to_json())

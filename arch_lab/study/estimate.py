@@ -13,15 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from arch_lab.accounting import Ledger
+from arch_lab.memory import keeps_memory
 from arch_lab.models.model import Model
 from arch_lab.study.plan import Estimate
 from blocks.errors import ConfigError
 
 UTILISATION = 0.35  # share of the GEMM rate that a training step of these sizes reaches on a CPU
 FLOAT = 4  # bytes
-# measured for gemma3 and m2_gpt of 60K and 1M parameters (peak resident size): what Lightning and torch load when they train, and
-# gradients, transforms and blocks of the allocator, as a multiple of what is saved for the backward pass
-FIXED_BYTES, TEMPORARIES = 22e6, 2.0
+# Measured as peak resident size of gemma3 and m2_gpt at T 256 to 4,096, widths 128 and 256: what Lightning and torch load when they
+# train, and what a step holds at its peak, as a multiple of what it saves for its backward pass: 0.8 to 1.7 where freed buffers are kept,
+# gaps between them included; else 1.1 to 2.1, for huge pages are aligned
+FIXED_BYTES, HELD_KEPT, HELD = 22e6, 1.12, 1.5
 
 
 @contextmanager
@@ -73,11 +75,10 @@ def measure_gemm_rate(
 def estimate(costs: Ledger, model: Model, flops: Fraction) -> Estimate:
     """Seconds of one trial of ``flops``, and bytes that it adds to its process. ``model``: on the meta device."""
     weights = 4 * FLOAT * costs.parameters["total"]  # with gradients and the two moments of Adam
+    held = HELD_KEPT if keeps_memory() and not torch.cuda.is_available() else HELD
     return Estimate(
         seconds_per_trial=float(flops) / (gemm_rate() * UTILISATION),
-        memory_bytes=float(
-            FIXED_BYTES + weights + TEMPORARIES * activation_bytes(model, costs.batch, costs.tokens)
-        ),
+        memory_bytes=float(FIXED_BYTES + weights + held * activation_bytes(model, costs.batch, costs.tokens)),
     )
 
 

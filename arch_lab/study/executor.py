@@ -10,11 +10,11 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from arch_lab.memory import available_memory, keep_memory
 from arch_lab.stored import Json
 from arch_lab.study.open_study import OpenStudy
 from arch_lab.study.plan import Plan
@@ -59,6 +59,7 @@ class Inline:
     def run(
         self, trials: Sequence[Trial], context: Context, observer: Observer
     ) -> Iterator[tuple[int, Json]]:
+        keep_memory()
         for index, trial in enumerate(trials):
             observer("run", {"index": index})
             yield index, context.run(trial, observer)
@@ -175,9 +176,9 @@ def make_executor(
             )
         return Inline()
     if workers is None:
-        workers = min(
-            available_cores() // threads, int(0.8 * available_memory() / (memory_bytes + PROCESS_BYTES))
-        )
+        memory = available_memory()
+        by_memory = trials if memory is None else int(0.8 * memory / (memory_bytes + PROCESS_BYTES))
+        workers = min(available_cores() // threads, by_memory)
     workers = max(1, min(workers, trials))
     return Processes(workers, threads)
 
@@ -220,14 +221,3 @@ def spare_cores(executor: Executor) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(previous)
-
-
-def available_memory() -> float:
-    """Bytes of memory that are free or can be freed; infinite where the system does not tell."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024.0 * int(line.split()[1])
-    except (OSError, ValueError, IndexError):
-        pass
-    return float("inf")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import sys
 from pathlib import Path
 
 import torch
+
+from arch_lab.memory import release_memory
 
 
 class PeakMemory:
@@ -22,7 +23,8 @@ class PeakMemory:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         else:
-            release_memory()
+            gc.collect()
+            release_memory()  # else what an earlier trial freed would be hidden in this one's start
             with contextlib.suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM (proc(5))
             self._start = _status("VmRSS") or 0
@@ -39,13 +41,6 @@ class PeakMemory:
         if peak is None:
             peak = _peak_of_process()
         return None if peak is None else max(0, peak - self._start)
-
-
-def release_memory() -> None:
-    """Give memory that an earlier trial freed back to the system, so that it is not hidden in the next one's start."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _status(key: str) -> int | None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from arch_lab.memory import keep_memory, refuse_huge_pages
 from arch_lab.signals import terminable
 from blocks.errors import UserError
 from blocks.registry import trusted, trusting
@@ -48,6 +49,7 @@ class Worker:
         self.process = spawn.Process(
             target=work, args=(far_end, context, threads, tuple(trusted())), daemon=True
         )
+        refuse_huge_pages()  # a new process may import torch before its first line runs
         with without_main():
             self.process.start()
         far_end.close()
@@ -115,6 +117,7 @@ def work(connection: Connection, context: Any, threads: int, modules: tuple[str,
         os.setpgrp()  # a terminal sends Ctrl-C to the whole group
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_memory()
     import torch
 
     torch.set_num_threads(threads)

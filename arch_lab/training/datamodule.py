@@ -24,10 +24,8 @@ from arch_lab.data import (
     evaluation_windows,
     prepare,
 )
-from arch_lab.training.scoring import slice_rows
+from arch_lab.training.scoring import windows_at_once
 from blocks.config import Options
-
-SCORED_TOKENS = 8192
 
 
 class SplitLoader:
@@ -87,22 +85,12 @@ class PreparedDataModule(pl.LightningDataModule):
 
     def _scoring(self, split: Any) -> SplitLoader:
         rank, world = self.rank_and_world
-        return SplitLoader(split, tokens=self.tokens, batch=self.scored_at_once, rank=rank, world=world)
+        rows = windows_at_once(self.tokens, self.data.vocabulary)
+        return SplitLoader(split, tokens=self.tokens, batch=rows, rank=rank, world=world)
 
     @property
     def rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    @property
-    def scored_at_once(self) -> int:
-        """Windows per scoring batch, as large as a cache allows; no metric depends on it.
-
-        With a large vocabulary, as many as ``LOGIT_BYTES`` of logits allow.
-        """
-        return min(
-            max(self.batch, SCORED_TOKENS // self.tokens),
-            max(1, slice_rows(self.data.vocabulary) // self.tokens),
-        )
 
     def predict_dataloader(self) -> SplitLoader:
         return self.test_dataloader()

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# tokens of a batch; on a CPU 8 windows of 256 score in 0.87 (gemma3) and 0.98 (m2_gpt) of the time of 32 at 1M parameters
+GPU_TOKENS, CPU_TOKENS = 8192, 2048
 LOGIT_BYTES = 1 << 29  # float32 logits of one slice; log-softmax holds as much again
 
 
@@ -29,6 +31,15 @@ def token_nats(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         return _nats(head.logits(hidden).flatten(0, 1), targets.flatten()).view_as(targets)
     nats = [_nats(head.logits(h), t) for h, t in slices(hidden.flatten(0, 1), targets.flatten(), rows)]
     return torch.cat(nats).view_as(targets)
+
+
+def windows_at_once(tokens: int, vocabulary: int) -> int:
+    """Windows of ``tokens`` tokens in a scoring batch; no score depends on it.
+
+    Few enough for the processor's cache, and for their logits to fill ``LOGIT_BYTES`` at most.
+    """
+    most = GPU_TOKENS if torch.cuda.is_available() else CPU_TOKENS
+    return max(1, min(most, slice_rows(vocabulary)) // tokens)
 
 
 def slice_rows(vocabulary: int) -> int:

@@ -16,6 +16,7 @@ from arch_lab.data import OrderedLoader, PreparedData, WindowOrder
 from arch_lab.models import Kind
 from arch_lab.training.datamodule import PreparedDataModule
 from arch_lab.training.module import LanguageModel
+from arch_lab.training.scoring import windows_at_once
 from experiments.masked.objective import (
     MaskedBatch,
     MaskedLoader,
@@ -194,7 +195,5 @@ class MaskedDataModule(PreparedDataModule):
         return self.test_dataloader()
 
     def _scored(self, split: Any) -> ScoringLoader:
-        max_windows = self.objective.evaluation_windows
-        return ScoringLoader(
-            split, self.scoring, tokens=self.tokens, batch=self.scored_at_once, max_windows=max_windows
-        )
+        rows, most = windows_at_once(self.tokens, self.data.vocabulary), self.objective.evaluation_windows
+        return ScoringLoader(split, self.scoring, tokens=self.tokens, batch=rows, max_windows=most)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import torch
+
+from arch_lab.memory import available_memory
 
 MARGIN = 0.9  # of the free memory a cell may be foreseen to take
 
@@ -66,10 +67,4 @@ def free_bytes() -> int | None:
     """Memory a new tensor may still take; None where the system does not tell."""
     if torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
+    return available_memory()
