@@ -26,6 +26,7 @@ def serve(folder: Path, threads: int) -> None:
     """Answer requests until standard input ends."""
     replies, sys.stdout = sys.stdout, sys.stderr  # whatever else prints must not be read as a reply
     sys.path[0] = str(folder)
+    _keep_memory()
     recipes = _recipes(folder)
     import torch  # after arch_lab, which sets variables that torch reads when it is loaded
 
@@ -39,6 +40,12 @@ def serve(folder: Path, threads: int) -> None:
         else:
             reply = getattr(run, verb)(**request)
         print(json.dumps(reply), file=replies, flush=True)
+
+
+def _keep_memory() -> None:
+    """What a process that trains asks of the allocator, where this checkout asks it."""
+    if importlib.util.find_spec("arch_lab") and importlib.util.find_spec("arch_lab.memory"):
+        importlib.import_module("arch_lab.memory").keep_memory()
 
 
 def _recipes(folder: Path) -> Any:

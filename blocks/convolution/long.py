@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blocks import segments as documents_of
@@ -77,7 +78,7 @@ class LongConvolution(nn.Module):
     def taps(self, tokens: int) -> Tensor:
         """(D, kernel_length(tokens)): the forward kernel with the skip at lag 0."""
         kernel = self.filter(self.kernel_length(tokens)).mT
-        return torch.cat([kernel[:, :1] + self.skip[:, None].to(kernel.dtype), kernel[:, 1:]], dim=1)
+        return kernel + F.pad(self.skip[:, None].to(kernel.dtype), (0, kernel.shape[1] - 1))
 
     def forward(self, u: Tensor) -> Tensor:
         tokens = u.shape[-1]

@@ -257,3 +257,15 @@ def test_half_precision_stays_near_single(mode: str) -> None:
         wide = mixer.float()(x.bfloat16().float())
     # six roundings to 8 bits lie on the way from input to output: 6 · 2^-9 if all errors added up, doubled for the gates
     assert (narrow.float() - wide).norm() < 12 * 2**-9 * wide.norm()
+
+
+@pytest.mark.parametrize("tokens", [8, LONGEST])
+def test_the_operator_that_counters_see_computes_what_a_plain_step_does(tokens: int) -> None:
+    mixer, x = build("m2_mixer"), randn(2, tokens, WIDTH)
+    inputs = [x.requires_grad_(), *mixer.parameters()]
+    plain = torch.autograd.grad(mixer(x).square().sum(), inputs)
+    with FlopCounterMode(display=False) as counter:
+        counted = torch.autograd.grad(mixer(x).square().sum(), inputs)
+    assert counter.get_flop_counts()["Global"][torch.ops.blocks.causal_conv] > 0
+    for a, b in zip(plain, counted, strict=True):
+        assert torch.equal(a, b)
