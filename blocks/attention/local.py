@@ -45,11 +45,13 @@ def folded_attention(
     reach = span.lookback + span.lookahead + 1
     rows = fold_rows(reach)
     # the first query whose reach is whole, and the number of folds before the first query whose reach is cut
-    # at the end
+    # at the end; queries left over join the head where there is no tail, which saves a call
     head = min(queries, max(0, span.lookback - span.offset))
     first_of_tail = max(head, min(queries, keys - span.lookahead - span.offset))
     folds = (first_of_tail - head) // rows
     body = folds * rows
+    if body and first_of_tail == queries:
+        head = queries - body
     run = None if segments is None else runs(segments)
 
     parts, pieces = [], q.split([head, body, queries - head - body], dim=2)
