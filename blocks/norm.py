@@ -27,6 +27,8 @@ from blocks.dispatch import by_hand, through_formula
 from blocks.errors import ConfigError
 from blocks.registry import register
 
+FEW_NUMBERS = 2**12  # without gradients up to here: one call of torch's, as in a step of decoding
+
 
 def widened(dtype: torch.dtype) -> torch.dtype:
     """The dtype sums and exponentials are taken in: float32, or float64 when the input is float64."""
@@ -37,9 +39,12 @@ def scaled_rms(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
     """``x`` (..., D) over its root mean square, times ``gain`` (D,), in the wide dtype of ``x``."""
     wide = x.to(widened(x.dtype))
     gain = None if gain is None else gain.to(wide.dtype)
+    tracked = torch.is_grad_enabled() and (wide.requires_grad or (gain is not None and gain.requires_grad))
+    if not tracked and wide.device.type == "cpu" and wide.numel() <= FEW_NUMBERS:
+        return F.rms_norm(wide, wide.shape[-1:], gain, eps)
     if not by_hand("rms_norm", wide, gain):
         return _formula(wide, gain, eps)
-    if torch.is_grad_enabled() and (wide.requires_grad or (gain is not None and gain.requires_grad)):
+    if tracked:
         y: Tensor = _ScaledRMS.apply(wide, gain, eps)  # type: ignore[no-untyped-call]
         return y
     return _scale(wide, gain, eps)[0]

@@ -66,7 +66,8 @@ def test_both_gains_start_as_the_norm_without_any() -> None:
     plain = UnitRMSNorm(UnitRMSNormConfig(width=5))
     offset, gain = RMSNorm(RMSNormConfig(width=5)), GainRMSNorm(GainRMSNormConfig(width=5))
     assert torch.equal(offset.weight, torch.zeros(5)) and torch.equal(gain.weight, torch.ones(5))
-    assert torch.equal(offset(x), plain(x)) and torch.equal(gain(x), plain(x))
+    torch.testing.assert_close(offset(x), plain(x))  # to a rounding: without gradients torch's own norm runs
+    torch.testing.assert_close(gain(x), plain(x))
     assert list(plain.parameters()) == []
 
 
