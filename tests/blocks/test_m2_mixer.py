@@ -16,6 +16,7 @@ from blocks.contract import SequenceMixer, tensors_nbytes
 from blocks.convolution.direct import causal_convolution_direct
 from blocks.convolution.gated import GatedLongConvConfig
 from blocks.convolution.mixer import M2Mixer, M2MixerConfig
+from blocks.dispatch import VARIABLE
 from blocks.errors import ConfigError
 
 WIDTH, LONGEST = 6, 40
@@ -260,7 +261,10 @@ def test_half_precision_stays_near_single(mode: str) -> None:
 
 
 @pytest.mark.parametrize("tokens", [8, LONGEST])
-def test_the_operator_that_counters_see_computes_what_a_plain_step_does(tokens: int) -> None:
+def test_the_operator_that_counters_see_computes_what_a_plain_step_does(
+    monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
     mixer, x = build("m2_mixer"), randn(2, tokens, WIDTH)
 
     def gradients() -> list[Tensor]:
