@@ -21,7 +21,7 @@ from blocks.errors import ConfigError
 from blocks.ops.gradients import attach, on_rows, or_empty, rows_of
 from blocks.ops.inputs import check_alike, check_rank, follow_autocast
 
-FEW_NUMBERS = 2**17  # up to here copies of input and output cost less than a graph node written in Python
+FEW_NUMBERS = 2**18  # up to here copies of input and output cost less than a graph node written in Python
 FEW_ROWS = 64  # below it an operator of our own costs more to call than the copy it saves
 
 
