@@ -83,3 +83,11 @@ def test_slices_score_each_token_as_the_whole_does_in_float64(monkeypatch: pytes
         )  # seven tokens a slice, which does not divide 93
         torch.testing.assert_close(scoring.token_nats(model, inputs, targets), whole, rtol=1e-12, atol=1e-12)
     assert whole.dtype == torch.float64
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU scores larger batches")
+@pytest.mark.parametrize(
+    ("tokens", "vocabulary", "windows"), [(256, 1024, 8), (32, 257, 64), (4096, 1024, 1), (64, 262_144, 8)]
+)
+def test_a_batch_that_is_scored_fits_the_cache(tokens: int, vocabulary: int, windows: int) -> None:
+    assert scoring.windows_at_once(tokens, vocabulary) == windows
