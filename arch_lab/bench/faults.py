@@ -29,8 +29,8 @@ from arch_lab.models import Shape, recipe
 from arch_lab.study.workers import without_main
 
 ARCHITECTURES, TOKENS = ("gemma3", "m2_gpt"), 4096
-SHAPE, VOCABULARY = Shape(width=128, depth=4, ffn_width=512), 1024
-WARM_UP, REPEATS = 10, 7  # the heap grows for a few steps until every buffer finds its place
+SHAPE, VOCABULARY = Shape(width=256, depth=4, ffn_width=1024), 1024
+WARM_UP, REPEATS = 6, 5  # the heap grows for a few steps until every buffer finds its place
 
 
 @dataclass(frozen=True, kw_only=True)
