@@ -32,7 +32,7 @@ RUN = "runs/my_study/runs/gemma3/lr-0.008_seed-0"
 
 TINY = {
     "budget.params": "6.0e4",
-    "budget.train_flops": "1.0e9",
+    "budget.train_flops": "1.6e9",
     "training.sequence_length": "32",
     "training.batch_size": "2",
     "data.tokenizer": "{kind: bytes}",
