@@ -226,7 +226,7 @@ def test_counting_changes_no_output_and_leaves_no_recorder_behind() -> None:
 
     block, x, seen = blocks.build("gemma2_attention", width=16, heads=2), torch.randn(2, 7, 16), []
     count_forward(lambda: seen.append(block(x)))
-    assert torch.equal(seen[0], block(x))
+    torch.testing.assert_close(seen[0], block(x))  # to rounding: counted graphs take the formulas
     with pytest.raises(ZeroDivisionError):
         count_forward(lambda: 1 / 0)
     assert attention_recorder.current is None

@@ -15,6 +15,7 @@ from arch_lab import sealed
 from arch_lab.report import figures, load, write_all
 from arch_lab.report.contents import sections
 from arch_lab.report.page import write_page
+from arch_lab.stored import VERSION
 from blocks.errors import UserError
 from tests.arch_lab.report.shapes import SHAPES
 from tests.study_fixture import write_study
@@ -182,7 +183,7 @@ def test_a_failing_report_leaves_the_old_one_and_no_litter(tmp_path: Path) -> No
         ("{", "not valid JSON"),
         ("{}", "no checksum"),
         (json.dumps(sealed.seal({})), "in another form"),
-        (json.dumps(sealed.seal({"version": 2})), "'study' is required"),
+        (json.dumps(sealed.seal({"version": VERSION})), "'study' is required"),
     ],
 )
 def test_a_bad_study_file_is_one_clear_line(tmp_path: Path, content: str | None, word: str) -> None:

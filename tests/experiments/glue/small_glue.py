@@ -27,7 +27,7 @@ def pretrained(folder: Path) -> Path:
         folder,
         experiment="masked",
         arms=ARMS,
-        budget={"params": 3.0e4, "train_flops": 7.0e8, "tolerance": 0.02},
+        budget={"params": 3.0e4, "train_flops": 1.4e9, "tolerance": 0.02},
         training={"sequence_length": 48, "batch_size": 2, "evaluations": 1},
         objective={"mask_share": 0.3, "evaluation_windows": 4},
     )

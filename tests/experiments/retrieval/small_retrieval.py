@@ -38,7 +38,7 @@ def write_world(folder: Path) -> None:
         experiment="masked",
         arms=ARMS,
         training={"sequence_length": 32, "batch_size": 2, "evaluations": 1},
-        budget={"params": 6.0e4, "train_flops": 1.2e9, "tolerance": 0.01},
+        budget={"params": 6.0e4, "train_flops": 1.5e9, "tolerance": 0.01},
         objective={"mask_share": 0.3, "evaluation_windows": 4},
     )
     compare(str(path), output=folder / "runs", cache=folder / "cache")

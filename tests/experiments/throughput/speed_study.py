@@ -22,7 +22,7 @@ STUDY: dict[str, Any] = {
     "experiment": "throughput",
     "arms": [
         {"architecture": "gemma3", "options": {"pattern": "LG", "window": 16}},
-        {"architecture": "m2_gpt"},
+        {"architecture": "m2_gpt", "options": {"train_positions": True}},
     ],
     "budget": {"params": 6.0e4},
     "vocabulary": 64,
