@@ -31,6 +31,7 @@ ResidualStack.hidden = lambda self, *inputs: 1.001 * _hidden(self, *inputs)
 """
 
 
+@pytest.mark.slow
 def test_a_checkout_against_itself_computes_the_same_numbers() -> None:
     (row,) = steps_against(ROOT, models=SMALL, rounds=2, steps=1)
     assert row.name == "m2_gpt step"

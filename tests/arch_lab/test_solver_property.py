@@ -97,7 +97,7 @@ def judge(cases: list[tuple[str, Draw]], announce: Callable[[str], None]) -> Non
 
 def test_random_budgets_are_met_or_refused_with_a_reason(announce: Callable[[str], None]) -> None:
     """The decoders in turn."""
-    judge([(DECODERS[i % len(DECODERS)], draw) for i, draw in enumerate(draws(80, seed=1))], announce)
+    judge([(DECODERS[i % len(DECODERS)], draw) for i, draw in enumerate(draws(32, seed=1))], announce)
 
 
 @pytest.mark.slow

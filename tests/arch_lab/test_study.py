@@ -275,6 +275,7 @@ def test_a_killed_study_resumes_to_the_results_of_an_uninterrupted_one(
     assert _scores(again) == _scores(compared[1])
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_restarts_its_run(compared: Compared, tmp_path: Path) -> None:
     path = small_study(tmp_path, seeds=[0, 1])
     broken = tmp_path / "runs/small/runs/gemma3/lr-0.004_seed-0"

@@ -27,6 +27,7 @@ def study_scores(folder: Path, precision: str) -> dict[str, float]:
     return {r.arm: r.scores["bits_per_byte"] for r in results}
 
 
+@pytest.mark.slow
 def test_a_study_in_bf16_mixed_trains_near_its_float32_twin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,8 +29,10 @@ def start(folder: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize(
     ("number", "status", "word"),
-    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
-    ids=["SIGTERM", "SIGINT"],
+    [
+        pytest.param(signal.SIGTERM, 143, "terminated", id="SIGTERM", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, "interrupted", id="SIGINT"),
+    ],
 )
 def test_a_signal_ends_a_study_after_a_checkpoint(
     tmp_path: Path, number: int, status: int, word: str

@@ -150,6 +150,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 def test_bombs_end_in_one_line_within_bounded_memory(tmp_path):
     member = gzip.compress(
         bytes(16 << 20)

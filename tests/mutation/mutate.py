@@ -148,8 +148,8 @@ MUTATIONS = (
     Mutation(
         "transform padded to 2T - 2",
         "blocks/convolution/fft.py",
-        "max(2, 2 * tokens)",
-        "max(2, 2 * tokens - 2)",
+        "max(2, shortest + shortest % 2)",
+        "max(2, shortest + shortest % 2 - 2)",
         (LONG,),
     ),
     Mutation(
@@ -169,8 +169,8 @@ MUTATIONS = (
     Mutation(
         "state bytes of one more tap",
         "blocks/convolution/mixer.py",
-        "min(tokens, self.config.short_taps - 1)",
-        "min(tokens, self.config.short_taps)",
+        "min(tokens, self.short.taps - 1)",
+        "min(tokens, self.short.taps)",
         ("tests/blocks/test_m2_mixer.py",),
     ),
     Mutation(

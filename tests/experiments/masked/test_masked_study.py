@@ -127,6 +127,7 @@ def test_a_second_call_keeps_every_run_and_a_changed_objective_is_refused(
         compare(folder / "small.yaml", folder, overrides=["objective.mask_share=0.15"])
 
 
+@pytest.mark.slow
 def test_a_run_that_breaks_off_resumes_to_the_scores_of_an_uninterrupted_one(
     compared: Compared, tmp_path: Path
 ) -> None:
