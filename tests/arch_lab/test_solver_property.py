@@ -95,6 +95,7 @@ def judge(cases: list[tuple[str, Draw]], announce: Callable[[str], None]) -> Non
         ), text
 
 
+@pytest.mark.slow
 def test_random_budgets_are_met_or_refused_with_a_reason(announce: Callable[[str], None]) -> None:
     """The decoders in turn."""
     judge([(DECODERS[i % len(DECODERS)], draw) for i, draw in enumerate(draws(32, seed=1))], announce)

@@ -204,6 +204,7 @@ def test_unmatched_shapes_are_refused_with_the_component_to_blame(tmp_path: Path
         arch_lab.plan(str(small_study(tmp_path, arms=UNEQUAL)), overrides=["budget.train_flops=1e10"])
 
 
+@pytest.mark.slow
 def test_an_explicit_override_is_marked_everywhere(tmp_path: Path) -> None:
     path = small_study(tmp_path, arms=UNEQUAL)
     result = arch_lab.compare(

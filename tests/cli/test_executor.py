@@ -228,6 +228,7 @@ def test_a_killed_worker_changes_no_number(tmp_path: Path) -> None:
     assert without_measurements(studies[0]) == without_measurements(studies[1])
 
 
+@pytest.mark.slow
 def test_a_study_leaves_the_threads_of_the_process_as_they_were(tmp_path: Path) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)

@@ -216,6 +216,7 @@ def test_a_block_that_computes_no_numbers_is_refused_in_one_line(tmp_path: Path)
     )
 
 
+@pytest.mark.slow
 def test_a_mended_block_that_diverged_is_trained_again(tmp_path: Path) -> None:
     stored.write_block(
         tmp_path, "1e100"

@@ -100,6 +100,7 @@ def test_a_command_of_the_page_of_study_keys_runs(command: str) -> None:
     assert main(shlex.split(command)[1:]) == 0
 
 
+@pytest.mark.slow
 def test_the_command_that_show_prints_goes_on_with_the_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,16 +96,19 @@ def test_a_terminal_gets_a_line_before_torch_is_loaded(tmp_path: Path) -> None:
     assert lines[0] == "small: loading torch and the experiment"
 
 
+@pytest.mark.slow
 def test_the_live_line_counts_steps_with_speed_and_loss(watched: Any) -> None:
     assert re.search(r"gemma3 lr 0.004 seed 0 .*\d+/\d+ steps, [\d.]+k? tokens/s, loss \d\.\d{3}", watched[1])
 
 
+@pytest.mark.slow
 def test_a_finished_run_starts_its_own_line(watched: Any) -> None:
     text = re.sub(r"\x1b\[2K|\x1b\[1A|\x1b\[\?25[lh]", "", watched[1])
     starts = [text[m.start() - 1] for m in re.finditer(r"\[\d/6\] ", text)]
     assert len(starts) == 6 and set(starts) <= {"\n", "\r"}
 
 
+@pytest.mark.slow
 def test_no_live_line_is_wider_than_the_terminal(watched: Any) -> None:
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", watched[1])
     assert max(map(len, re.split(r"[\r\n]", text))) <= 80
