@@ -30,7 +30,7 @@ def fft_length(tokens: int, taps: int | None = None) -> int:
     """The smallest fast length N >= tokens + taps: even, with prime factors 2, 3 and 5 only.
 
     ``taps``: of a causal kernel shorter than the signal; None: as many as tokens. At most 12.5 % above 2·tokens
-    from 8 tokens on; equal to it for powers of two.
+    from 22 tokens on; equal to it for powers of two.
     """
     shortest = tokens + (tokens if taps is None else min(taps, tokens))
     length = max(2, shortest + shortest % 2)

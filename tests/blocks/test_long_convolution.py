@@ -141,7 +141,7 @@ def test_transform_lengths_are_even_smooth_and_never_wrap(tokens: int) -> None:
         while length % prime == 0:
             length //= prime
     assert length == 1
-    assert fft_length(tokens) <= 2 * tokens * 1.125 or tokens < 8
+    assert fft_length(tokens) <= 2 * tokens * 1.125 or tokens < 22
 
 
 @settings(deadline=None, max_examples=40)
