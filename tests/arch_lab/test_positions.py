@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from arch_lab.models import Decoder, Shape, recipe
+from blocks.dispatch import use_implementation
 from blocks.errors import ConfigError
 
 V, SHAPE = 61, Shape(width=32, depth=2, ffn_width=32)
@@ -35,18 +36,34 @@ def tokens(t: int, batch: int = 1) -> Tensor:
     return torch.randint(V, (batch, t), generator=torch.Generator().manual_seed(t))
 
 
-@pytest.mark.parametrize("name", GEMMAS)
-@torch.no_grad()
-def test_a_document_at_the_end_of_8192_tokens_equals_the_document_alone(name: str) -> None:
-    """Angles counted through the row lose bits with the offset: the gap was 2.6e-4 then."""
+def last_document(name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """A document of 20 tokens: at the end of a row of 8192, alone, and alone in float64."""
     built = model(name, max_tokens=8192, dtype=torch.float32)
     for layer in built.layers:
         layer.mixer.softcap = None  # long rows take the cap from a sigmoid, which rounds scores to 3e-6
     row, size = tokens(8192), 20
     segments = torch.where(torch.arange(8192) < 8192 - size, 1, 2)[None]
     packed, alone = built.hidden(row, segments)[:, -size:], built.hidden(row[:, -size:])
-    # float32 rounding of the hand-written rotation and gated units, up to 2.4e-5 (5e-6 before them): cause not isolated
-    torch.testing.assert_close(packed, alone, rtol=0, atol=4e-5)
+    return packed, alone, built.double().hidden(row[:, -size:])
+
+
+@pytest.mark.parametrize("name", GEMMAS)
+@torch.no_grad()
+def test_a_document_at_the_end_of_8192_tokens_equals_the_document_alone(name: str) -> None:
+    """Angles counted through the row lose bits with the offset: the gap was 2.6e-4 then."""
+    with use_implementation("reference"):  # rows of both lengths take the same operations
+        packed, alone, _ = last_document(name)
+    torch.testing.assert_close(packed, alone, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("name", GEMMAS)
+@torch.no_grad()
+def test_a_document_at_the_end_is_as_exact_as_the_document_alone(name: str) -> None:
+    """Fast operations choose their order by the length of the row, so the two differ by a rounding of either."""
+    packed, alone, exact = last_document(name)
+    errors = [(values - exact).abs() for values in (packed, alone)]
+    assert errors[0].max() <= 2 * errors[1].max() + 5e-6
+    assert errors[0].mean() <= 1.5 * errors[1].mean()
 
 
 @pytest.mark.parametrize("name", GEMMAS)

@@ -26,7 +26,7 @@ STUDY = {
         {"architecture": "gemma3", "options": {"window": 16, "pattern": "G"}},
         {"architecture": "m2_gpt"},
     ],
-    "budget": {"params": 2.0e4, "train_flops": 3.0e8, "tolerance": 0.05},
+    "budget": {"params": 4.0e4, "train_flops": 4.4e8, "tolerance": 0.02},
     "data": {"vocabulary": 16, "pairs": 2, "tune_rows": 8, "held_out_rows": 16},
     "training": {"sequence_length": 16, "batch_size": 4, "evaluations": 1},
     "learning_rates": [0.004],

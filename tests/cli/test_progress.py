@@ -20,7 +20,7 @@ TERMINAL = {"COLUMNS": "80", "TTY_COMPATIBLE": "1", "NO_COLOR": "1", "TERM": "xt
 
 def ran(folder: Path, *options: str, **environment: str) -> tuple[str, str]:
     """(standard output, standard error) of a study of 2 arms, 2 rates and 2 seeds, one of them for tuning."""
-    budget = {"params": 6.0e4, "train_flops": 8.0e8, "tolerance": 0.05}
+    budget = {"params": 6.0e4, "train_flops": 9.0e8, "tolerance": 0.02}
     study = small_study(folder, learning_rates=[0.004, 0.008], seeds=[0, 1], tuning_seeds=[0], budget=budget)
     out, err = io.StringIO(), io.StringIO()
     with (
