@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from blocks.contract import Block, BlockConfig
 from blocks.cost import Cost
 from blocks.errors import ConfigError
-from blocks.groups import EMBEDDING, ParameterGroup
+from blocks.groups import TIED_EMBEDDING, ParameterGroup
 from blocks.registry import register
 from blocks.softcap import soft_cap
 
@@ -67,7 +67,7 @@ class TiedEmbedding(Block):
         self.reset_parameters()
 
     def parameter_groups(self) -> dict[str, ParameterGroup]:
-        return {"": EMBEDDING}
+        return {"": TIED_EMBEDDING}
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=self.config.width**-0.5)

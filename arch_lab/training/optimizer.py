@@ -153,6 +153,10 @@ def _position(order: Sequence[str], name: str) -> int:
     return order.index(name) if name in order else len(order)
 
 
+# The rate of token tables was chosen for training from scratch: a trained table moves like the matrices
+FINE_TUNING = (GroupRule(name="embedding", rate=1.0),)
+
+
 def adamw(
     model: nn.Module,
     *,

@@ -20,7 +20,7 @@ from arch_lab.stored import Facts
 from arch_lab.study.body import Body
 from arch_lab.training.callbacks import Divergence
 from arch_lab.training.fit import Report, fit, predict
-from arch_lab.training.optimizer import optimizer_and_schedule
+from arch_lab.training.optimizer import FINE_TUNING, optimizer_and_schedule
 from blocks.config import Options
 from blocks.contract import BlockConfig
 from blocks.errors import ConfigError
@@ -127,7 +127,11 @@ class FineTuning(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return optimizer_and_schedule(
-            self.model, self.recipe, learning_rate=self.learning_rate, steps=self.steps
+            self.model,
+            self.recipe,
+            learning_rate=self.learning_rate,
+            steps=self.steps,
+            rules=FINE_TUNING,
         )
 
 

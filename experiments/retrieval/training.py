@@ -19,7 +19,7 @@ from torch import Tensor
 
 from arch_lab.training.callbacks import Divergence
 from arch_lab.training.fit import FitResult, Report, fit
-from arch_lab.training.optimizer import optimizer_and_schedule
+from arch_lab.training.optimizer import FINE_TUNING, optimizer_and_schedule
 from blocks.losses import in_batch_nce, pairwise_m2
 from experiments.retrieval.config import RetrievalTraining
 from experiments.retrieval.encoder import TextEncoder, padded
@@ -133,7 +133,11 @@ class RetrievalModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return optimizer_and_schedule(
-            self.encoder, self.options, learning_rate=self.learning_rate, steps=self.steps
+            self.encoder,
+            self.options,
+            learning_rate=self.learning_rate,
+            steps=self.steps,
+            rules=FINE_TUNING,
         )
 
 

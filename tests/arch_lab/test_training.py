@@ -13,7 +13,7 @@ from torchmetrics.text import Perplexity
 
 from arch_lab.metrics.tokens import language_metrics
 from arch_lab.models import Shape, recipe
-from arch_lab.training.optimizer import GroupRule, adamw, groups, warmup_cosine
+from arch_lab.training.optimizer import FINE_TUNING, GroupRule, adamw, groups, warmup_cosine
 from blocks.errors import ConfigError
 from blocks.groups import FILTERS, ParameterGroup
 
@@ -33,6 +33,16 @@ def test_the_group_of_a_block_reaches_the_optimizer_of_the_whole_model() -> None
     optimizer = adamw(small_m2("balanced"), learning_rate=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
     slow = {g["name"]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups}["filters"]
     assert slow == (pytest.approx(2e-4), 0.0)
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "m2_gpt", "gemma_encoder"])
+def test_a_table_that_is_the_head_trains_faster_than_matrices_unless_it_is_fine_tuned(
+    architecture: str,
+) -> None:
+    model = recipe(architecture).model(Shape(width=32, depth=2, ffn_width=64), vocabulary=61, max_tokens=32)
+    for rules, rate in (((), 3.0), (FINE_TUNING, 1.0)):
+        rates = {g.treatment.name: g.treatment.rate for g in groups(model, weight_decay=0.1, rules=rules)}
+        assert (rates["embedding"], rates["matrices"]) == (rate, 1.0)
 
 
 @pytest.mark.parametrize(
