@@ -5,7 +5,7 @@ from __future__ import annotations
 import site
 import sys
 import sysconfig
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -23,6 +23,7 @@ def source_file(module: str) -> Path | None:
     return Path(name).resolve() if name else None
 
 
+@cache
 def is_ours(file: Path) -> bool:
     return any(file.is_relative_to(PACKAGE_ROOT / name) for name in OURS)
 

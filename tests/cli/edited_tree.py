@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 from tests.cli import stored
@@ -36,23 +36,30 @@ UNRELATED = (  # another block, recipe and reader; what only registers, judges a
 
 
 class Trace:
-    """Files of ours that run a function inside ``study.run.train``."""
+    """Files of ours that run a function inside ``study.run.train``; for ``sys.settrace``."""
 
     def __init__(self) -> None:
-        self.files: set[str] = set()
-        self.depth = 0
+        self.codes: set[CodeType] = set()
+        self.training = False
 
-    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
-        code = frame.f_code
-        if code.co_name == "train" and code.co_filename.endswith("study/run.py"):
-            self.depth += {"call": 1, "return": -1}.get(event, 0)
-        if (
-            event == "call"
-            and self.depth
-            and code.co_name != "<module>"
-            and code.co_filename.startswith(f"{ROOT}/")
-        ):
-            self.files.add(Path(code.co_filename).relative_to(ROOT).as_posix())
+    @property
+    def files(self) -> set[str]:
+        files = {code.co_filename for code in self.codes if code.co_name != "<module>"}
+        return {Path(f).relative_to(ROOT).as_posix() for f in files if f.startswith(f"{ROOT}/")}
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
+        """Note a call, and the end of the training loop: no other function is watched line by line."""
+        if self.training:
+            self.codes.add(frame.f_code)
+        elif frame.f_code.co_name == "train" and frame.f_code.co_filename.endswith("study/run.py"):
+            self.training, frame.f_trace_lines = True, False
+            self.codes.add(frame.f_code)
+            return self.end
+        return None
+
+    def end(self, frame: FrameType, event: str, argument: Any) -> Any:
+        self.training = event != "return"
+        return self.end
 
 
 def statement(text: str, path: Path) -> str:
@@ -82,9 +89,9 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     stored.write_study(folder, arms=ARMS, budget=BUDGET)
     trace = Trace()
-    sys.setprofile(trace)
+    sys.settrace(trace)
     first = stored.compare(folder)
-    sys.setprofile(None)
+    sys.settrace(None)
     assert first.code == 0, first.err
     identities = [
         json.loads(path.read_text()) for path in sorted(folder.glob("runs/small/runs/*/*/config.json"))
