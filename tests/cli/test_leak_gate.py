@@ -13,6 +13,7 @@ from arch_lab.cli import main
 from arch_lab.laws import LeakError, require_causal
 from arch_lab.models import Shape, recipe
 from blocks import registry
+from tests.small_fit import small_fit
 from tests.small_study import small_study
 
 LEAKS, HONEST = "tests.contracts.edge_leaks", "tests.contracts.honest_mixers"
@@ -88,23 +89,14 @@ def test_honest_unusual_mixers_run_to_the_verdict(names, tmp_path, capsys, monke
 
 def test_a_fit_of_a_leaking_model_ends_before_its_first_score(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shape = [
-        "--model.width",
-        "16",
-        "--model.depth",
-        "1",
-        "--model.ffn_width",
-        "16",
-        "--data.sequence_length",
-        "96",
-    ]
+    sizes = ["--data.sequence_length=96", "--model.max_tokens=96", "--trainer.max_steps=2"]
     mixer = [
         "--model.architecture",
         "custom",
         "--model.options",
         json.dumps({"mixer": f"{LEAKS}:NextTokenFrom64"}),
     ]
-    assert main(["fit", *shape, *mixer, "--trainer.max_steps", "2", "--trainer.logger", "false"]) == 2
+    assert main(["fit", *small_fit(tmp_path), *sizes, *mixer, "--trainer.logger", "false"]) == 2
     output = capsys.readouterr()
     assert (
         "layers.0.mixer (NextTokenFrom64) is not causal" in output.err and "bits_per_byte" not in output.out
