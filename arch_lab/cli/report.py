@@ -17,8 +17,9 @@ EXAMPLES = """examples:
   arch-lab report runs                        (index.html: every study there, with its verdict)
   arch-lab report runs/quickstart --markdown
   arch-lab report runs/quickstart --json
-  arch-lab report runs/quickstart --curves curves.svg --arm m2_gpt"""
-FORMS = ("json", "markdown", "curves", "output")  # options of which one is given
+  arch-lab report runs/quickstart --curves curves.svg --arm m2_gpt
+  arch-lab report runs/short runs/long --lengths lengths.svg"""
+FORMS = ("json", "markdown", "curves", "lengths", "output")  # options of which one is given
 
 
 def main(verb: str, argv: list[str]) -> int:
@@ -29,6 +30,8 @@ def main(verb: str, argv: list[str]) -> int:
         print(_markdown(options.folders[0], options.trust), end="")
     elif options.curves is not None:
         print(_curves(options.folders[0], options.curves, options.arms))
+    elif options.lengths is not None:
+        print(_lengths(options.folders, options.lengths))
     else:
         page = _page(options)
         print(page)
@@ -64,6 +67,12 @@ def _options(verb: str, argv: list[str]) -> Namespace:
         help="write training and tuning curves at every learning rate to this file instead",
     )
     p.add_argument(
+        "--lengths",
+        metavar="SVG",
+        type=Path,
+        help="write the scores of several studies against their sequence length to this file instead",
+    )
+    p.add_argument(
         "--arm",
         metavar="NAME",
         dest="arms",
@@ -80,7 +89,7 @@ def _options(verb: str, argv: list[str]) -> Namespace:
         raise UsageError(f"report: --open shows the page, {forms[0]} writes none; choose one")
     if options.arms and options.curves is None:
         raise UsageError("--arm chooses what --curves draws; add --curves FILE.svg")
-    if len(options.folders) > 1 and options.output is None:
+    if len(options.folders) > 1 and options.output is None and options.lengths is None:
         needed = (
             f"{forms[0]} takes one study" if forms else "add --output FILE.html for one page of all of them"
         )
@@ -161,3 +170,12 @@ def _curves(folder: Path, path: Path, arms: list[str]) -> Path:
     from arch_lab.report.rates import write_rates
 
     return write_rates(folder, load(folder), path, arms)
+
+
+def _lengths(folders: list[Path], path: Path) -> Path:
+    for folder in folders:
+        _check(folder)
+    from arch_lab.report import load
+    from arch_lab.report.lengths import write_lengths
+
+    return write_lengths([load(folder) for folder in folders], path)

@@ -104,6 +104,21 @@ def svg(figure: Figure, name: str, title: str) -> str:
     return head + text[text.index(">") + 1 :]
 
 
+def standalone_svg(figure: Figure, salt: str) -> str:
+    """SVG of a file: text as text, on white for pages of either colour, coordinates to a tenth of a point."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", buffer.getvalue(), flags=re.S)
+    text = re.sub(r"\n\s+", "\n", text)
+    # in coordinates only: a label's digits are meant
+    return re.sub(
+        r' (?:d|x|y|transform)="[^"]*"', lambda match: re.sub(r"(\d+\.\d)\d+", r"\1", match[0]), text
+    )
+
+
 def png(figure: Figure) -> bytes:
     """The figure on white, for a file beside the report."""
     buffer = io.BytesIO()

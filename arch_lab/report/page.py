@@ -17,6 +17,7 @@ from arch_lab import files, units
 from arch_lab.report import facts, figures
 from arch_lab.report.contents import sections
 from arch_lab.report.glossary import terms
+from arch_lab.report.lengths import length_section
 from arch_lab.report.section import Drawing, Section, Table
 from arch_lab.report.wording import sentences, short_verdict, shortened
 from arch_lab.study.overview import RunFolder, run_folders
@@ -101,16 +102,21 @@ def write_page(folder: Path, study: Study) -> Path:
 
 
 def write_combined(studies: Sequence[tuple[Path, Study]], output: Path) -> Path:
-    """One page of several studies, after a table of their verdicts."""
+    """One page of several studies, after a table of their verdicts.
+
+    Studies that differ in their sequence length only are also drawn against it.
+    """
     names = [study.study for _, study in studies]
     with figures.looks():
         views = []
         for number, (folder, study) in enumerate(studies):
             prefix = "" if len(studies) == 1 else f"{number + 1}-"
             views.append(_view(folder, study, sections(study, folder), output.parent, prefix))
+        series = length_section([study for _, study in studies])
+        across = [Part(series, [_drawn(drawing, "0-") for drawing in series.drawings])] if series else []
     rows = [[study.study, str(folder), _short(study)] for folder, study in studies]
     overview = Table(headers=["study", "folder", "verdict"], rows=rows, text_columns=(0, 1, 2))
-    page = _page(units.words(names), views, overview if len(studies) > 1 else None)
+    page = _page(units.words(names), views, overview if len(studies) > 1 else None, across)
     files.write_text(output, page)
     return output
 
@@ -139,8 +145,11 @@ def _entry(run: RunFolder, root: Path) -> Entry:
     )
 
 
-def _page(title: str, views: Sequence[View], overview: Table | None = None) -> str:
-    return _render("report.html.jinja", title=title, views=views, overview=overview)
+def _page(
+    title: str, views: Sequence[View], overview: Table | None = None, across: Sequence[Part] = ()
+) -> str:
+    """``across``: what concerns all studies, above the first."""
+    return _render("report.html.jinja", title=title, views=views, overview=overview, across=across)
 
 
 def _render(template: str, **values: object) -> str:

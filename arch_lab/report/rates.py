@@ -8,8 +8,6 @@ or breaks off. A study of several tasks has a pair of rows per task.
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +28,7 @@ from arch_lab.report.curves import (
     trial_folder,
     tuned_key,
 )
+from arch_lab.report.figures import standalone_svg
 from arch_lab.study.events import METRICS
 from arch_lab.study.study import Study
 from arch_lab.units import rate, short
@@ -71,7 +70,7 @@ def write_rates(folder: Path, study: Study, path: Path, arms: Sequence[str] = ()
     where it broke off, and ends in a cross. The same study gives the same bytes.
     Raises: UserError for an unknown arm, or when no trial left a curve.
     """
-    files.write_text(path, _svg(draw(folder, study, arms), study.study))
+    files.write_text(path, standalone_svg(draw(folder, study, arms), study.study))
     return Path(path)
 
 
@@ -211,18 +210,3 @@ def _panels(rows: int, columns: int) -> tuple[Figure, Any]:
     figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows + 0.5), layout="constrained")
     FigureCanvasSVG(figure)
     return figure, figure.subplots(rows, columns, squeeze=False, sharex="col", sharey="row")
-
-
-def _svg(figure: Figure, salt: str) -> str:
-    """Text as text, on white for pages of either colour, coordinates to a tenth of a point."""
-    import matplotlib
-
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", buffer.getvalue(), flags=re.S)
-    text = re.sub(r"\n\s+", "\n", text)
-    # in coordinates only: a label's digits are meant
-    return re.sub(
-        r' (?:d|x|y|transform)="[^"]*"', lambda match: re.sub(r"(\d+\.\d)\d+", r"\1", match[0]), text
-    )

@@ -7,7 +7,7 @@ import io
 
 from arch_lab import units
 from arch_lab.judge.measures import Measure, Task
-from arch_lab.judge.records import DIVERGED, Average, Interval, Record, Standing
+from arch_lab.judge.records import DIVERGED, Average, Interval, Pair, Record, Standing
 from arch_lab.report.section import ARM, BAD, SOFT, STRONG, Cell, Table, Value
 from arch_lab.study.study import Study
 
@@ -160,29 +160,41 @@ def pairs(study: Study) -> Table:
     """Paired differences with their tests."""
     rows = []
     for p in study.pairs:
-        gap = Interval(mean=p.difference, low=p.low, high=p.high, n=p.n)
-        places = PLACES if study.has_tasks else units.decimals(units.half_width(gap))
-        verdict = (
-            f"{p.better} is better"
-            if p.better
-            else "not distinguishable"
-            if p.p_adjusted is not None
-            else "cannot be primary"
-        )
+        gap = gap_of(p)
+        half = units.half_width(gap)
+        places = PLACES if study.has_tasks else units.decimals(half)
         numbers = [_p_value(p.p_value), _p_value(p.p_adjusted), p.n]
         row = [
             f"{p.a} − {p.b}",
             Cell(units.bounded(gap, places), value=p.difference),
+            Cell(units.number(half, 2), value=half),
             *numbers,
-            Cell(verdict, STRONG if p.better else ""),
+            verdict_cell(p),
         ]
         rows.append([p.task, *row] if study.has_tasks else row)
-    heads = ["difference of", "mean [95 % interval]", "p", "p, Holm", "seeds", "verdict"]
+    heads = ["difference of", "mean [95 % interval]", "detectable", "p", "p, Holm", "seeds", "verdict"]
     heads = ["task", *heads] if study.has_tasks else heads
     of = "first measure of each task" if study.has_tasks else study.primary.name
-    note = f"paired by seed, {of}; the verdict uses Holm's correction over the pairs of a task"
-    text = (0, 1, 6) if study.has_tasks else (0, 5)
-    return Table(title="paired differences", headers=heads, rows=rows, note=note, text_columns=text)
+    note = (
+        f"paired by seed, {of}; the verdict uses Holm's correction over the pairs of a task; detectable: half of the interval, "
+        "the smallest difference that these seeds could tell from zero before the correction"
+    )
+    text = (0, 1, 7) if study.has_tasks else (0, 6)
+    drop = ("detectable", "p")
+    return Table(
+        title="paired differences", headers=heads, rows=rows, note=note, text_columns=text, drop=drop
+    )
+
+
+def gap_of(pair: Pair) -> Interval:
+    """Difference of a pair with its plain interval."""
+    return Interval(mean=pair.difference, low=pair.low, high=pair.high, n=pair.n)
+
+
+def verdict_cell(pair: Pair) -> Cell:
+    """Which arm of a pair is better, or why none is named."""
+    untold = "no verdict" if pair.p_adjusted is None else "not distinguishable"
+    return Cell(f"{pair.better} is better", STRONG) if pair.better else Cell(untold)
 
 
 def _p_value(value: float | None) -> Value:
