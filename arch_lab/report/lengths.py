@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SHIFT = 0.03  # between neighbouring arms, as a share of the length: intervals do not hide each other
 CAPTION = (
     "Held-out split against the tokens of a training window: mean and 95 % interval over the seeds of each arm "
-    "at its chosen learning rate. Arms are shifted sideways a little."
+    "at its chosen learning rate. Arms are shifted sideways a little. Dotted: baselines."
 )
 
 
@@ -49,7 +49,7 @@ def length_section(studies: Sequence[Study]) -> Section | None:
     if difference(studies):
         return None
     ordered = _by_length(studies)
-    drawing = Drawing(name="lengths", caption=CAPTION + _outside(ordered), draw=lambda: _draw(ordered))
+    drawing = Drawing(name="lengths", caption=CAPTION, draw=lambda: _draw(ordered))
     tables = (_scores(ordered), _differences(ordered))
     return Section(
         title="Score against sequence length", anchor="lengths", drawings=(drawing,), tables=tables
@@ -133,7 +133,7 @@ def _length_axis(panel: Axes, studies: Sequence[Study]) -> None:
     panel.set_xscale("log")
     panel.set_xticks(lengths, [units.exact(length) for length in lengths])
     panel.set_xticks([], minor=True)
-    panel.set_xlabel("tokens of a training window")
+    panel.set_xlabel(f"tokens of a training window{_outside(studies)}")
 
 
 def _score(study: Study, arm: str) -> Interval:
@@ -159,9 +159,7 @@ def _frame(studies: Sequence[Study]) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = min(ends), max(ends)
     span = high - low or 0.1
-    near = [
-        v for values in _levels(studies).values() for v in values if low - span / 2 <= v <= high + span / 2
-    ]
+    near = [v for values in _levels(studies).values() for v in values if low - span <= v <= high + span]
     return min(low, *near, low) - 0.05 * span, max(high, *near, high) + 0.05 * span
 
 
@@ -172,7 +170,7 @@ def _outside(studies: Sequence[Study]) -> str:
         n: values for n, values in _levels(studies).items() if any(not low <= v <= high for v in values)
     }
     words = [f"{name} {number(values[0])}" for name, values in levels.items()]
-    return f" Dotted: baselines. Outside the frame: {', '.join(words)}." if words else " Dotted: baselines."
+    return f"; outside: {', '.join(words)}" if words else ""
 
 
 # --- tables -------------------------------------------------------------------------------------------------

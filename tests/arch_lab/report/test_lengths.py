@@ -10,7 +10,8 @@ import pytest
 
 from arch_lab import sealed
 from arch_lab.cli import main
-from arch_lab.report.lengths import difference, length_section
+from arch_lab.judge.records import Baseline
+from arch_lab.report.lengths import difference, length_section, write_lengths
 from arch_lab.study.study import Study
 from tests.study_fixture import TOKENS_PER_STEP, make_study
 
@@ -96,15 +97,27 @@ def test_rows_drawn_at_each_length_are_the_same_data(series: list[Study]) -> Non
     assert difference(drawn) == ""
 
 
-def test_the_file_names_every_arm_length_and_near_baseline(
+def words_of(figure: Path) -> set[str]:
+    return set(re.findall(r">([^<>\n]+)</text>", figure.read_text()))
+
+
+def test_the_file_names_every_arm_and_length(
     folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "lengths.svg"
     assert main(["report", *folders, "--lengths", str(path)]) == 0
     assert capsys.readouterr().out == f"{path}\n"
-    words = re.findall(r">([^<>\n]+)</text>", path.read_text())
-    assert {"gemma3", "m2_gpt", "256", "1,024", "4,096", "held-out bits per byte ↓"} <= set(words)
-    assert "unigram" not in words  # 1.4 bits above the arms
+    assert {"gemma3", "m2_gpt", "256", "1,024", "4,096", "held-out bits per byte ↓"} <= words_of(path)
+
+
+def test_a_baseline_is_a_line_where_it_is_near_and_a_number_elsewhere(
+    series: list[Study], tmp_path: Path
+) -> None:
+    lines = [
+        Baseline(name=name, scores={"bits_per_byte": bits}) for name, bits in (("near", 1.95), ("far", 3))
+    ]
+    drawn = write_lengths([replace(study, baselines=tuple(lines)) for study in series], tmp_path / "a.svg")
+    assert "near" in words_of(drawn) and "tokens of a training window; outside: far 3.000" in words_of(drawn)
 
 
 def test_the_same_studies_give_the_same_file(folders: list[str], tmp_path: Path) -> None:
