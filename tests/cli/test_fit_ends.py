@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from arch_lab import cli
+from blocks.groups import TIED_EMBEDDING
 from tests.small_fit import scores_of, small_fit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +56,8 @@ def test_the_learning_rate_ends_its_schedule_at_the_last_step(options: list[str]
         capsys, "fit", *options, "--trainer.max_steps=8", "--data.steps=99", "--model.final_fraction=0.25"
     )
     (scheduler,) = schedule(result["checkpoint"])["lr_schedulers"]
-    assert scheduler["_last_lr"] == [pytest.approx(0.25 * 2e-3)] * len(scheduler["_last_lr"])
+    assert scheduler["base_lrs"] == pytest.approx([2e-3, 2e-3, TIED_EMBEDDING.rate * 2e-3])
+    assert scheduler["_last_lr"] == [pytest.approx(0.25 * rate) for rate in scheduler["base_lrs"]]
 
 
 def test_one_epoch_is_one_pass_over_the_training_text(options: list[str], capsys: Capture) -> None:
@@ -79,7 +81,8 @@ def test_the_learning_rate_finder_ends_with_its_default_of_100_steps(
     content = schedule(result["checkpoint"])
     rate = content["hyper_parameters"]["learning_rate"]
     assert result["steps"] == 4 and rate != 2e-3
-    assert content["lr_schedulers"][0]["base_lrs"] == [rate] * len(content["lr_schedulers"][0]["base_lrs"])
+    matrices, gains, table = content["lr_schedulers"][0]["base_lrs"]
+    assert (matrices, gains) == (rate, rate) and table == pytest.approx(TIED_EMBEDDING.rate * rate)
 
 
 def test_early_stopping_stops_where_the_tuning_split_no_longer_improves(
