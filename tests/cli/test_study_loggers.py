@@ -73,6 +73,12 @@ def study_with(folder: Path, loggers: list[Any]) -> Path:
     return folder
 
 
+def certified(folder: Path, loggers: list[Any], logged: Path) -> Path:
+    """``study_with`` beside the certificate of the same arm, which is then not made again."""
+    shutil.copytree(logged / "runs/small/certificates", folder / "runs/small/certificates")
+    return study_with(folder, loggers)
+
+
 def lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -104,9 +110,9 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain_scores(tmp_path_factory: pytest.TempPathFactory) -> tuple[float, float]:
+def plain_scores(logged: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[float, float]:
     """The scores of the same study without loggers."""
-    folder = study_with(tmp_path_factory.mktemp("plain"), [])
+    folder = certified(tmp_path_factory.mktemp("plain"), [], logged)
     assert stored.compare(folder, "--quiet").code == 0
     assert not (folder / "runs/small/loggers").exists()
     return scores(folder)
@@ -159,8 +165,10 @@ def test_a_finished_study_accepts_other_loggers(logged: Path, tmp_path: Path, lo
     assert stored.tree(folder / "runs") == before
 
 
-def test_a_failing_logger_costs_no_training(tmp_path: Path, plain_scores: tuple[float, float]) -> None:
-    folder = study_with(tmp_path, [CSV, failing("metrics", at=11)])
+def test_a_failing_logger_costs_no_training(
+    logged: Path, tmp_path: Path, plain_scores: tuple[float, float]
+) -> None:
+    folder = certified(tmp_path, [CSV, failing("metrics", at=11)], logged)
     done = stored.compare(folder)
     line = Journal.note.__code__.co_firstlineno + 4
     assert done.code == 2 and done.last.startswith(
@@ -185,9 +193,9 @@ def test_a_failing_logger_costs_no_training(tmp_path: Path, plain_scores: tuple[
 
 @pytest.mark.parametrize("call", [failing("metrics", at=30), failing("end")])
 def test_a_logger_that_fails_at_the_end_costs_no_result(
-    call: dict[str, Any], tmp_path: Path, plain_scores: tuple[float, float]
+    call: dict[str, Any], logged: Path, tmp_path: Path, plain_scores: tuple[float, float]
 ) -> None:
-    folder = study_with(tmp_path, [call])
+    folder = certified(tmp_path, [call], logged)
     done = stored.compare(folder)
     assert done.code == 2 and "Journal failed at " in done.last and "the journal is full" in done.last
     assert scores(folder) == plain_scores
@@ -197,8 +205,8 @@ def test_a_logger_that_fails_at_the_end_costs_no_result(
 
 
 @pytest.mark.parametrize("call", ["start", "hyperparameters"])
-def test_a_logger_that_cannot_start_trains_nothing(call: str, tmp_path: Path) -> None:
-    folder = study_with(tmp_path, [HERE, failing(call)])
+def test_a_logger_that_cannot_start_trains_nothing(call: str, logged: Path, tmp_path: Path) -> None:
+    folder = certified(tmp_path, [HERE, failing(call)], logged)
     done = stored.compare(folder)
     assert done.code == 2 and "error: study 'small'.loggers[1]: Journal cannot start: " in done.last
     assert "in note: RuntimeError: the journal is full; fix that, or remove it from loggers" in done.last
@@ -285,8 +293,9 @@ def test_a_link_out_of_the_study_is_not_followed(tmp_path: Path) -> None:
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def test_the_example_of_the_page_writes_two_tables(tmp_path: Path) -> None:
-    folder = study_with(tmp_path, yaml.safe_load(fenced("docs/runs.md", "yaml", "loggers:"))["loggers"])
+def test_the_example_of_the_page_writes_two_tables(logged: Path, tmp_path: Path) -> None:
+    loggers = yaml.safe_load(fenced("docs/runs.md", "yaml", "loggers:"))["loggers"]
+    folder = certified(tmp_path, loggers, logged)
     done = stored.compare(folder, "--quiet")
     assert done.code == 0, done.err
     assert len(rows(folder)) == 34
@@ -294,7 +303,7 @@ def test_the_example_of_the_page_writes_two_tables(tmp_path: Path) -> None:
 
 
 def test_a_logger_may_be_named_on_the_command_line(logged: Path, tmp_path: Path) -> None:
-    folder = study_with(tmp_path, [])
+    folder = certified(tmp_path, [], logged)
     assert (
         stored.compare(folder, "--set", "loggers=[lightning.pytorch.loggers.CSVLogger]", "--quiet").code == 0
     )
