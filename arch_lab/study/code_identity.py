@@ -119,8 +119,9 @@ def _classes(thing: Any) -> Iterator[type]:
 
 def _registered(names: Iterable[str]) -> Iterator[type]:
     """The classes behind names of blocks and architectures; a name of neither stands for nothing."""
+    recipes = set(architectures())
     for name in names:
-        if name in architectures():
+        if name in recipes:
             yield from recipe_class(name).__mro__
             continue
         try:
