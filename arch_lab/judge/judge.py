@@ -14,6 +14,7 @@ from arch_lab.judge.intervals import mean_interval
 from arch_lab.judge.measures import Measure, Task
 from arch_lab.judge.pairs import compare_pairs
 from arch_lab.judge.records import FINISHED, Average, Baseline, Judgement, Pair, Record, Standing, Verdict
+from arch_lab.judge.regime import claim
 from arch_lab.judge.selection import edge_warnings, select
 from arch_lab.judge.standings import by_seed, standing, with_beaten
 from arch_lab.judge.verdict import verdict_of_one, verdict_over_tasks
@@ -57,9 +58,11 @@ def judge(
         of_task = [r for r in records if r.task == task.name]
         entrants = [arm for arm in arms if arm.applies_to(task.name)]
         selected = select(of_task, [arm.name for arm in entrants], task.primary)
-        summary += _standings(of_task, task, entrants, selected, baselines)
+        standings = _standings(of_task, task, entrants, selected, baselines)
+        summary += standings
+        lead = claim(standings, baselines)
         values = _values(of_task, [arm.name for arm in entrants if not arm.baseline], selected, task.primary)
-        pairs += compare_pairs(values, task.primary, task=task.name)
+        pairs += compare_pairs(values, task.primary, task=task.name, lead=lead)
         warnings += edge_warnings(of_task, selected, task.primary)
     if any(task.name for task in tasks):
         averages, average_pairs = _averages(records, tasks, arms)
@@ -69,7 +72,15 @@ def judge(
         warnings = [*lines, *warnings, *_lost(records)]
     else:
         averages = []
-        text = verdict_of_one(values, pairs, records, tasks[0].primary, budget=budget, matched=matched)
+        text = verdict_of_one(
+            values,
+            pairs,
+            records,
+            tasks[0].primary,
+            budget=budget,
+            matched=matched,
+            lead=lead,
+        )
     return Judgement(
         summary=tuple(summary),
         pairs=tuple(pairs),

@@ -8,6 +8,7 @@ from itertools import combinations
 from arch_lab.judge.intervals import LEVEL, holm, paired_difference
 from arch_lab.judge.measures import Measure
 from arch_lab.judge.records import Difference, Pair
+from arch_lab.judge.regime import BETTER
 from arch_lab.units import decimals
 
 
@@ -17,8 +18,10 @@ def compare_pairs(
     *,
     task: str = "",
     level: float = LEVEL,
+    lead: str = BETTER,
 ) -> list[Pair]:
     """Later arm minus earlier arm, for all pairs. ``values``: arm -> seed -> score, None where the trial diverged.
+    ``lead``: what may be said of the better arm (arch_lab.judge.regime.claim).
 
     Holm's correction runs over the pairs of one task, because a task is one question.
     """
@@ -31,7 +34,7 @@ def compare_pairs(
         distinguishable = p is not None and p < 1 - level
         better = _better(a, b, difference, measure) if distinguishable else None
         left_out = [f"{arm} seed {s}" for arm in (a, b) for s, v in sorted(values[arm].items()) if v is None]
-        text = _text(a, b, difference, better, tests=tests, unit=measure.name)
+        text = _text(a, b, difference, better, tests=tests, unit=measure.name, lead=lead)
         text += f" (diverged, left out: {', '.join(left_out)})" if left_out else ""
         pairs.append(
             Pair(
@@ -60,7 +63,7 @@ def _better(a: str, b: str, difference: Difference, measure: Measure) -> str | N
     return a if (difference.mean > 0) == measure.higher_is_better else b
 
 
-def _text(a: str, b: str, d: Difference, better: str | None, *, tests: int, unit: str) -> str:
+def _text(a: str, b: str, d: Difference, better: str | None, *, tests: int, unit: str, lead: str) -> str:
     if d.mean is None:
         return f"{a} − {b}: no seed finished in both"
     seeds = f"n={d.n} seed{'s' * (d.n > 1)}"
@@ -74,7 +77,7 @@ def _text(a: str, b: str, d: Difference, better: str | None, *, tests: int, unit
     places = decimals((d.high - d.low) / 2)
     head = f"{a} − {b}: {d.mean:+.{places}f} {unit} [{d.low:.{places}f}, {d.high:.{places}f}], {seeds}"
     if better:
-        return f"{head}: {better} is better"
+        return f"{head}: {better} {lead}"
     # the plain interval may exclude 0 and the correction still refuse: say why
     corrected = (
         f" after Holm's correction over {tests} pairs" if tests > 1 and (d.low > 0 or d.high < 0) else ""

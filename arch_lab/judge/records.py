@@ -159,11 +159,15 @@ class Baseline(Stored):
     scores: dict[str, float] = field(default_factory=dict)
 
 
+LIMITS = "This study does not say how its arms compare at another budget, on other data, or with more tuning."
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict(Stored):
-    """The quotable answer of a study, in words."""
+    """The quotable answer of a study, in words, and the sentence on what it leaves open, the same for every study."""
 
     text: str
+    limits: str = LIMITS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from arch_lab.judge.intervals import mean_interval
 from arch_lab.judge.measures import Measure
 from arch_lab.judge.records import Pair, Record
+from arch_lab.judge.regime import BETTER
 from arch_lab.units import decimals, rate, words
 
 
@@ -19,13 +20,14 @@ def verdict_of_one(
     *,
     budget: str = "the same budget",
     matched: bool = True,
+    lead: str = BETTER,
 ) -> str:
     """The quotable answer of a study of one task. ``values``: arm -> seed -> score, at its chosen learning rate.
 
     ``budget``: the words after "At", for instance "1M parameters and 20 TFLOP of training". ``matched`` False (a gate that was
-    overridden) is stated before anything else.
+    overridden) is stated before anything else. ``lead``: what may be said of a better arm (arch_lab.judge.regime.claim).
     """
-    text = _sentence(values, pairs, f"At {budget}" if matched else "As measured", primary)
+    text = _sentence(values, pairs, f"At {budget}" if matched else "As measured", primary, lead)
     if not matched:
         text = f"The budgets are not matched, so this is not a comparison at equal cost. {text}"
     failures = _failures(records, primary)
@@ -33,7 +35,11 @@ def verdict_of_one(
 
 
 def _sentence(
-    values: Mapping[str, Mapping[int, float | None]], pairs: Sequence[Pair], premise: str, primary: Measure
+    values: Mapping[str, Mapping[int, float | None]],
+    pairs: Sequence[Pair],
+    premise: str,
+    primary: Measure,
+    lead: str,
 ) -> str:
     means = {
         arm: mean_interval([v for v in seeds.values() if v is not None]).mean for arm, seeds in values.items()
@@ -48,8 +54,8 @@ def _sentence(
     if not tested:
         return _untested(pairs, measured, premise, primary.name)
     if len(pairs) == 1:
-        return _one_pair(pairs[0], premise)
-    clauses = _ranked(pairs, means, primary)
+        return _one_pair(pairs[0], premise, lead)
+    clauses = _ranked(pairs, means, primary, lead)
     clauses += [f"{p.b} and {p.a} are not distinguishable" for p in tested if not p.distinguishable]
     clauses += [
         f"{p.b} and {p.a} cannot be judged ({p.n} paired seeds)" for p in pairs if p.p_adjusted is None
@@ -71,7 +77,7 @@ def _untested(pairs: Sequence[Pair], measured: list[str], premise: str, unit: st
     return f"{reason}: {premise[0].lower()}{premise[1:]}, {unit} are {words(measured)}{advice}."
 
 
-def _one_pair(pair: Pair, premise: str) -> str:
+def _one_pair(pair: Pair, premise: str, lead: str) -> str:
     assert pair.low is not None and pair.high is not None
     places = decimals((pair.high - pair.low) / 2)
     evidence = (
@@ -80,10 +86,12 @@ def _one_pair(pair: Pair, premise: str) -> str:
     )
     if pair.better is None:
         return f"{premise}, {pair.a} and {pair.b} are not distinguishable {evidence}."
-    return f"{premise}, {pair.better} is better than {pair.worse} {evidence}."
+    return f"{premise}, {pair.better} {lead} than {pair.worse} {evidence}."
 
 
-def _ranked(pairs: Sequence[Pair], means: Mapping[str, float | None], primary: Measure) -> list[str]:
+def _ranked(
+    pairs: Sequence[Pair], means: Mapping[str, float | None], primary: Measure, lead: str
+) -> list[str]:
     """'a is better than b and c', the best arm first."""
     beaten = _beaten(pairs)
     sign = -1 if primary.higher_is_better else 1
@@ -92,7 +100,7 @@ def _ranked(pairs: Sequence[Pair], means: Mapping[str, float | None], primary: M
         mean = means[arm]
         return math.inf if mean is None else sign * mean
 
-    return [f"{better} is better than {words(beaten[better])}" for better in sorted(beaten, key=rank)]
+    return [f"{better} {lead} than {words(beaten[better])}" for better in sorted(beaten, key=rank)]
 
 
 def _beaten(pairs: Sequence[Pair]) -> dict[str, list[str]]:
@@ -148,7 +156,7 @@ def _clauses(pairs: Sequence[Pair]) -> str:
     undecided = [(p.b, p.a) for p in pairs if p.p_adjusted is not None and p.better is None]
     untested = [(p.b, p.a) for p in pairs if p.p_adjusted is None]
     clauses = [
-        f"{better} is better than {words(worse)}"
+        f"{better} {BETTER} than {words(worse)}"
         for better, worse in sorted(beaten.items(), key=lambda item: -len(item[1]))
     ]
     for group, ending in ((undecided, "are distinguishable"), (untested, "can be judged")):

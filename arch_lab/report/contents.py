@@ -108,9 +108,16 @@ def _models(plan: Plan) -> list[Section]:
     if plan.batch_size and plan.sequence_length:
         batch = f"batches of {plan.batch_size} sequences of {plan.sequence_length} tokens"
         text.append(f"Every arm trains on {batch}.")
-    costs = (facts.size(plan), facts.cost(plan), facts.parameter_groups(plan))
+    costs = [facts.size(plan), facts.cost(plan)]
+    costs += [facts.regime(plan)] if has_regime(plan) else []
+    costs.append(facts.parameter_groups(plan))
     equal = Section(title="What was held equal", anchor="budget", text=text, tables=costs)
     return [equal, *_bookkeeping(plan)]
+
+
+def has_regime(plan: Plan) -> bool:
+    """Whether its experiment trains language models."""
+    return bool(getattr(load_experiment(plan.experiment), "has_regime", False))
 
 
 def _bookkeeping(plan: Plan) -> list[Section]:

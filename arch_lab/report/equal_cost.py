@@ -143,7 +143,7 @@ def _bounds(d: Difference) -> str:
 
 
 def against_baselines(study: Study) -> list[str]:
-    """What the arms of a study of one task are better than: a sentence for all that beat the same."""
+    """What the arms of a study of one task are ahead of: a sentence for all that beat the same."""
     names = [baseline.name for baseline in study.baselines]
     groups: dict[tuple[str, ...], list[str]] = {}
     for standing in study.summary if names else ():
@@ -153,7 +153,7 @@ def against_baselines(study: Study) -> list[str]:
 
 def _beaten_line(arms: Sequence[str], beaten: Sequence[str], names: Sequence[str]) -> str:
     not_beaten = [name for name in names if name not in beaten]
-    clauses = [f"better than {units.words(beaten)}"] if beaten else []
-    clauses += [f"not better than {units.words(not_beaten)}"] if not_beaten else []
+    clauses = [f"ahead of {units.words(beaten)}"] if beaten else []
+    clauses += [f"not ahead of {units.words(not_beaten)}"] if not_beaten else []
     verb = "is" if len(arms) == 1 else "are"
     return f"Against the baselines, {units.words(arms)} {verb} {' and '.join(clauses)}."

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from arch_lab import units
 from arch_lab.judge.records import is_finite
+from arch_lab.judge.regime import TOKENS_PER_PARAMETER
 from arch_lab.report.section import ARM, BAD, GOOD, Cell, Table, Value
 from arch_lab.report.tables import fact
 from arch_lab.stored import Facts, flatten
@@ -54,6 +55,20 @@ def cost(plan: Plan) -> Table:
     at = f" at {plan.sequence_length} tokens" if plan.sequence_length else ""
     note = f"training, exact count; state = memory per sequence while generating{at}"
     return Table(title="cost", headers=heads, rows=rows, note=note)
+
+
+def regime(plan: Plan) -> Table:
+    """Where each arm trains: its size by FLOPs, tokens per parameter, and the compute-optimal size."""
+    rows: list[list[Value]] = []
+    for arm in plan.arms:
+        if (r := arm.regime) is None:
+            continue
+        near = Cell(f"{r.ratio:.2g} ×", BAD if r.is_far else GOOD, value=r.ratio)
+        counts = [_prefixed(r.size), Cell(f"{r.tokens_per_parameter:.3g}", value=r.tokens_per_parameter)]
+        rows.append([Cell(arm.name, ARM), *counts, _prefixed(r.best_size), near])
+    heads = ["arm", "n_eff", "tokens per parameter", "compute-optimal n_eff", "size over it"]
+    note = f"n_eff = training FLOPs per token / 6; optimal by the rule of {TOKENS_PER_PARAMETER} tokens per parameter"
+    return Table(title="regime", headers=heads, rows=rows, note=note)
 
 
 def _estimated(arm: PlannedArm) -> list[Value]:

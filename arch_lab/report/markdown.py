@@ -14,7 +14,11 @@ def shown_tables(study: Study) -> list[Table]:
 
 def markdown(study: Study) -> str:
     """Verdict, the command behind it, tables and warnings."""
-    parts = [study.verdict.text, provenance(study), *(table.markdown() for table in shown_tables(study))]
+    parts = [
+        f"{study.verdict.text} {study.verdict.limits}",
+        provenance(study),
+        *(table.markdown() for table in shown_tables(study)),
+    ]
     parts += [f"Warning of the study: {line}." for line in study.warnings]
     return "\n\n".join(parts) + "\n"
 

@@ -62,6 +62,7 @@ class View:
     misses: Sequence[str]
     verdict: Sequence[str]
     whole_verdict: str
+    limits: str
     parts: Sequence[Part]
     commands: Sequence[str]
     uncommitted: bool
@@ -185,6 +186,7 @@ def _view(folder: Path, study: Study, parts: Sequence[Section], page_folder: Pat
         banner=banner,
         misses=misses,
         verdict=verdict,
+        limits=study.verdict.limits,
         whole_verdict="" if verdict == sentences(study.verdict.text) else study.verdict.text,
         parts=[Part(section, [_drawn(drawing, prefix) for drawing in section.drawings]) for section in parts],
         # a commit that ends in "+" had changes on top which nobody else has

@@ -47,7 +47,7 @@ def render_results(study: Study, console: Console) -> None:
     _warnings(study, console)
     for line in study.notes:
         say(console, line)
-    show_verdict(console, study.verdict.text)
+    show_verdict(console, f"{study.verdict.text} {study.verdict.limits}")
 
 
 def _head(plan: Plan, console: Console) -> None:

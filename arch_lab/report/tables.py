@@ -27,7 +27,7 @@ def standings(study: Study) -> Table:
     rows: list[list[Value]] = []
     for s in sorted(study.summary, key=lambda s: _rank(s.scores[primary.key], primary)):
         score = s.scores[primary.key]
-        rivals = ", ".join(better_than(study, s.arm)) or "nothing shown"
+        rivals = ", ".join(ahead_of(study, s.arm)) or "nothing shown"
         means = [units.number(s.scores[m.key].mean) for m in others]
         cells: list[Value] = [
             Cell(s.arm, ARM),
@@ -38,7 +38,7 @@ def standings(study: Study) -> Table:
     for b in study.baselines:
         values = [Cell(units.number(b.scores.get(m.key)), SOFT) for m in study.measures]
         rows.append([Cell(b.name, SOFT), Cell(units.DASH, SOFT), *values, "", Cell("(baseline)", SOFT)])
-    heads = ["arm", "learning rate", *(m.head for m in study.measures), "seeds", "better than"]
+    heads = ["arm", "learning rate", *(m.head for m in study.measures), "seeds", "ahead of"]
     note = "held-out split, mean ± 95 % interval over seeds, lower is better (↑: higher)"
     return Table(title="results", headers=heads, rows=rows, note=note, text_columns=(0, len(heads) - 1))
 
@@ -49,8 +49,8 @@ def _rank(score: Interval, measure: Measure) -> tuple[bool, float]:
     return False, -score.mean if measure.higher_is_better else score.mean
 
 
-def better_than(study: Study, arm: str) -> list[str]:
-    """What an arm is better than.
+def ahead_of(study: Study, arm: str) -> list[str]:
+    """What an arm is ahead of.
 
     Baselines outside its interval, arms whose paired difference is distinguishable.
     """

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from arch_lab.judge.regime import BETTER, STARTS_FASTER
+
 CLAUSES = 6  # of a sentence; more of them are counted
 
 
@@ -22,7 +24,11 @@ def shortened(sentence: str, arms: Iterable[str]) -> str:
     names = "|".join(sorted(map(re.escape, arms), key=len, reverse=True))
     start = re.search(rf"[,:] (?={names})", clauses[0])
     question, first = (clauses[0][: start.end()], clauses[0][start.end() :]) if start else ("", clauses[0])
-    better = [clause for clause in (first, *clauses[1:]) if " is better than " in clause]
+    better = [
+        clause
+        for clause in (first, *clauses[1:])
+        if any(f" {lead} than " in clause for lead in (BETTER, STARTS_FASTER))
+    ]
     others = f"none of the other {len(clauses) - len(better)} pairs is distinguishable"
     others = others if better else f"none of the {len(clauses)} pairs of arms is distinguishable"
     return f"{question}{'; '.join([*better, others])}{bracket}{evidence}"

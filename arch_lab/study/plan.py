@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from arch_lab.accounting.ledger import Component
 from arch_lab.budget.gate import Miss
 from arch_lab.judge.measures import Measure, Task
+from arch_lab.judge.regime import Regime
 from arch_lab.models import Shape
 from arch_lab.stored import VERSION, Facts, Stored
 
@@ -100,6 +101,13 @@ class PlannedArm(Stored):
         """Of an architecture. Raises: AssertionError for an arm without one."""
         assert self.width is not None and self.depth is not None and self.ffn_width is not None
         return Shape(width=self.width, depth=self.depth, ffn_width=self.ffn_width)
+
+    @property
+    def regime(self) -> Regime | None:
+        """Size and training tokens, of an architecture that is trained."""
+        if not self.flops_per_token or not self.tokens:
+            return None
+        return Regime.of(float(self.flops_per_token), self.tokens)
 
     def applies_to(self, task: str) -> bool:
         return self.tasks is None or task in self.tasks

@@ -11,9 +11,11 @@ from dataclasses import asdict, replace
 from fractions import Fraction
 from typing import Any
 
+from arch_lab import units
 from arch_lab.accounting import Ledger, ledger
 from arch_lab.budget import Budget, BudgetError, check, refuse, solve_together
 from arch_lab.judge.measures import Task
+from arch_lab.judge.regime import FACTOR, TOKENS_PER_PARAMETER
 from arch_lab.models import Recipe, Shape, require_kind
 from arch_lab.models.model import Kind, Model
 from arch_lab.study.code_identity import APART, LOADING, TRAINING, trial_code
@@ -78,7 +80,7 @@ def build_plan(
         tuning_seeds=tuple(config.grid_seeds),
         widen=config.widen,
         trials=len(arms) * trials,
-        warnings=tuple(_warnings(config, arms)),
+        warnings=(*_warnings(config, arms), *(_far_from_optimal(arms) if experiment.has_regime else ())),
     )
 
 
@@ -135,6 +137,21 @@ def _warnings(config: TrainingStudyConfig, arms: Sequence[PlannedArm]) -> list[s
             "budget.seconds: these steps are an estimate; arch-lab compare times real steps of every arm before it trains"
         )
     return warnings
+
+
+def _far_from_optimal(arms: Sequence[PlannedArm]) -> list[str]:
+    """A line on the arms whose size is far from the compute-optimal one."""
+    far = {arm.name: arm.regime for arm in arms if arm.regime is not None and arm.regime.is_far}
+    if not far:
+        return []
+    each = ", ".join(
+        f"{name} {units.short(r.size)} ({r.ratio:.2g} × {units.short(r.best_size)})"
+        for name, r in far.items()
+    )
+    return [
+        f"n_eff is more than {FACTOR} × from the compute-optimal size ({TOKENS_PER_PARAMETER} tokens per "
+        f"parameter): {each}; sizes nearer to it tell more about the architectures for the same FLOPs"
+    ]
 
 
 def _planned(

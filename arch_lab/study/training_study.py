@@ -33,12 +33,14 @@ class TrainingExperiment(Experiment):
     """Objective, data and measures of one question whose arms are models, each trained once at the study's budget.
 
     The first of ``measures`` is what a learning rate is chosen by and what a verdict is about. ``kind``: of the models.
+    ``has_regime``: whether its plans state tokens per parameter, as those of language models do.
     ``data`` and ``objective``: the keys of these names in a study. ``spec`` is a RunSpec everywhere, ``config`` a TrainingStudyConfig.
     """
 
     config = TrainingStudyConfig
     measures: ClassVar[tuple[Measure, ...]]
     kind: ClassVar[Kind] = "decoder"
+    has_regime: ClassVar[bool] = False
     data: ClassVar[type[Config]] = DataConfig
     objective: ClassVar[type[Config]] = NoOptions
 

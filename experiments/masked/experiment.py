@@ -58,6 +58,7 @@ MEASURES = (
 class MaskedTokens(TrainingExperiment):
     """BERT's objective for bidirectional encoders on text."""
 
+    has_regime = True
     measures = MEASURES
     kind = "encoder"
     objective = MaskedObjective

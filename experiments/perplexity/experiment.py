@@ -52,6 +52,7 @@ MEASURES = (
 class Perplexity(TrainingExperiment):
     """Next-token training of decoders on text."""
 
+    has_regime = True
     measures = MEASURES
 
     def vocabulary(self, data: Any) -> int:

@@ -77,7 +77,7 @@ def test_a_study_without_curves_compares_with_baselines_only(tmp_path: Path) -> 
     found = equal_cost(tmp_path, make_study())
     assert found is not None and not found.tables
     assert found.lines == [
-        "Against the baselines, gemma3 and m2_gpt are better than unigram, bigram and trigram."
+        "Against the baselines, gemma3 and m2_gpt are ahead of unigram, bigram and trigram."
     ]
 
 
@@ -89,6 +89,6 @@ def test_arms_that_beat_the_same_baselines_share_a_sentence() -> None:
     study = make_study()
     worse = tuple(replace(s, beats=() if s.arm == "m2_gpt" else s.beats) for s in study.summary)
     assert against_baselines(replace(study, summary=worse)) == [
-        "Against the baselines, gemma3 is better than unigram, bigram and trigram.",
-        "Against the baselines, m2_gpt is not better than unigram, bigram and trigram.",
+        "Against the baselines, gemma3 is ahead of unigram, bigram and trigram.",
+        "Against the baselines, m2_gpt is not ahead of unigram, bigram and trigram.",
     ]
