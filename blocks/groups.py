@@ -27,6 +27,8 @@ class ParameterGroup:
 
 
 MATRICES = ParameterGroup(name="matrices", decays=True)
+# taps of short convolutions: a matrix in shape only, so no optimizer may orthogonalize them
+TAPS = ParameterGroup(name="taps", decays=True)
 GAINS = ParameterGroup(name="gains", decays=False)  # norms, biases and everything else with one dimension
 EMBEDDING = ParameterGroup(name="embedding", decays=False)  # tables of tokens, positions and patches
 # A row of a table gets a gradient from the few places where its token stands. Gemma 3 gains 0.02 bits per byte at three
@@ -37,7 +39,7 @@ HEAD = ParameterGroup(name="head")  # what follows the last layer, unless a tabl
 # matrices the kernels of m2_gpt move too fast and training collapses at twice its best rate
 # (docs/optimizer.md); Hyena's recipe (arXiv 2302.10866) trains them apart too.
 FILTERS = ParameterGroup(name="filters", rate=0.02, decays=False)
-GROUPS = (MATRICES, GAINS, EMBEDDING, HEAD, FILTERS)
+GROUPS = (MATRICES, TAPS, GAINS, EMBEDDING, HEAD, FILTERS)
 
 
 def parameter_groups(model: nn.Module) -> dict[str, ParameterGroup]:

@@ -40,7 +40,7 @@ class RunSpec:
         """Arguments of the run's LanguageModel, plain JSON."""
         t = self.training
         copied = ("architecture", "options", "width", "depth", "ffn_width", "vocabulary", "learning_rate")
-        trained = ("weight_decay", "beta1", "beta2", "warmup_fraction", "final_fraction")
+        trained = ("optimizer", "weight_decay", "beta1", "beta2", "warmup_fraction", "final_fraction")
         return {
             **{name: getattr(self, name) for name in copied},
             **{name: getattr(t, name) for name in trained},

@@ -28,6 +28,7 @@ StartFrom = Callable[
 ]  # (model, path of a checkpoint, tokenizer of the data)
 TOKENIZER = "tokenizer"  # key of a checkpoint: Tokenizer.to_dict()
 OPTIMIZER_KEYS = (
+    "optimizer",
     "weight_decay",
     "beta1",
     "beta2",
@@ -55,6 +56,7 @@ class LanguageModel(pl.LightningModule):
         max_tokens: longest sequence the model is built for.
         learning_rate: peak learning rate.
         weight_decay: decoupled decay of matrices (tables and vectors never decay).
+        optimizer: "adamw", or "muon" for matrices.
         beta1: AdamW's first-moment decay.
         beta2: AdamW's second-moment decay.
         warmup_fraction: share of the steps spent warming up.
@@ -81,6 +83,7 @@ class LanguageModel(pl.LightningModule):
         vocabulary: int = 1024,
         max_tokens: int = 256,
         learning_rate: float = 2e-3,
+        optimizer: str = "adamw",
         weight_decay: float = 0.1,
         beta1: float = 0.9,
         beta2: float = 0.95,

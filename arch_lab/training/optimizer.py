@@ -1,4 +1,4 @@
-"""The optimizer of every arm: AdamW over groups of parameters, warm-up, cosine.
+"""The optimizer of every arm: AdamW, or Muon on its matrices, over groups of parameters, warm-up, cosine.
 
 Blocks declare their groups (``blocks.groups``); a study overrides them, or adds groups of its own by parameter name, under
 ``training.groups`` (GroupRule), for every arm alike. The plan prints them, because a group that reaches one architecture only is
@@ -11,15 +11,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from arch_lab.fields import Beta, ClipNorm, FinalFraction, WarmupFraction, WeightDecay
+from arch_lab.training.muon import Muon
 from blocks.config import Bounds, Config, Doc, Length
-from blocks.groups import GROUPS, ParameterGroup, decays, parameter_groups
+from blocks.groups import GROUPS, MATRICES, ParameterGroup, decays, parameter_groups
 
 if TYPE_CHECKING:  # seconds to import
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -38,10 +39,17 @@ FinalOption = Annotated[FinalFraction, Doc("Learning rate of the last step as a 
 ClipOption = Annotated[ClipNorm, Doc("Largest gradient norm; longer gradients are scaled down to it.")]
 
 
+OptimizerOption = Annotated[
+    Literal["adamw", "muon"],
+    Doc("What trains matrices: AdamW, or Muon (orthogonalized momentum); everything else trains with AdamW."),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Config):
-    """AdamW with warm-up and cosine. Configurations of training inherit these keys."""
+    """AdamW or Muon with warm-up and cosine. Configurations of training inherit these keys."""
 
+    optimizer: OptimizerOption = "adamw"
     weight_decay: DecayOption = 0.1
     beta1: Beta1Option = 0.9
     beta2: Beta2Option = 0.95
@@ -157,16 +165,16 @@ def _position(order: Sequence[str], name: str) -> int:
 FINE_TUNING = (GroupRule(name="embedding", rate=1.0),)
 
 
-def adamw(
+def build_optimizer(
     model: nn.Module,
+    options: OptimizerConfig,
     *,
     learning_rate: float,
-    betas: tuple[float, float],
-    weight_decay: float,
     rules: Sequence[GroupRule] = (),
     fused: bool = True,
 ) -> AdamW:
-    """AdamW over ``groups``; eps 1e-8."""
+    """AdamW over ``groups``, eps 1e-8; with ``optimizer: muon`` the group ``matrices`` trains by Muon."""
+    is_muon = options.optimizer == "muon"
     parameters = dict(model.named_parameters())
     declared = [
         {
@@ -174,10 +182,12 @@ def adamw(
             "weight_decay": g.treatment.weight_decay,
             "name": g.treatment.name,
             "lr": learning_rate * g.treatment.rate,
+            **({"orthogonal": g.treatment.name == MATRICES.name} if is_muon else {}),
         }
-        for g in groups(model, weight_decay=weight_decay, rules=rules)
+        for g in groups(model, weight_decay=options.weight_decay, rules=rules)
     ]
-    return AdamW(declared, lr=learning_rate, betas=betas, eps=1e-8, fused=fused)
+    kind = Muon if is_muon else AdamW
+    return kind(declared, lr=learning_rate, betas=(options.beta1, options.beta2), eps=1e-8, fused=fused)
 
 
 def optimizer_and_schedule(
@@ -193,14 +203,7 @@ def optimizer_and_schedule(
 
     ``learning_rate``: the peak; ``steps``: of the schedule.
     """
-    optimizer = adamw(
-        model,
-        learning_rate=learning_rate,
-        betas=(options.beta1, options.beta2),
-        weight_decay=options.weight_decay,
-        rules=rules,
-        fused=fused,
-    )
+    optimizer = build_optimizer(model, options, learning_rate=learning_rate, rules=rules, fused=fused)
     schedule = warmup_cosine(
         steps, warmup_fraction=options.warmup_fraction, final_fraction=options.final_fraction
     )

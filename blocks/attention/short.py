@@ -20,6 +20,7 @@ from torch.utils.flop_counter import register_flop_formula
 from blocks.convolution.short import short_flops
 from blocks.cost import Cost
 from blocks.dispatch import is_plain_eager, override
+from blocks.groups import TAPS, ParameterGroup
 from blocks.init import fan_in_uniform_
 from blocks.segments import positions
 
@@ -127,6 +128,9 @@ class ProjectionConvolution(nn.Module):
     @property
     def weights(self) -> tuple[nn.Parameter, ...]:
         return tuple(self.parameters())
+
+    def parameter_groups(self) -> dict[str, ParameterGroup]:
+        return {"": TAPS}
 
     def reset_parameters(self) -> None:
         for weight in self.weights:

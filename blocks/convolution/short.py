@@ -16,6 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from blocks.cost import Cost
 from blocks.dispatch import override
+from blocks.groups import TAPS, ParameterGroup
 from blocks.init import fan_in_uniform_
 
 # An operator of its own because torch's depth-wise convolution reorders memory before and after: on a CPU
@@ -86,6 +87,9 @@ class ShortConvolution(nn.Module):
         self.weight = nn.Parameter(torch.empty(channels, taps))
         self.bias = nn.Parameter(torch.empty(channels))
         self.reset_parameters()
+
+    def parameter_groups(self) -> dict[str, ParameterGroup]:
+        return {"weight": TAPS}
 
     def reset_parameters(self) -> None:
         fan_in_uniform_(self.weight, self.taps)

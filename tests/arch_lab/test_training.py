@@ -13,7 +13,14 @@ from torchmetrics.text import Perplexity
 
 from arch_lab.metrics.tokens import language_metrics
 from arch_lab.models import Shape, recipe
-from arch_lab.training.optimizer import FINE_TUNING, GroupRule, adamw, groups, warmup_cosine
+from arch_lab.training.optimizer import (
+    FINE_TUNING,
+    GroupRule,
+    OptimizerConfig,
+    build_optimizer,
+    groups,
+    warmup_cosine,
+)
 from blocks.errors import ConfigError
 from blocks.groups import FILTERS, ParameterGroup
 
@@ -30,7 +37,7 @@ def test_every_parameter_is_in_one_group_and_no_vector_or_table_decays(architect
 
 
 def test_the_group_of_a_block_reaches_the_optimizer_of_the_whole_model() -> None:
-    optimizer = adamw(small_m2("balanced"), learning_rate=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
+    optimizer = build_optimizer(small_m2("balanced"), OptimizerConfig(), learning_rate=1e-2)
     slow = {g["name"]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups}["filters"]
     assert slow == (pytest.approx(2e-4), 0.0)
 
@@ -87,7 +94,7 @@ def test_a_declaration_of_what_the_block_does_not_have_is_refused() -> None:
 
 def test_groups_reach_the_optimizer() -> None:
     model = recipe("m2_gpt").model(Shape(width=32, depth=1, ffn_width=64), vocabulary=61, max_tokens=32)
-    optimizer = adamw(model, learning_rate=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    optimizer = build_optimizer(model, OptimizerConfig(), learning_rate=1e-3)
     sizes = {
         g["name"]: (g["weight_decay"], sum(p.numel() for p in g["params"])) for g in optimizer.param_groups
     }
@@ -109,7 +116,7 @@ RULES = (
 
 def test_filters_and_their_positions_train_at_rates_of_their_own() -> None:
     """The released code tags just these and loses the tags; here sizes and rates are those of the built optimizer."""
-    optimizer = adamw(small_m2(), learning_rate=1e-2, betas=(0.9, 0.95), weight_decay=0.1, rules=RULES)
+    optimizer = build_optimizer(small_m2(), OptimizerConfig(), learning_rate=1e-2, rules=RULES)
     found = {
         (g["name"], g["weight_decay"]): (sum(p.numel() for p in g["params"]), g["lr"])
         for g in optimizer.param_groups
@@ -127,7 +134,7 @@ def test_a_small_rate_moves_its_parameters_less() -> None:
     torch.manual_seed(0)
     model = small_m2()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = adamw(model, learning_rate=1e-2, betas=(0.9, 0.95), weight_decay=0.0, rules=RULES)
+    optimizer = build_optimizer(model, OptimizerConfig(weight_decay=0.0), learning_rate=1e-2, rules=RULES)
     model(torch.randint(61, (2, 24))).square().mean().backward()
     optimizer.step()
     moved = {name: (p - before[name]).abs().max().item() for name, p in model.named_parameters()}
