@@ -19,7 +19,7 @@ from arch_lab.memory import keep_memory
 from arch_lab.signals import raising_signals
 from arch_lab.study.plan import Plan, PlannedArm
 from arch_lab.study.planning import MEASURED
-from arch_lab.study.run import trainer_of
+from arch_lab.study.run import module_of, trainer_of
 from arch_lab.study.spec import RunSpec
 from arch_lab.training.trainer import quiet_lightning
 
@@ -62,7 +62,7 @@ def seconds_per_step(spec: RunSpec, experiment: Any, data: Any) -> float:
     with quiet_lightning(), raising_signals():
         pl.seed_everything(spec.seed, verbose=False)
         trainer = trainer_of(spec, [clock])
-        trainer.fit(experiment.module(spec), datamodule=experiment.datamodule(spec, data))
+        trainer.fit(module_of(spec, experiment), datamodule=experiment.datamodule(spec, data))
     return median(clock.seconds[WARM_UP:])
 
 

@@ -92,6 +92,10 @@ class Training(OptimizerConfig):
 
     sequence_length: Annotated[Tokens, Doc("Tokens of one training sequence.")] = 256
     batch_size: Annotated[BatchSize, Doc("Sequences per step.")] = 16
+    micro_batch: Annotated[
+        BatchSize | None,
+        Doc("Sequences at a time within a step, to save memory; divides batch_size. null: all at once."),
+    ] = None
     evaluations: Annotated[
         int,
         Bounds(minimum=1, maximum=10_000),
@@ -114,6 +118,20 @@ class Training(OptimizerConfig):
         names = [rule.name for rule in self.groups]
         if len(set(names)) != len(names):
             raise ConfigError("training.groups: two groups have the same name")
+        if self.batch_size % self.rows:
+            raise ConfigError(
+                f"training.micro_batch: {self.rows} does not divide batch_size {self.batch_size}; "
+                f"the nearest that does is {_nearest_divisor(self.batch_size, self.rows)}"
+            )
+
+    @property
+    def rows(self) -> int:
+        """Sequences of one forward pass."""
+        return self.micro_batch or self.batch_size
+
+
+def _nearest_divisor(number: int, wanted: int) -> int:
+    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - wanted))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,7 @@ def build_plan(
         kind=experiment.kind,
         vocabulary=vocabulary,
         tokens=tokens,
-        batch=batch,
+        batch=training.rows,
     )
     arms = tuple(
         _planned(config, experiment, arm, recipe, shape, vocabulary, (timings or {}).get(arm.name))
@@ -163,10 +163,10 @@ def _planned(
     vocabulary: int,
     timing: float | None,
 ) -> PlannedArm:
-    tokens, batch = config.training.sequence_length, config.training.batch_size
+    tokens, rows = config.training.sequence_length, config.training.rows
     model_config = recipe.config(shape, vocabulary=vocabulary, max_tokens=tokens)
     model = model_config.build("meta")
-    costs = ledger(model_config, tokens=tokens, batch=batch, model=model)
+    costs = ledger(model_config, tokens=tokens, batch=rows, model=model)
     counted = _with_length(config, arm.name, costs, model, shape, timing)
     code_ends = APART if arm.initialise_from else (*APART, *LOADING)
     rules = config.training.groups
@@ -193,7 +193,7 @@ def _with_length(
     config: TrainingStudyConfig, name: str, costs: Ledger, model: Model, shape: Shape, timing: float | None
 ) -> PlannedArm:
     """Shape and counts of an arm, with the number of steps that meets the budget."""
-    tokens_per_step = costs.tokens * costs.batch
+    tokens_per_step = costs.tokens * config.training.batch_size
     per_step: dict[str, Fraction | float] = {
         "train_flops": costs.training * tokens_per_step,
         "tokens": tokens_per_step,

@@ -20,6 +20,7 @@ from arch_lab.study.initial import start
 from arch_lab.study.memory import PeakMemory
 from arch_lab.study.spec import RunSpec
 from arch_lab.study.trial import Job
+from arch_lab.training.accumulation import accumulate
 from arch_lab.training.callbacks import Divergence, Keeper, RandomState, RunLog
 from arch_lab.training.saving import CHECKPOINT, discard, intact, save
 from arch_lab.training.trainer import plain_trainer, quiet_lightning
@@ -38,8 +39,8 @@ def train(spec: RunSpec, job: Job, experiment: Any, data: Any) -> Record:
         stack.enter_context(quiet_lightning())
         memory = stack.enter_context(PeakMemory())
         pl.seed_everything(spec.seed, verbose=False)
-        module, source = experiment.module(spec), experiment.datamodule(spec, data)
-        start(module.model, spec.initial, data)
+        module, source = module_of(spec, experiment), experiment.datamodule(spec, data)
+        start(module.model, spec.initial, data)  # type: ignore[arg-type]
         log = stack.enter_context(job.log(hyperparameters(spec, module)))
         curve = _curve(spec, job, log, experiment.measures[0].key)
         divergence = Divergence(math.log(spec.vocabulary), check_every=10 if torch.cuda.is_available() else 1)
@@ -69,6 +70,14 @@ def train(spec: RunSpec, job: Job, experiment: Any, data: Any) -> Record:
             save(trainer, job.folder / MODEL, weights_only=True)
         log.close(None if diverged else {**record.scores, **_speed(record)})
     return record
+
+
+def module_of(spec: RunSpec, experiment: Any) -> pl.LightningModule:
+    """The module of a run, which trains on as many rows at a time as the study says."""
+    module: pl.LightningModule = experiment.module(spec)
+    if spec.training.rows < spec.training.batch_size:
+        accumulate(module, spec.training.rows)
+    return module
 
 
 def trainer_of(spec: RunSpec, callbacks: list[pl.Callback]) -> pl.Trainer:

@@ -102,6 +102,7 @@ class MaskedLanguageModel(LanguageModel):
     """
 
     kind: ClassVar[Kind] = "encoder"
+    sums_rows: ClassVar[bool] = True  # over the tokens asked for in the whole batch
 
     def setup(self, stage: str) -> None:
         self.tune_metrics, self.final_metrics = (
