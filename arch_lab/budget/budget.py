@@ -10,7 +10,7 @@ F·n.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from blocks.config import Bounds, Config, Doc
@@ -19,6 +19,27 @@ from blocks.errors import ConfigError, UserError
 MatchOn = Literal["body+head", "body", "total"]
 SIZE = ("params", "flops_per_token")  # what the shape decides
 LENGTH = ("train_flops", "tokens", "seconds")  # what the number of steps decides
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeRule(Config):
+    """How a size becomes a shape: the same rule for every arm, which no other arm influences."""
+
+    aspect: Annotated[
+        float,
+        Bounds(minimum=1, maximum=4096),
+        Doc(
+            "Preferred width / depth of a model of 1M parameters; it grows with the eighth root of the size."
+        ),
+    ] = 32.0
+    hidden_ratio: Annotated[
+        float, Bounds(minimum=1, maximum=10), Doc("Preferred width of the channel mixer / width.")
+    ] = 4.0
+    head_width: Annotated[
+        int | None,
+        Bounds(minimum=2, maximum=1024),
+        Doc("Width of a head, for architectures that have heads; null: by their own rule."),
+    ] = None
 
 
 class BudgetError(UserError):
@@ -58,6 +79,9 @@ class Budget(Config):
     tolerance: Annotated[
         float, Bounds(above=0, maximum=0.1), Doc("Relative deviation from the budget that an arm may have.")
     ] = 0.01
+    shapes: Annotated[ShapeRule, Doc("How a size becomes a shape, the same rule for every arm.")] = field(
+        default_factory=ShapeRule
+    )
     allow_unmatched: Annotated[
         bool, Doc("Run even if an arm misses the budget; the report then shows a red banner.")
     ] = False

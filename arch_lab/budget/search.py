@@ -43,9 +43,20 @@ class Candidate:
 
 
 class Search:
-    """One recipe under one budget at one vocabulary, sequence length and batch."""
+    """One recipe under one budget at one vocabulary, sequence length and batch.
 
-    def __init__(self, recipe: Recipe, budget: Budget, vocabulary: int, tokens: int, batch: int) -> None:
+    ``tolerance``: instead of the budget's.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        budget: Budget,
+        vocabulary: int,
+        tokens: int,
+        batch: int,
+        tolerance: float | None = None,
+    ) -> None:
         if recipe.kind == "encoder_decoder":  # its rows are split in two: no one cost of a token to solve for
             require_kind(recipe, "decoder", "budget: ")
         self.recipe, self.budget, self.vocabulary, self.tokens, self.batch = (
@@ -55,6 +66,7 @@ class Search:
             tokens,
             batch,
         )
+        self.tolerance = tolerance or budget.tolerance
         self.targets = budget.size_targets
         # parameters the penalty and the first guess at a width go by: 6 FLOPs a parameter where only FLOPs
         # are given
@@ -98,10 +110,10 @@ class Search:
     def penalty(self, shape: tuple[int, int, int], deviation: float) -> float:
         width, depth, ffn_width = shape
         # published widths grow faster than depths: 128/4 at 1M, 1152/26 at 1B, 5376/62 at 27B
-        aspect = self.recipe.aspect * (self.scale / 1e6) ** (1 / 8)
+        aspect = self.budget.shapes.aspect * (self.scale / 1e6) ** (1 / 8)
         return (
             log2(width / depth / aspect) ** 2
-            + 2 * log2(ffn_width / width / self.recipe.ffn_ratio) ** 2
+            + 2 * log2(ffn_width / width / self.budget.shapes.hidden_ratio) ** 2
             + (deviation / self.budget.tolerance) ** 2 * 0.2
         )
 
@@ -109,7 +121,7 @@ class Search:
 
     def found(self) -> list[Candidate]:
         """Counted shapes within the tolerance on every axis of size, best penalty first."""
-        tolerance = self.budget.tolerance
+        tolerance = self.tolerance
         guesses = [g for g in self.guesses() if g[2] <= 3 * tolerance]
         guesses.sort(key=lambda g: g[0])
         matching: list[Candidate] = []
@@ -135,7 +147,7 @@ class Search:
         """
         # 4 D² + 3 r D² weights a layer is the order of magnitude of both families; the lattice spans a wide
         # factor around it
-        guess = (self.scale * self.recipe.aspect / 12) ** (1 / 3)
+        guess = (self.scale * self.budget.shapes.aspect / 12) ** (1 / 3)
         # a large table counts in the total and in the head's FLOPs: only narrow models may be left room for
         table = self.budget.match_on == "total" or "flops_per_token" in self.targets
         low = 0 if table else guess / 5
@@ -170,6 +182,7 @@ class Search:
         deepest = min(MAX_DEPTH, max(2, 2 * width))
         if not self.recipe.mixed:  # else later layers may be smaller than the first
             deepest = min(deepest, max(1, int((targets[0] - ends[0]) / max(layer[0], 1)) + 2))
+        deepest = max(deepest, self.recipe.least_depth)
         layers = [layer] * deepest
         # a recipe may end on a layer of its own kind (Gemma 4: a global one), which in a model of one layer
         # is the first too
@@ -193,8 +206,9 @@ class Search:
             }:
                 deviations = [(sums[a] + depth * slope[a] * (ffn - low)) / targets[a] - 1 for a in axes]
                 shape = (width, depth, ffn)
-                guesses.append((self.penalty(shape, deviations[0]), shape, max(map(abs, deviations))))
-            if hidden < low:
+                if depth >= self.recipe.least_depth:
+                    guesses.append((self.penalty(shape, deviations[0]), shape, max(map(abs, deviations))))
+            if hidden < low and depth >= self.recipe.least_depth:
                 break  # deeper only overshoots more
         return guesses
 

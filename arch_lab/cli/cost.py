@@ -176,6 +176,7 @@ def _check_shape(arguments: argparse.Namespace) -> None:
 
 def _model(arguments: argparse.Namespace) -> tuple[Recipe, Shape, int, int]:
     """Recipe, shape, vocabulary, and the longest sequence the published model takes (0 without a preset)."""
+    from arch_lab.budget import ShapeRule
     from arch_lab.models import Shape, recipe
     from arch_lab.models.presets import preset
 
@@ -189,7 +190,7 @@ def _model(arguments: argparse.Namespace) -> tuple[Recipe, Shape, int, int]:
     recipe_ = recipe(arguments.architecture, options)
     step = recipe_.ffn_multiple
     vocabulary = arguments.vocabulary or (CLASSES if recipe_.image_size else VOCABULARY)
-    ffn = arguments.ffn_width or max(step, round(recipe_.ffn_ratio * arguments.width / step) * step)
+    ffn = arguments.ffn_width or max(step, round(ShapeRule.hidden_ratio * arguments.width / step) * step)
     return recipe_, Shape(width=arguments.width, depth=arguments.depth, ffn_width=ffn), vocabulary, 0
 
 

@@ -21,7 +21,7 @@ Channel = Annotated[
 Blocks = Annotated[int, Bounds(minimum=1), Doc("Blocks of a block-diagonal channel mixer.")]
 BLOCKS = 4  # the default, that of the released M2-BERT
 # steps of the ffn width that a solver may take
-FFN_MULTIPLE: dict[ChannelKind, int] = {"dense": Recipe.ffn_multiple, "block_diagonal": 32}
+FFN_MULTIPLE: dict[ChannelKind, int] = {"dense": Recipe.ffn_multiple, "block_diagonal": 16}
 
 
 def gated_channel(

@@ -153,6 +153,10 @@ class GemmaRecipe(Recipe):
         return GLOBAL
 
     @property
+    def least_depth(self) -> int:
+        return max(self.layer_pattern.index(kind) for kind in set(self.layer_pattern)) + 1
+
+    @property
     def final_cap(self) -> float | None:
         return None
 
@@ -196,7 +200,6 @@ class Gemma1(GemmaRecipe):
     rope_base: float = 10_000.0
 
     sandwich: ClassVar[bool] = False
-    ffn_ratio: ClassVar[float] = 8.0  # both published sizes
 
     def _mixer(self, kind: str, width: int, heads: HeadShape) -> AttentionConfig:
         return Gemma1AttentionConfig(

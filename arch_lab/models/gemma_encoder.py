@@ -60,6 +60,10 @@ class GemmaEncoder(Recipe):
             )
         object.__setattr__(self, "ffn_multiple", FFN_MULTIPLE[self.causal_recipe().channel])
 
+    @property
+    def least_depth(self) -> int:
+        return self.causal_recipe().least_depth
+
     def _shared_options(self) -> Options:
         """Options that this recipe has too, where they differ from the default."""
         options = {name: getattr(self, name) for name in ("short_convolution", "channel", "blocks")}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from math import floor, lcm
+from math import ceil, floor, lcm
 from typing import ClassVar
 
 from arch_lab.models.decoder import DecoderConfig
@@ -66,6 +66,16 @@ class Hybrid(M2GPT):
         # widths of whole heads and whole Monarch blocks; the attention's options are checked here too, not
         # first at a shape
         object.__setattr__(self, "width_multiple", lcm(M2GPT.width_multiple, self._gemma().width_multiple))
+
+    @property
+    def least_depth(self) -> int:
+        if self.pattern is not None:
+            return max(self.pattern.index(kind) for kind in set(self.pattern)) + 1
+        share = SHARE if self.attention_share is None else self.attention_share
+        if not 0 < share < 1:
+            return 1
+        half = ceil(0.5 / min(share, 1 - share))  # counts are rounded: the rarer kind begins about here
+        return half if len(set(self.kinds(half))) == 2 else half + 1
 
     def kinds(self, depth: int) -> str:
         """M or A for each layer of a model this deep."""

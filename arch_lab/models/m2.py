@@ -40,7 +40,7 @@ class M2GPT(Recipe):
     """
 
     width_multiple: ClassVar[int] = 32  # keeps 4 (and 8, 16) blocks whole
-    ffn_multiple: ClassVar[int] = 32
+    ffn_multiple: ClassVar[int] = 16
 
     channel: Channel = "block_diagonal"
     blocks: Blocks = BLOCKS

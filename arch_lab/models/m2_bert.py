@@ -37,7 +37,7 @@ class M2BERT(Recipe):
 
     kind: ClassVar[Kind] = "encoder"
     width_multiple: ClassVar[int] = 32  # keeps 4 (and 8, 16) blocks whole
-    ffn_multiple: ClassVar[int] = 32
+    ffn_multiple: ClassVar[int] = 16
 
     blocks: int = 4
     filter_order: int = 128

@@ -44,7 +44,7 @@ class M2ViT(ImageRecipe):
     """
 
     width_multiple: ClassVar[int] = 32  # keeps 4 (and 8, 16) blocks whole
-    ffn_multiple: ClassVar[int] = 32
+    ffn_multiple: ClassVar[int] = 16
 
     bidirectional: bool = (
         False  # a second filter, for the patches that follow; the short convolution stays causal

@@ -61,11 +61,14 @@ class Recipe(Config, ABC):
     # what the solver may turn, and in which steps: multiples that keep head widths and Monarch blocks whole
     width_multiple: ClassVar[int] = 32
     ffn_multiple: ClassVar[int] = 8
-    ffn_ratio: ClassVar[float] = 4.0  # preferred ffn_width / width
-    aspect: ClassVar[float] = 32.0  # preferred width / depth
     mixed: ClassVar[bool] = (
         False  # layers of one model differ in parameters; a deeper model begins like a shallower one
     )
+
+    @property
+    def least_depth(self) -> int:
+        """Layers of the shallowest model that has every kind of layer the recipe asks for."""
+        return 1
 
     @abstractmethod
     def config(self, shape: Shape, *, vocabulary: int, max_tokens: int) -> ModelConfig:

@@ -13,7 +13,7 @@ from typing import Any
 
 from arch_lab import units
 from arch_lab.accounting import Ledger, ledger
-from arch_lab.budget import Budget, BudgetError, check, refuse, solve_together
+from arch_lab.budget import Budget, BudgetError, check, refuse, solve_each
 from arch_lab.judge.measures import Task
 from arch_lab.judge.regime import FACTOR, TOKENS_PER_PARAMETER
 from arch_lab.models import Recipe, Shape, require_kind
@@ -94,14 +94,14 @@ def solved(
     tokens: int,
     batch: int = 1,
 ) -> list[tuple[Recipe, Shape]]:
-    """Recipe and shape of every arm, found together where an arm does not fix its own.
+    """Recipe and shape of every arm, solved where an arm does not fix its own.
 
     Raises: BudgetError when one cannot meet the budget; ConfigError for an arm of another ``kind``, or options that do not fit.
     """
     recipes = recipes_of(arms, experiment, kind)
     free = [recipe for arm, recipe in zip(arms, recipes, strict=True) if arm.shape is None]
     candidates = iter(
-        solve_together(free, budget, vocabulary=vocabulary, max_tokens=tokens, batch=batch) if free else []
+        solve_each(free, budget, vocabulary=vocabulary, max_tokens=tokens, batch=batch) if free else []
     )
     return [
         (recipe, arm.fixed() or next(candidates).shape) for arm, recipe in zip(arms, recipes, strict=True)

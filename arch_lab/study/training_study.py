@@ -15,7 +15,7 @@ from arch_lab.judge.records import FINISHED, Baseline, Judgement, Record
 from arch_lab.models import recipe
 from arch_lab.models.model import Kind
 from arch_lab.stored import Facts, Json
-from arch_lab.study.config import TrainingStudyConfig, naming_keys
+from arch_lab.study.config import Arm, TrainingStudyConfig, naming_keys
 from arch_lab.study.experiment import NoOptions
 from arch_lab.study.initial import initial_warnings, with_initial
 from arch_lab.study.open_study import Certificate, Experiment, OpenStudy, Progress
@@ -27,6 +27,14 @@ from blocks.config import Config
 
 if TYPE_CHECKING:  # seconds to import, and no refusal of a study should wait for it
     import lightning.pytorch as pl
+
+
+def with_head_width(arm: Arm, head_width: int | None) -> Arm:
+    """The arm with heads as wide as the rule of shapes says, where it has heads and does not size them itself."""
+    sized = {"head_width", "heads"} & arm.options.keys()
+    if head_width is None or sized or not hasattr(arm.recipe(), "head_width"):
+        return arm
+    return replace(arm, options={**arm.options, "head_width": head_width})
 
 
 class TrainingExperiment(Experiment):
@@ -50,7 +58,8 @@ class TrainingExperiment(Experiment):
             if isinstance(options, dict):
                 options = self.data.from_options(options, where=f"{where}.data")
             objective = self.objective.from_options(config.objective, where=f"{where}.objective")
-        config = with_initial(replace(config, data=options, objective=asdict(objective)))
+        arms = [with_head_width(arm, config.budget.shapes.head_width) for arm in config.arms]
+        config = with_initial(replace(config, arms=arms, data=options, objective=asdict(objective)))
         recipes_of(config.arms, config.experiment, self.kind)
         return TrainingStudy(self, self.resolve(config))
 

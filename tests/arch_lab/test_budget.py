@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 
 from arch_lab.accounting import ledger
 from arch_lab.accounting.ledger import Component
-from arch_lab.budget import Budget, BudgetError, check, refuse, solve, solve_together
+from arch_lab.budget import Budget, BudgetError, ShapeRule, check, refuse, solve, solve_each
 from arch_lab.models import Shape, recipe
 from arch_lab.study.plan import PlannedArm
 from blocks.errors import ConfigError
+
+SMALL: dict[str, int] = {"vocabulary": 1024, "max_tokens": 256, "batch": 4}
 
 
 @pytest.mark.parametrize("name", ["gemma1", "gemma2", "gemma3", "m2_gpt"])
@@ -34,12 +37,61 @@ def test_the_matched_count_is_the_one_asked_for(match_on: Any) -> None:
     assert abs(matched - 1_000_000) <= 10_000
 
 
-def test_arms_solved_together_share_their_width_and_so_their_table() -> None:
+@pytest.mark.parametrize("budget", [{"params": 100_000}, {"params": 1_000_000}, {"flops_per_token": 8e6}])
+def test_the_shape_of_an_arm_does_not_depend_on_its_company(budget: dict[str, float]) -> None:
+    arms = [
+        recipe("gemma3", {"pattern": "LLLG"}),
+        recipe("m2_gpt"),
+        recipe("gemma3", {"short_convolution": 3, "pattern": "LLLG"}),
+        recipe("hybrid"),
+        recipe("gemma2"),
+    ]
+    limits = Budget(**budget, tokens=1)  # type: ignore[arg-type]
+    alone = [solve(arm, limits, **SMALL).shape for arm in arms]
+    assert [c.shape for c in solve_each(arms, limits, **SMALL)] == alone
+    for i in range(1, len(arms)):
+        assert [c.shape for c in solve_each([arms[i], arms[0]], limits, **SMALL)] == [alone[i], alone[0]]
+
+
+def test_any_two_arms_of_a_budget_are_within_its_tolerance_of_each_other() -> None:
     budget = Budget(params=1_000_000, tokens=1)
-    shapes = solve_together([recipe("gemma3"), recipe("m2_gpt")], budget, vocabulary=1024, max_tokens=256)
-    assert shapes[0].shape.width == shapes[1].shape.width
-    totals = [c.parameters["total"] for c in shapes]
-    assert abs(totals[0] / totals[1] - 1) <= 0.01
+    arms = [recipe(name) for name in ("gemma1", "gemma2", "gemma3", "m2_gpt", "hybrid")]
+    sizes = [c.parameters["body"] for c in solve_each(arms, budget, **SMALL)]
+    assert max(sizes) / min(sizes) - 1 <= budget.tolerance
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "least"),
+    [
+        ("gemma3", {"pattern": "LLLG"}, 4),
+        ("gemma3", {"pattern": "G"}, 1),
+        ("gemma3", {"pattern": "GL"}, 2),
+        ("gemma3", {}, 6),
+        ("gemma_encoder", {"generation": 3, "generation_options": {"pattern": "LLLG"}}, 4),
+        ("hybrid", {"pattern": "MMA"}, 3),
+        ("m2_gpt", {}, 1),
+    ],
+)
+def test_a_solved_depth_holds_every_kind_of_layer(name: str, options: dict[str, Any], least: int) -> None:
+    arm = recipe(name, options)
+    assert arm.least_depth == least
+    for params in (100_000, 400_000):
+        assert solve(arm, Budget(params=params, tokens=1), **SMALL).shape.depth >= least
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.8])
+def test_a_hybrid_of_its_least_depth_has_both_mixers_and_a_shallower_one_not(share: float) -> None:
+    arm = recipe("hybrid", {"attention_share": share})
+    assert set(arm.kinds(arm.least_depth)) == {"M", "A"}  # type: ignore[attr-defined]
+    assert len(set(arm.kinds(arm.least_depth - 1))) < 2  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("aspect", [8.0, 32.0, 128.0])
+def test_the_rule_of_shapes_decides_width_over_depth_of_every_arm(aspect: float) -> None:
+    budget = Budget(params=1_000_000, tokens=1, shapes=ShapeRule(aspect=aspect))
+    for name in ("gemma1", "m2_gpt"):
+        shape = solve(recipe(name), budget, **SMALL).shape
+        assert abs(math.log2(shape.width / shape.depth / aspect)) < 1, (name, shape)
 
 
 def test_an_impossible_budget_names_the_nearest_reachable_count() -> None:
@@ -126,19 +178,16 @@ def test_a_shape_can_meet_parameters_and_flops_per_token_at_once() -> None:
     budget = Budget(params=10**6, flops_per_token=8e6, tokens=1)
     for name, found in zip(
         ("gemma3", "m2_gpt"),
-        solve_together([recipe("gemma3"), recipe("m2_gpt")], budget, **SMALL),
+        solve_each([recipe("gemma3"), recipe("m2_gpt")], budget, **SMALL),
         strict=True,
     ):
         assert found.parameters["body"] == pytest.approx(10**6, rel=0.01)
         assert _flops_per_token(name, found.shape, 1024, 256, 4) == pytest.approx(8e6, rel=0.01)
 
 
-SMALL: dict[str, int] = {"vocabulary": 1024, "max_tokens": 256, "batch": 4}
-
-
 def _refusal(budget: Budget, names: tuple[str, ...] = ("gemma3", "m2_gpt"), **at: int) -> str:
     with pytest.raises(BudgetError) as caught:
-        solve_together([recipe(n) for n in names], budget, **{**SMALL, **at})
+        solve_each([recipe(n) for n in names], budget, **{**SMALL, **at})
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -154,13 +203,13 @@ def test_axes_that_exclude_each_other_are_named_with_the_distance() -> None:
 def test_a_dial_that_is_named_really_reconciles_the_axes() -> None:
     """The vocabulary and the budget that the refusal proposes are tried: every arm is then solved on both axes."""
     budget = Budget(params=10**6, flops_per_token=1e7, tokens=1)
-    text = _refusal(budget)
+    text = _refusal(budget, ("gemma1", "m2_gpt"))
     vocabulary = re.search(r"vocabulary 1024 -> (\d+)", text)
     proposed = re.search(r"budget.flops_per_token ([\d.e+]+), which every arm reaches", text)
     assert vocabulary and proposed
-    arms = [recipe("gemma3"), recipe("m2_gpt")]
-    assert solve_together(arms, budget, **{**SMALL, "vocabulary": int(vocabulary[1])})
-    assert solve_together(arms, replace(budget, flops_per_token=float(proposed[1])), **SMALL)
+    arms = [recipe("gemma1"), recipe("m2_gpt")]
+    assert solve_each(arms, budget, **{**SMALL, "vocabulary": int(vocabulary[1])})
+    assert solve_each(arms, replace(budget, flops_per_token=float(proposed[1])), **SMALL)
 
 
 def test_the_hidden_width_a_refusal_names_costs_the_parameters_it_says() -> None:

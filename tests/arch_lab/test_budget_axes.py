@@ -65,3 +65,14 @@ def test_too_few_steps_to_meet_a_length_are_refused_with_what_would_do(tmp_path:
         match=r"spends 64 tokens a step.*budget.tokens within 1.0%.*raise budget.tokens above 3.2e\+03",
     ):
         arch_lab.plan(str(small_study(tmp_path, budget={"params": 6.0e4, "tokens": 96})))
+
+
+def test_the_rule_of_shapes_sizes_heads_where_an_arm_does_not(tmp_path: Path) -> None:
+    arms = [
+        {"architecture": "gemma1"},
+        {"name": "wide", "architecture": "gemma1", "options": {"head_width": 32}},
+        {"architecture": "m2_gpt"},
+    ]
+    budget = {"params": 6.0e4, "train_flops": 1.6e10, "shapes": {"head_width": 16}}
+    plan = arch_lab.plan(str(small_study(tmp_path, arms=arms, budget=budget)))
+    assert [arm.options.get("head_width") for arm in plan.arms] == [16, 32, None]

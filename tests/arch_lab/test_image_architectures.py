@@ -16,7 +16,7 @@ import arch_lab
 from arch_lab import cli
 from arch_lab.accounting import ledger, prove
 from arch_lab.accounting.ledger import Ledger
-from arch_lab.budget import Budget, BudgetError, solve, solve_together
+from arch_lab.budget import Budget, BudgetError, solve, solve_each
 from arch_lab.models import ImageClassifier, ImageRecipe, Shape, architectures, recipe, require_kind
 from arch_lab.models.presets import preset
 from arch_lab.training.module import LanguageModel
@@ -217,9 +217,7 @@ def test_the_solver_sizes_both_to_one_budget() -> None:
     options = {"image": [32, 32], "patch": 4}
     recipes = [recipe("m2_vit", options), recipe("vit", {**options, "head_width": 32})]
     budget = Budget(params=1_000_000, tokens=1_000_000)
-    for made, found in zip(
-        recipes, solve_together(recipes, budget, vocabulary=10, max_tokens=64), strict=True
-    ):
+    for made, found in zip(recipes, solve_each(recipes, budget, vocabulary=10, max_tokens=64), strict=True):
         assert abs(found.deviation) <= 0.01
         model = made.model(found.shape, vocabulary=10, max_tokens=64)
         assert found.parameters["total"] == sum(p.numel() for p in model.parameters())

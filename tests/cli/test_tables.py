@@ -57,8 +57,8 @@ def test_parameters_of_every_part_are_shown_at_any_width(width, monkeypatch, cap
 
 def test_a_table_too_wide_is_printed_in_parts_with_the_names_again(monkeypatch, capsys) -> None:
     lines = shown_at(60, monkeypatch, capsys)("plan", "quickstart").splitlines()
-    # size and cost in two parts each, parameter groups in one
-    assert sum(line.startswith("gemma3 ") for line in lines) == 5
+    # size and cost in two parts each, regime and parameter groups in one
+    assert sum(line.startswith("gemma3 ") for line in lines) == 6
 
 
 def test_heads_break_between_words_only(monkeypatch, capsys) -> None:
