@@ -96,6 +96,11 @@ class Training(OptimizerConfig):
         BatchSize | None,
         Doc("Sequences at a time within a step, to save memory; divides batch_size. null: all at once."),
     ] = None
+    warmup_tokens: Annotated[
+        int | None,
+        Bounds(minimum=1, maximum=10**13),
+        Doc("Tokens over which the learning rate rises from zero, instead of warmup_fraction."),
+    ] = None
     evaluations: Annotated[
         int,
         Bounds(minimum=1, maximum=10_000),
@@ -123,6 +128,13 @@ class Training(OptimizerConfig):
                 f"training.micro_batch: {self.rows} does not divide batch_size {self.batch_size}; "
                 f"the nearest that does is {_nearest_divisor(self.batch_size, self.rows)}"
             )
+
+    @property
+    def warmup_steps(self) -> int | None:
+        """Steps of the warm-up where it is fixed in tokens."""
+        if self.warmup_tokens is None:
+            return None
+        return max(1, round(self.warmup_tokens / (self.sequence_length * self.batch_size)))
 
     @property
     def rows(self) -> int:

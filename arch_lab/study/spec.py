@@ -9,6 +9,7 @@ from arch_lab.study.code_identity import conditions
 from arch_lab.study.config import Training, TrainingStudyConfig
 from arch_lab.study.plan import InitialWeights, PlannedArm
 from arch_lab.study.trial import Trial
+from arch_lab.training.optimizer import OPTIMIZER_KEYS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +41,11 @@ class RunSpec:
         """Arguments of the run's LanguageModel, plain JSON."""
         t = self.training
         copied = ("architecture", "options", "width", "depth", "ffn_width", "vocabulary", "learning_rate")
-        trained = ("optimizer", "weight_decay", "beta1", "beta2", "warmup_fraction", "final_fraction")
         return {
             **{name: getattr(self, name) for name in copied},
-            **{name: getattr(t, name) for name in trained},
+            **{name: getattr(t, name) for name in OPTIMIZER_KEYS},
             "max_tokens": t.sequence_length,
+            "warmup_steps": t.warmup_steps,
             "total_steps": self.steps,
             "groups": [{**asdict(rule), "match": list(rule.match)} for rule in t.groups],
         }

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from arch_lab.data import Tokenizer
 from arch_lab.metrics.tokens import language_metrics
 from arch_lab.models import Kind, Shape, recipe, require_kind
-from arch_lab.training.optimizer import GroupRule, OptimizerConfig, optimizer_and_schedule
+from arch_lab.training.optimizer import OPTIMIZER_KEYS, GroupRule, OptimizerConfig, optimizer_and_schedule
 from arch_lab.training.saving import State
 from arch_lab.training.scoring import at_least_float32, token_nats
 from blocks.config import Options
@@ -27,14 +27,6 @@ StartFrom = Callable[
     [nn.Module, str, Tokenizer], None
 ]  # (model, path of a checkpoint, tokenizer of the data)
 TOKENIZER = "tokenizer"  # key of a checkpoint: Tokenizer.to_dict()
-OPTIMIZER_KEYS = (
-    "optimizer",
-    "weight_decay",
-    "beta1",
-    "beta2",
-    "warmup_fraction",
-    "final_fraction",
-)  # hyper-parameters that are options of it
 # key of a checkpoint: how its text was cut into documents and counted, and the tokens of a sequence
 READING = "reading"
 # key of a checkpoint of fit: {data: options, fingerprint, precision}, all that scoring it again needs
@@ -61,6 +53,9 @@ class LanguageModel(pl.LightningModule):
         beta2: AdamW's second-moment decay.
         warmup_fraction: share of the steps spent warming up.
         final_fraction: rate at the last step, as a share of the peak.
+        schedule: "cosine", or "wsd" for a constant rate that falls at the end.
+        decay_fraction: share of the steps over which the rate of wsd falls.
+        warmup_steps: steps spent warming up, instead of warmup_fraction.
         total_steps: length of the schedule; None takes the trainer's max_steps.
         groups: optimizer groups by parameter name, each {name, match, rate, weight_decay}
             (arch_lab.training.optimizer.GroupRule).
@@ -89,6 +84,9 @@ class LanguageModel(pl.LightningModule):
         beta2: float = 0.95,
         warmup_fraction: float = 0.05,
         final_fraction: float = 0.1,
+        schedule: str = "cosine",
+        decay_fraction: float = 0.2,
+        warmup_steps: int | None = None,
         total_steps: int | None = None,
         groups: list[Options] | None = None,
         initialise_from: str | None = None,
@@ -228,5 +226,11 @@ class LanguageModel(pl.LightningModule):
             steps = int(self.trainer.estimated_stepping_batches)
         options = OptimizerConfig(**{name: h[name] for name in OPTIMIZER_KEYS})
         return optimizer_and_schedule(
-            self.model, options, learning_rate=h.learning_rate, steps=steps, rules=rules, fused=fused
+            self.model,
+            options,
+            learning_rate=h.learning_rate,
+            steps=steps,
+            warmup_steps=h.warmup_steps,
+            rules=rules,
+            fused=fused,
         )

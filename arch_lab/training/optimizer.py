@@ -1,4 +1,4 @@
-"""The optimizer of every arm: AdamW, or Muon on its matrices, over groups of parameters, warm-up, cosine.
+"""The optimizer of every arm: AdamW, or Muon on its matrices, over groups of parameters, warm-up, then a cosine or WSD.
 
 Blocks declare their groups (``blocks.groups``); a study overrides them, or adds groups of its own by parameter name, under
 ``training.groups`` (GroupRule), for every arm alike. The plan prints them, because a group that reaches one architecture only is
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -45,9 +45,18 @@ OptimizerOption = Annotated[
 ]
 
 
+ScheduleOption = Annotated[
+    Literal["cosine", "wsd"],
+    Doc("Learning rate after the warm-up: a cosine, or constant and then linear over the last steps (WSD)."),
+]
+DecayFraction = Annotated[
+    float, Bounds(minimum=0, maximum=1), Doc("Share of the steps over which the rate of wsd falls.")
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Config):
-    """AdamW or Muon with warm-up and cosine. Configurations of training inherit these keys."""
+    """AdamW or Muon, warm-up, then a cosine or WSD. Configurations of training inherit these keys."""
 
     optimizer: OptimizerOption = "adamw"
     weight_decay: DecayOption = 0.1
@@ -55,9 +64,13 @@ class OptimizerConfig(Config):
     beta2: Beta2Option = 0.95
     warmup_fraction: WarmupOption = 0.05
     final_fraction: FinalOption = 0.1
+    schedule: ScheduleOption = "cosine"
+    decay_fraction: DecayFraction = 0.2
     clip_norm: ClipOption = 1.0
 
 
+# what a module that builds its own optimizer takes as arguments; its trainer clips
+OPTIMIZER_KEYS = tuple(field.name for field in fields(OptimizerConfig) if field.name != "clip_norm")
 # Adam as it comes, at one learning rate: nothing decays, nothing warms up
 CONSTANT_ADAM = OptimizerConfig(weight_decay=0.0, beta2=0.999, warmup_fraction=0.0, final_fraction=1.0)
 
@@ -196,36 +209,40 @@ def optimizer_and_schedule(
     *,
     learning_rate: float,
     steps: int,
+    warmup_steps: int | None = None,
     rules: Sequence[GroupRule] = (),
     fused: bool = True,
 ) -> OptimizerLRSchedulerConfig:
     """What ``configure_optimizers`` of a LightningModule returns.
 
-    ``learning_rate``: the peak; ``steps``: of the schedule.
+    ``learning_rate``: the peak; ``steps``: of the schedule; ``warmup_steps``: see rate_schedule.
     """
     optimizer = build_optimizer(model, options, learning_rate=learning_rate, rules=rules, fused=fused)
-    schedule = warmup_cosine(
-        steps, warmup_fraction=options.warmup_fraction, final_fraction=options.final_fraction
-    )
+    schedule = rate_schedule(options, steps, warmup_steps=warmup_steps)
     return {
         "optimizer": optimizer,
         "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"},
     }
 
 
-def warmup_cosine(
-    total_steps: int, *, warmup_fraction: float, final_fraction: float
+def rate_schedule(
+    options: OptimizerConfig, total_steps: int, *, warmup_steps: int | None = None
 ) -> Callable[[int], float]:
-    """Multiplier of the peak rate at a 0-based step.
+    """Multiplier of the peak rate at a 0-based step: linear warm-up to 1, then down to ``final_fraction``.
 
-    Linear warm-up to 1, cosine down to ``final_fraction``.
+    WSD (warm-up, stable, decay; arXiv 2404.06395) does not depend on ``total_steps`` before its decay, so that runs
+    of different length share their beginning. ``warmup_steps``: instead of the options' share of all steps.
     """
-    warmup = max(1, round(warmup_fraction * total_steps))
+    warmup = warmup_steps or max(1, round(options.warmup_fraction * total_steps))
+    is_wsd, last = options.schedule == "wsd", options.final_fraction
+    decay = total_steps - round(options.decay_fraction * total_steps) if is_wsd else warmup
+    decay = max(decay, warmup)
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
-        progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
-        return final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
+        progress = min(1.0, max(0, step - decay) / max(1, total_steps - decay))
+        falling = 1 - progress if is_wsd else 0.5 * (1 + math.cos(math.pi * progress))
+        return last + (1 - last) * falling
 
     return factor

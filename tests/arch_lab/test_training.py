@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ from arch_lab.training.optimizer import (
     OptimizerConfig,
     build_optimizer,
     groups,
-    warmup_cosine,
+    optimizer_and_schedule,
+    rate_schedule,
 )
 from blocks.errors import ConfigError
 from blocks.groups import FILTERS, ParameterGroup
@@ -166,11 +168,54 @@ def test_impossible_groups_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_the_schedule_warms_up_to_one_and_ends_at_its_final_fraction() -> None:
-    factor = warmup_cosine(100, warmup_fraction=0.1, final_fraction=0.2)
+    factor = rate_schedule(OptimizerConfig(warmup_fraction=0.1, final_fraction=0.2), 100)
     assert factor(0) == pytest.approx(0.1)
     assert factor(9) == factor(10) == pytest.approx(1.0)
     assert factor(100) == pytest.approx(0.2)
     assert all(factor(s) >= factor(s + 1) for s in range(10, 100))
+
+
+WSD = OptimizerConfig(schedule="wsd", decay_fraction=0.2, final_fraction=0.1)
+
+
+def test_wsd_is_constant_until_its_decay_whatever_the_length_of_the_run() -> None:
+    short, long = (rate_schedule(WSD, steps, warmup_steps=5) for steps in (50, 100))
+    assert [short(s) for s in range(40)] == [long(s) for s in range(40)]
+    assert short(5) == short(40) == 1 and short(45) == pytest.approx(0.55) and short(50) == pytest.approx(0.1)
+    assert long(80) == 1 and long(90) == pytest.approx(0.55)
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "m2_gpt"])
+def test_a_decay_branched_off_a_longer_wsd_run_equals_the_run_of_its_length(architecture: str) -> None:
+    """Bit for bit: weights, momenta and rates of step 8 of 20 go on to a run of 10."""
+    tokens = torch.randint(61, (20, 2, 17), generator=torch.Generator().manual_seed(0))
+
+    def start(steps: int) -> tuple[torch.nn.Module, Any]:
+        torch.manual_seed(0)
+        model = recipe(architecture).model(
+            Shape(width=32, depth=2, ffn_width=64), vocabulary=61, max_tokens=16
+        )
+        return model, optimizer_and_schedule(model, WSD, learning_rate=0.01, steps=steps, warmup_steps=3)
+
+    def train(model: torch.nn.Module, built: Any, steps: range) -> None:
+        for step in steps:
+            logits = model(tokens[step, :, :-1])
+            torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[step, :, 1:].flatten()).backward()
+            built["optimizer"].step()
+            built["lr_scheduler"]["scheduler"].step()
+            built["optimizer"].zero_grad()
+
+    planned, own = start(10)
+    train(planned, own, range(10))
+    trunk, long = start(20)
+    train(trunk, long, range(8))
+    branch, short = start(10)
+    branch.load_state_dict(trunk.state_dict())
+    short["optimizer"].load_state_dict(deepcopy(long["optimizer"].state_dict()))
+    short["lr_scheduler"]["scheduler"].load_state_dict(long["lr_scheduler"]["scheduler"].state_dict())
+    train(branch, short, range(8, 10))
+    for a, b in zip(planned.parameters(), branch.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 @settings(deadline=None, max_examples=25)
