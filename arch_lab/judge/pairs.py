@@ -51,6 +51,7 @@ def compare_pairs(
                 p_adjusted=p,
                 distinguishable=distinguishable,
                 better=better,
+                lead=lead,
                 text=f"{task}: {text}" if task else text,
             )
         )

@@ -118,7 +118,8 @@ class Pair(Stored):
     """Two arms on one task: paired differences ``a`` - ``b`` over seeds, tested with Holm's correction over the task's pairs.
 
     ``low`` and ``high`` bound the plain interval; ``distinguishable`` and ``better`` follow the corrected p-value. ``measure`` is the
-    name of the first measure of the task; of an average over tasks, ``task`` is "average".
+    name of the first measure of the task; of an average over tasks, ``task`` is "average". ``lead``: what may be said of the better
+    one (arch_lab.judge.regime.claim).
     """
 
     task: str = ""
@@ -134,6 +135,7 @@ class Pair(Stored):
     p_adjusted: float | None
     distinguishable: bool
     better: str | None
+    lead: str = "is better"
     text: str
 
     @property

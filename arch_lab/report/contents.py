@@ -29,6 +29,7 @@ def sections(study: Study, folder: Path | None = None) -> list[Section]:
         *curves,
         *(further if is_judged else []),
         *_pairs(study),
+        *_controls(study),
         *planned_sections(study, further),
         *_learning_rates(study),
         *_measured(study, folder),
@@ -98,6 +99,12 @@ def _pairs(study: Study) -> list[Section]:
             title="Paired differences", anchor="differences", drawings=figures, tables=table, page_only=single
         )
     ]
+
+
+def _controls(study: Study) -> list[Section]:
+    if not study.controls:
+        return []
+    return [Section(title="A/A control", anchor="control", tables=(tables.controls(study),))]
 
 
 def _models(plan: Plan) -> list[Section]:

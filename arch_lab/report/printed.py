@@ -32,6 +32,8 @@ def render_plan(plan: Plan, console: Console, workers: int = 1) -> None:
     if plan.learning_rates:
         say(console)
         say(console, _trials_line(plan))
+    if plan.has_models and plan.seeds and not plan.has_tasks:
+        say(console, detectable_line(plan))
     times = [arm.estimate.seconds_per_trial for arm in plan.arms if arm.estimate is not None]
     if len(times) == len(plan.arms) and all(map(is_finite, times)):
         seconds = sum(times) / len(times) * plan.trials / max(1, workers)
@@ -65,6 +67,23 @@ def _show_tables(groups: Iterable[Section], console: Console) -> None:
     for section in groups:
         for table in () if section.page_only else section.tables:
             table.show(console)
+
+
+def detectable_line(plan: Plan) -> str:
+    """The smallest difference that the study can find, before anything trains."""
+    seeds, noise = len(plan.seeds), plan.noise
+    if noise is None:
+        return (
+            "detectable: unknown, for no A/A control of this experiment is on file (control: true trains one)"
+        )
+    effect = noise.detectable(seeds)
+    if effect is None:
+        return "detectable: nothing with one seed"
+    places = units.decimals(effect)
+    return (
+        f"detectable: differences of {effect:.{places}f} {noise.measure} or more, with {seeds} seeds and a power of "
+        f"80 % (noise of the A/A control in {noise.source})"
+    )
 
 
 def _trials_line(plan: Plan) -> str:

@@ -186,6 +186,19 @@ def pairs(study: Study) -> Table:
     )
 
 
+def controls(study: Study) -> Table:
+    """Each arm against its twin with other seeds."""
+    rows: list[list[Value]] = []
+    for p in study.controls:
+        gap = gap_of(p)
+        verdict = Cell("distinguishable", BAD) if p.distinguishable else Cell("not distinguishable")
+        difference = Cell(units.bounded(gap, units.decimals(units.half_width(gap))), value=p.difference)
+        rows.append([f"{p.a} − {p.b}", difference, _p_value(p.p_value), p.n, verdict])
+    heads = ["difference of", "mean [95 % interval]", "p", "seeds", "verdict"]
+    note = "the same arm from other seeds: a difference here is one that means nothing"
+    return Table(title="A/A control", headers=heads, rows=rows, note=note, text_columns=(0, 4))
+
+
 def gap_of(pair: Pair) -> Interval:
     """Difference of a pair with its plain interval."""
     return Interval(mean=pair.difference, low=pair.low, high=pair.high, n=pair.n)
@@ -194,7 +207,7 @@ def gap_of(pair: Pair) -> Interval:
 def verdict_cell(pair: Pair) -> Cell:
     """Which arm of a pair is better, or why none is named."""
     untold = "no verdict" if pair.p_adjusted is None else "not distinguishable"
-    return Cell(f"{pair.better} is better", STRONG) if pair.better else Cell(untold)
+    return Cell(f"{pair.better} {pair.lead}", STRONG) if pair.better else Cell(untold)
 
 
 def _p_value(value: float | None) -> Value:

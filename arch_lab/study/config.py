@@ -217,6 +217,9 @@ class TunedStudyConfig(StudyConfig):
         return [seed for seed in self.seeds if seed not in self.grid_seeds]
 
 
+TWIN = 1_000_000  # added to the seed of an arm for its twin
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingStudyConfig(TunedStudyConfig):
     """A study that trains every arm once at one budget: architectures x budget x data x learning rates x seeds."""
@@ -231,10 +234,21 @@ class TrainingStudyConfig(TunedStudyConfig):
     ]
     objective: Annotated[Options, Doc("Options of the experiment.")] = field(default_factory=dict)
     training: Annotated[Training, Doc("How every arm is trained.")] = field(default_factory=Training)
+    control: Annotated[
+        bool,
+        Doc("Train a twin of each arm with other seeds, which must come out not distinguishable from it."),
+    ] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_arms(self.name, self.arms)
+        if self.control and max(self.seeds) >= TWIN:
+            raise ConfigError(f"study {self.name!r}: seeds from {TWIN} on are those of control: true")
+
+    @property
+    def control_seeds(self) -> list[int]:
+        """Seeds of the twins, in the order of ``seeds``."""
+        return [TWIN + seed for seed in self.seeds] if self.control else []
 
     @classmethod
     def with_data_root(cls, content: Json, root: str) -> Json:

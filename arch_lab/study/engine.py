@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from arch_lab.study.experiment import load_experiment
 from arch_lab.study.identity import digest
 from arch_lab.study.library import find_study
 from arch_lab.study.loggers import check_loggers, try_loggers
+from arch_lab.study.noise import with_noise
 from arch_lab.study.open_study import OpenStudy
 from arch_lab.study.plan import Plan, PlannedArm
 from arch_lab.study.recheck import matched_plan
@@ -89,7 +91,7 @@ def plan_and_workers(
     """As ``plan``, with the number of trials that would run at a time. ``executor``: as in ``compare``."""
     opened = open_study(study, overrides, data_root)
     with threads_of_trials(_threads(opened, threads), one=opened.in_processes):
-        planned = opened.plan(lambda text: None)
+        planned = with_noise(opened.plan(lambda text: None), Path("runs"))
         return planned, executor_for(planned, opened, executor, None).workers
 
 
@@ -160,7 +162,7 @@ class _Call:
         opened, config = self.opened, self.config
         storage.refuse_other_settings(self.folder, opened.settings, config.to_json(), opened.noun)
         grown = self._refuse_smaller()
-        plan = opened.planned = opened.plan(self._data)
+        plan = opened.planned = with_noise(opened.plan(self._data), self.folder.parent)
         grown += self._refuse_fewer_arms(plan)
         self._refuse_changed()
         executor = executor_for(plan, opened, executor_name, workers)
@@ -243,14 +245,15 @@ class _Call:
         plan = self.opened.planned
         self.opened.planned = study  # whose steps were fixed by the timing of the first call
         try:
-            return study if self._stored_records(study) == list(study.results) else None
+            every = [*study.results, *study.control_results]
+            return study if self._stored_records(every) == every else None
         finally:
             self.opened.planned = plan
 
-    def _stored_records(self, study: Study) -> list[Record] | None:
-        """Records of all trials of a finished study; None when one is missing."""
+    def _stored_records(self, wanted: Sequence[Record]) -> list[Record] | None:
+        """Stored records of the trials of ``wanted``; None when one is missing."""
         records: list[Record] = []
-        for trial in dict.fromkeys(self.opened.trial_of(record) for record in study.results):
+        for trial in dict.fromkeys(self.opened.trial_of(record) for record in wanted):
             result = storage.stored_result(trial.folder(self.folder), self.opened.identity(trial))
             if result is None:
                 return None
@@ -333,7 +336,7 @@ class _Call:
         trials = list(stages.results)
         return study_of(
             plan,
-            opened.judge(plan, records, baselines),
+            opened.judge(plan, [r for r in records if r.seed not in plan.twins], baselines),
             records,
             baselines=baselines,
             notes=notes,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from arch_lab.accounting.ledger import Component
 from arch_lab.budget.gate import Miss
+from arch_lab.judge.control import Noise
 from arch_lab.judge.measures import Measure, Task
 from arch_lab.judge.regime import Regime
 from arch_lab.models import Shape
@@ -119,7 +120,8 @@ class Plan(Stored):
 
     ``absent``: task -> why it cannot be scored. ``budget``: its axes as the study gives them, empty where none is held.
     ``matched``: whether every arm meets it; ``override``: compared although some do not. ``trials``: their number, before the grid
-    grows. ``settings``: what is equal for every arm and shown, such as the sizes of a study of speed.
+    grows. ``control_seeds``: of twins of the arms, in the order of ``seeds``. ``noise``: of differences, measured by an earlier
+    control. ``settings``: what is equal for every arm and shown, such as the sizes of a study of speed.
     """
 
     version: int = VERSION
@@ -143,7 +145,9 @@ class Plan(Stored):
     learning_rates: tuple[float, ...] = ()
     seeds: tuple[int, ...] = ()
     tuning_seeds: tuple[int, ...] = ()
+    control_seeds: tuple[int, ...] = ()
     widen: int = 0
+    noise: Noise | None = None
     trials: int
     warnings: tuple[str, ...] = ()
 
@@ -156,6 +160,11 @@ class Plan(Stored):
     def arms_of(self, task: str) -> list[PlannedArm]:
         """The arms that apply to a task."""
         return [arm for arm in self.arms if arm.applies_to(task)]
+
+    @property
+    def twins(self) -> dict[int, int]:
+        """Seed of a twin -> seed of its arm."""
+        return dict(zip(self.control_seeds, self.seeds, strict=True)) if self.control_seeds else {}
 
     @property
     def measures(self) -> tuple[Measure, ...]:

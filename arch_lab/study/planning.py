@@ -59,6 +59,7 @@ def build_plan(
     if misses and not budget.allow_unmatched:
         refuse(arms, budget)
     trials = len(config.learning_rates) * len(config.grid_seeds) + len(config.other_seeds)
+    trials += len(config.control_seeds)
     return Plan(
         study=config.name,
         experiment=config.experiment,
@@ -78,6 +79,7 @@ def build_plan(
         learning_rates=tuple(config.learning_rates),
         seeds=tuple(config.seeds),
         tuning_seeds=tuple(config.grid_seeds),
+        control_seeds=tuple(config.control_seeds),
         widen=config.widen,
         trials=len(arms) * trials,
         warnings=(*_warnings(config, arms), *(_far_from_optimal(arms) if experiment.has_regime else ())),

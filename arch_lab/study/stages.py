@@ -91,6 +91,7 @@ class Stages:
     def run_all(self) -> list[Record]:
         """Records of all trials, task by task, in the order in which they were planned."""
         others = [seed for seed in self.plan.seeds if seed not in self.plan.tuning_seeds]
+        others += self.plan.control_seeds
         tuned = sum(len(self._tuned(task)) for task in self.rates)
         self._run([trial for task in self.rates for trial in self._first(task)], after=tuned * len(others))
         for _ in range(self.plan.widen):

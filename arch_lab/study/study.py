@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arch_lab import sealed, units
+from arch_lab.judge.control import control_pairs, control_warnings
 from arch_lab.judge.records import Average, Baseline, Judgement, Pair, Record, Standing, Verdict
 from arch_lab.stored import Facts, Json
 from arch_lab.study.plan import VERSION, Plan
@@ -26,13 +27,16 @@ class Study(Plan):
     """What ``arch_lab.compare`` returns.
 
     ``results``: a record of each arm of each trial. ``summary``: standings, by task and arm. ``pairs``: paired differences.
+    ``controls``: those of each arm and its twin, whose records are ``control_results``.
     ``curves``: path of each curve in the study's folder -> hash. ``notes``: files that the experiment wrote. ``details``: what only
     the experiment understands.
     """
 
     results: tuple[Record, ...] = ()
+    control_results: tuple[Record, ...] = ()
     summary: tuple[Standing, ...] = ()
     pairs: tuple[Pair, ...] = ()
+    controls: tuple[Pair, ...] = ()
     averages: tuple[Average, ...] = ()
     verdict: Verdict
     baselines: tuple[Baseline, ...] = ()
@@ -103,11 +107,15 @@ def row_of(record: Record, selected: float | None) -> Json:
 
 
 def study_of(plan: Plan, judgement: Judgement, results: Sequence[Record], **more: Any) -> Study:
-    """The study of a plan that was run. ``more``: the other fields of Study."""
+    """The study of a plan that was run. ``results``: of twins too. ``more``: the other fields of Study."""
     planned = {f.name: getattr(plan, f.name) for f in fields(Plan)}
     conclusions = {f.name: getattr(judgement, f.name) for f in fields(Judgement)}
-    warnings = (*conclusions.pop("warnings"), *more.pop("warnings", ()))
-    return Study(**{**planned, **conclusions, "results": tuple(results), "warnings": warnings, **more})
+    main = [record for record in results if record.seed not in plan.twins]
+    twins = [record for record in results if record.seed in plan.twins]
+    controls = control_pairs(results, plan.tasks, plan.arms, plan.twins)
+    warnings = (*conclusions.pop("warnings"), *more.pop("warnings", ()), *control_warnings(controls))
+    judged = {"results": tuple(main), "control_results": tuple(twins), "controls": tuple(controls)}
+    return Study(**{**planned, **conclusions, **judged, "warnings": warnings, **more})
 
 
 def read_study(folder: Path) -> Study:
