@@ -62,6 +62,12 @@ class PreparedData:
     def token_bytes(self) -> np.ndarray:
         return self.tokenizer.token_bytes()
 
+    @cached_property
+    def bigrams(self) -> tuple[np.ndarray, np.ndarray]:
+        """Bigrams of the training split as sorted keys (first · vocabulary + second), and how often each occurs."""
+        ids = np.asarray(self.train.ids, dtype=np.int64)
+        return np.unique(ids[:-1] * self.vocabulary + ids[1:], return_counts=True)
+
     def split(self, name: str) -> TokenSplit:
         """Raises: DataError for a split that this data does not have."""
         token_split = getattr(self, name) if name in SPLITS else None

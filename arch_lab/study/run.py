@@ -59,6 +59,7 @@ def train(spec: RunSpec, job: Job, experiment: Any, data: Any) -> Record:
             status=DIVERGED if diverged else FINISHED,
             tuned=None if diverged else tuned,
             scores={} if diverged else {m.key: scores[m.key] for m in experiment.measures},
+            facts={} if diverged else experiment.facts(trainer, module, source),
             steps=trainer.global_step,
             tokens=trainer.global_step * spec.tokens_per_step,
             flops=trainer.global_step * spec.tokens_per_step * spec.flops_per_token,

@@ -100,6 +100,12 @@ class TrainingExperiment(Experiment):
         scores = {m.key: final[f"final/{m.key}"] for m in self.measures if f"final/{m.key}" in final}
         return {**scores, primary.tuned: tune[f"tune/{primary.key}"]}
 
+    def facts(
+        self, trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule
+    ) -> Facts:
+        """What else a finished trial says, for the experiment's own sections of the report; after ``scores``."""
+        return {}
+
     def baselines(self, config: Any, data: Any) -> Sequence[Baseline]:
         """Trivial models under the same scoring, worst first."""
         return ()

@@ -59,11 +59,22 @@ class SplitLoader:
 class PreparedDataModule(pl.LightningDataModule):
     """Data that is already tokenized; several runs of a study share one.
 
-    ``steps`` of None follows the trainer's ``max_steps``.
+    ``steps`` of None follows the trainer's ``max_steps``. ``recall_at_most``: split the loss of the held-out text by
+    whether a token can be recalled; how often a bigram of the training text may occur and still be rare.
     """
 
-    def __init__(self, data: PreparedData, *, tokens: int, batch: int, seed: int, steps: int | None) -> None:
+    def __init__(
+        self,
+        data: PreparedData,
+        *,
+        tokens: int,
+        batch: int,
+        seed: int,
+        steps: int | None,
+        recall_at_most: int | None = None,
+    ) -> None:
         super().__init__()
+        self.recall_at_most = recall_at_most
         self.data, self.tokens, self.batch, self.seed, self.steps = data, tokens, batch, seed, steps
 
     def train_dataloader(self) -> OrderedLoader:

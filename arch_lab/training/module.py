@@ -15,6 +15,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from arch_lab.data import Tokenizer
+from arch_lab.metrics.recall import RecallSplit
 from arch_lab.metrics.tokens import language_metrics
 from arch_lab.models import Kind, Shape, recipe, require_kind
 from arch_lab.training.optimizer import OPTIMIZER_KEYS, GroupRule, OptimizerConfig, optimizer_and_schedule
@@ -93,6 +94,7 @@ class LanguageModel(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.recall: RecallSplit | None = None  # of the held-out text, where its data ask for it
         shape = Shape(width=width, depth=depth, ffn_width=ffn_width)
         architecture_recipe = recipe(architecture, options)
         require_kind(architecture_recipe, self.kind)
@@ -118,6 +120,15 @@ class LanguageModel(pl.LightningModule):
         self.final_metrics = language_metrics(
             widths, words=data.validation.words, text_bytes=data.validation.bytes
         ).to(self.device)
+        self.recall = self._recall_split(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def _recall_split(self, source: Any) -> RecallSplit | None:
+        at_most = getattr(source, "recall_at_most", None)
+        if at_most is None:
+            return None
+        widths = torch.from_numpy(source.data.token_bytes)
+        split = RecallSplit(source.data.bigrams, widths, length=source.tokens, at_most=at_most)
+        return split.to(self.device)
 
     def on_save_checkpoint(self, checkpoint: State) -> None:
         """Add the tokenizer, and for fit the data options, to the checkpoint.
@@ -174,7 +185,10 @@ class LanguageModel(pl.LightningModule):
 
     def _score(self, batch: tuple[Tensor, Tensor, Tensor], metrics: Any) -> None:
         inputs, targets, valid = batch
-        metrics.update(token_nats(self.model, inputs, targets), targets, valid)
+        nats = token_nats(self.model, inputs, targets)
+        metrics.update(nats, targets, valid)
+        if self.recall is not None and metrics is self.final_metrics:
+            self.recall.update(nats, inputs, targets, valid)
 
     def _report(self, metrics: Any, prefix: str) -> None:
         self.log_dict({f"{prefix}/{name}": value.float() for name, value in metrics.compute().items()})

@@ -5,21 +5,27 @@ The learning rate is chosen on a tuning split, the numbers come from a held-out 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from arch_lab.data import PreparedData, prepare
 from arch_lab.judge.measures import Measure
 from arch_lab.judge.records import Baseline
 from arch_lab.laws import Certificate, certify_model
 from arch_lab.metrics.ngram import ngram_baselines
+from arch_lab.stored import Facts
 from arch_lab.study.training_study import TrainingExperiment
 from arch_lab.study.vocabulary import planned_vocabulary
+from blocks.config import Bounds, Config, Doc
 from blocks.errors import UserError
 from blocks.registry import trusted
 
 if TYPE_CHECKING:  # Lightning takes seconds to load, and no refusal of data should wait for it
+    import lightning.pytorch as pl
+
+    from arch_lab.report.section import Section
     from arch_lab.training.datamodule import PreparedDataModule, TextDataModule
     from arch_lab.training.module import LanguageModel
 
@@ -49,11 +55,25 @@ MEASURES = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class NextTokens(Config):
+    """Options of the objective, which has none; of what is measured beside it."""
+
+    recall_at_most: Annotated[
+        int,
+        Bounds(minimum=0, maximum=10**9),
+        Doc(
+            "A bigram that occurs at most so often in the training text is rare: its second token must be recalled."
+        ),
+    ] = 10
+
+
 class Perplexity(TrainingExperiment):
     """Next-token training of decoders on text."""
 
     has_regime = True
     measures = MEASURES
+    objective = NextTokens
 
     def vocabulary(self, data: Any) -> int:
         return planned_vocabulary(data)
@@ -89,8 +109,26 @@ class Perplexity(TrainingExperiment):
 
         t = spec.training
         return PreparedDataModule(
-            data, tokens=t.sequence_length, batch=t.batch_size, seed=spec.seed, steps=spec.steps
+            data,
+            tokens=t.sequence_length,
+            batch=t.batch_size,
+            seed=spec.seed,
+            steps=spec.steps,
+            recall_at_most=spec.objective["recall_at_most"],
         )
+
+    def facts(
+        self, trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule
+    ) -> Facts:
+        """Loss on recall tokens, on the rest, and by position (arch_lab.metrics.recall)."""
+        from experiments.perplexity.recall_split import RECALL
+
+        return {RECALL: module.recall.scores().to_json()}  # type: ignore[operator, union-attr]
+
+    def sections(self, study: Any) -> Sequence[Section]:
+        from experiments.perplexity.recall_split import sections_of
+
+        return sections_of(study)
 
     def sample(self, run: Path, data: PreparedData) -> dict[str, str] | None:
         """How the model goes on after the first words of the held-out text."""
