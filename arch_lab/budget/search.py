@@ -10,6 +10,7 @@ Lattice and penalty in numbers: docs/budget.md.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import log2
 
 from arch_lab.accounting.ledger import TRAINING
@@ -43,20 +44,9 @@ class Candidate:
 
 
 class Search:
-    """One recipe under one budget at one vocabulary, sequence length and batch.
+    """One recipe under one budget at one vocabulary, sequence length and batch."""
 
-    ``tolerance``: instead of the budget's.
-    """
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        budget: Budget,
-        vocabulary: int,
-        tokens: int,
-        batch: int,
-        tolerance: float | None = None,
-    ) -> None:
+    def __init__(self, recipe: Recipe, budget: Budget, vocabulary: int, tokens: int, batch: int) -> None:
         if recipe.kind == "encoder_decoder":  # its rows are split in two: no one cost of a token to solve for
             require_kind(recipe, "decoder", "budget: ")
         self.recipe, self.budget, self.vocabulary, self.tokens, self.batch = (
@@ -66,7 +56,7 @@ class Search:
             tokens,
             batch,
         )
-        self.tolerance = tolerance or budget.tolerance
+        self._counted: dict[tuple[int, int, int], Candidate | None] = {}
         self.targets = budget.size_targets
         # parameters the penalty and the first guess at a width go by: 6 FLOPs a parameter where only FLOPs
         # are given
@@ -119,20 +109,32 @@ class Search:
 
     # --- searching ------------------------------------------------------------------------------------------
 
-    def found(self) -> list[Candidate]:
-        """Counted shapes within the tolerance on every axis of size, best penalty first."""
-        tolerance = self.tolerance
-        guesses = [g for g in self.guesses() if g[2] <= 3 * tolerance]
+    def found(self, share: float = 1.0) -> list[Candidate]:
+        """Counted shapes within the tolerance on every axis of size, best penalty first.
+
+        ``share``: of the budget's tolerance.
+        """
+        tolerance = share * self.budget.tolerance
+        guesses = [g for g in self.all_guesses if g[2] <= 3 * tolerance]
         guesses.sort(key=lambda g: g[0])
         matching: list[Candidate] = []
         # the first round decides nearly always; the second is for lattices so coarse that most near shapes
         # miss
         for batch in (guesses[:COUNTED], sorted(guesses[COUNTED:], key=lambda g: g[2])[:COUNTED]):
-            counted = [c for c in (self.exact(_shape(g)) for g in batch) if c is not None]
+            counted = [c for c in (self._exact_once(g[1]) for g in batch) if c is not None]
             matching = sorted((c for c in counted if c.worst <= tolerance), key=lambda c: c.penalty)
             if matching:
                 break
         return matching
+
+    @cached_property
+    def all_guesses(self) -> list[tuple[float, tuple[int, int, int], float]]:
+        return self.guesses()
+
+    def _exact_once(self, shape: tuple[int, int, int]) -> Candidate | None:
+        if shape not in self._counted:
+            self._counted[shape] = self.exact(Shape(width=shape[0], depth=shape[1], ffn_width=shape[2]))
+        return self._counted[shape]
 
     def nearest(self) -> list[Candidate]:
         """The counted shapes nearest the budget, whatever they miss it by."""

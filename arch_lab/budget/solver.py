@@ -33,9 +33,8 @@ def solve_each(
     """
     searches = [Search(r, budget, vocabulary, max_tokens, batch) for r in recipes]
     result = []
-    for recipe, search in zip(recipes, searches, strict=True):
-        half = Search(recipe, budget, vocabulary, max_tokens, batch, tolerance=budget.tolerance / 2)
-        shapes = half.found() or _found_or_refused(search, searches)
+    for search in searches:
+        shapes = search.found(share=0.5) or _found_or_refused(search, searches)
         result.append(min(shapes, key=lambda c: c.penalty))
     return result
 

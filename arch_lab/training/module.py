@@ -15,7 +15,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from arch_lab.data import Tokenizer
-from arch_lab.metrics.recall import RecallSplit
+from arch_lab.metrics.recall_split import RecallSplit
 from arch_lab.metrics.tokens import language_metrics
 from arch_lab.models import Kind, Shape, recipe, require_kind
 from arch_lab.training.optimizer import OPTIMIZER_KEYS, GroupRule, OptimizerConfig, optimizer_and_schedule

@@ -120,7 +120,7 @@ class Perplexity(TrainingExperiment):
     def facts(
         self, trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule
     ) -> Facts:
-        """Loss on recall tokens, on the rest, and by position (arch_lab.metrics.recall)."""
+        """Loss on recall tokens, on the rest, and by position (arch_lab.metrics.recall_split)."""
         from experiments.perplexity.recall_split import RECALL
 
         return {RECALL: module.recall.scores().to_json()}  # type: ignore[operator, union-attr]

@@ -148,7 +148,7 @@ def test_generation_carries_both_kinds_of_state() -> None:
 
 def test_a_study_plans_it_beside_attention(tmp_path: Path) -> None:
     arms, budget = (
-        [{"architecture": "gemma3"}, {"architecture": "hybrid"}],
+        [{"architecture": "gemma3", "options": {"pattern": "LG"}}, {"architecture": "hybrid"}],
         {"params": 6.0e4, "train_flops": 1.0e11},
     )
     path = small_study(tmp_path, arms=arms, budget=budget)

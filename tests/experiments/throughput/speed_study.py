@@ -21,7 +21,7 @@ STUDY: dict[str, Any] = {
     "description": "tiny",
     "experiment": "throughput",
     "arms": [
-        {"architecture": "gemma3", "options": {"pattern": "LG", "window": 16}},
+        {"architecture": "gemma3", "options": {"pattern": "L", "window": 16}},
         {"architecture": "m2_gpt", "options": {"train_positions": True}},
     ],
     "budget": {"params": 6.0e4},
