@@ -8,7 +8,7 @@ from itertools import combinations
 from arch_lab import units
 from arch_lab.judge.intervals import mean_interval, paired_difference
 from arch_lab.judge.records import Interval
-from arch_lab.metrics.recall_split import FEWEST, RecallScores
+from arch_lab.metrics.recall_scores import FEWEST, RecallScores
 from arch_lab.report.section import ARM, Cell, Section, Table, Value
 from arch_lab.study.plan import Plan
 from arch_lab.study.study import Study

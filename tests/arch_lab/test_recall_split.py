@@ -15,7 +15,8 @@ from small_study import small_study
 
 import arch_lab
 from arch_lab.metrics.ngram import NGram
-from arch_lab.metrics.recall_split import RecallScores, RecallSplit, repeated
+from arch_lab.metrics.recall_scores import RecallScores
+from arch_lab.metrics.recall_split import RecallSplit, repeated
 from arch_lab.report.markdown import markdown
 from experiments.perplexity.recall_split import RECALL, sections_of
 
