@@ -119,7 +119,8 @@ def test_every_arm_of_a_study_is_split_on_the_same_tokens(tmp_path: Path) -> Non
 
 
 def test_too_few_recall_tokens_are_not_reported(tmp_path: Path) -> None:
-    study = arch_lab.compare(str(small_study(tmp_path)), output=str(tmp_path / "runs"))
+    arms = [{"architecture": "m2_gpt"}]
+    study = arch_lab.compare(str(small_study(tmp_path, arms=arms)), output=str(tmp_path / "runs"))
     (section,) = sections_of(study)
     assert section.text[-1] == "Fewer than 1,000 recall tokens are too few to report."
     assert [table.title for table in section.tables] == ["loss by position"]

@@ -22,6 +22,7 @@ from arch_lab.study.plan import PlannedArm
 
 LOSS = Measure(key="loss", name="nats", higher_is_better=False)
 TWIN = 1_000_000
+ARMS = [{"architecture": "m2_gpt"}]
 
 
 def records(values: dict[int, float], arm: str = "a") -> list[Record]:
@@ -99,10 +100,10 @@ def test_a_planted_effect_is_found_as_often_as_its_power_says(chance: float) -> 
 
 
 def test_a_study_with_twins_reports_them_apart_and_tells_the_next_its_noise(tmp_path: Path) -> None:
-    changes = {"seeds": [0, 1], "control": True, "training": {"sequence_length": 32, "batch_size": 2}}
+    changes = {"seeds": [0, 1], "control": True, "arms": ARMS}
     runs = tmp_path / "runs"
     study = arch_lab.compare(str(small_study(tmp_path, "first", **changes)), output=str(runs))
-    assert study.trials == 8
+    assert study.trials == 4
     assert {record.seed for record in study.results} == {0, 1}
     assert {record.seed for record in study.control_results} == {TWIN, TWIN + 1}
     assert [(pair.a, pair.b) for pair in study.controls] == [(twin_of(a.name), a.name) for a in study.arms]
@@ -110,7 +111,7 @@ def test_a_study_with_twins_reports_them_apart_and_tells_the_next_its_noise(tmp_
     assert "A/A control" in markdown(study)
     again = arch_lab.compare(str(tmp_path / "first.yaml"), output=str(runs))
     assert again == study
-    second = arch_lab.compare(str(small_study(tmp_path, "second", seeds=[0])), output=str(runs))
+    second = arch_lab.compare(str(small_study(tmp_path, "second", seeds=[0], arms=ARMS)), output=str(runs))
     assert second.noise is not None and second.noise.source == str(runs / "first")
     assert detectable_line(second) == "detectable: nothing with one seed"
     assert "bits per byte or more, with 2 seeds" in detectable_line(replace(study, noise=second.noise))
