@@ -121,7 +121,7 @@ class Search:
         # the first round decides nearly always; the second is for lattices so coarse that most near shapes
         # miss
         for batch in (guesses[:COUNTED], sorted(guesses[COUNTED:], key=lambda g: g[2])[:COUNTED]):
-            counted = [c for c in (self._exact_once(g[1]) for g in batch) if c is not None]
+            counted = [c for c in (self._exact_once(g) for g in batch) if c is not None]
             matching = sorted((c for c in counted if c.worst <= tolerance), key=lambda c: c.penalty)
             if matching:
                 break
@@ -131,10 +131,10 @@ class Search:
     def all_guesses(self) -> list[tuple[float, tuple[int, int, int], float]]:
         return self.guesses()
 
-    def _exact_once(self, shape: tuple[int, int, int]) -> Candidate | None:
-        if shape not in self._counted:
-            self._counted[shape] = self.exact(Shape(width=shape[0], depth=shape[1], ffn_width=shape[2]))
-        return self._counted[shape]
+    def _exact_once(self, guess: tuple[float, tuple[int, int, int], float]) -> Candidate | None:
+        if guess[1] not in self._counted:
+            self._counted[guess[1]] = self.exact(_shape(guess))
+        return self._counted[guess[1]]
 
     def nearest(self) -> list[Candidate]:
         """The counted shapes nearest the budget, whatever they miss it by."""

@@ -8,10 +8,11 @@ from pathlib import Path
 from arch_lab import sealed
 from arch_lab.judge.control import Noise, noise_of
 from arch_lab.judge.records import Pair
-from arch_lab.study.overview import run_folders
 from arch_lab.study.plan import Plan
 from arch_lab.study.study import STUDY
 from blocks.errors import UserError
+
+NO_CONTROL = b'"controls": []'
 
 
 def with_noise(plan: Plan, runs: Path) -> Plan:
@@ -23,15 +24,18 @@ def with_noise(plan: Plan, runs: Path) -> Plan:
 
 def noise_on_file(runs: Path, plan: Plan) -> Noise | None:
     """Noise of the latest study in ``runs`` with a control of the same experiment and first measure."""
-    for run in run_folders(runs) if runs.is_dir() else ():
-        content = sealed.read_or_none(Path(run.folder) / STUDY)
-        if content is None or run.experiment != plan.experiment or not content.get("controls"):
+    studies = sorted(runs.glob(f"*/{STUDY}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in studies:
+        if NO_CONTROL in path.read_bytes():  # nearly all of them: a search is faster than reading the JSON
+            continue
+        content = sealed.read_or_none(path)
+        if content is None or content.get("experiment") != plan.experiment or not content.get("controls"):
             continue
         try:
             pairs = [Pair.from_json(pair) for pair in content["controls"]]
         except UserError:
             continue  # of another version
-        noise = noise_of(pairs, source=run.folder)
+        noise = noise_of(pairs, source=str(path.parent))
         if noise is not None and noise.measure == plan.primary.name:
             return noise
     return None
