@@ -1,4 +1,4 @@
-"""Unigram, bigram and trigram with interpolated lower orders (Jelinek and Mercer, 1980).
+"""n-grams of tokens and of bytes with interpolated lower orders (Jelinek and Mercer, 1980).
 
 Legend: V vocabulary, N tokens, w next token, h the tokens before it, h' = h without its first, c(.) counts in
 the training ids.
@@ -21,6 +21,9 @@ from arch_lab.data.prepare import PreparedData
 from arch_lab.data.store import TokenSplit
 
 NAMES = ("unigram", "bigram", "trigram")
+BYTES, BYTE_ORDER = "byte 4-gram", 4
+SEPARATOR = 256  # symbol between documents, of a model of bytes
+COUNTED_BYTES = 2**24  # first bytes of the training split that it counts: more take minutes
 _HIGHEST = 1 - 1e-6  # the lower order always keeps a share, so no probability is 0
 _ROUNDS = 100
 _CONVERGED = 1e-5
@@ -53,23 +56,20 @@ class _Order:
 
 
 class NGram:
-    """Interpolated n-grams up to order 3, all fitted at once.
+    """Interpolated n-grams up to an order, all fitted at once.
 
     ``train`` and ``tune`` are ids (N,) of any integer dtype. Time O(N log N), memory below 200 bytes a
     training token.
     """
 
-    def __init__(self, train: np.ndarray, tune: np.ndarray, vocabulary: int) -> None:
-        self.vocabulary = vocabulary
+    def __init__(self, train: np.ndarray, tune: np.ndarray, vocabulary: int, order: int = 3) -> None:
+        self.vocabulary, self.order = vocabulary, order
         ids = np.asarray(train, dtype=np.int64)
-        none = np.zeros(len(ids), np.int64)  # the empty context has number 0
-        unigram = _Order(none, ids, vocabulary)
-        bigram = _Order(unigram.number(none[1:], ids[:-1]), ids[1:], vocabulary)
-        self.orders = [unigram, bigram]
-        if len(ids) > 2:
-            self.orders.append(
-                _Order(bigram.number(unigram.number(none[2:], ids[:-2]), ids[1:-1]), ids[2:], vocabulary)
-            )
+        contexts = np.zeros(len(ids), np.int64)  # the empty context has number 0
+        self.orders = [_Order(contexts, ids, vocabulary)]
+        for n in range(2, min(order, len(ids)) + 1):
+            contexts = self.orders[-1].number(contexts[:-1], ids[n - 2 : -1])
+            self.orders.append(_Order(contexts, ids[n - 1 :], vocabulary))
         self.weights = [np.zeros(64) for _ in self.orders]
         self._fit(np.asarray(tune, dtype=np.int64))
 
@@ -80,40 +80,37 @@ class NGram:
     def distribution(self, context: Sequence[int], order: int) -> np.ndarray:
         """p_order(. | context), (V,): the next token's distribution, float64."""
         tokens = np.arange(self.vocabulary)
-        history = [np.full(self.vocabulary, token, np.int64) for token in context][-2:]
-        older, newer = [None, None, *history][-2:]
+        history = np.asarray([*context, 0], dtype=np.int64)  # the last is the one that is predicted
         p = np.full(self.vocabulary, 1 / self.vocabulary)
-        for n, contexts in enumerate(self._contexts(older, newer, self.vocabulary)[:order]):
-            p = self._mix(n, *self.orders[n].relative(contexts, tokens), p)
+        for n, contexts in enumerate(self._contexts(history)[:order]):
+            own = np.full(self.vocabulary, contexts[-1])
+            p = self._mix(n, *self.orders[n].relative(own, tokens), p)
         return p
 
-    def _contexts(self, older: np.ndarray | None, newer: np.ndarray | None, length: int) -> list[np.ndarray]:
-        """The context's number in each order; -1 where it is unseen or there are too few tokens before."""
-        none, unseen = np.zeros(length, np.int64), np.full(length, -1, np.int64)
-        first = unseen if newer is None else self.orders[0].number(none, newer)
-        second = unseen
-        if older is not None and newer is not None:
-            second = self.orders[1].number(self.orders[0].number(none, older), newer)
-        return [none, first, second][: len(self.orders)]
+    def _contexts(self, ids: np.ndarray) -> list[np.ndarray]:
+        """For every id the number of its context in each order; -1 where that is unseen or there are too few ids before."""
+        contexts = [np.zeros(len(ids), np.int64)]
+        for order in self.orders[:-1]:
+            longer = np.full(len(ids), -1, np.int64)
+            longer[1:] = order.number(contexts[-1][:-1], ids[:-1])
+            contexts.append(longer)
+        return contexts
 
     def _mix(self, n: int, relative: np.ndarray, totals: np.ndarray, lower: np.ndarray) -> np.ndarray:
         weight = np.where(totals > 0, self.weights[n][_bucket(totals)], 0.0)
         return weight * relative + (1 - weight) * lower
 
     def _relative(self, ids: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        targets = ids[1:]
-        contexts = self._contexts(None, ids[:-1], len(targets))
-        if len(self.orders) > 2:
-            contexts[2][1:] = self._contexts(ids[:-2], ids[1:-1], len(targets) - 1)[2]
         return [
-            order.relative(context, targets) for order, context in zip(self.orders, contexts, strict=True)
+            order.relative(contexts[1:], ids[1:])
+            for order, contexts in zip(self.orders, self._contexts(ids), strict=True)
         ]
 
     def _mixtures(self, ids: np.ndarray) -> list[np.ndarray]:
         p = [np.full(len(ids) - 1, 1 / self.vocabulary)]
         for n, (relative, totals) in enumerate(self._relative(ids)):
             p.append(self._mix(n, relative, totals, p[-1]))
-        return p + [p[-1]] * (4 - len(p))
+        return p + [p[-1]] * (self.order + 1 - len(p))
 
     def _fit(self, tune: np.ndarray) -> None:
         """Expectation maximisation, order by order.
@@ -172,7 +169,39 @@ def ngram_baselines(
             "perplexity": _exp(nats, tokens),
             "word_perplexity": _exp(nats, target.words),
         }
+    results[BYTES] = _byte_baseline(data, target, results[NAMES[0]]["tokens"])
     return results
+
+
+def _byte_baseline(data: PreparedData, target: TokenSplit, tokens: float) -> dict[str, float]:
+    """A 4-gram of bytes, which no tokenizer helps; perplexities per token and word of the same text."""
+    train, tune, scored = (_bytes_of(data, split) for split in (data.train, data.tune, target))
+    model = NGram(train[:COUNTED_BYTES], tune, SEPARATOR + 1, order=BYTE_ORDER)
+    probabilities = model._mixtures(scored)[BYTE_ORDER]
+    nats = -math.fsum(np.log(probabilities[scored[1:] != SEPARATOR]))
+    return {
+        "nats": nats,
+        "tokens": tokens,
+        "bits_per_byte": nats / (math.log(2) * target.bytes),
+        "perplexity": _exp(nats, int(tokens)),
+        "word_perplexity": _exp(nats, target.words),
+    }
+
+
+def _bytes_of(data: PreparedData, split: TokenSplit) -> np.ndarray:
+    """The bytes of a split, int64; ``SEPARATOR`` stands for each special token."""
+    pieces = [
+        list(piece) if width else [SEPARATOR]
+        for piece, width in zip(data.tokenizer.pieces(), data.token_bytes, strict=True)
+    ]
+    widths = np.array([len(piece) for piece in pieces])
+    table = np.concatenate([np.asarray(piece, dtype=np.int64) for piece in pieces])
+    starts = np.cumsum(widths) - widths
+    ids = np.asarray(split.ids, dtype=np.int64)
+    lengths = widths[ids]
+    ends = np.cumsum(lengths)
+    within = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+    return table[np.repeat(starts[ids], lengths) + within]
 
 
 def _bucket(totals: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arch_lab.data import DataConfig, prepare
-from arch_lab.metrics.ngram import NGram, ngram_baselines
+from arch_lab.metrics.ngram import SEPARATOR, NGram, _bytes_of, ngram_baselines
 
 relaxed = settings(deadline=None, max_examples=60)
 V = 7
@@ -21,21 +21,24 @@ ids = st.lists(st.integers(0, V - 1), min_size=2, max_size=40).map(np.array)
 
 @relaxed
 @given(
-    train=ids, tune=ids, context=st.lists(st.integers(0, V - 1), max_size=3), order=st.sampled_from([1, 2, 3])
+    train=ids,
+    tune=ids,
+    context=st.lists(st.integers(0, V - 1), max_size=5),
+    order=st.sampled_from([1, 2, 3, 5]),
 )
 def test_probabilities_sum_to_one_after_any_context_and_none_is_zero(train, tune, context, order):
-    p = NGram(train, tune, V).distribution(context, order)
+    p = NGram(train, tune, V, order=max(3, order)).distribution(context, order)
     assert p.min() > 0
     assert p.sum() == pytest.approx(1, abs=1e-12)
 
 
 @relaxed
-@given(train=ids, tune=ids, text=ids, order=st.sampled_from([1, 2, 3]))
+@given(train=ids, tune=ids, text=ids, order=st.sampled_from([1, 2, 3, 4]))
 def test_a_score_is_the_logarithm_of_the_distribution(train, tune, text, order):
-    model = NGram(train, tune, V)
+    model = NGram(train, tune, V, order=max(3, order))
     scores = model.log_probabilities(text, order)
     expected = [
-        math.log(model.distribution(text[max(0, t - 2) : t].tolist(), order)[text[t]])
+        math.log(model.distribution(text[max(0, t - 3) : t].tolist(), order)[text[t]])
         for t in range(1, len(text))
     ]
     assert scores == pytest.approx(expected, abs=1e-12)
@@ -89,3 +92,16 @@ def test_every_byte_of_the_split_is_scored_and_no_special_token(data):
     assert result["bits_per_byte"] == pytest.approx(result["nats"] / (math.log(2) * data.tune.bytes))
     assert result["perplexity"] == pytest.approx(math.exp(result["nats"] / result["tokens"]))
     assert result["word_perplexity"] == pytest.approx(math.exp(result["nats"] / data.tune.words))
+
+
+def test_the_model_of_bytes_reads_what_any_tokenizer_wrote(data):
+    """The text again, byte by byte, with a separator for every special token, and scored over all of its bytes."""
+    text = _bytes_of(data, data.tune)
+    assert bytes(text[text < SEPARATOR].tolist()) == data.tokenizer.decode_bytes(data.tune.ids.tolist())
+    assert (text == SEPARATOR).sum() == data.tune.documents
+    expected = NGram(_bytes_of(data, data.train), text, SEPARATOR + 1, order=4)
+    target = _bytes_of(data, data.validation)
+    log_p = expected.log_probabilities(target, 4)[target[1:] != SEPARATOR]
+    result = ngram_baselines(data)["byte 4-gram"]
+    assert result["nats"] == pytest.approx(-log_p.sum()) and len(log_p) == data.validation.bytes
+    assert 1 < result["bits_per_byte"] < ngram_baselines(data)["unigram"]["bits_per_byte"]

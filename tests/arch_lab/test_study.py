@@ -57,7 +57,7 @@ def test_a_study_is_its_plan_with_results_and_a_verdict(compared: Compared) -> N
     for arm in study.arms:
         assert set(arm.parameters) == {"embedding", "head", "body", "total"}
         assert arm.train_flops == pytest.approx(arm.flops_per_token * arm.tokens)
-    assert [b.name for b in study.baselines] == ["unigram", "bigram", "trigram"]
+    assert [b.name for b in study.baselines] == ["unigram", "bigram", "trigram", "byte 4-gram"]
 
 
 def test_every_run_has_finite_scores_and_a_speed(compared: Compared) -> None:
