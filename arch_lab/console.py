@@ -47,15 +47,16 @@ def say(console: Console, *parts: str | tuple[str, str], whole: bool = False) ->
     console.print(Text.assemble(*parts), soft_wrap=whole or None)
 
 
-def show_verdict(console: Console, text: str) -> None:
-    """The verdict in a box, or as plain lines in a pipe."""
+def show_verdict(console: Console, lines: Sequence[str]) -> None:
+    """The lines of a verdict in a box, or plain in a pipe."""
     from rich.panel import Panel
     from rich.text import Text
 
     if console.soft_wrap:
-        say(console, f"verdict: {text}")
+        for head, line in zip(("verdict:", *["        "] * len(lines)), lines, strict=False):
+            say(console, f"{head} {line}")
     else:
-        console.print(Panel(Text(text), title="verdict", title_align="left", border_style="bold"))
+        console.print(Panel(Text("\n".join(lines)), title="verdict", title_align="left", border_style="bold"))
 
 
 class Grid:

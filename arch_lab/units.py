@@ -165,7 +165,9 @@ def budget_words(budget: Mapping[str, Any]) -> str:
         else [f"{short(budget['params'])} {kind + ' ' if kind else ''}parameters"]
     )
     if not missing(budget.get("train_flops")):
-        held.append(f"{short(budget['train_flops'], 'FLOP')} of training")
+        flops = budget["train_flops"]
+        each = [short(one, "FLOP") for one in (flops if isinstance(flops, (list, tuple)) else [flops])]
+        held.append(f"{words(each)} of training")
     if not missing(budget.get("tokens")):
         held.append(f"{short(budget['tokens'])} training tokens")
     if not missing(budget.get("flops_per_token")):

@@ -28,10 +28,10 @@ COMMANDS = [
     if line.strip()
 ]
 PYTHON = next(text for kind, text in BLOCKS if kind == "python")
-RUN = "runs/my_study/runs/gemma3/lr-0.008_seed-0"
+RUN = "runs/my_study/runs/gemma3/64000/lr-0.011_seed-0"
 
 TINY = {
-    "budget.params": "6.0e4",
+    "budget.sizes": "[64000]",
     "budget.train_flops": "1.6e9",
     "training.sequence_length": "32",
     "training.batch_size": "2",
@@ -41,8 +41,7 @@ TINY = {
     "data.document_start": "^# ",
     "data.validation_fraction": "0.03",
     "data.tune_fraction": "0.03",
-    "arms.0.options": "{window: 8, pattern: LG}",
-    "learning_rates": "[0.008]",
+    "search.space.learning_rate.points": "1",
     "seeds": "[0]",
 }
 SMALLER = {  # what a test adds so that a command takes seconds

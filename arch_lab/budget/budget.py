@@ -10,15 +10,18 @@ F·n.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal, Self
 
-from blocks.config import Bounds, Config, Doc
+from blocks.config import Bounds, Config, Doc, Length, Unique
 from blocks.errors import ConfigError, UserError
 
+TrainFlops = Annotated[float, Bounds(above=0, maximum=1e30)]
+Size = Annotated[int, Bounds(minimum=100, maximum=10**13)]
 MatchOn = Literal["body+head", "body", "total"]
 SIZE = ("params", "flops_per_token")  # what the shape decides
 LENGTH = ("train_flops", "tokens", "seconds")  # what the number of steps decides
+FLOPS_PER_PARAMETER = 6.0  # training FLOPs per token over n_eff
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,11 @@ class ShapeRule(Config):
         Bounds(minimum=2, maximum=1024),
         Doc("Width of a head, for architectures that have heads; null: by their own rule."),
     ] = None
+    width_multiple: Annotated[
+        int | None,
+        Bounds(minimum=2, maximum=1024),
+        Doc("Widths are multiples of this; null: of each architecture's own multiple, mostly 32."),
+    ] = None
 
 
 class BudgetError(UserError):
@@ -50,7 +58,8 @@ class BudgetError(UserError):
 class Budget(Config):
     """Axes of size and one axis of length.
 
-    Size: ``params`` of ``match_on``, ``flops_per_token``, or both. Length: ``train_flops``, ``tokens`` or ``seconds``.
+    Size: ``params`` of ``match_on``, ``flops_per_token``, or both; or several ``sizes`` (IsoFLOP).
+    Length: ``train_flops``, ``tokens`` or ``seconds``.
     ``train_flops`` together with ``tokens`` gives the cost of a token, so the pair is an axis of size as well.
 
     ``tolerance`` is relative. ``allow_unmatched`` lets a study run all the same; its report then carries a
@@ -62,9 +71,14 @@ class Budget(Config):
         int | None, Bounds(minimum=1, maximum=10**13), Doc("Parameters of an arm, counted as match_on says.")
     ] = None
     train_flops: Annotated[
-        float | None,
-        Bounds(above=0, maximum=1e30),
-        Doc("FLOPs of one training run, 3 times those of the forward passes."),
+        TrainFlops | Annotated[list[TrainFlops], Length(1, 100), Unique()] | None,
+        Doc("FLOPs of one training run, 3 times those of the forward passes; with sizes a list of budgets."),
+    ] = None
+    sizes: Annotated[
+        Literal["auto"] | Annotated[list[Size], Length(1, 100), Unique()] | None,
+        Doc(
+            "Sizes (n_eff, training FLOPs per token / 6) to train each arm at; auto: three about the optimal one."
+        ),
     ] = None
     tokens: Annotated[int | None, Bounds(minimum=1, maximum=10**16), Doc("Training tokens of one run.")] = (
         None
@@ -87,6 +101,11 @@ class Budget(Config):
     ] = False
 
     def __post_init__(self) -> None:
+        if self.sizes is not None:
+            self._check_sizes()
+            return
+        if isinstance(self.train_flops, list):
+            raise ConfigError("budget: several train_flops need sizes; add sizes: auto, or give one number")
         length = [axis for axis in LENGTH if axis in self.axes]
         if not length:
             raise ConfigError(
@@ -100,13 +119,37 @@ class Budget(Config):
             )
         if not self.size_targets:
             raise ConfigError("budget: the model size is missing; add params or flops_per_token")
-        if self.flops_per_token and self.train_flops and self.tokens:
+        if self.flops_per_token and isinstance(self.train_flops, (int, float)) and self.tokens:
             deviation = self.flops_per_token * self.tokens / self.train_flops - 1
             if abs(deviation) > self.tolerance:
                 raise ConfigError(
                     f"budget: flops_per_token x tokens = {self.flops_per_token * self.tokens:.4g} contradicts "
                     f"train_flops {self.train_flops:.4g} ({deviation:+.1%}); remove one of the three"
                 )
+
+    def _check_sizes(self) -> None:
+        others = [axis for axis in (*SIZE, *LENGTH) if axis in self.axes and axis != "train_flops"]
+        if others:
+            raise ConfigError(
+                f"budget: sizes cannot be combined with {others[0]}, because they decide it; "
+                f"remove one of them (--set budget.{others[0]}=null)"
+            )
+        if self.train_flops is None:
+            raise ConfigError(
+                "budget: sizes need train_flops, the FLOPs of one training run, or a list of them"
+            )
+
+    @property
+    def points(self) -> list[float]:
+        """Training FLOPs of each budget, ascending."""
+        flops = self.train_flops
+        return sorted(flops) if isinstance(flops, list) else [] if flops is None else [flops]
+
+    def at(self, flops: float, size: float) -> Self:
+        """One budget at one size, which is met by the shape only roughly: it is a place on an axis, not a promise."""
+        return replace(
+            self, train_flops=flops, sizes=None, flops_per_token=FLOPS_PER_PARAMETER * size, params=None
+        )
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -122,7 +165,7 @@ class Budget(Config):
         targets: dict[str, float] = {} if self.params is None else {"params": self.params}
         if self.flops_per_token is not None:
             targets["flops_per_token"] = self.flops_per_token
-        elif self.train_flops is not None and self.tokens:
+        elif isinstance(self.train_flops, (int, float)) and self.tokens:
             targets["flops_per_token"] = self.train_flops / self.tokens
         return targets
 
@@ -144,6 +187,8 @@ class Budget(Config):
             "tokens": self.tokens,
             "match_on": self.match_on,
         }
+        if self.sizes is not None:
+            plain["sizes"] = self.sizes
         return plain | {
             axis: self.target(axis) for axis in ("flops_per_token", "seconds") if axis in self.axes
         }

@@ -36,9 +36,7 @@ def unreachable(search: Search, everyone: Sequence[Search]) -> str:
 
 def _refusal(search: Search) -> str:
     """Why no shape of the lattice can be built. Raises: ConfigError from the recipe itself."""
-    width = multiple(
-        (search.scale * search.budget.shapes.aspect / 12) ** (1 / 3), search.recipe.width_multiple
-    )
+    width = multiple((search.scale * search.budget.shapes.aspect / 12) ** (1 / 3), search.width_multiple)
     ffn_width = multiple(search.budget.shapes.hidden_ratio * width, search.recipe.ffn_multiple)
     search.recipe.config(
         Shape(width=width, depth=1, ffn_width=ffn_width),

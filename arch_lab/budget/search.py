@@ -56,6 +56,7 @@ class Search:
             tokens,
             batch,
         )
+        self.width_multiple = budget.shapes.width_multiple or recipe.width_multiple
         self._counted: dict[tuple[int, int, int], Candidate | None] = {}
         self.targets = budget.size_targets
         # parameters the penalty and the first guess at a width go by: 6 FLOPs a parameter where only FLOPs
@@ -153,9 +154,7 @@ class Search:
         # a large table counts in the total and in the head's FLOPs: only narrow models may be left room for
         table = self.budget.match_on == "total" or "flops_per_token" in self.targets
         low = 0 if table else guess / 5
-        widths = lattice(
-            low, guess * 5, self.recipe.width_multiple, parts=64 if len(self.targets) > 1 else 16
-        )
+        widths = lattice(low, guess * 5, self.width_multiple, parts=64 if len(self.targets) > 1 else 16)
         return [g for width in widths for g in self._at_width(width)]
 
     def _values(self, parameters: dict[str, int], cost: Cost) -> list[float]:

@@ -72,7 +72,7 @@ def _show_one(run: RunFolder, out: Console) -> None:
         table = _results(_read(run))
         if table is not None:
             table.show(out)
-        show_verdict(out, run.verdict)
+        show_verdict(out, [run.verdict])
         return
     if run.reason:
         say(out, ("refused: " if run.state == "refused" else "", "red"), run.reason)

@@ -24,6 +24,9 @@ VERBS = {
     "keys": Verb("keys", "list the keys of a study file with type, default, bounds and meaning"),
     "init": Verb("init", "write a commented study file to start from"),
     "report": Verb("report", "rewrite the HTML report of a finished study"),
+    "forecast": Verb(
+        "forecast", "write down what a study's laws say at larger budgets, before they are trained"
+    ),
     "list": Verb("listing", "list the studies that exist, and run folders with their state"),
     "show": Verb("show", "show one run folder, finished or not, or several side by side"),
     "cost": Verb("cost", "count parameters, FLOPs and decoding state of a model, part by part"),

@@ -48,9 +48,9 @@ def control_pairs(
         of_task = [r for r in records if r.task == task.name]
         main = [r for r in of_task if r.seed not in twins]
         names = [arm.name for arm in arms if arm.applies_to(task.name) and not arm.baseline]
-        for name, rate in select(main, names, task.primary).items():
-            own = by_seed(main, name, rate, task.primary.key)
-            other = by_seed([r for r in of_task if r.seed in twins], name, rate, task.primary.key)
+        for name, choice in select(main, names, task.primary).items():
+            own = by_seed(main, name, choice, task.primary.key)
+            other = by_seed([r for r in of_task if r.seed in twins], name, choice, task.primary.key)
             moved = {twins[seed]: score for seed, score in other.items()}
             pairs += compare_pairs({name: own, twin_of(name): moved}, task.primary, task=task.name)
     return pairs

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from arch_lab.judge.intervals import LEVEL
-from arch_lab.judge.scaling import Points, ScalingLaw, fit
+from arch_lab.judge.scaling import Degenerate, Points, ScalingLaw, fit
 from arch_lab.stored import Stored
 from blocks.errors import ConfigError
 
 RESAMPLES = 200
+DESCRIBED = 0.9  # share of the resamples that must determine a law
 REDRAWS = 20  # of a resample with too few sizes or token counts to fit
 
 Laws = Mapping[str, ScalingLaw]
@@ -29,11 +31,11 @@ Quantity = Callable[[Laws], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Band(Stored):
-    """An estimate, and the quantiles of the same quantity over resamples. Infinite where a loss is never reached."""
+    """An estimate, and the quantiles of the same quantity over resamples; None is infinite: a loss that is never reached."""
 
-    estimate: float
-    low: float
-    high: float
+    estimate: float | None
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +51,20 @@ class Frontier:
     ) -> Frontier:
         """Fit the data, then ``resamples`` draws of trunks with replacement, within each arm.
 
-        Raises: ConfigError when an arm has too few points, or trunks that cannot be resampled.
+        Resamples that no law describes are left out; there must be few. Raises: ConfigError when an arm has too few points,
+        points of no law, or trunks that cannot be resampled.
         """
         laws = fit(points, tied=tied)
         generator = np.random.default_rng(seed)
-        draws = (_resample(points, generator) for _ in range(resamples))
-        return cls(laws=laws, resampled=tuple(fit(draw, tied=tied, starts=laws) for draw in draws))
+        resampled = []
+        for _ in range(resamples):
+            with suppress(Degenerate):
+                resampled.append(fit(_resample(points, generator), tied=tied, starts=laws))
+        if len(resampled) < DESCRIBED * resamples:
+            raise Degenerate(
+                f"only {len(resampled)} of {resamples} resamples determine a law; add sizes or budgets"
+            )
+        return cls(laws=laws, resampled=tuple(resampled))
 
     def loss(self, arm: str, flops: float) -> Band:
         """Loss of an arm at its best size."""
@@ -67,6 +77,11 @@ class Frontier:
     def difference(self, a: str, b: str, flops: float) -> Band:
         """Loss of ``a`` minus loss of ``b``, each at its best size."""
         return self._band(lambda laws: laws[a].best_loss(flops) - laws[b].best_loss(flops))
+
+    def share(self, a: str, b: str, flops: float) -> float:
+        """Share of the resamples in which ``a`` has the lower loss."""
+        wins = [laws[a].best_loss(flops) < laws[b].best_loss(flops) for laws in self.resampled]
+        return sum(wins) / len(wins)
 
     def compute_ratio(self, a: str, b: str, flops: float) -> Band:
         """FLOPs that ``b`` needs for the loss of ``a`` at ``flops``, as a multiple of ``flops``.
@@ -89,7 +104,7 @@ class Frontier:
 
     def _band(self, quantity: Quantity) -> Band:
         low, high = _quantiles([quantity(laws) for laws in self.resampled])
-        return Band(estimate=quantity(self.laws), low=low, high=high)
+        return Band(estimate=_finite(quantity(self.laws)), low=_finite(low), high=_finite(high))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +192,10 @@ def power_law(x: Sequence[float], y: Sequence[float], deviations: Sequence[float
         raise ConfigError(f"a power law needs two or more points, not {finite.sum()}")
     exponent, offset = np.polyfit(logs[0][finite], logs[1][finite], 1, w=weights[finite])
     return PowerLaw(exponent=float(exponent), coefficient=float(math.exp(offset)))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _resample(points: Mapping[str, Points], generator: np.random.Generator) -> dict[str, Points]:

@@ -13,7 +13,17 @@ import numpy as np
 from arch_lab.judge.intervals import mean_interval
 from arch_lab.judge.measures import Measure, Task
 from arch_lab.judge.pairs import compare_pairs
-from arch_lab.judge.records import FINISHED, Average, Baseline, Judgement, Pair, Record, Standing, Verdict
+from arch_lab.judge.records import (
+    FINISHED,
+    Average,
+    Baseline,
+    Choice,
+    Judgement,
+    Pair,
+    Record,
+    Standing,
+    Verdict,
+)
 from arch_lab.judge.regime import claim
 from arch_lab.judge.selection import edge_warnings, select
 from arch_lab.judge.standings import by_seed, standing, with_beaten
@@ -21,7 +31,7 @@ from arch_lab.judge.verdict import verdict_of_one, verdict_over_tasks
 from arch_lab.units import rate, words
 
 AVERAGE = "average"  # the task of a pair that compares means over tasks
-Rates = Mapping[str, float]  # arm -> chosen learning rate
+Choices = Mapping[str, Choice]  # arm -> its choice
 Values = dict[str, dict[int, float | None]]  # arm -> seed -> score
 
 
@@ -90,21 +100,26 @@ def judge(
     )
 
 
-def _values(records: Sequence[Record], arms: Sequence[str], selected: Rates, measure: Measure) -> Values:
-    return {arm: by_seed(records, arm, selected.get(arm), measure.key) for arm in arms}
+def _values(records: Sequence[Record], arms: Sequence[str], selected: Choices, measure: Measure) -> Values:
+    return {arm: by_seed(records, arm, selected.get(arm, Choice()), measure.key) for arm in arms}
 
 
 def _standings(
     records: Sequence[Record],
     task: Task,
     arms: Sequence[Contender],
-    selected: Rates,
+    selected: Choices,
     baselines: Sequence[Baseline],
 ) -> list[Standing]:
     """Every arm of a task, with the baselines that it beats."""
     standings = [
         standing(
-            records, arm.name, selected.get(arm.name), task.measures, task=task.name, baseline=arm.baseline
+            records,
+            arm.name,
+            selected.get(arm.name, Choice()),
+            task.measures,
+            task=task.name,
+            baseline=arm.baseline,
         )
         for arm in arms
     ]
@@ -151,8 +166,8 @@ def _means_by_seed(
     tasks = []
     for task in counted:
         of_task = [r for r in records if r.task == task.name]
-        chosen_rate = select(of_task, [arm.name], task.primary).get(arm.name)
-        scores = [by_seed(of_task, arm.name, chosen_rate, key) for key in task.counted]
+        choice = select(of_task, [arm.name], task.primary).get(arm.name, Choice())
+        scores = [by_seed(of_task, arm.name, choice, key) for key in task.counted]
         tasks.append({seed: _mean([by_key.get(seed) for by_key in scores]) for seed in scores[0]})
     seeds = sorted(set().union(*tasks))
     if not arm.seeded:  # chance plays no part: run once, valid for every seed

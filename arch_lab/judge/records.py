@@ -36,17 +36,39 @@ class Machine(Stored):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Choice(Stored):
+    """What the tune split chooses among for an arm on a task.
+
+    ``learning_rate`` is None for an arm without one, ``size`` (nominal `n_eff`) where a study has no sizes, ``draw`` (index
+    of a draw of its search) where learning rates are all there is to search.
+    """
+
+    learning_rate: float | None = None
+    size: int | None = None
+    draw: int | None = None
+
+    @property
+    def order(self) -> tuple[float, float, float]:
+        """Ties go to the choice that comes first: the smaller rate, then the smaller size."""
+        return self.learning_rate or 0.0, self.size or 0, self.draw or 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record(Stored):
     """Result of one trial.
 
-    ``task`` is empty in a study of one task; ``learning_rate`` is None for an arm without one. ``status``: finished, diverged, or why
-    there are no scores, with ``reason`` in words. ``tuned``: the first measure on the tune split. ``scores``: measure key -> value on
-    the held-out split, empty where there is none. ``facts``: what only the experiment understands, shown as it is.
+    ``task`` is empty in a study of one task; for ``learning_rate``, ``size`` and ``draw`` see Choice. ``status``: finished,
+    diverged, or why there are no scores, with ``reason`` in words. ``tuned``: the first measure on the tune split. ``scores``:
+    measure key -> value on the held-out split, empty where there is none. ``flops``: of the whole path from step 0;
+    ``reused_flops``: those of them that an earlier trial spent, whose state this one went on from. ``facts``: what only the
+    experiment understands, shown as it is.
     """
 
     task: str = ""
     arm: str
     learning_rate: float | None = None
+    size: int | None = None
+    draw: int | None = None
     seed: int = 0
     status: str = FINISHED
     reason: str = ""
@@ -55,11 +77,16 @@ class Record(Stored):
     steps: int | None = None
     tokens: int | None = None
     flops: int | float | None = None
+    reused_flops: int | float | None = None
     seconds: float | None = None
     tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None
     facts: Facts = field(default_factory=dict)
     machine: Machine | None = None
+
+    @property
+    def choice(self) -> Choice:
+        return Choice(learning_rate=self.learning_rate, size=self.size, draw=self.draw)
 
     def score(self, key: str) -> float | None:
         """Value of a measure; None where the trial diverged or the value is not a finite number."""
@@ -93,7 +120,7 @@ class Difference(Interval):
 
 @dataclass(frozen=True, kw_only=True)
 class Standing(Stored):
-    """One arm on one task at its chosen learning rate.
+    """One arm on one task at its chosen learning rate, size and draw.
 
     ``scores`` and ``medians``: by measure key. ``beats``: baselines that lie outside the whole interval of the first measure, on
     the worse side (of one seed: on the worse side of its value). Speed is a mean and memory a maximum over seeds; neither exists
@@ -104,6 +131,8 @@ class Standing(Stored):
     arm: str
     baseline: bool = False
     learning_rate: float | None = None
+    size: int | None = None
+    draw: int | None = None
     scores: dict[str, Interval] = field(default_factory=dict)
     medians: dict[str, float | None] = field(default_factory=dict)
     beats: tuple[str, ...] = ()
@@ -111,6 +140,10 @@ class Standing(Stored):
     tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None
     seconds: float | None = None
+
+    @property
+    def choice(self) -> Choice:
+        return Choice(learning_rate=self.learning_rate, size=self.size, draw=self.draw)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,14 +195,23 @@ class Baseline(Stored):
 
 
 LIMITS = "This study does not say how its arms compare at another budget, on other data, or with more tuning."
+LIMITS_OF_SIZES = (
+    "This study does not say how its arms compare on other data, with more tuning, or at larger budgets: orders found at one "
+    "small scale were right at a larger one in about 80 % of published cases (arXiv 2504.11393)."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict(Stored):
-    """The quotable answer of a study, in words, and the sentence on what it leaves open, the same for every study."""
+    """The quotable answer of a study, in words; where the difference lies; and what the study cannot say."""
 
     text: str
+    where: str = ""
     limits: str = LIMITS
+
+    @property
+    def lines(self) -> list[str]:
+        return [line for line in (self.text, self.where, self.limits) if line]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from arch_lab.judge.records import Baseline, Standing
-from arch_lab.judge.scaling import FLOPS_PER_PARAMETER
+from arch_lab.judge.scaling import FLOPS_PER_PARAMETER, ScalingLaw
 from arch_lab.stored import Stored
 
 TOKENS_PER_PARAMETER = 20
@@ -51,6 +51,19 @@ class Regime(Stored):
     def is_far(self) -> bool:
         """Whether the size is more than a factor of ``FACTOR`` from the compute-optimal one."""
         return not 1 / FACTOR <= self.ratio <= FACTOR
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedRule(Stored):
+    """Compute-optimal sizes by laws that a study of this machine fitted. ``source``: its folder; ``laws``: by arm of a plan."""
+
+    source: str
+    laws: dict[str, ScalingLaw]
+
+    def best_size(self, arm: str, flops: float) -> float | None:
+        """Size of least loss for ``flops`` of training; None for an arm without a law."""
+        law = self.laws.get(arm)
+        return None if law is None else law.best_size(flops)
 
 
 def claim(standings: Iterable[Standing], baselines: Iterable[Baseline]) -> str:

@@ -32,6 +32,10 @@ _SMALLEST = (
 )
 
 
+class Degenerate(ConfigError):
+    """Points that no law describes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Points:
     """Losses of one arm: sizes N, tokens D, and the trunk that each point branched from.
@@ -119,7 +123,7 @@ def fit(
         tied: whether all arms share E, the loss that no compute removes (of the same text, in the same unit).
         starts: laws to start from instead of the grid, for resamples of data that were fitted before.
 
-    Raises: ConfigError when an arm has too few points, sizes or token counts.
+    Raises: ConfigError when an arm has too few points, sizes or token counts, or when they determine no law.
     """
     for arm, own in points.items():
         _require_enough(arm, own)
@@ -130,11 +134,10 @@ def fit(
     if not tied or len(points) == 1:
         return apart
     floors = sorted({law.E for law in apart.values()} | {float(np.mean([law.E for law in apart.values()]))})
-    candidates = [
-        _polish(points, {arm: _with_floor(points[arm], law, floor) for arm, law in apart.items()})
-        for floor in floors
-    ]
-    return min(candidates, key=lambda candidate: candidate[1])[0]
+    return _best(
+        points,
+        [{arm: _with_floor(points[arm], law, floor) for arm, law in apart.items()} for floor in floors],
+    )
 
 
 def huber_cost(points: Mapping[str, Points], laws: Mapping[str, ScalingLaw]) -> float:
@@ -166,8 +169,20 @@ def _alone(points: Points) -> ScalingLaw:
         (_project(points, alpha, beta) for alpha, beta in product(EXPONENTS, EXPONENTS)),
         key=lambda pair: pair[1],
     )
-    candidates = [_polish({"": points}, {"": law}) for law, _ in scored[:POLISHED]]
-    return min(candidates, key=lambda candidate: candidate[1])[0][""]
+    return _best({"": points}, [{"": law} for law, _ in scored[:POLISHED]])[""]
+
+
+def _best(points: Mapping[str, Points], starts: Sequence[Mapping[str, ScalingLaw]]) -> dict[str, ScalingLaw]:
+    """The best minimum from any start. Raises: Degenerate when all starts end without bound."""
+    found = []
+    for start in starts:
+        try:
+            found.append(_polish(points, start))
+        except Degenerate as error:
+            problem = error
+    if not found:
+        raise problem
+    return min(found, key=lambda candidate: candidate[1])[0]
 
 
 def _project(
@@ -292,10 +307,8 @@ class _Logs:
 
     def law(self, floor: float, own: Vector) -> ScalingLaw:
         log_a, alpha, log_b, beta = map(float, own)
-        return ScalingLaw(
-            E=floor,
-            A=float(np.exp(log_a + alpha * self.middle_size)),
-            alpha=alpha,
-            B=float(np.exp(log_b + beta * self.middle_tokens)),
-            beta=beta,
-        )
+        with np.errstate(over="ignore"):
+            a, b = np.exp(log_a + alpha * self.middle_size), np.exp(log_b + beta * self.middle_tokens)
+        if not (np.isfinite(a) and np.isfinite(b)):
+            raise Degenerate("the points determine no exponent: one of them grows without bound")
+        return ScalingLaw(E=floor, A=float(a), alpha=alpha, B=float(b), beta=beta)

@@ -1,4 +1,4 @@
-"""The choice of a learning rate on the tune split, and whether the grid was wide enough for it.
+"""The choice of learning rate, size and draw on the tune split, and whether the grid was wide enough for it.
 
 The held-out split is never looked at here.
 """
@@ -11,72 +11,92 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from arch_lab.judge.measures import Measure
-from arch_lab.judge.records import Record
-from arch_lab.units import rate
+from arch_lab.judge.records import Choice, Record
+from arch_lab.units import rate, short
+
+FEWEST_DRAWS = 3  # of a search, that have edges
 
 
-def select(records: Sequence[Record], arms: Sequence[str], primary: Measure) -> dict[str, float]:
-    """Arm -> the learning rate with the best mean of ``primary`` on the tune split, of the records of one task.
+def select(records: Sequence[Record], arms: Sequence[str], primary: Measure) -> dict[str, Choice]:
+    """Arm -> the choice with the best mean of ``primary`` on the tune split, of the records of one task.
 
-    Learning rates compete on the seeds that all of them have run, so one that was given more seeds later gains nothing by it.
-    A rate where a seed diverged loses to every rate where none did; among such rates fewer divergences win. Ties go to the
+    Choices compete on the seeds that all of them have run, so one that was given more seeds later gains nothing by it.
+    A choice where a seed diverged loses to every one where none did; among such choices fewer divergences win. Ties go to the
     smaller rate. An arm without results, or without learning rates, is absent.
     """
     selected = {}
     for arm in arms:
-        tuned: dict[float, dict[int, float | None]] = {}
+        tuned: dict[Choice, dict[int, float | None]] = {}
         for record in records:
             if record.arm == arm and record.learning_rate is not None:
-                tuned.setdefault(record.learning_rate, {})[record.seed] = record.tuning_score
+                tuned.setdefault(record.choice, {})[record.seed] = record.tuning_score
         if tuned:
-            selected[arm] = _best_rate(tuned, primary)
+            selected[arm] = ranked(tuned, primary)[0]
     return selected
 
 
-def _best_rate(tuned: Mapping[float, Mapping[int, float | None]], primary: Measure) -> float:
+def ranked(tuned: Mapping[Choice, Mapping[int, float | None]], primary: Measure) -> list[Choice]:
+    """Choices, the best first. ``tuned``: choice -> seed -> score on the tune split, None where it diverged."""
     common = set.intersection(*(set(by_seed) for by_seed in tuned.values()))
     sign = -1 if primary.higher_is_better else 1
 
-    def rank(learning_rate: float) -> tuple[int, float, float]:
-        values = [value for seed, value in tuned[learning_rate].items() if seed in common or not common]
+    def rank(choice: Choice) -> tuple[int, float, tuple[float, ...]]:
+        values = [value for seed, value in tuned[choice].items() if seed in common or not common]
         good = [value for value in values if value is not None]
-        return len(values) - len(good), sign * float(np.mean(good)) if good else math.inf, learning_rate
+        return len(values) - len(good), sign * float(np.mean(good)) if good else math.inf, choice.order
 
-    return min(sorted(tuned), key=rank)
+    return sorted(tuned, key=rank)
 
 
-def wider(rates: Sequence[float], selected: Sequence[float]) -> list[float]:
-    """One more rate, a factor of the grid's step away, at each edge that an arm selected. ``rates`` ascend."""
-    step = rates[1] / rates[0] if len(rates) > 1 else 2.0
+def wider(values: Sequence[float], selected: Sequence[float]) -> list[float]:
+    """One more value, a factor of the grid's step away, at each edge that an arm selected. ``values`` ascend."""
+    step = values[1] / values[0] if len(values) > 1 else 2.0
     more = []
-    if rates[0] in selected:
-        more.append(_rounded(rates[0] / step))
-    if rates[-1] in selected and len(rates) > 1:
-        more.append(_rounded(rates[-1] * step))
+    if values[0] in selected:
+        more.append(rounded(values[0] / step))
+    if values[-1] in selected and len(values) > 1:
+        more.append(rounded(values[-1] * step))
     return more
 
 
-def _rounded(learning_rate: float) -> float:
-    return float(f"{learning_rate:.6g}")  # folders are named by the rate: 0.0005, not 0.0005000000000000001
+def rounded(value: float) -> float:
+    return float(f"{value:.6g}")  # folders are named by the rate: 0.0005, not 0.0005000000000000001
 
 
-def edge_warnings(records: Sequence[Record], selected: Mapping[str, float], primary: Measure) -> list[str]:
-    """One line per arm whose learning rate is no real choice, or whose optimum may lie outside the grid; one task.
+def edge_warnings(records: Sequence[Record], selected: Mapping[str, Choice], primary: Measure) -> list[str]:
+    """One line per arm whose choice is none, or whose optimum may lie outside the grid; one task.
 
-    An arm that finished no trial at its rate is left to the verdict.
+    An arm that finished no trial at its choice is left to the verdict.
     """
     lines = []
-    for arm, learning_rate in selected.items():
+    for arm, choice in selected.items():
         tried = [r for r in records if r.arm == arm and r.learning_rate is not None]
-        if any(r.score(primary.key) is not None for r in tried if r.learning_rate == learning_rate):
+        if any(r.score(primary.key) is not None for r in tried if r.choice == choice):
             task = f"{tried[0].task}: " if tried[0].task else ""
-            problem = _edge_problem(tried, learning_rate)
-            lines += [f"{task}{arm}: {problem}"] if problem else []
+            of_size = [r for r in tried if r.size == choice.size]
+            problems = [_size_problem(tried, choice), _rate_problem(of_size, choice)]
+            lines += [f"{task}{arm}: {problem}" for problem in problems if problem]
     return lines
 
 
-def _edge_problem(records: Sequence[Record], learning_rate: float) -> str:
+def _size_problem(records: Sequence[Record], choice: Choice) -> str:
+    sizes = sorted({r.size for r in records if r.size is not None})
+    if choice.size is None or len(sizes) < 2 or choice.size not in (sizes[0], sizes[-1]):
+        return ""
+    side, factor = ("smallest", 0.5) if choice.size == sizes[0] else ("largest", 2)
+    return (
+        f"its best size {short(choice.size)} is the {side} of the grid, so the optimum may lie outside; "
+        f"add {short(choice.size * factor)} to budget.sizes and compare again"
+    )
+
+
+def _rate_problem(records: Sequence[Record], choice: Choice) -> str:
+    """``records``: of one arm at the chosen size."""
+    learning_rate = choice.learning_rate
     rates = sorted({r.learning_rate for r in records if r.learning_rate is not None})
+    assert learning_rate is not None
+    if choice.draw is not None and len(rates) < FEWEST_DRAWS:
+        return ""  # the best of the budget before: they were chosen, not drawn
     if len(rates) == 1:
         return f"only one learning rate ({rate(learning_rate)}) was tried, so it is not tuned; add neighbours a factor 2 apart"
     if len({_first_tuning_score(records, other) for other in rates}) == 1:
@@ -84,10 +104,10 @@ def _edge_problem(records: Sequence[Record], learning_rate: float) -> str:
     if learning_rate not in (rates[0], rates[-1]):
         return ""
     side, factor = ("smallest", 0.5) if learning_rate == rates[0] else ("largest", 2)
-    return (
-        f"its best learning rate {rate(learning_rate)} is the {side} of the grid, so the optimum may lie outside; "
-        f"add {rate(learning_rate * factor)} and compare again"
-    )
+    found = f"its best learning rate {rate(learning_rate)} is the {side} of the grid, so the optimum may lie outside"
+    if choice.draw is not None:
+        return f"{found}; raise search.space.learning_rate.span and compare again"
+    return f"{found}; add {rate(learning_rate * factor)} and compare again"
 
 
 def _first_tuning_score(records: Sequence[Record], learning_rate: float) -> float | None:

@@ -9,20 +9,18 @@ import numpy as np
 
 from arch_lab.judge.intervals import measure_interval
 from arch_lab.judge.measures import Measure
-from arch_lab.judge.records import Interval, Record, Standing, is_finite, machine_names
+from arch_lab.judge.records import Choice, Interval, Record, Standing, is_finite, machine_names
 
 
-def by_seed(
-    records: Sequence[Record], arm: str, learning_rate: float | None, key: str
-) -> dict[int, float | None]:
-    """Seed -> score of one arm at one learning rate; None where the trial diverged."""
-    return {r.seed: r.score(key) for r in records if r.arm == arm and r.learning_rate == learning_rate}
+def by_seed(records: Sequence[Record], arm: str, choice: Choice, key: str) -> dict[int, float | None]:
+    """Seed -> score of one arm at one choice; None where the trial diverged."""
+    return {r.seed: r.score(key) for r in records if r.arm == arm and r.choice == choice}
 
 
 def standing(
     records: Sequence[Record],
     arm: str,
-    learning_rate: float | None,
+    choice: Choice,
     measures: Sequence[Measure],
     *,
     task: str = "",
@@ -31,10 +29,10 @@ def standing(
     """One arm of one task, over seeds. ``records``: those of the task."""
     scores, medians = {}, {}
     for measure in measures:
-        values = [v for v in by_seed(records, arm, learning_rate, measure.key).values() if v is not None]
+        values = [v for v in by_seed(records, arm, choice, measure.key).values() if v is not None]
         scores[measure.key] = measure_interval(values, measure)
         medians[measure.key] = float(np.median(values)) if values else None
-    trials = [r for r in records if r.arm == arm and r.learning_rate == learning_rate]
+    trials = [r for r in records if r.arm == arm and r.choice == choice]
     finished = [r for r in trials if r.score(measures[0].key) is not None]
     timed = trials if len(set(machine_names(trials))) < 2 else []  # speeds of different machines have no mean
     peaks = [r.peak_memory_bytes for r in timed if r in finished and r.peak_memory_bytes is not None]
@@ -42,7 +40,7 @@ def standing(
         task=task,
         arm=arm,
         baseline=baseline,
-        learning_rate=learning_rate,
+        **choice.to_json(),
         scores=scores,
         medians=medians,
         diverged_seeds=tuple(sorted(r.seed for r in trials if r not in finished)),

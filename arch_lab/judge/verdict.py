@@ -141,7 +141,7 @@ def verdict_over_tasks(pairs: Sequence[Pair], questions: Mapping[str, str]) -> s
     """One sentence per task that compares anything. ``questions``: task -> how its sentence begins, in the order shown."""
     sentences = []
     for task, question in questions.items():
-        clauses = _clauses([pair for pair in pairs if pair.task == task])
+        clauses = clauses_of([pair for pair in pairs if pair.task == task])
         sentences += [f"{question}: {clauses}."] if clauses else []
     if not sentences:
         return "There is only one method, so nothing is compared; the tables show its scores."
@@ -150,13 +150,37 @@ def verdict_over_tasks(pairs: Sequence[Pair], questions: Mapping[str, str]) -> s
     )
 
 
-def _clauses(pairs: Sequence[Pair]) -> str:
+def verdict_over_budgets(pairs: Sequence[Pair], budgets: Mapping[str, str], more: str = "") -> str:
+    """The answer at the largest budget, and at which smaller ones the order is another.
+
+    ``budgets``: task -> its budget in words, ascending; ``more``: a sentence on the compute that an arm saves.
+    """
+    tasks = list(budgets)
+    orders = {task: {(p.better, p.worse) for p in pairs if p.task == task and p.better} for task in tasks}
+    at_largest = [pair for pair in pairs if pair.task == tasks[-1]]
+    clauses = clauses_of(at_largest)
+    if not clauses:
+        return "There is only one arm, so nothing is compared; the tables show its scores."
+    seeds = _seed_range(at_largest)
+    text = f"At {budgets[tasks[-1]]} of training, each arm at its best size, {clauses} (95 % level, {seeds} paired seeds, "
+    text += "Holm-corrected)."
+    others = [budgets[task] for task in tasks[:-1] if orders[task] != orders[tasks[-1]]]
+    if len(tasks) > 1:
+        text += (
+            f" The order is another at {words(others)}."
+            if others
+            else " The order is the same at every budget."
+        )
+    return f"{text} {more}".strip()
+
+
+def clauses_of(pairs: Sequence[Pair]) -> str:
     """'a is better than b and c; b and c are not distinguishable'; many undecided pairs in one clause, the table has them."""
     beaten = _beaten(pairs)
     undecided = [(p.b, p.a) for p in pairs if p.p_adjusted is not None and p.better is None]
     untested = [(p.b, p.a) for p in pairs if p.p_adjusted is None]
     clauses = [
-        f"{better} {BETTER} than {words(worse)}"
+        f"{better} {pairs[0].lead} than {words(worse)}"
         for better, worse in sorted(beaten.items(), key=lambda item: -len(item[1]))
     ]
     for group, ending in ((undecided, "are distinguishable"), (untested, "can be judged")):

@@ -12,6 +12,7 @@ from arch_lab import files, units
 from arch_lab.report import drawings, facts, tables
 from arch_lab.report.chart import loss_drawings, score_drawings
 from arch_lab.report.equal_cost import equal_cost
+from arch_lab.report.frontier import frontier_sections
 from arch_lab.report.section import ARM, Cell, Drawing, Section, Table, Value
 from arch_lab.study.experiment import load_experiment
 from arch_lab.study.plan import Plan
@@ -26,6 +27,7 @@ def sections(study: Study, folder: Path | None = None) -> list[Section]:
     is_judged = bool(study.summary)
     return [
         *(_results(study) if is_judged else further),
+        *frontier_sections(study),
         *curves,
         *(further if is_judged else []),
         *_pairs(study),
@@ -69,7 +71,14 @@ def _results(study: Study) -> list[Section]:
     scores += [tables.averages(study)] if study.averages else []
     return [
         first,
-        Section(title="Each task", anchor="tasks", drawings=_drawn(drawings.scores(study)), tables=scores),
+        Section(
+            title="Each budget" if study.sizes else "Each task",
+            anchor="tasks",
+            drawings=_drawn(drawings.scores(study)),
+            tables=scores,
+            page_only=bool(study.sizes),
+            folded=bool(study.sizes),
+        ),
     ]
 
 
@@ -109,16 +118,24 @@ def _controls(study: Study) -> list[Section]:
 
 def _models(plan: Plan) -> list[Section]:
     text = []
-    if plan.budget and plan.tolerance is not None:
+    if plan.sizes and plan.tolerance is not None:
+        flops = units.words([units.short(point, "FLOP") for point in plan.budgets])
+        text.append(
+            f"Every model trains for {flops}, to be met within {100 * plan.tolerance:g} %; an arm is judged by its best size."
+        )
+    elif plan.budget and plan.tolerance is not None:
         budget = units.budget_words(plan.budget)
         text.append(f"The budget of every arm is {budget}, to be met within {100 * plan.tolerance:g} %.")
     if plan.batch_size and plan.sequence_length:
         batch = f"batches of {plan.batch_size} sequences of {plan.sequence_length} tokens"
         text.append(f"Every arm trains on {batch}.")
-    costs = [facts.size(plan), facts.cost(plan)]
-    costs += [facts.regime(plan)] if has_regime(plan) else []
+    costs = [facts.sized(plan)] if plan.sizes else [facts.size(plan), facts.cost(plan)]
+    costs += [facts.regime(plan)] if has_regime(plan) and not plan.sizes else []
     costs.append(facts.parameter_groups(plan))
-    equal = Section(title="What was held equal", anchor="budget", text=text, tables=costs)
+    known = plan.sizes and isinstance(plan, Study)  # the terminal has shown them with the plan
+    equal = Section(
+        title="What was held equal", anchor="budget", text=text, tables=costs, page_only=bool(known)
+    )
     return [equal, *_bookkeeping(plan)]
 
 
@@ -150,8 +167,8 @@ def _bookkeeping(plan: Plan) -> list[Section]:
 
 
 def _learning_rates(study: Study) -> list[Section]:
-    if not any(r.learning_rate is not None for r in study.results):
-        return []
+    if study.sizes or not any(r.learning_rate is not None for r in study.results):
+        return []  # of a study with sizes every size has rates of its own: see its best sizes and trials
     figures = _drawn(drawings.sensitivity(study))
     return [
         Section(

@@ -146,7 +146,9 @@ def _frame_rates(panel: Axes, scores: list[float], *, higher_is_better: bool) ->
 
 def _rates_of_arm(panel: Axes, study: Study, arm: PlannedArm, position: int, shift: float) -> None:
     colour, means = colour_of(position), []
-    records = [r for r in study.records(arm=arm.name) if r.learning_rate]
+    choice = study.selected(arm.name)
+    size = None if choice is None else choice.size  # of the sizes of an arm the chosen one
+    records = [r for r in study.records(arm=arm.name) if r.learning_rate and r.size == size]
     for x in sorted({r.learning_rate for r in records if r.learning_rate}):
         tried = [r for r in records if r.learning_rate == x]
         scores = [r.tuning_score for r in tried if r.tuning_score is not None]
@@ -162,7 +164,7 @@ def _rates_of_arm(panel: Axes, study: Study, arm: PlannedArm, position: int, shi
             _lost(panel, x * shift, len(tried) - len(scores), len(tried), colour)
         if scores:
             means.append((x * shift, float(np.mean(scores))))
-            if x == study.selected(arm.name):
+            if any(study.is_reported(r) for r in tried):
                 ring: Any = {
                     "markersize": 15,
                     "markerfacecolor": "none",

@@ -21,5 +21,5 @@ def write_figures(folder: Path, study: Study) -> None:
             figure = drawing.draw()
             figure.set_dpi(DPI)
             writer.add_figure(f"report/{drawing.name}", figure)
-    writer.add_text("verdict", f"{study.verdict.text} {study.verdict.limits}")
+    writer.add_text("verdict", "\n\n".join(study.verdict.lines))
     writer.close()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from arch_lab import units
 from arch_lab.judge.records import is_finite
-from arch_lab.judge.regime import TOKENS_PER_PARAMETER
+from arch_lab.judge.regime import TOKENS_PER_PARAMETER, Regime
 from arch_lab.report.section import ARM, BAD, GOOD, Cell, Table, Value
 from arch_lab.report.tables import fact
 from arch_lab.stored import Facts, flatten
@@ -23,7 +23,39 @@ FORMULAS = {"palm": "PaLM", "six_nd": "6ND", "kaplan": "Kaplan", "chinchilla": "
 
 def trains_models(plan: Plan) -> bool:
     """Whether its arms are architectures that are trained: they have a size and a cost."""
-    return any(arm.train_flops for arm in plan.arms)
+    return any(arm.train_flops for arm in plan.models)
+
+
+def sized(plan: Plan) -> Table:
+    """Every model of a study with sizes: what it is, how long it trains, and how far from the compute-optimal size."""
+    rows: list[list[Value]] = []
+    for model in plan.models:
+        task: list[Value] = [model.tasks[0]] if model.tasks else []
+        shape = f"{model.width} × {model.depth}, {model.ffn_width}"
+        total, state = model.parameters.get("total"), units.memory(model.state_bytes)
+        off = _deviation(model.deviation.get("train_flops"), plan.tolerance)
+        counts: list[Value] = [
+            _prefixed(total, digits=4),
+            Cell(state, value=model.state_bytes),
+            _prefixed(model.tokens),
+        ]
+        r = model.regime
+        assert r is not None
+        near = Cell(f"{r.ratio:.2g} ×", BAD if r.is_far else GOOD, value=r.ratio)
+        place: list[Value] = [_prefixed(r.size), f"{r.tokens_per_parameter:.3g}", near]
+        place += _over_fitted(plan, _arm_of(plan, model), r, model.train_flops)
+        rows.append([*task, Cell(model.name, ARM), shape, *counts, units.exact(model.steps), off, *place])
+    first = ["budget"] if plan.has_tasks else []
+    heads = [*first, "model", "width × depth, ffn", "parameters", "state", "tokens", "steps", "off budget"]
+    heads += ["n_eff", "tokens per n_eff", "over optimal", *_fitted_heads(plan)]
+    note = (
+        f"n_eff = training FLOPs per token / 6; optimal by the rule of {TOKENS_PER_PARAMETER} tokens per parameter; "
+        f"state = memory per sequence while generating at {plan.sequence_length} tokens{_fitted_note(plan)}"
+    )
+    drop = ("state", "off budget", "parameters")
+    return Table(
+        title="sizes", headers=heads, rows=rows, note=note, text_columns=range(len(first) + 1), drop=drop
+    )
 
 
 def size(plan: Plan) -> Table:
@@ -65,10 +97,33 @@ def regime(plan: Plan) -> Table:
             continue
         near = Cell(f"{r.ratio:.2g} ×", BAD if r.is_far else GOOD, value=r.ratio)
         counts = [_prefixed(r.size), Cell(f"{r.tokens_per_parameter:.3g}", value=r.tokens_per_parameter)]
-        rows.append([Cell(arm.name, ARM), *counts, _prefixed(r.best_size), near])
+        fitted = _over_fitted(plan, arm.name, r, arm.train_flops)
+        rows.append([Cell(arm.name, ARM), *counts, _prefixed(r.best_size), near, *fitted])
     heads = ["arm", "n_eff", "tokens per parameter", "compute-optimal n_eff", "size over it"]
+    heads += _fitted_heads(plan)
     note = f"n_eff = training FLOPs per token / 6; optimal by the rule of {TOKENS_PER_PARAMETER} tokens per parameter"
+    note += _fitted_note(plan)
     return Table(title="regime", headers=heads, rows=rows, note=note)
+
+
+def _arm_of(plan: Plan, model: PlannedArm) -> str:
+    return next(arm for arm, own in plan.sizes.items() if model in own)
+
+
+def _fitted_heads(plan: Plan) -> list[str]:
+    return [] if plan.rule is None else ["over fitted"]
+
+
+def _fitted_note(plan: Plan) -> str:
+    return "" if plan.rule is None else f"; fitted: the optimum by the laws of {plan.rule.source}"
+
+
+def _over_fitted(plan: Plan, arm: str, regime: Regime, flops: float | None) -> list[Value]:
+    """Size over the optimum by the laws of an earlier study, where there are any."""
+    if plan.rule is None:
+        return []
+    best = plan.rule.best_size(arm, float(flops or 0))
+    return [None if not best else Cell(f"{regime.size / best:.2g} ×", value=regime.size / best)]
 
 
 def _estimated(arm: PlannedArm) -> list[Value]:
@@ -101,7 +156,7 @@ def _deviation(value: float | None, tolerance: float | None) -> Cell:
 def conventions(plan: Plan) -> Table:
     """Training FLOPs per token as counted, and by the formulas of papers."""
     rows = []
-    for arm in plan.arms:
+    for arm in plan.shapes:
         exact = arm.flops_per_token
         formulas = [_convention(arm.conventions.get(key), exact) for key in FORMULAS]
         counts = [Cell(units.short(exact, "FLOP"), value=exact), *formulas]
@@ -125,9 +180,9 @@ def _convention(value: float | None, exact: float | None) -> Value:
 
 def parameter_groups(plan: Plan) -> Table:
     """Parameters of each arm by optimizer group."""
-    labels = dict.fromkeys(group.label for arm in plan.arms for group in arm.optimizer_groups)
+    labels = dict.fromkeys(group.label for arm in plan.shapes for group in arm.optimizer_groups)
     rows: list[list[Value]] = []
-    for arm in plan.arms:
+    for arm in plan.shapes:
         sizes = {group.label: group.parameters for group in arm.optimizer_groups}
         counts = [Cell(units.short(sizes.get(label)), value=sizes.get(label)) for label in labels]
         rows.append([Cell(arm.name, ARM), *counts])

@@ -15,7 +15,7 @@ def shown_tables(study: Study) -> list[Table]:
 def markdown(study: Study) -> str:
     """Verdict, the command behind it, tables and warnings."""
     parts = [
-        f"{study.verdict.text} {study.verdict.limits}",
+        "\n\n".join(study.verdict.lines),
         provenance(study),
         *(table.markdown() for table in shown_tables(study)),
     ]

@@ -186,7 +186,7 @@ def _view(folder: Path, study: Study, parts: Sequence[Section], page_folder: Pat
         banner=banner,
         misses=misses,
         verdict=verdict,
-        limits=study.verdict.limits,
+        limits=" ".join(study.verdict.lines[1:]),
         whole_verdict="" if verdict == sentences(study.verdict.text) else study.verdict.text,
         parts=[Part(section, [_drawn(drawing, prefix) for drawing in section.drawings]) for section in parts],
         # a commit that ends in "+" had changes on top which nobody else has

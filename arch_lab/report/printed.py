@@ -34,11 +34,25 @@ def render_plan(plan: Plan, console: Console, workers: int = 1) -> None:
         say(console, _trials_line(plan))
     if plan.has_models and plan.seeds and not plan.has_tasks:
         say(console, detectable_line(plan))
-    times = [arm.estimate.seconds_per_trial for arm in plan.arms if arm.estimate is not None]
-    if len(times) == len(plan.arms) and all(map(is_finite, times)):
-        seconds = sum(times) / len(times) * plan.trials / max(1, workers)
-        say(console, f"time: about {units.duration(seconds)} in all, a rough estimate")
+    seconds = estimated_seconds(plan)
+    if seconds is not None:
+        say(console, f"time: about {units.duration(seconds / max(1, workers))} in all, a rough estimate")
     _warnings(plan, console)
+
+
+def estimated_seconds(plan: Plan) -> float | None:
+    """Of all trials, one after the other; None where a model has no estimate. Budgets share the trunks of WSD."""
+    total, per_task = 0.0, plan.trials / len(plan.tasks) / len(plan.arms)
+    for task in plan.tasks:
+        models = [model for model in plan.models if model.applies_to(task.name)]
+        times = [model.estimate.seconds_per_trial for model in models if model.estimate is not None]
+        if not times or len(times) < len(models) or not all(map(is_finite, times)):
+            return None
+        trials = per_task
+        if plan.sizes:
+            trials = plan.tuning_trials(task.name) + len(plan.seeds) - len(plan.tuning_seeds)
+        total += sum(times) / len(times) * trials * len(plan.arms_of(task.name))
+    return total
 
 
 def render_results(study: Study, console: Console) -> None:
@@ -49,7 +63,7 @@ def render_results(study: Study, console: Console) -> None:
     _warnings(study, console)
     for line in study.notes:
         say(console, line)
-    show_verdict(console, f"{study.verdict.text} {study.verdict.limits}")
+    show_verdict(console, study.verdict.lines)
 
 
 def _head(plan: Plan, console: Console) -> None:

@@ -247,7 +247,7 @@ def _tuning_cell(study: Study, task: Task, arm: str, rate: float) -> Cell:
     lost = sum(r.score(task.primary.key) is None for r in records)
     places = PLACES if study.has_tasks else 4
     mean = sum(scores) / len(scores) if scores else None
-    chosen = study.selected(arm, task.name) == rate
+    chosen = any(study.is_reported(r) for r in records)
     text = f"{mean:.{places}f} ({len(scores)})" if scores else "" if lost else units.DASH
     text += f" ×{lost}/{len(records)}" if lost else ""
     return Cell(
@@ -261,14 +261,22 @@ def trials(study: Study) -> Table:
     tasks = {task.name: (position, task) for position, task in enumerate(study.tasks)}
     records = sorted(
         study.results,
-        key=lambda r: (tasks[r.task][0], plan_order.get(r.arm, 0), r.learning_rate or 0.0, r.seed),
+        key=lambda r: (
+            tasks[r.task][0],
+            plan_order.get(r.arm, 0),
+            r.size or 0,
+            r.learning_rate or 0.0,
+            r.seed,
+        ),
     )
     rows = [_trial_row(study, r, tasks[r.task][1].primary) for r in records]
     score = "score" if study.has_tasks else study.primary.name
     heads = [
         "arm",
         *(["task"] if study.has_tasks else []),
+        *(["size"] if study.sizes else []),
         "learning rate",
+        *(["draw"] if study.grid.draws else []),
         "seed",
         "status",
         score,
@@ -278,18 +286,20 @@ def trials(study: Study) -> Table:
     lost = [r for r in records if r.score(tasks[r.task][1].primary.key) is None]
     how = "diverged" if all(r.status == DIVERGED for r in lost) else "without a score"
     note = f"{units.counted(len(rows), 'trial')}, {len(lost)} of them {how}"
-    text = (0, 1, 4) if study.has_tasks else (0, 3)
+    text = (0, 1, heads.index("status")) if study.has_tasks else (0, heads.index("status"))
     return Table(title="every trial", headers=heads, rows=rows, note=note, text_columns=text)
 
 
 def _trial_row(study: Study, r: Record, measure: Measure) -> list[Value]:
     rate = r.learning_rate
-    chosen = " (chosen)" if rate is not None and study.selected(r.arm, r.task) == rate else ""
+    chosen = " (chosen)" if rate is not None and study.is_reported(r) else ""
     lost = r.score(measure.key) is None
     return [
         Cell(r.arm, ARM),
         *([r.task] if study.has_tasks else []),
+        *([Cell(units.short(r.size), value=r.size)] if study.sizes else []),
         Cell(f"{units.rate(rate)}{chosen}", value=rate),
+        *([r.draw] if study.grid.draws else []),
         r.seed,
         Cell(f"✗ {r.status}" + (f": {r.reason}" if r.reason else ""), BAD) if lost else r.status,
         units.number(r.scores.get(measure.key), 5),
@@ -319,7 +329,8 @@ def results_csv(study: Study) -> str:
     keys = list(dict.fromkeys(m.key for task in study.tasks for m in task.measures))
     models = {arm.name: arm.architecture for arm in study.arms if arm.architecture}
     heads = [*(["task"] if study.has_tasks else []), "arm", *(["architecture"] if models else [])]
-    heads += ["learning_rate", "seed", "status", "selected", *keys, *CSV_LAST]
+    heads += [*(["size"] if study.sizes else []), "learning_rate", *(["draw"] if study.grid.draws else [])]
+    heads += ["seed", "status", "selected", *keys, *CSV_LAST]
     stream = io.StringIO()
     writer = csv.DictWriter(stream, heads, extrasaction="ignore", restval="", lineterminator="\n")
     writer.writeheader()

@@ -118,18 +118,30 @@ class Terminal:
         if passed:
             self.note(f"{arm}: ", ("certified", "green"), f": {certificate_line(certificate)}")
 
-    def on_widen(self, *, task: str, learning_rates: Sequence[float], **_: Any) -> None:
-        rates = ", ".join(f"{rate:g}" for rate in learning_rates)
+    def on_widen(
+        self, *, task: str, learning_rates: Sequence[float], sizes: Sequence[int] = (), **_: Any
+    ) -> None:
         head = f"{task}: " if task else ""
-        self.note(f"{head}an optimum is at the edge of the learning-rate grid: adding {rates} for every arm")
+        for values, grid in ((learning_rates, "learning-rate grid"), (sizes, "grid of sizes")):
+            added = ", ".join(f"{value:g}" for value in values)
+            if added:
+                self.note(f"{head}an optimum is at the edge of the {grid}: adding {added} for every arm")
 
     def on_jobs(
-        self, *, labels: Sequence[str], work: Sequence[float], workers: int, after: int, **_: Any
+        self,
+        *,
+        labels: Sequence[str],
+        work: Sequence[float],
+        workers: int,
+        after: int,
+        later: float = 0.0,
+        later_trials: int = 0,
+        **_: Any,
     ) -> None:
         """A batch of trials: the grid, what was added to it, or the other seeds of the chosen rates."""
         self.mention_kept()
-        self.workers, self.count = workers, self.done + len(work) + after
-        self.time_left.batch(labels, work, workers, after)
+        self.workers, self.count = workers, self.done + len(work) + after + later_trials
+        self.time_left.batch(labels, work, workers, after, later)
         if len(self.lines) < workers:  # before the line of the study, which comes last
             self.hide()
             for line in range(workers):

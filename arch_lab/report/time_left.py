@@ -11,7 +11,7 @@ from statistics import median
 
 SOON = 0.1  # share of its steps from which a running trial shows the speed of its arm
 RECENT = 3  # trials of an arm that its speed is taken from
-RATE_AND_SEED = re.compile(r"( lr \S+)? seed \d+$")
+RATE_AND_SEED = re.compile(r"( lr \S+)?( draw \d+)? seed \d+$")
 
 
 def subject(label: str) -> str:
@@ -57,9 +57,13 @@ class TimeLeft:
         self.started = 0
         self.workers, self.following_trials = 1, 0
         self.following: dict[str, float] = {}  # subject -> work of the trials that follow this batch
+        self.later = 0.0  # work of everything after those
 
-    def batch(self, labels: Sequence[str], work: Sequence[float], workers: int, after: int) -> None:
-        """Trials to run next, and how many are sure to follow them."""
+    def batch(
+        self, labels: Sequence[str], work: Sequence[float], workers: int, after: int, later: float = 0.0
+    ) -> None:
+        """Trials to run next, how many of their kind are sure to follow, and the work of everything later."""
+        self.later = later
         self.waiting = dict(zip(labels, work, strict=True))
         self.workers, self.following_trials = max(1, workers), after
         tuned = {subject(label): size for label, size in self.waiting.items() if " lr " in label}
@@ -93,7 +97,7 @@ class TimeLeft:
 
     def seconds(self) -> float | None:
         """None before a trial has ended here, and when nothing is left."""
-        if not self.paces or not (self.waiting or self.running or self.following_trials):
+        if not self.paces or not (self.waiting or self.running or self.following_trials or self.later):
             return None
         now = self.clock()
         free = [self._remainder(label, trial, now) for label, trial in self.running.items()]
@@ -105,7 +109,8 @@ class TimeLeft:
             if subjects
             else []
         )
-        return batch + _last_end([0.0] * self.workers, phase)
+        later = self.later * median(pace for recent in self.paces.values() for pace in recent) / self.workers
+        return batch + _last_end([0.0] * self.workers, phase) + later
 
     def _remainder(self, label: str, trial: Running, now: float) -> float:
         """By what the arm took before; for a trial that runs slower than that, by the share of its steps."""

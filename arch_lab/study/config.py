@@ -30,6 +30,7 @@ from arch_lab.models.recipe import Recipe, Shape
 from arch_lab.models.registry import recipe
 from arch_lab.stored import Json
 from arch_lab.study.loggers import LoggerConfig, entries
+from arch_lab.study.search import Search
 from arch_lab.training.optimizer import GroupRule, OptimizerConfig
 from blocks.config import Bounds, Config, Doc, Length, Options
 from blocks.errors import ConfigError, UnknownOption
@@ -177,7 +178,7 @@ class TunedStudyConfig(StudyConfig):
     """
 
     learning_rates: Annotated[
-        LearningRates,
+        LearningRates | None,
         Doc("Learning rates to train every arm at; the best one on the tuning split is reported."),
     ]
     seeds: Annotated[Seeds, Doc("Seeds of weights and data order; a verdict needs at least three.")]
@@ -234,6 +235,18 @@ class TrainingStudyConfig(TunedStudyConfig):
     ]
     objective: Annotated[Options, Doc("Options of the experiment.")] = field(default_factory=dict)
     training: Annotated[Training, Doc("How every arm is trained.")] = field(default_factory=Training)
+    learning_rates: Annotated[
+        LearningRates | None,
+        Doc("Learning rates to train every arm at; null: search says what is tried."),
+    ] = None
+    search: Annotated[
+        Search | None,
+        Doc("Hyper-parameters to search, the same draws for every arm; null: learning_rates alone."),
+    ] = None
+    forecast: Annotated[
+        PathText | None,
+        Doc("Forecast (arch-lab forecast) that this study puts to the test: its report shows the outcome."),
+    ] = None
     control: Annotated[
         bool,
         Doc("Train a twin of each arm with other seeds, which must come out not distinguishable from it."),
@@ -242,8 +255,22 @@ class TrainingStudyConfig(TunedStudyConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_arms(self.name, self.arms)
+        self._check_search()
         if self.control and max(self.seeds) >= TWIN:
             raise ConfigError(f"study {self.name!r}: seeds from {TWIN} on are those of control: true")
+
+    def _check_search(self) -> None:
+        where = f"study {self.name!r}"
+        if (self.learning_rates is None) == (self.search is None):
+            found = "neither" if self.search is None else "both"
+            raise ConfigError(f"{where}: give one of learning_rates and search, not {found}")
+
+    @property
+    def rates(self) -> list[float]:
+        """Learning rates of the study, at the reference size; empty where draws are searched."""
+        if self.learning_rates is not None:
+            return sorted(self.learning_rates)
+        return self.search.learning_rates if self.search is not None else []
 
     @property
     def control_seeds(self) -> list[int]:

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 import yaml
 
 from arch_lab import files, sealed
-from arch_lab.judge.records import Record
+from arch_lab.judge.records import Choice, Record
 from arch_lab.laws import PROTOCOL, LeakError
 from arch_lab.memory import release_memory
 from arch_lab.stored import Json
 from arch_lab.study import storage
 from arch_lab.study.code_identity import conditions
 from arch_lab.study.config import StudyConfig, TrainingStudyConfig, TunedStudyConfig, from_study
+from arch_lab.study.earlier import with_earlier
 from arch_lab.study.environment import environment, gate_fingerprint, judge_fingerprint
 from arch_lab.study.estimate import threads_of_trials
 from arch_lab.study.executor import Executor, executor_for, spare_cores
@@ -31,7 +32,6 @@ from arch_lab.study.experiment import load_experiment
 from arch_lab.study.identity import digest
 from arch_lab.study.library import find_study
 from arch_lab.study.loggers import check_loggers, try_loggers
-from arch_lab.study.noise import with_noise
 from arch_lab.study.open_study import OpenStudy
 from arch_lab.study.plan import Plan, PlannedArm
 from arch_lab.study.recheck import matched_plan
@@ -91,7 +91,7 @@ def plan_and_workers(
     """As ``plan``, with the number of trials that would run at a time. ``executor``: as in ``compare``."""
     opened = open_study(study, overrides, data_root)
     with threads_of_trials(_threads(opened, threads), one=opened.in_processes):
-        planned = with_noise(opened.plan(lambda text: None), Path("runs"))
+        planned = with_earlier(opened.plan(lambda text: None), Path("runs"))
         return planned, executor_for(planned, opened, executor, None).workers
 
 
@@ -162,7 +162,7 @@ class _Call:
         opened, config = self.opened, self.config
         storage.refuse_other_settings(self.folder, opened.settings, config.to_json(), opened.noun)
         grown = self._refuse_smaller()
-        plan = opened.planned = with_noise(opened.plan(self._data), self.folder.parent)
+        plan = opened.planned = with_earlier(opened.plan(self._data), self.folder.parent)
         grown += self._refuse_fewer_arms(plan)
         self._refuse_changed()
         executor = executor_for(plan, opened, executor_name, workers)
@@ -284,8 +284,11 @@ class _Call:
             )
 
     def _certify(self) -> None:
-        """The certificate of every built model. Raises: LeakError with the arm and what leaks; no score exists yet."""
-        for arm in self.opened.planned.arms:
+        """The certificate of every model that will train. Raises: LeakError with the arm and what leaks; no score exists yet."""
+        self._certify_models(self.opened.planned.shapes)
+
+    def _certify_models(self, models: Sequence[PlannedArm]) -> None:
+        for arm in models:
             identity = self.opened.certificate_identity(arm)
             if identity:
                 self._certify_arm(arm, {**identity, **self._gate(arm)})
@@ -296,7 +299,7 @@ class _Call:
         return {"protocol": PROTOCOL, "code": digest(arm.code), "gate": gate, **others}
 
     def _certify_arm(self, arm: PlannedArm, identity: Json) -> None:
-        path = self.folder / "certificates" / f"{arm.name}.json"
+        path = self.folder / "certificates" / f"{arm.name.replace(' ', '-')}.json"
         stored = sealed.read_or_none(files.inside(self.folder, path))
         if stored and stored.get("passed") and stored.get("identity") == identity:
             self.observer("certificate", {**stored, "arm": arm.name})
@@ -325,10 +328,9 @@ class _Call:
             self.config, opened.planned, self.folder, self.cache, self._fingerprints(), opened
         )
         context.open()
-        stages = Stages(context, executor, self.observer)
+        stages = Stages(context, executor, self.observer, self._certify_models)
         records = stages.run_all()
-        rates = {rate for rates in stages.rates.values() for rate in rates}
-        plan = replace(opened.planned, learning_rates=tuple(sorted(rates)))
+        plan = stages.grown()
         plan = matched_plan(plan, records, "study")
         notes = opened.finish(self.folder, _reported(stages, records), self._data)
         self.observer("baselines", {})
@@ -350,6 +352,6 @@ class _Call:
 
 
 def _reported(stages: Stages, records: list[Record]) -> list[Record]:
-    """The records at the learning rates that were chosen."""
-    selected = {task: stages.selected(task) for task in stages.rates}
-    return [r for r in records if r.learning_rate == selected[r.task].get(r.arm)]
+    """The records of the choices that were made."""
+    selected = {task: stages.selected(task) for task in stages.choices}
+    return [r for r in records if r.choice == selected[r.task].get(r.arm, Choice())]

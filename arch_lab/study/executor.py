@@ -191,7 +191,7 @@ def executor_for(plan: Plan, opened: OpenStudy, name: str | None, workers: int |
                 f"--executor processes: study {plan.study!r} runs its trials one after the other; leave it out"
             )
         return Inline()
-    estimates = [arm.estimate.memory_bytes for arm in plan.arms if arm.estimate is not None]
+    estimates = [arm.estimate.memory_bytes for arm in plan.models if arm.estimate is not None]
     return make_executor(
         name,
         workers=workers,

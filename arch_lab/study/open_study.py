@@ -117,7 +117,7 @@ class OpenStudy(ABC):
             plan.tasks,
             plan.arms,
             baselines,
-            budget=budget_words(plan.budget),
+            budget=budget_words(plan.budget) + (", each arm at its best size" if plan.sizes else ""),
             matched=plan.matched,
             absent=plan.absent,
         )

@@ -8,9 +8,10 @@ from arch_lab.accounting.ledger import Component
 from arch_lab.budget.gate import Miss
 from arch_lab.judge.control import Noise
 from arch_lab.judge.measures import Measure, Task
-from arch_lab.judge.regime import Regime
+from arch_lab.judge.regime import FittedRule, Regime
 from arch_lab.models import Shape
 from arch_lab.stored import VERSION, Facts, Stored
+from arch_lab.study.search import Grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +65,14 @@ class PlannedArm(Stored):
 
     ``tuned``: whether it has a learning rate; without one, each seed is one trial. ``seeded``: False where chance plays no part, so
     that one trial says all. ``baseline``: shown with the others, and in no pair. ``tasks``: those it applies to, None for all.
-    ``facts``: shown. ``code``: file -> hash of the sources that its trials use (arch_lab.study.code_identity).
+    ``size``: nominal, of one of an arm's sizes, which is called after both. ``facts``: shown. ``code``: file -> hash of the
+    sources that its trials use (arch_lab.study.code_identity).
     The other fields are of an architecture that was solved to a budget. ``parameters``: embedding, head, body, total.
     ``deviation``: budget axis -> signed relative distance. FLOPs are training FLOPs; ``elementwise_per_token`` is in no budget.
     """
 
     name: str
+    size: int | None = None
     tuned: bool = True
     seeded: bool = True
     baseline: bool = False
@@ -118,10 +121,12 @@ class PlannedArm(Stored):
 class Plan(Stored):
     """Arms x tasks x hyper-parameters x seeds of one experiment.
 
-    ``absent``: task -> why it cannot be scored. ``budget``: its axes as the study gives them, empty where none is held.
-    ``matched``: whether every arm meets it; ``override``: compared although some do not. ``trials``: their number, before the grid
-    grows. ``control_seeds``: of twins of the arms, in the order of ``seeds``. ``noise``: of differences, measured by an earlier
-    control. ``settings``: what is equal for every arm and shown, such as the sizes of a study of speed.
+    ``sizes``: arm -> its models at each budget and size, spare ones included, where a study has sizes; its ``arms`` then have no
+    shape. ``grid``: what else trials are chosen among. ``absent``: task -> why it cannot be scored. ``budget``: its axes as the
+    study gives them, empty where none is held. ``matched``: whether every arm meets it; ``override``: compared although some do
+    not. ``trials``: their number, before the grid grows. ``control_seeds``: of twins of the arms, in the order of ``seeds``.
+    ``noise``: of differences, measured by an earlier control; ``rule``: compute-optimal sizes, fitted by an earlier
+    study. ``settings``: what is equal for every arm and shown, such as the sizes of a study of speed.
     """
 
     version: int = VERSION
@@ -131,6 +136,8 @@ class Plan(Stored):
     tasks: tuple[Task, ...]
     absent: dict[str, str] = field(default_factory=dict)
     arms: tuple[PlannedArm, ...]
+    sizes: dict[str, tuple[PlannedArm, ...]] = field(default_factory=dict)
+    grid: Grid = field(default_factory=Grid)
     budget: Facts = field(default_factory=dict)
     tolerance: float | None = None
     matched: bool = True
@@ -148,6 +155,7 @@ class Plan(Stored):
     control_seeds: tuple[int, ...] = ()
     widen: int = 0
     noise: Noise | None = None
+    rule: FittedRule | None = None
     trials: int
     warnings: tuple[str, ...] = ()
 
@@ -156,6 +164,43 @@ class Plan(Stored):
 
     def arm(self, name: str) -> PlannedArm:
         return next(arm for arm in self.arms if arm.name == name)
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """Training FLOPs of each budget of a study with sizes, in the order of its tasks."""
+        flops = self.budget.get("train_flops")
+        return tuple(sorted(flops)) if isinstance(flops, (list, tuple)) else () if flops is None else (flops,)
+
+    @property
+    def models(self) -> tuple[PlannedArm, ...]:
+        """What is built and trained: the arms, or their sizes at every budget, without spare ones."""
+        if not self.sizes:
+            return self.arms
+        return tuple(
+            model
+            for task, sizes in self.grid.sizes.items()
+            for models in self.sizes.values()
+            for model in models
+            if model.applies_to(task) and model.size in sizes
+        )
+
+    @property
+    def shapes(self) -> tuple[PlannedArm, ...]:
+        """The models that differ, whatever budget they are trained for."""
+        return tuple({model.name: model for model in reversed(self.models)}.values())[::-1]
+
+    def model(self, arm: str, size: int | None, task: str) -> PlannedArm:
+        """What a trial of an arm trains."""
+        if size is None:
+            return self.arm(arm)
+        return next(m for m in self.sizes[arm] if m.size == size and m.applies_to(task))
+
+    def tuning_trials(self, task: str) -> int:
+        """Trials of one arm on a task that choose, before the grid grows."""
+        settings = len(self.grid.draws) or len(self.learning_rates)
+        if self.grid.keep is not None and task != self.tasks[0].name:
+            settings = min(settings, self.grid.keep)
+        return settings * len(self.grid.sizes.get(task, (0,))) * len(self.tuning_seeds)
 
     def arms_of(self, task: str) -> list[PlannedArm]:
         """The arms that apply to a task."""
@@ -178,7 +223,7 @@ class Plan(Stored):
     @property
     def has_models(self) -> bool:
         """Whether its arms are architectures that were solved to a budget."""
-        return any(arm.parameters for arm in self.arms)
+        return any(arm.parameters for arm in self.models)
 
     @property
     def has_tasks(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from arch_lab import units
 from arch_lab.accounting import Ledger, ledger
-from arch_lab.budget import Budget, BudgetError, check, refuse, solve_each
+from arch_lab.budget import Budget, BudgetError, check, refuse, solve, solve_each
 from arch_lab.judge.measures import Task
 from arch_lab.judge.regime import FACTOR, TOKENS_PER_PARAMETER
 from arch_lab.models import Recipe, Shape, require_kind
@@ -24,6 +24,9 @@ from arch_lab.study.estimate import estimate
 from arch_lab.study.initial import initial_warnings, initial_weights
 from arch_lab.study.plan import Calibration, OptimizerGroup, Plan, PlannedArm
 from arch_lab.study.recheck import arm_deviations
+from arch_lab.study.search import Grid
+from arch_lab.study.sizes import TOLERANCE as SIZE_TOLERANCE
+from arch_lab.study.sizes import models_of, sized_arms
 from arch_lab.training.optimizer import groups
 from blocks.errors import ConfigError
 
@@ -40,14 +43,15 @@ def build_plan(
     ``budget.allow_unmatched``; ConfigError for options that do not fit.
     """
     vocabulary, budget, training = experiment.vocabulary(config.data), config.budget, config.training
-    tokens, batch = training.sequence_length, training.batch_size
+    if budget.sizes is not None:
+        return _sized_plan(config, experiment, vocabulary)
     shapes = solved(
         config.arms,
         config.experiment,
         budget,
         kind=experiment.kind,
         vocabulary=vocabulary,
-        tokens=tokens,
+        tokens=training.sequence_length,
         batch=training.rows,
     )
     arms = tuple(
@@ -58,32 +62,91 @@ def build_plan(
     misses = check(arms, budget)
     if misses and not budget.allow_unmatched:
         refuse(arms, budget)
-    trials = len(config.learning_rates) * len(config.grid_seeds) + len(config.other_seeds)
-    trials += len(config.control_seeds)
-    return Plan(
-        study=config.name,
-        experiment=config.experiment,
-        description=config.description,
-        tasks=(Task(measures=experiment.measures),),
-        arms=arms,
-        budget=budget.to_json(),
-        tolerance=budget.tolerance,
-        matched=not misses,
-        override=bool(misses),
-        misses=tuple(misses),
-        vocabulary=vocabulary,
-        sequence_length=tokens,
-        batch_size=batch,
-        training=asdict(training),
-        objective=config.objective,
-        learning_rates=tuple(config.learning_rates),
-        seeds=tuple(config.seeds),
-        tuning_seeds=tuple(config.grid_seeds),
-        control_seeds=tuple(config.control_seeds),
-        widen=config.widen,
-        trials=len(arms) * trials,
-        warnings=(*_warnings(config, arms), *(_far_from_optimal(arms) if experiment.has_regime else ())),
+    grid = config.search.grid() if config.search is not None else Grid()
+    return _numbered(
+        Plan(
+            **_shared(config, vocabulary),
+            tasks=(Task(measures=experiment.measures),),
+            arms=arms,
+            grid=grid,
+            matched=not misses,
+            override=bool(misses),
+            misses=tuple(misses),
+            warnings=(*_warnings(config, arms), *(_far_from_optimal(arms) if experiment.has_regime else ())),
+        )
     )
+
+
+def _sized_plan(config: TrainingStudyConfig, experiment: Any, vocabulary: int) -> Plan:
+    """The plan of a study whose arms are trained at several sizes, for one budget or more."""
+    recipes_of(config.arms, config.experiment, experiment.kind)
+    sizes, tasks = sized_arms(config, lambda at, arm, name: _sized(at, experiment, arm, vocabulary, name))
+    misses = [miss for task in tasks for miss in check(models_of(sizes, task), config.budget)]
+    if misses and not config.budget.allow_unmatched:
+        refuse(next(m for task in tasks if check(m := models_of(sizes, task), config.budget)), config.budget)
+    _check_groups(config, [model for models in sizes.values() for model in models])
+    first = {name: models[0] for name, models in sizes.items()}
+    arms = tuple(
+        PlannedArm(
+            name=arm.name, architecture=arm.architecture, options=arm.options, code=first[arm.name].code
+        )
+        for arm in config.arms
+    )
+    grid = config.search.grid() if config.search is not None else Grid()
+    return _numbered(
+        Plan(
+            **_shared(config, vocabulary),
+            tasks=tuple(Task(name=task, measures=experiment.measures) for task in tasks),
+            arms=arms,
+            sizes=sizes,
+            grid=replace(grid, sizes=tasks),
+            matched=not misses,
+            override=bool(misses),
+            misses=tuple(misses),
+        )
+    )
+
+
+def _sized(config: TrainingStudyConfig, experiment: Any, arm: Arm, vocabulary: int, name: str) -> PlannedArm:
+    """The model of an arm at the one size and budget of ``config``."""
+    training, budget = config.training, config.budget
+    free = replace(budget, tolerance=SIZE_TOLERANCE)
+    recipe = arm.recipe()
+    shape = solve(
+        recipe, free, vocabulary=vocabulary, max_tokens=training.sequence_length, batch=training.rows
+    ).shape
+    model = _planned(config, experiment, arm, recipe, shape, vocabulary, None)
+    spent = {"train_flops": model.deviation["train_flops"]}
+    return replace(model, name=name, deviation=spent)
+
+
+def _shared(config: TrainingStudyConfig, vocabulary: int) -> dict[str, Any]:
+    """What a plan takes over from the configuration of its study. ``trials`` are counted afterwards."""
+    return {
+        "study": config.name,
+        "experiment": config.experiment,
+        "description": config.description,
+        "budget": config.budget.to_json(),
+        "tolerance": config.budget.tolerance,
+        "vocabulary": vocabulary,
+        "sequence_length": config.training.sequence_length,
+        "batch_size": config.training.batch_size,
+        "training": asdict(config.training),
+        "objective": config.objective,
+        "learning_rates": tuple(config.rates),
+        "seeds": tuple(config.seeds),
+        "tuning_seeds": tuple(config.grid_seeds),
+        "control_seeds": tuple(config.control_seeds),
+        "widen": config.widen,
+        "trials": 0,
+    }
+
+
+def _numbered(plan: Plan) -> Plan:
+    """The plan with the number of its trials."""
+    others = len(plan.seeds) - len(plan.tuning_seeds) + len(plan.control_seeds)
+    each = sum(plan.tuning_trials(task.name) + others for task in plan.tasks)
+    return replace(plan, trials=len(plan.arms) * each)
 
 
 def solved(

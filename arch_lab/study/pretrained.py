@@ -132,9 +132,9 @@ def pretrained_arms(
 
 
 def _arm(folder: Path, study: Study, planned: PlannedArm) -> PretrainedArm:
-    rate = study.selected(planned.name)
+    choice = study.selected(planned.name)
     records = [r for r in study.records(arm=planned.name, reported=True) if r.status == FINISHED]
-    if rate is None or not records:
+    if choice is None or choice.learning_rate is None or not records:
         raise ConfigError(
             f"pretrained: arm {planned.name!r} of {folder} has no finished run to start from; "
             "leave it out of arms"
@@ -149,4 +149,6 @@ def _arm(folder: Path, study: Study, planned: PlannedArm) -> PretrainedArm:
             )
     measure = study.tasks[0].primary
     mean = sum(record.scores[measure.key] for record in records) / len(records)
-    return PretrainedArm(planned=planned, runs=runs, learning_rate=rate, score=f"{mean:.3f} {measure.name}")
+    return PretrainedArm(
+        planned=planned, runs=runs, learning_rate=choice.learning_rate, score=f"{mean:.3f} {measure.name}"
+    )

@@ -7,12 +7,12 @@ refused, unless the study says ``override``; then the report is marked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from arch_lab.budget.budget import Budget, BudgetError
 from arch_lab.budget.gate import Miss, check, deviations
-from arch_lab.judge.records import FINISHED, Record, Verdict
+from arch_lab.judge.records import FINISHED, Record
 from arch_lab.stored import Facts
 from arch_lab.study.plan import Plan, PlannedArm
 from arch_lab.study.study import Study
@@ -36,6 +36,8 @@ def misses_of(plan: Plan, records: Sequence[Record] = ()) -> list[Miss]:
     Raises: ConfigError when the stored budget is none (a tolerance above 10 %, no axis), KeyError for an arm
     without counts.
     """
+    if plan.sizes:
+        return _misses_of_sizes(plan, records)
     stored = {key: value for key, value in plan.budget.items() if value is not None}
     tokens = (
         {} if plan.sequence_length is not None else {"tokens": 1}
@@ -43,7 +45,31 @@ def misses_of(plan: Plan, records: Sequence[Record] = ()) -> list[Miss]:
     budget = Budget.from_options({**tokens, **stored, "tolerance": plan.tolerance}, where="the stored budget")
     arms = [_recounted(arm, plan) for arm in plan.arms if not arm.baseline]
     misses = check([replace(arm, deviation=arm_deviations(arm, stored)) for arm in arms], budget)
-    return [*misses, *_cut_short(records, arms, budget.tolerance)]
+    return [*misses, *_cut_short(records, {arm.name: arm.tokens for arm in arms}, budget.tolerance)]
+
+
+def _misses_of_sizes(plan: Plan, records: Sequence[Record]) -> list[Miss]:
+    """As ``misses_of``, of a study with sizes: every model of a budget spends its training FLOPs."""
+    assert plan.tolerance is not None
+    misses: list[Miss] = []
+    for task, flops in zip(plan.tasks, plan.budgets, strict=True):
+        at = {"train_flops": flops}
+        budget = Budget(train_flops=flops, flops_per_token=1.0, tolerance=plan.tolerance)
+        models = [
+            _recounted(model, plan)
+            for own in plan.sizes.values()
+            for model in own
+            if model.applies_to(task.name)
+        ]
+        misses += check([replace(m, deviation=arm_deviations(m, at)) for m in models], budget)
+        trained = [record for record in records if record.task == task.name]
+        for arm in plan.sizes:
+            own_records = [record for record in trained if record.arm == arm]
+            for size in {record.size for record in own_records}:
+                tokens = {arm: plan.model(arm, size, task.name).tokens}
+                of_size = [record for record in own_records if record.size == size]
+                misses += _cut_short(of_size, tokens, plan.tolerance)
+    return misses
 
 
 def _recounted(arm: PlannedArm, plan: Plan) -> PlannedArm:
@@ -56,8 +82,8 @@ def _recounted(arm: PlannedArm, plan: Plan) -> PlannedArm:
     return replace(arm, tokens=tokens, train_flops=arm.flops_per_token * tokens)
 
 
-def _cut_short(records: Sequence[Record], arms: Sequence[PlannedArm], tolerance: float) -> list[Miss]:
-    planned = {arm.name: arm.tokens for arm in arms}
+def _cut_short(records: Sequence[Record], planned: Mapping[str, int | None], tolerance: float) -> list[Miss]:
+    """Finished trials that trained on another number of tokens than their arm's. ``planned``: arm -> tokens."""
     misses = []
     for record in records:
         tokens = planned.get(record.arm)
@@ -99,4 +125,4 @@ def require_matched(study: Study, where: str) -> Study:
     assert isinstance(checked, Study)
     if checked.matched or UNMATCHED in study.verdict.text:
         return checked
-    return replace(checked, verdict=Verdict(text=f"{UNMATCHED} {study.verdict.text}".strip()))
+    return replace(checked, verdict=replace(study.verdict, text=f"{UNMATCHED} {study.verdict.text}".strip()))

@@ -24,13 +24,16 @@ from arch_lab.training.accumulation import accumulate
 from arch_lab.training.callbacks import Divergence, Keeper, RandomState, RunLog
 from arch_lab.training.saving import CHECKPOINT, discard, intact, save
 from arch_lab.training.trainer import plain_trainer, quiet_lightning
+from arch_lab.training.trunk import Trunk, TrunkKeeper
 
 MODEL = "model.ckpt"  # weights of a run that finished
 MEBIBYTE = 2**20
 
 
-def train(spec: RunSpec, job: Job, experiment: Any, data: Any) -> Record:
+def train(spec: RunSpec, job: Job, experiment: Any, data: Any, trunk: Trunk | None = None) -> Record:
     """Train, and score on the tune and the held-out split. Weights and curve stay in the folder of the job.
+
+    ``trunk``: of a run that may go on from a shorter one of the same start.
 
     Raises: KeyboardInterrupt after saving a checkpoint when interrupted; OutputError when the disk refuses; LoggerError for a
     logger that cannot start, or one that fails, after a checkpoint was written.
@@ -45,16 +48,22 @@ def train(spec: RunSpec, job: Job, experiment: Any, data: Any) -> Record:
         curve = _curve(spec, job, log, experiment.measures[0].key)
         divergence = Divergence(math.log(spec.vocabulary), check_every=10 if torch.cuda.is_available() else 1)
         keeper = Keeper(job.folder, seconds=spec.training.checkpoint_seconds, failure=lambda: log.failure)
-        trainer = trainer_of(spec, [curve, divergence, RandomState(), keeper])
+        branch = None if trunk is None else TrunkKeeper(trunk, lambda: _replay(curve, log))
+        callbacks = [curve, divergence, RandomState(), *([] if branch is None else [branch]), keeper]
+        trainer = trainer_of(spec, callbacks)
         with keeper.deferring_interrupts():
-            _fit(trainer, module, source, job)
+            _fit(trainer, module, source, job, branch)
+        reused = 0 if branch is None else branch.reused
         scores = {} if divergence.diverged else experiment.scores(trainer, module, source)
         tuned = scores.get(experiment.measures[0].tuned)
         curve.add({**curve.axes(trainer.global_step), experiment.measures[0].tuned: tuned})
         diverged = not scores or not all(math.isfinite(value) for value in scores.values())
         record = Record(
             arm=spec.arm,
+            task=spec.task,
             learning_rate=spec.learning_rate,
+            size=spec.size,
+            draw=spec.draw,
             seed=spec.seed,
             status=DIVERGED if diverged else FINISHED,
             tuned=None if diverged else tuned,
@@ -63,6 +72,7 @@ def train(spec: RunSpec, job: Job, experiment: Any, data: Any) -> Record:
             steps=trainer.global_step,
             tokens=trainer.global_step * spec.tokens_per_step,
             flops=trainer.global_step * spec.tokens_per_step * spec.flops_per_token,
+            reused_flops=reused * spec.tokens_per_step * spec.flops_per_token if reused else None,
             seconds=curve.seconds,
             tokens_per_second=_finite(spec.tokens_per_step / curve.median_step_seconds()),
             peak_memory_bytes=memory.peak(),
@@ -105,13 +115,28 @@ def _curve(spec: RunSpec, job: Job, log: TrialLog, primary: str) -> RunLog:
     )
 
 
-def _fit(trainer: pl.Trainer, module: pl.LightningModule, source: pl.LightningDataModule, job: Job) -> None:
+def _replay(curve: RunLog, log: TrialLog) -> None:
+    for row in curve.records:
+        log.record(row)
+
+
+def _fit(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    source: pl.LightningDataModule,
+    job: Job,
+    branch: TrunkKeeper | None,
+) -> None:
+    """Train from the run's own checkpoint, its trunk or the beginning."""
     checkpoint: Path = job.folder / CHECKPOINT
     resume = checkpoint if intact(checkpoint) else None
     if resume is None:
         if checkpoint.exists():
             job.note(f"{checkpoint} is damaged and is not used: this run starts again at step 0")
         discard(checkpoint)
+    if resume is None and branch is not None:
+        resume = branch.trunk.checkpoint()
+        branch.goes_on = resume is not None
     trainer.fit(module, datamodule=source, ckpt_path=resume, weights_only=True if resume else None)
 
 

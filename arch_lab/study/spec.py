@@ -8,6 +8,7 @@ from arch_lab.stored import Facts, Json
 from arch_lab.study.code_identity import conditions
 from arch_lab.study.config import Training, TrainingStudyConfig
 from arch_lab.study.plan import InitialWeights, PlannedArm
+from arch_lab.study.search import Grid, with_values
 from arch_lab.study.trial import Trial
 from arch_lab.training.optimizer import OPTIMIZER_KEYS
 
@@ -17,6 +18,9 @@ class RunSpec:
     """Everything that determines a run's numbers, without the data and the conditions it runs under (both are in its identity)."""
 
     arm: str
+    task: str = ""  # its budget, where a study has several
+    size: int | None = None  # nominal, and the draw of its search, where it has one
+    draw: int | None = None
     architecture: str
     options: Facts
     width: int
@@ -37,6 +41,11 @@ class RunSpec:
     def tokens_per_step(self) -> int:
         return self.training.sequence_length * self.training.batch_size
 
+    @property
+    def stable_steps(self) -> int:
+        """Steps before the decay of WSD."""
+        return self.steps - round(self.training.decay_fraction * self.steps)
+
     def settings(self) -> Facts:
         """Arguments of the run's LanguageModel, plain JSON."""
         t = self.training
@@ -53,16 +62,22 @@ class RunSpec:
     def identity(self, data: str) -> Json:
         """Everything that determines the run's numbers; ``data``: the fingerprint of its data."""
         initial = None if self.initial is None else self.initial.fingerprint
-        return {"task": "", **asdict(self), "initial": initial, "data": data, **conditions()}
+        return {**asdict(self), "initial": initial, "data": data, **conditions()}
 
 
-def spec_of(arm: PlannedArm, trial: Trial, config: TrainingStudyConfig, vocabulary: int) -> RunSpec:
-    """The run of an arm at one learning rate and seed."""
+def spec_of(
+    arm: PlannedArm, trial: Trial, config: TrainingStudyConfig, grid: Grid, vocabulary: int
+) -> RunSpec:
+    """The run of an arm at one choice and seed."""
     assert vocabulary > 1 and arm.steps is not None and arm.flops_per_token is not None
     assert trial.learning_rate is not None
     shape = arm.shape
+    values = {} if trial.draw is None else grid.values(trial.draw, trial.size)
     return RunSpec(
-        arm=arm.name,
+        arm=trial.arm,
+        task=trial.task,
+        size=trial.size,
+        draw=trial.draw,
         architecture=arm.architecture,
         options=arm.options,
         width=shape.width,
@@ -73,7 +88,7 @@ def spec_of(arm: PlannedArm, trial: Trial, config: TrainingStudyConfig, vocabula
         flops_per_token=float(arm.flops_per_token),
         learning_rate=trial.learning_rate,
         seed=trial.seed,
-        training=config.training,
+        training=with_values(config.training, values),
         objective=config.objective,
         initial=arm.initialise_from,
         experiment=config.experiment,

@@ -1,23 +1,24 @@
-"""The trials of a study: tune (every arm at every rate), widen the grid where an optimum sits on its edge, run the other seeds.
+"""The trials of a study: tune (every arm at every choice), widen the grid where an optimum sits on its edge, run the other seeds.
 
-Every arm gets the same rates and the same number of trials: equal effort by construction.
+Every arm gets the same choices and the same number of trials: equal effort by construction.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
 
 from arch_lab import files
-from arch_lab.judge.records import Record
-from arch_lab.judge.selection import select, wider
+from arch_lab.judge.records import Choice, Record
+from arch_lab.judge.selection import ranked, select
 from arch_lab.signals import raising_signals
 from arch_lab.stored import Facts, Json
 from arch_lab.study import storage
+from arch_lab.study.choices import Choices
 from arch_lab.study.config import StudyConfig, TunedStudyConfig
 from arch_lab.study.executor import Executor
 from arch_lab.study.experiment import load_experiment
@@ -81,40 +82,95 @@ class StudyContext:
 class Stages:
     """The trials of one study: what is stored is kept, the others go to the executor."""
 
-    def __init__(self, context: StudyContext, executor: Executor, observer: Observer) -> None:
+    def __init__(
+        self,
+        context: StudyContext,
+        executor: Executor,
+        observer: Observer,
+        certify: Callable[[Sequence[PlannedArm]], None] = lambda models: None,
+    ) -> None:
+        """``certify(models)``: what a model that was not planned for must pass before it trains."""
         assert context.opened is not None
+        self.certify = certify
         self.opened, self.plan, self.context = context.opened, context.plan, context
         self.executor, self.observer = executor, observer
         self.results: dict[Trial, Json] = {}
-        self.rates = {task.name: sorted(self.plan.learning_rates) for task in self.plan.tasks}
+        self._later, self._later_trials = 0.0, 0  # work and number of the trials of later budgets
+        self.choices = {task.name: Choices(self.plan, task.name) for task in self.plan.tasks}
 
     def run_all(self) -> list[Record]:
-        """Records of all trials, task by task, in the order in which they were planned."""
+        """Records of all trials, task by task, in the order in which they were planned.
+
+        Tasks run together; budgets one after the other, the smallest first: a larger one goes on from its trunks.
+        """
+        names = list(self.choices)
+        passes = [[name] for name in names] if self.plan.sizes else [names]
+        for position, tasks in enumerate(passes):
+            if position:
+                self._keep_best(passes[position - 1][0], tasks[0])
+            self._pass(tasks, later=[name for after in passes[position + 1 :] for name in after])
+        return self.records()
+
+    def _pass(self, tasks: Sequence[str], later: Sequence[str]) -> None:
         others = [seed for seed in self.plan.seeds if seed not in self.plan.tuning_seeds]
         others += self.plan.control_seeds
-        tuned = sum(len(self._tuned(task)) for task in self.rates)
-        self._run([trial for task in self.rates for trial in self._first(task)], after=tuned * len(others))
+        self._later = sum(self._planned_work(task, len(others)) for task in later)
+        self._later_trials = sum(self._planned_trials(task, len(others)) for task in later)
+        after = sum(len(self._tuned(task)) for task in tasks) * len(others)
+        self._run([trial for task in tasks for trial in self._first(task)], after=after)
         for _ in range(self.plan.widen):
-            added = [trial for task in self.rates for trial in self._widened(task)]
+            added = [trial for task in tasks for trial in self._widened(task)]
             if not added:
                 break
-            self._run(added, after=tuned * len(others))
+            self._run(added, after=after)
         if others:
-            self._run([trial for task in self.rates for trial in self._other_seeds(task, others)], after=0)
-        return self.records()
+            self._run([t for task in tasks for t in self._other_seeds(task, others)], after=0)
+
+    def _planned_work(self, task: str, others: int) -> float:
+        """FLOPs of all trials of a later budget, without what its trunks save."""
+        work = [float(model.train_flops or 0) for model in self.plan.models if model.applies_to(task)]
+        each = sum(work) / max(1, len(work))
+        return each * self._planned_trials(task, others)
+
+    def _planned_trials(self, task: str, others: int) -> int:
+        return len(self._tuned(task)) * (self.plan.tuning_trials(task) + others)
+
+    def _keep_best(self, before: str, task: str) -> None:
+        """Settle which settings of each arm go on from one budget to the next: the best on the tune split at any size."""
+        keep = self.plan.grid.keep
+        if keep is None:
+            return
+        choices, records = self.choices[before], [r for r in self.records() if r.task == before]
+        for arm in self._tuned(task):
+            tuned: dict[Choice, dict[int, float | None]] = {}
+            for record in records:
+                if record.arm == arm.name and record.seed in self.plan.tuning_seeds:
+                    tuned.setdefault(record.choice, {})[record.seed] = record.tuning_score
+            best = ranked(tuned, self.plan.task(before).primary)
+            settings = list(dict.fromkeys(choices.setting(choice) for choice in best))
+            self.choices[task].kept[arm.name] = settings[:keep]
+        self.choices[task].rates = list(choices.rates)  # which may have grown
+
+    def grown(self) -> Plan:
+        """The plan with the rates and sizes that were tried in the end."""
+        rates = {rate for choices in self.choices.values() for rate in choices.rates}
+        sizes = {task: tuple(s for s in c.sizes if s is not None) for task, c in self.choices.items()}
+        grid = replace(self.plan.grid, sizes=sizes) if self.plan.sizes else self.plan.grid
+        return replace(self.plan, learning_rates=tuple(sorted(rates)), grid=grid)
 
     def records(self) -> list[Record]:
         """Of all trials so far, task by task."""
-        trials = [trial for task in self.rates for trial in self.results if trial.task == task]
+        trials = [trial for task in self.choices for trial in self.results if trial.task == task]
         return [record for trial in trials for record in storage.records_of(self.results[trial])]
 
-    def selected(self, task: str) -> dict[str, float]:
-        """Arm -> the learning rate that its records on the tune split choose."""
+    def selected(self, task: str) -> dict[str, Choice]:
+        """Arm -> what its records on the tune split choose."""
         records = [record for record in self.records() if record.task == task]
         return select(records, [arm.name for arm in self.plan.arms_of(task)], self.plan.task(task).primary)
 
     def _tuned(self, task: str) -> list[PlannedArm]:
-        return [arm for arm in self.plan.arms_of(task) if arm.tuned] if self.plan.learning_rates else []
+        arms = [arm for arm in self.plan.arms_of(task) if arm.tuned]
+        return arms if self.plan.learning_rates or self.plan.grid.draws else []
 
     def _first(self, task: str) -> list[Trial]:
         """All trials of a task that has nothing to choose; else arms without a rate, then the grid."""
@@ -128,32 +184,39 @@ class Stages:
             if not arm.tuned
             for seed in (seeds if arm.seeded else seeds[:1])
         ]
-        return untuned + self._grid(task, self.rates[task])
+        return untuned + self._grid(
+            task, {arm.name: self.choices[task].of(arm.name) for arm in self._tuned(task)}
+        )
 
-    def _grid(self, task: str, rates: Sequence[float]) -> list[Trial]:
+    def _grid(self, task: str, choices: Mapping[str, Sequence[Choice]]) -> list[Trial]:
         return [
-            Trial(task=task, arm=arm.name, learning_rate=rate, seed=seed)
-            for arm in self._tuned(task)
-            for rate in rates
+            Trial(task=task, arm=arm, seed=seed, **choice.to_json())
+            for arm, own in choices.items()
+            for choice in own
             for seed in self.plan.tuning_seeds
         ]
 
     def _widened(self, task: str) -> list[Trial]:
-        """Trials at one more rate at each edge where an arm has its optimum."""
+        """Trials at one more rate and size at each edge where an arm has its optimum."""
         if not self._tuned(task):
             return []
-        more = wider(self.rates[task], list(self.selected(task).values()))
-        if more:
-            self.observer("widen", {"task": task, "learning_rates": more})
-        self.rates[task] = sorted([*self.rates[task], *more])
-        return self._grid(task, more)
+        choices = self.choices[task]
+        before, sizes = list(choices.rates), list(choices.sizes)
+        added = choices.widen(self.selected(task))
+        if added:
+            rates = [rate for rate in choices.rates if rate not in before]
+            more = [size for size in choices.sizes if size not in sizes]
+            self.observer("widen", {"task": task, "learning_rates": rates, "sizes": more})
+            for size in more:
+                self.certify([self.plan.model(arm, size, task) for arm in added])
+        return self._grid(task, added)
 
     def _other_seeds(self, task: str, seeds: Sequence[int]) -> list[Trial]:
-        chosen_rates = self.selected(task)
+        selected = self.selected(task)
         return [
-            Trial(task=task, arm=arm.name, learning_rate=chosen_rates[arm.name], seed=seed)
+            Trial(task=task, arm=arm.name, seed=seed, **selected[arm.name].to_json())
             for arm in self._tuned(task)
-            if arm.name in chosen_rates
+            if arm.name in selected
             for seed in seeds
         ]
 
@@ -167,6 +230,7 @@ class Stages:
         work = [self.opened.work(trial) for trial in trials]
         labels = [trial.label for trial in trials]
         batch = {"labels": labels, "work": work, "workers": self.executor.workers, "after": after}
+        batch |= {"later": self._later, "later_trials": self._later_trials}
         self.observer("jobs", batch)
         for trial in trials:
             folder = files.inside(self.context.folder, trial.folder(self.context.folder))

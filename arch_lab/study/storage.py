@@ -52,7 +52,14 @@ DERIVED = (
     "flops_per_token",
     "steps",
 )  # keys of an identity that follow from others
-PER_TRIAL = ("task", "arm", "learning_rate", "seed")  # keys of an identity that say which trial it is
+PER_TRIAL = (
+    "task",
+    "arm",
+    "learning_rate",
+    "size",
+    "draw",
+    "seed",
+)  # keys of an identity that say which trial it is
 CONDITIONS = ("torch", "threads", "operations")  # keys of an identity whose two values a refusal gives
 OTHER_FOLDER = "choose another --output, or delete the folder"
 ELSEWHERE = f"results are never mixed: {OTHER_FOLDER}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from arch_lab import sealed, units
 from arch_lab.judge.control import control_pairs, control_warnings
-from arch_lab.judge.records import Average, Baseline, Judgement, Pair, Record, Standing, Verdict
+from arch_lab.judge.records import Average, Baseline, Choice, Judgement, Pair, Record, Standing, Verdict
 from arch_lab.stored import Facts, Json
 from arch_lab.study.plan import VERSION, Plan
 from blocks.errors import UserError
@@ -48,10 +48,14 @@ class Study(Plan):
     command: str = ""
     identity: str = ""
 
-    def selected(self, arm: str, task: str = "") -> float | None:
-        """Learning rate that an arm was reported at; None where it has none."""
+    def selected(self, arm: str, task: str = "") -> Choice | None:
+        """What an arm was reported at; None where it has no standing."""
         standing = self.standing(arm, task)
-        return None if standing is None else standing.learning_rate
+        return None if standing is None else standing.choice
+
+    def is_reported(self, record: Record) -> bool:
+        """Whether a record is of the choice that its arm was reported at."""
+        return record.choice == self.selected(record.arm, record.task)
 
     def standing(self, arm: str, task: str = "") -> Standing | None:
         return next((s for s in self.summary if (s.arm, s.task) == (arm, task)), None)
@@ -59,11 +63,9 @@ class Study(Plan):
     def records(
         self, *, arm: str | None = None, task: str | None = None, reported: bool = False
     ) -> list[Record]:
-        """Records of an arm and a task; ``reported``: at the learning rate that the arm was reported at."""
+        """Records of an arm and a task; ``reported``: at the choice that the arm was reported at."""
         records = [r for r in self.results if arm in (None, r.arm) and task in (None, r.task)]
-        return (
-            [r for r in records if r.learning_rate == self.selected(r.arm, r.task)] if reported else records
-        )
+        return [r for r in records if self.is_reported(r)] if reported else records
 
     def to_frame(self) -> pandas.DataFrame:
         """One row per record, one column per measure. Raises: UserError when pandas is not installed."""
@@ -74,8 +76,8 @@ class Study(Plan):
         return pandas.DataFrame(list(self.rows()))
 
     def rows(self) -> list[Json]:
-        """One flat row per record: its columns, its scores, and whether its learning rate was chosen."""
-        return [row_of(record, self.selected(record.arm, record.task)) for record in self.results]
+        """One flat row per record: its columns, its scores, and whether its choice was reported."""
+        return [row_of(record, self.is_reported(record)) for record in self.results]
 
     def __repr__(self) -> str:
         """The verdict and the number of trials: short enough for a prompt."""
@@ -95,13 +97,13 @@ class Study(Plan):
         return f"<p>{escape(self.verdict.text)}</p><table>{_html_row(heads, 'th')}{body}</table>"
 
 
-def row_of(record: Record, selected: float | None) -> Json:
+def row_of(record: Record, selected: bool) -> Json:
     """A record as one flat row."""
     plain = record.to_json()
     excluded = ("scores", "facts", "machine")
     return {
         **{key: value for key, value in plain.items() if key not in excluded},
-        "selected": record.learning_rate == selected,
+        "selected": selected,
         **record.scores,
     }
 

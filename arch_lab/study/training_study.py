@@ -12,17 +12,23 @@ from arch_lab import files
 from arch_lab.data import DataConfig
 from arch_lab.judge.measures import Measure
 from arch_lab.judge.records import FINISHED, Baseline, Judgement, Record
+from arch_lab.judge.where import where_it_lies
 from arch_lab.models import recipe
 from arch_lab.models.model import Kind
 from arch_lab.stored import Facts, Json
 from arch_lab.study.config import Arm, TrainingStudyConfig, naming_keys
 from arch_lab.study.experiment import NoOptions
+from arch_lab.study.forecast import check_forecast, tested
+from arch_lab.study.identity import digest
 from arch_lab.study.initial import initial_warnings, with_initial
+from arch_lab.study.judged_sizes import FORECAST, judged_sizes
 from arch_lab.study.open_study import Certificate, Experiment, OpenStudy, Progress
 from arch_lab.study.plan import Plan, PlannedArm
 from arch_lab.study.planning import build_plan, recipes_of
+from arch_lab.study.search import LEARNING_RATE
 from arch_lab.study.spec import RunSpec, spec_of
-from arch_lab.study.trial import SAMPLES, Job, Trial
+from arch_lab.study.trial import SAMPLES, TRUNKS, Job, Trial
+from arch_lab.training.trunk import Trunk
 from blocks.config import Config
 
 if TYPE_CHECKING:  # seconds to import, and no refusal of a study should wait for it
@@ -132,7 +138,10 @@ class TrainingStudy(OpenStudy):
         return (*data, "steps") if timed else data
 
     def plan(self, progress: Progress) -> Plan:
-        return build_plan(self.config, self.experiment)
+        plan = build_plan(self.config, self.experiment)
+        if self.config.forecast is not None:
+            check_forecast(self.config.forecast, plan)
+        return plan
 
     def settings(self, config: Json) -> Json:
         data = config.get("data")
@@ -151,9 +160,8 @@ class TrainingStudy(OpenStudy):
         for arm in plan.arms:
             if arm.name not in timings:
                 progress(f"timing training steps of {arm.name}")
-                trial = Trial(
-                    arm=arm.name, learning_rate=self.config.learning_rates[0], seed=self.config.seeds[0]
-                )
+                rate = [*self.config.rates, *(d.values[LEARNING_RATE] for d in plan.grid.draws)][0]
+                trial = Trial(arm=arm.name, learning_rate=rate, seed=self.config.seeds[0])
                 timings[arm.name] = calibration.seconds_per_step(
                     self.spec(trial, arm), self.experiment, self.data
                 )
@@ -184,7 +192,8 @@ class TrainingStudy(OpenStudy):
         """The run of a trial. ``arm``: of a plan that is not the study's yet."""
         vocabulary = self.planned.vocabulary if self.data is None else self.data.vocabulary
         assert vocabulary is not None
-        return spec_of(arm or self.planned.arm(trial.arm), trial, self.config, vocabulary)
+        model = arm or self.planned.model(trial.arm, trial.size, trial.task)
+        return spec_of(model, trial, self.config, self.planned.grid, vocabulary)
 
     def identity(self, trial: Trial) -> Json:
         return self.spec(trial).identity(self.fingerprint(""))
@@ -192,11 +201,21 @@ class TrainingStudy(OpenStudy):
     def run(self, trial: Trial, job: Job) -> Record:
         from arch_lab.study.run import train
 
-        return train(self.spec(trial), job, self.experiment, self.data)
+        spec = self.spec(trial)
+        return train(spec, job, self.experiment, self.data, self._trunk(spec, trial, job))
+
+    def _trunk(self, spec: RunSpec, trial: Trial, job: Job) -> Trunk | None:
+        """Of a run of several budgets under WSD; other schedules change with the length."""
+        if len(self.planned.budgets) < 2 or trial.size is None or spec.training.schedule != "wsd":
+            return None
+        own = {"task": "", "steps": 0}
+        shared = digest({**spec.identity(self.fingerprint("")), **own})
+        folder = replace(trial, task="").folder(job.study_folder / TRUNKS)
+        return Trunk(folder=folder, identity=shared, stable=spec.stable_steps)
 
     def work(self, trial: Trial) -> float:
         """FLOPs of a run."""
-        return float(self.planned.arm(trial.arm).train_flops or 1)
+        return float(self.planned.model(trial.arm, trial.size, trial.task).train_flops or 1)
 
     def baselines(self) -> tuple[Baseline, ...]:
         return tuple(self.experiment.baselines(self.config, self.data))
@@ -213,6 +232,14 @@ class TrainingStudy(OpenStudy):
 
     def judge(self, plan: Plan, records: Sequence[Record], baselines: Sequence[Baseline]) -> Judgement:
         judgement = super().judge(plan, records, baselines)
+        reported = [r for r in records if is_last_reported(judgement, plan, r)]
+        verdict = replace(judgement.verdict, where=where_it_lies(reported))
+        judgement = replace(judgement, verdict=verdict)
+        if plan.sizes:
+            judgement = judged_sizes(judgement, plan, records)
+        if self.config.forecast is not None:
+            outcome = tested(self.config.forecast, plan, judgement).to_json()
+            judgement = replace(judgement, details={**judgement.details, FORECAST: outcome})
         more = [*clock_warnings(plan, records), *initial_warnings(plan.arms)]
         return replace(judgement, warnings=(*judgement.warnings, *more))
 
@@ -223,6 +250,12 @@ class TrainingStudy(OpenStudy):
     def outcome(self, records: Sequence[Record], plan: Plan) -> str:
         speed = records[0].tokens_per_second
         return super().outcome(records, plan) + ("" if speed is None else f", {speed:,.0f} tokens/s")
+
+
+def is_last_reported(judgement: Judgement, plan: Plan, record: Record) -> bool:
+    """Whether a record is of what its arm is reported at, at the largest budget."""
+    chosen = {(s.task, s.arm): s.choice for s in judgement.summary}
+    return record.task == plan.tasks[-1].name and chosen.get((record.task, record.arm)) == record.choice
 
 
 def clock_warnings(plan: Plan, records: Sequence[Record]) -> list[str]:

@@ -8,43 +8,55 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from arch_lab.judge.records import Record
+from arch_lab.judge.records import Choice, Record
 from arch_lab.stored import Stored
 from arch_lab.study.events import TrialLog
 from arch_lab.study.loggers import LoggerConfig, TrialNames
+from arch_lab.units import short
 from blocks.errors import UserError
 
 Observer = Callable[[str, dict[str, Any]], None]  # (event, facts): how a terminal follows a study
 SAMPLES = "samples"  # folder in the folder of a study: <arm>.json holds {"prompt", "text"}
+TRUNKS = "trunks"  # folder of the states that longer runs go on from
 RUNS = "runs"  # folder of the trials in the folder of a study
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial(Stored):
-    """Arm, task, learning rate and seed. ``arm`` is empty where one trial measures all arms together."""
+    """Arm, task, choice and seed. ``arm`` is empty where one trial measures all arms together."""
 
     task: str = ""
     arm: str = ""
     learning_rate: float | None = None
+    size: int | None = None
+    draw: int | None = None
     seed: int = 0
 
     @classmethod
     def of(cls, record: Record) -> Trial:
         """The trial of one arm that gave a record."""
-        return cls(task=record.task, arm=record.arm, learning_rate=record.learning_rate, seed=record.seed)
+        return cls(task=record.task, arm=record.arm, seed=record.seed, **record.choice.to_json())
+
+    @property
+    def choice(self) -> Choice:
+        return Choice(learning_rate=self.learning_rate, size=self.size, draw=self.draw)
 
     @property
     def label(self) -> str:
         """The trial in words."""
         task = f"{self.task}: " if self.task and self.arm else self.task
+        size = "" if self.size is None else f" {short(self.size)}"
         rate = "" if self.learning_rate is None else f" lr {self.learning_rate:g}"
-        return f"{task}{self.arm}{rate} seed {self.seed}" if self.arm else task
+        draw = "" if self.draw is None else f" draw {self.draw}"
+        return f"{task}{self.arm}{size}{rate}{draw} seed {self.seed}" if self.arm else task
 
     def folder(self, study: Path) -> Path:
-        """<study>/runs/[<task>/][<arm>/][lr-<rate>_]seed-<seed>."""
+        """<study>/runs/[<task>/][<arm>/][<size>/][lr-<rate>_][draw-<index>_]seed-<seed>."""
         rate = "" if self.learning_rate is None else f"lr-{self.learning_rate:g}_"
-        names = [name for name in (self.task, self.arm) if name]
-        return study.joinpath(RUNS, *names, f"{rate}seed-{self.seed}")
+        draw = "" if self.draw is None else f"draw-{self.draw}_"
+        size = "" if self.size is None else str(self.size)
+        names = [name for name in (self.task, self.arm, size) if name]
+        return study.joinpath(RUNS, *names, f"{rate}{draw}seed-{self.seed}")
 
 
 @dataclass

@@ -187,7 +187,8 @@ def test_a_diverging_rate_is_reported_and_the_study_goes_on(tmp_path: Path) -> N
     result = arch_lab.compare(str(path), output=tmp_path / "runs", cache=tmp_path / "cache", quiet=True)
     status = {r.learning_rate: r.status for r in result.results}
     assert status == {0.004: "finished", 1000.0: "diverged"}
-    assert result.selected("gemma1") == 0.004
+    chosen = result.selected("gemma1")
+    assert chosen is not None and chosen.learning_rate == 0.004
     assert next(r for r in result.results if r.learning_rate == 1000.0).scores == {}
 
 

@@ -76,7 +76,7 @@ SHIPPED = {name: read_study(path, name=name) for name, path in studies().items()
 def test_every_shipped_study_plans_within_its_tolerance(name: str) -> None:
     plan = arch_lab.plan(name)
     assert plan.matched
-    for arm in plan.arms:
+    for arm in plan.models:
         assert arm.deviation and all(abs(d) <= plan.tolerance for d in arm.deviation.values())
 
 

@@ -55,8 +55,8 @@ def test_list_names_every_study_with_arms_and_budget(capsys) -> None:
     assert {row["name"] for row in listed} == set(studies())
     quickstart = next(row for row in listed if row["name"] == "quickstart")
     assert (
-        quickstart["arms"] == ["gemma3", "m2_gpt"]
-        and quickstart["budget"]["params"] == 1e6
+        quickstart["arms"] == ["gemma3", "gemma3_short_convolution", "m2_gpt"]
+        and quickstart["budget"]["train_flops"] == 3e11
         and "Monarch" in quickstart["question"]
     )
 

@@ -137,8 +137,8 @@ def test_init_writes_a_study_that_plans_within_its_budget(
     monkeypatch.chdir(tmp_path)
     assert "arch-lab plan my_study.yaml" in printed(capsys, "init")
     plan = json.loads(printed(capsys, "plan", "my_study.yaml", "--json"))
-    assert plan["matched"] and [arm["name"] for arm in plan["arms"]] == ["gemma3", "m2_gpt"]
-    assert "# Sequences per step.\n  batch_size: 4" in Path("my_study.yaml").read_text(encoding="utf-8")
+    assert plan["matched"] and {arm["name"] for arm in plan["arms"]} >= {"gemma3", "m2_gpt"}
+    assert "# Sequences per step.\n  batch_size: 8" in Path("my_study.yaml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("experiment", experiments())

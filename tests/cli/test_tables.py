@@ -56,13 +56,13 @@ def test_parameters_of_every_part_are_shown_at_any_width(width, monkeypatch, cap
 
 
 def test_a_table_too_wide_is_printed_in_parts_with_the_names_again(monkeypatch, capsys) -> None:
-    lines = shown_at(60, monkeypatch, capsys)("plan", "quickstart").splitlines()
-    # size and cost in two parts each, regime and parameter groups in one
-    assert sum(line.startswith("gemma3 ") for line in lines) == 6
+    lines = shown_at(60, monkeypatch, capsys)("plan", "wikitext2").splitlines()
+    # size, cost and parameter groups in two parts each, regime in one
+    assert sum(line.startswith("gemma3 ") for line in lines) == 7
 
 
 def test_heads_break_between_words_only(monkeypatch, capsys) -> None:
-    text = shown_at(80, monkeypatch, capsys)("plan", "quickstart")
+    text = shown_at(80, monkeypatch, capsys)("plan", "wikitext2")
     assert all(word in text for word in ("training", "tokens", "embedding", "memory,"))
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from arch_lab.files import OutputError
 from arch_lab.judge.judge import judge
-from arch_lab.judge.records import Record
+from arch_lab.judge.records import Choice, Record
 from arch_lab.study.engine import compare, plan
 from arch_lab.study.plan import PlannedArm
 from arch_lab.study.study import read_study
@@ -61,9 +61,9 @@ def test_an_arm_without_chance_runs_once_and_one_of_other_tasks_not_at_all(finis
 
 def test_the_rate_is_chosen_on_the_tuning_rows_whatever_the_reported_ones_say(finished: Run) -> None:
     for task in STUDY["tasks"]:
-        assert finished.study.selected("strong", task) == 0.004
-        assert finished.study.selected("weak", task) == 0.002
-        assert finished.study.selected("constant", task) is None
+        assert finished.study.selected("strong", task) == Choice(learning_rate=0.004)
+        assert finished.study.selected("weak", task) == Choice(learning_rate=0.002)
+        assert finished.study.selected("constant", task) == Choice()
 
 
 def test_the_grid_grows_for_all_arms_while_an_optimum_sits_on_its_edge(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from arch_lab.judge import intervals, student_t
 from arch_lab.judge.judge import judge
 from arch_lab.judge.measures import Measure, Task
 from arch_lab.judge.pairs import compare_pairs
-from arch_lab.judge.records import Baseline, Interval, Judgement, Record
+from arch_lab.judge.records import Baseline, Choice, Interval, Judgement, Record
 from arch_lab.judge.selection import edge_warnings, select, wider
 from arch_lab.study.plan import PlannedArm
 from arch_lab.units import budget_words
@@ -21,6 +21,7 @@ from arch_lab.units import budget_words
 ACCURACY = Measure(key="accuracy", name="accuracy", higher_is_better=True)
 BITS_PER_BYTE = Measure(key="bits_per_byte", name="bits per byte")
 PERPLEXITY = Measure(key="perplexity", name="token perplexity", logarithmic=True)
+AT_01, AT_02 = Choice(learning_rate=0.1), Choice(learning_rate=0.2)
 FAR = Baseline(name="far", scores={"bits_per_byte": 2.0})
 
 
@@ -167,32 +168,32 @@ def test_a_pair_that_cannot_be_tested_says_why(values: dict, reason: str) -> Non
 
 def test_the_learning_rate_is_chosen_on_the_tune_split() -> None:
     assert select([record(0.1, 0, 1.0, tune=3.0), record(0.2, 0, 2.0, tune=2.0)], ["a"], BITS_PER_BYTE) == {
-        "a": 0.2
+        "a": AT_02
     }
 
 
 def test_the_higher_tuning_score_is_chosen_where_higher_is_better() -> None:
-    assert select([accurate(0.1, 0.1), accurate(0.2, 0.2)], ["a"], ACCURACY) == {"a": 0.2}
+    assert select([accurate(0.1, 0.1), accurate(0.2, 0.2)], ["a"], ACCURACY) == {"a": AT_02}
 
 
 def test_a_tie_goes_to_the_smaller_rate() -> None:
-    assert select([record(0.2, 0, 1.0), record(0.1, 0, 1.0)], ["a"], BITS_PER_BYTE) == {"a": 0.1}
+    assert select([record(0.2, 0, 1.0), record(0.1, 0, 1.0)], ["a"], BITS_PER_BYTE) == {"a": AT_01}
 
 
 def test_a_rate_with_a_diverged_seed_loses_to_any_without() -> None:
     records = [record(0.1, s, 9.0) for s in (0, 1)] + [record(0.2, 0, 1.0), record(0.2, 1, None)]
-    assert select(records, ["a"], BITS_PER_BYTE) == {"a": 0.1}
+    assert select(records, ["a"], BITS_PER_BYTE) == {"a": AT_01}
 
 
 def test_when_every_rate_diverged_somewhere_the_fewest_divergences_win() -> None:
     records = [record(0.1, 0, 1.0), record(0.1, 1, None), record(0.1, 2, None)]
     records += [record(0.2, 0, 2.0), record(0.2, 1, 2.0), record(0.2, 2, None)]
-    assert select(records, ["a"], BITS_PER_BYTE) == {"a": 0.2}
+    assert select(records, ["a"], BITS_PER_BYTE) == {"a": AT_02}
 
 
 def test_more_seeds_at_one_rate_do_not_change_the_choice() -> None:
     records = [record(0.1, 0, 2.0), record(0.2, 0, 1.9), record(0.2, 1, 2.5)]
-    assert select(records, ["a"], BITS_PER_BYTE) == {"a": 0.2}
+    assert select(records, ["a"], BITS_PER_BYTE) == {"a": AT_02}
 
 
 def test_an_arm_without_results_is_not_selected() -> None:
@@ -216,26 +217,26 @@ def test_the_grid_grows_by_its_step_at_each_edge_selected(rates: list, selected:
 @pytest.mark.parametrize(("chosen", "word"), [(0.1, "smallest"), (0.4, "largest")])
 def test_an_optimum_on_the_edge_is_warned_about(chosen: float, word: str) -> None:
     records = [record(rate, 0, 1.0 + abs(rate - chosen)) for rate in (0.1, 0.2, 0.4)]
-    lines = edge_warnings(records, {"a": chosen}, BITS_PER_BYTE)
+    lines = edge_warnings(records, {"a": Choice(learning_rate=chosen)}, BITS_PER_BYTE)
     assert len(lines) == 1 and word in lines[0]
 
 
 def test_an_optimum_inside_the_grid_is_not_warned_about() -> None:
     records = [record(rate, 0, 1.0 + abs(rate - 0.2)) for rate in (0.1, 0.2, 0.4)]
-    assert edge_warnings(records, {"a": 0.2}, BITS_PER_BYTE) == []
+    assert edge_warnings(records, {"a": AT_02}, BITS_PER_BYTE) == []
 
 
 def test_a_single_rate_is_called_untuned() -> None:
-    assert "not tuned" in edge_warnings([record(0.2, 0, 1.0)], {"a": 0.2}, BITS_PER_BYTE)[0]
+    assert "not tuned" in edge_warnings([record(0.2, 0, 1.0)], {"a": AT_02}, BITS_PER_BYTE)[0]
 
 
 def test_equal_scores_at_every_rate_are_called_no_choice() -> None:
     records = [record(rate, 0, 1.0) for rate in (0.1, 0.2, 0.4)]
-    assert "the choice of 0.1 is arbitrary" in edge_warnings(records, {"a": 0.1}, BITS_PER_BYTE)[0]
+    assert "the choice of 0.1 is arbitrary" in edge_warnings(records, {"a": AT_01}, BITS_PER_BYTE)[0]
 
 
 def test_an_arm_that_diverged_everywhere_is_left_to_the_verdict() -> None:
-    assert edge_warnings([record(0.1, 0, None), record(0.2, 0, None)], {"a": 0.1}, BITS_PER_BYTE) == []
+    assert edge_warnings([record(0.1, 0, None), record(0.2, 0, None)], {"a": AT_01}, BITS_PER_BYTE) == []
 
 
 def test_the_better_arm_is_the_one_with_fewer_bits() -> None:

@@ -98,8 +98,9 @@ def test_the_report_ends_with_the_verdict_and_the_two_places(
     study = make_study()
     terminal("report", {"study": study, "report": "runs/s/report.html", "folder": "runs/s"})
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-3:] == [
-        f"verdict: {study.verdict.text} {study.verdict.limits}",
+    assert lines[-4:] == [
+        f"verdict: {study.verdict.text}",
+        f"         {study.verdict.limits}",
         "report:       runs/s/report.html",
         "tensorboard:  tensorboard --logdir runs/s",
     ]
