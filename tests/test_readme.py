@@ -28,10 +28,10 @@ COMMANDS = [
     if line.strip()
 ]
 PYTHON = next(text for kind, text in BLOCKS if kind == "python")
-RUN = "runs/my_study/runs/gemma3/64000/lr-0.011_seed-0"
+RUN = "runs/my_study/runs/gemma3/60000/lr-0.012_seed-0"
 
 TINY = {
-    "budget.sizes": "[64000]",
+    "budget.sizes": "[60000]",
     "budget.train_flops": "1.6e9",
     "training.sequence_length": "32",
     "training.batch_size": "2",

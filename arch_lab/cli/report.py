@@ -18,8 +18,9 @@ EXAMPLES = """examples:
   arch-lab report runs/quickstart --markdown
   arch-lab report runs/quickstart --json
   arch-lab report runs/quickstart --curves curves.svg --arm m2_gpt
+  arch-lab report runs/frontier --frontier frontier.svg
   arch-lab report runs/short runs/long --lengths lengths.svg"""
-FORMS = ("json", "markdown", "curves", "lengths", "output")  # options of which one is given
+FORMS = ("json", "markdown", "curves", "frontier", "lengths", "output")  # options of which one is given
 
 
 def main(verb: str, argv: list[str]) -> int:
@@ -30,6 +31,8 @@ def main(verb: str, argv: list[str]) -> int:
         print(_markdown(options.folders[0], options.trust), end="")
     elif options.curves is not None:
         print(_curves(options.folders[0], options.curves, options.arms))
+    elif options.frontier is not None:
+        print(_frontier(options.folders[0], options.frontier))
     elif options.lengths is not None:
         print(_lengths(options.folders, options.lengths))
     else:
@@ -65,6 +68,12 @@ def _options(verb: str, argv: list[str]) -> Namespace:
         metavar="SVG",
         type=Path,
         help="write training and tuning curves at every learning rate to this file instead",
+    )
+    p.add_argument(
+        "--frontier",
+        metavar="SVG",
+        type=Path,
+        help="write score against training FLOPs to this file instead; of one budget, score against size",
     )
     p.add_argument(
         "--lengths",
@@ -170,6 +179,14 @@ def _curves(folder: Path, path: Path, arms: list[str]) -> Path:
     from arch_lab.report.rates import write_rates
 
     return write_rates(folder, load(folder), path, arms)
+
+
+def _frontier(folder: Path, path: Path) -> Path:
+    _check(folder)
+    from arch_lab.report import load
+    from arch_lab.report.frontier import write_frontier
+
+    return write_frontier(load(folder), path)
 
 
 def _lengths(folders: list[Path], path: Path) -> Path:

@@ -45,7 +45,11 @@ class SlicePoint(Stored):
 
 @dataclass(frozen=True, kw_only=True)
 class Slice(Stored):
-    """An arm at one budget. ``best``: place of its best size by the tune split; ``optimum``: size between its sizes."""
+    """An arm at one budget. ``best``: place of its best size by the tune split; ``optimum``: size between its sizes.
+
+    ``sensitivity``: mean distance on the tune split of all settings at the best size from the best one. ``tuning``: of settings that
+    were drawn; a grid of rates says by its edges whether it was wide enough.
+    """
 
     task: str
     flops: float
@@ -54,6 +58,7 @@ class Slice(Stored):
     best: int
     optimum: float | None = None
     edge: str | None = None
+    sensitivity: float | None = None
     tuning: TuningCurve | None = None
 
 
@@ -176,6 +181,7 @@ def _slice(
     sign = -1 if task.primary.higher_is_better else 1
     best_place = min(range(len(points)), key=lambda i: sign * points[i].tuned)
     at_best = [r.tuning_score for r in own if r.size == points[best_place].nominal]
+    curve = tuning_curve(at_best, higher_is_better=task.primary.higher_is_better)
     optimum = slice_optimum([p.size for p in points], [p.tuned for p in points]) if len(points) > 2 else None
     return Slice(
         task=task.name,
@@ -185,7 +191,8 @@ def _slice(
         best=best_place,
         optimum=optimum.size if optimum else None,
         edge=optimum.edge if optimum else None,
-        tuning=tuning_curve(at_best, higher_is_better=task.primary.higher_is_better) if is_drawn else None,
+        sensitivity=curve.sensitivity if curve is not None and len(at_best) > 1 else None,
+        tuning=curve if is_drawn and points[best_place].draw is not None else None,
     )
 
 

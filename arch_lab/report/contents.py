@@ -84,7 +84,9 @@ def _results(study: Study) -> list[Section]:
 
 def _curve_sections(study: Study, folder: Path) -> list[Section]:
     scores, losses = score_drawings(folder, study), loss_drawings(folder, study)
-    cost = equal_cost(folder, study)
+    cost = (
+        None if study.sizes else equal_cost(folder, study)
+    )  # with sizes the verdict has the line at equal seconds
     out = (
         [Section(title="Score over training", anchor="score", drawings=scores, page_only=True)]
         if scores

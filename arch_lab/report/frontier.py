@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arch_lab import units
+from arch_lab import files, units
 from arch_lab.judge.forecast import TARGET, Outcomes
 from arch_lab.judge.frontier import Band, Crossover
 from arch_lab.judge.intervals import mean_interval
 from arch_lab.judge.slices import Fitted, Slice, Slices
 from arch_lab.judge.where import splits_of
-from arch_lab.report.figures import INK, colour_of, style, subplots
+from arch_lab.report.figures import INK, colour_of, looks, standalone_svg, style, subplots
 from arch_lab.report.section import ARM, BAD, GOOD, STRONG, Cell, Drawing, Section, Table, Value
 from arch_lab.study.judged_sizes import FORECAST, SLICES, times
 from arch_lab.study.study import Study
+from blocks.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +38,21 @@ def frontier_sections(study: Study) -> list[Section]:
     return [*sections, *tested, _slices(study, slices), *_tuning(study, slices), *_recall(study, slices)]
 
 
+def write_frontier(study: Study, path: Path) -> Path:
+    """Write the frontier, or the slices of a study without laws, as one SVG file; the same study gives the same bytes.
+
+    Raises: UserError for a study without sizes, or when matplotlib is not installed.
+    """
+    if SLICES not in study.details:
+        raise UserError(f"--frontier draws studies with sizes (budget.sizes), and {study.study} has none")
+    slices = Slices.from_json(study.details[SLICES])
+    draw = _draw_frontier if slices.fits else _draw_slices
+    with looks():
+        text = standalone_svg(draw(study, slices), "frontier")
+    files.write_text(path, text)
+    return Path(path)
+
+
 def _position(study: Study, arm: str) -> int:
     return [one.name for one in study.arms].index(arm)
 
@@ -50,7 +67,8 @@ def _slices(study: Study, slices: Slices) -> Section:
     )
     figure = Drawing(name="slices", caption=caption, draw=lambda: _draw_slices(study, slices))
     tables = (_slice_table(study, slices), _equal_size_table(study, slices))
-    text = (slices.unfitted[:1].upper() + slices.unfitted[1:] + ".",) if slices.unfitted else ()
+    several = study.has_tasks and slices.unfitted  # one budget is not meant to give a law
+    text = (slices.unfitted[:1].upper() + slices.unfitted[1:] + ".",) if several else ()
     return Section(
         title="Size at equal compute", anchor="slices", drawings=(figure,), tables=tables, text=text
     )
@@ -112,7 +130,7 @@ def _slice_table(study: Study, slices: Slices) -> Table:
                 Cell(units.memory(state), value=state),
                 units.rate(best.learning_rate),
                 Cell(settings, BAD if falling else "", value=float(best.settings)),
-                None if tuning is None or len(tuning.best) < 2 else units.number(tuning.sensitivity, 2),
+                None if one.sensitivity is None else units.number(one.sensitivity, 2),
             ]
         )
     heads = [*(["budget"] if several else []), "arm", f"held-out {study.primary.arrow}", "best n_eff"]

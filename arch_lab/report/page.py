@@ -185,8 +185,8 @@ def _view(folder: Path, study: Study, parts: Sequence[Section], page_folder: Pat
         links=[(name, _link(folder / name, page_folder)) for name in (RESULTS, STUDY)],
         banner=banner,
         misses=misses,
-        verdict=verdict,
-        limits=" ".join(study.verdict.lines[1:]),
+        verdict=[*verdict, *([study.verdict.where] if study.verdict.where else [])],
+        limits=study.verdict.limits,
         whole_verdict="" if verdict == sentences(study.verdict.text) else study.verdict.text,
         parts=[Part(section, [_drawn(drawing, prefix) for drawing in section.drawings]) for section in parts],
         # a commit that ends in "+" had changes on top which nobody else has

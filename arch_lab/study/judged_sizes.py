@@ -93,7 +93,7 @@ def under_tuned(slices: Slices) -> list[str]:
 
 
 def equal_seconds(standings: Sequence[Standing], records: Sequence[Record], measure: Measure) -> str:
-    """What each arm reaches in the training seconds of the arm whose best run is the fastest.
+    """What each arm reaches in the training seconds of the arm whose best run is the fastest, or in which every arm has a run.
 
     An arm's candidates are its runs at any size and setting that took no longer; the tune split chooses. Empty for runs of
     different machines, or without seconds.
@@ -101,16 +101,14 @@ def equal_seconds(standings: Sequence[Standing], records: Sequence[Record], meas
     times = {s.arm: s.seconds for s in standings if not s.baseline}
     if len(times) < 2 or any(seconds is None for seconds in times.values()):
         return ""
-    limit = min(seconds for seconds in times.values() if seconds is not None)
+    runs = {arm: [r for r in records if r.arm == arm and r.status == FINISHED and r.seconds] for arm in times}
+    shortest = [min(r.seconds or 0.0 for r in own) for own in runs.values() if own]
+    limit = max(min(seconds for seconds in times.values() if seconds is not None), *shortest)
     sign = -1 if measure.higher_is_better else 1
     reached = []
-    for arm in times:
-        fast = [
-            r
-            for r in records
-            if r.arm == arm and r.status == FINISHED and r.seconds is not None and r.seconds <= 1.05 * limit
-        ]
+    for arm, own in runs.items():
+        fast = [r for r in own if (r.seconds or 0.0) <= 1.05 * limit]
         best = min(fast, key=lambda r: sign * (r.tuned or 0.0), default=None)
         score = None if best is None else best.score(measure.key)
-        reached.append(f"{arm} {'none' if score is None else f'{score:.3f}'}")
+        reached.append(f"{arm} {units.DASH if score is None else f'{score:.3f}'}")
     return f"At equal seconds ({units.duration(limit)} of training, best run within it): {words(reached)}."

@@ -81,9 +81,10 @@ def _sized_plan(config: TrainingStudyConfig, experiment: Any, vocabulary: int) -
     """The plan of a study whose arms are trained at several sizes, for one budget or more."""
     recipes_of(config.arms, config.experiment, experiment.kind)
     sizes, tasks = sized_arms(config, lambda at, arm, name: _sized(at, experiment, arm, vocabulary, name))
-    misses = [miss for task in tasks for miss in check(models_of(sizes, task), config.budget)]
+    planned = [[m for m in models_of(sizes, task) if m.size in own] for task, own in tasks.items()]
+    misses = [miss for models in planned for miss in check(models, config.budget)]
     if misses and not config.budget.allow_unmatched:
-        refuse(next(m for task in tasks if check(m := models_of(sizes, task), config.budget)), config.budget)
+        refuse(next(models for models in planned if check(models, config.budget)), config.budget)
     _check_groups(config, [model for models in sizes.values() for model in models])
     first = {name: models[0] for name, models in sizes.items()}
     arms = tuple(

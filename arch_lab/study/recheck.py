@@ -55,12 +55,7 @@ def _misses_of_sizes(plan: Plan, records: Sequence[Record]) -> list[Miss]:
     for task, flops in zip(plan.tasks, plan.budgets, strict=True):
         at = {"train_flops": flops}
         budget = Budget(train_flops=flops, flops_per_token=1.0, tolerance=plan.tolerance)
-        models = [
-            _recounted(model, plan)
-            for own in plan.sizes.values()
-            for model in own
-            if model.applies_to(task.name)
-        ]
+        models = [_recounted(model, plan) for model in plan.models if model.applies_to(task.name)]
         misses += check([replace(m, deviation=arm_deviations(m, at)) for m in models], budget)
         trained = [record for record in records if record.task == task.name]
         for arm in plan.sizes:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from arch_lab import units
-from arch_lab.budget import BudgetError
+from arch_lab.budget import Budget, BudgetError, check
 from arch_lab.judge.regime import Regime
 from arch_lab.judge.selection import rounded
 from arch_lab.study.config import Arm, TrainingStudyConfig
@@ -53,8 +53,9 @@ def auto_sizes(flops: float) -> list[int]:
 
 def spare_sizes(sizes: Sequence[int], times: int) -> list[int]:
     """Sizes that a widened grid may need, outwards from either edge."""
-    low = sizes[1] / sizes[0] if len(sizes) > 1 else 2.0
-    high = sizes[-1] / sizes[-2] if len(sizes) > 1 else 2.0
+    if len(sizes) < 2:
+        return []  # one size has no edges
+    low, high = sizes[1] / sizes[0], sizes[-1] / sizes[-2]
     more = [rounded(sizes[0] / low**k) for k in range(1, times + 1)]
     more += [rounded(sizes[-1] * high**k) for k in range(1, times + 1)]
     return [int(size) for size in more if size >= 100]
@@ -75,14 +76,37 @@ def sized_arms(
             )
     _check_budgets(config)
     sizes = sizes_of(config)
-    models = {
+    every = {
         arm.name: tuple(
             model for flops, own in sizes.items() for model in _models(config, arm, flops, own, planned)
         )
         for arm in config.arms
     }
     tasks = {task_name(flops, config.budget.points): tuple(own) for flops, own in sizes.items()}
+    unfit = {
+        model.name + task
+        for task, own in tasks.items()
+        for model in models_of(every, task)
+        if model.size not in own and _is_off(model, every, task, own, config.budget)
+    }
+    models = {
+        arm: tuple(m for m in own if m.name + (m.tasks[0] if m.tasks else "") not in unfit)
+        for arm, own in every.items()
+    }
     return models, tasks
+
+
+def _is_off(
+    spare: PlannedArm,
+    models: Mapping[str, Sequence[PlannedArm]],
+    task: str,
+    sizes: Sequence[int],
+    budget: Budget,
+) -> bool:
+    """Whether a spare model would miss the budget or another model, so that no study could add it."""
+    planned = [model for model in models_of(models, task) if model.size in sizes]
+    known = {miss.text for miss in check(planned, budget)}
+    return any(miss.text not in known for miss in check([*planned, spare], budget))
 
 
 def _check_budgets(config: TrainingStudyConfig) -> None:

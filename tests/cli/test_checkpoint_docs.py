@@ -43,9 +43,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {**sizes, "architecture": "gemma3", "options": options, "vocabulary": 270, "max_tokens": 80}
     weights = {f"model.{name}": value for name, value in model.state_dict().items()}
     content = {"hyper_parameters": settings, "state_dict": weights, "tokenizer": tokenizer.to_dict()}
-    for path in ("runs/quickstart/runs/gemma3/64000", "runs/fit/version_0/checkpoints"):
+    for path in ("runs/quickstart/runs/gemma3/60000", "runs/fit/version_0/checkpoints"):
         (folder / path).mkdir(parents=True)
-    as_run(content, folder / "runs/quickstart/runs/gemma3/64000/lr-0.011_seed-0")
+    as_run(content, folder / "runs/quickstart/runs/gemma3/60000/lr-0.012_seed-0")
     torch.save(content, folder / "runs/fit/version_0/checkpoints/last.ckpt")
     arch_lab.convert(folder / "runs/fit/version_0", folder / "gemma-3-1b-pt", to="huggingface")
     stranger = {**settings, "architecture": "custom", "options": {"mixer": "my_module:Gemma1Attention"}}

@@ -65,6 +65,20 @@ def test_auto_sizes_lie_around_twenty_tokens_per_parameter_on_one_lattice() -> N
     assert task_name(4e11, [4e11]) == "" and task_name(1.5e12, [4e11, 1.5e12]) == "1.5TFLOP"
 
 
+def test_one_size_has_no_spare_and_a_spare_off_the_budget_is_dropped(tmp_path: Path) -> None:
+    assert spare_sizes([60_000], 1) == []
+    one = {"train_flops": 8.0e8, "sizes": [20_000], "shapes": SHAPES}
+    search = {"space": {"learning_rate": {"center": 0.01, "span": 4}}}
+    plan = arch_lab.plan(str(write(tmp_path, budget=one, search=search, widen=1)))
+    assert [m.size for m in plan.sizes["gemma3"]] == [20_000]
+    few = {"train_flops": 1.6e8, "sizes": [12_000, 20_000], "shapes": SHAPES, "tolerance": 0.03}
+    training = {**WSD, "batch_size": 1, "warmup_tokens": 64}
+    plan = arch_lab.plan(str(write(tmp_path, budget=few, search=search, widen=3, training=training)))
+    assert plan.matched
+    for models in plan.sizes.values():  # of the larger ones, some would need a fraction of a step
+        assert all(abs(m.deviation["train_flops"]) <= 0.03 for m in models)
+
+
 def test_every_arm_gets_the_same_trials_at_every_budget(study: Study) -> None:
     for arm in ("gemma3", "m2_gpt"):
         first, second = (records(study, arm=arm, task=task.name) for task in study.tasks)
@@ -236,3 +250,67 @@ def test_the_stored_plan_of_sizes_reads_back(study: Study, folder: Path) -> None
     content = sealed.read(folder / "runs" / "sized" / "study.json", advice="")
     content.pop(sealed.CHECKSUM)
     assert Study.from_json(content) == study
+
+
+def test_the_report_shows_slices_state_and_settings_and_the_verdict_is_about_the_largest_budget(
+    study: Study, folder: Path
+) -> None:
+    from arch_lab.report import write_all
+    from arch_lab.report.contents import sections
+
+    page = write_all(folder / "runs" / "sized", study).read_text(encoding="utf-8")
+    assert all(text in page for text in ("Size at equal compute", "Best sizes", "Scores at equal size"))
+    titles = [section.title for section in sections(study)]
+    assert "Frontier" not in titles and "Learning rates" not in titles
+    assert study.verdict.text.startswith("At 1.6 GFLOP of training, each arm at its best size, ")
+    assert "arXiv 2504.11393" in study.verdict.limits
+    rows = (folder / "runs" / "sized" / "results.csv").read_text(encoding="utf-8").splitlines()
+    assert rows[0].startswith("task,arm,architecture,size,learning_rate,draw,seed")
+    assert len(rows) == 1 + len(study.results)
+
+
+def test_a_forecast_needs_laws_and_a_budget_beyond_the_largest(study: Study, tmp_path: Path) -> None:
+    from arch_lab.study.forecast import forecast_of
+
+    with pytest.raises(ConfigError, match=r"is not beyond 1\.6 GFLOP"):
+        forecast_of(study, [1.0e9])
+    with pytest.raises(ConfigError, match="too few points"):
+        forecast_of(study, [1.0e10])
+
+
+def test_a_forecast_that_a_study_cannot_test_is_refused_before_it_trains(tmp_path: Path) -> None:
+    from arch_lab.judge.forecast import Expected, Forecast
+    from arch_lab.judge.frontier import Band
+    from arch_lab.sealed import DamagedError
+    from arch_lab.study.forecast import write_forecast
+
+    band = Band(estimate=2.0, low=1.9, high=2.1)
+    forecast = Forecast(
+        source="earlier",
+        identity="0",
+        measure="bits per byte",
+        created="2026-01-01",
+        trained_to=1e8,
+        expected=(Expected(arm="gemma3", flops=BUDGETS[1], tied=True, loss=band, size=band),),
+        differences=(),
+    )
+    path = tmp_path / "forecast.json"
+    assert len(write_forecast(path, forecast)) == 64
+    with pytest.raises(ConfigError, match="is there already"):
+        write_forecast(path, forecast)
+    assert arch_lab.plan(str(write(tmp_path, forecast=str(path)))).matched
+    other = {"train_flops": [4e8, 8e8], "sizes": SIZES, "shapes": SHAPES}
+    with pytest.raises(ConfigError, match="trains none of them there"):
+        arch_lab.plan(str(write(tmp_path, forecast=str(path), budget=other)))
+    path.write_text(path.read_text().replace('"estimate": 2.0', '"estimate": 2.5'))
+    with pytest.raises(DamagedError, match="was edited"):
+        arch_lab.plan(str(write(tmp_path, forecast=str(path))))
+
+
+def test_the_figure_of_a_study_with_sizes_is_one_file(study: Study, folder: Path, tmp_path: Path) -> None:
+    from arch_lab.cli import main
+
+    path, again = tmp_path / "slices.svg", tmp_path / "again.svg"
+    assert main(["report", str(folder / "runs" / "sized"), "--frontier", str(path)]) == 0
+    assert main(["report", str(folder / "runs" / "sized"), "--frontier", str(again)]) == 0
+    assert path.read_bytes() == again.read_bytes() and "size (n_eff)" in path.read_text(encoding="utf-8")

@@ -96,6 +96,12 @@ def test_kept_settings_have_no_tuning_curve() -> None:
     assert [one.tuning is not None for one in kept.slices] == [
         one.task == TASKS[0].name for one in kept.slices
     ]
+    assert all(one.sensitivity == pytest.approx(0.025) for one in kept.slices)
+
+
+def test_a_grid_of_rates_has_a_sensitivity_and_no_tuning_curve() -> None:
+    ladder = slices_of([replace(r, draw=None) for r in records()], TASKS, BUDGETS, MODELS, resamples=2)
+    assert all(one.tuning is None and one.sensitivity is not None for one in ladder.slices)
 
 
 def test_too_few_budgets_give_slices_and_say_why_there_is_no_law() -> None:
